@@ -1,0 +1,1 @@
+"""Robust lp low-rank compression of transformer checkpoints in JAX."""
