@@ -1,0 +1,6 @@
+"""Checkpoints on disk <-> parameter trees in memory."""
+
+from lpjax.checkpoint._error import CheckpointError as CheckpointError
+from lpjax.checkpoint._load import Checkpoint as Checkpoint
+from lpjax.checkpoint._load import load_checkpoint as load_checkpoint
+from lpjax.checkpoint._save import save_checkpoint as save_checkpoint

@@ -1,0 +1,71 @@
+"""Where a checkpoint comes from: a local folder, or a repository of the Hugging Face Hub."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+_WANTED = [
+    "*.json",
+    "*.txt",
+    "*.model",
+    "model.safetensors",
+    "model-*.safetensors",
+    "[0-9]_*/model.safetensors",
+    "LICENSE*",
+    "NOTICE*",
+]
+_UNWANTED = ["onnx/*", "openvino/*", "*.onnx", "*.mlpackage/*", "runs/*", "checkpoint-*/*"]
+
+
+def find_folder(source: str | Path) -> Path:
+    """The local folder of `source`, fetched from the hub where `source` names a repository there.
+
+    A string of the form "name" or "owner/name" that is no folder here is a hub id; anything else, and every
+    `Path`, is local.
+
+    Raises:
+        FileNotFoundError: no such folder, or no such repository.
+        NotADirectoryError: a file where a folder was expected.
+        ConnectionError: the hub could not be reached, and its cache does not hold the repository.
+    """
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        return folder
+    if folder.exists():
+        raise NotADirectoryError(f"{source} is a file, expected the folder that holds it")
+    text = str(source)
+    # The first part of a local path is there more often than not, even where the rest is mistyped.
+    local = isinstance(source, Path) or not _HUB_ID.fullmatch(text) or ".." in text
+    if local or ("/" in text and Path(text.split("/")[0]).is_dir()):
+        raise FileNotFoundError(
+            f"there is no folder {source}; expected a folder with config.json and model.safetensors, "
+            "or an id of the Hugging Face Hub such as sentence-transformers/all-MiniLM-L6-v2"
+        )
+    return _fetch(text)
+
+
+def _fetch(repo: str) -> Path:
+    from huggingface_hub import (
+        snapshot_download,
+    )  # Imported late: it is slow, and a local folder needs none of it.
+    from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    try:
+        return Path(snapshot_download(repo, allow_patterns=_WANTED, ignore_patterns=_UNWANTED))
+    except GatedRepoError as error:
+        raise PermissionError(
+            f"{repo} is gated on the Hugging Face Hub: accept its terms there and log in with `hf auth login`"
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise FileNotFoundError(
+            f"there is no folder {repo}, and no model {repo} on the Hugging Face Hub; check the spelling, or "
+            "log in with `hf auth login` where it is private"
+        ) from error
+    except (LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ConnectionError(
+            f"there is no folder {repo}, and the Hugging Face Hub could not be reached for a model of that "
+            f"id ({reason}); check the network, or give the path of a local folder"
+        ) from error

@@ -1,0 +1,108 @@
+"""The layers that encoders share, as pure functions; every weight may be dense or a `LowRank`.
+
+Each function computes in the dtype of its input and casts the weights to it; layer normalization and softmax
+are computed in float32 at least. Shapes are written (batch, length, hidden).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int
+
+from lpjax.lowrank import LowRank, matmul, take_rows
+
+
+def cast(weight: Any, dtype: Any) -> Any:
+    """`weight`, dense or `LowRank`, numpy or jax, as jax arrays of `dtype`."""
+    if isinstance(weight, LowRank):
+        return LowRank(cast(weight.left, dtype), cast(weight.right, dtype))
+    return jnp.asarray(weight).astype(dtype)
+
+
+def linear(x: Float[Array, "batch length n"], params: Mapping[str, Any]) -> Float[Array, "batch length d"]:
+    """`x @ kernel + bias`; kernel (n, d), bias (d,)."""
+    return matmul(x, cast(params["kernel"], x.dtype)) + cast(params["bias"], x.dtype)[None, None]
+
+
+def embed(
+    ids: Int[Array, "batch length"], params: Mapping[str, Any], dtype: Any
+) -> Float[Array, "batch length d"]:
+    """Rows `ids` of the table `params["embedding"]`, as `dtype`."""
+    table = params["embedding"]
+    if isinstance(table, LowRank):
+        return take_rows(cast(table, dtype), ids)
+    # Gather, then cast: the rows that are used, not the whole table.
+    return take_rows(jnp.asarray(table), ids).astype(dtype)
+
+
+def layer_norm(
+    x: Float[Array, "batch length d"], params: Mapping[str, Any], eps: float
+) -> Float[Array, "batch length d"]:
+    """Normalize the last axis to mean 0 and variance 1, then scale and shift; in float32 (or float64)."""
+    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    centred = wide - wide.mean(-1, keepdims=True)
+    variance = jnp.square(centred).mean(-1, keepdims=True)
+    scale, bias = (cast(params[name], wide.dtype)[None, None] for name in ("scale", "bias"))
+    return (centred * lax.rsqrt(variance + eps) * scale + bias).astype(x.dtype)
+
+
+def attention(
+    query: Float[Array, "batch length d"],
+    key: Float[Array, "batch length d"],
+    value: Float[Array, "batch length d"],
+    mask: Bool[Array, "batch length"],
+    num_heads: int,
+) -> Float[Array, "batch length d"]:
+    """softmax(QKᵀ/√(d/heads))V, head by head, over the keys where `mask` holds.
+
+    A row whose mask holds nowhere attends evenly to all of it: finite, and meaningless.
+    """
+    batch, length, width = query.shape
+    heads = (batch, length, num_heads, width // num_heads)
+    query, key, value = (x.reshape(heads) for x in (query, key, value))
+    wide = jnp.promote_types(query.dtype, jnp.float32)
+    scores = jnp.einsum("bqhd,bkhd->bhqk", query, key, preferred_element_type=wide)
+    scores = scores * (1 / math.sqrt(heads[-1]))
+    scores = jnp.where(mask[:, None, None, :], scores, jnp.finfo(wide).min)
+    weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
+    return jnp.einsum("bhqk,bkhd->bqhd", weights, value).reshape(batch, length, width)
+
+
+def _gelu(x: Array) -> Array:
+    # erf, not jax.nn.gelu's erfc: half the time on a CPU, and what PyTorch computes.
+    return 0.5 * x * (1 + lax.erf(x * math.sqrt(0.5)))
+
+
+def _gelu_tanh(x: Array) -> Array:
+    return 0.5 * x * (1 + jnp.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x)))
+
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "gelu": _gelu,
+    "gelu_python": _gelu,
+    "gelu_new": _gelu_tanh,
+    "gelu_fast": _gelu_tanh,
+    "gelu_accurate": _gelu_tanh,
+    "gelu_pytorch_tanh": _gelu_tanh,
+    "gelu_python_tanh": _gelu_tanh,
+    "gelu_10": lambda x: jnp.clip(_gelu(x), -10, 10),
+    "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
+    "relu": jax.nn.relu,
+    "relu2": lambda x: jnp.square(jax.nn.relu(x)),
+    "relu6": jax.nn.relu6,
+    "leaky_relu": jax.nn.leaky_relu,
+    "silu": jax.nn.silu,
+    "swish": jax.nn.silu,
+    "mish": jax.nn.mish,
+    "hardswish": jax.nn.hard_swish,
+    "tanh": jnp.tanh,
+    "sigmoid": jax.nn.sigmoid,
+    "linear": lambda x: x,
+}
+"""Activation functions by the names that `hidden_act` of a config.json uses."""
