@@ -1,0 +1,137 @@
+"""The ℓp objectives that solvers minimise, and the bounds that the geometric solvers come with.
+
+Two objectives, named after what one outlier is (DESIGN: "Objectives"):
+
+    entries:  (Σ_i ω_i Σ_j |r_ij|^p)^{1/p}          an outlier is one number
+    rows:     (Σ_i ω_i ‖r_i‖_C^p)^{1/p}             an outlier is one row, ‖x‖_C² = xᵀCx
+
+They are equal at p = 2 with C = I, where both are the Frobenius norm.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Scalar
+
+Over = Literal["entries", "rows"]
+
+
+def blocked_sum(values: Float[Array, " n"]) -> Scalar:
+    """Sum of a long vector in blocks of about √n, so that float32 loses √n instead of n roundings."""
+    block = max(1, round(values.shape[0] ** 0.5))
+    padded = jnp.pad(values, (0, -values.shape[0] % block))
+    return jnp.sum(jnp.sum(padded.reshape(-1, block), axis=1))
+
+
+def power_of_two_above(value: Scalar) -> Scalar:
+    """The least power of two above `value`, by which division is exact; 1 for zero, infinity and NaN."""
+    mantissa_free = jnp.ldexp(jnp.ones_like(value), jnp.frexp(value)[1])
+    return jnp.where((value > 0) & jnp.isfinite(mantissa_free), mantissa_free, 1)
+
+
+def row_norms(residual: Float[Array, "n d"], metric: Float[Array, "d d"] | None = None) -> Float[Array, " n"]:
+    """‖r_i‖_C of every row; C = I where `metric` is None."""
+    if metric is None:
+        return jnp.sqrt(jnp.sum(residual**2, axis=1))
+    squared = jnp.sum(jnp.matmul(residual, metric, precision="highest") * residual, axis=1)
+    return jnp.sqrt(jnp.maximum(squared, 0))
+
+
+def power_sums(
+    residual: Float[Array, "n d"],
+    p: float | Scalar,
+    over: Over = "entries",
+    metric: Float[Array, "d d"] | None = None,
+) -> Float[Array, " n"]:
+    """Σ_j |r_ij|^p (entries) or ‖r_i‖_C^p (rows) of every row i."""
+    if over == "rows":
+        return row_norms(residual, metric) ** p
+    # A branch, not a select: at p = 1 and 2 no power is computed, unless p itself is batched.
+    return jax.lax.switch(
+        jnp.where(p == 1, 0, jnp.where(p == 2, 1, 2)),
+        [
+            lambda r: jnp.sum(jnp.abs(r), axis=1),
+            lambda r: jnp.sum(r * r, axis=1),
+            lambda r: jnp.sum(jnp.abs(r) ** p, axis=1),
+        ],
+        residual,
+    )
+
+
+def lp_norm(
+    residual: Float[Array, "n d"],
+    p: float | Scalar,
+    over: Over = "entries",
+    *,
+    row_weights: Float[Array, " n"] | None = None,
+    metric: Float[Array, "d d"] | None = None,
+) -> Scalar:
+    """ℓp size of a residual: (Σ_i ω_i Σ_j |r_ij|^p)^{1/p}, or (Σ_i ω_i ‖r_i‖_C^p)^{1/p} over rows.
+
+    Args:
+        residual: matrix (n, d). Scaled inside, so that 1e±30 neither overflows nor vanishes.
+        p: exponent, above 0; may be traced.
+        over: "entries" or "rows".
+        row_weights: ω ≥ 0, shape (n,); ones by default.
+        metric: C, symmetric positive semidefinite, shape (d, d); the identity by default. Only with over="rows".
+
+    Returns:
+        A scalar of the residual's dtype; NaN or infinite where the residual is.
+
+    Raises:
+        ValueError: `over` is neither name, the residual is no matrix, or a metric is given for entries.
+    """
+    if over not in ("entries", "rows"):
+        raise ValueError(f'`over` is {over!r}; expected "entries" or "rows"')
+    if residual.ndim != 2:
+        raise ValueError(f"`residual` has shape {residual.shape}; expected a matrix (n, d)")
+    if metric is not None and over == "entries":
+        raise ValueError('`metric` measures whole rows; pass over="rows", or leave it out')
+    scale = power_of_two_above(jnp.max(jnp.abs(residual), initial=0))
+    sums = power_sums(residual / scale, p, over, metric)
+    if row_weights is not None:
+        sums = row_weights * sums
+    return scale * blocked_sum(sums) ** (1 / jnp.asarray(p, residual.dtype))
+
+
+def tail(singular_values: Float[Array, " r"], rank: int) -> Scalar:
+    """(Σ_{i>k} s_i²)^{1/2} of a descending spectrum."""
+    return jnp.sqrt(jnp.sum(singular_values[rank:] ** 2))
+
+
+def operator_bound(singular_values: Float[Array, " r"], rank: int, distortion: float | Scalar) -> Scalar:
+    """Upper bound of ‖A − A_k‖_{2→p} = max_{‖x‖₂=1} ‖(A − A_k)x‖_p: distortion · s_{k+1}.
+
+    Args:
+        singular_values: D of the ‖·‖_p-SVD of A, descending, shape (r,).
+        rank: k; at k = r the bound is 0.
+        distortion: c with ‖x‖_M ≤ ‖Ax‖_p ≤ c‖x‖_M, as `Ellipsoid` carries it.
+    """
+    return distortion * lower_bound(singular_values, rank)
+
+
+def lower_bound(singular_values: Float[Array, " r"], rank: int) -> Scalar:
+    """Lower bound of ‖A − B‖_p over every B of rank k, entrywise, 1 ≤ p ≤ 2: s_{k+1}.
+
+    Some unit x of the span of the first k + 1 axes has Bx = 0, so ‖A − B‖_p ≥ ‖(A − B)x‖_p ≥ ‖x‖_M ≥ s_{k+1};
+    the first step is Hölder's inequality for x of unit ℓ2 norm and p ≤ 2.
+    """
+    return singular_values[rank] if rank < singular_values.shape[0] else jnp.zeros((), singular_values.dtype)
+
+
+def entries_bound(
+    singular_values: Float[Array, " r"], rank: int, distortion: float | Scalar, dim: int, p: float | Scalar
+) -> Scalar:
+    """Upper bound of ‖A − A_k‖_p, entrywise: distortion · d^{1/p−1/2} · (Σ_{i>k} s_i²)^{1/2}.
+
+    Args:
+        singular_values: D of the ‖·‖_p-SVD of A, descending, shape (r,).
+        rank: k.
+        distortion: c as in `operator_bound`.
+        dim: d, the number of columns of A.
+        p: exponent in [1, 2].
+    """
+    return distortion * dim ** (1 / p - 0.5) * tail(singular_values, rank)

@@ -1,0 +1,148 @@
+"""IRLS for outlier entries: alternating weighted least squares, the slow reference."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Scalar
+
+from lpjax.objectives import power_sums
+from lpjax.solvers._problem import Problem, default_tol, finish, make_problem, normalize, root_of_sum
+from lpjax.solvers._solution import Solution
+from lpjax.solvers._start import Init, descend, split_init, starting_pair
+
+
+def irls_entries(
+    matrix: Array,
+    rank: int,
+    *,
+    p: Any = 1.0,
+    num_iters: int = 200,
+    tol: float | None = None,
+    row_weights: Array | None = None,
+    init: Any = None,
+) -> Solution:
+    """Lower (Σ_i ω_i Σ_j |a_ij − (LR)_ij|^p)^{1/p} over rank-k LR by alternating reweighted least squares.
+
+    Each half of a sweep solves, for every row of L (then every column of R), the least squares problem weighted by
+    w_ij = max(|r_ij|, ε)^{p−2}, the quadratic that touches |r|^p from above; so the objective smoothed at ε falls in
+    every half. ε falls to eps^{2/3} of the mean entry. A sweep costs n + d systems of k unknowns, O(ndk²): the
+    reference for small matrices. Use `admm_entries` for large ones.
+
+    Args:
+        matrix: A, shape (n, d), floating and finite.
+        rank: k, from 1 to min(n, d); static under jit.
+        p: exponent in [1, 2]; may be traced. At p = 2 the start is optimal and is handed back.
+        num_iters: limit of sweeps.
+        tol: relative fall of the objective in one sweep that ends the run; eps^{0.6} by default.
+        row_weights: ω ≥ 0, shape (n,); ones by default.
+        init: "svd", "lewis", "best" of the two (default), a pair (left, right), a `LowRank` or a `Solution`.
+
+    Returns:
+        `Solution` with the best iterate, never worse than the start; its objective is over entries.
+
+    Raises:
+        ValueError: matrix not 2-D, not floating, not finite; rank or p out of range; weights or init of the wrong
+            shape or negative.
+    """
+    name, pair = split_init(init)
+    problem = make_problem(
+        matrix,
+        rank,
+        p=p,
+        num_iters=num_iters,
+        tol=default_tol(matrix, 0.6) if tol is None else tol,
+        row_weights=row_weights,
+        init=pair,
+    )
+    return _irls_entries(problem, rank, name)
+
+
+class _State(NamedTuple):
+    left: Float[Array, "n k"]
+    right: Float[Array, "k d"]
+    residual: Float[Array, "n d"]
+    smoothing: Scalar
+    merit: Scalar
+
+
+@functools.partial(jax.jit, static_argnames=("rank", "init"))
+def _irls_entries(problem: Problem, rank: int, init: Init) -> Solution:
+    scaled, scaling = normalize(problem)
+    matrix, p = scaled.matrix, scaled.p
+    mean_entry = jnp.sqrt(jnp.mean(matrix**2))
+    floor = jnp.maximum(mean_entry * jnp.finfo(matrix.dtype).eps ** (2 / 3), jnp.finfo(matrix.dtype).tiny)
+
+    def residual_of(left: Array, right: Array) -> Array:
+        return matrix - jnp.matmul(left, right, precision="highest")
+
+    def reweight(residual: Array, smoothing: Scalar) -> Array:
+        return jnp.maximum(jnp.abs(residual), smoothing) ** (p - 2)
+
+    def step(state: _State) -> tuple[_State, tuple[Array, Array], Scalar, Bool[Array, ""]]:
+        left, right, residual, smoothing, last_merit = state
+        smoothing = jnp.maximum(smoothing / 3, floor)
+        left = left + _least_squares(right, reweight(residual, smoothing), residual)
+        # Orthonormal rows of R keep the systems of the next halves well scaled; LR is unchanged.
+        orthonormal, triangle = jnp.linalg.qr(right.T)
+        left, right = jnp.matmul(left, triangle.T, precision="highest"), orthonormal.T
+        residual = residual_of(left, right)
+        weights = reweight(residual, smoothing)
+        if scaled.row_weights is not None:
+            weights = weights * scaled.row_weights[:, None]
+        right = right + _least_squares(left.T, weights.T, residual.T).T
+        residual = residual_of(left, right)
+        value = root_of_sum(scaled, power_sums(residual, p))
+        # |r|^p, and below ε the quadratic that touches it there: what a half lowers.
+        magnitude = jnp.abs(residual)
+        smoothed = jnp.maximum(magnitude, smoothing)
+        bowl = smoothed**p + p / 2 * smoothed ** (p - 2) * (magnitude**2 - smoothed**2)
+        merit = root_of_sum(scaled, jnp.sum(bowl, axis=1))
+        small = scaled.tol * merit
+        settled = ((merit - value <= small) | (smoothing <= floor)) & (last_merit - merit <= small)
+        return _State(left, right, residual, smoothing, merit), (left, right), value, settled
+
+    first = starting_pair(scaled, rank, init)
+    residual = residual_of(first.left, first.right)
+    infinite = jnp.full((), jnp.inf, matrix.dtype)
+    outcome = descend(
+        step,
+        _State(first.left, first.right, residual, mean_entry, infinite),
+        (first.left, first.right),
+        first.objective,
+        scaled.num_iters,
+        optimal=(p == 2) & (scaled.init is None),
+    )
+    orthonormal, triangle = jnp.linalg.qr(outcome.best[1].T)
+    left = jnp.matmul(outcome.best[0], triangle.T, precision="highest")
+    solution = Solution(left, orthonormal.T, outcome.objective, outcome.num_iters, outcome.converged)
+    return finish(solution, scaling, problem.p)
+
+
+def _least_squares(
+    design: Float[Array, "k d"], weights: Float[Array, "n d"], residual: Float[Array, "n d"]
+) -> Float[Array, "n k"]:
+    """For every row i, argmin over x of Σ_j w_ij (r_ij − Σ_l x_l design_lj)², as a step from where r was taken.
+
+    The ridge of rounding size keeps singular systems (a zero column, k above the number of weighty entries)
+    solvable. As the unknown is a step, it damps and does not bias.
+    """
+    k, d = design.shape
+    n = weights.shape[0]
+    eps = jnp.finfo(design.dtype).eps
+
+    def solve(operands: tuple[Array, Array]) -> Array:
+        weight, rest = operands
+        weighted = design * weight
+        normal = jnp.matmul(weighted, design.T, precision="highest")
+        right_side = jnp.matmul(weighted, rest, precision="highest")
+        ridge = k * eps * jnp.trace(normal) + jnp.finfo(design.dtype).tiny
+        factor = jax.scipy.linalg.cho_factor(normal + ridge * jnp.eye(k, dtype=design.dtype))
+        step = jax.scipy.linalg.cho_solve(factor, right_side)
+        return jnp.where(jnp.all(jnp.isfinite(step)), step, 0)
+
+    # As many systems at a time as fit in the memory of one copy of the matrix.
+    return jax.lax.map(solve, (weights, residual), batch_size=max(1, min(n, n * d // (k * k + k * d))))

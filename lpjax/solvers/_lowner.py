@@ -1,0 +1,156 @@
+"""The paper's route: an ellipsoid shrunk around the ℓp level set by cuts; a reference for small d."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Scalar
+
+from lpjax.objectives import Over
+from lpjax.solvers._geometry import Coordinates, axes, coordinates, truncate
+from lpjax.solvers._problem import Problem, finish, make_problem, normalize
+from lpjax.solvers._solution import Ellipsoid, Solution
+from lpjax.solvers._spectrum import descending_eigh
+
+_ASCENTS = 4  # steps from the longest axis towards the farthest point of the ellipsoid, for a deeper cut
+
+
+def lowner(
+    matrix: Array,
+    rank: int,
+    *,
+    p: Any = 1.0,
+    num_iters: int = 1000,
+    tol: float = 1e-2,
+    row_weights: Array | None = None,
+    init: None = None,
+    over: Over = "entries",
+) -> Solution:
+    """Truncate the ‖·‖_p-SVD A = U D Vᵀ of a shallow-cut Löwner ellipsoid to its k longest axes: A_k = A V_k V_kᵀ.
+
+    E = {x : xᵀG⁻¹x ≤ 1} starts as the level set of ‖A·‖₂, which holds that of ‖A·‖_p. While a point x of E has
+    ‖Ax‖_p > √r, the slab |gᵀx| ≤ 1, g a subgradient of ‖A·‖_p there, cuts E between the level set and x, and E
+    becomes the least ellipsoid that holds what is left (Grötschel, Lovász & Schrijver, Geometric Algorithms and
+    Combinatorial Optimization, §3.3 and §4.6, with both of the parallel cuts): with b = Gg/√(gᵀGg), α = 1/√(gᵀGg),
+
+        G ← r(1−α²)/(r−1)·(G − bbᵀ) + rα²·bbᵀ.
+
+    So E always encloses the level set and its volume falls at every cut. It need not end at the least enclosing
+    ellipsoid, which no known method finds in polynomial time; no further cut of this kind can shrink it.
+
+    Args:
+        matrix: A, shape (n, d), floating and finite.
+        rank: k, from 1 to min(n, d); static under jit.
+        p: exponent in [1, 2]; may be traced. At p = 2 the first ellipsoid is exact and there is no cut.
+        num_iters: limit of cuts; static under jit. Each costs an r × r eigendecomposition and a pass over A.
+        tol: the cuts end when √(gᵀGg) ≤ (1 + tol)·√r at the farthest point that was found.
+        row_weights: ω ≥ 0, shape (n,): the level set is then that of (Σ ω_i |a_iᵀx|^p)^{1/p}.
+        init: no use here, for the start must be known to enclose; taken so that solvers are interchangeable.
+        over: objective that is reported, "entries" or "rows".
+
+    Returns:
+        `Solution` with an `Ellipsoid`, whose `upper` is certified, at most r, and whose `log_volumes` tell the cuts.
+
+    Raises:
+        ValueError: matrix not 2-D, not floating, not finite; rank or p out of range; weights of the wrong shape or
+            negative.
+    """
+    problem = make_problem(
+        matrix, rank, p=p, num_iters=num_iters, tol=tol, row_weights=row_weights
+    )
+    return _lowner(problem, rank, over, num_iters)
+
+
+@functools.partial(jax.jit, static_argnames=("rank", "over", "limit"))
+def _lowner(problem: Problem, rank: int, over: Over, limit: int) -> Solution:
+    scaled, scaling = normalize(problem)
+    coords = coordinates(scaled)
+    final = _cut(coords, scaled.p, scaled.tol, limit)
+    inverse_roots = jnp.where(final.radii > 0, 1 / jnp.where(final.radii > 0, final.radii, 1), 0)
+    values, vectors = axes(coords, inverse_roots[:, None] * final.directions.T)
+    ellipsoid = Ellipsoid(
+        values, vectors, jnp.ones_like(final.upper), final.upper, log_volumes=final.log_volumes
+    )
+    solution = truncate(scaled, rank, over, ellipsoid, final.num_iters, final.converged)
+    return finish(solution, scaling, problem.p)
+
+
+class _Cuts(NamedTuple):
+    """E in whitened coordinates: its axes (radii and directions), and what the farthest point of it says."""
+
+    radii: Float[Array, " r"]
+    directions: Float[Array, "r r"]
+    normal: Float[Array, " r"]
+    reach: Scalar
+    upper: Scalar
+    log_volumes: Float[Array, " t"]
+    num_iters: Int[Array, ""]
+    converged: Bool[Array, ""]
+
+
+def _cut(coords: Coordinates, p: Scalar, tol: Scalar, limit: int) -> _Cuts:
+    basis = jnp.matmul(coords.rows, coords.whitening, precision="highest")
+    dimension = coords.dimension
+    dtype = basis.dtype
+
+    def norm(values: Array) -> Array:
+        return jnp.sum(jnp.abs(values) ** p, axis=0) ** (1 / p)
+
+    def look(radii: Array, directions: Array, log_volumes: Array, num_iters: Array) -> _Cuts:
+        """Find the subgradient at (nearly) the farthest point of E from the level set, and bound that distance."""
+        points = directions * radii
+        images = jnp.matmul(basis, points, precision="highest")
+        lengths = norm(images)
+
+        def subgradient(image: Array) -> Array:
+            powers = jnp.sign(image) * jnp.abs(image) ** (p - 1)
+            scale = jnp.maximum(norm(image), jnp.finfo(dtype).tiny) ** (p - 1)
+            return jnp.matmul(basis.T, powers, precision="highest") / scale
+
+        def ascend(_: int, normal: Array) -> Array:
+            # The point of E farthest along g is Gg/√(gᵀGg); ‖A·‖_p, convex, is no smaller there.
+            along = jnp.matmul(points.T, normal, precision="highest")
+            unit = along / jnp.maximum(jnp.linalg.norm(along), jnp.finfo(dtype).tiny)
+            return subgradient(jnp.matmul(images, unit, precision="highest"))
+
+        normal = jax.lax.fori_loop(0, _ASCENTS, ascend, subgradient(images[:, jnp.argmax(lengths)]))
+        reach = jnp.linalg.norm(jnp.matmul(points.T, normal, precision="highest"))
+        # Any point of E is Σ c_j x_j over its axes with ‖c‖₂ ≤ 1; and |a_iᵀx|² ≤ a_iᵀGa_i there.
+        upper = jnp.minimum(jnp.linalg.norm(lengths), norm(jnp.sqrt(jnp.sum(images**2, axis=1))))
+        converged = reach <= (1 + tol) * jnp.sqrt(dimension)
+        return _Cuts(radii, directions, normal, reach, upper, log_volumes, num_iters, converged)
+
+    def advance(state: _Cuts) -> _Cuts:
+        alpha_squared = 1 / state.reach**2
+        points = state.directions * state.radii
+        b = jnp.matmul(points, jnp.matmul(points.T, state.normal, precision="highest")) / state.reach
+        # r = 1: G = bbᵀ, and the first term is gone.
+        spread = jnp.where(
+            dimension > 1, dimension * (1 - alpha_squared) / jnp.maximum(dimension - 1, 1), 1
+        )
+        shape = jnp.matmul(points, points.T, precision="highest")
+        outer = b[:, None] * b[None, :]
+        shape = spread * (shape - outer) + dimension * alpha_squared * outer
+        squares, directions = descending_eigh((shape + shape.T) / 2)
+        radii = jnp.where(jnp.arange(squares.shape[0]) < dimension, jnp.sqrt(squares), 0)
+        log_volume = ((dimension - 1) * jnp.log(spread) + jnp.log(dimension * alpha_squared)) / 2
+        volumes = state.log_volumes + jnp.where(jnp.arange(limit) >= state.num_iters, log_volume, 0)
+        return look(radii, directions, volumes, state.num_iters + 1)
+
+    def unfinished(state: _Cuts) -> Bool[Array, ""]:
+        return ~state.converged & (state.num_iters < limit)
+
+    first = look(
+        coords.active.astype(dtype),
+        jnp.eye(basis.shape[1], dtype=dtype),
+        jnp.zeros(limit, dtype),
+        jnp.zeros((), jnp.int32),
+    )
+    # At p = 2 the start is the level set itself.
+    first = first._replace(
+        converged=first.converged | (p == 2), upper=jnp.where(p == 2, 1, first.upper).astype(dtype)
+    )
+    return jax.lax.while_loop(unfinished, advance, first)

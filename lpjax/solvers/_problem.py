@@ -1,0 +1,257 @@
+"""What every solver does around its algorithm: check, scale to order one, scale back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Scalar
+
+from lpjax.objectives import Over, blocked_sum, power_of_two_above, power_sums
+from lpjax.solvers._blocks import join_rows, split_rows
+from lpjax.solvers._solution import Solution
+
+
+class Problem(NamedTuple):
+    """A matrix scaled to order one, with its weights; the arguments of a jitted solver core, a pytree.
+
+    Attributes:
+        matrix: A, shape (n, d), floating.
+        p: exponent, a scalar of A's dtype.
+        row_weights: ω, shape (n,), or None for ones.
+        metric: C, shape (d, d), or None for the identity.
+        tol: tolerance, a scalar of A's dtype.
+        num_iters: iteration limit, an int32 scalar.
+        init: starting pair (left, right), or None.
+    """
+
+    matrix: Float[Array, "n d"]
+    p: Scalar
+    row_weights: Float[Array, " n"] | None
+    metric: Float[Array, "d d"] | None
+    tol: Scalar
+    num_iters: Scalar
+    init: tuple[Float[Array, "n k"], Float[Array, "k d"]] | None
+
+
+def _concrete(value: Any) -> np.ndarray | None:
+    """`value` as NumPy where it is known, None inside a jit, vmap or grad trace."""
+    return None if isinstance(value, jax.core.Tracer) else np.asarray(value)
+
+
+def _require_finite(name: str, value: Any) -> None:
+    # On the device, by one reduction: a sum of squares could overflow, a mask of the whole would be a copy.
+    if not isinstance(value, jax.core.Tracer) and not bool(_all_finite(value)):
+        raise ValueError(f"`{name}` holds NaN or infinite entries; expected finite numbers: mend the checkpoint")
+
+
+@jax.jit
+def _all_finite(value: Array) -> Bool[Array, ""]:
+    return jnp.all(jnp.isfinite(value))
+
+
+def check_rank(rank: int, shape: tuple[int, int]) -> None:
+    """Refuse a rank outside 1…min(n, d)."""
+    if isinstance(rank, bool) or not isinstance(rank, int | np.integer) or not 1 <= rank <= min(shape):
+        raise ValueError(
+            f"`rank` is {rank!r}; expected a whole number from 1 to {min(shape)}, the smaller side of {shape}"
+        )
+
+
+def make_problem(
+    matrix: Any,
+    rank: int,
+    *,
+    p: Any,
+    p_range: str = "[1, 2]",
+    num_iters: Any,
+    tol: Any,
+    row_weights: Any = None,
+    metric: Any = None,
+    init: Any = None,
+) -> Problem:
+    """Check a solver's arguments, before any work, and bring them to one dtype.
+
+    Inside jit or vmap only shapes and dtypes are checked, for values are not known there.
+
+    Raises:
+        ValueError: as the solvers document.
+    """
+    shape, dtype = jnp.shape(matrix), jnp.result_type(matrix)
+    if len(shape) != 2 or 0 in shape:
+        raise ValueError(f"`matrix` has shape {shape}; expected (n, d), n and d at least 1 (vmap over stacks)")
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise ValueError(f"`matrix` has dtype {dtype}; expected a floating one: cast it first")
+    # LAPACK has no half precision, and the iterations need float32's.
+    dtype = jnp.promote_types(dtype, jnp.float32)
+    check_rank(rank, (shape[0], shape[1]))
+
+    known_p = _concrete(p)
+    if known_p is not None:
+        low, high = (float(end) for end in p_range[1:-1].split(","))
+        inside = low <= known_p <= high if p_range[0] == "[" else low < known_p < high
+        if known_p.ndim or not inside:
+            raise ValueError(f"`p` is {p}; expected a number in {p_range}")
+    known_iters = _concrete(num_iters)
+    if known_iters is not None and (known_iters.dtype.kind not in "iu" or known_iters < 0):
+        raise ValueError(f"`num_iters` is {num_iters!r}; expected a whole number, 0 or more")
+    known_tol = _concrete(tol)
+    if known_tol is not None and not known_tol >= 0:
+        raise ValueError(f"`tol` is {tol!r}; expected a number, 0 or more")
+
+    matrix = jnp.asarray(matrix, dtype)
+    _require_finite("matrix", matrix)
+    if row_weights is not None:
+        row_weights = jnp.asarray(row_weights, dtype)
+        if row_weights.shape != shape[:1]:
+            raise ValueError(f"`row_weights` has shape {row_weights.shape}; expected {shape[:1]}, one a row")
+        _require_finite("row_weights", row_weights)
+        known = _concrete(row_weights)
+        if known is not None and (known.min() < 0 or known.max() == 0):
+            raise ValueError("`row_weights` has a negative entry or only zeros; expected ω ≥ 0, one above 0")
+    if metric is not None:
+        metric = jnp.asarray(metric, dtype)
+        if metric.shape != (shape[1], shape[1]):
+            raise ValueError(f"`metric` has shape {metric.shape}; expected {(shape[1], shape[1])}")
+        _require_finite("metric", metric)
+        known = _concrete(metric)
+        if known is not None and not np.allclose(known, known.T, rtol=1e-3, atol=1e-5 * np.abs(known).max()):
+            raise ValueError("`metric` is not symmetric; expected C = Cᵀ: pass (C + Cᵀ)/2")
+    if init is not None:
+        left, right = init[0], init[1]
+        if jnp.shape(left) != (shape[0], rank) or jnp.shape(right) != (rank, shape[1]):
+            raise ValueError(
+                f"`init` has factors of shapes {jnp.shape(left)} and {jnp.shape(right)}; "
+                f"expected {(shape[0], rank)} and {(rank, shape[1])}"
+            )
+        init = (jnp.asarray(left, dtype), jnp.asarray(right, dtype))
+        _require_finite("init", init[0])
+        _require_finite("init", init[1])
+    return Problem(
+        matrix,
+        jnp.asarray(p, dtype),
+        row_weights,
+        metric,
+        jnp.asarray(tol, dtype),
+        jnp.asarray(num_iters, jnp.int32),
+        init,
+    )
+
+
+def default_tol(matrix: Any, power: float) -> float:
+    """eps**power of the dtype that `matrix` will be solved in."""
+    return float(jnp.finfo(jnp.promote_types(jnp.result_type(matrix), jnp.float32)).eps ** power)
+
+
+class Scaling(NamedTuple):
+    """How `normalize` scaled a problem, for `finish`."""
+
+    matrix: Scalar
+    row_weights: Scalar
+    metric_half: Float[Array, "d d"] | None
+    metric_inverse_half: Float[Array, "d d"] | None
+    finite: Bool[Array, ""]
+
+
+def normalize(problem: Problem) -> tuple[Problem, Scaling]:
+    """Scale to order one by powers of two (exact), fold the metric into the matrix, replace what is not finite.
+
+    Σ ω_i ‖a_i − l_i R‖_C^p is Σ ω_i ‖b_i − l_i S‖^p with b = a C^{1/2} and S = R C^{1/2}: no algorithm below needs to
+    know of C.
+    """
+    matrix, weights, metric = problem.matrix, problem.row_weights, problem.metric
+    finite = jnp.all(jnp.isfinite(matrix))
+    scale = power_of_two_above(jnp.max(jnp.abs(matrix)))
+    matrix = jnp.where(finite, matrix / scale, 0)
+    init = problem.init
+    if init is not None:
+        init = (init[0] / scale, init[1])
+    weight_scale = jnp.ones((), matrix.dtype)
+    if weights is not None:
+        finite &= jnp.all(jnp.isfinite(weights))
+        weight_scale = power_of_two_above(jnp.max(weights))
+        weights = jnp.where(finite, jnp.maximum(weights / weight_scale, 0), 1)
+    half = inverse_half = None
+    if metric is not None:
+        finite &= jnp.all(jnp.isfinite(metric))
+        half, inverse_half = _square_roots(jnp.where(finite, metric, 0))
+        matrix = jnp.matmul(matrix, half, precision="highest")
+        if init is not None:
+            init = (init[0], jnp.matmul(init[1], half, precision="highest"))
+    normalized = problem._replace(matrix=matrix, row_weights=weights, metric=None, init=init)
+    return normalized, Scaling(scale, weight_scale, half, inverse_half, finite)
+
+
+def _square_roots(metric: Float[Array, "d d"]) -> tuple[Float[Array, "d d"], Float[Array, "d d"]]:
+    """C^{1/2} and its pseudo-inverse, through eigenvalues: a singular C is no failure, unlike with Cholesky."""
+    values, vectors = jnp.linalg.eigh(metric)
+    floor = values.shape[0] * jnp.finfo(values.dtype).eps * jnp.maximum(values[-1], 0)
+    root = jnp.sqrt(jnp.where(values > floor, values, 0))
+    inverse = jnp.where(root > 0, 1 / jnp.where(root > 0, root, 1), 0)
+
+    def power(diagonal: Array) -> Array:
+        return jnp.matmul(vectors * diagonal, vectors.T, precision="highest")
+
+    return power(root), power(inverse)
+
+
+def project(
+    problem: Problem, right: Float[Array, "k d"], over: Over
+) -> tuple[Float[Array, "n k"], Scalar]:
+    """left = A Rᵀ for R of orthonormal rows, and the ℓp objective of the pair, on a normalized problem."""
+
+    def block(rows: Array, _: Array) -> tuple[Array, Array]:
+        left = jnp.matmul(rows, right.T, precision="highest")
+        return left, rows - jnp.matmul(left, right, precision="highest")
+
+    return _by_blocks(problem, over, block, problem.matrix)
+
+
+def objective(problem: Problem, left: Float[Array, "n k"], right: Float[Array, "k d"], over: Over) -> Scalar:
+    """The ℓp objective of a pair on a normalized problem."""
+
+    def block(rows: Array, left: Array) -> tuple[None, Array]:
+        return None, rows - jnp.matmul(left, right, precision="highest")
+
+    return _by_blocks(problem, over, block, left)[1]
+
+
+def _by_blocks(problem: Problem, over: Over, block: Callable[..., Any], operand: Array) -> tuple[Any, Scalar]:
+    """Run `block` -> (rows of left, residual) over row blocks; join the first, take the objective of the second."""
+    n, d = problem.matrix.shape
+
+    def step(carry: None, operands: tuple[Array, Array]) -> tuple[None, tuple[Any, Array]]:
+        left, residual = block(*operands)
+        return carry, (left, power_sums(residual, problem.p, over))
+
+    _, (left, sums) = jax.lax.scan(step, None, (split_rows(problem.matrix, d), split_rows(operand, d)))
+    left = None if left is None else join_rows(left, n)
+    return left, root_of_sum(problem, join_rows(sums, n))
+
+
+def root_of_sum(problem: Problem, sums: Float[Array, " n"]) -> Scalar:
+    """(Σ_i ω_i sums_i)^{1/p}."""
+    if problem.row_weights is not None:
+        sums = problem.row_weights * sums
+    return blocked_sum(sums) ** (1 / problem.p)
+
+
+def finish(solution: Solution, scaling: Scaling, p: Scalar) -> Solution:
+    """Undo `normalize` on a solution."""
+    weight_root = scaling.row_weights ** (1 / p)
+    right, ellipsoid = solution.right, solution.ellipsoid
+    if scaling.metric_inverse_half is not None:
+        right = jnp.matmul(right, scaling.metric_inverse_half, precision="highest")
+    if ellipsoid is not None:
+        ellipsoid = ellipsoid._replace(values=ellipsoid.values * scaling.matrix * weight_root)
+    finite = scaling.finite
+    return solution._replace(
+        left=jnp.where(finite, solution.left * scaling.matrix, 0),
+        right=jnp.where(finite, right, 0),
+        objective=jnp.where(finite, solution.objective * scaling.matrix * weight_root, jnp.inf),
+        converged=solution.converged & finite,
+        ellipsoid=ellipsoid,
+    )

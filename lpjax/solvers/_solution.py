@@ -1,0 +1,60 @@
+"""What every solver returns."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Scalar
+
+
+class Ellipsoid(NamedTuple):
+    """An ellipsoid xᵀMx ≤ 1 around the level set ‖Ax‖_p ≤ 1, M = V D² Vᵀ, with r = min(n, d).
+
+    It is the ‖·‖_p-SVD A = U D Vᵀ, U = A V D⁻¹, and comes with lower·‖x‖_M ≤ ‖Ax‖_p ≤ upper·‖x‖_M for all x
+    (up to the solver's tolerance). With row weights ω, ‖Ax‖_p stands for (Σ ω_i |a_iᵀx|^p)^{1/p}.
+
+    Attributes:
+        values: D, descending, shape (r,); zero past the rank of A.
+        vectors: V with orthonormal columns, shape (d, r).
+        lower: largest known factor of the lower side; 1 for p ≤ 2.
+        upper: smallest known factor of the upper side.
+        weights: Lewis weights w, shape (n,), with Σw = rank A; None from a solver that has none.
+        log_volumes: log of the volume over that of the first ellipsoid after every cut, shape (num_iters,), padded
+            with its last value; None from a solver that does not cut.
+    """
+
+    values: Float[Array, "*batch r"]
+    vectors: Float[Array, "*batch d r"]
+    lower: Float[Array, "*batch"]
+    upper: Float[Array, "*batch"]
+    weights: Float[Array, "*batch n"] | None = None
+    log_volumes: Float[Array, "*batch t"] | None = None
+
+    @property
+    def matrix(self) -> Float[Array, "*batch d d"]:
+        """M, shape (d, d)."""
+        scaled = self.vectors * self.values[..., None, :]
+        return jnp.matmul(scaled, scaled.mT, precision="highest")
+
+
+class Solution(NamedTuple):
+    """A factorization `matrix ≈ left @ right`; a pytree.
+
+    Attributes:
+        left: shape (n, rank).
+        right: shape (rank, d); rows orthonormal, in the metric's inverse where one was given.
+        objective: the ℓp objective of `matrix − left @ right` that the solver's docstring names; it scales with
+            the matrix. Infinite, with factors of zero, where the input was not finite (inside jit nothing can be
+            raised; called directly, the solver raises before any work).
+        num_iters: iterations done after the start; 0 for a direct method.
+        converged: whether the tolerance was met, rather than the iteration limit.
+        ellipsoid: of the geometric solvers, else None.
+    """
+
+    left: Float[Array, "*batch n rank"]
+    right: Float[Array, "*batch rank d"]
+    objective: Scalar | Float[Array, "*batch"]
+    num_iters: Int[Array, "*batch"]
+    converged: Bool[Array, "*batch"]
+    ellipsoid: Ellipsoid | None = None

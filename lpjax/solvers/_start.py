@@ -1,0 +1,128 @@
+"""Where iterative solvers begin, and the loop that hands back their best iterate."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Scalar
+
+from lpjax.solvers._geometry import coordinates
+from lpjax.solvers._lewis import ellipsoid, fixed_point
+from lpjax.solvers._problem import Problem, objective, project
+from lpjax.solvers._svd import svd_right
+
+Init = Literal["best", "svd", "lewis"]
+
+# Two maps bring a tall matrix within 2 % of its Lewis weights; a start needs no more.
+_LEWIS_MAPS = 2
+
+
+class Pair(NamedTuple):
+    """A candidate factorization and its objective."""
+
+    left: Float[Array, "n k"]
+    right: Float[Array, "k d"]
+    objective: Scalar
+
+
+def split_init(init: Any) -> tuple[Init, Any]:
+    """A solver's `init` argument as a name and a pair of which one counts.
+
+    Raises:
+        ValueError: `init` is neither a known name nor a pair of factors.
+    """
+    if init is None:
+        return "best", None
+    if isinstance(init, str):
+        if init not in ("best", "svd", "lewis"):
+            raise ValueError(f'`init` is {init!r}; expected "best", "svd", "lewis" or a pair (left, right)')
+        return init, None
+    if hasattr(init, "left") and hasattr(init, "right"):
+        return "best", (init.left, init.right)
+    if isinstance(init, tuple | list) and len(init) == 2:
+        return "best", (init[0], init[1])
+    raise ValueError(f"`init` is a {type(init).__name__}; expected a name, a LowRank, or a pair (left, right)")
+
+
+def starting_rights(problem: Problem, rank: int, init: Init) -> list[Float[Array, "k d"]]:
+    """Right factors to begin from, of a normalized problem: the given one, svd's, lewis's, or the last two."""
+    if problem.init is not None:
+        return [problem.init[1]]
+    rights = []
+    if init in ("best", "svd"):
+        rights.append(svd_right(problem, rank))
+    if init in ("best", "lewis"):
+        coords = coordinates(problem)
+        maps = jnp.asarray(_LEWIS_MAPS, jnp.int32)
+        point = fixed_point(coords, problem.p, jnp.zeros_like(problem.tol), maps)
+        rights.append(ellipsoid(coords, point, problem.p).vectors[:, :rank].T)
+    return rights
+
+
+def starting_pair(problem: Problem, rank: int, init: Init) -> Pair:
+    """The pair of least entrywise objective among those that `starting_rights` names."""
+    if problem.init is not None:
+        left, right = problem.init
+        return Pair(left, right, objective(problem, left, right, "entries"))
+    pairs = []
+    for right in starting_rights(problem, rank, init):
+        left, value = project(problem, right, "entries")
+        pairs.append(Pair(left, right, value))
+    return functools.reduce(lambda a, b: select_tree(b.objective < a.objective, b, a), pairs)
+
+
+T = TypeVar("T")
+
+
+def select_tree(condition: Bool[Array, ""], chosen: T, otherwise: T) -> T:
+    """`jnp.where` over two trees of the same structure."""
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), chosen, otherwise)
+
+
+class Outcome(NamedTuple):
+    """What `descend` found: the best candidate, its objective, the steps done, whether they settled."""
+
+    best: Any
+    objective: Scalar
+    num_iters: Int[Array, ""]
+    converged: Bool[Array, ""]
+
+
+def descend(
+    step: Callable[[Any], tuple[Any, Any, Scalar, Bool[Array, ""]]],
+    state: Any,
+    candidate: Any,
+    value: Scalar,
+    num_iters: Scalar,
+    optimal: Bool[Array, ""],
+) -> Outcome:
+    """Run `step` until it settles; hand back the best candidate, never worse than the start.
+
+    Args:
+        step: state -> (state, candidate, its objective, whether it settled).
+        state: first state.
+        candidate: what is to be handed back if nothing better comes; any pytree.
+        value: its objective.
+        num_iters: limit of steps.
+        optimal: true where the start is known to be optimal, and no step is needed.
+    """
+
+    def unfinished(carry: tuple[Any, Outcome]) -> Bool[Array, ""]:
+        _, outcome = carry
+        return ~outcome.converged & (outcome.num_iters < num_iters)
+
+    def advance(carry: tuple[Any, Outcome]) -> tuple[Any, Outcome]:
+        state, outcome = carry
+        state, candidate, value, settled = step(state)
+        # A NaN compares false: a step that broke down is never handed back.
+        improved = value < outcome.objective
+        best = select_tree(improved, candidate, outcome.best)
+        lowest = jnp.where(improved, value, outcome.objective)
+        return state, Outcome(best, lowest, outcome.num_iters + 1, settled | (lowest == 0))
+
+    outcome = Outcome(candidate, value, jnp.zeros((), jnp.int32), optimal | (value == 0))
+    return jax.lax.while_loop(unfinished, advance, (state, outcome))[1]

@@ -1,0 +1,68 @@
+"""Truncated SVD: the p = 2 baseline, exact."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from lpjax.objectives import Over
+from lpjax.solvers._problem import Problem, finish, make_problem, normalize, project
+from lpjax.solvers._solution import Solution
+from lpjax.solvers._spectrum import right_singular
+
+
+def svd(
+    matrix: Array,
+    rank: int,
+    *,
+    p: Any = 2.0,
+    num_iters: int = 0,
+    tol: float = 0.0,
+    row_weights: Array | None = None,
+    init: None = None,
+    metric: Array | None = None,
+    over: Over = "entries",
+) -> Solution:
+    """argmin over rank-k LR of Σ_i ω_i ‖a_i − l_i R‖_C² (Eckart–Young), whatever p the objective is reported in.
+
+    Args:
+        matrix: A, shape (n, d), floating and finite.
+        rank: k, from 1 to min(n, d); static under jit.
+        p: exponent of the reported objective, in [1, 2]; may be traced.
+        num_iters, tol, init: no use here, for the method is direct; taken so that solvers are interchangeable.
+        row_weights: ω ≥ 0, shape (n,); ones by default.
+        metric: C, symmetric positive semidefinite, shape (d, d), possibly singular; the identity by default.
+            The objective is then taken over rows.
+        over: objective that is reported, "entries" or "rows".
+
+    Returns:
+        `Solution`; right has orthonormal rows (R C Rᵀ = I with a metric).
+
+    Raises:
+        ValueError: matrix not 2-D, not floating, not finite; rank or p out of range; weights or metric of the wrong
+            shape, negative or asymmetric.
+    """
+    problem = make_problem(
+        matrix, rank, p=p, num_iters=num_iters, tol=tol, row_weights=row_weights, metric=metric
+    )
+    return _svd(problem, rank, "rows" if metric is not None else over)
+
+
+@functools.partial(jax.jit, static_argnames=("rank", "over"))
+def _svd(problem: Problem, rank: int, over: Over) -> Solution:
+    scaled, scaling = normalize(problem)
+    right = svd_right(scaled, rank)
+    left, value = project(scaled, right, over)
+    solution = Solution(left, right, value, jnp.zeros((), jnp.int32), jnp.ones((), bool))
+    return finish(solution, scaling, problem.p)
+
+
+def svd_right(problem: Problem, rank: int) -> Float[Array, "k d"]:
+    """V_kᵀ of diag(√ω) A, of a normalized problem."""
+    matrix, weights = problem.matrix, problem.row_weights
+    weighted = matrix if weights is None else matrix * jnp.sqrt(weights)[:, None]
+    return right_singular(weighted, rank)[1][:, :rank].T
