@@ -65,8 +65,8 @@ def config_from_json(data: Mapping[str, Any]) -> BertConfig:
     kind = data.get("model_type")
     if kind is None:
         # The first BERT checkpoints carry no model_type; where there is nothing, the class name tells.
-        names = data.get("architectures") or [""]
-        kind = "bert" if str(names[0]).startswith("Bert") else None
+        names = data.get("architectures")
+        kind = "bert" if isinstance(names, list) and str(names[:1]).startswith("['Bert") else None
     if kind is None:
         raise ValueError(f"lacks `model_type`, expected one of {', '.join(map(repr, ARCHITECTURES))}")
     if not isinstance(kind, str) or kind not in ARCHITECTURES:

@@ -52,7 +52,8 @@ class BertConfig:
         reader.refuse("add_cross_attention", (False, None), "only encoders are supported")
         reader.refuse("pruned_heads", ({}, [], None), "pruned heads are not supported")
         reader.refuse("quantization_config", (None,), "quantized checkpoints are not supported")
-        if "AutoModel" in (data.get("auto_map") or {}):
+        code = data.get("auto_map")
+        if code and (not isinstance(code, Mapping) or "AutoModel" in code):
             reader.fault("`auto_map` names code of its own for the model, which lpjax does not run")
         reader.finish()
         return cls(

@@ -25,6 +25,10 @@ def cast(weight: Any, dtype: Any) -> Any:
     return jnp.asarray(weight).astype(dtype)
 
 
+def _at_least_float32(dtype: Any) -> Any:
+    return jnp.float64 if dtype == jnp.float64 else jnp.float32
+
+
 def linear(x: Float[Array, "batch length n"], params: Mapping[str, Any]) -> Float[Array, "batch length d"]:
     """`x @ kernel + bias`; kernel (n, d), bias (d,)."""
     return matmul(x, cast(params["kernel"], x.dtype)) + cast(params["bias"], x.dtype)[None, None]
@@ -34,7 +38,7 @@ def embed(
     ids: Int[Array, "batch length"], params: Mapping[str, Any], dtype: Any
 ) -> Float[Array, "batch length d"]:
     """Rows `ids` of the table `params["embedding"]`, as `dtype`."""
-    table = params["embedding"]
+    table, ids = params["embedding"], jnp.asarray(ids)
     if isinstance(table, LowRank):
         return take_rows(cast(table, dtype), ids)
     # Gather, then cast: the rows that are used, not the whole table.
@@ -45,7 +49,7 @@ def layer_norm(
     x: Float[Array, "batch length d"], params: Mapping[str, Any], eps: float
 ) -> Float[Array, "batch length d"]:
     """Normalize the last axis to mean 0 and variance 1, then scale and shift; in float32 (or float64)."""
-    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    wide = x.astype(_at_least_float32(x.dtype))
     centred = wide - wide.mean(-1, keepdims=True)
     variance = jnp.square(centred).mean(-1, keepdims=True)
     scale, bias = (cast(params[name], wide.dtype)[None, None] for name in ("scale", "bias"))
@@ -66,7 +70,7 @@ def attention(
     batch, length, width = query.shape
     heads = (batch, length, num_heads, width // num_heads)
     query, key, value = (x.reshape(heads) for x in (query, key, value))
-    wide = jnp.promote_types(query.dtype, jnp.float32)
+    wide = _at_least_float32(query.dtype)
     scores = jnp.einsum("bqhd,bkhd->bhqk", query, key, preferred_element_type=wide)
     scores = scores * (1 / math.sqrt(heads[-1]))
     scores = jnp.where(mask[:, None, None, :], scores, jnp.finfo(wide).min)

@@ -105,7 +105,7 @@ class NameTable:
     renames: tuple[tuple[str, str], ...] = ()
     ignored: str | None = None
 
-    def read(self, tensors: Mapping[str, np.ndarray]) -> tuple[dict, Misfits]:
+    def read(self, tensors: Mapping[str, Any]) -> tuple[dict, Misfits]:
         """The parameter tree that `tensors`, by the names of a file, make up, and what does not fit.
 
         Base weights are accepted with and without the prefix. The tree holds the base model under `prefix`

@@ -1,0 +1,22 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from golden_cases import CASES, GOLDENS, Golden, load_golden
+
+
+@pytest.fixture
+def golden() -> Golden:
+    """The plain case: two layers, three heads, pooler, exact gelu."""
+    return load_golden("bert_base")
+
+
+@pytest.fixture(params=CASES)
+def any_golden(request: pytest.FixtureRequest) -> Golden:
+    return load_golden(request.param)
+
+
+@pytest.fixture
+def goldens() -> Path:
+    return GOLDENS
