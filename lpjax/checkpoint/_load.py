@@ -138,15 +138,16 @@ def _read_shards(path: Path) -> dict[str, np.ndarray]:
     names = _read_object(path).get("weight_map")
     if not isinstance(names, dict) or not names or not all(type(name) is str for name in names.values()):
         raise CheckpointError(f"{path}: `weight_map` is missing or not an object of file names")
-    tensors: dict[str, np.ndarray] = {}
-    for shard in dict.fromkeys(names.values()):
+    shards = list(dict.fromkeys(names.values()))
+    for shard in shards:
         # The index is input like any other: it may not reach out of its folder.
         if Path(shard).name != shard or "\\" in shard or not shard.endswith(".safetensors"):
-            raise CheckpointError(
-                f"{path}: `weight_map` names {shard!r}, expected a .safetensors file beside it"
-            )
-        if not (path.parent / shard).exists():
-            raise CheckpointError(f"{path} names the shard {shard}, which is not there")
+            raise CheckpointError(f"{path} names the shard {shard!r}, expected a .safetensors file beside it")
+    gone = [shard for shard in shards if not (path.parent / shard).exists()]
+    if gone:
+        raise CheckpointError(f"{path} names shards that are not there: {', '.join(gone)}")
+    tensors: dict[str, np.ndarray] = {}
+    for shard in shards:
         found = read_tensors(path.parent / shard)
         listed = {name for name, where in names.items() if where == shard}
         if listed != found.keys():

@@ -110,52 +110,30 @@ class NameTable:
 
         Base weights are accepted with and without the prefix. The tree holds the base model under `prefix`
         where the file used the prefix or has a head, else at the root. `N.left` and `N.right` make a
-        `LowRank` of N. Leaves are views of the tensors.
+        `LowRank` of N. Leaves are views of the tensors. Where anything does not fit, the tree is empty.
         """
         misfits = Misfits()
-        base, heads = ({weight.name: weight for weight in part} for part in (self.base, self.heads))
-        slots: dict[
-            tuple[str, str], tuple[str, np.ndarray]
-        ] = {}  # (present name, factor) -> (file's name, tensor)
-        nested = False
-        for given, tensor in tensors.items():
-            if self.ignored is not None and re.search(self.ignored, given):
-                continue
-            name, factor = self._split(self._rename(given))
-            bare = name.removeprefix(f"{self.prefix}.")
-            if bare in base:
-                nested |= bare != name
-                name = bare
-            elif name in heads:
-                nested = True
-            else:
-                misfits.unknown.append(given)
-                continue
-            if (name, factor) in slots:
-                misfits.duplicate.append(f"{given} (also {slots[name, factor][0]})")
-            elif factor and len((base.get(name) or heads[name]).shape) != 2:
-                misfits.unknown.append(given)
-            else:
-                slots[name, factor] = (given, tensor)
-
-        leaves: dict[str, tuple[str, Any]] = {}
+        slots, nested = self._assign(tensors, misfits)
+        leaves: dict[str, tuple[str, tuple[Any, ...]]] = {}
         for weight in (*self.base, *self.heads):
             whole, left, right = (slots.get((weight.name, factor)) for factor in ("", *FACTORS))
-            if whole and (left or right):
+            if whole:
                 misfits.duplicate += [f"{part[0]} (also {whole[0]})" for part in (left, right) if part]
-            elif whole:
-                leaves[weight.name] = (whole[0], whole[1].T if weight.transposed else whole[1])
+                leaves[weight.name] = (whole[0], (whole[1].T if weight.transposed else whole[1],))
             elif left and right:
-                leaves[weight.name] = (left[0].removesuffix(".left"), LowRank(left[1], right[1]))
+                leaves[weight.name] = (left[0].removesuffix(".left"), (left[1], right[1]))
             elif left or right:
                 misfits.missing.append(f"{weight.name}.{'right' if left else 'left'}")
         self._check(leaves, misfits)
-
         params: dict = {}
+        if misfits:
+            return params, misfits
         for part, root in ((self.base, [self.prefix] if nested else []), (self.heads, [])):
             for weight in part:
                 if weight.name in leaves and not _repeats(weight, leaves):
-                    _put(params, [*root, *weight.path.split("/")], leaves[weight.name][1])
+                    arrays = leaves[weight.name][1]
+                    leaf = LowRank(*arrays) if len(arrays) == 2 else arrays[0]
+                    _put(params, [*root, *weight.path.split("/")], leaf)
         return params, misfits
 
     def write(self, params: Mapping[str, Any]) -> tuple[list[tuple[str, Any]], Misfits]:
@@ -166,7 +144,7 @@ class NameTable:
         nested = self.prefix in params
         paths = dict(walk(params))
         misfits = Misfits()
-        leaves: dict[str, tuple[str, Any]] = {}
+        leaves: dict[str, tuple[str, tuple[Any, ...]]] = {}
         pairs: list[tuple[str, Any]] = []
         for weight, root in [*((w, nested) for w in self.base), *((w, False) for w in self.heads)]:
             path = f"{self.prefix}/{weight.path}" if root else weight.path
@@ -174,50 +152,73 @@ class NameTable:
                 continue
             leaf = paths.pop(path)
             name = f"{self.prefix}.{weight.name}" if root else weight.name
-            leaves[weight.name] = (path, leaf)
             if isinstance(leaf, LowRank):
+                leaves[weight.name] = (path, (leaf.left, leaf.right))
                 pairs += [(f"{name}.{factor}", getattr(leaf, factor)) for factor in FACTORS]
             else:
+                leaves[weight.name] = (path, (leaf,))
                 pairs.append((name, leaf.T if weight.transposed and hasattr(leaf, "T") else leaf))
         misfits.unknown += paths
         self._check(leaves, misfits, by_path=True)
         return pairs, misfits
 
-    def _rename(self, name: str) -> str:
-        for pattern, replacement in self.renames:
-            name = re.sub(pattern, replacement, name)
-        return name
+    def _assign(
+        self, tensors: Mapping[str, Any], misfits: Misfits
+    ) -> tuple[dict[tuple[str, str], tuple[str, Any]], bool]:
+        """(present name, factor or "") -> (name in the file, tensor), and whether the base is nested."""
+        base, heads = ({weight.name: weight for weight in part} for part in (self.base, self.heads))
+        slots: dict[tuple[str, str], tuple[str, Any]] = {}
+        nested = False
+        for given, tensor in tensors.items():
+            if self.ignored is not None and re.search(self.ignored, given):
+                continue
+            name = given
+            for pattern, replacement in self.renames:
+                name = re.sub(pattern, replacement, name)
+            stem, _, last = name.rpartition(".")
+            name, factor = (stem, last) if last in FACTORS else (name, "")
+            bare = name.removeprefix(f"{self.prefix}.")
+            weight = base.get(bare) or heads.get(name)
+            if weight is None or (factor and len(weight.shape) != 2):
+                misfits.unknown.append(given)
+                continue
+            nested |= weight.name in heads or bare != name
+            if (weight.name, factor) in slots:
+                misfits.duplicate.append(f"{given} (also {slots[weight.name, factor][0]})")
+            else:
+                slots[weight.name, factor] = (given, tensor)
+        return slots, nested
 
-    @staticmethod
-    def _split(name: str) -> tuple[str, str]:
-        stem, _, last = name.rpartition(".")
-        return (stem, last) if last in FACTORS else (name, "")
+    def _check(
+        self, leaves: Mapping[str, tuple[str, tuple[Any, ...]]], misfits: Misfits, by_path: bool = False
+    ) -> None:
+        """Add to `misfits` what is missing from `leaves`, and what has a wrong shape or dtype.
 
-    def _check(self, leaves: Mapping[str, tuple[str, Any]], misfits: Misfits, by_path: bool = False) -> None:
-        """Add to `misfits` what is missing from `leaves`, and what has a wrong shape or dtype."""
+        `leaves` holds, by present name, what to call a weight, and its array or two factors as in the tree.
+        """
         groups = {weight.group for weight in (*self.base, *self.heads) if weight.name in leaves} | {""}
+        half = {name.rpartition(".")[0] for name in misfits.missing}
         sizes: dict[str, int] = {}
-        listed = {*misfits.missing}
         for weight in (*self.base, *self.heads):
             if weight.name not in leaves:
-                halves = {f"{weight.name}.{factor}" for factor in FACTORS}
-                if weight.group in groups and weight.tied_to is None and not halves & listed:
+                if weight.group in groups and weight.tied_to is None and weight.name not in half:
                     misfits.missing.append(weight.path if by_path else weight.name)
                 continue
-            given, leaf = leaves[weight.name]
-            arrays = [leaf.left, leaf.right] if isinstance(leaf, LowRank) else [leaf]
+            given, arrays = leaves[weight.name]
             if not all(_is_float(array) for array in arrays):
-                kinds = " and ".join(str(getattr(array, "dtype", type(array).__name__)) for array in arrays)
+                kinds = " and ".join(str(getattr(x, "dtype", type(x).__name__)) for x in arrays)
                 misfits.unusable.append(f"{given} is {kinds}, expected floating-point numbers")
                 continue
             expected = tuple(sizes.get(n, n) if isinstance(n, str) else n for n in weight.shape)
-            if _fits(leaf, expected):
-                sizes |= {n: size for n, size in zip(expected, leaf.shape, strict=True) if isinstance(n, str)}
-            else:
-                order = slice(None, None, -1 if weight.transposed and not by_path else 1)
-                misfits.misshaped.append(
-                    f"{given} is {_describe(leaf, order)}, expected {_size(expected[order])}"
-                )
+            shape = _product_shape(arrays)
+            if shape is not None and len(shape) == len(expected):
+                sizes |= {n: size for n, size in zip(expected, shape, strict=True) if isinstance(n, str)}
+                if shape == tuple(sizes.get(n, n) if isinstance(n, str) else n for n in expected):
+                    continue
+            # As the reader has it: in the file's orientation, which for factors is the tree's.
+            step = -1 if weight.transposed and not by_path and len(arrays) == 1 else 1
+            found = " times ".join(_size(array.shape[::step]) for array in arrays)
+            misfits.misshaped.append(f"{given} is {found}, expected {_size(expected[::step])}")
 
 
 def walk(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
@@ -236,14 +237,14 @@ def _put(tree: dict, keys: Iterable[str], leaf: Any) -> None:
     tree[last] = leaf
 
 
-def _repeats(weight: Weight, leaves: Mapping[str, tuple[str, Any]]) -> bool:
+def _repeats(weight: Weight, leaves: Mapping[str, tuple[str, tuple[Any, ...]]]) -> bool:
     """Whether `weight` only repeats the weight that it is tied to, so that the tree need not keep it."""
     if weight.tied_to is None or weight.tied_to not in leaves:
         return False
-    leaf, other = leaves[weight.name][1], leaves[weight.tied_to][1]
-    if isinstance(leaf, LowRank) or isinstance(other, LowRank):
+    arrays, others = leaves[weight.name][1], leaves[weight.tied_to][1]
+    if len(arrays) != 1 or len(others) != 1:
         return False
-    return np.array_equal(leaf.T if weight.transposed else leaf, other)
+    return np.array_equal(arrays[0].T if weight.transposed else arrays[0], others[0])
 
 
 def _is_float(array: Any) -> bool:
@@ -251,20 +252,14 @@ def _is_float(array: Any) -> bool:
     return hasattr(array, "shape") and (array.dtype.kind == "f" or array.dtype.name == "bfloat16")
 
 
-def _fits(leaf: Any, expected: tuple[int | str, ...]) -> bool:
-    if isinstance(leaf, LowRank):
-        left, right = leaf.left.shape, leaf.right.shape
-        if len(left) != 2 or len(right) != 2 or left[1] != right[0] or left[1] < 1:
-            return False
-    return len(leaf.shape) == len(expected) and all(
-        isinstance(n, str) or n == size for n, size in zip(expected, leaf.shape, strict=True)
-    )
-
-
-def _describe(leaf: Any, order: slice) -> str:
-    if isinstance(leaf, LowRank):
-        return f"{_size(leaf.left.shape)} times {_size(leaf.right.shape)}"
-    return _size(leaf.shape[order])
+def _product_shape(arrays: tuple[Any, ...]) -> tuple[int, ...] | None:
+    """Shape of the array, or of the product of the two factors; None where they make none."""
+    if len(arrays) == 1:
+        return tuple(arrays[0].shape)
+    left, right = (array.shape for array in arrays)
+    if len(left) != 2 or len(right) != 2 or left[1] != right[0] or left[1] < 1:
+        return None
+    return (left[0], right[1])
 
 
 def _size(shape: Iterable[int | str]) -> str:

@@ -3,7 +3,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from golden_cases import CASES, GOLDENS, Golden, load_golden
+
+from tests.models.golden_cases import CASES, GOLDENS, Golden, load_golden
 
 
 @pytest.fixture

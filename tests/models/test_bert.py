@@ -11,13 +11,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from golden_cases import Golden
 from safetensors.numpy import load_file
 
 from lpjax.checkpoint import load_checkpoint
 from lpjax.lowrank import LowRank
 from lpjax.models import ARCHITECTURES, BertConfig, config_from_json, device_params, encode
 from lpjax.tokenize import load_tokenizer
+from tests.models.golden_cases import Golden
 
 
 def factor(params: dict) -> dict:

@@ -1,0 +1,352 @@
+"""Loading: what files may look like, and what is refused with which words."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import struct
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.numpy import load_file, save_file
+
+from lpjax.checkpoint import CheckpointError, load_checkpoint
+from lpjax.models.names import walk
+from tests.checkpoint.conftest import GOLDENS, Edit
+
+
+def leaves(folder: Path) -> dict[str, Any]:
+    return dict(walk(load_checkpoint(folder).params))
+
+
+def assert_same(left: dict[str, Any], right: dict[str, Any]) -> None:
+    assert left.keys() == right.keys()
+    for path in left:
+        np.testing.assert_array_equal(left[path], right[path])
+
+
+def test_tree_is_that_of_flax_with_kernels_transposed(folder: Path):
+    checkpoint = load_checkpoint(str(folder))
+    tensors = load_file(folder / "model.safetensors")
+    layer = checkpoint.params["encoder"]["layer"]["1"]
+    np.testing.assert_array_equal(
+        layer["intermediate"]["dense"]["kernel"], tensors["encoder.layer.1.intermediate.dense.weight"].T
+    )
+    np.testing.assert_array_equal(
+        layer["attention"]["output"]["LayerNorm"]["scale"],
+        tensors["encoder.layer.1.attention.output.LayerNorm.weight"],
+    )
+    np.testing.assert_array_equal(
+        checkpoint.params["embeddings"]["word_embeddings"]["embedding"],
+        tensors["embeddings.word_embeddings.weight"],
+    )
+    assert len(dict(walk(checkpoint.params))) == len(tensors)
+    assert checkpoint.source == folder
+    assert checkpoint.compression is None
+    assert checkpoint.config.hidden_size == 12
+
+
+def test_leaves_are_views_of_the_file(folder: Path):
+    for leaf in leaves(folder).values():
+        assert not leaf.flags.owndata
+        assert not leaf.flags.writeable
+
+
+@pytest.mark.parametrize(
+    ("name", "heads"),
+    [
+        ("bert_no_pooler", set()),
+        ("bert_classifier", {"classifier"}),
+        ("bert_pretraining", {"cls"}),
+    ],
+)
+def test_heads_and_pooler_may_be_there_or_not(name: str, heads: set[str]):
+    params = load_checkpoint(GOLDENS / name).params
+    base = params["bert"] if heads else params
+    assert params.keys() == ({"bert"} | heads if heads else {"embeddings", "encoder"})
+    assert ("pooler" in base) == (name != "bert_no_pooler")
+
+
+def test_numbers_keep_their_format():
+    params = load_checkpoint(GOLDENS / "bert_bfloat16").params
+    assert {leaf.dtype for _, leaf in walk(params)} == {np.dtype(ml_dtypes.bfloat16)}
+
+
+def test_old_names_are_understood(folder: Path, edit_weights: Edit):
+    expected = leaves(folder)
+
+    def age(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        old = {
+            "bert."
+            + name.replace("LayerNorm.weight", "LayerNorm.gamma").replace(
+                "LayerNorm.bias", "LayerNorm.beta"
+            ): t
+            for name, t in tensors.items()
+        }
+        return old | {"bert.embeddings.position_ids": np.arange(9)[None]}
+
+    edit_weights(age)
+    assert_same({path.removeprefix("bert/"): leaf for path, leaf in leaves(folder).items()}, expected)
+
+
+def test_a_head_may_stand_beside_names_without_prefix(folder: Path, edit_weights: Edit):
+    head = {"classifier.weight": np.ones((3, 12), np.float32), "classifier.bias": np.ones(3, np.float32)}
+    edit_weights(lambda tensors: tensors.update(head))
+    assert load_checkpoint(folder).params.keys() == {"bert", "classifier"}
+
+
+def test_tied_weights_are_kept_only_where_they_differ(tmp_path: Path):
+    shutil.copytree(GOLDENS / "bert_pretraining", tmp_path / "tied")
+    path = tmp_path / "tied" / "model.safetensors"
+    tensors = {name: array.copy() for name, array in load_file(path).items()}
+    expected = leaves(tmp_path / "tied")
+    tensors["cls.predictions.decoder.weight"] = tensors["bert.embeddings.word_embeddings.weight"].copy()
+    tensors["cls.predictions.decoder.bias"] = tensors["cls.predictions.bias"].copy()
+    save_file(tensors, path)
+    assert_same(leaves(tmp_path / "tied"), expected)
+    tensors["cls.predictions.decoder.weight"][0] += 1
+    save_file(tensors, path)
+    assert leaves(tmp_path / "tied").keys() == expected.keys() | {"cls/predictions/decoder/kernel"}
+
+
+def shard(folder: Path, tensors: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Split model.safetensors in two, and return the index that says so."""
+    names, index = sorted(tensors), {}
+    for number, part in enumerate((names[::2], names[1::2]), 1):
+        file = f"model-0000{number}-of-00002.safetensors"
+        save_file({name: tensors[name] for name in part}, folder / file)
+        index |= dict.fromkeys(part, file)
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
+    return index
+
+
+def test_shards_are_put_together(folder: Path):
+    expected = {path: np.array(leaf) for path, leaf in leaves(folder).items()}
+    shard(folder, load_file(folder / "model.safetensors"))
+    assert_same(leaves(folder), expected)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"pooler.dense.bias": "../other/model.safetensors"},
+            r"names the shard '../other/model.safetensors', expected",
+        ),
+        (
+            {"pooler.dense.bias": "/etc/model.safetensors"},
+            r"names the shard '/etc/model.safetensors', expected",
+        ),
+        ({"pooler.dense.bias": "pytorch_model.bin"}, r"names the shard 'pytorch_model.bin', expected"),
+        ({"pooler.dense.bias": "model-3.safetensors"}, r"shards that are not there: model-3.safetensors"),
+        ({"pooler.dense.scale": "model-00001-of-00002.safetensors"}, r"differ at pooler.dense.scale"),
+        ({"pooler.dense.bias": 3}, r"`weight_map` is missing or not an object of file names"),
+    ],
+)
+def test_bad_index_is_refused(folder: Path, change: dict[str, Any], message: str):
+    index = shard(folder, load_file(folder / "model.safetensors"))
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index | change}))
+    with pytest.raises(CheckpointError, match=message):
+        load_checkpoint(folder)
+
+
+def test_one_error_names_everything_that_does_not_fit(folder: Path, edit_weights: Edit):
+    def damage(tensors: dict[str, np.ndarray]) -> None:
+        del tensors["embeddings.LayerNorm.bias"], tensors["pooler.dense.bias"]
+        tensors["encoder.layer.7.output.dense.bias"] = np.ones(3, np.float32)
+        tensors["lm_head"] = np.ones(3, np.float32)
+        tensors["encoder.layer.0.output.LayerNorm.gamma"] = np.ones(12, np.float32)
+        tensors["encoder.layer.0.output.dense.weight"] = np.ones((17, 12), np.float32)
+        tensors["embeddings.token_type_embeddings.weight"] = np.ones(24, np.float32)
+        tensors["encoder.layer.1.output.dense.bias"] = np.ones(12, np.int32)
+
+    edit_weights(damage)
+    with pytest.raises(CheckpointError) as caught:
+        load_checkpoint(folder)
+    assert str(caught.value) == (
+        f"{folder}/model.safetensors does not fit the bert of {folder}/config.json:\n"
+        "  missing (2): embeddings.LayerNorm.bias, pooler.dense.bias\n"
+        "  unknown (2): encoder.layer.7.output.dense.bias, lm_head\n"
+        "  duplicate (1): encoder.layer.0.output.LayerNorm.weight "
+        "(also encoder.layer.0.output.LayerNorm.gamma)\n"
+        "  mis-shaped (2): embeddings.token_type_embeddings.weight is (24), expected (2, 12), "
+        "encoder.layer.0.output.dense.weight is (17, 12), expected (12, 17)\n"
+        "  unusable (1): encoder.layer.1.output.dense.bias is int32, expected floating-point numbers"
+    )
+
+
+def test_a_name_with_and_without_prefix_is_a_duplicate(folder: Path, edit_weights: Edit):
+    edit_weights(lambda t: t.update({"bert.pooler.dense.bias": t["pooler.dense.bias"].copy()}))
+    with pytest.raises(
+        CheckpointError, match=r"duplicate \(1\): pooler.dense.bias \(also bert.pooler.dense.bias\)"
+    ):
+        load_checkpoint(folder)
+
+
+def test_a_head_in_part_is_missing_the_rest(folder: Path, edit_weights: Edit):
+    edit_weights(lambda t: t.update({"cls.predictions.bias": np.ones(29, np.float32)}))
+    with pytest.raises(CheckpointError, match=r"missing \(4\): cls.predictions.transform.dense.weight, "):
+        load_checkpoint(folder)
+
+
+def test_sizes_that_the_config_leaves_open_must_agree(folder: Path, edit_weights: Edit):
+    head = {"classifier.weight": np.ones((3, 12), np.float32), "classifier.bias": np.ones(4, np.float32)}
+    edit_weights(lambda tensors: tensors.update(head))
+    with pytest.raises(CheckpointError, match=r"classifier.bias is \(4\), expected \(3\)"):
+        load_checkpoint(folder)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_weights_that_are_not_finite_are_refused(folder: Path, edit_weights: Edit, value: float):
+    def damage(tensors: dict[str, np.ndarray]) -> None:
+        tensors["pooler.dense.weight"][3, 4:6] = value
+        tensors["embeddings.LayerNorm.bias"][-1] = value
+
+    edit_weights(damage)
+    with pytest.raises(
+        CheckpointError,
+        match=r"NaN or infinite weights: embeddings.LayerNorm.bias \(1 of 12\), pooler.* \(2 of 144\)",
+    ):
+        load_checkpoint(folder)
+
+
+def test_bfloat16_nan_is_found(tmp_path: Path):
+    shutil.copytree(GOLDENS / "bert_bfloat16", tmp_path / "damaged")
+    path = tmp_path / "damaged" / "model.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-2:] = b"\xc0\x7f"
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"NaN or infinite weights: .* \(1 of "):
+        load_checkpoint(tmp_path / "damaged")
+
+
+def write_raw(path: Path, header: bytes, data: bytes, length: int | None = None) -> None:
+    path.write_bytes(struct.pack("<Q", len(header) if length is None else length) + header + data)
+
+
+ENTRY = '{"dtype":"F32","shape":[1],"data_offsets":[0,4]}'
+
+
+@pytest.mark.parametrize(
+    ("header", "data", "length"),
+    [
+        (b"", b"", 0),
+        (b"garbage", b"", None),
+        (b"[]", b"", None),
+        (b"{}", b"", 1 << 62),
+        (b"{}", b"", 3),
+        (b'{"a":' + ENTRY.encode() + b"}", b"\0\0\0", None),
+        (b'{"a":' + ENTRY.encode() + b"}", b"\0" * 5, None),
+        (b'{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,4]}}', b"\0" * 4, None),
+        (b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[-4,0]}}', b"\0" * 4, None),
+        (b'{"a":{"dtype":"F99","shape":[1],"data_offsets":[0,4]}}', b"\0" * 4, None),
+        (b'{"a":{"dtype":"F32","shape":[-1],"data_offsets":[0,4]}}', b"\0" * 4, None),
+        (b"[" * 100_000, b"", None),
+    ],
+)
+def test_file_that_is_no_safetensors_is_refused(folder: Path, header: bytes, data: bytes, length: int | None):
+    path = folder / "model.safetensors"
+    write_raw(path, header, data, length)
+    with pytest.raises(CheckpointError, match=re.escape(f"{path} is not a whole safetensors file")):
+        load_checkpoint(folder)
+
+
+def test_empty_file_is_refused(folder: Path):
+    (folder / "model.safetensors").write_bytes(b"")
+    with pytest.raises(CheckpointError, match="is not a whole safetensors file"):
+        load_checkpoint(folder)
+
+
+def test_repeated_and_unreadable_tensors_are_named(folder: Path):
+    write_raw(folder / "model.safetensors", f'{{"a":{ENTRY},"a":{ENTRY}}}'.encode(), b"\0" * 4)
+    with pytest.raises(CheckpointError, match="more than one tensor of the name a"):
+        load_checkpoint(folder)
+    entry = '{"dtype":"F8_E4M3","shape":[4],"data_offsets":[0,4]}'
+    write_raw(folder / "model.safetensors", f'{{"a":{entry}}}'.encode(), b"\0" * 4)
+    with pytest.raises(CheckpointError, match=r"format that lpjax does not read: a \(F8_E4M3\)"):
+        load_checkpoint(folder)
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(data=st.data())
+def test_damaged_file_is_refused_or_gives_the_same_names(tmp_path: Path, data: st.DataObject):
+    """Cut or overwritten anywhere, a file makes a CheckpointError, or, where only numbers changed, a tree."""
+    source = GOLDENS / "bert_no_pooler"
+    content = bytearray((source / "model.safetensors").read_bytes())
+    start = data.draw(st.one_of(st.integers(0, 300), st.integers(0, len(content) - 1)))
+    if data.draw(st.booleans()):
+        del content[start:]
+    else:
+        content[start] = data.draw(st.integers(0, 255))
+    folder = tmp_path / "damaged"
+    folder.mkdir(exist_ok=True)
+    shutil.copyfile(source / "config.json", folder / "config.json")
+    (folder / "model.safetensors").unlink(missing_ok=True)
+    (folder / "model.safetensors").write_bytes(content)
+    try:
+        found = leaves(folder)
+    except CheckpointError:
+        return
+    assert found.keys() == leaves(source).keys()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b"{", "config.json cannot be read as JSON"),
+        (b"\xff\xfe\xfd", "config.json cannot be read as JSON"),
+        (b"[1, 2]", "config.json holds a JSON list, expected an object"),
+        (b"[" * 100_000, "config.json cannot be read as JSON"),
+        (b"{}", "config.json: lacks `model_type`, expected one of 'bert'"),
+        (b'{"model_type": "gpt2"}', "config.json: `model_type` is 'gpt2', expected one of 'bert'"),
+        (
+            b'{"model_type": "bert"}',
+            "config.json: lacks `vocab_size`, .*`hidden_size`, `num_attention_heads`",
+        ),
+    ],
+)
+def test_bad_config_file_is_refused(folder: Path, text: bytes, message: str):
+    (folder / "config.json").write_bytes(text)
+    with pytest.raises(CheckpointError, match=message):
+        load_checkpoint(folder)
+
+
+@pytest.mark.parametrize(
+    ("block", "message"),
+    [
+        (3, "`lpjax` is 3, expected an object"),
+        ({"method": "svd"}, "`lpjax.ranks` is None, expected an object of whole numbers"),
+        ({"ranks": {"pooler/dense/kernel": "2"}}, "`lpjax.ranks` is .* expected an object of whole numbers"),
+        (
+            {"ranks": {"pooler/dense/kernel": 2}},
+            "`lpjax.ranks` and the factored weights .* differ at pooler/dense",
+        ),
+    ],
+)
+def test_bad_compression_block_is_refused(folder: Path, edit_config: Edit, block: Any, message: str):
+    edit_config(lpjax=block)
+    with pytest.raises(CheckpointError, match=message):
+        load_checkpoint(folder)
+
+
+def test_folders_without_safetensors_are_refused_with_a_way_out(folder: Path):
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"holds only pytorch_model.bin, a pickle, .*save_pretrained"):
+        load_checkpoint(folder)
+    (folder / "pytorch_model.bin").unlink()
+    (folder / "flax_model.msgpack").touch()
+    with pytest.raises(CheckpointError, match=r"holds only flax_model.msgpack, expected model.safetensors"):
+        load_checkpoint(folder)
+    (folder / "flax_model.msgpack").unlink()
+    with pytest.raises(CheckpointError, match=r"holds no model.safetensors; if .*save_pretrained"):
+        load_checkpoint(folder)
+    (folder / "config.json").unlink()
+    with pytest.raises(CheckpointError, match=r"holds no config.json, so it is no checkpoint"):
+        load_checkpoint(folder)
