@@ -16,6 +16,7 @@ from lpjax.lowrank import LowRank, is_lowrank
 from lpjax.objectives import entries_bound, lp_norm
 from lpjax.select import Select, leaves_with_paths, rank_for, select_paths
 from lpjax.solvers import SOLVERS, Solution
+from lpjax.solvers._problem import solving_dtype
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,7 +131,7 @@ def compress(
             groups.setdefault((job.shape, job.weights is not None), []).append(job)
     # The solver's own checks, on shapes and on p, before the first solve.
     for (shape, _), jobs in groups.items():
-        matrix = jax.ShapeDtypeStruct(shape, jnp.promote_types(jobs[0].leaf.dtype, jnp.float32))
+        matrix = jax.ShapeDtypeStruct(shape, solving_dtype(jobs[0].leaf.dtype))
         jax.eval_shape(lambda a, jobs=jobs: solve(a, jobs[0].rank, p=p, **options), matrix)
 
     replaced: dict[str, LowRank] = {}
@@ -224,7 +225,7 @@ def _solve_group(
     rank = jobs[0].rank
 
     def one(matrix: Array, weights: Array | None, p: Array) -> _Solved:
-        wide = matrix.astype(jnp.promote_types(matrix.dtype, jnp.float32))
+        wide = matrix.astype(solving_dtype(matrix.dtype))
         extra = options if weights is None else options | {"row_weights": weights}
         solution = solve(wide, rank, p=p, **extra)
         left, right = solution.left.astype(matrix.dtype), solution.right.astype(matrix.dtype)
@@ -251,7 +252,7 @@ def _solve_group(
         batch = jobs[start : start + batch_size]
         matrices = np.stack([np.asarray(job.leaf).T if job.transposed else np.asarray(job.leaf) for job in batch])
         weights = None if batch[0].weights is None else np.stack([job.weights for job in batch])
-        arguments = (jnp.asarray(matrices), weights, jnp.asarray(p, jnp.promote_types(matrices.dtype, jnp.float32)))
+        arguments = (jnp.asarray(matrices), weights, jnp.asarray(p, solving_dtype(matrices.dtype)))
         if len(batch) not in compiled:
             batched = jax.jit(jax.vmap(one, in_axes=(0, None if weights is None else 0, None)))
             compiled[len(batch)] = batched.lower(*arguments).compile()

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 
@@ -23,8 +24,8 @@ class LowRank:
         right: shape (..., rank, out).
     """
 
-    left: Float[Array, "*batch n rank"]
-    right: Float[Array, "*batch rank d"]
+    left: Float[Array | np.ndarray, "*batch n rank"]
+    right: Float[Array | np.ndarray, "*batch rank d"]
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -40,13 +40,14 @@ def coordinates(problem: Problem) -> Coordinates:
     smaller, larger = sorted(rows.shape)
     singular, vectors = right_singular(rows, smaller - 1)
     active = singular > larger * jnp.finfo(rows.dtype).eps * singular[0]
-    whitening = vectors * jnp.where(active, 1 / jnp.where(active, singular, 1), 0)
+    inverse = jnp.where(active, 1 / jnp.where(active, singular, 1), 0)
+    whitening = vectors * inverse[None, :]
     return Coordinates(rows, whitening, jnp.where(active, singular, 0), vectors, active)
 
 
 def axes(coords: Coordinates, factor: Float[Array, "r r"]) -> tuple[Float[Array, " r"], Float[Array, "d r"]]:
     """D and V of M = V D² Vᵀ, for the metric FᵀF in coordinates: the SVD of F diag(s), by which D is not squared."""
-    _, values, transposed = jnp.linalg.svd(factor * coords.singular_values)
+    _, values, transposed = jnp.linalg.svd(factor * coords.singular_values[None, :])
     return values, jnp.matmul(coords.vectors, transposed.T, precision="highest")
 
 

@@ -136,7 +136,7 @@ def _least_squares(
 
     def solve(operands: tuple[Array, Array]) -> Array:
         weight, rest = operands
-        weighted = design * weight
+        weighted = design * weight[None, :]
         normal = jnp.matmul(weighted, design.T, precision="highest")
         right_side = jnp.matmul(weighted, rest, precision="highest")
         ridge = k * eps * jnp.trace(normal) + jnp.finfo(design.dtype).tiny

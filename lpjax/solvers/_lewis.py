@@ -138,7 +138,7 @@ def fixed_point(coords: Coordinates, p: Scalar, tol: Scalar, num_iters: Scalar) 
         return FixedPoint(
             weights,
             jnp.matmul(roots[:, None] * vectors.T, state.factor, precision="highest"),
-            jnp.matmul(state.inverse, vectors * inverse_roots, precision="highest"),
+            jnp.matmul(state.inverse, vectors * inverse_roots[None, :], precision="highest"),
             jnp.abs(1 - p / 2) * jnp.max(change),  # what is left after one more contraction
             state.num_iters + 1,
         )

@@ -13,7 +13,6 @@ from lpjax.objectives import Over
 from lpjax.solvers._geometry import Coordinates, axes, coordinates, truncate
 from lpjax.solvers._problem import Problem, finish, make_problem, normalize
 from lpjax.solvers._solution import Ellipsoid, Solution
-from lpjax.solvers._spectrum import descending_eigh
 
 _ASCENTS = 4  # steps from the longest axis towards the farthest point of the ellipsoid, for a deeper cut
 
@@ -45,7 +44,7 @@ def lowner(
         matrix: A, shape (n, d), floating and finite.
         rank: k, from 1 to min(n, d); static under jit.
         p: exponent in [1, 2]; may be traced. At p = 2 the first ellipsoid is exact and there is no cut.
-        num_iters: limit of cuts; static under jit. Each costs an r × r eigendecomposition and a pass over A.
+        num_iters: limit of cuts; static under jit. Each costs a few products with A.
         tol: the cuts end when √(gᵀGg) ≤ (1 + tol)·√r at the farthest point that was found.
         row_weights: ω ≥ 0, shape (n,): the level set is then that of (Σ ω_i |a_iᵀx|^p)^{1/p}.
         init: no use here, for the start must be known to enclose; taken so that solvers are interchangeable.
@@ -69,8 +68,10 @@ def _lowner(problem: Problem, rank: int, over: Over, limit: int) -> Solution:
     scaled, scaling = normalize(problem)
     coords = coordinates(scaled)
     final = _cut(coords, scaled.p, scaled.tol, limit)
-    inverse_roots = jnp.where(final.radii > 0, 1 / jnp.where(final.radii > 0, final.radii, 1), 0)
-    values, vectors = axes(coords, inverse_roots[:, None] * final.directions.T)
+    directions, radii, _ = jnp.linalg.svd(final.points)
+    usable = (jnp.arange(radii.shape[0], dtype=radii.dtype) < coords.dimension) & (radii > 0)
+    inverse = jnp.where(usable, 1 / jnp.where(usable, radii, 1), 0)
+    values, vectors = axes(coords, inverse[:, None] * directions.T)
     ellipsoid = Ellipsoid(
         values, vectors, jnp.ones_like(final.upper), final.upper, log_volumes=final.log_volumes
     )
@@ -79,10 +80,13 @@ def _lowner(problem: Problem, rank: int, over: Over, limit: int) -> Solution:
 
 
 class _Cuts(NamedTuple):
-    """E in whitened coordinates: its axes (radii and directions), and what the farthest point of it says."""
+    """E in whitened coordinates, and what its farthest point says.
 
-    radii: Float[Array, " r"]
-    directions: Float[Array, "r r"]
+    E = {Xc : ‖c‖₂ ≤ 1}, G = XXᵀ; columns of X are conjugate, not principal axes: principal ones are not unique
+    after a cut, and a choice that rounding makes would not be reproducible.
+    """
+
+    points: Float[Array, "r r"]
     normal: Float[Array, " r"]
     reach: Scalar
     upper: Scalar
@@ -99,18 +103,19 @@ def _cut(coords: Coordinates, p: Scalar, tol: Scalar, limit: int) -> _Cuts:
     def norm(values: Array) -> Array:
         return jnp.sum(jnp.abs(values) ** p, axis=0) ** (1 / p)
 
-    def look(radii: Array, directions: Array, log_volumes: Array, num_iters: Array) -> _Cuts:
+    def look(points: Array, log_volumes: Array, num_iters: Array) -> _Cuts:
         """Find the subgradient at (nearly) the farthest point of E from the level set, and bound that distance."""
-        points = directions * radii
         images = jnp.matmul(basis, points, precision="highest")
         lengths = norm(images)
 
         def subgradient(image: Array) -> Array:
-            powers = jnp.sign(image) * jnp.abs(image) ** (p - 1)
+            # A sign that rounding decides would make the cuts irreproducible; 0 for it is a valid choice too.
+            small = jnp.abs(image) <= jnp.sqrt(jnp.finfo(dtype).eps) * jnp.max(jnp.abs(image))
+            powers = jnp.where(small, 0, jnp.sign(image) * jnp.abs(image) ** (p - 1))
             scale = jnp.maximum(norm(image), jnp.finfo(dtype).tiny) ** (p - 1)
             return jnp.matmul(basis.T, powers, precision="highest") / scale
 
-        def ascend(_: int, normal: Array) -> Array:
+        def ascend(_: Array, normal: Array) -> Array:
             # The point of E farthest along g is Gg/√(gᵀGg); ‖A·‖_p, convex, is no smaller there.
             along = jnp.matmul(points.T, normal, precision="highest")
             unit = along / jnp.maximum(jnp.linalg.norm(along), jnp.finfo(dtype).tiny)
@@ -118,34 +123,31 @@ def _cut(coords: Coordinates, p: Scalar, tol: Scalar, limit: int) -> _Cuts:
 
         normal = jax.lax.fori_loop(0, _ASCENTS, ascend, subgradient(images[:, jnp.argmax(lengths)]))
         reach = jnp.linalg.norm(jnp.matmul(points.T, normal, precision="highest"))
-        # Any point of E is Σ c_j x_j over its axes with ‖c‖₂ ≤ 1; and |a_iᵀx|² ≤ a_iᵀGa_i there.
+        # Any point of E is Σ c_j x_j over the columns with ‖c‖₂ ≤ 1; and |a_iᵀx|² ≤ a_iᵀGa_i there.
         upper = jnp.minimum(jnp.linalg.norm(lengths), norm(jnp.sqrt(jnp.sum(images**2, axis=1))))
         converged = reach <= (1 + tol) * jnp.sqrt(dimension)
-        return _Cuts(radii, directions, normal, reach, upper, log_volumes, num_iters, converged)
+        return _Cuts(points, normal, reach, upper, log_volumes, num_iters, converged)
 
     def advance(state: _Cuts) -> _Cuts:
         alpha_squared = 1 / state.reach**2
-        points = state.directions * state.radii
-        b = jnp.matmul(points, jnp.matmul(points.T, state.normal, precision="highest")) / state.reach
+        unit = jnp.matmul(state.points.T, state.normal, precision="highest") / state.reach
+        b = jnp.matmul(state.points, unit, precision="highest")
         # r = 1: G = bbᵀ, and the first term is gone.
         spread = jnp.where(
             dimension > 1, dimension * (1 - alpha_squared) / jnp.maximum(dimension - 1, 1), 1
         )
-        shape = jnp.matmul(points, points.T, precision="highest")
-        outer = b[:, None] * b[None, :]
-        shape = spread * (shape - outer) + dimension * alpha_squared * outer
-        squares, directions = descending_eigh((shape + shape.T) / 2)
-        radii = jnp.where(jnp.arange(squares.shape[0]) < dimension, jnp.sqrt(squares), 0)
+        # G = XXᵀ and b = Xu with ‖u‖ = 1, so the cut of G is √spread·X(I − uuᵀ) + √(rα²)·Xuuᵀ of X.
+        along = jnp.sqrt(dimension * alpha_squared) - jnp.sqrt(spread)
+        points = jnp.sqrt(spread) * state.points + along * b[:, None] * unit[None, :]
         log_volume = ((dimension - 1) * jnp.log(spread) + jnp.log(dimension * alpha_squared)) / 2
-        volumes = state.log_volumes + jnp.where(jnp.arange(limit) >= state.num_iters, log_volume, 0)
-        return look(radii, directions, volumes, state.num_iters + 1)
+        later = jnp.arange(limit, dtype=jnp.int32) >= state.num_iters
+        return look(points, state.log_volumes + jnp.where(later, log_volume, 0), state.num_iters + 1)
 
     def unfinished(state: _Cuts) -> Bool[Array, ""]:
         return ~state.converged & (state.num_iters < limit)
 
     first = look(
-        coords.active.astype(dtype),
-        jnp.eye(basis.shape[1], dtype=dtype),
+        jnp.diag(coords.active.astype(dtype)),
         jnp.zeros(limit, dtype),
         jnp.zeros((), jnp.int32),
     )

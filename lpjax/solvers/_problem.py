@@ -44,7 +44,11 @@ def _concrete(value: Any) -> np.ndarray | None:
 
 def _require_finite(name: str, value: Any) -> None:
     # On the device, by one reduction: a sum of squares could overflow, a mask of the whole would be a copy.
-    if not isinstance(value, jax.core.Tracer) and not bool(_all_finite(value)):
+    if isinstance(value, jax.core.Tracer):
+        return
+    with jax.ensure_compile_time_eval():  # a constant inside somebody's jit is known, too
+        finite = bool(_all_finite(value))
+    if not finite:
         raise ValueError(f"`{name}` holds NaN or infinite entries; expected finite numbers: mend the checkpoint")
 
 
@@ -85,8 +89,7 @@ def make_problem(
         raise ValueError(f"`matrix` has shape {shape}; expected (n, d), n and d at least 1 (vmap over stacks)")
     if not jnp.issubdtype(dtype, jnp.floating):
         raise ValueError(f"`matrix` has dtype {dtype}; expected a floating one: cast it first")
-    # LAPACK has no half precision, and the iterations need float32's.
-    dtype = jnp.promote_types(dtype, jnp.float32)
+    dtype = solving_dtype(dtype)
     check_rank(rank, (shape[0], shape[1]))
 
     known_p = _concrete(p)
@@ -141,9 +144,15 @@ def make_problem(
     )
 
 
+def solving_dtype(dtype: Any) -> jnp.dtype:
+    """The dtype that a matrix of `dtype` is solved in: LAPACK has no half precision, nor would it do."""
+    narrow = not jnp.issubdtype(dtype, jnp.floating) or jnp.finfo(dtype).bits < 32
+    return jnp.dtype(jnp.float32) if narrow else jnp.dtype(dtype)
+
+
 def default_tol(matrix: Any, power: float) -> float:
     """eps**power of the dtype that `matrix` will be solved in."""
-    return float(jnp.finfo(jnp.promote_types(jnp.result_type(matrix), jnp.float32)).eps ** power)
+    return float(jnp.finfo(solving_dtype(jnp.result_type(matrix))).eps ** power)
 
 
 class Scaling(NamedTuple):
@@ -193,7 +202,7 @@ def _square_roots(metric: Float[Array, "d d"]) -> tuple[Float[Array, "d d"], Flo
     inverse = jnp.where(root > 0, 1 / jnp.where(root > 0, root, 1), 0)
 
     def power(diagonal: Array) -> Array:
-        return jnp.matmul(vectors * diagonal, vectors.T, precision="highest")
+        return jnp.matmul(vectors * diagonal[None, :], vectors.T, precision="highest")
 
     return power(root), power(inverse)
 

@@ -31,7 +31,7 @@ def prox(y: Array, p: Scalar, rho: Scalar) -> Array:
         log_c = jnp.log(p / rho)
         slope_floor = jnp.maximum(p - 1, jnp.finfo(y.dtype).eps)
 
-        def improve(_: int, u: Array) -> Array:
+        def improve(_: Array, u: Array) -> Array:
             first, second = u, log_c + (p - 1) * u
             top = jnp.maximum(first, second)
             # The smaller of the two terms relative to the larger, so that no exponential overflows.
