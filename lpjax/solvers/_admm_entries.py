@@ -17,7 +17,7 @@ from lpjax.solvers._solution import Solution
 from lpjax.solvers._start import Init, descend, split_init, starting_pair
 
 # The objective may rise for a few iterations before it falls further: it is judged over this many.
-_PATIENCE = 10
+_PATIENCE = 40
 
 
 def admm_entries(
@@ -43,9 +43,10 @@ def admm_entries(
         rank: k, from 1 to min(n, d); static under jit.
         p: exponent in [1, 2]; may be traced. At p = 2 the start is optimal and is handed back.
         num_iters: iteration limit.
-        tol: relative fall of the best objective in 10 iterations that ends the run; eps^{0.5} by default.
+        tol: relative fall of the best objective in 40 iterations that ends the run; eps^{0.5} by default.
         row_weights: ω ≥ 0, shape (n,); ones by default.
-        init: "svd", "lewis", "best" of the two (default), a pair (left, right), a `LowRank` or a `Solution`.
+        init: "svd", "lewis", "clipped" (the SVD after clipping large entries), "best" of the three (default), a pair
+            (left, right), a `LowRank` or a `Solution`.
         rho: penalty, relative to the matrix scaled to order one; p·(mean |r|)^{p−2} of the start by default.
 
     Returns:
@@ -55,7 +56,7 @@ def admm_entries(
         ValueError: matrix not 2-D, not floating, not finite; rank or p out of range; weights or init of the wrong
             shape or negative.
     """
-    name, pair = split_init(init)
+    name, pair = split_init(init, ("best", "svd", "lewis", "clipped"))
     problem = make_problem(
         matrix,
         rank,

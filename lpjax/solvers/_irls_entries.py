@@ -39,7 +39,8 @@ def irls_entries(
         num_iters: limit of sweeps.
         tol: relative fall of the objective in one sweep that ends the run; eps^{0.6} by default.
         row_weights: ω ≥ 0, shape (n,); ones by default.
-        init: "svd", "lewis", "best" of the two (default), a pair (left, right), a `LowRank` or a `Solution`.
+        init: "svd", "lewis", "clipped" (the SVD after clipping large entries), "best" of the three (default), a pair
+            (left, right), a `LowRank` or a `Solution`.
 
     Returns:
         `Solution` with the best iterate, never worse than the start; its objective is over entries.
@@ -48,7 +49,7 @@ def irls_entries(
         ValueError: matrix not 2-D, not floating, not finite; rank or p out of range; weights or init of the wrong
             shape or negative.
     """
-    name, pair = split_init(init)
+    name, pair = split_init(init, ("best", "svd", "lewis", "clipped"))
     problem = make_problem(
         matrix,
         rank,

@@ -51,7 +51,7 @@ def irls_rows(
         ValueError: matrix not 2-D, not floating, not finite; rank or p out of range; weights, metric or init of the
             wrong shape, negative or asymmetric.
     """
-    name, pair = split_init(init)
+    name, pair = split_init(init, ("best", "svd", "lewis"))
     problem = make_problem(
         matrix,
         rank,

@@ -42,14 +42,14 @@ def least_enclosing(points: np.ndarray) -> np.ndarray:
     result = minimize(
         lambda v: -np.log(np.abs(np.diag(unpack(v)))).sum(),
         start[lower],
-        jac=lambda v: -np.where(lower[0] == lower[1], 1 / v, 0.0),
+        jac=lambda v: -np.divide(1.0, v, out=np.zeros_like(v), where=lower[0] == lower[1]),
         constraints={
             "type": "ineq",
             "fun": lambda v: 1 - ((points @ unpack(v).T) ** 2).sum(axis=1),
             "jac": lambda v: -2 * (points @ unpack(v).T)[:, lower[0]] * points[:, lower[1]],
         },
         method="SLSQP",
-        options={"maxiter": 500, "ftol": 1e-12},
+        options={"maxiter": 500, "ftol": 1e-9},
     )
     assert result.success, result.message
     factor = unpack(result.x)
