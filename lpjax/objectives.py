@@ -10,10 +10,12 @@ They are equal at p = 2 with C = I, where both are the Frobenius norm.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float, Scalar
 
 Over = Literal["entries", "rows"]
@@ -27,9 +29,13 @@ def blocked_sum(values: Float[Array, " n"]) -> Scalar:
 
 
 def power_of_two_above(value: Scalar) -> Scalar:
-    """The least power of two above `value`, by which division is exact; 1 for zero, infinity and NaN."""
-    mantissa_free = jnp.ldexp(jnp.ones_like(value), jnp.frexp(value)[1])
-    return jnp.where((value > 0) & jnp.isfinite(mantissa_free), mantissa_free, 1)
+    """The least power of two above `value`, by which division is exact; 1 for zero, infinity and NaN.
+
+    Never so large that its inverse, by which XLA multiplies instead of dividing, would be flushed to zero.
+    """
+    largest = jnp.finfo(value.dtype).maxexp - 2
+    mantissa_free = jnp.ldexp(jnp.ones_like(value), jnp.minimum(jnp.frexp(value)[1], largest))
+    return jnp.where((value > 0) & jnp.isfinite(value), mantissa_free, 1)
 
 
 def row_norms(residual: Float[Array, "n d"], metric: Float[Array, "d d"] | None = None) -> Float[Array, " n"]:
@@ -75,31 +81,51 @@ def lp_norm(
         residual: matrix (n, d). Scaled inside, so that 1e±30 neither overflows nor vanishes.
         p: exponent, above 0; may be traced.
         over: "entries" or "rows".
-        row_weights: ω ≥ 0, shape (n,); ones by default.
-        metric: C, symmetric positive semidefinite, shape (d, d); the identity by default. Only with over="rows".
+        row_weights: ω ≥ 0, shape (n,); ones by default. A row of weight 0 does not count, however large.
+        metric: C, symmetric positive semidefinite, shape (d, d); the identity by default. Only over "rows".
 
     Returns:
-        A scalar of the residual's dtype; NaN or infinite where the residual is.
+        A scalar of the residual's dtype, float32 for half precision; NaN or infinite where the residual is.
 
     Raises:
-        ValueError: `over` is neither name, the residual is no matrix, or a metric is given for entries.
+        ValueError: `over` is neither name, p is not above 0, the residual is no floating matrix, weights or
+            metric do not fit it, or a metric is given for entries.
     """
+    residual = jnp.asarray(residual)
     if over not in ("entries", "rows"):
         raise ValueError(f'`over` is {over!r}; expected "entries" or "rows"')
     if residual.ndim != 2:
         raise ValueError(f"`residual` has shape {residual.shape}; expected a matrix (n, d)")
+    n, d = residual.shape
+    if not jnp.issubdtype(residual.dtype, jnp.floating):
+        raise ValueError(f"`residual` has dtype {residual.dtype}; expected a floating one: cast it first")
+    if not isinstance(p, Tracer) and not (np.ndim(p) == 0 and float(p) > 0):
+        raise ValueError(f"`p` is {p}; expected a number above 0")
+    if row_weights is not None and np.shape(row_weights) != (n,):
+        raise ValueError(f"`row_weights` has shape {np.shape(row_weights)}; expected {(n,)}, one a row")
+    if metric is not None and np.shape(metric) != (d, d):
+        raise ValueError(f"`metric` has shape {np.shape(metric)}; expected {(d, d)}")
     if metric is not None and over == "entries":
         raise ValueError('`metric` measures whole rows; pass over="rows", or leave it out')
+    # Neither p nor a sum of many terms can be told in half precision.
+    dtype = jnp.float32 if jnp.finfo(residual.dtype).bits < 32 else residual.dtype
+    residual, p = residual.astype(dtype), jnp.asarray(p, dtype)
+    metric = None if metric is None else jnp.asarray(metric, dtype)
+    if row_weights is not None:
+        row_weights = jnp.asarray(row_weights, dtype)
+        residual = jnp.where(row_weights[:, None] == 0, 0, residual)
     scale = power_of_two_above(jnp.max(jnp.abs(residual), initial=0))
     sums = power_sums(residual / scale, p, over, metric)
     if row_weights is not None:
         sums = row_weights * sums
-    return scale * blocked_sum(sums) ** (1 / jnp.asarray(p, residual.dtype))
+    return scale * blocked_sum(sums) ** (1 / p)
 
 
 def tail(singular_values: Float[Array, " r"], rank: int) -> Scalar:
     """(Σ_{i>k} s_i²)^{1/2} of a descending spectrum."""
-    return jnp.sqrt(jnp.sum(singular_values[rank:] ** 2))
+    beyond = singular_values[_nonnegative(rank) :]
+    scale = power_of_two_above(jnp.max(beyond, initial=0))
+    return scale * jnp.sqrt(jnp.sum((beyond / scale) ** 2))
 
 
 def operator_bound(singular_values: Float[Array, " r"], rank: int, distortion: float | Scalar) -> Scalar:
@@ -119,7 +145,8 @@ def lower_bound(singular_values: Float[Array, " r"], rank: int) -> Scalar:
     Some unit x of the span of the first k + 1 axes has Bx = 0, so ‖A − B‖_p ≥ ‖(A − B)x‖_p ≥ ‖x‖_M ≥ s_{k+1};
     the first step is Hölder's inequality for x of unit ℓ2 norm and p ≤ 2.
     """
-    return singular_values[rank] if rank < singular_values.shape[0] else jnp.zeros((), singular_values.dtype)
+    known = _nonnegative(rank) < singular_values.shape[0]
+    return jnp.asarray(singular_values[rank] if known else 0, singular_values.dtype)
 
 
 def entries_bound(
@@ -135,3 +162,9 @@ def entries_bound(
         p: exponent in [1, 2].
     """
     return distortion * dim ** (1 / p - 0.5) * tail(singular_values, rank)
+
+
+def _nonnegative(rank: Any) -> int:
+    if not isinstance(rank, int | np.integer) or rank < 0:
+        raise ValueError(f"`rank` is {rank!r}; expected a whole number, 0 or more")
+    return int(rank)
