@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)  # arrays have no single truth value, nor a hash
 class LowRank:
     """The weight `left @ right`, kept as its two factors.
 
@@ -68,9 +68,14 @@ def matmul(x: Float[Array, "*batch n"], weight: Array | LowRank) -> Float[Array,
 def take_rows(weight: Array | LowRank, ids: Int[Array, "*batch"]) -> Float[Array, "*batch d"]:
     """Rows `ids` of `weight`: an embedding lookup.
 
-    For a `LowRank` this gathers rows of `left` and multiplies them by `right`; the dense table is never formed.
-    Ids outside the table are clamped to it, as under any jit.
+    For a `LowRank` this gathers rows of `left` and multiplies them by `right`; the dense table is never
+    formed. Ids outside the table, negative ones included, are clamped to it.
+
+    Raises:
+        ValueError: `weight` is no matrix; a stack of tables wants vmap.
     """
+    if weight.ndim != 2:
+        raise ValueError(f"`weight` has shape {weight.shape}; expected a table (n, d): vmap over a stack")
     if isinstance(weight, LowRank):
         return jnp.take(weight.left, ids, axis=0, mode="clip") @ weight.right
     return jnp.take(weight, ids, axis=0, mode="clip")
