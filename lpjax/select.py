@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import jax
@@ -12,17 +12,18 @@ import numpy as np
 
 from lpjax.lowrank import LowRank, is_lowrank
 
-Select: TypeAlias = "str | re.Pattern[str] | Callable[[str, Any], bool] | Sequence[Select]"
+Pattern: TypeAlias = str | re.Pattern[str] | Callable[[str, Any], bool]
+Select: TypeAlias = Pattern | Sequence[Pattern]
 
 _ATTENTION = r"(^|/)\w*(attention|attn)\w*/(.*/)?kernel$"
 _FEED_FORWARD = (
     r"(^|/)(intermediate|layer/\d+/output)/dense/kernel$"  # BERT, RoBERTa
-    r"|(^|/)\w*(ffn|mlp|feed_forward|ff)\w*/(.*/)?kernel$"  # DistilBERT, XLNet and most other Flax models
+    r"|(^|/)(\w*_)?(ffn?|feed_?forward|mlp)\w*/(.*/)?kernel$"  # DistilBERT, XLNet and most other Flax models
 )
 
 GROUPS: dict[str, str] = {
     # Token tables only: position and type tables are small, and every token of a text shares their rows.
-    "embeddings": r"^(?!.*(position|pos_|token_type|segment|type_emb)).*embedding$",
+    "embeddings": r"^(?!.*(position|pos_|wpe|token_type|segment|seg_|type_emb|relative)).*embedding$",
     "attention": _ATTENTION,
     "feed_forward": _FEED_FORWARD,
     "encoder": f"{_ATTENTION}|{_FEED_FORWARD}",
@@ -38,14 +39,16 @@ def leaves_with_paths(params: Any) -> list[tuple[str, Any]]:
 def select_paths(params: Any, select: Select) -> list[str]:
     """Paths of the matrices that `select` names, in tree order.
 
+    Groups overlook case and what is no matrix, such as the 3-D kernels of flax's own attention layers.
+
     Args:
         params: nested containers of arrays.
-        select: a group ("embeddings", "attention", "feed_forward", "encoder", the last being the two before it), a
+        select: a group ("embeddings", "attention", "feed_forward", or "encoder", the two before it), a
             regular expression searched for in the path, a function (path, leaf) -> bool, or a sequence of these.
 
     Raises:
         ValueError: a pattern is no regular expression or matches nothing, or a leaf that it matches is not a
-            floating matrix; the nearest paths are named.
+            floating matrix; the nearest paths are named. Also where two selected leaves have one path.
     """
     leaves = leaves_with_paths(params)
     patterns = list(select) if isinstance(select, Sequence) and not isinstance(select, str) else [select]
@@ -58,7 +61,8 @@ def select_paths(params: Any, select: Select) -> list[str]:
         if not matched:
             raise ValueError(
                 f"`select` {_name(pattern)} matches no leaf; nearest: {_nearest(_name(pattern), leaves)}. "
-                f"Groups are {', '.join(GROUPS)}; anything else is searched for in the paths as a regular expression"
+                f"Groups are {', '.join(GROUPS)}; "
+                f"anything else is searched for in the paths as a regular expression"
             )
         chosen |= matched
     unfit = [f"{path} {_describe(leaf)}" for path, leaf in leaves if path in chosen and not _is_matrix(leaf)]
@@ -68,12 +72,23 @@ def select_paths(params: Any, select: Select) -> list[str]:
             f"`select` matches leaves that are not floating matrices: {', '.join(unfit[:5])}"
             f"{', …' if len(unfit) > 5 else ''}; nearest matrices: {_nearest(unfit[0], kernels)}"
         )
-    return [path for path, _ in leaves if path in chosen]
+    paths = [path for path, _ in leaves if path in chosen]
+    if twice := sorted({path for path in paths if paths.count(path) > 1}):
+        raise ValueError(f"`select` matches different leaves of one path: {', '.join(twice)}; rename a key with a /")
+    return paths
 
 
 def rank_for(shape: tuple[int, int], keep: float) -> int:
-    """Largest rank k whose pair holds at most `keep` of the dense parameters: floor(keep·nd/(n + d)); may be 0."""
+    """Largest rank whose pair holds at most `keep` of the parameters: floor(keep·nd/(n + d)); may be 0.
+
+    Raises:
+        ValueError: `keep` is not in (0, 1], or a side of `shape` is below 1.
+    """
+    if not 0 < keep <= 1:
+        raise ValueError(f"`keep` is {keep}; expected a share of the dense parameters in (0, 1]")
     n, d = shape
+    if min(n, d) < 1:
+        raise ValueError(f"`shape` is {tuple(shape)}; expected (n, d), both 1 or more")
     # A product such as 0.1·30 must not floor to 2 for want of one rounding.
     return int(np.floor(keep * n * d / (n + d) * (1 + 4 * np.finfo(float).eps)))
 
@@ -82,7 +97,7 @@ def _matcher(pattern: Any) -> Callable[[str, Any], bool]:
     if callable(pattern):
         return lambda path, leaf: bool(pattern(path, leaf))
     if isinstance(pattern, str) and pattern in GROUPS:
-        expression = re.compile(GROUPS[pattern])
+        expression = re.compile(GROUPS[pattern], re.IGNORECASE)
         return lambda path, leaf: bool(expression.search(path)) and _is_matrix(leaf)
     if not isinstance(pattern, str | re.Pattern):
         raise ValueError(
@@ -98,18 +113,19 @@ def _matcher(pattern: Any) -> Callable[[str, Any], bool]:
 def _is_matrix(leaf: Any) -> bool:
     if isinstance(leaf, LowRank):
         return leaf.ndim == 2
-    return np.ndim(leaf) == 2 and jax.numpy.issubdtype(leaf.dtype, jax.numpy.floating)
+    return getattr(leaf, "ndim", 0) == 2 and jax.numpy.issubdtype(leaf.dtype, jax.numpy.floating)
 
 
 def _describe(leaf: Any) -> str:
-    return f"({getattr(leaf, 'dtype', type(leaf).__name__)}{list(np.shape(leaf))})"
+    # A `LowRank` has a shape that NumPy does not see.
+    return f"({getattr(leaf, 'dtype', type(leaf).__name__)}{list(getattr(leaf, 'shape', np.shape(leaf)))})"
 
 
 def _name(pattern: Any) -> str:
     return repr(getattr(pattern, "pattern", getattr(pattern, "__name__", pattern)))
 
 
-def _nearest(name: str, leaves: Sequence[tuple[str, Any]] | Mapping[str, Any]) -> str:
+def _nearest(name: str, leaves: Sequence[tuple[str, Any]]) -> str:
     paths = [path for path, _ in leaves]
     if not paths:
         return "none, the tree has no such leaf"
