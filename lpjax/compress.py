@@ -28,9 +28,11 @@ class LayerRecord:
         shape: of the dense leaf.
         rank: of the pair, None where the leaf stayed dense.
         dense_size, stored_size: parameters before and after.
-        objective_entries, objective_rows: ‖A − LR‖_p / ‖A‖_p of the pair as stored, over entries and over rows
-            (rows are the layer's outputs for a kernel, tokens for an embedding); 0 where dense.
-        bound: what the solver's ellipsoid guarantees for `objective_entries`; None without one.
+        objective_entries, objective_rows: ‖A − LR‖_p / ‖A‖_p of the pair as stored, over entries and over
+            rows (the layer's outputs for a kernel, tokens for an embedding); 0 where dense. Without any row
+            weights.
+        bound: what the solver's ellipsoid guarantees for `objective_entries`, before the factors are rounded
+            to the leaf's dtype; None without one, and with row weights, for which it bounds another norm.
         num_iters, converged: of the solver.
         seconds: solving, without compilation; a group's time divided by its layers.
         note: why it stayed dense, or empty.
@@ -76,17 +78,18 @@ def compress(
 ) -> Compressed:
     """Replace chosen matrices of a params tree by `LowRank` pairs.
 
-    An embedding (vocab, hidden) is factored as it is, its rows being tokens. A kernel (in, out) is factored as its
-    transpose, its rows being the layer's outputs ("neurons"): that is the side on which a row objective looks for
-    outliers, and a geometric solver takes for the constraints of its level set. Leaves of equal shape are solved
-    together, `batch_size` at a time.
+    An embedding (vocab, hidden) is factored as it is, its rows being tokens. A kernel (in, out) is factored
+    as its transpose, its rows being the outputs ("neurons") of the layer: the side on which a row objective
+    looks for outliers, and a geometric solver takes for the constraints of its level set. Leaves of equal
+    shape and dtype are solved together, `batch_size` at a time.
 
     Args:
         params: nested containers of arrays (NumPy or JAX); not changed.
         select: see `select_paths`.
         keep: largest share of a leaf's parameters that its pair may have, in (0, 1]; gives the rank.
         rank: the rank of every pair; instead of `keep`.
-        solver: a name in `SOLVERS`, or a function matrix, rank, *, p -> `Solution` that jit and vmap can transform.
+        solver: a name in `SOLVERS`, or a function matrix, rank, *, p -> `Solution` that jit and vmap can
+            transform.
         p: exponent.
         row_weights: path -> ω ≥ 0, one a row: (vocab,) for an embedding, (out,) for a kernel.
         rows: axis of a leaf that holds its rows, "first", "last", or "auto": first for a leaf that is called
@@ -97,24 +100,25 @@ def compress(
         **options: further keywords for the solver: num_iters, tol, init, …
 
     Returns:
-        `Compressed(params, records)`; factors have the leaf's dtype and are NumPy arrays on the host. A pair that
-        would not be smaller stays dense, and the record says so.
+        `Compressed(params, records)`; factors have the leaf's dtype and are NumPy arrays on the host. A pair
+        that would not be smaller stays dense, and the record says so.
 
     Raises:
-        ValueError: before any solving: nothing matches, a leaf is no floating matrix or not finite, keep or rank out
-            of range, or what the solver refuses.
+        ValueError: before any solving: nothing matches, a leaf is no floating matrix or not finite, keep or
+            rank out of range, what the solver refuses, or a function that returns no `Solution` that fits.
+        TypeError: an option that the solver does not have, before any solving.
     """
     solve = _solver(solver)
     if (keep is None) == (rank is None):
         raise ValueError(f"`keep` is {keep} and `rank` is {rank}; expected exactly one of them")
     if keep is not None and not 0 < keep <= 1:
         raise ValueError(f"`keep` is {keep}; expected a share of the dense parameters in (0, 1]")
-    if rank is not None and (not isinstance(rank, int | np.integer) or rank < 1):
+    if rank is not None and not _is_count(rank):
         raise ValueError(f"`rank` is {rank!r}; expected a whole number, 1 or more")
     if rows not in ("auto", "first", "last"):
         raise ValueError(f'`rows` is {rows!r}; expected "auto", "first" or "last"')
-    if batch_size is not None and batch_size < 1:
-        raise ValueError(f"`batch_size` is {batch_size}; expected 1 or more")
+    if batch_size is not None and not _is_count(batch_size):
+        raise ValueError(f"`batch_size` is {batch_size!r}; expected a whole number, 1 or more")
     paths = select_paths(params, select)
     weights = dict(row_weights or {})
     if strangers := sorted(weights.keys() - set(paths)):
@@ -122,17 +126,15 @@ def compress(
 
     leaves = dict(leaves_with_paths(params))
     records: dict[str, LayerRecord] = {}
-    groups: dict[tuple[tuple[int, int], bool], list[_Job]] = {}
+    groups: dict[tuple[tuple[int, int], np.dtype, bool], list[_Job]] = {}
     for path in paths:
         job = _plan(path, leaves[path], keep, rank, rows, weights.get(path))
         if isinstance(job, LayerRecord):
             records[path] = job
         else:
-            groups.setdefault((job.shape, job.weights is not None), []).append(job)
-    # The solver's own checks, on shapes and on p, before the first solve.
-    for (shape, _), jobs in groups.items():
-        matrix = jax.ShapeDtypeStruct(shape, solving_dtype(jobs[0].leaf.dtype))
-        jax.eval_shape(lambda a, jobs=jobs: solve(a, jobs[0].rank, p=p, **options), matrix)
+            groups.setdefault((job.shape, job.leaf.dtype, job.weights is not None), []).append(job)
+    for jobs in groups.values():
+        _rehearse(solve, jobs[0], p, options)
 
     replaced: dict[str, LowRank] = {}
     done = 0
@@ -145,7 +147,7 @@ def compress(
 
     for record in list(records.values()):
         report(record)
-    for (shape, _), jobs in groups.items():
+    for (shape, _, _), jobs in groups.items():
         size = batch_size or _default_batch(shape)
         for record, pair in _solve_group(solve, jobs, p, options, size):
             records[record.path], replaced[record.path] = record, pair
@@ -164,6 +166,10 @@ class _Job(NamedTuple):
     weights: np.ndarray | None
 
 
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool) and bool(value >= 1)
+
+
 def _solver(solver: str | Callable[..., Solution]) -> Callable[..., Solution]:
     if callable(solver):
         return solver
@@ -172,22 +178,25 @@ def _solver(solver: str | Callable[..., Solution]) -> Callable[..., Solution]:
     return SOLVERS[solver]
 
 
-def _plan(
-    path: str, leaf: Any, keep: float | None, rank: int | None, rows: str, weights: Any
-) -> _Job | LayerRecord:
+def _plan(path: str, leaf: Any, keep: float | None, rank: int | None, rows: str, weights: Any) -> _Job | LayerRecord:
     size = int(np.prod(leaf.shape))
     if isinstance(leaf, LowRank):
         return LayerRecord(path, leaf.shape, leaf.rank, size, leaf.size, note="is factored already; left as it is")
     n, d = leaf.shape
-    chosen = int(rank) if rank is not None else rank_for((n, d), keep or 0)
+    chosen = rank_for((n, d), keep) if keep is not None else int(rank or 0)
     if chosen < 1:
         return LayerRecord(path, leaf.shape, None, size, size, note="stays dense: even rank 1 keeps more than asked")
     if chosen * (n + d) >= n * d:
         note = f"stays dense: a pair of rank {chosen} has {chosen * (n + d)} parameters, no fewer"
         return LayerRecord(path, leaf.shape, None, size, size, note=note)
+    dtype = jax.dtypes.canonicalize_dtype(leaf.dtype)  # without x64, what float32 cannot hold is infinite
     for start in range(0, n, 4096):  # in pieces: a mask of the whole would be a copy
-        if not np.all(np.isfinite(np.asarray(leaf[start : start + 4096], np.float32))):
-            raise ValueError(f"{path} holds NaN or infinite entries; expected finite weights: mend the checkpoint")
+        with np.errstate(over="ignore"):
+            piece = np.asarray(leaf[start : start + 4096]).astype(dtype)
+        if not np.all(np.isfinite(piece)):
+            raise ValueError(
+                f"{path} holds NaN or infinite entries (as {dtype}); expected finite weights: mend the checkpoint"
+            )
     transposed = rows == "last" or (rows == "auto" and path.split("/")[-1] != "embedding")
     shape = (d, n) if transposed else (n, d)
     if weights is not None:
@@ -199,6 +208,30 @@ def _plan(
         if not np.any(weights):
             raise ValueError(f"`row_weights` of {path} is all zero; expected a weight above 0")
     return _Job(path, leaf, shape, transposed, chosen, weights)
+
+
+def _rehearse(solve: Callable[..., Solution], job: _Job, p: float, options: dict[str, Any]) -> None:
+    """The solver's own checks, on shapes, p and options, without solving; then of what it would return."""
+    dtype = solving_dtype(jax.dtypes.canonicalize_dtype(job.leaf.dtype))
+    matrix = jax.ShapeDtypeStruct(job.shape, dtype)
+    weights = None if job.weights is None else jax.ShapeDtypeStruct(job.shape[:1], job.weights.dtype)
+
+    def run(matrix: Array, weights: Array | None) -> Solution:
+        return solve(matrix, job.rank, p=p, **_with_weights(options, weights))
+
+    found = jax.eval_shape(run, matrix, weights)
+    if not isinstance(found, Solution):
+        raise ValueError(f"`solver` returned a {type(found).__name__}; expected a `Solution`")
+    shapes, expected = (
+        (found.left.shape, found.right.shape),
+        ((job.shape[0], job.rank), (job.rank, job.shape[1])),
+    )
+    if shapes != expected:
+        raise ValueError(f"`solver` returned factors of shapes {shapes}; expected {expected}")
+
+
+def _with_weights(options: dict[str, Any], weights: Array | None) -> dict[str, Any]:
+    return options if weights is None else options | {"row_weights": weights}
 
 
 def _default_batch(shape: tuple[int, int]) -> int:
@@ -226,8 +259,7 @@ def _solve_group(
 
     def one(matrix: Array, weights: Array | None, p: Array) -> _Solved:
         wide = matrix.astype(solving_dtype(matrix.dtype))
-        extra = options if weights is None else options | {"row_weights": weights}
-        solution = solve(wide, rank, p=p, **extra)
+        solution = solve(wide, rank, p=p, **_with_weights(options, weights))
         left, right = solution.left.astype(matrix.dtype), solution.right.astype(matrix.dtype)
         # Measured on the factors as they will be stored, after any rounding to half precision.
         residual = wide - jnp.matmul(left.astype(wide.dtype), right.astype(wide.dtype), precision="highest")
@@ -250,17 +282,23 @@ def _solve_group(
     compiled: dict[int, Any] = {}
     for start in range(0, len(jobs), batch_size):
         batch = jobs[start : start + batch_size]
-        matrices = np.stack([np.asarray(job.leaf).T if job.transposed else np.asarray(job.leaf) for job in batch])
-        weights = None if batch[0].weights is None else np.stack([job.weights for job in batch])
-        arguments = (jnp.asarray(matrices), weights, jnp.asarray(p, solving_dtype(matrices.dtype)))
+        stacked = [np.asarray(job.leaf).T if job.transposed else np.asarray(job.leaf) for job in batch]
+        known = [job.weights for job in batch if job.weights is not None]  # of all jobs of a group, or of none
+        weights = np.stack(known) if known else None
+        # One alone is not vmapped: under vmap both sides of a solver's branches would be computed.
+        single = len(batch) == 1
+        matrices = jnp.asarray(stacked[0] if single else np.stack(stacked))
+        weights = weights[0] if single and weights is not None else weights
+        arguments = (matrices, weights, jnp.asarray(p, solving_dtype(matrices.dtype)))
         if len(batch) not in compiled:
-            batched = jax.jit(jax.vmap(one, in_axes=(0, None if weights is None else 0, None)))
-            compiled[len(batch)] = batched.lower(*arguments).compile()
+            run = one if single else jax.vmap(one, in_axes=(0, None if weights is None else 0, None))
+            compiled[len(batch)] = jax.jit(run).lower(*arguments).compile()
         began = time.perf_counter()
         solved = jax.device_get(compiled[len(batch)](*arguments))
         seconds = (time.perf_counter() - began) / len(batch)
         for i, job in enumerate(batch):
-            yield _record(job, _Solved(*(None if x is None else x[i] for x in solved)), seconds)
+            own = solved if single else jax.tree.map(lambda x, i=i: x[i], solved)
+            yield _record(job, own, seconds)
 
 
 def _share(part: Array, whole: Array) -> Array:
@@ -268,7 +306,8 @@ def _share(part: Array, whole: Array) -> Array:
 
 
 def _record(job: _Job, solved: _Solved, seconds: float) -> tuple[LayerRecord, LowRank]:
-    left, right = np.asarray(solved.left), np.asarray(solved.right)
+    # Without x64, float64 was solved in float32.
+    left, right = (np.asarray(factor, job.leaf.dtype) for factor in (solved.left, solved.right))
     pair = LowRank(right.T, left.T) if job.transposed else LowRank(left, right)
     record = LayerRecord(
         path=job.path,

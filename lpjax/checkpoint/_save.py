@@ -88,9 +88,7 @@ def save_checkpoint(checkpoint: Checkpoint, folder: str | Path, *, overwrite: bo
 
 def _check_target(target: Path, source: Path | None, overwrite: bool) -> None:
     if source is not None and not source.is_dir():
-        raise FileNotFoundError(
-            f"`checkpoint.source`, {source}, is no longer there; None saves without a tokenizer"
-        )
+        raise FileNotFoundError(f"`checkpoint.source`, {source}, is no longer there; None saves without a tokenizer")
     if not target.exists():
         return
     if not target.is_dir():
@@ -100,9 +98,7 @@ def _check_target(target: Path, source: Path | None, overwrite: bool) -> None:
     if source is not None:
         origin = source.resolve()
         if origin == target or target in origin.parents or origin in target.parents:
-            raise FileExistsError(
-                f"{target} overlaps {origin}, which the checkpoint came from; choose another folder"
-            )
+            raise FileExistsError(f"{target} overlaps {origin}, which the checkpoint came from; choose another folder")
     inside = {path.name for path in target.iterdir()}
     if inside and not (CONFIG in inside and any(name.endswith(".safetensors") for name in inside)):
         raise FileExistsError(f"{target} is not empty and not a checkpoint; choose another folder")

@@ -48,22 +48,16 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
         length = struct.unpack("<Q", content[:8])[0]
         pairs = json.loads(content[8 : 8 + length], object_pairs_hook=list)
     except (SafetensorError, OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(
-            f"{path} is not a whole safetensors file: {error}; fetch or save it again"
-        ) from error
+        raise CheckpointError(f"{path} is not a whole safetensors file: {error}; fetch or save it again") from error
 
     names = [name for name, _ in pairs if name != "__metadata__"]
     repeated = [name for name, count in collections.Counter(names).items() if count > 1]
     if repeated:
         raise CheckpointError(f"{path} holds more than one tensor of the name {', '.join(repeated)}")
     entries = {name: dict(entry) for name, entry in pairs if name != "__metadata__"}
-    strange = [
-        f"{name} ({entry['dtype']})" for name, entry in entries.items() if entry["dtype"] not in _DTYPES
-    ]
+    strange = [f"{name} ({entry['dtype']})" for name, entry in entries.items() if entry["dtype"] not in _DTYPES]
     if strange:
-        raise CheckpointError(
-            f"{path} holds tensors in a format that lpjax does not read: {', '.join(strange)}"
-        )
+        raise CheckpointError(f"{path} holds tensors in a format that lpjax does not read: {', '.join(strange)}")
 
     data = np.frombuffer(content, np.uint8, offset=8 + length)
     tensors = {}
@@ -105,8 +99,7 @@ def not_finite(arrays: Iterable[tuple[str, Any]]) -> Iterator[str]:
         dense = np.asarray(array)
         flat = (dense if dense.flags.c_contiguous else dense.T).reshape(-1)
         bad = sum(
-            int(np.count_nonzero(~np.isfinite(flat[start : start + _CHUNK])))
-            for start in range(0, flat.size, _CHUNK)
+            int(np.count_nonzero(~np.isfinite(flat[start : start + _CHUNK]))) for start in range(0, flat.size, _CHUNK)
         )
         if bad:
             yield f"{name} ({bad} of {flat.size})"

@@ -106,9 +106,7 @@ def encode(
     """
     arch = architecture(config)
     if not isinstance(params, Mapping):
-        raise ValueError(
-            f"`params` is {type(params).__name__}, expected a nested dict such as Checkpoint.params"
-        )
+        raise ValueError(f"`params` is {type(params).__name__}, expected a nested dict such as Checkpoint.params")
     return _encode(params, arch, config, *_inputs(batch, config), _dtype(dtype))
 
 
@@ -125,13 +123,9 @@ def device_params(params: Mapping[str, Any], dtype: DTypeLike | None = None) -> 
 def _dtype(dtype: DTypeLike) -> np.dtype:
     kind = np.dtype(dtype)
     if not jnp.issubdtype(kind, jnp.floating):
-        raise ValueError(
-            f"`dtype` is {kind}, expected a floating-point type such as jnp.float32 or jnp.bfloat16"
-        )
+        raise ValueError(f"`dtype` is {kind}, expected a floating-point type such as jnp.float32 or jnp.bfloat16")
     if kind == np.float64 and not jax.config.read("jax_enable_x64"):
-        raise ValueError(
-            "`dtype` is float64 but jax's x64 mode is off; jax.config.update('jax_enable_x64', True)"
-        )
+        raise ValueError("`dtype` is float64 but jax's x64 mode is off; jax.config.update('jax_enable_x64', True)")
     return kind
 
 

@@ -56,9 +56,7 @@ class BertConfig:
         if code and (not isinstance(code, Mapping) or "AutoModel" in code):
             reader.fault("`auto_map` names code of its own for the model, which lpjax does not run")
         reader.finish()
-        return cls(
-            **{field.name: data[field.name] for field in dataclasses.fields(cls) if field.name in data}
-        )
+        return cls(**{field.name: data[field.name] for field in dataclasses.fields(cls) if field.name in data})
 
     def to_json(self) -> dict[str, Any]:
         """The object of a config.json that `from_json` reads this config from."""

@@ -34,9 +34,7 @@ def linear(x: Float[Array, "batch length n"], params: Mapping[str, Any]) -> Floa
     return matmul(x, cast(params["kernel"], x.dtype)) + cast(params["bias"], x.dtype)[None, None]
 
 
-def embed(
-    ids: Int[Array, "batch length"], params: Mapping[str, Any], dtype: Any
-) -> Float[Array, "batch length d"]:
+def embed(ids: Int[Array, "batch length"], params: Mapping[str, Any], dtype: Any) -> Float[Array, "batch length d"]:
     """Rows `ids` of the table `params["embedding"]`, as `dtype`."""
     table, ids = params["embedding"], jnp.asarray(ids)
     if isinstance(table, LowRank):

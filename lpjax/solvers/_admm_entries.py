@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, Scalar
 
 from lpjax.objectives import power_sums
@@ -21,13 +22,13 @@ _PATIENCE = 40
 
 
 def admm_entries(
-    matrix: Array,
+    matrix: ArrayLike,
     rank: int,
     *,
     p: Any = 1.0,
     num_iters: int = 100,
     tol: float | None = None,
-    row_weights: Array | None = None,
+    row_weights: ArrayLike | None = None,
     init: Any = None,
     rho: Any = None,
 ) -> Solution:
@@ -137,6 +138,4 @@ def _admm_entries(problem: Problem, rank: int, init: Init) -> Solution:
         optimal=(p == 2) & (scaled.init is None),
     )
     left, right = outcome.best
-    return finish(
-        Solution(left, right, outcome.objective, outcome.num_iters, outcome.converged), scaling, problem.p
-    )
+    return finish(Solution(left, right, outcome.objective, outcome.num_iters, outcome.converged), scaling, problem.p)

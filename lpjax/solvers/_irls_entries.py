@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Scalar
 
 from lpjax.objectives import power_sums
@@ -16,13 +17,13 @@ from lpjax.solvers._start import Init, descend, split_init, starting_pair
 
 
 def irls_entries(
-    matrix: Array,
+    matrix: ArrayLike,
     rank: int,
     *,
     p: Any = 1.0,
     num_iters: int = 200,
     tol: float | None = None,
-    row_weights: Array | None = None,
+    row_weights: ArrayLike | None = None,
     init: Any = None,
 ) -> Solution:
     """Lower (Σ_i ω_i Σ_j |a_ij − (LR)_ij|^p)^{1/p} over rank-k LR by alternating reweighted least squares.

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Scalar
 
 from lpjax.solvers._blocks import join_rows, split_rows
@@ -17,15 +18,15 @@ from lpjax.solvers._start import Init, descend, select_tree, split_init, startin
 
 
 def irls_rows(
-    matrix: Array,
+    matrix: ArrayLike,
     rank: int,
     *,
     p: Any = 1.0,
     num_iters: int = 100,
     tol: float | None = None,
-    row_weights: Array | None = None,
+    row_weights: ArrayLike | None = None,
     init: Any = None,
-    metric: Array | None = None,
+    metric: ArrayLike | None = None,
 ) -> Solution:
     """Lower (Σ_i ω_i ‖a_i − l_i R‖_C^p)^{1/p} over rank-k LR by iteratively reweighted least squares.
 

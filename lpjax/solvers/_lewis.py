@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, Scalar
 
 from lpjax.objectives import Over
@@ -18,13 +19,13 @@ from lpjax.solvers._spectrum import descending_eigh, gram
 
 
 def lewis(
-    matrix: Array,
+    matrix: ArrayLike,
     rank: int,
     *,
     p: Any = 1.0,
     num_iters: int = 100,
     tol: float | None = None,
-    row_weights: Array | None = None,
+    row_weights: ArrayLike | None = None,
     init: None = None,
     over: Over = "entries",
 ) -> Solution:

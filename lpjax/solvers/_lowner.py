@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, Scalar
 
 from lpjax.objectives import Over
@@ -18,13 +19,13 @@ _ASCENTS = 4  # steps from the longest axis towards the farthest point of the el
 
 
 def lowner(
-    matrix: Array,
+    matrix: ArrayLike,
     rank: int,
     *,
     p: Any = 1.0,
     num_iters: int = 1000,
     tol: float = 1e-2,
-    row_weights: Array | None = None,
+    row_weights: ArrayLike | None = None,
     init: None = None,
     over: Over = "entries",
 ) -> Solution:
@@ -57,9 +58,7 @@ def lowner(
         ValueError: matrix not 2-D, not floating, not finite; rank or p out of range; weights of the wrong shape or
             negative.
     """
-    problem = make_problem(
-        matrix, rank, p=p, num_iters=num_iters, tol=tol, row_weights=row_weights
-    )
+    problem = make_problem(matrix, rank, p=p, num_iters=num_iters, tol=tol, row_weights=row_weights)
     return _lowner(problem, rank, over, num_iters)
 
 
@@ -72,9 +71,7 @@ def _lowner(problem: Problem, rank: int, over: Over, limit: int) -> Solution:
     usable = (jnp.arange(radii.shape[0], dtype=radii.dtype) < coords.dimension) & (radii > 0)
     inverse = jnp.where(usable, 1 / jnp.where(usable, radii, 1), 0)
     values, vectors = axes(coords, inverse[:, None] * directions.T)
-    ellipsoid = Ellipsoid(
-        values, vectors, jnp.ones_like(final.upper), final.upper, log_volumes=final.log_volumes
-    )
+    ellipsoid = Ellipsoid(values, vectors, jnp.ones_like(final.upper), final.upper, log_volumes=final.log_volumes)
     solution = truncate(scaled, rank, over, ellipsoid, final.num_iters, final.converged)
     return finish(solution, scaling, problem.p)
 
@@ -133,9 +130,7 @@ def _cut(coords: Coordinates, p: Scalar, tol: Scalar, limit: int) -> _Cuts:
         unit = jnp.matmul(state.points.T, state.normal, precision="highest") / state.reach
         b = jnp.matmul(state.points, unit, precision="highest")
         # r = 1: G = bbᵀ, and the first term is gone.
-        spread = jnp.where(
-            dimension > 1, dimension * (1 - alpha_squared) / jnp.maximum(dimension - 1, 1), 1
-        )
+        spread = jnp.where(dimension > 1, dimension * (1 - alpha_squared) / jnp.maximum(dimension - 1, 1), 1)
         # G = XXᵀ and b = Xu with ‖u‖ = 1, so the cut of G is √spread·X(I − uuᵀ) + √(rα²)·Xuuᵀ of X.
         along = jnp.sqrt(dimension * alpha_squared) - jnp.sqrt(spread)
         points = jnp.sqrt(spread) * state.points + along * b[:, None] * unit[None, :]
@@ -152,7 +147,5 @@ def _cut(coords: Coordinates, p: Scalar, tol: Scalar, limit: int) -> _Cuts:
         jnp.zeros((), jnp.int32),
     )
     # At p = 2 the start is the level set itself.
-    first = first._replace(
-        converged=first.converged | (p == 2), upper=jnp.where(p == 2, 1, first.upper).astype(dtype)
-    )
+    first = first._replace(converged=first.converged | (p == 2), upper=jnp.where(p == 2, 1, first.upper).astype(dtype))
     return jax.lax.while_loop(unfinished, advance, first)

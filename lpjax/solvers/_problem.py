@@ -207,9 +207,7 @@ def _square_roots(metric: Float[Array, "d d"]) -> tuple[Float[Array, "d d"], Flo
     return power(root), power(inverse)
 
 
-def project(
-    problem: Problem, right: Float[Array, "k d"], over: Over
-) -> tuple[Float[Array, "n k"], Scalar]:
+def project(problem: Problem, right: Float[Array, "k d"], over: Over) -> tuple[Float[Array, "n k"], Scalar]:
     """left = A Rᵀ for R of orthonormal rows, and the ℓp objective of the pair, on a normalized problem."""
 
     def block(rows: Array, _: Array) -> tuple[Array, Array]:

@@ -7,9 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 
-def gram(
-    matrix: Float[Array, "n d"], weights: Float[Array, " n"] | None = None
-) -> Float[Array, "d d"]:
+def gram(matrix: Float[Array, "n d"], weights: Float[Array, " n"] | None = None) -> Float[Array, "d d"]:
     """Aᵀ diag(w) A."""
     weighted = matrix if weights is None else matrix * weights[:, None]
     return jnp.matmul(weighted.T, matrix, precision="highest")
@@ -21,9 +19,7 @@ def descending_eigh(symmetric: Float[Array, "d d"]) -> tuple[Float[Array, " d"],
     return jnp.maximum(values[::-1], 0), vectors[:, ::-1]
 
 
-def right_singular(
-    matrix: Float[Array, "n d"], tail_start: int
-) -> tuple[Float[Array, " r"], Float[Array, "d r"]]:
+def right_singular(matrix: Float[Array, "n d"], tail_start: int) -> tuple[Float[Array, " r"], Float[Array, "d r"]]:
     """Singular values, descending, and right singular vectors; r = min(n, d).
 
     Eigenvectors of AᵀA cost a fifth of LAPACK's gesdd, but rounding perturbs AᵀA by about eps·σ₁², and what lies

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from lpjax.objectives import Over
@@ -16,15 +17,15 @@ from lpjax.solvers._spectrum import right_singular
 
 
 def svd(
-    matrix: Array,
+    matrix: ArrayLike,
     rank: int,
     *,
     p: Any = 2.0,
     num_iters: int = 0,
     tol: float = 0.0,
-    row_weights: Array | None = None,
+    row_weights: ArrayLike | None = None,
     init: None = None,
-    metric: Array | None = None,
+    metric: ArrayLike | None = None,
     over: Over = "entries",
 ) -> Solution:
     """argmin over rank-k LR of Σ_i ω_i ‖a_i − l_i R‖_C² (Eckart–Young), whatever p the objective is reported in.
@@ -46,9 +47,7 @@ def svd(
         ValueError: matrix not 2-D, not floating, not finite; rank or p out of range; weights or metric of the wrong
             shape, negative or asymmetric.
     """
-    problem = make_problem(
-        matrix, rank, p=p, num_iters=num_iters, tol=tol, row_weights=row_weights, metric=metric
-    )
+    problem = make_problem(matrix, rank, p=p, num_iters=num_iters, tol=tol, row_weights=row_weights, metric=metric)
     return _svd(problem, rank, "rows" if metric is not None else over)
 
 

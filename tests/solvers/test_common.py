@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -31,9 +32,7 @@ def test_p2_is_the_truncated_svd(name, dtype, shape, rank, weighted):
     tolerance = 1e-10 if dtype == "float64" else 1e-5
     floor = tolerance * float(np.linalg.norm(matrix))  # at full rank the residual is rounding
     assert solution.objective == pytest.approx(expected, rel=tolerance, abs=floor)
-    assert norm(matrix - product(solution), 2, weights=weights) == pytest.approx(
-        expected, rel=tolerance, abs=floor
-    )
+    assert norm(matrix - product(solution), 2, weights=weights) == pytest.approx(expected, rel=tolerance, abs=floor)
     assert solution.converged
 
 
@@ -113,9 +112,7 @@ def test_scale(name, scale, p):
     plain = solve(name, matrix, 3, p=p)
     scaled = solve(name, matrix * exponent, 3, p=p)
     assert scaled.objective == pytest.approx(float(plain.objective) * float(exponent), rel=1e-6)
-    assert np.allclose(
-        product(scaled), product(plain) * float(exponent), rtol=1e-5, atol=1e-6 * float(exponent)
-    )
+    assert np.allclose(product(scaled), product(plain) * float(exponent), rtol=1e-5, atol=1e-6 * float(exponent))
 
 
 def test_row_weights_scale_and_zero_weights(name):
@@ -248,12 +245,10 @@ def test_never_worse_than_the_start_and_monotone(name, p, x64):
     matrix = jnp.asarray(heavy_tailed(17, 7))
     starts = {init: solve(init, matrix, 3, p=p, over=over).objective for init in ("svd", "lewis")}
     for init in ("svd", "lewis"):
-        values = [
-            float(solve(name, matrix, 3, p=p, init=init, num_iters=i, tol=0.0).objective) for i in range(12)
-        ]
-        # A start needs only two maps of the Lewis iteration, so it may differ a little from `lewis`.
-        assert values[0] == pytest.approx(float(starts[init]), rel=1e-9 if init == "svd" else 2e-2)
-        assert all(b <= a * (1 + 1e-12) for a, b in zip(values, values[1:], strict=False))
+        values = [float(solve(name, matrix, 3, p=p, init=init, num_iters=i, tol=0.0).objective) for i in range(12)]
+        # A start needs only one map of the Lewis iteration, so it may differ a little from `lewis`.
+        assert values[0] == pytest.approx(float(starts[init]), rel=1e-9 if init == "svd" else 5e-2)
+        assert all(b <= a * (1 + 1e-12) for a, b in itertools.pairwise(values))
         assert values[-1] < values[0] * 0.999
     best = solve(name, matrix, 3, p=p, num_iters=0).objective
     assert best <= starts["svd"] * (1 + 1e-12)

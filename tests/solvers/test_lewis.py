@@ -73,9 +73,7 @@ def test_sandwich(p, shape):
             rows = matrix[rng.choice(shape[0], shape[1] - 1, replace=False)]
             points.append(np.linalg.svd(rows)[2][-1:])
     # Steepest ascent and descent of the ratio.
-    ratio = jax.grad(
-        lambda x: jnp.log(jnp.sum(jnp.abs(matrix @ x) ** p)) / p - jnp.log(x @ metric @ x) / 2
-    )
+    ratio = jax.grad(lambda x: jnp.log(jnp.sum(jnp.abs(matrix @ x) ** p)) / p - jnp.log(x @ metric @ x) / 2)
     ratio = jax.jit(jax.vmap(ratio))
     for sign in (1, -1):
         x = jnp.asarray(rng.normal(size=(50, shape[1])))

