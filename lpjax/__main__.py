@@ -1,0 +1,5 @@
+"""`python -m lpjax`."""
+
+from lpjax.cli import main
+
+main()
