@@ -236,12 +236,12 @@ def _cosines(first: Array, second: Array) -> Array:
 
 def _pearson(x: np.ndarray, y: np.ndarray) -> float:
     _require_spread(x, y)
-    return float(stats.pearsonr(x, y).statistic)
+    return float(np.asarray(stats.pearsonr(x, y))[0])
 
 
 def _spearman(x: np.ndarray, y: np.ndarray) -> float:
     _require_spread(x, y)
-    return float(stats.spearmanr(x, y).statistic)
+    return float(np.asarray(stats.spearmanr(x, y))[0])
 
 
 def _require_spread(x: np.ndarray, y: np.ndarray) -> None:

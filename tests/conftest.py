@@ -11,9 +11,7 @@ from jaxtyping import install_import_hook
 # Shapes in signatures are checked at run time, under the tests only; not where a function checks its arguments
 # itself, for there the tests want its own message.
 _MODULES = ["_blocks", "_geometry", "_prox", "_solution", "_spectrum", "_start"]
-_hook = install_import_hook(
-    ["lpjax.lowrank", *(f"lpjax.solvers.{name}" for name in _MODULES)], "beartype.beartype"
-)
+_hook = install_import_hook(["lpjax.lowrank", *(f"lpjax.solvers.{name}" for name in _MODULES)], "beartype.beartype")
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")

@@ -73,7 +73,7 @@ def admm_entries(
 class _State(NamedTuple):
     """Row blocks of T = A − S + U, the matrix that LR is fitted to, and of U; R; and what tells a stall.
 
-    `lowest` is the least objective so far, `reference` what it was when last looked at, after `count` steps.
+    `lowest` is the least objective so far, `reference` what it was when last looked at; `steps` have been done.
     """
 
     target: Float[Array, "b m d"]
@@ -81,7 +81,7 @@ class _State(NamedTuple):
     right: Float[Array, "k d"]
     lowest: Scalar
     reference: Scalar
-    count: Int[Array, ""]
+    steps: Int[Array, ""]
 
 
 @functools.partial(jax.jit, static_argnames=("rank", "init"))
@@ -117,11 +117,11 @@ def _admm_entries(problem: Problem, rank: int, init: Init) -> Solution:
         value = root_of_sum(scaled, join_rows(sums, n))
         following = jnp.linalg.qr(total)[0].T
         lowest = jnp.minimum(value, state.lowest)
-        count = state.count + 1
-        look = count % _PATIENCE == 0
+        steps = state.steps + 1
+        look = steps % _PATIENCE == 0
         stalled = look & (state.reference - lowest <= scaled.tol * lowest)
         reference = jnp.where(look, lowest, state.reference)
-        after = _State(target, dual, following, lowest, reference, count)
+        after = _State(target, dual, following, lowest, reference, steps)
         return after, (join_rows(left, n), right), value, stalled
 
     orthonormal, triangle = jnp.linalg.qr(first.right.T)

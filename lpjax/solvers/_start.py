@@ -58,8 +58,10 @@ def starting_rights(problem: Problem, rank: int, init: Init) -> list[Float[Array
     shared = coordinates(problem) if init != "svd" else None
     rights = []
     if init in ("best", "svd"):
-        same = shared is not None and problem.row_weights is None
-        rights.append(shared.vectors[:, :rank].T if same else svd_right(problem, rank))
+        if shared is not None and problem.row_weights is None:
+            rights.append(shared.vectors[:, :rank].T)
+        else:
+            rights.append(svd_right(problem, rank))
     if init in ("best", "lewis") and shared is not None:
         maps = jnp.asarray(_LEWIS_MAPS, jnp.int32)
         point = fixed_point(shared, problem.p, jnp.zeros_like(problem.tol), maps)

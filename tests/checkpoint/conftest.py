@@ -26,9 +26,7 @@ def folder(tmp_path: Path) -> Path:
         shutil.copyfile(GOLDENS / "bert_base" / name, target / name)
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghij", *(f"##{c}" for c in "abcdefghij")]
     (target / "vocab.txt").write_text("\n".join(words))
-    (target / "tokenizer_config.json").write_text(
-        '{"tokenizer_class": "BertTokenizer", "do_lower_case": true}'
-    )
+    (target / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer", "do_lower_case": true}')
     (target / "modules.json").write_text('[{"path": ""}, {"path": "1_Pooling"}]')
     (target / "1_Pooling").mkdir()
     (target / "1_Pooling" / "config.json").write_text('{"pooling_mode_mean_tokens": true}')

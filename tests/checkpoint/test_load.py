@@ -83,10 +83,7 @@ def test_old_names_are_understood(folder: Path, edit_weights: Edit):
 
     def age(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         old = {
-            "bert."
-            + name.replace("LayerNorm.weight", "LayerNorm.gamma").replace(
-                "LayerNorm.bias", "LayerNorm.beta"
-            ): t
+            "bert." + name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): t
             for name, t in tensors.items()
         }
         return old | {"bert.embeddings.position_ids": np.arange(9)[None]}
@@ -184,9 +181,7 @@ def test_one_error_names_everything_that_does_not_fit(folder: Path, edit_weights
 
 def test_a_name_with_and_without_prefix_is_a_duplicate(folder: Path, edit_weights: Edit):
     edit_weights(lambda t: t.update({"bert.pooler.dense.bias": t["pooler.dense.bias"].copy()}))
-    with pytest.raises(
-        CheckpointError, match=r"duplicate \(1\): pooler.dense.bias \(also bert.pooler.dense.bias\)"
-    ):
+    with pytest.raises(CheckpointError, match=r"duplicate \(1\): pooler.dense.bias \(also bert.pooler.dense.bias\)"):
         load_checkpoint(folder)
 
 

@@ -81,9 +81,7 @@ def test_dense_checkpoint_comes_back_bit_for_bit(name: str, tmp_path: Path):
     assert_same(again.params, checkpoint.params)
     assert again.config == checkpoint.config
     assert again.compression is None
-    assert json.loads((target / "config.json").read_text()) == json.loads(
-        (source / "config.json").read_text()
-    )
+    assert json.loads((target / "config.json").read_text()) == json.loads((source / "config.json").read_text())
     path = target / "model.safetensors"
     assert size == path.stat().st_size
     if name != "bert_bfloat16":  # which safetensors cannot read into NumPy in every release
@@ -235,8 +233,7 @@ def test_params_that_do_not_fit_are_refused_with_every_path(folder: Path, tmp_pa
     assert str(caught.value).splitlines()[1:] == [
         "  missing (1): embeddings/LayerNorm/bias",
         "  unknown (1): extra/kernel",
-        f"  mis-shaped (2): {TABLE} is (28, 2) times (2, 12), expected (29, 12), "
-        f"{KERNEL} is (3, 4), expected (12, 12)",
+        f"  mis-shaped (2): {TABLE} is (28, 2) times (2, 12), expected (29, 12), {KERNEL} is (3, 4), expected (12, 12)",
         "  unusable (1): pooler/dense/bias is list, expected floating-point numbers",
     ]
     assert not (tmp_path / "saved").exists()

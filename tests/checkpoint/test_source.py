@@ -57,9 +57,7 @@ def test_hub_that_is_out_of_reach_is_one_paragraph(
     source: str, asked: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(
-        ConnectionError, match=r"could not be reached .*\(An error happened.\); check"
-    ) as caught:
+    with pytest.raises(ConnectionError, match=r"could not be reached .*\(An error happened.\); check") as caught:
         load_checkpoint(source)
     assert "\n" not in str(caught.value)
     assert asked == [source]
@@ -74,9 +72,7 @@ def test_folder_comes_before_the_hub(folder: Path, asked: list[str], monkeypatch
 def test_snapshot_of_the_hub_is_loaded(folder: Path, monkeypatch: pytest.MonkeyPatch):
     def snapshot_download(repo: str, *, allow_patterns: list[str], **_: Any) -> str:
         assert repo == "owner/name"
-        assert not any(
-            pattern.endswith((".bin", ".pt", ".h5", ".msgpack", "*")) for pattern in allow_patterns[:-2]
-        )
+        assert not any(pattern.endswith((".bin", ".pt", ".h5", ".msgpack", "*")) for pattern in allow_patterns[:-2])
         return str(folder)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
@@ -84,7 +80,5 @@ def test_snapshot_of_the_hub_is_loaded(folder: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_file_is_no_folder(folder: Path):
-    with pytest.raises(
-        NotADirectoryError, match=r"model.safetensors is a file, expected the folder that holds it"
-    ):
+    with pytest.raises(NotADirectoryError, match=r"model.safetensors is a file, expected the folder that holds it"):
         load_checkpoint(folder / "model.safetensors")

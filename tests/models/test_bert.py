@@ -173,9 +173,7 @@ def test_bad_params_config_and_dtype_are_refused(golden: Golden):
     params = jax.tree.map(lambda leaf: leaf, checkpoint.params)
     del params["embeddings"]["LayerNorm"]["scale"]
     params["encoder"]["layer"]["1"]["output"]["dense"]["kernel"] = np.zeros((3, 4), np.float32)
-    with pytest.raises(
-        ValueError, match=r"missing \(1\): embeddings/LayerNorm/scale\n.*\n?.*is \(3, 4\), expected"
-    ):
+    with pytest.raises(ValueError, match=r"missing \(1\): embeddings/LayerNorm/scale\n.*\n?.*is \(3, 4\), expected"):
         encode(params, checkpoint.config, batch)
     with pytest.raises(ValueError, match="`params` is Checkpoint, expected a nested dict"):
         encode(checkpoint, checkpoint.config, batch)  # pyright: ignore[reportArgumentType]
@@ -237,9 +235,7 @@ def test_bad_config_is_refused_by_name(change: dict[str, Any], message: str):
 def test_bad_config_names_every_fault_at_once():
     data = {"model_type": "bert", **SIZES, "vocab_size": -1, "is_decoder": True}
     del data["hidden_size"], data["intermediate_size"]
-    with pytest.raises(
-        ValueError, match="lacks `intermediate_size`, `hidden_size`; `vocab_size` is -1"
-    ) as caught:
+    with pytest.raises(ValueError, match="lacks `intermediate_size`, `hidden_size`; `vocab_size` is -1") as caught:
         config_from_json(data)
     assert "`is_decoder` is True" in str(caught.value)
     with pytest.raises(ValueError, match="`hidden_act` is 'gelo'"):

@@ -23,17 +23,13 @@ def normal(*shape: int) -> np.ndarray:
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_activation_equals_pytorch(name: str, goldens: Path):
     golden = load_file(goldens / "activations.safetensors")
-    np.testing.assert_allclose(
-        ACTIVATIONS[name](jnp.asarray(golden["x"])), golden[name], rtol=1e-5, atol=1e-6
-    )
+    np.testing.assert_allclose(ACTIVATIONS[name](jnp.asarray(golden["x"])), golden[name], rtol=1e-5, atol=1e-6)
 
 
 def test_layer_norm_equals_its_definition():
     x, scale, bias = 3 * normal(2, 5, 7) + 100, normal(7), normal(7)
     wide = x.astype(np.float64)
-    expected = (wide - wide.mean(-1, keepdims=True)) / np.sqrt(
-        wide.var(-1, keepdims=True) + 1e-3
-    ) * scale + bias
+    expected = (wide - wide.mean(-1, keepdims=True)) / np.sqrt(wide.var(-1, keepdims=True) + 1e-3) * scale + bias
     got = layer_norm(jnp.asarray(x), {"scale": scale, "bias": bias}, 1e-3)
     np.testing.assert_allclose(got, expected, atol=2e-5)
 
