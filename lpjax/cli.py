@@ -40,9 +40,12 @@ def main() -> None:
         app(standalone_mode=True)
     except _Misuse as error:
         _fail(error, 2)
-    except KeyboardInterrupt:
-        _errors.print("interrupted; nothing was written", highlight=False)
-        sys.exit(130)
+    except (KeyboardInterrupt, SystemExit) as stop:
+        # Typer turns Ctrl-C into a silent exit of its own.
+        if isinstance(stop, KeyboardInterrupt) or stop.code == 130:
+            _errors.print("interrupted; nothing was written", highlight=False)
+            sys.exit(130)
+        raise
     except (ValueError, OSError) as error:
         _fail(error, 1)
     except MemoryError:
@@ -271,7 +274,7 @@ def _check_method(method: str) -> None:
     from lpjax.solvers import SOLVERS
 
     if method not in SOLVERS:
-        near = difflib.get_close_matches(method, SOLVERS, 1)
+        near = difflib.get_close_matches(method, SOLVERS, 1, cutoff=0.4)
         hint = f"; did you mean {near[0]}?" if near else ""
         raise ValueError(f"--method is {method!r}; expected one of {', '.join(SOLVERS)}{hint}")
 

@@ -1,12 +1,18 @@
-"""Strict settings for every test, and the x64 switch."""
+"""Strict settings for every test, the x64 switch, and a tiny checkpoint on disk for tests to damage."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import jax
+import numpy as np
 import pytest
 from jaxtyping import install_import_hook
+from safetensors.numpy import load_file, save_file
 
 # Shapes in signatures are checked at run time, under the tests only; not where a function checks its arguments
 # itself, for there the tests want its own message.
@@ -33,3 +39,56 @@ def dtype(request: pytest.FixtureRequest) -> Iterator[str]:
     jax.config.update("jax_enable_x64", request.param == "float64")
     yield request.param
     jax.config.update("jax_enable_x64", before)
+
+
+GOLDENS = Path(__file__).parent / "goldens"
+
+Edit = Callable[..., Path]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A dense BERT with pooler, as transformers saved it, with the side files of a sentence encoder."""
+    target = tmp_path / "dense"
+    target.mkdir()
+    for name in ("config.json", "model.safetensors"):
+        shutil.copyfile(GOLDENS / "bert_base" / name, target / name)
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghij", *(f"##{c}" for c in "abcdefghij")]
+    (target / "vocab.txt").write_text("\n".join(words))
+    (target / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer", "do_lower_case": true}')
+    (target / "modules.json").write_text('[{"path": ""}, {"path": "1_Pooling"}]')
+    (target / "1_Pooling").mkdir()
+    (target / "1_Pooling" / "config.json").write_text('{"pooling_mode_mean_tokens": true}')
+    # What must never be copied.
+    (target / "pytorch_model.bin").write_bytes(b"\x80\x04")
+    (target / "1_Pooling" / "pytorch_model.bin").write_bytes(b"\x80\x04")
+    (target / "onnx").mkdir()
+    (target / "onnx" / "model.onnx").write_bytes(b"onnx")
+    return target
+
+
+@pytest.fixture
+def edit_weights(folder: Path) -> Edit:
+    """Change the tensors of the checkpoint in place: `edit_weights(lambda tensors: ...)`."""
+
+    def edit(change: Callable[[dict[str, np.ndarray]], Any]) -> Path:
+        path = folder / "model.safetensors"
+        tensors = {name: array.copy() for name, array in load_file(path).items()}
+        changed = change(tensors)
+        save_file(tensors if changed is None else changed, path, metadata={"format": "pt"})
+        return folder
+
+    return edit
+
+
+@pytest.fixture
+def edit_config(folder: Path) -> Edit:
+    """Set keys of config.json; None removes one."""
+
+    def edit(**changes: Any) -> Path:
+        path = folder / "config.json"
+        data = json.loads(path.read_text()) | changes
+        path.write_text(json.dumps({key: value for key, value in data.items() if value is not None}))
+        return folder
+
+    return edit

@@ -15,7 +15,7 @@ import pytest
 import lpjax
 from lpjax import LowRank, Solution, compress
 from lpjax.select import leaves_with_paths
-from tests.checkpoint.conftest import GOLDENS
+from tests.conftest import GOLDENS
 from tests.helpers import heavy_tailed, low_rank, norm, product, subspace_distance, truncated_svd
 
 N, D, RANK = 17, 7, 3

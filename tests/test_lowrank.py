@@ -15,9 +15,7 @@ from lpjax import LowRank, densify, matmul, take_rows
 from lpjax.lowrank import is_lowrank
 
 
-def pair(
-    n: int = 17, d: int = 7, rank: int = 3, dtype: Any = jnp.float32, batch: tuple[int, ...] = ()
-) -> LowRank:
+def pair(n: int = 17, d: int = 7, rank: int = 3, dtype: Any = jnp.float32, batch: tuple[int, ...] = ()) -> LowRank:
     rng = np.random.default_rng(0)
     left = jnp.asarray(rng.normal(size=(*batch, n, rank)), jnp.float32).astype(dtype)
     return LowRank(left, jnp.asarray(rng.normal(size=(*batch, rank, d)), jnp.float32).astype(dtype))
@@ -166,9 +164,7 @@ def test_safetensors_round_trip(tmp_path: Path, dtype):
     flat = jax.tree_util.tree_flatten_with_path({"kernel": weight})[0]
     names = [jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in flat]
     assert names == ["kernel.left", "kernel.right"]
-    save_file(
-        {name: np.asarray(x) for name, (_, x) in zip(names, flat, strict=True)}, tmp_path / "w.safetensors"
-    )
+    save_file({name: np.asarray(x) for name, (_, x) in zip(names, flat, strict=True)}, tmp_path / "w.safetensors")
     back = load_file(tmp_path / "w.safetensors")
     for name, factor in (("kernel.left", weight.left), ("kernel.right", weight.right)):
         assert back[name].dtype == factor.dtype

@@ -18,7 +18,7 @@ from safetensors.numpy import load_file, save_file
 
 from lpjax.checkpoint import CheckpointError, load_checkpoint
 from lpjax.models.names import walk
-from tests.checkpoint.conftest import GOLDENS, Edit
+from tests.conftest import GOLDENS, Edit
 
 
 def leaves(folder: Path) -> dict[str, Any]:

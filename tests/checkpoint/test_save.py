@@ -23,7 +23,7 @@ from lpjax.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_
 from lpjax.lowrank import LowRank
 from lpjax.models import BertConfig, architecture
 from lpjax.models.names import Weight, walk
-from tests.checkpoint.conftest import GOLDENS, Edit
+from tests.conftest import GOLDENS, Edit
 
 
 def assert_same(left: dict[str, Any], right: dict[str, Any]) -> None:

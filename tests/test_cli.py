@@ -1,0 +1,222 @@
+"""The command line: what it prints, writes, refuses, and exits with."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import lpjax
+from lpjax import cli
+
+pytestmark = pytest.mark.filterwarnings("default")
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+    """Sentences in the words of the tiny vocabulary."""
+    path = tmp_path / "text.txt"
+    path.write_text("\n".join(["a b", "c d e", "ab cd", "f", "g h i j", "abc", "j i h"]))
+    return path
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    """Run a command in this process: (exit status, stdout, stderr)."""
+    monkeypatch.delenv("LPJAX_GLUE_DIR", raising=False)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["lpjax", *map(str, arguments)])
+        try:
+            cli.main()
+            status = 0
+        except SystemExit as stop:
+            status = stop.code if isinstance(stop.code, int) else int(bool(stop.code))
+        out = capsys.readouterr()
+        assert "Traceback" not in out.out + out.err
+        return status, out.out, out.err
+
+    return call
+
+
+def test_compress_writes_what_it_says(run, folder, tmp_path):
+    out = tmp_path / "smaller"
+    status, printed, _ = run("compress", folder, out, "--layers", "embeddings,encoder", "--keep", 0.6, "--json")
+    assert status == 0
+    result = json.loads(printed)
+    assert result["bytes_after"] == (out / "model.safetensors").stat().st_size
+    assert result["bytes_before"] == (folder / "model.safetensors").stat().st_size
+    reloaded = lpjax.load_checkpoint(out)
+    pairs = {path: leaf for path, leaf in lpjax.select.leaves_with_paths(reloaded.params) if hasattr(leaf, "rank")}
+    assert {layer["path"]: layer["rank"] for layer in result["layers"]} == {k: v.rank for k, v in pairs.items()}
+    assert result["parameters_after"] == sum(leaf.size for _, leaf in lpjax.select.leaves_with_paths(reloaded.params))
+    block = json.loads((out / "config.json").read_text())["lpjax"]
+    assert (block["method"], block["p"], block["version"]) == ("lewis", 1.0, lpjax.__version__)
+
+
+def test_compress_prints_a_table(run, folder, tmp_path):
+    status, printed, err = run("compress", folder, tmp_path / "out", "--keep", 0.5, "--method", "irls_rows")
+    assert status == 0
+    assert "embeddings/word" in printed
+    assert "irls_rows, p = 1" in printed
+    assert "1/1" in err
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--keep", "0"], "--keep is 0"),
+        (["--keep", "1.5"], "--keep is 1.5"),
+        (["--keep", "0.5", "--rank", "2"], "exactly one of --keep and --rank"),
+        ([], "exactly one of --keep and --rank"),
+        (["--rank", "0"], "--rank is 0"),
+        (["--keep", "0.5", "--method", "irls_rows", "--p", "0.5"], "--p is 0.5"),
+        (["--keep", "0.5", "--method", "admm"], "did you mean admm_entries"),
+        (["--keep", "0.5", "--num-iters", "-1"], "--num-iters is -1"),
+        (["--keep", "0.5", "--tol", "nan"], "--tol is nan"),
+        (["--keep", "0.5", "--layers", "querry"], "matches no leaf; nearest: "),
+        (["--keep", "0.5", "--layers", "bias"], "not floating matrices"),
+        (["--keep", "0.5", "--layers", "("], "no regular expression"),
+        (["--keep", "half"], "--keep"),
+        (["--kep", "0.5"], "--kep"),
+    ],
+)
+def test_misuse_is_exit_2_and_writes_nothing(run, folder, tmp_path, options, words):
+    before = sorted(tmp_path.iterdir())
+    status, printed, err = run("compress", folder, tmp_path / "out", *options)
+    assert status == 2
+    assert words in " ".join(err.split())
+    assert printed == ""
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_places_that_are_not_there_or_taken(run, folder, tmp_path):
+    status, _, err = run("compress", tmp_path / "nowhere", tmp_path / "out", "--keep", 0.5)
+    assert (status, "is no folder" in err) == (2, True)
+    taken = tmp_path / "taken"
+    taken.mkdir()
+    (taken / "precious").write_text("mine")
+    for force, code, words in (([], 2, "exists; choose another"), (["--force"], 1, "not a checkpoint")):
+        status, _, err = run("compress", folder, taken, "--keep", 0.5, *force)
+        assert (status, words in " ".join(err.split())) == (code, True)
+        assert [path.name for path in taken.iterdir()] == ["precious"]
+
+
+def test_force_replaces_a_checkpoint_only(run, folder, tmp_path):
+    out = tmp_path / "out"
+    assert run("compress", folder, out, "--keep", 0.7)[0] == 0
+    first = (out / "model.safetensors").stat().st_size
+    assert run("compress", folder, out, "--keep", 0.4)[0] == 2
+    assert run("compress", folder, out, "--keep", 0.4, "--force")[0] == 0
+    assert (out / "model.safetensors").stat().st_size < first
+    status, _, err = run("compress", out, out, "--keep", 0.3, "--force")
+    assert status == 1
+    assert "overlaps" in err
+
+
+def test_broken_checkpoints_are_exit_1(run, folder, edit_weights, edit_config, tmp_path):
+    out = tmp_path / "out"
+    weights = folder / "model.safetensors"
+    good, config = weights.read_bytes(), (folder / "config.json").read_bytes()
+
+    def attempt(words: str) -> None:
+        status, printed, err = run("compress", folder, out, "--keep", 0.5)
+        assert (status, printed) == (1, "")
+        assert words in " ".join(err.split())
+        assert not out.exists()
+        weights.write_bytes(good)
+        (folder / "config.json").write_bytes(config)
+
+    weights.write_bytes(good[: len(good) // 2])
+    attempt("model.safetensors")
+    edit_weights(lambda tensors: tensors["embeddings.word_embeddings.weight"].__setitem__((3, 1), np.nan))
+    attempt("embeddings.word_embeddings.weight")
+    edit_config(model_type="gpt2")
+    attempt("gpt2")
+    (folder / "config.json").write_text("{")
+    attempt("config.json")
+    weights.unlink()
+    attempt("pytorch_model.bin")
+
+
+def test_nothing_got_smaller(run, folder, tmp_path):
+    status, _, err = run("compress", folder, tmp_path / "out", "--keep", 0.01)
+    assert status == 1
+    assert "no layer got smaller" in " ".join(err.split())
+    assert not (tmp_path / "out").exists()
+
+
+def test_interrupt_leaves_nothing(run, folder, tmp_path, monkeypatch):
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    before = sorted(path.name for path in tmp_path.iterdir())
+    for target in ("lpjax.compress", "lpjax.checkpoint._save.write_tensors"):
+        with monkeypatch.context() as patch:
+            patch.setattr(target, interrupt)
+            status, printed, err = run("compress", folder, tmp_path / "out", "--keep", 0.5)
+        assert (status, printed) == (130, "")
+        assert "interrupted" in err
+        assert sorted(path.name for path in tmp_path.iterdir()) == before
+
+
+def test_a_real_interrupt(folder, tmp_path):
+    before = sorted(path.name for path in tmp_path.iterdir())
+    command = [sys.executable, "-m", "lpjax", "compress", folder, tmp_path / "out", "--keep", "0.5"]
+    command += ["--method", "lowner", "--num-iters", "100000", "--tol", "0"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    time.sleep(4)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    # Early in start-up Python itself may be what is interrupted; never is anything left behind.
+    assert process.returncode != 0 or (tmp_path / "out" / "model.safetensors").exists()
+    if process.returncode != 0:
+        assert sorted(path.name for path in tmp_path.iterdir()) == before, err
+
+
+def test_evaluate_by_fidelity(run, folder, text, tmp_path):
+    out = tmp_path / "out"
+    assert run("compress", folder, out, "--rank", 4)[0] == 0
+    status, printed, _ = run("evaluate", out, "--baseline", folder, "--text", text, "--json")
+    assert status == 0
+    result = json.loads(printed)
+    assert "LPJAX_GLUE_DIR" in result["stsb_missing"]
+    assert 0 < result["fidelity"]["mean_cosine"] < 1
+    same = json.loads(run("evaluate", folder, "--baseline", folder, "--text", text, "--json")[1])
+    assert same["fidelity"]["mean_cosine"] == pytest.approx(1, abs=1e-6)
+    assert same["fidelity"]["spearman"] == pytest.approx(1)
+    status, printed, _ = run("evaluate", out, "--baseline", folder, "--text", text)
+    assert status == 0
+    assert "mean cosine" in printed
+
+
+def test_evaluate_without_anything_to_score_by(run, folder, text, tmp_path):
+    status, _, err = run("evaluate", folder, "--text", text)
+    assert status == 1
+    assert "LPJAX_GLUE_DIR" in err
+    assert "--baseline" in err
+    status, _, err = run("evaluate", folder, "--glue", tmp_path)
+    assert status == 1
+    assert "STS-B/validation.tsv" in err
+    assert run("evaluate", folder, "--dtype", "int8")[0] == 2
+    assert run("evaluate", folder, "--batch-size", "0")[0] == 2
+
+
+def test_version_and_help():
+    def call(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "lpjax", *arguments]
+        environment = os.environ | {"COLUMNS": "120", "NO_COLOR": "1"}
+        return subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+
+    assert call("--version").stdout.strip() == f"lpjax {lpjax.__version__}"
+    assert "compress" in call("--help").stdout
+    for command in ("compress", "evaluate", "demo"):
+        assert f"lpjax {command}" in call(command, "--help").stdout.split("Example:")[1]
