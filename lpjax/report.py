@@ -128,7 +128,7 @@ def plot_results(path: str | Path, rows: Sequence[Mapping[str, Any]], *, score: 
     labels = list(dict.fromkeys(_label(row) for row in rows))
     figure = Figure(figsize=(4.6 * len(panels) + 2.2, 4.6), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    axes = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
     for axis, panel in zip(axes, panels, strict=True):
         axis.axhline(dense, color="0.4", linestyle="--", linewidth=1.2, label="dense")
         for i, label in enumerate(labels):

@@ -15,6 +15,7 @@ import pytest
 
 import lpjax
 from lpjax import cli
+from lpjax.select import leaves_with_paths
 
 pytestmark = pytest.mark.filterwarnings("default")
 
@@ -55,9 +56,9 @@ def test_compress_writes_what_it_says(run, folder, tmp_path):
     assert result["bytes_after"] == (out / "model.safetensors").stat().st_size
     assert result["bytes_before"] == (folder / "model.safetensors").stat().st_size
     reloaded = lpjax.load_checkpoint(out)
-    pairs = {path: leaf for path, leaf in lpjax.select.leaves_with_paths(reloaded.params) if hasattr(leaf, "rank")}
+    pairs = {path: leaf for path, leaf in leaves_with_paths(reloaded.params) if hasattr(leaf, "rank")}
     assert {layer["path"]: layer["rank"] for layer in result["layers"]} == {k: v.rank for k, v in pairs.items()}
-    assert result["parameters_after"] == sum(leaf.size for _, leaf in lpjax.select.leaves_with_paths(reloaded.params))
+    assert result["parameters_after"] == sum(leaf.size for _, leaf in leaves_with_paths(reloaded.params))
     block = json.loads((out / "config.json").read_text())["lpjax"]
     assert (block["method"], block["p"], block["version"]) == ("lewis", 1.0, lpjax.__version__)
 

@@ -23,6 +23,11 @@ def checkpoint(folder):
     return lpjax.load_checkpoint(folder)
 
 
+def cache_size() -> int:
+    """Compilations of the pooled step so far."""
+    return getattr(evaluate._pool, "_cache_size")()  # noqa: B009, not in jax's stubs
+
+
 def one_by_one(checkpoint, sentences: list[str]) -> np.ndarray:
     """Mean of the hidden states of each sentence alone, without padding."""
     tokenizer = load_tokenizer(checkpoint.source)
@@ -66,9 +71,9 @@ def test_compilations_are_bounded(checkpoint):
     assert lengths == set(evaluate._LENGTHS)
     assert evaluate._padded_length(3, 9) == 9
     embed_sentences(checkpoint, SENTENCES, batch_size=2)
-    before = evaluate._pool._cache_size()
+    before = cache_size()
     embed_sentences(checkpoint, [*SENTENCES[::-1], "h"], batch_size=2)
-    assert evaluate._pool._cache_size() == before
+    assert cache_size() == before
 
 
 def test_stsb_is_the_correlation_of_cosines(checkpoint):
@@ -78,7 +83,7 @@ def test_stsb_is_the_correlation_of_cosines(checkpoint):
     x, y = one_by_one(checkpoint, first), one_by_one(checkpoint, second)
     cosines = (x * y).sum(axis=1) / np.linalg.norm(x, axis=1) / np.linalg.norm(y, axis=1)
     assert result.pearson == pytest.approx(np.corrcoef(cosines, gold)[0, 1], abs=1e-4)
-    assert result.spearman == pytest.approx(stats.spearmanr(cosines, gold).statistic)
+    assert result.spearman == pytest.approx(float(np.asarray(stats.spearmanr(cosines, gold))[0]))
     assert result.pairs == 4
     assert result.tokens_per_second > 0
 

@@ -61,7 +61,7 @@ def test_wrong_files_are_refused_by_name(write, rows, options, words):
 
 
 def test_missing_folder_split_and_hub(tmp_path, monkeypatch):
-    with pytest.raises(DataError, match="has no STS-B/validation.tsv or dev.tsv"):
+    with pytest.raises(DataError, match=r"has no STS-B/validation\.tsv or dev\.tsv"):
         load_stsb(tmp_path)
     with pytest.raises(ValueError, match="`split` is 'test'"):
         load_stsb(tmp_path, "test")
