@@ -30,7 +30,7 @@ import lpjax
 from lpjax.report import run_record, write_json
 
 RANK = 200
-REPEATS = 5
+REPEATS = 3
 ADMM_REFERENCE = 300
 CASES: list[tuple[str, str, dict[str, Any]]] = [
     ("svd", "svd", {"p": 1.0}),
@@ -63,7 +63,7 @@ def best_time(run: Callable[[], Any], repeats: int = REPEATS) -> float:
 def iterations_within(matrix: jax.Array, p: float, share: float) -> tuple[int, float]:
     """Fewest ADMM iterations, of those tried, that come within `share` of the objective after 300."""
     reference = lpjax.admm_entries(matrix, RANK, p=p, num_iters=ADMM_REFERENCE, tol=0.0).objective
-    for count in (0, 2, 4, 6, 8, 10, 12, 15, 18, 21, 25, 30, 40, 50, 75, 100, 150, 200):
+    for count in (0, 5, 10, 15, 20, 30, 50, 100):
         if lpjax.admm_entries(matrix, RANK, p=p, num_iters=count).objective <= (1 + share) * reference:
             return count, float(reference)
     return ADMM_REFERENCE, float(reference)

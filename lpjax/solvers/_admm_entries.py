@@ -6,6 +6,7 @@ import functools
 from typing import Any, NamedTuple
 
 import jax
+import jax.core
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, Scalar
@@ -30,7 +31,7 @@ def admm_entries(
     tol: float | None = None,
     row_weights: ArrayLike | None = None,
     init: Any = None,
-    rho: Any = None,
+    rho: float = 1.0,
 ) -> Solution:
     """Lower (Σ_i ω_i Σ_j |a_ij − (LR)_ij|^p)^{1/p} over rank-k LR by ADMM on A = LR + S.
 
@@ -48,7 +49,7 @@ def admm_entries(
         row_weights: ω ≥ 0, shape (n,); ones by default.
         init: "svd", "lewis", "clipped" (the SVD after clipping large entries), "best" of the three (default), a pair
             (left, right), a `LowRank` or a `Solution`.
-        rho: penalty, relative to the matrix scaled to order one; p·(mean |r|)^{p−2} of the start by default.
+        rho: penalty, above 0, in units of p·(mean |r|)^{p−2} of the start.
 
     Returns:
         `Solution` with the best iterate, never worse than the start; its objective is over entries.
@@ -67,7 +68,9 @@ def admm_entries(
         row_weights=row_weights,
         init=pair,
     )
-    return _admm_entries(problem, rank, name)
+    if not isinstance(rho, jax.core.Tracer) and not 0 < rho < float("inf"):
+        raise ValueError(f"`rho` is {rho!r}; expected a finite number above 0")
+    return _admm_entries(problem, rank, name, jnp.asarray(rho, problem.p.dtype))
 
 
 class _State(NamedTuple):
@@ -85,7 +88,7 @@ class _State(NamedTuple):
 
 
 @functools.partial(jax.jit, static_argnames=("rank", "init"))
-def _admm_entries(problem: Problem, rank: int, init: Init) -> Solution:
+def _admm_entries(problem: Problem, rank: int, init: Init, rho: Scalar) -> Solution:
     scaled, scaling = normalize(problem)
     (n, d), p = scaled.matrix.shape, scaled.p
     blocks = split_rows(scaled.matrix, d)
@@ -94,7 +97,7 @@ def _admm_entries(problem: Problem, rank: int, init: Init) -> Solution:
     first = starting_pair(scaled, rank, init)
     # The mean |r| of the start, were all equal.
     typical = first.objective / (n * d) ** (1 / p)
-    rho = p * jnp.maximum(typical, jnp.finfo(p.dtype).tiny ** 0.25) ** (p - 2)
+    rho = rho * p * jnp.maximum(typical, jnp.finfo(p.dtype).tiny ** 0.25) ** (p - 2)
 
     def step(state: _State) -> tuple[_State, tuple[Array, Array], Scalar, Bool[Array, ""]]:
         right = state.right

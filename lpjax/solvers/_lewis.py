@@ -84,13 +84,15 @@ class FixedPoint(NamedTuple):
         weights: w with Σw = r, shape (n,).
         factor: F of the metric M(w) = FᵀF in whitened coordinates, shape (r, r).
         inverse: F⁻¹, zero past the rank of A.
-        residual: bound of what w misses the fixed point by, relative.
+        change: max |log w − log of the w before|.
+        residual: estimate of what w misses the fixed point by, relative.
         num_iters: maps done.
     """
 
     weights: Float[Array, " n"]
     factor: Float[Array, "r r"]
     inverse: Float[Array, "r r"]
+    change: Scalar
     residual: Scalar
     num_iters: Int[Array, ""]
 
@@ -135,12 +137,17 @@ def fixed_point(coords: Coordinates, p: Scalar, tol: Scalar, num_iters: Scalar) 
         roots = jnp.sqrt(jnp.where(usable, values, 0))
         inverse_roots = jnp.where(usable, 1 / jnp.where(usable, roots, 1), 0)
         positive = (weights > 0) & (state.weights > 0)
-        change = jnp.abs(jnp.log(jnp.where(positive, weights / jnp.where(positive, state.weights, 1), 1)))
+        change = jnp.max(jnp.abs(jnp.log(jnp.where(positive, weights / jnp.where(positive, state.weights, 1), 1))))
+        # What one more map would change: the change times its contraction, known at worst; often far better is twice
+        # what was last seen, but not after the first map, which starts from no weights at all.
+        seen = jnp.where(state.num_iters > 1, 2 * change / jnp.where(state.change > 0, state.change, 1), 1)
+        contraction = jnp.minimum(jnp.abs(1 - p / 2), seen)
         return FixedPoint(
             weights,
             jnp.matmul(roots[:, None] * vectors.T, state.factor, precision="highest"),
             jnp.matmul(state.inverse, vectors * inverse_roots[None, :], precision="highest"),
-            jnp.abs(1 - p / 2) * jnp.max(change),  # what is left after one more contraction
+            change,
+            contraction * change,
             state.num_iters + 1,
         )
 
@@ -152,6 +159,7 @@ def fixed_point(coords: Coordinates, p: Scalar, tol: Scalar, num_iters: Scalar) 
         jnp.ones(n, blocks.dtype),
         identity,
         identity,
+        jnp.full((), jnp.inf, blocks.dtype),
         jnp.full((), jnp.inf, blocks.dtype),
         jnp.zeros((), jnp.int32),
     )
