@@ -3,25 +3,115 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, Bool, Float, Scalar
 
 _CPU_ENTRIES = 2**20  # 4 MiB in float32: a block and its two or three temporaries fit a last-level cache
 _ACCELERATOR_ENTRIES = 2**26  # large enough to fill any accelerator, small enough to bound its memory
 
 
-def split_rows(array: Array, columns: int) -> Array:
-    """(n, …) → (blocks, rows, …), padded by rows of zeros; `columns` is the width of the widest block at work."""
-    entries = _CPU_ENTRIES if jax.default_backend() == "cpu" else _ACCELERATOR_ENTRIES
-    n = array.shape[0]
-    blocks = max(1, math.ceil(n * columns / entries))
-    rows = math.ceil(n / blocks)
-    padded = jnp.pad(array, [(0, blocks * rows - n)] + [(0, 0)] * (array.ndim - 1))
-    return padded.reshape(blocks, rows, *array.shape[1:])
+class Rows(NamedTuple):
+    """The rows of a matrix as an algorithm sees them: scaled, clipped and weighted as they are read, never copied.
+
+    Attributes:
+        matrix: as it came, shape (n, d).
+        factor: what every entry is multiplied by; at 0 the rows read as zeros, whatever they hold.
+        limit: magnitude that entries are clipped to after that, or None.
+        row_factors: what every row is multiplied by after that, shape (n,), or None.
+    """
+
+    matrix: Float[Array, "n d"]
+    factor: Scalar
+    limit: Scalar | None = None
+    row_factors: Float[Array, " n"] | None = None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        n, d = self.matrix.shape
+        return n, d
+
+    @property
+    def dtype(self) -> Any:
+        return self.matrix.dtype
+
+    def read(self, start: Any = 0, count: int | None = None) -> Float[Array, "m d"]:
+        """Rows `start` to `start + count`; all of them by default, for small matrices."""
+        rows, row_factors = self.matrix, self.row_factors
+        if count is not None:
+            rows = jax.lax.dynamic_slice_in_dim(rows, start, count)
+            if row_factors is not None:
+                row_factors = jax.lax.dynamic_slice_in_dim(row_factors, start, count)
+        rows = jnp.where(self.factor > 0, rows * self.factor, 0)
+        if self.limit is not None:
+            rows = jnp.clip(rows, -self.limit, self.limit)
+        return rows if row_factors is None else rows * row_factors[:, None]
 
 
-def join_rows(blocks: Array, n: int) -> Array:
-    """Undo `split_rows`."""
-    return blocks.reshape(-1, *blocks.shape[2:])[:n]
+def scan_rows(
+    block: Callable[..., tuple[Any, Any, Any]],
+    rows: Rows,
+    total: Any = (),
+    *,
+    given: Any = (),
+    state: Any = (),
+) -> tuple[Any, Any, Any]:
+    """Visit every row once, a block at a time.
+
+    Args:
+        block: (total, rows, fresh, given, state) -> (total, state, output), each of the block's m rows. The last
+            block is as long as the others and may begin with rows that were visited already: `fresh`, shape (m,), is
+            false there, and `total` must not count them again.
+        rows: the matrix.
+        total: what blocks add to, a pytree.
+        given: pytree of arrays (n, …) that are only read.
+        state: pytree of arrays (n, …) that are updated in place.
+
+    Returns:
+        (total, state, output), of n rows.
+    """
+    n, d = rows.shape
+    count = max(1, math.ceil(n * d / (_CPU_ENTRIES if jax.default_backend() == "cpu" else _ACCELERATOR_ENTRIES)))
+    height = math.ceil(n / count)
+    if count == 1:
+        return block(total, rows.read(), jnp.ones(n, bool), given, state)
+
+    def pieces(tree: Any, start: Any) -> Any:
+        return jax.tree.map(lambda array: jax.lax.dynamic_slice_in_dim(array, start, height), tree)
+
+    def write(array: Array, piece: Array, start: Any) -> Array:
+        return jax.lax.dynamic_update_slice_in_dim(array, piece, start, 0)
+
+    def visit(total: Any, state: Any, index: Any) -> tuple[Any, Any, Any, Any]:
+        start = jnp.minimum(index * height, n - height)
+        fresh = start + jnp.arange(height) >= index * height
+        old = pieces(state, start)
+        total, new, output = block(total, rows.read(start, height), fresh, pieces(given, start), old)
+        new = jax.tree.map(lambda a, b: jnp.where(_along(fresh, a), a, b), new, old)
+        return start, total, new, output
+
+    def step(index: Any, carry: tuple[Any, Any, Any]) -> tuple[Any, Any, Any]:
+        total, state, output = carry
+        start, total, new, made = visit(total, state, index)
+        state = jax.tree.map(lambda a, b: write(a, b, start), state, new)
+        return total, state, jax.tree.map(lambda a, b: write(a, b, start), output, made)
+
+    shapes = jax.eval_shape(visit, total, state, 0)[3]
+    output = jax.tree.map(lambda leaf: jnp.zeros((n, *leaf.shape[1:]), leaf.dtype), shapes)
+    return jax.lax.fori_loop(0, count, step, (total, state, output))
+
+
+def multiply(rows: Rows, right: Float[Array, "d k"]) -> Float[Array, "n k"]:
+    """A times a narrow matrix."""
+
+    def block(total: tuple[()], piece: Array, *_: Any) -> tuple[tuple[()], tuple[()], Array]:
+        return total, (), jnp.matmul(piece, right, precision="highest")
+
+    return scan_rows(block, rows)[2]
+
+
+def _along(mask: Bool[Array, " m"], array: Array) -> Array:
+    return mask.reshape(-1, *(1,) * (array.ndim - 1))

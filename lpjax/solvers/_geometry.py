@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from lpjax.objectives import Over
-from lpjax.solvers._problem import Problem, project
+from lpjax.solvers._blocks import Rows
+from lpjax.solvers._problem import Scaled, project
 from lpjax.solvers._solution import Ellipsoid, Solution
 from lpjax.solvers._spectrum import right_singular
 
@@ -20,7 +21,7 @@ class Coordinates(NamedTuple):
     conditioned however A is. Past the rank of A, columns of T are zero and `active` is false.
     """
 
-    rows: Float[Array, "n d"]
+    rows: Rows
     whitening: Float[Array, "d r"]
     singular_values: Float[Array, " r"]
     vectors: Float[Array, "d r"]
@@ -32,11 +33,10 @@ class Coordinates(NamedTuple):
         return jnp.maximum(jnp.sum(self.active), 1).astype(self.rows.dtype)
 
 
-def coordinates(problem: Problem) -> Coordinates:
-    """Coordinates of a normalized problem."""
-    rows, weights = problem.matrix, problem.row_weights
-    if weights is not None:
-        rows = rows * (weights ** (1 / problem.p))[:, None]
+def coordinates(problem: Scaled) -> Coordinates:
+    """Coordinates of a problem."""
+    weights = problem.row_weights
+    rows = problem.rows._replace(row_factors=None if weights is None else weights ** (1 / problem.p))
     smaller, larger = sorted(rows.shape)
     singular, vectors = right_singular(rows, smaller - 1)
     active = singular > larger * jnp.finfo(rows.dtype).eps * singular[0]
@@ -52,9 +52,9 @@ def axes(coords: Coordinates, factor: Float[Array, "r r"]) -> tuple[Float[Array,
 
 
 def truncate(
-    problem: Problem, rank: int, over: Over, ellipsoid: Ellipsoid, num_iters: Array, converged: Array
+    problem: Scaled, rank: int, over: Over, ellipsoid: Ellipsoid, num_iters: Array, converged: Array
 ) -> Solution:
-    """A_k = A V_k V_kᵀ of a normalized problem: left = A V_k, right = V_kᵀ."""
+    """A_k = A V_k V_kᵀ: left = A V_k, right = V_kᵀ."""
     right = ellipsoid.vectors[:, :rank].T
     left, value = project(problem, right, over)
     return Solution(left, right, value, num_iters, converged, ellipsoid)

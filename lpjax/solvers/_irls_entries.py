@@ -74,7 +74,7 @@ class _State(NamedTuple):
 @functools.partial(jax.jit, static_argnames=("rank", "init"))
 def _irls_entries(problem: Problem, rank: int, init: Init) -> Solution:
     scaled, scaling = normalize(problem)
-    matrix, p = scaled.matrix, scaled.p
+    matrix, p = scaled.rows.read(), scaled.p
     mean_entry = jnp.sqrt(jnp.mean(matrix**2))
     floor = jnp.maximum(mean_entry * jnp.finfo(matrix.dtype).eps ** (2 / 3), jnp.finfo(matrix.dtype).tiny)
 

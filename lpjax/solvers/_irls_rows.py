@@ -10,8 +10,16 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Scalar
 
-from lpjax.solvers._blocks import join_rows, split_rows
-from lpjax.solvers._problem import Problem, default_tol, finish, make_problem, normalize, root_of_sum
+from lpjax.solvers._blocks import Rows, multiply, scan_rows
+from lpjax.solvers._problem import (
+    Problem,
+    Scaled,
+    default_tol,
+    finish,
+    make_problem,
+    normalize,
+    root_of_sum,
+)
 from lpjax.solvers._solution import Solution
 from lpjax.solvers._spectrum import descending_eigh, gram, right_singular
 from lpjax.solvers._start import Init, descend, select_tree, split_init, starting_rights
@@ -69,11 +77,12 @@ def irls_rows(
 @functools.partial(jax.jit, static_argnames=("rank", "init"))
 def _irls_rows(problem: Problem, rank: int, init: Init) -> Solution:
     scaled, scaling = normalize(problem)
-    n, d = scaled.matrix.shape
+    n, d = scaled.rows.shape
     if n < d:
         # All rows lie in n dimensions: solve there, where eigenvectors cost n³ instead of d³.
-        _, span = right_singular(scaled.matrix, n)
-        narrow = scaled._replace(matrix=jnp.matmul(scaled.matrix, span, precision="highest"))
+        _, span = right_singular(scaled.rows, n)
+        inside = jnp.matmul(scaled.rows.read(), span, precision="highest")
+        narrow = scaled._replace(rows=Rows(inside, jnp.ones((), inside.dtype)))
         if scaled.init is not None:
             pair = (scaled.init[0], jnp.matmul(scaled.init[1], span, precision="highest"))
             narrow = narrow._replace(init=pair)
@@ -94,33 +103,30 @@ class _Pass(NamedTuple):
     smoothing: Scalar
 
 
-def _solve(problem: Problem, rank: int, init: Init) -> Solution:
-    n, d = problem.matrix.shape
-    p, dtype = problem.p, problem.matrix.dtype
-    blocks = split_rows(problem.matrix, d)
+def _solve(problem: Scaled, rank: int, init: Init) -> Solution:
+    n, d = problem.rows.shape
+    p, dtype = problem.p, problem.rows.dtype
     weights = jnp.ones(n, dtype) if problem.row_weights is None else problem.row_weights
-    weight_blocks = split_rows(weights, d)
-    mean_row = jnp.sqrt(jnp.sum(problem.matrix**2) / n)
+    mean_row = jnp.sqrt(jnp.sum(problem.rows.read() ** 2) / n)
     floor = jnp.maximum(mean_row * jnp.finfo(dtype).eps ** (2 / 3), jnp.finfo(dtype).tiny)
 
     def measure(basis: Array, smoothing: Scalar) -> _Pass:
         complement = basis[:, rank:]
 
-        def block(total: Array, operands: tuple[Array, Array]) -> tuple[Array, tuple[Array, Array]]:
-            rows, weight = operands
+        def block(
+            total: Array, rows: Array, fresh: Array, weight: Array, _: tuple[()]
+        ) -> tuple[Array, tuple[()], tuple[Array, Array]]:
             # Projected onto the complement, not subtracted: a small residual keeps its digits.
             outside = jnp.matmul(rows, complement, precision="highest")
             norm = jnp.sqrt(jnp.sum(outside**2, axis=1))
             smoothed = jnp.maximum(norm, smoothing)
-            total = total + gram(rows, weight * smoothed ** (p - 2))
+            total = total + gram(rows, fresh * weight * smoothed ** (p - 2))
             # |r|^p, and below ε the quadratic that touches it there: what a step lowers.
             bowl = smoothed**p + p / 2 * smoothed ** (p - 2) * (norm**2 - smoothed**2)
-            return total, (norm**p, bowl)
+            return total, (), (norm**p, bowl)
 
-        total, (sums, bowls) = jax.lax.scan(block, jnp.zeros((d, d), dtype), (blocks, weight_blocks))
-        value = root_of_sum(problem, join_rows(sums, n))
-        merit = root_of_sum(problem, join_rows(bowls, n))
-        return _Pass(basis, value, merit, total, smoothing)
+        total, _, (sums, bowls) = scan_rows(block, problem.rows, jnp.zeros((d, d), dtype), given=weights)
+        return _Pass(basis, root_of_sum(problem, sums), root_of_sum(problem, bowls), total, smoothing)
 
     def step(last: _Pass) -> tuple[_Pass, Array, Scalar, Bool[Array, ""]]:
         _, basis = descending_eigh(last.gram)
@@ -140,7 +146,7 @@ def _solve(problem: Problem, rank: int, init: Init) -> Solution:
         problem.num_iters,
         optimal=(p == 2) & (problem.init is None),
     )
-    left = jnp.matmul(problem.matrix, outcome.best.T, precision="highest")
+    left = multiply(problem.rows, outcome.best.T)
     return Solution(left, outcome.best, outcome.objective, outcome.num_iters, outcome.converged)
 
 

@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, Scalar
 
 from lpjax.objectives import Over
-from lpjax.solvers._blocks import join_rows, split_rows
+from lpjax.solvers._blocks import scan_rows
 from lpjax.solvers._geometry import Coordinates, axes, coordinates, truncate
 from lpjax.solvers._problem import Problem, default_tol, finish, make_problem, normalize
 from lpjax.solvers._solution import Ellipsoid, Solution
@@ -114,22 +114,20 @@ def fixed_point(coords: Coordinates, p: Scalar, tol: Scalar, num_iters: Scalar) 
     One map is one pass over row blocks: rows whitened by the last metric give both their new weights and their share
     of the new metric, in coordinates where that metric is near the identity.
     """
-    n, d = coords.rows.shape
-    blocks = split_rows(coords.rows, d)
+    n, dtype = coords.rows.shape[0], coords.rows.dtype
 
     def advance(state: FixedPoint) -> FixedPoint:
         whitening = jnp.matmul(coords.whitening, state.inverse, precision="highest")
 
-        def block(total: Array, rows: Array) -> tuple[Array, Array]:
+        def block(total: Array, rows: Array, fresh: Array, *_: Any) -> tuple[Array, tuple[()], Array]:
             white = jnp.matmul(rows, whitening, precision="highest")
             mapped = jnp.sum(white**2, axis=1) ** (p / 2)
             # w^{1−2/p}; a row of zeros has weight zero and no share in the metric.
-            powers = jnp.where(mapped > 0, jnp.where(mapped > 0, mapped, 1) ** (1 - 2 / p), 0)
-            return total + gram(white, powers), mapped
+            counted = fresh & (mapped > 0)
+            powers = jnp.where(counted, jnp.where(counted, mapped, 1) ** (1 - 2 / p), 0)
+            return total + gram(white, powers), (), mapped
 
-        empty = jnp.zeros((whitening.shape[1],) * 2, blocks.dtype)
-        metric, mapped = jax.lax.scan(block, empty, blocks)
-        mapped = join_rows(mapped, n)
+        metric, _, mapped = scan_rows(block, coords.rows, jnp.zeros((whitening.shape[1],) * 2, dtype))
         scale = coords.dimension / jnp.maximum(jnp.sum(mapped), jnp.finfo(mapped.dtype).tiny)
         weights = mapped * scale
         values, vectors = descending_eigh(metric * scale ** (1 - 2 / p))
@@ -154,13 +152,13 @@ def fixed_point(coords: Coordinates, p: Scalar, tol: Scalar, num_iters: Scalar) 
     def unfinished(state: FixedPoint) -> Bool[Array, ""]:
         return (state.residual > tol) & (state.num_iters < num_iters)
 
-    identity = jnp.diag(coords.active.astype(blocks.dtype))
+    identity = jnp.diag(coords.active.astype(dtype))
     start = FixedPoint(
-        jnp.ones(n, blocks.dtype),
+        jnp.ones(n, dtype),
         identity,
         identity,
-        jnp.full((), jnp.inf, blocks.dtype),
-        jnp.full((), jnp.inf, blocks.dtype),
+        jnp.full((), jnp.inf, dtype),
+        jnp.full((), jnp.inf, dtype),
         jnp.zeros((), jnp.int32),
     )
     return jax.lax.while_loop(unfinished, advance, start)

@@ -93,7 +93,7 @@ class _Cuts(NamedTuple):
 
 
 def _cut(coords: Coordinates, p: Scalar, tol: Scalar, limit: int) -> _Cuts:
-    basis = jnp.matmul(coords.rows, coords.whitening, precision="highest")
+    basis = jnp.matmul(coords.rows.read(), coords.whitening, precision="highest")
     dimension = coords.dimension
     dtype = basis.dtype
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -12,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Scalar
 
 from lpjax.objectives import Over, blocked_sum, power_of_two_above, power_sums
-from lpjax.solvers._blocks import join_rows, split_rows
+from lpjax.solvers._blocks import Rows, scan_rows
 from lpjax.solvers._solution import Solution
 
 
@@ -157,6 +156,17 @@ def default_tol(matrix: Any, power: float) -> float:
     return float(jnp.finfo(solving_dtype(jnp.result_type(matrix))).eps ** power)
 
 
+class Scaled(NamedTuple):
+    """A problem of order one, without a metric: what algorithms work on. Attributes as of `Problem`."""
+
+    rows: Rows
+    p: Scalar
+    row_weights: Float[Array, " n"] | None
+    tol: Scalar
+    num_iters: Scalar
+    init: tuple[Float[Array, "n k"], Float[Array, "k d"]] | None
+
+
 class Scaling(NamedTuple):
     """How `normalize` scaled a problem, for `finish`."""
 
@@ -167,8 +177,8 @@ class Scaling(NamedTuple):
     finite: Bool[Array, ""]
 
 
-def normalize(problem: Problem) -> tuple[Problem, Scaling]:
-    """Scale to order one by powers of two (exact), fold the metric into the matrix, replace what is not finite.
+def normalize(problem: Problem) -> tuple[Scaled, Scaling]:
+    """Scale to order one by powers of two (exact), fold the metric into the matrix, read as zeros what is not finite.
 
     Σ ω_i ‖a_i − l_i R‖_C^p is Σ ω_i ‖b_i − l_i S‖^p with b = a C^{1/2} and S = R C^{1/2}: no algorithm below needs to
     know of C.
@@ -177,7 +187,7 @@ def normalize(problem: Problem) -> tuple[Problem, Scaling]:
     largest = jnp.max(jnp.abs(matrix))
     finite = jnp.isfinite(largest)
     scale = power_of_two_above(largest)
-    matrix = jnp.where(finite, matrix / scale, 0)
+    rows = Rows(matrix, jnp.where(finite, 1 / scale, 0))
     init = problem.init
     if init is not None:
         init = (init[0] / scale, init[1])
@@ -190,11 +200,11 @@ def normalize(problem: Problem) -> tuple[Problem, Scaling]:
     if metric is not None:
         finite &= jnp.all(jnp.isfinite(metric))
         half, inverse_half = _square_roots(jnp.where(finite, metric, 0))
-        matrix = jnp.matmul(matrix, half, precision="highest")
+        rows = Rows(jnp.matmul(rows.read(), half, precision="highest"), jnp.ones((), matrix.dtype))
         if init is not None:
             init = (init[0], jnp.matmul(init[1], half, precision="highest"))
-    normalized = problem._replace(matrix=matrix, row_weights=weights, metric=None, init=init)
-    return normalized, Scaling(scale, weight_scale, half, inverse_half, finite)
+    scaled = Scaled(rows, problem.p, weights, problem.tol, problem.num_iters, init)
+    return scaled, Scaling(scale, weight_scale, half, inverse_half, finite)
 
 
 def _square_roots(metric: Float[Array, "d d"]) -> tuple[Float[Array, "d d"], Float[Array, "d d"]]:
@@ -210,39 +220,29 @@ def _square_roots(metric: Float[Array, "d d"]) -> tuple[Float[Array, "d d"], Flo
     return power(root), power(inverse)
 
 
-def project(problem: Problem, right: Float[Array, "k d"], over: Over) -> tuple[Float[Array, "n k"], Scalar]:
-    """left = A Rᵀ for R of orthonormal rows, and the ℓp objective of the pair, on a normalized problem."""
+def project(problem: Scaled, right: Float[Array, "k d"], over: Over) -> tuple[Float[Array, "n k"], Scalar]:
+    """left = A Rᵀ for R of orthonormal rows, and the ℓp objective of the pair."""
 
-    def block(rows: Array, _: Array) -> tuple[Array, Array]:
+    def block(total: tuple[()], rows: Array, *_: Any) -> tuple[tuple[()], tuple[()], tuple[Array, Array]]:
         left = jnp.matmul(rows, right.T, precision="highest")
-        return left, rows - jnp.matmul(left, right, precision="highest")
+        residual = rows - jnp.matmul(left, right, precision="highest")
+        return total, (), (left, power_sums(residual, problem.p, over))
 
-    return _by_blocks(problem, over, block, problem.matrix)
-
-
-def objective(problem: Problem, left: Float[Array, "n k"], right: Float[Array, "k d"], over: Over) -> Scalar:
-    """The ℓp objective of a pair on a normalized problem."""
-
-    def block(rows: Array, left: Array) -> tuple[None, Array]:
-        return None, rows - jnp.matmul(left, right, precision="highest")
-
-    return _by_blocks(problem, over, block, left)[1]
+    left, sums = scan_rows(block, problem.rows)[2]
+    return left, root_of_sum(problem, sums)
 
 
-def _by_blocks(problem: Problem, over: Over, block: Callable[..., Any], operand: Array) -> tuple[Any, Scalar]:
-    """Run `block` -> (rows of left, residual) over row blocks; join the first, take the objective of the second."""
-    n, d = problem.matrix.shape
+def objective(problem: Scaled, left: Float[Array, "n k"], right: Float[Array, "k d"], over: Over) -> Scalar:
+    """The ℓp objective of a pair."""
 
-    def step(carry: None, operands: tuple[Array, Array]) -> tuple[None, tuple[Any, Array]]:
-        left, residual = block(*operands)
-        return carry, (left, power_sums(residual, problem.p, over))
+    def block(total: tuple[()], rows: Array, _: Array, left: Array, *__: Any) -> tuple[tuple[()], tuple[()], Array]:
+        residual = rows - jnp.matmul(left, right, precision="highest")
+        return total, (), power_sums(residual, problem.p, over)
 
-    _, (left, sums) = jax.lax.scan(step, None, (split_rows(problem.matrix, d), split_rows(operand, d)))
-    left = None if left is None else join_rows(left, n)
-    return left, root_of_sum(problem, join_rows(sums, n))
+    return root_of_sum(problem, scan_rows(block, problem.rows, given=left)[2])
 
 
-def root_of_sum(problem: Problem, sums: Float[Array, " n"]) -> Scalar:
+def root_of_sum(problem: Scaled, sums: Float[Array, " n"]) -> Scalar:
     """(Σ_i ω_i sums_i)^{1/p}."""
     if problem.row_weights is not None:
         sums = problem.row_weights * sums

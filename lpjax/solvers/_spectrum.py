@@ -6,11 +6,33 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from lpjax.solvers._blocks import Rows, scan_rows
 
-def gram(matrix: Float[Array, "n d"], weights: Float[Array, " n"] | None = None) -> Float[Array, "d d"]:
+
+def gram(matrix: Float[Array, "m d"], weights: Float[Array, " m"]) -> Float[Array, "d d"]:
     """Aᵀ diag(w) A."""
-    weighted = matrix if weights is None else matrix * weights[:, None]
-    return jnp.matmul(weighted.T, matrix, precision="highest")
+    return jnp.matmul((matrix * weights[:, None]).T, matrix, precision="highest")
+
+
+def gram_of_rows(rows: Rows) -> Float[Array, "d d"]:
+    """AᵀA."""
+
+    def block(total: Array, piece: Array, fresh: Array, *_: tuple[()]) -> tuple[Array, tuple[()], tuple[()]]:
+        return total + gram(piece, fresh.astype(piece.dtype)), (), ()
+
+    d = rows.shape[1]
+    return scan_rows(block, rows, jnp.zeros((d, d), rows.dtype))[0]
+
+
+def triangle_of_rows(rows: Rows) -> Float[Array, "d d"]:
+    """R of A = QR, of a tall matrix, up to signs: the R of all rows so far and the next block, one after another."""
+
+    def block(total: Array, piece: Array, fresh: Array, *_: tuple[()]) -> tuple[Array, tuple[()], tuple[()]]:
+        stacked = jnp.concatenate([total, jnp.where(fresh[:, None], piece, 0)])
+        return jnp.linalg.qr(stacked, mode="r"), (), ()
+
+    d = rows.shape[1]
+    return scan_rows(block, rows, jnp.zeros((d, d), rows.dtype))[0]
 
 
 def descending_eigh(symmetric: Float[Array, "d d"]) -> tuple[Float[Array, " d"], Float[Array, "d d"]]:
@@ -19,7 +41,7 @@ def descending_eigh(symmetric: Float[Array, "d d"]) -> tuple[Float[Array, " d"],
     return jnp.maximum(values[::-1], 0), vectors[:, ::-1]
 
 
-def right_singular(matrix: Float[Array, "n d"], tail_start: int) -> tuple[Float[Array, " r"], Float[Array, "d r"]]:
+def right_singular(rows: Rows, tail_start: int) -> tuple[Float[Array, " r"], Float[Array, "d r"]]:
     """Singular values, descending, and right singular vectors; r = min(n, d).
 
     Eigenvectors of AᵀA cost a fifth of LAPACK's gesdd, but rounding perturbs AᵀA by about eps·σ₁², and what lies
@@ -28,19 +50,20 @@ def right_singular(matrix: Float[Array, "n d"], tail_start: int) -> tuple[Float[
     then the SVD of R: backward stable like gesdd, without forming n × d singular vectors.
 
     Args:
-        matrix: shape (n, d), entries of order one.
+        rows: the matrix, its entries of order one.
         tail_start: first index (from 0) of the singular values that must be told from rounding.
     """
-    n, d = matrix.shape
+    n, d = rows.shape
     if n < d:
         # Left vectors of A are right vectors of Aᵀ. QR keeps V orthonormal past the rank, where AᵀU/σ is noise,
         # and keeps the span of the leading columns.
-        _, left = right_singular(matrix.T, tail_start)
-        vectors, triangle = jnp.linalg.qr(jnp.matmul(matrix.T, left, precision="highest"))
+        transposed = rows.read().T
+        _, left = right_singular(Rows(transposed, jnp.ones((), rows.dtype)), tail_start)
+        vectors, triangle = jnp.linalg.qr(jnp.matmul(transposed, left, precision="highest"))
         return jnp.abs(jnp.diagonal(triangle)), vectors
 
-    eps = jnp.finfo(matrix.dtype).eps
-    values, vectors = descending_eigh(gram(matrix))
+    eps = jnp.finfo(rows.dtype).eps
+    values, vectors = descending_eigh(gram_of_rows(rows))
     tail = values[min(tail_start, d - 1) :]
     accurate = (tail_start < d) & (eps**0.6 * values[0] <= jnp.mean(tail))
 
@@ -48,8 +71,7 @@ def right_singular(matrix: Float[Array, "n d"], tail_start: int) -> tuple[Float[
         return jnp.sqrt(values), vectors
 
     def by_qr() -> tuple[Array, Array]:
-        triangle = jnp.linalg.qr(matrix, mode="r")
-        _, singular, transposed = jnp.linalg.svd(triangle)
+        _, singular, transposed = jnp.linalg.svd(triangle_of_rows(rows))
         return singular, transposed.T
 
     return jax.lax.cond(accurate, by_gram, by_qr)

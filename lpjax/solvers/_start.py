@@ -10,9 +10,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Scalar
 
+from lpjax.solvers._blocks import Rows, multiply
 from lpjax.solvers._geometry import coordinates
 from lpjax.solvers._lewis import ellipsoid, fixed_point
-from lpjax.solvers._problem import Problem, objective, project
+from lpjax.solvers._problem import Scaled, objective, project
 from lpjax.solvers._svd import svd_right
 
 Init = Literal["best", "svd", "lewis", "clipped"]
@@ -48,8 +49,8 @@ def split_init(init: Any, names: tuple[Init, ...]) -> tuple[Init, Any]:
     raise ValueError(f"`init` is a {type(init).__name__}; expected a name, a LowRank, or a pair (left, right)")
 
 
-def starting_rights(problem: Problem, rank: int, init: Init) -> list[Float[Array, "k d"]]:
-    """Right factors to begin from, of a normalized problem: the given one, svd's, lewis's, or the last two."""
+def starting_rights(problem: Scaled, rank: int, init: Init) -> list[Float[Array, "k d"]]:
+    """Right factors to begin from: the given one, svd's, lewis's, or the last two."""
     if problem.init is not None:
         return [problem.init[1]]
     if init == "clipped":
@@ -69,8 +70,8 @@ def starting_rights(problem: Problem, rank: int, init: Init) -> list[Float[Array
     return rights
 
 
-def starting_pair(problem: Problem, rank: int, init: Init) -> Pair:
-    """The pair of least entrywise objective among those that `init` names, of a normalized problem.
+def starting_pair(problem: Scaled, rank: int, init: Init) -> Pair:
+    """The pair of least entrywise objective among those that `init` names.
 
     Besides svd and lewis, the SVD of the matrix clipped at three times its median magnitude: where a few entries
     are huge, both others fit them exactly, and no iteration leaves such a start. On planted outliers it makes the
@@ -84,20 +85,24 @@ def starting_pair(problem: Problem, rank: int, init: Init) -> Pair:
         left, value = project(problem, right, "entries")
         pairs.append(Pair(left, right, value))
     if init in ("best", "clipped"):
-        limit = 3 * _median_magnitude(problem.matrix)
-        clipped = problem._replace(matrix=jnp.clip(problem.matrix, -limit, limit))
-        right = svd_right(clipped, rank)
-        left = jnp.matmul(clipped.matrix, right.T, precision="highest")
-        pairs.append(Pair(left, right, objective(problem, left, right, "entries")))
+        pairs.append(_clipped_pair(problem, rank))
     return functools.reduce(lambda a, b: select_tree(b.objective < a.objective, b, a), pairs)
 
 
-def _median_magnitude(matrix: Float[Array, "n d"]) -> Scalar:
+def _clipped_pair(problem: Scaled, rank: int) -> Pair:
+    rows = problem.rows
+    clipped = problem._replace(rows=rows._replace(limit=3 * _median_magnitude(rows)))
+    right = svd_right(clipped, rank)
+    left = multiply(clipped.rows, right.T)
+    return Pair(left, right, objective(problem, left, right, "entries"))
+
+
+def _median_magnitude(rows: Rows) -> Scalar:
     """Median |a_ij| of at most about 2¹⁶ entries, of evenly spaced rows; the largest where the median is 0."""
-    stride = max(1, matrix.size // 2**16)
-    sample = jnp.abs(matrix[::stride])
+    n, d = rows.shape
+    sample = jnp.abs(rows._replace(matrix=rows.matrix[:: max(1, n * d // 2**16)]).read())
     median = jnp.median(sample)
-    return jnp.where(median > 0, median, jnp.max(jnp.abs(matrix)))
+    return jnp.where(median > 0, median, jnp.max(jnp.abs(rows.matrix)) * rows.factor)
 
 
 T = TypeVar("T")

@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from lpjax.objectives import Over
-from lpjax.solvers._problem import Problem, finish, make_problem, normalize, project
+from lpjax.solvers._problem import Problem, Scaled, finish, make_problem, normalize, project
 from lpjax.solvers._solution import Solution
 from lpjax.solvers._spectrum import right_singular
 
@@ -60,8 +60,8 @@ def _svd(problem: Problem, rank: int, over: Over) -> Solution:
     return finish(solution, scaling, problem.p)
 
 
-def svd_right(problem: Problem, rank: int) -> Float[Array, "k d"]:
-    """V_kᵀ of diag(√ω) A, of a normalized problem."""
-    matrix, weights = problem.matrix, problem.row_weights
-    weighted = matrix if weights is None else matrix * jnp.sqrt(weights)[:, None]
-    return right_singular(weighted, rank)[1][:, :rank].T
+def svd_right(problem: Scaled, rank: int) -> Float[Array, "k d"]:
+    """V_kᵀ of diag(√ω) A."""
+    weights = problem.row_weights
+    rows = problem.rows._replace(row_factors=None if weights is None else jnp.sqrt(weights))
+    return right_singular(rows, rank)[1][:, :rank].T
