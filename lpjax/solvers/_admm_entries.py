@@ -113,10 +113,10 @@ def _admm_entries(problem: Problem, rank: int, init: Init, rho: Scalar) -> Solut
             residual = rows - fitted
             pulled = residual + dual
             after = pulled - prox(pulled, p, state.rho)
-            # A − S + U.
-            target = fitted - dual + 2 * after
+            # A − S + U. Of `dual` there must be one reader: with two, XLA copies it whole at every block.
+            target = rows - pulled + 2 * after
             left = jnp.matmul(target, state.basis.T, precision="highest")
-            total = total + jnp.matmul(target.T, (weight * fresh)[:, None] * left, precision="highest")
+            total = total + jnp.matmul(target.T, jnp.where(fresh, weight, 0)[:, None] * left, precision="highest")
             return total, (left, after * (state.rho / rho)), power_sums(residual, p)
 
         empty = jnp.zeros((d, rank), p.dtype)

@@ -120,7 +120,7 @@ def _solve(problem: Scaled, rank: int, init: Init) -> Solution:
             outside = jnp.matmul(rows, complement, precision="highest")
             norm = jnp.sqrt(jnp.sum(outside**2, axis=1))
             smoothed = jnp.maximum(norm, smoothing)
-            total = total + gram(rows, fresh * weight * smoothed ** (p - 2))
+            total = total + gram(rows, jnp.where(fresh, weight * smoothed ** (p - 2), 0))
             # |r|^p, and below ε the quadratic that touches it there: what a step lowers.
             bowl = smoothed**p + p / 2 * smoothed ** (p - 2) * (norm**2 - smoothed**2)
             return total, (), (norm**p, bowl)
