@@ -24,7 +24,7 @@ from lpjax.tokenize import load_tokenizer
 
 _SEED = 0
 _MARK = "lpjax demo"
-# ADMM's objective after 30 iterations is within 2 % of that after 300, on the embedding: benchmarks/results.
+# ADMM is within 3 % of its 300-iteration objective after 11, on the embedding (benchmarks/results); 30 leave a margin.
 _METHODS: list[tuple[str, float, dict[str, Any]]] = [
     ("svd", 2.0, {}),
     ("lewis", 1.0, {}),

@@ -12,6 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from rich.box import SIMPLE
 from rich.table import Table
 
 _PACKAGES = ("lpjax", "jax", "jaxlib", "numpy", "scipy", "transformers", "safetensors")
@@ -82,15 +83,16 @@ def results_table(rows: Sequence[Mapping[str, Any]], *, score: str, dense: float
     Args:
         rows: mappings with keys layers, method, p (None for dense), compression (share), parameters, score,
             seconds (None for dense).
-        score: heading of the score.
+        score: what the score is, for the title.
         dense: score of the uncompressed net, which losses are taken from.
         title: of the table.
     """
-    table = Table(title=title or None, title_justify="left")
-    for heading in ("layers", "method", "p"):
+    # One line a row in 80 columns: what is long goes into the title.
+    table = Table(title=f"{title}\n{score}" if title else score, title_justify="left", box=SIMPLE, padding=(0, 1, 0, 0))
+    for heading in ("layers", "method"):
         table.add_column(heading, no_wrap=True)
-    for heading in ("smaller by", "parameters", score, "loss", "seconds"):
-        table.add_column(heading, justify="right")
+    for heading in ("smaller", "M params", "score", "loss", "seconds"):
+        table.add_column(heading, justify="right", no_wrap=True)
     previous = None
     for row in rows:
         group = (row["layers"], row["compression"])
@@ -100,10 +102,9 @@ def results_table(rows: Sequence[Mapping[str, Any]], *, score: str, dense: float
         seconds = row.get("seconds")
         table.add_row(
             row["layers"],
-            row["method"],
-            "" if row["p"] is None else f"{row['p']:g}",
+            row["method"] if row["p"] is None else f"{row['method']} p={row['p']:g}",
             f"{100 * row['compression']:.0f} %",
-            f"{row['parameters'] / 1e6:.2f} M",
+            f"{row['parameters'] / 1e6:.2f}",
             f"{row['score']:.4f}",
             f"{dense - row['score']:+.4f}",
             "" if seconds is None else f"{seconds:.1f}",
