@@ -13,6 +13,8 @@ from lpjax.solvers._blocks import Rows, multiply, scan_rows
 from lpjax.solvers._spectrum import gram_of_rows, right_singular, triangle_of_rows
 from tests.helpers import OBJECTIVE, heavy_tailed, low_rank, norm, product
 
+pytestmark = pytest.mark.usefixtures("x64")
+
 
 @pytest.fixture(params=[1, 2, 3, 10, 17])
 def blocks(request, monkeypatch):
@@ -36,32 +38,29 @@ def test_scan_visits_every_row_once(blocks):
         counted = jnp.where(fresh, given, 0)
         return total + jnp.sum(counted), state + given[:, None], (jnp.sum(rows, axis=1), fresh)
 
-    with jax.enable_x64(True):
-        total, state, (sums, _) = jax.jit(
-            lambda matrix: scan_rows(block, as_rows(matrix), jnp.zeros(()), given=jnp.asarray(given), state=state)
-        )(jnp.asarray(matrix))
-        np.testing.assert_allclose(total, given.sum())
-        np.testing.assert_allclose(state, 1 + np.stack([given, given], axis=1))
-        np.testing.assert_allclose(sums, matrix.sum(axis=1), atol=1e-12)
+    total, state, (sums, _) = jax.jit(
+        lambda matrix: scan_rows(block, as_rows(matrix), jnp.zeros(()), given=jnp.asarray(given), state=state)
+    )(jnp.asarray(matrix))
+    np.testing.assert_allclose(total, given.sum())
+    np.testing.assert_allclose(state, 1 + np.stack([given, given], axis=1))
+    np.testing.assert_allclose(sums, matrix.sum(axis=1), atol=1e-12)
 
 
 def test_rows_are_scaled_clipped_and_weighted_as_read(blocks):
     matrix, weights, right = heavy_tailed(17, 7), np.linspace(0, 2, 17), low_rank(7, 3, 3)
     expected = (np.clip(matrix / 4, -0.3, 0.3) * weights[:, None]) @ right
-    with jax.enable_x64(True):
-        rows = as_rows(matrix, 0.25, limit=jnp.asarray(0.3), row_factors=jnp.asarray(weights))
-        np.testing.assert_allclose(multiply(rows, jnp.asarray(right)), expected, atol=1e-12)
-        np.testing.assert_allclose(multiply(rows._replace(factor=jnp.zeros(())), jnp.asarray(right)), 0)
+    rows = as_rows(matrix, 0.25, limit=jnp.asarray(0.3), row_factors=jnp.asarray(weights))
+    np.testing.assert_allclose(multiply(rows, jnp.asarray(right)), expected, atol=1e-12)
+    np.testing.assert_allclose(multiply(rows._replace(factor=jnp.zeros(())), jnp.asarray(right)), 0)
 
 
 def test_gram_and_triangle(blocks):
     matrix = heavy_tailed(17, 7)
-    with jax.enable_x64(True):
-        rows = as_rows(matrix, 0.5)
-        triangle = np.asarray(triangle_of_rows(rows))
-        np.testing.assert_allclose(gram_of_rows(rows), matrix.T @ matrix / 4, rtol=1e-12)
-        np.testing.assert_allclose(triangle.T @ triangle, matrix.T @ matrix / 4, rtol=1e-10, atol=1e-12)
-        np.testing.assert_allclose(np.tril(triangle, -1), 0, atol=1e-15)
+    rows = as_rows(matrix, 0.5)
+    triangle = np.asarray(triangle_of_rows(rows))
+    np.testing.assert_allclose(gram_of_rows(rows), matrix.T @ matrix / 4, rtol=1e-12)
+    np.testing.assert_allclose(triangle.T @ triangle, matrix.T @ matrix / 4, rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(np.tril(triangle, -1), 0, atol=1e-15)
 
 
 def test_small_singular_values_come_from_qr(blocks):
@@ -69,9 +68,8 @@ def test_small_singular_values_come_from_qr(blocks):
     rng = np.random.default_rng(0)
     left, vectors = (np.linalg.qr(rng.normal(size=(n, 7)))[0] for n in (17, 7))
     values = np.logspace(0, -12, 7)
-    with jax.enable_x64(True):
-        found, _ = right_singular(as_rows((left * values) @ vectors.T), 6)
-        np.testing.assert_allclose(found, values, rtol=1e-3)
+    found, _ = right_singular(as_rows((left * values) @ vectors.T), 6)
+    np.testing.assert_allclose(found, values, rtol=1e-3)
 
 
 @pytest.mark.parametrize("weighted", [False, True])
@@ -81,14 +79,13 @@ def test_small_singular_values_come_from_qr(blocks):
 def test_solvers_do_not_depend_on_blocks(monkeypatch, name, p, weighted):
     matrix = heavy_tailed(17, 7)
     weights = np.random.default_rng(1).uniform(0, 3, size=17) if weighted else None
-    with jax.enable_x64(True):
-        found = []
-        for entries in (17 * 7, 40):
-            jax.clear_caches()
-            monkeypatch.setattr(_blocks, "_CPU_ENTRIES", entries)
-            monkeypatch.setattr(_blocks, "_ACCELERATOR_ENTRIES", entries)
-            found.append(lpjax.SOLVERS[name](jnp.asarray(matrix), 3, p=p, row_weights=weights))
+    found = []
+    for entries in (17 * 7, 40):
         jax.clear_caches()
+        monkeypatch.setattr(_blocks, "_CPU_ENTRIES", entries)
+        monkeypatch.setattr(_blocks, "_ACCELERATOR_ENTRIES", entries)
+        found.append(lpjax.SOLVERS[name](jnp.asarray(matrix), 3, p=p, row_weights=weights))
+    jax.clear_caches()
     whole, cut = found
     # Iterations may end a step apart.
     np.testing.assert_allclose(product(cut), product(whole), atol=1e-5 * np.abs(matrix).max())
