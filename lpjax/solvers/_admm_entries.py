@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, Int, Scalar
 
 from lpjax.objectives import power_sums
 from lpjax.solvers._blocks import scan_rows
-from lpjax.solvers._problem import Problem, default_tol, finish, make_problem, normalize, root_of_sum
+from lpjax.solvers._problem import Problem, default_tol, finish, make_problem, normalize, objective, root_of_sum
 from lpjax.solvers._prox import prox
 from lpjax.solvers._solution import Solution
 from lpjax.solvers._start import Init, descend, split_init, starting_pair
@@ -100,8 +100,10 @@ def _admm_entries(problem: Problem, rank: int, init: Init, rho: Scalar) -> Solut
     (n, d), p = scaled.rows.shape, scaled.p
     weights = jnp.ones(n, p.dtype) if scaled.row_weights is None else scaled.row_weights
     first = starting_pair(scaled, rank, init)
-    # The mean |r| of the start, were all equal.
-    typical = first.objective / (n * d) ** (1 / p)
+    # The mean |r| of the start, were all equal. Weights have no say: the prox of a row does not depend on its own.
+    plain = scaled._replace(row_weights=None)
+    value = first.objective if scaled.row_weights is None else objective(plain, first.left, first.right, "entries")
+    typical = value / (n * d) ** (1 / p)
     first_rho = rho * p * jnp.maximum(typical, jnp.finfo(p.dtype).tiny ** 0.25) ** (p - 2)
 
     def step(state: _State) -> tuple[_State, tuple[Array, Array], Scalar, Bool[Array, ""]]:
@@ -142,7 +144,7 @@ def _admm_entries(problem: Problem, rank: int, init: Init, rho: Scalar) -> Solut
         (left, right),
         first.objective,
         scaled.num_iters,
-        optimal=(p == 2) & (scaled.init is None),
+        optimal=(p == 2) & (scaled.init is None and init != "clipped"),
     )
     left, right = outcome.best
     orthonormal, triangle = jnp.linalg.qr(right.T)

@@ -85,21 +85,20 @@ def scan_rows(
     def write(array: Array, piece: Array, start: Any) -> Array:
         return jax.lax.dynamic_update_slice_in_dim(array, piece, start, 0)
 
-    def visit(total: Any, state: Any, index: Any) -> tuple[Any, Any, Any, Any]:
-        start = jnp.minimum(index * height, n - height)
-        fresh = start + jnp.arange(height) >= index * height
-        old = pieces(state, start)
-        total, new, output = block(total, rows.read(start, height), fresh, pieces(given, start), old)
-        new = jax.tree.map(lambda a, b: jnp.where(_along(fresh, a), a, b), new, old)
-        return start, total, new, output
+    def visit(total: Any, state: Any, start: Any, fresh: Array) -> tuple[Any, Any, Any]:
+        return block(total, rows.read(start, height), fresh, pieces(given, start), pieces(state, start))
 
     def step(index: Any, carry: tuple[Any, Any, Any]) -> tuple[Any, Any, Any]:
-        total, state, output = carry
-        start, total, new, made = visit(total, state, index)
-        state = jax.tree.map(lambda a, b: write(a, b, start), state, new)
-        return total, state, jax.tree.map(lambda a, b: write(a, b, start), output, made)
+        total, *old = carry
+        start = jnp.minimum(index * height, n - height)
+        fresh = start + jnp.arange(height) >= index * height
+        total, *new = visit(total, old[0], start, fresh)
+        if jax.tree.leaves(state):
+            # What was made of rows visited before was made of state that had been updated already.
+            new = jax.tree.map(lambda a, b: jnp.where(_along(fresh, a), a, b), new, pieces(old, start))
+        return total, *jax.tree.map(lambda a, b: write(a, b, start), old, new)
 
-    shapes = jax.eval_shape(visit, total, state, 0)[3]
+    shapes = jax.eval_shape(visit, total, state, 0, jnp.ones(height, bool))[2]
     output = jax.tree.map(lambda leaf: jnp.zeros((n, *leaf.shape[1:]), leaf.dtype), shapes)
     return jax.lax.fori_loop(0, count, step, (total, state, output))
 

@@ -116,7 +116,7 @@ def _irls_entries(problem: Problem, rank: int, init: Init) -> Solution:
         (first.left, first.right),
         first.objective,
         scaled.num_iters,
-        optimal=(p == 2) & (scaled.init is None),
+        optimal=(p == 2) & (scaled.init is None and init != "clipped"),
     )
     orthonormal, triangle = jnp.linalg.qr(outcome.best[1].T)
     left = jnp.matmul(outcome.best[0], triangle.T, precision="highest")

@@ -99,6 +99,12 @@ def make_problem(
         inside = low <= known_p <= high if p_range[0] == "[" else low < known_p < high
         if known_p.ndim or not inside:
             raise ValueError(f"`p` is {p}; expected a number in {p_range}")
+        # A sum of nd terms of order one to the power 1/p, and (n/d)^{1/p}, the size of a Lewis ellipsoid, must fit.
+        least = np.log(max(2, shape[0] * shape[1])) / np.log(float(jnp.finfo(dtype).max)) / 0.9
+        if known_p < least:
+            raise ValueError(
+                f"`p` is {p}; expected {least:.2g} or more: below, norms of {shape} matrices overflow {dtype}"
+            )
     known_iters = _concrete(num_iters)
     if known_iters is not None and (known_iters.dtype.kind not in "iu" or known_iters < 0):
         raise ValueError(f"`num_iters` is {num_iters!r}; expected a whole number, 0 or more")

@@ -91,3 +91,15 @@ def test_solvers_do_not_depend_on_blocks(monkeypatch, name, p, weighted):
     np.testing.assert_allclose(product(cut), product(whole), atol=1e-5 * np.abs(matrix).max())
     over = OBJECTIVE.get(name, "entries")
     assert cut.objective == pytest.approx(norm(matrix - product(cut), p, over, weights), rel=1e-10)
+
+
+def test_objective_is_that_of_the_factors_when_blocks_overlap(monkeypatch):
+    """17 rows in blocks of 5 and 6: the last one begins with rows whose factors have moved on already."""
+    matrix = heavy_tailed(17, 7)
+    jax.clear_caches()
+    monkeypatch.setattr(_blocks, "_CPU_ENTRIES", 40)
+    monkeypatch.setattr(_blocks, "_ACCELERATOR_ENTRIES", 40)
+    for count in (1, 2, 3, 5):
+        solution = lpjax.admm_entries(jnp.asarray(matrix), 3, p=1.0, num_iters=count, tol=0.0, init="svd")
+        assert solution.objective == pytest.approx(norm(matrix - product(solution), 1), rel=1e-12)
+    jax.clear_caches()

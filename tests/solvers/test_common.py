@@ -226,6 +226,16 @@ def test_p_outside_one_to_two(name):
                 solve(name, matrix, 3, p=p)
 
 
+def test_p_whose_norms_overflow_is_refused(name):
+    """lewis goes below 1, but not to where (nd)^{1/p} is no number of the dtype."""
+    with pytest.raises(ValueError, match=r"`p` is 0\.01; expected"):
+        solve(name, heavy_tailed(17, 7).astype(np.float32), 3, p=0.01)
+    if name == "lewis":
+        solution = solve(name, heavy_tailed(300, 7).astype(np.float32), 3, p=0.12)
+        assert np.all(np.isfinite(product(solution)))
+        assert np.isfinite(solution.objective)
+
+
 def test_not_finite_inside_jit_is_data(name):
     """Nothing can be raised under jit: the objective is infinite, the factors zero, and never a NaN."""
     matrix = heavy_tailed(17, 7).astype(np.float32)

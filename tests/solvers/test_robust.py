@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
+
 import numpy as np
 import pytest
 
 import lpjax
+from lpjax.solvers._problem import make_problem
+from lpjax.solvers._start import Outcome
 from tests.helpers import heavy_tailed, low_rank, norm, product, subspace_distance
 
 
@@ -56,9 +60,54 @@ def test_admm_reaches_irls(p, kind):
     else:
         rng = np.random.default_rng(2)
         matrix = low_rank(200, 60, 15, 1) + 2 * rng.normal(size=(200, 60))
-    reference = lpjax.irls_entries(matrix, 15, p=p, num_iters=400)
+    reference = lpjax.irls_entries(matrix, 15, p=p, num_iters=2000, tol=1e-6)
+    assert reference.converged
     fast = lpjax.admm_entries(matrix, 15, p=p, num_iters=1000)
     assert fast.objective <= 1.01 * reference.objective
+
+
+@pytest.mark.parametrize("p", [1.0, 1.5])
+def test_admm_reaches_irls_under_very_unequal_weights(p):
+    """One row of weight 10⁴: the penalty must follow the residuals' size, not the weighted objective's."""
+    matrix = heavy_tailed(60, 20)
+    weights = np.ones(60)
+    weights[7] = 1e4
+    reference = lpjax.irls_entries(matrix, 5, p=p, num_iters=2000, tol=1e-6, row_weights=weights)
+    fast = lpjax.admm_entries(matrix, 5, p=p, num_iters=1000, row_weights=weights)
+    start = lpjax.admm_entries(matrix, 5, p=p, num_iters=0, row_weights=weights)
+    assert fast.objective <= 1.01 * reference.objective
+    assert fast.objective < 0.99 * start.objective
+
+
+@pytest.mark.parametrize("name", ["irls_entries", "admm_entries"])
+def test_a_clipped_start_is_not_taken_for_the_optimum_at_p2(name):
+    matrix = heavy_tailed(17, 7)
+    solution = lpjax.SOLVERS[name](matrix, 3, p=2.0, init="clipped", num_iters=3000, tol=1e-14)
+    assert solution.num_iters > 0
+    assert solution.objective == pytest.approx(np.linalg.norm(np.linalg.svd(matrix)[1][3:]), rel=1e-6)
+
+
+@pytest.mark.parametrize("name", ["irls_rows", "irls_entries"])
+@pytest.mark.parametrize("p", [1.0, 1.4])
+def test_every_step_of_irls_lowers_the_objective(name, p, monkeypatch):
+    """Each iterate's own objective, not the best so far; and what a step minimises, the objective smoothed at ε."""
+    module = importlib.import_module(f"lpjax.solvers._{name}")
+    objectives, merits = [], []
+
+    def descend(step, state, candidate, value, num_iters, optimal):
+        objectives.append(float(value))
+        for _ in range(25):
+            state, candidate, value, _ = step(state)
+            objectives.append(float(value))
+            merits.append(float(state.merit))
+        return Outcome(candidate, value, num_iters, optimal)
+
+    monkeypatch.setattr(module, "descend", descend)
+    problem = make_problem(heavy_tailed(30, 8), 3, p=p, num_iters=25, tol=0.0)
+    getattr(module, f"_{name}").__wrapped__(problem, 3, "svd")
+    for values in (objectives, merits):
+        assert np.all(np.diff(values) <= 1e-12 * values[0])
+    assert objectives[-1] < 0.995 * objectives[0]
 
 
 def test_metric_and_weights_are_a_change_of_variables():
