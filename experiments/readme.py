@@ -28,12 +28,16 @@ def demo_table(record: dict[str, Any]) -> str:
         name = "svd" if method == "svd" else f"{method}, p = {p:g}"
         cells = [f"{scores[layers, keep, method, p]:.4f}" for layers, keep in _COLUMNS]
         lines.append(f"| {name} | {' | '.join(cells)} |")
+    limits = {row["options"]["num_iters"] for row in record["rows"] if "num_iters" in row["options"]}
+    limited = [row for row in record["rows"] if not row["all_converged"]]
+    note = f"admm_entries ran for {min(limits)} iterations, not to its end." if limits and limited else ""
     saved = record["saved"]
     name = saved["method"] if saved["method"] == "svd" else f"{saved['method']}, p = {saved['p']:g}"
     return "\n".join(
         [
             *lines,
             "",
+            *([note] if note else []),
             f"The checkpoint that it saves (embedding −60 %, {name}) has {saved['bytes'] / 1e6:.1f} MB instead of "
             f"{saved['dense_bytes'] / 1e6:.1f} and, reloaded,",
             f"scores {saved['score_reloaded']:.4f}. The whole took {record['seconds'] / 60:.1f} minutes on "

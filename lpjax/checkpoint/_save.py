@@ -61,8 +61,7 @@ def save_checkpoint(checkpoint: Checkpoint, folder: str | Path, *, overwrite: bo
         FileNotFoundError: `checkpoint.source` is no longer there.
         ValueError: params that do not fit the config or are not finite, with every path; nothing is written.
     """
-    target = Path(folder).expanduser().resolve()
-    _check_target(target, checkpoint.source, overwrite)
+    target = check_target(folder, checkpoint.source, overwrite)
     pairs, misfits = architecture(checkpoint.config).name_table(checkpoint.config).write(checkpoint.params)
     if misfits:
         raise ValueError(f"`params` does not fit `config`:\n{misfits}")
@@ -79,22 +78,24 @@ def save_checkpoint(checkpoint: Checkpoint, folder: str | Path, *, overwrite: bo
         (fresh / CONFIG).write_text(config, encoding="utf-8")
         if checkpoint.source is not None:
             _copy_side_files(checkpoint.source, fresh)
-        _swap_in(fresh, target, overwrite)
+        swap_in(fresh, target, overwrite)
     finally:
         # Also after Ctrl-C; gone already where the rename was reached.
         shutil.rmtree(fresh, ignore_errors=True)
     return size
 
 
-def _check_target(target: Path, source: Path | None, overwrite: bool) -> None:
+def check_target(folder: str | Path, source: Path | None, overwrite: bool) -> Path:
+    """`folder` in full, if it may be written: refused as `save_checkpoint` says, and so is a `source` that is gone."""
+    target = Path(folder).expanduser().resolve()
     if source is not None and not source.is_dir():
         raise FileNotFoundError(f"`checkpoint.source`, {source}, is no longer there; None saves without a tokenizer")
     if not target.exists():
-        return
+        return target
     if not target.is_dir():
         raise FileExistsError(f"{target} is a file, expected a folder that is not there yet")
     if not overwrite:
-        raise FileExistsError(f"{target} exists; choose another folder, or overwrite=True to replace it")
+        raise FileExistsError(f"{target} exists; choose another folder, or overwrite=True (--force) to replace it")
     if source is not None:
         origin = source.resolve()
         if origin == target or target in origin.parents or origin in target.parents:
@@ -102,9 +103,10 @@ def _check_target(target: Path, source: Path | None, overwrite: bool) -> None:
     inside = {path.name for path in target.iterdir()}
     if inside and not (CONFIG in inside and any(name.endswith(".safetensors") for name in inside)):
         raise FileExistsError(f"{target} is not empty and not a checkpoint; choose another folder")
+    return target
 
 
-def _swap_in(fresh: Path, target: Path, overwrite: bool) -> None:
+def swap_in(fresh: Path, target: Path, overwrite: bool) -> None:
     """Rename `fresh` to `target`; what was there is kept until the new one stands in its place."""
     if not (overwrite and target.exists()):
         # Made in the meantime, an empty folder is replaced by rename and any other makes it fail.

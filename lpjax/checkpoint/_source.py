@@ -19,6 +19,16 @@ _WANTED = [
 _UNWANTED = ["onnx/*", "openvino/*", "*.onnx", "*.mlpackage/*", "runs/*", "checkpoint-*/*"]
 
 
+def weight_bytes(folder: Path | None) -> int:
+    """Size of the files that `load_checkpoint` reads a folder's weights from, in bytes; 0 for None."""
+    if folder is None:
+        return 0
+    for pattern in ("model.safetensors", "model-*-of-*.safetensors", "flax_model.msgpack"):
+        if files := list(folder.glob(pattern)):
+            return sum(path.stat().st_size for path in files)
+    return 0
+
+
 def find_folder(source: str | Path) -> Path:
     """The local folder of `source`, fetched from the hub where `source` names a repository there.
 

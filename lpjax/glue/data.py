@@ -113,7 +113,7 @@ def load_sentences(path: str | Path | None = None) -> list[str]:
             reference, `pydoc_data.topics`, which every Python has.
 
     Raises:
-        DataError: the file is missing, not text, or has fewer than two different sentences.
+        DataError: the file is missing, not text, or has fewer than three different sentences.
     """
     if path is None:
         return _topics()
@@ -123,8 +123,8 @@ def load_sentences(path: str | Path | None = None) -> list[str]:
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} can't be read as UTF-8 text, one sentence a line: {error}") from None
     sentences = list(dict.fromkeys(line.strip() for line in lines if line.strip()))
-    if len(sentences) < 2:
-        raise DataError(f"{path} has {len(sentences)} different sentences; expected at least two, one a line")
+    if len(sentences) < 3:
+        raise DataError(f"{path} has {len(sentences)} different sentences; expected at least three, one a line")
     return sentences
 
 

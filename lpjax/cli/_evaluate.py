@@ -1,0 +1,109 @@
+"""`lpjax evaluate` and `lpjax demo`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from lpjax.cli._common import ALIAS, AsJson, Glue, Model, find_model, misuse, progress
+
+
+def evaluate(
+    model: Model,
+    baseline: Annotated[str | None, typer.Option(help="The dense net, to compare with.")] = None,
+    glue: Glue = None,
+    text: Annotated[
+        Path | None, typer.Option(help="Text for the comparison, one sentence a line; default: Python's own reference.")
+    ] = None,
+    dtype: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
+    batch_size: Annotated[int, typer.Option(help="Sentences in a batch.")] = 32,
+    as_json: AsJson = False,
+) -> None:
+    """Score a checkpoint: on STS-B where it is found, and against the dense net where one is named."""
+    from lpjax.checkpoint import load_checkpoint
+    from lpjax.evaluate import fidelity, stsb
+    from lpjax.glue.data import DataError, load_sentences, load_stsb
+
+    with misuse():
+        if dtype not in ("float32", "bfloat16"):
+            raise ValueError(f"--dtype is {dtype!r}; expected float32 or bfloat16")
+        if batch_size < 1:
+            raise ValueError(f"--batch-size is {batch_size}; expected 1 or more")
+        folder = find_model(model)
+        dense_folder = None if baseline is None else find_model(baseline)
+        sentences = load_sentences(text)
+    result: dict[str, Any] = {"model": model, "dtype": dtype}
+    try:
+        pairs = load_stsb(glue)
+    except DataError as error:
+        if glue is not None:
+            raise
+        if baseline is None:
+            raise ValueError(
+                f"nothing to score by: {error}; or name the dense net with --baseline to compare without labels"
+            ) from None
+        pairs = None
+        result["stsb_missing"] = str(error)
+    checkpoint = load_checkpoint(folder)
+    options: dict[str, Any] = {"dtype": dtype, "batch_size": batch_size}
+    with progress() as advance:
+
+        def report(what: str) -> Any:
+            return lambda done, total: advance(done, total, what)
+
+        if pairs is not None:
+            result["stsb"] = dataclasses.asdict(stsb(checkpoint, pairs, progress=report("STS-B"), **options))
+        if dense_folder is not None:
+            dense = load_checkpoint(dense_folder)
+            result["baseline"] = baseline
+            result["fidelity"] = dataclasses.asdict(
+                fidelity(checkpoint, dense, sentences, progress=report("fidelity"), **options)
+            )
+            if pairs is not None:
+                result["baseline_stsb"] = dataclasses.asdict(
+                    stsb(dense, pairs, progress=report("STS-B, dense"), **options)
+                )
+    if as_json:
+        print(json.dumps(result))
+        return
+    _print_scores(result)
+
+
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder to be written; one of an earlier demo is replaced.")] = Path("demo"),
+    model: Annotated[str | None, typer.Option(help=f"Checkpoint; default: {ALIAS}.")] = None,
+    glue: Glue = None,
+) -> None:
+    """Compress a real encoder with every fast solver and show what each cost."""
+    from lpjax.demo import check_out, run_demo
+
+    with misuse():
+        check_out(out)
+        folder = None if model is None else find_model(model)
+    run_demo(out, model=folder, glue=glue)
+
+
+def _print_scores(result: dict[str, Any]) -> None:
+    console = Console()
+    if "stsb" not in result:
+        console.print(f"STS-B: not found ({result['stsb_missing']})", highlight=False, markup=False, soft_wrap=True)
+    table = Table()
+    for heading in ("score", result["model"], *(["baseline"] if "baseline" in result else [])):
+        table.add_column(heading, justify="left" if heading == "score" else "right", overflow="fold")
+    for key in ("spearman", "pearson"):
+        if "stsb" in result:
+            dense = [f"{result['baseline_stsb'][key]:.4f}"] if "baseline_stsb" in result else []
+            table.add_row(f"STS-B dev {key.capitalize()}", f"{result['stsb'][key]:.4f}", *dense)
+    if "fidelity" in result:
+        found = result["fidelity"]
+        table.add_row("mean cosine with the baseline", f"{found['mean_cosine']:.4f}", "1")
+        table.add_row("Spearman with its similarities", f"{found['spearman']:.4f}", "1")
+    speed = result["stsb" if "stsb" in result else "fidelity"]["tokens_per_second"]
+    table.add_row("tokens a second", f"{speed:,.0f}", *([""] if "baseline" in result else []))
+    console.print(table)
