@@ -1,29 +1,20 @@
-"""Loading a checkpoint."""
+"""Loading a checkpoint, and making one of a tree in memory."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from lpjax.checkpoint._error import CheckpointError
+from lpjax.checkpoint._files import BLOCK, CONFIG, read_object
 from lpjax.checkpoint._source import find_folder
-from lpjax.checkpoint._tensors import not_finite, read_tensors
+from lpjax.checkpoint._tensors import not_finite
+from lpjax.checkpoint._weights import nested, read_weights
 from lpjax.lowrank import LowRank
-from lpjax.models import BertConfig, architecture, config_from_json
-from lpjax.models.names import walk
-
-WEIGHTS = "model.safetensors"
-INDEX = "model.safetensors.index.json"
-CONFIG = "config.json"
-BLOCK = "lpjax"  # key of config.json under which a compressed checkpoint says how it was made
-
-_PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "model.pt", "model.pth", "model.ckpt")
-_OTHERS = ("tf_model.h5", "flax_model.msgpack", "model.onnx")
+from lpjax.models import ModelConfig, architecture, config_from_json
+from lpjax.models.names import FACTORS, Misfits, NameTable, walk
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +31,7 @@ class Checkpoint:
     """
 
     params: dict[str, Any]
-    config: BertConfig
+    config: ModelConfig
     source: Path | None = None
     compression: dict[str, Any] | None = None
     config_json: Mapping[str, Any] | None = None
@@ -49,8 +40,9 @@ class Checkpoint:
 def load_checkpoint(source: str | Path) -> Checkpoint:
     """Load a checkpoint from a folder or from the Hugging Face Hub; nothing is unpickled.
 
-    Reads config.json and model.safetensors (or its shards), dense or written by `save_checkpoint`. Leaves are
-    read-only views of the file in the dtype it holds: memory is touched as weights are used.
+    Reads config.json and model.safetensors (or its shards), dense or written by `save_checkpoint`, and where
+    there is none, flax_model.msgpack. Leaves are read-only views of the file in the dtype it holds: memory is
+    touched as weights are used.
 
     Args:
         source: a folder, or a hub id such as "sentence-transformers/all-MiniLM-L6-v2".
@@ -62,15 +54,22 @@ def load_checkpoint(source: str | Path) -> Checkpoint:
             on the hub, or cannot be fetched.
     """
     folder = find_folder(source)
-    data = _read_object(folder / CONFIG)
+    data = read_object(folder / CONFIG)
     try:
         config = config_from_json(data)
     except ValueError as error:
         raise CheckpointError(f"{folder / CONFIG}: {error}") from error
     compression = _compression(data, folder / CONFIG)
 
-    path, tensors = _read_weights(folder)
-    params, misfits = architecture(config).name_table(config).read(tensors)
+    path, tensors, separator = read_weights(folder)
+    table = architecture(config).name_table(config)
+    if separator is None:
+        params, misfits = table.read(tensors)
+    else:
+        try:
+            params, misfits = _read_tree(table, nested(tensors, separator))
+        except ValueError as error:
+            raise CheckpointError(f"{path} holds no tree: {error}") from error
     if misfits:
         raise CheckpointError(f"{path} does not fit the {config.model_type} of {folder / CONFIG}:\n{misfits}")
     ranks = lowrank_ranks(params)
@@ -86,21 +85,73 @@ def load_checkpoint(source: str | Path) -> Checkpoint:
     return Checkpoint(params, config, folder, compression, data)
 
 
+def from_tree(params: Mapping[str, Any], config: Any, *, source: str | Path | None = None) -> Checkpoint:
+    """A checkpoint of a tree in memory, such as `FlaxBertForSequenceClassification.params`.
+
+    Args:
+        params: nested mappings (dict, flax's FrozenDict, …) in the layout of Hugging Face's Flax models, with or
+            without a head, and also with {"params": …} around them; leaves are arrays or `LowRank`, and are
+            not copied.
+        config: the transformers model's `config`, the object of a config.json, or a config of lpjax.
+        source: folder with the tokenizer's files, for `save_checkpoint`.
+
+    Returns:
+        A `Checkpoint`; its tree has the base model under its prefix where there is a head.
+
+    Raises:
+        ValueError: params that are no such tree, do not fit the config or are not finite, with every path; a
+            config that lpjax does not support.
+    """
+    data: dict[str, Any] | None = None
+    if isinstance(config, Mapping) or hasattr(config, "to_diff_dict"):
+        found = config if isinstance(config, Mapping) else config.to_diff_dict()
+        data = {key: value for key, value in found.items() if not key.startswith("_")}  # such as _name_or_path
+        try:
+            config = config_from_json(data)
+        except ValueError as error:
+            raise ValueError(f"`config` {error}") from error
+    if not isinstance(params, Mapping):
+        raise ValueError(f"`params` is {type(params).__name__}, expected nested dicts of arrays")
+    known = architecture(config)
+    tree = _plain(params["params"] if params.keys() == {"params"} else params)
+    kept, misfits = _read_tree(known.name_table(config), tree)
+    if misfits:
+        raise ValueError(f"`params` does not fit `config`:\n{misfits}")
+    bad = [*not_finite(_arrays(kept))]
+    if bad:
+        raise ValueError(f"`params` holds NaN or infinite weights: {', '.join(bad)}")
+    return Checkpoint(kept, config, None if source is None else Path(source), config_json=data)
+
+
 def lowrank_ranks(params: Mapping[str, Any]) -> dict[str, int]:
     """Rank of every factored weight, by path."""
     return {path: leaf.rank for path, leaf in walk(params) if isinstance(leaf, LowRank)}
 
 
-def _read_object(path: Path) -> dict[str, Any]:
-    try:
-        data = json.loads(path.read_bytes())
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path.parent} holds no {path.name}, so it is no checkpoint") from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} cannot be read as JSON: {error}") from error
-    if not isinstance(data, dict):
-        raise CheckpointError(f"{path} holds a JSON {type(data).__name__}, expected an object")
-    return data
+def _read_tree(table: NameTable, tree: Mapping[str, Any]) -> tuple[dict, Misfits]:
+    """`tree` as `table.read` would lay it out, and what does not fit, by path."""
+    pairs, misfits = table.write(tree)
+    return ({} if misfits else table.read(dict(pairs))[0]), misfits
+
+
+def _plain(tree: Mapping[Any, Any], path: str = "") -> dict[str, Any]:
+    """`tree` in dicts."""
+    found = {}
+    for key, child in tree.items():
+        if not isinstance(key, str) or "/" in key:
+            hint = "flax.traverse_util.unflatten_dict makes nested dicts of a flat one"
+            raise ValueError(f"`params` has the key {key!r} in {path or 'its root'}, expected a plain name; {hint}")
+        found[key] = _plain(child, f"{path}/{key}" if path else key) if isinstance(child, Mapping) else child
+    return found
+
+
+def _arrays(params: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """(path, array) for every array, a `LowRank`'s factors apart."""
+    for path, leaf in walk(params):
+        if isinstance(leaf, LowRank):
+            yield from ((f"{path}.{factor}", getattr(leaf, factor)) for factor in FACTORS)
+        else:
+            yield path, leaf
 
 
 def _compression(data: Mapping[str, Any], path: Path) -> dict[str, Any] | None:
@@ -113,44 +164,3 @@ def _compression(data: Mapping[str, Any], path: Path) -> dict[str, Any] | None:
     if not isinstance(ranks, dict) or not all(type(rank) is int for rank in ranks.values()):
         raise CheckpointError(f"{path}: `{BLOCK}.ranks` is {ranks!r}, expected an object of whole numbers")
     return block
-
-
-def _read_weights(folder: Path) -> tuple[Path, dict[str, np.ndarray]]:
-    """The file to blame, and its tensors, over all shards."""
-    if (folder / WEIGHTS).exists():
-        return folder / WEIGHTS, read_tensors(folder / WEIGHTS)
-    if (folder / INDEX).exists():
-        return folder / INDEX, _read_shards(folder / INDEX)
-    convert = (
-        "where PyTorch is installed, convert it by "
-        'transformers.AutoModel.from_pretrained("<folder>").save_pretrained("<new folder>")'
-    )
-    for name in _PICKLES:
-        if (folder / name).exists():
-            raise CheckpointError(f"{folder} holds only {name}, a pickle, which may run code; {convert}")
-    for name in _OTHERS:
-        if (folder / name).exists():
-            raise CheckpointError(f"{folder} holds only {name}, expected {WEIGHTS}; {convert}")
-    raise CheckpointError(f"{folder} holds no {WEIGHTS}; if the model has them in another format, {convert}")
-
-
-def _read_shards(path: Path) -> dict[str, np.ndarray]:
-    names = _read_object(path).get("weight_map")
-    if not isinstance(names, dict) or not names or not all(type(name) is str for name in names.values()):
-        raise CheckpointError(f"{path}: `weight_map` is missing or not an object of file names")
-    shards = list(dict.fromkeys(names.values()))
-    for shard in shards:
-        # The index is input like any other: it may not reach out of its folder.
-        if Path(shard).name != shard or "\\" in shard or not shard.endswith(".safetensors"):
-            raise CheckpointError(f"{path} names the shard {shard!r}, expected a .safetensors file beside it")
-    gone = [shard for shard in shards if not (path.parent / shard).exists()]
-    if gone:
-        raise CheckpointError(f"{path} names shards that are not there: {', '.join(gone)}")
-    tensors: dict[str, np.ndarray] = {}
-    for shard in shards:
-        found = read_tensors(path.parent / shard)
-        listed = {name for name, where in names.items() if where == shard}
-        if listed != found.keys():
-            raise CheckpointError(f"{path} and {shard} differ at {', '.join(sorted(listed ^ found.keys()))}")
-        tensors |= found
-    return tensors

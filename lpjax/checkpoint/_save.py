@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import secrets
 import shutil
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from lpjax.checkpoint._load import BLOCK, CONFIG, WEIGHTS, Checkpoint, lowrank_ranks
-from lpjax.checkpoint._tensors import not_finite, write_tensors
+import numpy as np
+
+from lpjax.checkpoint._dense import densified
+from lpjax.checkpoint._files import BLOCK, CONFIG, FLAX_WEIGHTS, WEIGHTS
+from lpjax.checkpoint._load import Checkpoint, lowrank_ranks
+from lpjax.checkpoint._msgpack import write_tree
+from lpjax.checkpoint._tensors import DTYPES, not_finite, write_tensors
 from lpjax.models import architecture, config_from_json
+from lpjax.models.names import NameTable, walk
+
+FORMATS = ("safetensors", "msgpack")
 
 # What a tokenizer and sentence-transformers read. A list of what to copy, not of what to leave out: a source
 # folder also holds the weights in other formats, logs, and whatever else lay there.
@@ -62,22 +72,80 @@ def save_checkpoint(checkpoint: Checkpoint, folder: str | Path, *, overwrite: bo
         ValueError: params that do not fit the config or are not finite, with every path; nothing is written.
     """
     target = check_target(folder, checkpoint.source, overwrite)
+    pairs = _checked_pairs(checkpoint)
+    config = _config_text(checkpoint)
+    return _write_folder(target, checkpoint.source, overwrite, WEIGHTS, config, lambda path: write_tensors(path, pairs))
+
+
+def export_checkpoint(
+    checkpoint: Checkpoint, folder: str | Path, *, format: str = "safetensors", overwrite: bool = False
+) -> int:
+    """Save `checkpoint` densely, as a folder for other libraries that knows nothing of lpjax.
+
+    Each `LowRank` weight is multiplied in double precision and rounded to its dtype; all other weights stay bit for
+    bit. PyTorch's `AutoModel….from_pretrained` loads the folder without a missing or unexpected key, as far as the
+    weights are those of its class; so does a Flax class that of format "msgpack". XLNet never had a Flax class: its
+    tree is lpjax's own. Memory for one dense weight at a time is needed.
+
+    Args:
+        checkpoint: what to export, dense or factored.
+        folder: where to, as in `save_checkpoint`.
+        format: "safetensors" (model.safetensors, PyTorch's names) or "msgpack" (flax_model.msgpack, the tree of
+            Hugging Face's Flax models).
+        overwrite: as in `save_checkpoint`.
+
+    Returns:
+        Size of the file of weights in bytes.
+
+    Raises:
+        FileExistsError, FileNotFoundError, ValueError: as `save_checkpoint`; also a ValueError where a product
+            overflows its dtype, with its path.
+    """
+    if format not in FORMATS:
+        raise ValueError(f"`format` is {format!r}, expected one of {', '.join(map(repr, FORMATS))}")
+    target = check_target(folder, checkpoint.source, overwrite)
+    _checked_pairs(checkpoint)
+    dense = dataclasses.replace(checkpoint, params=densified(checkpoint.params), compression=None)
+    table = architecture(dense.config).name_table(dense.config)
+    pairs = table.write(dense.params)[0]
+
+    def write(path: Path) -> int:
+        # Read back, so that the base model is where Hugging Face's trees have it.
+        return write_tree(path, table.read(dict(pairs))[0]) if format == "msgpack" else write_tensors(path, pairs)
+
+    name = FLAX_WEIGHTS if format == "msgpack" else WEIGHTS
+    return _write_folder(target, dense.source, overwrite, name, _config_text(dense), write)
+
+
+def _checked_pairs(checkpoint: Checkpoint) -> list[tuple[str, Any]]:
+    """The (name, tensor) pairs of a file for `checkpoint`; a ValueError names all that cannot be saved."""
     pairs, misfits = architecture(checkpoint.config).name_table(checkpoint.config).write(checkpoint.params)
     if misfits:
         raise ValueError(f"`params` does not fit `config`:\n{misfits}")
-    config = json.dumps(_config_json(checkpoint), indent=2, allow_nan=False) + "\n"
+    strange = [f"{name} ({array.dtype})" for name, array in pairs if np.dtype(array.dtype) not in DTYPES.values()]
+    if strange:
+        raise ValueError(f"`params` holds weights in a format that files do not have: {', '.join(strange)}")
     bad = [*not_finite(pairs)]
     if bad:
         raise ValueError(f"`params` holds NaN or infinite weights: {', '.join(bad)}")
+    return pairs
 
+
+def _write_folder(
+    target: Path, source: Path | None, overwrite: bool, name: str, config: str, write: Callable[[Path], int]
+) -> int:
+    """Put a checkpoint's folder in the place of `target`, whole or not at all, and return what `write` does.
+
+    Files are made anew, never truncated: leaves may be views of the ones that are replaced, and live on.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
     fresh = target.with_name(f".{target.name}.{secrets.token_hex(4)}.new")
     try:
         fresh.mkdir()
-        size = write_tensors(fresh / WEIGHTS, pairs)
+        size = write(fresh / name)
         (fresh / CONFIG).write_text(config, encoding="utf-8")
-        if checkpoint.source is not None:
-            _copy_side_files(checkpoint.source, fresh)
+        if source is not None:
+            _copy_side_files(source, fresh)
         swap_in(fresh, target, overwrite)
     finally:
         # Also after Ctrl-C; gone already where the rename was reached.
@@ -101,7 +169,7 @@ def check_target(folder: str | Path, source: Path | None, overwrite: bool) -> Pa
         if origin == target or target in origin.parents or origin in target.parents:
             raise FileExistsError(f"{target} overlaps {origin}, which the checkpoint came from; choose another folder")
     inside = {path.name for path in target.iterdir()}
-    if inside and not (CONFIG in inside and any(name.endswith(".safetensors") for name in inside)):
+    if inside and not (CONFIG in inside and any(name.endswith((".safetensors", ".msgpack")) for name in inside)):
         raise FileExistsError(f"{target} is not empty and not a checkpoint; choose another folder")
     return target
 
@@ -125,7 +193,7 @@ def swap_in(fresh: Path, target: Path, overwrite: bool) -> None:
             shutil.rmtree(old, ignore_errors=True)
 
 
-def _config_json(checkpoint: Checkpoint) -> dict[str, Any]:
+def _config_text(checkpoint: Checkpoint) -> str:
     """The config.json to write: all of the source's, as far as it still holds, and the `lpjax` block."""
     from lpjax import __version__  # Late: the package imports this module.
 
@@ -133,10 +201,31 @@ def _config_json(checkpoint: Checkpoint) -> dict[str, Any]:
     data.pop(BLOCK, None)
     if not data or config_from_json(data) != checkpoint.config:
         data |= checkpoint.config.to_json()
+    labels = _num_labels(architecture(checkpoint.config).name_table(checkpoint.config), checkpoint.params)
+    if labels is not None and labels != _told_labels(data):
+        # Else transformers would make a head of another size.
+        data.pop("num_labels", None)
+        data["id2label"] = {str(i): f"LABEL_{i}" for i in range(labels)}
+        data["label2id"] = {name: int(i) for i, name in data["id2label"].items()}
     ranks = lowrank_ranks(checkpoint.params)
     if checkpoint.compression is not None or ranks:
         data[BLOCK] = {"version": __version__, **(checkpoint.compression or {}), "ranks": ranks}
-    return data
+    return json.dumps(data, indent=2, allow_nan=False) + "\n"
+
+
+def _num_labels(table: NameTable, params: Mapping[str, Any]) -> int | None:
+    """Outputs of the classification head, or None without one."""
+    paths = dict(walk(params))
+    for weight in table.heads:
+        if "labels" in weight.shape and weight.path in paths:
+            return paths[weight.path].shape[weight.shape.index("labels")]
+    return None
+
+
+def _told_labels(data: Mapping[str, Any]) -> int:
+    """The number of labels as transformers reads it from a config.json."""
+    names = data.get("id2label")
+    return len(names) if isinstance(names, Mapping) else data.get("num_labels", 2)
 
 
 def _copy_side_files(source: Path, target: Path) -> None:

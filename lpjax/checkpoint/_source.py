@@ -16,6 +16,7 @@ _WANTED = [
     "LICENSE*",
     "NOTICE*",
 ]
+_FLAX = ["flax_model.msgpack", "flax_model-*.msgpack"]  # fetched only where there are no safetensors
 _UNWANTED = ["onnx/*", "openvino/*", "*.onnx", "*.mlpackage/*", "runs/*", "checkpoint-*/*"]
 
 
@@ -23,7 +24,7 @@ def weight_bytes(folder: Path | None) -> int:
     """Size of the files that `load_checkpoint` reads a folder's weights from, in bytes; 0 for None."""
     if folder is None:
         return 0
-    for pattern in ("model.safetensors", "model-*-of-*.safetensors", "flax_model.msgpack"):
+    for pattern in ("model.safetensors", "model-*.safetensors", "flax_model.msgpack", "flax_model-*.msgpack"):
         if files := list(folder.glob(pattern)):
             return sum(path.stat().st_size for path in files)
     return 0
@@ -63,7 +64,10 @@ def _fetch(repo: str) -> Path:
     from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
 
     try:
-        return Path(snapshot_download(repo, allow_patterns=_WANTED, ignore_patterns=_UNWANTED))
+        folder = Path(snapshot_download(repo, allow_patterns=_WANTED, ignore_patterns=_UNWANTED))
+        if not any(folder.glob("model*.safetensors")):
+            folder = Path(snapshot_download(repo, allow_patterns=[*_WANTED, *_FLAX], ignore_patterns=_UNWANTED))
+        return folder
     except GatedRepoError as error:
         raise PermissionError(
             f"{repo} is gated on the Hugging Face Hub: accept its terms there and log in with `hf auth login`"

@@ -1,0 +1,60 @@
+"""`lpjax export`."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from lpjax.cli._common import AsJson, Force, Model, Out, find_model, misuse
+
+
+def export(
+    model: Model,
+    out: Out,
+    dense: Annotated[
+        bool, typer.Option("--dense", help="Multiply factored weights out; always done, so it may be left out.")
+    ] = False,
+    msgpack: Annotated[
+        bool, typer.Option("--msgpack", help="Write flax_model.msgpack, for Flax, instead of model.safetensors.")
+    ] = False,
+    force: Force = False,
+    as_json: AsJson = False,
+) -> None:
+    """Save a checkpoint, factored or not, as a dense one that transformers loads."""
+    from lpjax.checkpoint import export_checkpoint, load_checkpoint
+    from lpjax.checkpoint._load import lowrank_ranks
+    from lpjax.checkpoint._save import check_target
+    from lpjax.checkpoint._source import weight_bytes
+
+    del dense  # There is no other form.
+    with misuse():
+        check_target(out, None, force)
+        folder = find_model(model)
+    checkpoint = load_checkpoint(folder)
+    with misuse():
+        check_target(out, checkpoint.source, force)
+    format = "msgpack" if msgpack else "safetensors"
+    size = export_checkpoint(checkpoint, out, format=format, overwrite=force)
+    ranks = lowrank_ranks(checkpoint.params)
+    before = weight_bytes(checkpoint.source)
+    result = {
+        "model": model,
+        "out": str(out),
+        "format": format,
+        "multiplied": ranks,
+        "bytes_before": before,
+        "bytes_after": size,
+    }
+    if as_json:
+        print(json.dumps(result))
+        return
+    Console().print(
+        f"{len(ranks)} factored weights multiplied out; weights {before / 1e6:.1f} MB → {size / 1e6:.1f} MB "
+        f"({format}); saved in {escape(str(out))}",
+        highlight=False,
+        soft_wrap=True,
+    )

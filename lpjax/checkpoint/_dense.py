@@ -1,0 +1,88 @@
+"""Factored weights as the dense ones that they stand for, multiplied only when they are written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from lpjax.lowrank import LowRank
+
+_ROWS = 2048  # that are multiplied at a time, in double precision
+
+
+class Deferred:
+    """An array that is made each time NumPy asks for it; its shape and dtype are known before.
+
+    Attributes:
+        shape, dtype, ndim, size: of the array.
+    """
+
+    def __init__(self, make: Callable[[], np.ndarray], outline: np.ndarray):
+        self._make = make
+        self._outline = outline  # of the same shape and dtype, but of one number in memory
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self._outline.shape
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self._outline.dtype
+
+    @property
+    def ndim(self) -> int:
+        return self._outline.ndim
+
+    @property
+    def size(self) -> int:
+        return self._outline.size
+
+    @property
+    def T(self) -> Deferred:
+        """The transpose."""
+        return Deferred(lambda: self._make().T, self._outline.T)
+
+    def reshape(self, *shape: Any) -> Deferred:
+        """The same numbers in another shape."""
+        return Deferred(lambda: self._make().reshape(*shape), self._outline.reshape(*shape))
+
+    def transpose(self, *axes: Any) -> Deferred:
+        """Axes in another order."""
+        return Deferred(lambda: self._make().transpose(*axes), self._outline.transpose(*axes))
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return self._make().astype(dtype or self.dtype, copy=False)
+
+
+def densified(params: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+    """`params` with a `Deferred` product in the place of every `LowRank`.
+
+    Products are summed in double precision and rounded once, to the leaf's dtype. One that overflows it raises a
+    ValueError that names the path, when it is made.
+    """
+    tree = {}
+    for key, child in params.items():
+        here = f"{path}/{key}" if path else key
+        if isinstance(child, Mapping):
+            tree[key] = densified(child, here)
+        else:
+            tree[key] = _product(here, child) if isinstance(child, LowRank) else child
+    return tree
+
+
+def _product(path: str, pair: LowRank) -> Deferred:
+    dtype = np.dtype(pair.dtype)
+
+    def multiply() -> np.ndarray:
+        left, right = np.asarray(pair.left), np.asarray(pair.right).astype(np.float64)
+        dense = np.empty(pair.shape, dtype)
+        with np.errstate(over="ignore", invalid="ignore"):  # told below
+            for start in range(0, len(dense), _ROWS):
+                dense[start : start + _ROWS] = left[start : start + _ROWS].astype(np.float64) @ right
+        if not np.isfinite(dense).all():
+            raise ValueError(f"`params` holds at {path} a product of factors that {dtype} cannot hold")
+        return dense
+
+    return Deferred(multiply, np.broadcast_to(np.zeros((), dtype), pair.shape))

@@ -1,0 +1,108 @@
+"""The weights of a checkpoint's folder, whichever of the formats they are in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lpjax.checkpoint._error import CheckpointError
+from lpjax.checkpoint._files import FLAX_INDEX, FLAX_WEIGHTS, INDEX, WEIGHTS, read_object
+from lpjax.checkpoint._msgpack import MAX_DEPTH, read_tree
+from lpjax.checkpoint._tensors import read_tensors
+
+_PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "model.pt", "model.pth", "model.ckpt")
+_OTHERS = ("tf_model.h5", "model.onnx")
+
+
+class Weights(NamedTuple):
+    """What a folder holds.
+
+    Attributes:
+        file: the file to blame.
+        tensors: by name, in PyTorch's orientation; or of a Flax tree by the keys of their paths.
+        separator: between those keys ("/" or "."), or None for PyTorch's names.
+    """
+
+    file: Path
+    tensors: dict[str, np.ndarray]
+    separator: str | None
+
+
+def read_weights(folder: Path) -> Weights:
+    """The weights of `folder`: safetensors where it has them, else flax's msgpack; one file or shards.
+
+    Raises:
+        CheckpointError: there are none, or they cannot be read.
+    """
+    if (folder / WEIGHTS).exists():
+        tensors, format = read_tensors(folder / WEIGHTS)
+        # transformers' Flax models in safetensors: paths joined by dots.
+        return Weights(folder / WEIGHTS, tensors, "." if format == "flax" else None)
+    if (folder / INDEX).exists():
+        return Weights(folder / INDEX, _read_shards(folder / INDEX, lambda path: read_tensors(path)[0]), None)
+    if (folder / FLAX_WEIGHTS).exists():
+        return Weights(folder / FLAX_WEIGHTS, read_tree(folder / FLAX_WEIGHTS), "/")
+    if (folder / FLAX_INDEX).exists():
+        return Weights(folder / FLAX_INDEX, _read_shards(folder / FLAX_INDEX, read_tree), "/")
+    convert = (
+        "where PyTorch is installed, convert it by "
+        'transformers.AutoModel.from_pretrained("<folder>").save_pretrained("<new folder>")'
+    )
+    for name in _PICKLES:
+        if (folder / name).exists():
+            raise CheckpointError(f"{folder} holds only {name}, a pickle, which may run code; {convert}")
+    for name in _OTHERS:
+        if (folder / name).exists():
+            raise CheckpointError(f"{folder} holds only {name}, expected {WEIGHTS} or {FLAX_WEIGHTS}; {convert}")
+    raise CheckpointError(
+        f"{folder} holds no {WEIGHTS} and no {FLAX_WEIGHTS}; if the model has them in another format, {convert}"
+    )
+
+
+def nested(leaves: Mapping[str, Any], separator: str) -> dict[str, Any]:
+    """The nested dicts that paths joined by `separator` stand for.
+
+    Raises:
+        ValueError: a path leads through a leaf, or has more than `MAX_DEPTH` keys.
+    """
+    tree: dict[str, Any] = {}
+    for path, leaf in leaves.items():
+        *parents, last = path.split(separator)
+        if len(parents) >= MAX_DEPTH:
+            raise ValueError(f"{path} is nested {len(parents) + 1} deep, expected at most {MAX_DEPTH}")
+        branch = tree
+        for key in parents:
+            branch = branch.setdefault(key, {})
+            if not isinstance(branch, dict):
+                raise ValueError(f"{path} leads through another array")
+        if last in branch:
+            raise ValueError(f"{path} is both an array and a group of arrays")
+        branch[last] = leaf
+    return tree
+
+
+def _read_shards(path: Path, read: Callable[[Path], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    names = read_object(path).get("weight_map")
+    if not isinstance(names, dict) or not names or not all(type(name) is str for name in names.values()):
+        raise CheckpointError(f"{path}: `weight_map` is missing or not an object of file names")
+    suffix = Path(path.name.removesuffix(".index.json")).suffix
+    listed: dict[str, set[str]] = {}
+    for name, shard in names.items():
+        # The index is input like any other: it may not reach out of its folder. A link may, for the hub's cache
+        # is made of them.
+        if Path(shard).name != shard or "\\" in shard or not shard.endswith(suffix):
+            raise CheckpointError(f"{path} names the shard {shard!r} for {name}, expected a {suffix} file beside it")
+        listed.setdefault(shard, set()).add(name)
+    gone = [f"{shard} (for {min(listed[shard])})" for shard in listed if not (path.parent / shard).exists()]
+    if gone:
+        raise CheckpointError(f"{path} names shards that are not there: {', '.join(gone)}")
+    tensors: dict[str, np.ndarray] = {}
+    for shard, expected in listed.items():
+        found = read(path.parent / shard)
+        if expected != found.keys():
+            raise CheckpointError(f"{path} and {shard} differ at {', '.join(sorted(expected ^ found.keys()))}")
+        tensors |= found
+    return tensors
