@@ -210,7 +210,8 @@ def plot_inspection(path: str | Path, inspection: Inspection, *, title: str = ""
     norms.set_yticks(range(len(shown)), [_two_lines(kind.name) for kind in reversed(shown)], fontsize=8)
     norms.set_ylim(-0.7, len(shown) - 0.3)
     low, high = norms.get_xlim()
-    ticks = [tick for tick in (0.01, 0.03, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 100) if low <= tick <= high]
+    candidates = (0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3, 5) if high < 20 * low else (0.01, 0.1, 0.2, 0.5, 1, 2, 5, 10, 100)
+    ticks = [tick for tick in candidates if low <= tick <= high]
     norms.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     norms.set_xticks([], minor=True)
     norms.set_xlabel("row norm / median row norm of its leaf")
@@ -238,7 +239,7 @@ def _draw_spectra(axis: Any, kind: Kind, colour: str, dashes: Any) -> float:
     """Draw the spectra of a kind; returns a value that should be seen, short of the plunge at the very end."""
     values = np.stack([leaf.singular_values for leaf in kind.leaves if _drawable(leaf)])  # pyright: ignore
     shares = values / values[:, :1]
-    shares = np.where(shares > 0, shares, np.nan)  # a gap on a logarithmic axis
+    shares = np.where(shares > 1e-7, shares, np.nan)  # what is but rounding is a gap on a logarithmic axis
     seen = ~np.all(np.isnan(shares), axis=0)
     places = 100 * (np.arange(shares.shape[1]) + 0.5)[seen] / min(kind.leaves[0].shape)
     shares = shares[:, seen]
@@ -255,6 +256,7 @@ def _draw_norms(axis: Any, kind: Kind, height: float, colour: str, dashes: Any) 
     ratios = np.concatenate([norms / median for norms, median in pairs if median > 0] or [np.zeros(0)])
     ratios = ratios[ratios > 0]
     if not ratios.size:
+        axis.text(1, height, "more than half of the rows are 0", color="0.4", fontsize=8, ha="center", va="center")
         return
     low, first, third, high = np.quantile(ratios, (0.01, 0.25, 0.75, 0.99))
     axis.hlines(height, low, high, color=colour, linestyle=dashes, linewidth=1.5)
