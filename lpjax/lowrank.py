@@ -27,6 +27,18 @@ class LowRank:
     left: Float[Array | np.ndarray, "*batch n rank"]
     right: Float[Array | np.ndarray, "*batch rank d"]
 
+    # A NumPy array on the left of `@` would try to make an array of this; so it leaves the product to `__rmatmul__`.
+    __array_ufunc__ = None
+
+    def __rmatmul__(self, x: Any) -> Array:
+        """`x @ self`, so that a model that is tied by `x @ embedding.T` need not know."""
+        return matmul(jnp.asarray(x), self)
+
+    @property
+    def T(self) -> LowRank:
+        """The transposed weight, as a pair too; batch dimensions stay in front."""
+        return LowRank(self.right.mT, self.left.mT)
+
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of the dense weight this stands for."""

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import jax
 import numpy as np
 
-from lpjax.lowrank import LowRank, is_lowrank
+from lpjax.lowrank import is_lowrank
 
 Pattern: TypeAlias = str | re.Pattern[str] | Callable[[str, Any], bool]
 Select: TypeAlias = Pattern | Sequence[Pattern]
+InputAxes: TypeAlias = Mapping[str, int | tuple[int, int]]
+"""path -> how many leading axes a kernel contracts with its input; for a stack of kernels, such as `nn.scan` makes,
+the pair (leading axes of the stack, contracted axes after them)."""
 
 _ATTENTION = r"(^|/)\w*(attention|attn)\w*/(.*/)?kernel$"
 _FEED_FORWARD = (
@@ -36,27 +39,34 @@ def leaves_with_paths(params: Any) -> list[tuple[str, Any]]:
     return [(jax.tree_util.keystr(path, simple=True, separator="/"), leaf) for path, leaf in leaves]
 
 
-def select_paths(params: Any, select: Select) -> list[str]:
+def select_paths(params: Any, select: Select, input_axes: InputAxes | None = None) -> list[str]:
     """Paths of the matrices that `select` names, in tree order.
 
-    Groups overlook case and what is no matrix, such as the 3-D kernels of flax's own attention layers.
+    Groups overlook case and what is no matrix, such as the 3-D kernels of flax's own attention layers where
+    `input_axes` does not say how to view them.
 
     Args:
         params: nested containers of arrays.
         select: a group ("embeddings", "attention", "feed_forward", or "encoder", the two before it), a
             regular expression searched for in the path, a function (path, leaf) -> bool, or a sequence of these.
+        input_axes: see `compress`; leaves of more than two axes that it names count as matrices.
 
     Raises:
         ValueError: a pattern is no regular expression or matches nothing, or a leaf that it matches is not a
             floating matrix; the nearest paths are named. Also where two selected leaves have one path.
     """
+    viewed = input_axes or {}
+
+    def fits(path: str, leaf: Any) -> bool:
+        return _is_matrix(leaf) or (path in viewed and _is_floating(leaf) and leaf.ndim > 2)
+
     leaves = leaves_with_paths(params)
     patterns = list(select) if isinstance(select, Sequence) and not isinstance(select, str) else [select]
     if not patterns:
         raise ValueError("`select` is empty; expected a group name, a regular expression or a function")
     chosen: set[str] = set()
     for pattern in patterns:
-        matches = _matcher(pattern)
+        matches = _matcher(pattern, fits)
         matched = {path for path, leaf in leaves if matches(path, leaf)}
         if not matched:
             raise ValueError(
@@ -65,12 +75,19 @@ def select_paths(params: Any, select: Select) -> list[str]:
                 f"anything else is searched for in the paths as a regular expression"
             )
         chosen |= matched
-    unfit = [f"{path} {_describe(leaf)}" for path, leaf in leaves if path in chosen and not _is_matrix(leaf)]
+    unfit = [(path, leaf) for path, leaf in leaves if path in chosen and not fits(path, leaf)]
     if unfit:
-        kernels = [(path, leaf) for path, leaf in leaves if _is_matrix(leaf)]
+        named = [f"{path} {_describe(leaf)}" for path, leaf in unfit]
+        kernels = [(path, leaf) for path, leaf in leaves if fits(path, leaf)]
+        hint = ""
+        if any(_is_floating(leaf) and leaf.ndim > 2 for _, leaf in unfit):
+            hint = (
+                ". A kernel of more axes is viewed as a matrix if `input_axes` says how many of them are its inputs; "
+                "`lpjax.flax.input_axes` finds that for a linen module"
+            )
         raise ValueError(
-            f"`select` matches leaves that are not floating matrices: {', '.join(unfit[:5])}"
-            f"{', …' if len(unfit) > 5 else ''}; nearest matrices: {_nearest(unfit[0], kernels)}"
+            f"`select` matches leaves that are not floating matrices: {', '.join(named[:5])}"
+            f"{', …' if len(unfit) > 5 else ''}; nearest matrices: {_nearest(named[0], kernels)}{hint}"
         )
     paths = [path for path, _ in leaves if path in chosen]
     if twice := sorted({path for path in paths if paths.count(path) > 1}):
@@ -93,12 +110,12 @@ def rank_for(shape: tuple[int, int], keep: float) -> int:
     return int(np.floor(keep * n * d / (n + d) * (1 + 4 * np.finfo(float).eps)))
 
 
-def _matcher(pattern: Any) -> Callable[[str, Any], bool]:
+def _matcher(pattern: Any, fits: Callable[[str, Any], bool]) -> Callable[[str, Any], bool]:
     if callable(pattern):
         return lambda path, leaf: bool(pattern(path, leaf))
     if isinstance(pattern, str) and pattern in GROUPS:
         expression = re.compile(GROUPS[pattern], re.IGNORECASE)
-        return lambda path, leaf: bool(expression.search(path)) and _is_matrix(leaf)
+        return lambda path, leaf: bool(expression.search(path)) and fits(path, leaf)
     if not isinstance(pattern, str | re.Pattern):
         raise ValueError(
             f"`select` holds a {type(pattern).__name__}; expected a group name, a regular expression or a function"
@@ -111,9 +128,11 @@ def _matcher(pattern: Any) -> Callable[[str, Any], bool]:
 
 
 def _is_matrix(leaf: Any) -> bool:
-    if isinstance(leaf, LowRank):
-        return leaf.ndim == 2
-    return getattr(leaf, "ndim", 0) == 2 and jax.numpy.issubdtype(leaf.dtype, jax.numpy.floating)
+    return _is_floating(leaf) and leaf.ndim == 2
+
+
+def _is_floating(leaf: Any) -> bool:
+    return hasattr(leaf, "ndim") and jax.numpy.issubdtype(leaf.dtype, jax.numpy.floating)
 
 
 def _describe(leaf: Any) -> str:

@@ -250,6 +250,91 @@ def test_what_stays_dense():
     assert compress({"k": np.ones((6, 3), np.float32)}, select="k", rank=2, solver=stub).records[0].rank is None
 
 
+@pytest.mark.parametrize("rows", ["auto", "first"])
+def test_kernels_of_more_axes_are_solved_as_the_matrix_that_they_are(rows):
+    """Flax's attention: query (hidden, heads, head size), out (heads, head size, hidden)."""
+    query, out = (heavy_tailed(8, 15, seed).astype(np.float32) for seed in (0, 1))
+    tree = {"query": {"kernel": query.reshape(8, 3, 5)}, "out": {"kernel": jnp.asarray(out.T.reshape(3, 5, 8))}}
+    flat = {"query": {"kernel": query}, "out": {"kernel": out.T}}
+    options: dict[str, Any] = {"select": "kernel", "keep": 0.6, "solver": "svd", "rows": rows}
+    axes = {"query/kernel": 1, "out/kernel": 2}
+    factored, records = compress(tree, input_axes=axes, **options)
+    expected, plain = compress(flat, **options)
+    assert [record.shape for record in records] == [(3, 5, 8), (8, 3, 5)]
+    assert [factored[name]["kernel"].shape for name in ("out", "query")] == [(15, 8), (8, 15)]
+    for a, b in zip(jax.tree.leaves(factored), jax.tree.leaves(expected), strict=True):
+        assert np.array_equal(a, b)
+    for a, b in zip(records, plain, strict=True):
+        assert dataclasses.replace(a, shape=b.shape, seconds=0) == dataclasses.replace(b, seconds=0)
+    # A second time there is nothing left to do, whatever the entries say.
+    again, notes = compress(factored, input_axes={"query/kernel": 1, "out/kernel": 1}, **options)
+    assert all("factored already" in record.note for record in notes)
+    assert again["out"]["kernel"] is factored["out"]["kernel"]
+
+
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_a_stack_of_kernels_gets_a_stack_of_pairs(batch_size):
+    """What nn.scan makes of layers: each is solved alone, and one record tells of them all."""
+    layers = [matrix(seed, (D, N)) * 10.0**seed for seed in range(3)]
+    stack = np.stack(layers).reshape(3, D, N, 1)
+    tree = {"a": {"kernel": jnp.asarray(stack)}, "b": {"kernel": matrix(7, (D, N))}}
+    calls = []
+    factored, records = compress(
+        tree,
+        select="kernel",
+        rank=RANK,
+        solver="lewis",
+        p=1.5,
+        input_axes={"a/kernel": (1, 1)},
+        batch_size=batch_size,
+        progress=lambda *x: calls.append(x),
+    )
+    assert calls == [(i + 1, 2, record) for i, record in enumerate(records)]
+    record, pair = records[0], factored["a"]["kernel"]
+    assert (record.shape, record.rank) == (stack.shape, RANK)
+    assert (record.dense_size, record.stored_size) == (3 * N * D, pair.size) == (3 * N * D, 3 * RANK * (N + D))
+    assert pair.shape == (3, D, N)
+    pairs, alone = compress(layers, select=".", rank=RANK, solver="lewis", p=1.5, batch_size=1)
+    for i, layer in enumerate(layers):
+        expected = as_dense(pairs[i])
+        assert np.allclose(as_dense(LowRank(pair.left[i], pair.right[i])), expected, atol=1e-4 * np.abs(layer).max())
+    assert record.num_iters == max(one.num_iters for one in alone)
+    assert record.converged
+    # Norms over the whole stack, from their definition.
+    residual = np.stack(layers).astype(np.float64) - np.asarray(pair.left, np.float64) @ pair.right
+    rows, whole = (x.swapaxes(1, 2).reshape(3 * N, D) for x in (residual, np.stack(layers)))
+    assert record.objective_entries == pytest.approx(norm(rows, 1.5) / norm(whole, 1.5), rel=1e-4)
+    assert record.objective_rows == pytest.approx(norm(rows, 1.5, "rows") / norm(whole, 1.5, "rows"), rel=1e-4)
+    parts = [(one.bound or 0) * norm(layer, 1.5) for one, layer in zip(alone, layers, strict=True)]
+    assert record.bound == pytest.approx(sum(x**1.5 for x in parts) ** (1 / 1.5) / norm(whole, 1.5), rel=1e-4)
+
+
+def test_stacks_of_stacks_of_zeros_and_none():
+    tree = {"embedding": np.zeros((2, 3, N, D), np.float32), "none": np.zeros((0, N, D), np.float32)}
+    axes = {"embedding": (2, 1), "none": (1, 1)}
+    factored, records = compress(tree, select=".", rank=RANK, solver=first_columns, input_axes=axes)
+    assert (factored["embedding"].left.shape, factored["embedding"].right.shape) == ((2, 3, N, RANK), (2, 3, RANK, D))
+    assert records[0].objective_entries == 0
+    assert factored["none"] is tree["none"]
+    assert records[1].rank is None
+    # As the rows of a table, whatever flax's boxes add to its path.
+    boxed = compress({"embedding": {"value": matrix()}}, select=".", rank=RANK, solver=first_columns).params
+    assert np.array_equal(as_dense(boxed["embedding"]["value"])[:, :RANK], matrix()[:, :RANK])
+
+
+def test_row_weights_of_a_stack():
+    stack, weights = np.stack([matrix(1), matrix(2)]), np.random.default_rng(0).uniform(0.1, 5, (2, N))
+    options: dict[str, Any] = {"select": ".", "rank": RANK, "solver": "svd", "input_axes": {"embedding": (1, 1)}}
+    pair = compress({"embedding": stack}, row_weights={"embedding": weights}, **options).params["embedding"]
+    for i in range(2):
+        root = np.sqrt(weights[i])[:, None]
+        found = root * np.asarray(pair.left[i], np.float64) @ pair.right[i]
+        assert np.allclose(found, truncated_svd(root * stack[i], RANK), atol=1e-4 * np.abs(stack[i]).max())
+    for wrong in (weights[0], weights.T, weights * [[1], [0]]):
+        with pytest.raises(ValueError, match="`row_weights` of embedding"):
+            compress({"embedding": stack}, row_weights={"embedding": wrong}, **options)
+
+
 def test_row_weights():
     tree = {"embedding": matrix(1), "other": {"embedding": matrix(2)}, "kernel": matrix(3, (D, N))}
     rng = np.random.default_rng(0)
@@ -319,6 +404,14 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"row_weights": {"a/kernel": -np.ones(N)}}, "`row_weights` of a/kernel"),
     ({"row_weights": {"a/kernel": np.full(N, np.nan)}}, "`row_weights` of a/kernel"),
     ({"row_weights": {"a/kernel": np.zeros(N)}}, "`row_weights` of a/kernel is all zero"),
+    ({"input_axes": {"params/a/kernel": 1}}, "names params/a/kernel, which is no leaf of the tree"),
+    ({"input_axes": {"a/kernel": 0}}, "`input_axes` of a/kernel is 0; expected a number of axes"),
+    ({"input_axes": {"a/kernel": "1"}}, "`input_axes` of a/kernel is '1'"),
+    ({"input_axes": {"a/kernel": (-1, 1)}}, "`input_axes` of a/kernel is (-1, 1)"),
+    ({"input_axes": {"a/kernel": (1, 1, 1)}}, "`input_axes` of a/kernel is (1, 1, 1)"),
+    ({"input_axes": {"a/kernel": 2}}, "`input_axes` of a/kernel is 2, but its shape is (7, 17)"),
+    ({"input_axes": {"a/kernel": (1, 1)}}, "`input_axes` of a/kernel is (1, 1), but its shape is (7, 17)"),
+    ({"input_axes": {"a/bias": 1}}, "`input_axes` of a/bias is 1, but its shape is (17,)"),
 ]
 
 

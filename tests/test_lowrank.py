@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +131,29 @@ def test_stacks_under_vmap_and_as_they_are():
     assert np.allclose(matmul(x, stack), expected, atol=1e-4)
     assert np.allclose(densify(stack), dense(stack), atol=1e-5)
     assert jax.vmap(lambda w: jnp.zeros(w.shape))(stack).shape == (5, 17, 7)
+
+
+@pytest.mark.parametrize("batch", [(), (5,)])
+def test_the_transposed_pair(batch):
+    weight = pair(batch=batch)
+    turned = weight.T
+    assert turned.shape == (*batch, 7, 17)
+    assert turned.rank == 3
+    assert np.array_equal(dense(turned), np.swapaxes(dense(weight), -1, -2))
+    assert isinstance(jax.jit(lambda w: w.T)(weight), LowRank)
+    assert isinstance(LowRank(np.asarray(weight.left), np.asarray(weight.right)).T.left, np.ndarray)
+
+
+def test_a_product_by_the_operator():
+    """What a decoder that is tied to its table writes: `x @ embedding.T`."""
+    weight = pair()
+    x = np.random.default_rng(1).normal(size=(2, 5, 7)).astype(np.float32)
+    expected = x.astype(np.float64) @ dense(weight).T
+    for given in (x, jnp.asarray(x)):
+        assert np.allclose(given @ weight.T, expected, atol=1e-4)
+    assert (17, 7) not in shapes_in(lambda x, w: x @ w.T, jnp.asarray(x), weight)
+    with pytest.raises(TypeError):
+        operator.matmul(weight, x)
 
 
 def test_densify_leaves_a_dense_weight_alone():

@@ -220,6 +220,26 @@ def test_leaves_that_are_no_floating_matrix(leaf, words):
     assert "nearest matrices: y" in str(caught.value)
 
 
+def test_kernels_of_more_axes_are_matrices_where_their_input_axes_are_known():
+    params = xlnet()
+    heads = [f"layer/0/rel_attn/{name}/kernel" for name in "kqv"]
+    axes = dict.fromkeys(heads, 1) | {"layer/0/rel_attn/r/kernel": 1}
+    assert sorted(select_paths(params, "attention", axes)) == sorted([*heads, "layer/0/rel_attn/r/kernel"])
+    assert select_paths(params, r"/q/kernel$", axes) == ["layer/0/rel_attn/q/kernel"]
+    # A stack of pairs is let through like the stack of kernels that it came from.
+    stack = {"x": LowRank(jnp.zeros((5, 4, 2)), jnp.zeros((5, 2, 3)))}
+    assert select_paths(stack, "x", {"x": (1, 1)}) == ["x"]
+    # An entry makes no matrix of what has no numbers for one.
+    for leaf in (np.zeros((2, 3, 4), np.int32), VECTOR):
+        with pytest.raises(ValueError, match="not floating matrices"):
+            select_paths({"x": leaf}, "x", {"x": 1})
+    with pytest.raises(ValueError, match=r"not floating matrices: layer/0/rel_attn/o/kernel.*`lpjax.flax.input_axes`"):
+        select_paths(params, "rel_attn/./kernel", axes)
+    with pytest.raises(ValueError, match="not floating matrices") as caught:
+        select_paths(params, "layer_norm/bias", axes)
+    assert "input_axes" not in str(caught.value)
+
+
 def test_group_that_nothing_is_in():
     with pytest.raises(ValueError, match="'attention' matches no leaf; nearest: classifier"):
         select_paths({"classifier": dense()}, "attention")
