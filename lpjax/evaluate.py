@@ -18,7 +18,7 @@ from scipy import stats
 
 from lpjax.checkpoint import Checkpoint
 from lpjax.glue.data import Pairs
-from lpjax.models import BertConfig, device_params, encode
+from lpjax.models import ModelConfig, device_params, encode
 from lpjax.tokenize import load_tokenizer
 
 Progress = Callable[[int, int], None]
@@ -95,7 +95,7 @@ def embed_sentences(
         raise ValueError("`sentences` is empty or holds something that is no string; expected a list of strings")
     if batch_size < 1:
         raise ValueError(f"`batch_size` is {batch_size}; expected 1 or more")
-    limit = checkpoint.config.max_position_embeddings
+    limit = checkpoint.config.max_length or _LENGTHS[-1]
     if max_length is None:
         max_length = min(limit, _sentence_length(checkpoint) or limit)
     if not 3 <= max_length <= limit:
@@ -168,7 +168,7 @@ def _take_batch(order: list[int], tokenized: list[list[int]], size: int, max_len
 
 
 @functools.partial(jax.jit, static_argnames=("config", "dtype"))
-def _pool(params: dict[str, Any], config: BertConfig, ids: Array, mask: Array, dtype: np.dtype) -> Array:
+def _pool(params: dict[str, Any], config: ModelConfig, ids: Array, mask: Array, dtype: np.dtype) -> Array:
     hidden = encode(params, config, {"input_ids": ids, "attention_mask": mask}, dtype=dtype).astype(jnp.float32)
     weights = mask.astype(jnp.float32)[:, :, None]
     # A row of padding has no token: 0/1 instead of 0/0.

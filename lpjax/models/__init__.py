@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -17,27 +17,47 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from lpjax.models import bert
+from lpjax.models import bert, distilbert, roberta, xlnet
 from lpjax.models.bert import BertConfig as BertConfig
-from lpjax.models.layers import cast
+from lpjax.models.config import ModelConfig as ModelConfig
+from lpjax.models.distilbert import DistilBertConfig as DistilBertConfig
+from lpjax.models.layers import Dropout, at_least_float32, cast
 from lpjax.models.names import NameTable
+from lpjax.models.roberta import RobertaConfig as RobertaConfig
+from lpjax.models.xlnet import XLNetConfig as XLNetConfig
 
 
 @dataclasses.dataclass(frozen=True)
 class Architecture:
-    """What lpjax knows of one `model_type`: how to read its config, name its weights and run it."""
+    """What lpjax knows of one `model_type`: how to read its config, name its weights and run it.
 
-    config: type[BertConfig]
+    Attributes:
+        config: its `ModelConfig`.
+        name_table: config -> `NameTable`.
+        forward: (base params, config, ids, mask, token types or None, dtype, dropout) -> hidden states.
+        classify: (params, config, hidden states, dropout) -> logits.
+    """
+
+    config: type[ModelConfig]
     name_table: Callable[[Any], NameTable]
     forward: Callable[..., Array]
+    classify: Callable[..., Array]
 
 
 ARCHITECTURES: dict[str, Architecture] = {
-    "bert": Architecture(bert.BertConfig, bert.name_table, bert.forward),
+    config.model_type: Architecture(config, module.name_table, module.forward, module.classify)
+    for config, module in (
+        (BertConfig, bert),
+        (DistilBertConfig, distilbert),
+        (RobertaConfig, roberta),
+        (XLNetConfig, xlnet),
+    )
 }
 """The architectures by the `model_type` of a config.json."""
 
+_CLASSES = {"Bert": "bert", "DistilBert": "distilbert", "Roberta": "roberta", "XLNet": "xlnet"}
 _INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+_CLASSIFIER = "ForSequenceClassification"
 
 
 def architecture(config: Any) -> Architecture:
@@ -47,16 +67,16 @@ def architecture(config: Any) -> Architecture:
         ValueError: where `config` is no config of lpjax (a dict, or one of another library).
     """
     found = ARCHITECTURES.get(getattr(config, "model_type", ""))
-    if found is None or not isinstance(config, found.config):
+    if found is None or type(config) is not found.config:
         known = ", ".join(a.config.__name__ for a in ARCHITECTURES.values())
         raise ValueError(
             f"`config` is {type(config).__module__}.{type(config).__name__}, expected lpjax's {known}; "
-            "load_checkpoint(...).config is one, and so is BertConfig.from_json of a config.json's object"
+            "load_checkpoint(...).config is one, and so is lpjax.config_from_json of a config.json's object"
         )
     return found
 
 
-def config_from_json(data: Mapping[str, Any]) -> BertConfig:
+def config_from_json(data: Mapping[str, Any]) -> ModelConfig:
     """The config in the object of a config.json, of the architecture that its `model_type` names.
 
     Raises:
@@ -64,9 +84,10 @@ def config_from_json(data: Mapping[str, Any]) -> BertConfig:
     """
     kind = data.get("model_type")
     if kind is None:
-        # The first BERT checkpoints carry no model_type; where there is nothing, the class name tells.
+        # The first checkpoints carry no model_type; where there is nothing, the class name tells.
         names = data.get("architectures")
-        kind = "bert" if isinstance(names, list) and str(names[:1]).startswith("['Bert") else None
+        name = str(names[0]) if isinstance(names, list) and names else ""
+        kind = next((kind for start, kind in _CLASSES.items() if name.startswith(start)), None)
     if kind is None:
         raise ValueError(f"lacks `model_type`, expected one of {', '.join(map(repr, ARCHITECTURES))}")
     if not isinstance(kind, str) or kind not in ARCHITECTURES:
@@ -76,10 +97,11 @@ def config_from_json(data: Mapping[str, Any]) -> BertConfig:
 
 def encode(
     params: Mapping[str, Any],
-    config: BertConfig,
+    config: ModelConfig,
     batch: Mapping[str, Any],
     *,
     dtype: DTypeLike = jnp.float32,
+    dropout_key: Array | None = None,
 ) -> Float[Array, "batch length hidden"]:
     """Hidden states of the encoder's last layer.
 
@@ -91,23 +113,65 @@ def encode(
         config: its config.
         batch: `input_ids` (batch, length), and optionally `attention_mask` (1 for a token, 0 for padding;
             default all ones) and `token_type_ids` (default all zeros) of the same shape. Hidden states of
-            padding are computed and mean nothing; those of tokens do not depend on it.
+            padding are computed and mean nothing; those of tokens do not depend on it. RoBERTa counts positions
+            from ids that are not `config.pad_token_id`, so pad with that.
         dtype: float32, bfloat16, float16, or float64 under x64. Layer normalization and softmax are computed
             in float32 at least. float32 means float32 on an accelerator too, unless
             `jax.default_matmul_precision` says otherwise.
+        dropout_key: a PRNG key in training, for the dropout that `config` tells; without it there is none.
 
     Returns:
         (batch, length, hidden), of `dtype`.
 
     Raises:
-        ValueError: on a wrong shape, dtype or key in `batch`, a length above
-            `config.max_position_embeddings`, ids outside their table (checked for numpy arrays; jax arrays
-            are not read back), or params that do not fit the config, with every path that does not.
+        ValueError: on a wrong shape, dtype or key in `batch`, a length above `config.max_length`, ids outside
+            their table (checked for numpy arrays; jax arrays are not read back), or params that do not fit the
+            config, with every path that does not.
     """
     arch = architecture(config)
+    _require_tree(params)
+    return _encode(params, arch, config, *_inputs(batch, config), _dtype(dtype), dropout_key)
+
+
+def classify(
+    params: Mapping[str, Any],
+    config: ModelConfig,
+    batch: Mapping[str, Any],
+    *,
+    dtype: DTypeLike = jnp.float32,
+    dropout_key: Array | None = None,
+) -> Float[Array, "batch labels"]:
+    """Logits of the sequence classification head; of a regression, its value, with one label.
+
+    BERT's head reads its pooler, DistilBERT's and RoBERTa's the first token, XLNet's `config.summary_type`.
+
+    Args:
+        params: tree of a model with a classification head.
+        config, batch, dtype, dropout_key: as for `encode`. XLNet's summary of the last token wants padding on the
+            left, as its tokenizer pads.
+
+    Returns:
+        (batch, labels), float32, or float64 where `dtype` is.
+
+    Raises:
+        ValueError: as `encode`; params without the head, naming what is missing; and for XLNet a mask (numpy) that
+            hides a text's last token while that is its summary.
+    """
+    arch = architecture(config)
+    _require_tree(params)
+    ids, mask, types = _inputs(batch, config)
+    last = isinstance(config, XLNetConfig) and config.summary_type in ("last", "cls_index")
+    if last and isinstance(mask, np.ndarray) and np.any((mask[:, -1] == 0) & (mask != 0).any(axis=1)):
+        raise ValueError(
+            "`attention_mask` hides the last token of a row, of which XLNet's summary is made; pad on the left: "
+            'tokenizer.padding_side = "left"'
+        )
+    return _classify(params, arch, config, ids, mask, types, _dtype(dtype), dropout_key)
+
+
+def _require_tree(params: Any) -> None:
     if not isinstance(params, Mapping):
         raise ValueError(f"`params` is {type(params).__name__}, expected a nested dict such as Checkpoint.params")
-    return _encode(params, arch, config, *_inputs(batch, config), _dtype(dtype))
 
 
 def device_params(params: Mapping[str, Any], dtype: DTypeLike | None = None) -> dict[str, Any]:
@@ -129,7 +193,7 @@ def _dtype(dtype: DTypeLike) -> np.dtype:
     return kind
 
 
-def _inputs(batch: Mapping[str, Any], config: BertConfig) -> tuple[Any, Any, Any]:
+def _inputs(batch: Mapping[str, Any], config: ModelConfig) -> tuple[Any, Any, Any]:
     if not isinstance(batch, Mapping) or "input_ids" not in batch:
         got = f"keys {sorted(batch)}" if isinstance(batch, Mapping) else type(batch).__name__
         raise ValueError(f"`batch` is {got}, expected a dict with `input_ids` of shape (batch, length)")
@@ -141,24 +205,27 @@ def _inputs(batch: Mapping[str, Any], config: BertConfig) -> tuple[Any, Any, Any
     ids = arrays["input_ids"]
     if ids.ndim != 2 or ids.shape[1] == 0:
         raise ValueError(f"`input_ids` has shape {ids.shape}, expected (batch, length)")
-    limit = config.max_position_embeddings
-    if ids.shape[1] > limit:
+    limit = config.max_length
+    if limit is not None and ids.shape[1] > limit:
         raise ValueError(
             f"`input_ids` is {ids.shape[1]} tokens long, but the model has {limit} positions; truncate, "
             f"e.g. tokenizer(..., truncation=True, max_length={limit})"
         )
     mask = arrays.get("attention_mask", np.ones(ids.shape, bool))
-    types = arrays.get("token_type_ids", np.zeros(ids.shape, np.int32))
+    types = arrays.get("token_type_ids")
     for name, array in (("attention_mask", mask), ("token_type_ids", types)):
-        if array.shape != ids.shape:
+        if array is not None and array.shape != ids.shape:
             raise ValueError(f"`{name}` has shape {array.shape}, expected that of `input_ids`, {ids.shape}")
     for name, array, size in (
         ("input_ids", ids, config.vocab_size),
-        ("token_type_ids", types, config.type_vocab_size),
+        ("token_type_ids", types, config.num_token_types),
     ):
+        if array is None:
+            continue
         if not jnp.issubdtype(array.dtype, jnp.integer):
             raise ValueError(f"`{name}` has dtype {array.dtype}, expected integers")
-        if isinstance(array, np.ndarray) and array.size and not 0 <= array.min() <= array.max() < size:
+        known = size is not None and isinstance(array, np.ndarray) and array.size > 0
+        if known and not 0 <= array.min() <= array.max() < size:
             raise ValueError(f"`{name}` holds {array.min()} to {array.max()}, expected 0 to {size - 1}")
     return ids, mask, types
 
@@ -167,20 +234,51 @@ def _inputs(batch: Mapping[str, Any], config: BertConfig) -> tuple[Any, Any, Any
 def _encode(
     params: dict,
     arch: Architecture,
-    config: BertConfig,
+    config: ModelConfig,
     ids: Array,
     mask: Array,
-    types: Array,
+    types: Array | None,
     dtype: np.dtype,
+    key: Array | None,
 ) -> Array:
     table = arch.name_table(config)
-    params = params.get(table.prefix, params)
+    _require_fit(params, table)
+    with _precision(dtype):
+        base = params.get(table.prefix, params)
+        return arch.forward(base, config, ids, mask.astype(bool), types, dtype, Dropout(key))
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2, 6))
+def _classify(
+    params: dict,
+    arch: Architecture,
+    config: ModelConfig,
+    ids: Array,
+    mask: Array,
+    types: Array | None,
+    dtype: np.dtype,
+    key: Array | None,
+) -> Array:
+    table = arch.name_table(config)
+    if table.prefix not in params:
+        raise ValueError(f"`params` is a base model's tree, without a head; expected `{table.prefix}` and a head in it")
+    _require_fit(params, table, table.required[_CLASSIFIER])
+    with _precision(dtype):
+        dropout = Dropout(key)
+        hidden = arch.forward(params[table.prefix], config, ids, mask.astype(bool), types, dtype, dropout)
+        return arch.classify(params, config, hidden, dropout).astype(at_least_float32(dtype))
+
+
+def _require_fit(params: dict, table: NameTable, groups: Iterable[str] = ()) -> None:
     # Shapes are static: this costs nothing once compiled.
-    misfits = table.write(params)[1]
+    misfits = table.write(params, groups)[1]
     misfits.unknown.clear()  # A head of the caller's own is no business of the encoder.
     if misfits:
         raise ValueError(f"`params` does not fit `config`:\n{misfits}")
+
+
+def _precision(dtype: np.dtype) -> contextlib.AbstractContextManager[Any]:
+    """Full precision for float32, where the caller has said nothing else."""
     unset = jax.config.jax_default_matmul_precision is None  # pyright: ignore[reportAttributeAccessIssue]
     full = unset and dtype == np.float32
-    with jax.default_matmul_precision("highest") if full else contextlib.nullcontext():
-        return arch.forward(params, config, ids, mask.astype(bool), types, dtype)
+    return jax.default_matmul_precision("highest") if full else contextlib.nullcontext()

@@ -1,4 +1,4 @@
-"""BERT's encoder (Devlin et al., arXiv 1810.04805): config, names of its weights, and the forward pass."""
+"""BERT (Devlin et al., arXiv 1810.04805): config, names of its weights, forward pass, classification head."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any, ClassVar
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from lpjax.models.config import ConfigReader
-from lpjax.models.layers import ACTIVATIONS, attention, embed, layer_norm, linear
-from lpjax.models.names import NameTable, Weight, dense, embedding, norm
+from lpjax.models.config import ConfigReader, ModelConfig
+from lpjax.models.layers import ACTIVATIONS, Dropout, attention, embed, layer_norm, linear
+from lpjax.models.names import NameTable, Weight, decoder, dense, embedding, norm
 
 
 @dataclasses.dataclass(frozen=True)
-class BertConfig:
-    """What the forward pass needs of a BERT's config.json; hashable, so static under jit.
+class BertConfig(ModelConfig):
+    """Config of a BERT; fields as in its config.json.
 
     Raises:
         ValueError: on a size below 1, a hidden size that the heads do not divide, or an unknown activation.
@@ -24,7 +24,6 @@ class BertConfig:
 
     model_type: ClassVar[str] = "bert"
 
-    vocab_size: int
     hidden_size: int
     num_hidden_layers: int
     num_attention_heads: int
@@ -33,103 +32,80 @@ class BertConfig:
     type_vocab_size: int = 2
     hidden_act: str = "gelu"
     layer_norm_eps: float = 1e-12
-
-    def __post_init__(self) -> None:
-        _read(dataclasses.asdict(self)).finish()
+    hidden_dropout_prob: float = 0.1
+    attention_probs_dropout_prob: float = 0.1
+    classifier_dropout: float | None = None
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> BertConfig:
-        """The config in the object of a config.json; keys that do not change the hidden states are not read.
+    def check(cls, reader: ConfigReader) -> None:
+        for key in ("vocab_size", "intermediate_size", "max_position_embeddings"):
+            reader.size(key)
+        reader.layers("num_hidden_layers")
+        reader.size("type_vocab_size", 2)
+        reader.heads("hidden_size", "num_attention_heads")
+        reader.activation("hidden_act", "gelu")
+        reader.share("layer_norm_eps", 1e-12)
+        reader.share("hidden_dropout_prob", 0.1)
+        reader.share("attention_probs_dropout_prob", 0.1)
+        if reader.given("classifier_dropout"):
+            reader.share("classifier_dropout", 0.1)
 
-        Raises:
-            ValueError: listing every key that is missing, of a wrong type or value, or that asks for what
-                lpjax does not compute (a decoder, relative positions, pruned heads, quantization).
-        """
-        reader = _read(data)
-        reader.refuse("model_type", ("bert",), "another kind of model")
+    @classmethod
+    def refuse(cls, reader: ConfigReader) -> None:
         reader.refuse("position_embedding_type", ("absolute", None), "only absolute positions are supported")
-        reader.refuse("is_decoder", (False, None), "only encoders are supported")
-        reader.refuse("add_cross_attention", (False, None), "only encoders are supported")
-        reader.refuse("pruned_heads", ({}, [], None), "pruned heads are not supported")
-        reader.refuse("quantization_config", (None,), "quantized checkpoints are not supported")
-        code = data.get("auto_map")
-        if code and (not isinstance(code, Mapping) or "AutoModel" in code):
-            reader.fault("`auto_map` names code of its own for the model, which lpjax does not run")
-        reader.finish()
-        return cls(**{field.name: data[field.name] for field in dataclasses.fields(cls) if field.name in data})
 
-    def to_json(self) -> dict[str, Any]:
-        """The object of a config.json that `from_json` reads this config from."""
-        return {"model_type": self.model_type, **dataclasses.asdict(self)}
+    @property
+    def max_length(self) -> int:
+        return self.max_position_embeddings
+
+    @property
+    def num_token_types(self) -> int:
+        return self.type_vocab_size
 
 
-def _read(data: Mapping[str, Any]) -> ConfigReader:
-    reader = ConfigReader(data)
-    for key in ("vocab_size", "num_hidden_layers", "intermediate_size", "max_position_embeddings"):
-        reader.size(key)
-    reader.size("type_vocab_size", 2)
-    hidden, heads = reader.size("hidden_size"), reader.size("num_attention_heads")
-    if hidden and heads and hidden % heads:
-        reader.fault(f"`hidden_size` is {hidden}, expected a multiple of `num_attention_heads`, {heads}")
-    act = reader.get("hidden_act", str, "gelu")
-    if act is not None and act not in ACTIVATIONS:
-        reader.fault(f"`hidden_act` is {act!r}, expected one of {', '.join(ACTIVATIONS)}")
-    eps = reader.get("layer_norm_eps", float, 1e-12)
-    if eps is not None and not 0 <= eps < 1:
-        reader.fault(f"`layer_norm_eps` is {eps}, expected 0 ≤ eps < 1")
-    return reader
-
-
-def name_table(config: BertConfig) -> NameTable:
-    """The names, paths and shapes of BERT's weights, with the heads that its checkpoints come with."""
-    hidden, inner, vocab = config.hidden_size, config.intermediate_size, config.vocab_size
-    base: list[Weight] = [
-        *embedding("embeddings.word_embeddings", vocab, hidden),
+def encoder_weights(config: BertConfig) -> tuple[Weight, ...]:
+    """The weights of the base model, RoBERTa's too."""
+    hidden, inner = config.hidden_size, config.intermediate_size
+    weights: list[Weight] = [
+        *embedding("embeddings.word_embeddings", config.vocab_size, hidden),
         *embedding("embeddings.position_embeddings", config.max_position_embeddings, hidden),
         *embedding("embeddings.token_type_embeddings", config.type_vocab_size, hidden),
         *norm("embeddings.LayerNorm", hidden),
     ]
     for layer in (f"encoder.layer.{i}" for i in range(config.num_hidden_layers)):
         for name in ("query", "key", "value"):
-            base += dense(f"{layer}.attention.self.{name}", hidden, hidden)
-        base += dense(f"{layer}.attention.output.dense", hidden, hidden)
-        base += norm(f"{layer}.attention.output.LayerNorm", hidden)
-        base += dense(f"{layer}.intermediate.dense", hidden, inner)
-        base += dense(f"{layer}.output.dense", inner, hidden)
-        base += norm(f"{layer}.output.LayerNorm", hidden)
-    base += dense("pooler.dense", hidden, hidden, group="pooler")
+            weights += dense(f"{layer}.attention.self.{name}", hidden, hidden)
+        weights += dense(f"{layer}.attention.output.dense", hidden, hidden)
+        weights += norm(f"{layer}.attention.output.LayerNorm", hidden)
+        weights += dense(f"{layer}.intermediate.dense", hidden, inner)
+        weights += dense(f"{layer}.output.dense", inner, hidden)
+        weights += norm(f"{layer}.output.LayerNorm", hidden)
+    return *weights, *dense("pooler.dense", hidden, hidden, group="pooler")
 
-    words = "cls.predictions"
+
+RENAMES = ((r"LayerNorm\.gamma$", "LayerNorm.weight"), (r"LayerNorm\.beta$", "LayerNorm.bias"))
+IGNORED = r"(^|\.)embeddings\.(position_ids|token_type_ids)$"
+
+
+def name_table(config: BertConfig) -> NameTable:
+    """The names, paths and shapes of BERT's weights, with the heads that its checkpoints come with."""
+    hidden, vocab, words = config.hidden_size, config.vocab_size, "cls.predictions"
     heads: list[Weight] = [
         Weight(f"{words}.bias", "cls/predictions/bias", (vocab,), group=words),
         *dense(f"{words}.transform.dense", hidden, hidden, group=words),
         *norm(f"{words}.transform.LayerNorm", hidden, group=words),
-        # Files repeat the two tied weights of the masked-word head or leave them out.
-        Weight(
-            f"{words}.decoder.weight",
-            "cls/predictions/decoder/kernel",
-            (hidden, vocab),
-            transposed=True,
-            group=words,
-            tied_to="embeddings.word_embeddings.weight",
-        ),
-        Weight(
-            f"{words}.decoder.bias",
-            "cls/predictions/decoder/bias",
-            (vocab,),
-            group=words,
-            tied_to=f"{words}.bias",
-        ),
+        *decoder(f"{words}.decoder", hidden, vocab, words, "embeddings.word_embeddings.weight", f"{words}.bias"),
         *dense("cls.seq_relationship", hidden, 2, group="cls.seq_relationship"),
         *dense("classifier", hidden, "labels", group="classifier"),
         *dense("qa_outputs", hidden, "outputs", group="qa_outputs"),
     ]
     return NameTable(
         prefix="bert",
-        base=tuple(base),
+        base=encoder_weights(config),
         heads=tuple(heads),
-        renames=((r"LayerNorm\.gamma$", "LayerNorm.weight"), (r"LayerNorm\.beta$", "LayerNorm.bias")),
-        ignored=r"(^|\.)embeddings\.(position_ids|token_type_ids)$",
+        renames=RENAMES,
+        ignored=IGNORED,
+        required={"ForSequenceClassification": ("pooler", "classifier"), "ForMaskedLM": (words,)},
     )
 
 
@@ -138,28 +114,43 @@ def forward(
     config: BertConfig,
     input_ids: Int[Array, "batch length"],
     mask: Bool[Array, "batch length"],
-    token_type_ids: Int[Array, "batch length"],
+    token_type_ids: Int[Array, "batch length"] | None,
     dtype: Any,
+    dropout: Dropout,
+    positions: Int[Array, "batch length"] | None = None,
 ) -> Float[Array, "batch length hidden"]:
-    """Hidden states of the last layer; `params` is the base model's tree."""
-    eps, activation = config.layer_norm_eps, ACTIVATIONS[config.hidden_act]
+    """Hidden states of the last layer; `params` is the base model's tree, positions count from 0 where not given."""
+    eps, activation, rate = config.layer_norm_eps, ACTIVATIONS[config.hidden_act], config.hidden_dropout_prob
 
     tables = params["embeddings"]
-    positions = jnp.arange(input_ids.shape[1])[None]
-    x = embed(input_ids, tables["word_embeddings"], dtype) + embed(
-        token_type_ids, tables["token_type_embeddings"], dtype
-    )
+    if positions is None:
+        positions = jnp.arange(input_ids.shape[1])[None]
+    types = jnp.zeros_like(input_ids) if token_type_ids is None else token_type_ids
+    x = embed(input_ids, tables["word_embeddings"], dtype) + embed(types, tables["token_type_embeddings"], dtype)
     x = layer_norm(x + embed(positions, tables["position_embeddings"], dtype), tables["LayerNorm"], eps)
+    x = dropout(x, rate)
 
     for i in range(config.num_hidden_layers):
         layer = params["encoder"]["layer"][str(i)]
         heads, merge = layer["attention"]["self"], layer["attention"]["output"]
         query, key, value = (linear(x, heads[name]) for name in ("query", "key", "value"))
-        context = attention(query, key, value, mask, config.num_attention_heads)
-        x = layer_norm(x + linear(context, merge["dense"]), merge["LayerNorm"], eps)
+        drop = dropout.at(config.attention_probs_dropout_prob)
+        context = attention(query, key, value, mask, config.num_attention_heads, drop)
+        x = layer_norm(x + dropout(linear(context, merge["dense"]), rate), merge["LayerNorm"], eps)
         inner = activation(linear(x, layer["intermediate"]["dense"]))
-        x = layer_norm(x + linear(inner, layer["output"]["dense"]), layer["output"]["LayerNorm"], eps)
+        inner = dropout(linear(inner, layer["output"]["dense"]), rate)
+        x = layer_norm(x + inner, layer["output"]["LayerNorm"], eps)
     return x
 
 
-__all__ = ["BertConfig", "forward", "name_table"]
+def classify(
+    params: Mapping[str, Any], config: BertConfig, hidden: Float[Array, "batch length hidden"], dropout: Dropout
+) -> Float[Array, "batch labels"]:
+    """Logits of the head over the pooled first token; `params` is the whole tree."""
+    pooled = jnp.tanh(linear(hidden[:, :1], params["bert"]["pooler"]["dense"]))
+    return linear(dropout(pooled, classifier_dropout(config)), params["classifier"])[:, 0]
+
+
+def classifier_dropout(config: BertConfig) -> float:
+    """`classifier_dropout`, which defaults to that of the hidden states."""
+    return config.hidden_dropout_prob if config.classifier_dropout is None else config.classifier_dropout

