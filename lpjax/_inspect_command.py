@@ -220,7 +220,7 @@ def _print_tables(console: Console, title: str, kinds: Sequence[Kind], columns: 
     rows: list[tuple[str, Kind | None]] = []
     heading = ""
     for kind in kinds:
-        above = f"{kind.before}{kind.span}" if kind.layers and kind.after else ""
+        above = f"{kind.before}{kind.span}" if kind.layers and kind.after.startswith("/") else ""
         if above and above != heading:
             rows.append((above, None))
         heading = above

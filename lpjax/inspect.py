@@ -13,9 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from lpjax.compress import _axes as kernel_axes
 from lpjax.lowrank import LowRank
 from lpjax.models.names import NameTable
-from lpjax.select import Select, leaves_with_paths, rank_for, select_paths
+from lpjax.select import InputAxes, Select, leaves_with_paths, rank_for, select_paths
 
 ENERGY = 0.9
 """Share of ‖A‖_F² that `LeafRecord.rank_90` holds."""
@@ -99,7 +100,7 @@ class Inspection:
     Attributes:
         leaves: the records.
         parameters: stored in the whole tree.
-        num_leaves: of the whole tree; a factored weight is one.
+        num_leaves: of the whole tree; a factored weight is one, and so is every matrix of a stack.
     """
 
     leaves: tuple[LeafRecord, ...]
@@ -148,6 +149,7 @@ def inspect_params(
     select: Select | None = None,
     keep: float | Sequence[float] = (0.75, 0.5, 0.25),
     rows: str = "auto",
+    input_axes: InputAxes | None = None,
     tied: Mapping[str, str] | None = None,
     progress: Progress | None = None,
 ) -> Inspection:
@@ -161,43 +163,50 @@ def inspect_params(
         select: matrices to look at, as for `select_paths`; by default all leaves, matrices or not.
         keep: shares of a matrix's parameters, each in (0, 1], to give ranks for.
         rows: axis that holds the rows, "first", "last", or "auto", as for `compress`.
+        input_axes: how to view leaves of more than two axes as matrices (inputs, outputs), as for `compress`. Every
+            matrix of a stack, here or of stacked pairs, has a record of its own, "path[0]" and so on.
         tied: path of a weight that the tree leaves out -> path of the leaf that it is, see `tied_paths`. Equal
             matrices in the tree are found without.
         progress: called with (leaves done, leaves in all, path) after each leaf.
 
     Raises:
-        ValueError: before any work: `select` as for `select_paths`, keep out of range, an unknown `rows`, `tied`
-            names no leaf, a leaf that is no array, or chosen leaves that hold NaN or infinite entries, by name.
+        ValueError: before any work: `select` as for `select_paths`, keep out of range, an unknown `rows`, `input_axes`
+            or `tied` that do not fit the tree, a leaf that is no array, or chosen leaves that hold NaN or infinite
+            entries, by name.
     """
     keeps = (float(keep),) if isinstance(keep, int | float) else tuple(map(float, keep))
     for share in keeps:
         rank_for((1, 1), share)
     if rows not in ("auto", "first", "last"):
         raise ValueError(f'`rows` is {rows!r}; expected "auto", "first" or "last"')
-    leaves = _leaves(params)
-    known = {path for path, _ in leaves}
+    whole = _leaves(params)
+    known = {path for path, _ in whole}
     if strangers := sorted(set((tied or {}).values()) - known):
         raise ValueError(f"`tied` names leaves that are not in `params`: {', '.join(strangers[:5])}")
-    chosen = known if select is None else set(select_paths(params, select))
-    ranges = [_ranges(leaf) for _, leaf in leaves]
-    bad = [path for (path, _), found in zip(leaves, ranges, strict=True) if path in chosen and not _finite(found)]
+    by_path = dict(whole)
+    axes = {path: kernel_axes(path, entry, by_path) for path, entry in (input_axes or {}).items()}
+    chosen = known if select is None else set(select_paths(params, select, input_axes))
+    jobs = [job for path, leaf in whole for job in _jobs(path, leaf, axes.get(path), rows, path in chosen)]
+    bad = [job.path for job in jobs if job.chosen and not _finite(job.ranges)]
     if bad:
         raise ValueError(
             f"`params` holds NaN or infinite entries: {', '.join(bad[:5])}{', …' if len(bad) > 5 else ''}; "
             f"expected finite weights: mend the checkpoint"
         )
 
-    parameters = sum(_size(leaf) for _, leaf in leaves)
-    twins = _twins(leaves, ranges, tied or {})
+    parameters = sum(_size(job.leaf) for job in jobs)
+    twins = _twins(jobs, tied or {})
     records: list[LeafRecord] = []
-    jobs = [(path, leaf, found) for (path, leaf), found in zip(leaves, ranges, strict=True) if path in chosen]
-    for path, leaf, found in jobs:
-        record = _record(path, leaf, found, keeps, rows)
+    total = sum(job.chosen for job in jobs)
+    for job in jobs:
+        if not job.chosen:
+            continue
+        record = _record(job, keeps)
         share = record.size / parameters if parameters else 0.0
-        records.append(dataclasses.replace(record, share=share, tied=tuple(twins.get(path, ()))))
+        records.append(dataclasses.replace(record, share=share, tied=tuple(twins.get(job.path, ()))))
         if progress is not None:
-            progress(len(records), len(jobs), path)
-    return Inspection(tuple(records), parameters, len(leaves))
+            progress(len(records), total, job.path)
+    return Inspection(tuple(records), parameters, len(jobs))
 
 
 def tied_paths(params: Mapping[str, Any], table: NameTable) -> dict[str, str]:
@@ -224,12 +233,12 @@ def tied_paths(params: Mapping[str, Any], table: NameTable) -> dict[str, str]:
 def kinds_of(leaves: Iterable[LeafRecord]) -> list[Kind]:
     """Equal-shaped leaves of layers 0, 1, … brought together, in the order in which they first occur.
 
-    The layer is the first number in the path, as a key or at a key's end after an underscore, that differs
-    among paths that are alike but for their numbers.
+    The layer is the first number in the path, as a key, at a key's end after an underscore or in brackets, that
+    differs among paths that are alike but for their numbers.
     """
     alike: dict[tuple[str, ...], list[tuple[int, list[str], LeafRecord]]] = {}
     for position, leaf in enumerate(leaves):
-        parts = re.split(r"((?<![^/_])\d+(?=/|$))", leaf.path)
+        parts = re.split(r"((?<![^/_[])\d+(?=/|]|$))", leaf.path)
         alike.setdefault(tuple(parts[::2]), []).append((position, parts, leaf))
     groups: dict[tuple[Any, ...], list[tuple[int, int, LeafRecord]]] = {}
     for template, members in alike.items():
@@ -283,6 +292,41 @@ def _leaves(params: Any) -> list[tuple[str, Any]]:
     return leaves
 
 
+class _Job(NamedTuple):
+    """A leaf, or a matrix of a stack.
+
+    Attributes:
+        path: its own.
+        leaf: the array or pair.
+        ranges: of the array, or of each factor; None without entries or of no floating numbers.
+        turned: whether A is the transpose, if it is a matrix.
+        chosen: whether a record is asked for.
+    """
+
+    path: str
+    leaf: Any
+    ranges: tuple[_Range, ...] | None
+    turned: bool
+    chosen: bool
+
+
+def _jobs(path: str, leaf: Any, axes: tuple[int, int] | None, rows: str, chosen: bool) -> Iterator[_Job]:
+    # As `compress` has it: a kernel (in, out) is factored as its transpose.
+    turned = rows == "last" or (rows == "auto" and path.split("/")[-1] != "embedding")
+    shape = tuple(leaf.shape)
+    pair = isinstance(leaf, LowRank)
+    if not (axes or (pair and len(shape) > 2)):
+        yield _Job(path, leaf, _ranges(leaf), turned, chosen)
+        return
+    stacked, inputs = axes if axes and not pair else (len(shape) - 2, 1)
+    sides = [math.prod(shape[stacked : stacked + inputs]), math.prod(shape[stacked + inputs :])]
+    arrays = tuple(map(np.asarray, _parts(leaf)))
+    for index in np.ndindex(shape[:stacked]):
+        part = LowRank(*(array[index] for array in arrays)) if pair else arrays[0][index].reshape(sides)
+        name = f"{path}[{','.join(map(str, index))}]" if index else path
+        yield _Job(name, part, _ranges(part), turned, chosen)
+
+
 def _parts(leaf: Any) -> tuple[Any, ...]:
     """The leaf, or its two factors."""
     return (leaf.left, leaf.right) if isinstance(leaf, LowRank) else (leaf,)
@@ -326,8 +370,9 @@ def _blocks(matrix: np.ndarray, factor: float = 1.0, least: int = 1) -> Iterator
         yield piece
 
 
-def _record(path: str, leaf: Any, ranges: tuple[_Range, ...] | None, keeps: tuple[float, ...], rows: str) -> LeafRecord:
+def _record(job: _Job, keeps: tuple[float, ...]) -> LeafRecord:
     """The record of one leaf, without its share and its twins."""
+    leaf, ranges = job.leaf, job.ranges
     dtype = "/".join(dict.fromkeys(str(part.dtype) for part in _parts(leaf)))
     known: dict[str, Any] = {"rank": leaf.rank} if isinstance(leaf, LowRank) else {}
     if ranges is not None:
@@ -335,11 +380,10 @@ def _record(path: str, leaf: Any, ranges: tuple[_Range, ...] | None, keeps: tupl
         if len(arrays) == 1:
             known |= _entries(arrays[0], ranges[0])
         if leaf.ndim == 2:
-            # As `compress` has it: a kernel (in, out) is factored as its transpose.
-            if rows == "last" or (rows == "auto" and path.split("/")[-1] != "embedding"):
+            if job.turned:
                 arrays, ranges = tuple(array.T for array in arrays[::-1]), ranges[::-1]
             known |= _matrix(arrays, tuple(found.factor for found in ranges), keeps)
-    return LeafRecord(path, tuple(leaf.shape), dtype, _size(leaf), 0.0, **known)
+    return LeafRecord(job.path, tuple(leaf.shape), dtype, _size(leaf), 0.0, **known)
 
 
 def _entries(array: np.ndarray, found: _Range) -> dict[str, Any]:
@@ -440,12 +484,10 @@ def _triangle(matrix: np.ndarray, factor: float) -> np.ndarray:
     return total
 
 
-def _twins(
-    leaves: list[tuple[str, Any]], ranges: list[tuple[_Range, ...] | None], tied: Mapping[str, str]
-) -> dict[str, list[str]]:
+def _twins(jobs: list[_Job], tied: Mapping[str, str]) -> dict[str, list[str]]:
     """For every leaf the paths of those that are the same: equal matrices, transposed or not, and `tied`."""
     alike: dict[Any, list[tuple[str, Any]]] = {}
-    for (path, leaf), found in zip(leaves, ranges, strict=True):
+    for path, leaf, found, *_ in jobs:
         # Zero biases and scales of one are equal and not tied; neither are constant matrices.
         if leaf.ndim == 2 and found is not None and _finite(found) and any(ends.low < ends.high for ends in found):
             key = (frozenset(leaf.shape), frozenset(found), *(str(part.dtype) for part in _parts(leaf)))

@@ -230,15 +230,14 @@ def test_leaves_that_are_no_matrices():
         "empty": np.zeros((0, 7), np.float32),
         "flag": True,
         "scale": jnp.ones(3, jnp.bfloat16),
-        "stack": LowRank(np.ones((2, 5, 3), np.float32), np.ones((2, 3, 7), np.float32)),
         "step": 0.25,
         "void": LowRank(np.zeros((5, 0), np.float32), np.zeros((0, 7), np.float32)),
     }
     found = inspect_params(params)
     records = {record.path: record for record in found.leaves}
     assert list(records) == sorted(params)
-    assert found.num_leaves == 9
-    assert found.parameters == sum(record.size for record in found.leaves) == 5 + 105 + 4 + 0 + 1 + 3 + 72 + 1 + 0
+    assert found.num_leaves == 8
+    assert found.parameters == sum(record.size for record in found.leaves) == 5 + 105 + 4 + 0 + 1 + 3 + 1 + 0
     assert sum(record.share for record in found.leaves) == pytest.approx(1)
     for record in found.leaves:
         assert (record.singular_values, record.rank_90, record.row, record.keeps) == (None, None, None, ())
@@ -247,10 +246,48 @@ def test_leaves_that_are_no_matrices():
     assert (bias.entry_ratio, bias.zeros) == (4.0, 0.2)
     assert records["conv"].kurtosis == pytest.approx(scipy.stats.kurtosis(params["conv"], axis=None))
     assert (records["scale"].kurtosis, records["scale"].entry_ratio) == (None, 1.0)
-    assert (records["stack"].rank, records["stack"].shape) == (3, (2, 5, 7))
     assert (records["step"].shape, records["step"].entry_ratio) == ((), 1.0)
     for name in ("count", "empty", "flag"):
         assert (records[name].kurtosis, records[name].entry_ratio, records[name].zeros) == (None, None, None)
+
+
+def test_kernels_of_more_axes_are_viewed_as_compress_views_them():
+    kernels = {"query": gaussian(5, 12).reshape(5, 3, 4), "out": jnp.asarray(gaussian(12, 5).reshape(3, 4, 5))}
+    params = {
+        "attention": {name: {"kernel": kernel} for name, kernel in kernels.items()},
+        "layers": {"embedding": heavy_tailed(6, 28).reshape(2, 3, 4, 7), "kernel": gaussian(14, 10).reshape(2, 7, 10)},
+        "pairs": {"kernel": LowRank(gaussian(14, 3).reshape(2, 7, 3), gaussian(6, 5).reshape(2, 3, 5))},
+    }
+    axes = {"attention/query/kernel": 1, "attention/out/kernel": 2, "layers/embedding": (1, 2), "layers/kernel": (1, 1)}
+    found = inspect_params(params, keep=KEEPS, input_axes=axes)
+    records = {record.path: record for record in found.leaves}
+    assert list(records) == [
+        "attention/out/kernel",
+        "attention/query/kernel",
+        *(f"{name}[{i}]" for name in ("layers/embedding", "layers/kernel", "pairs/kernel") for i in (0, 1)),
+    ]
+    assert statistics(records["attention/query/kernel"]) == expected(kernels["query"].reshape(5, 12).T)
+    assert statistics(records["attention/out/kernel"]) == expected(np.asarray(kernels["out"]).reshape(12, 5).T)
+    for i in (0, 1):
+        assert statistics(records[f"layers/embedding[{i}]"]) == expected(
+            params["layers"]["embedding"][i].reshape(12, 7)
+        )
+        assert statistics(records[f"layers/kernel[{i}]"]) == expected(params["layers"]["kernel"][i].T)
+        pair = params["pairs"]["kernel"]
+        alone = only({"kernel": LowRank(pair.left[i], pair.right[i])}, keep=KEEPS)
+        assert statistics(records[f"pairs/kernel[{i}]"]) == statistics(alone)
+    assert found.parameters == sum(leaf.size for leaf in jax.tree.leaves(params))
+    assert sum(record.share for record in found.leaves) == pytest.approx(1)
+    assert [kind.name for kind in kinds_of(found.leaves)][2:] == [
+        "layers/embedding[0–1]",
+        "layers/kernel[0–1]",
+        "pairs/kernel[0–1]",
+    ]
+    (chosen,) = inspect_params(params, select="query", input_axes=axes).leaves
+    assert chosen.shape == (5, 12)
+    for wrong in ({"attention/query/kernel": 3}, {"nowhere": 1}, {"layers/kernel": 0}):
+        with pytest.raises(ValueError, match="`input_axes`"):
+            inspect_params(params, input_axes=wrong)
 
 
 def test_jax_arrays_are_like_numpy_ones():
