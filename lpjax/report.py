@@ -165,6 +165,11 @@ def _label(row: Mapping[str, Any]) -> str:
 
 
 _MOST_KINDS = 14  # two rounds of seven colours
+_RATIO_TICKS = {  # by the ratio of the ends of the axis
+    2: (0.6, 0.7, 0.8, 0.9, 1, 1.1, 1.2, 1.4, 1.6),
+    20: (0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3, 5, 7),
+    math.inf: (0.001, 0.01, 0.1, 0.2, 0.5, 1, 2, 5, 10, 100, 1000),
+}
 _LEAST_VALUES = 4  # two or three, as of a table of token types, make no spectrum
 
 
@@ -210,8 +215,8 @@ def plot_inspection(path: str | Path, inspection: Inspection, *, title: str = ""
     norms.set_yticks(range(len(shown)), [_two_lines(kind.name) for kind in reversed(shown)], fontsize=8)
     norms.set_ylim(-0.7, len(shown) - 0.3)
     low, high = norms.get_xlim()
-    candidates = (0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3, 5) if high < 20 * low else (0.01, 0.1, 0.2, 0.5, 1, 2, 5, 10, 100)
-    ticks = [tick for tick in candidates if low <= tick <= high]
+    fits = next(ticks for reach, ticks in _RATIO_TICKS.items() if high <= reach * low)
+    ticks = [tick for tick in fits if low <= tick <= high]
     norms.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     norms.set_xticks([], minor=True)
     norms.set_xlabel("row norm / median row norm of its leaf")
