@@ -73,7 +73,8 @@ def densified(params: Mapping[str, Any], path: str = "") -> dict[str, Any]:
 
 
 def _product(path: str, pair: LowRank) -> Deferred:
-    dtype = np.dtype(pair.dtype)
+    # Not jax's view of NumPy's float64, which is float32 without x64.
+    dtype = np.dtype(pair.left.dtype if pair.left.dtype == pair.right.dtype else pair.dtype)
 
     def multiply() -> np.ndarray:
         left, right = np.asarray(pair.left), np.asarray(pair.right).astype(np.float64)

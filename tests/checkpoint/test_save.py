@@ -8,7 +8,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
@@ -23,35 +22,8 @@ from lpjax.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_
 from lpjax.lowrank import LowRank
 from lpjax.models import BertConfig, architecture
 from lpjax.models.names import Weight, walk
+from tests.checkpoint.helpers import assert_same, files, random_leaf, set_leaf
 from tests.conftest import GOLDENS, Edit
-
-
-def assert_same(left: dict[str, Any], right: dict[str, Any]) -> None:
-    """The same paths, kinds of leaf, dtypes and bits."""
-    flat_left, flat_right = dict(walk(left)), dict(walk(right))
-    assert flat_left.keys() == flat_right.keys()
-    for path, one in flat_left.items():
-        other = flat_right[path]
-        assert isinstance(one, LowRank) == isinstance(other, LowRank), path
-        for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
-            assert a.dtype == b.dtype, path
-            assert a.shape == b.shape, path
-            assert np.asarray(a).tobytes() == np.asarray(b).tobytes(), path
-
-
-def files(folder: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
-
-
-def set_leaf(params: dict[str, Any], path: str, leaf: Any) -> dict[str, Any]:
-    """A copy of `params` with `leaf` at `path`."""
-    first, _, rest = path.partition("/")
-    return params | {first: set_leaf(params[first], rest, leaf) if rest else leaf}
-
-
-def random_leaf(rng: np.random.Generator, shape: tuple[int, ...], dtype: Any = np.float32) -> np.ndarray:
-    return rng.standard_normal(shape).astype(dtype)
-
 
 KERNEL = "encoder/layer/0/attention/self/query/kernel"
 TABLE = "embeddings/word_embeddings/embedding"
