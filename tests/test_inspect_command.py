@@ -13,7 +13,6 @@ import pytest
 
 import lpjax
 from lpjax import cli
-from lpjax._inspect_command import inspect
 from lpjax.compress import compress
 from lpjax.inspect import inspect_params
 from lpjax.report import plot_inspection
@@ -29,9 +28,6 @@ WORDS = "embeddings/word_embeddings/embedding"
 def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
     """Run the command in this process: (exit status, stdout, stderr)."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    if all(command.callback is not inspect for command in cli.app.registered_commands):
-        monkeypatch.setattr(cli.app, "registered_commands", [*cli.app.registered_commands])
-        cli.app.command()(inspect)
 
     def call(*arguments: object, columns: int = 120) -> tuple[int, str, str]:
         monkeypatch.setenv("COLUMNS", str(columns))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -54,6 +55,11 @@ def find_model(name: str) -> Path:
     if name == ALIAS and not Path(name).exists():
         return installed_encoder() or find_folder(f"sentence-transformers/{ALIAS}")
     return find_folder(name)
+
+
+def split_patterns(text: str) -> list[str]:
+    """The patterns of --layers; a comma inside braces or brackets belongs to a regular expression."""
+    return [part.strip() for part in re.split(r",(?![^{\[]*[}\]])", text) if part.strip()]
 
 
 @contextmanager

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
-import re
 from typing import Annotated, Any
 
 import typer
@@ -13,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from lpjax.cli._common import AsJson, Force, Model, Out, find_model, misuse, progress
+from lpjax.cli._common import AsJson, Force, Model, Out, find_model, misuse, progress, split_patterns
 
 
 def compress(
@@ -28,9 +27,7 @@ def compress(
     method: Annotated[str, typer.Option(help="svd, lewis, lowner, irls_rows, irls_entries or admm_entries.")] = "lewis",
     p: Annotated[
         float | None,
-        typer.Option(
-            "--p", help="Exponent of the norm, in [1, 2]; default 1. No say in svd (2)."
-        ),
+        typer.Option("--p", help="Exponent of the norm, in [1, 2]; default 1. No say in svd (2)."),
     ] = None,
     num_iters: Annotated[int | None, typer.Option(help="Iteration limit of the method.")] = None,
     tol: Annotated[float | None, typer.Option(help="Tolerance of the method.")] = None,
@@ -51,8 +48,7 @@ def compress(
         check_target(out, None, force)
         folder = find_model(model)
     checkpoint = load_checkpoint(folder)
-    # A comma inside braces or brackets belongs to a regular expression.
-    patterns = [part.strip() for part in re.split(r",(?![^{\[]*[}\]])", layers) if part.strip()]
+    patterns = split_patterns(layers)
     with misuse():
         check_target(out, checkpoint.source, force)
         select_paths(checkpoint.params, patterns)

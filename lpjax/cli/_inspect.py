@@ -6,7 +6,6 @@ import dataclasses
 import functools
 import json
 import math
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,7 +18,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from lpjax.cli._common import Model, find_model, misuse, progress
+from lpjax.cli._common import Model, find_model, misuse, progress, split_patterns
 
 if TYPE_CHECKING:
     from lpjax.inspect import Inspection, Kind, LeafRecord
@@ -66,8 +65,7 @@ def inspect(
             _check_plot(plot, force)
         folder = find_model(model)
     checkpoint = load_checkpoint(folder)
-    # A comma inside braces or brackets belongs to a regular expression.
-    patterns = None if layers is None else [p.strip() for p in re.split(r",(?![^{\[]*[}\]])", layers) if p.strip()]
+    patterns = None if layers is None else split_patterns(layers)
     if patterns is not None:
         with misuse():
             select_paths(checkpoint.params, patterns)
