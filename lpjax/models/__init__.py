@@ -222,11 +222,11 @@ def _inputs(batch: Mapping[str, Any], config: ModelConfig) -> tuple[Any, Any, An
     ):
         if array is None:
             continue
+        most = np.inf if size is None else size - 1
         if not jnp.issubdtype(array.dtype, jnp.integer):
             raise ValueError(f"`{name}` has dtype {array.dtype}, expected integers")
-        known = size is not None and isinstance(array, np.ndarray) and array.size > 0
-        if known and not 0 <= array.min() <= array.max() < size:
-            raise ValueError(f"`{name}` holds {array.min()} to {array.max()}, expected 0 to {size - 1}")
+        if isinstance(array, np.ndarray) and array.size and not 0 <= array.min() <= array.max() <= most:
+            raise ValueError(f"`{name}` holds {array.min()} to {array.max()}, expected 0 to {most}")
     return ids, mask, types
 
 

@@ -9,11 +9,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lpjax.checkpoint import Checkpoint
 from lpjax.models import classify
 from tests.models.golden_cases import CASES, load_golden
 from tests.models.test_encode import factor
 
 HEADS = [name for name in CASES if load_golden(name).logits is not None]
+
+
+def load_head(name: str) -> tuple[Checkpoint, dict[str, np.ndarray], np.ndarray]:
+    golden = load_golden(name)
+    assert golden.logits is not None
+    return golden.checkpoint, golden.batch, golden.logits
 
 
 def test_every_net_has_a_head_among_the_goldens():
@@ -22,7 +29,7 @@ def test_every_net_has_a_head_among_the_goldens():
 
 @pytest.mark.parametrize("name", HEADS)
 def test_logits_equal_those_of_pytorch(name: str):
-    (checkpoint, batch, _, expected) = load_golden(name)
+    checkpoint, batch, expected = load_head(name)
     got = classify(checkpoint.params, checkpoint.config, batch)
     assert (got.dtype, got.shape) == (jnp.float32, expected.shape)
     np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5)
@@ -32,7 +39,7 @@ def test_logits_equal_those_of_pytorch(name: str):
 
 @pytest.mark.parametrize("name", ["bert_classifier", "distilbert_classifier", "roberta_classifier", "xlnet_classifier"])
 def test_bfloat16_and_dropout(name: str):
-    (checkpoint, batch, _, expected) = load_golden(name)
+    checkpoint, batch, expected = load_head(name)
     got = classify(checkpoint.params, checkpoint.config, batch, dtype=jnp.bfloat16)
     assert got.dtype == jnp.float32
     np.testing.assert_allclose(got, expected, rtol=0, atol=0.05 * np.abs(expected).max() + 0.05)

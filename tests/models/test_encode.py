@@ -226,6 +226,7 @@ def test_distilbert_has_one_token_type():
 
 def test_roberta_has_fewer_positions_than_its_table():
     (checkpoint, *_) = load_golden("roberta_classifier")
+    assert isinstance(checkpoint.config, RobertaConfig)
     assert (checkpoint.config.max_length, checkpoint.config.max_position_embeddings) == (9, 14)
     ids = np.full((1, 10), 7, np.int32)
     with pytest.raises(ValueError, match="`input_ids` is 10 tokens long, but the model has 9 positions"):

@@ -1,0 +1,160 @@
+"""Full-size nets of every kind: time and memory of loading and compressing: `python -m experiments.full_size`.
+
+Makes random checkpoints in a temporary folder (12 layers, hidden 768, the vocabularies of bert-base-uncased,
+distilbert-base-uncased, roberta-base and xlnet-base-cased; and one of the size of bert-large), compresses the token
+embedding to 72 % of its parameters, and of bert-large all encoder kernels, each in a process of its own, and writes
+experiments/results/full_size.json. Peak memory is the high-water mark of the process beyond what it held before
+loading, in copies of the weights; pages of the mapped file that were touched are among it (Linux).
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from lpjax import Checkpoint, compress, load_checkpoint, save_checkpoint
+from lpjax.models import ModelConfig, architecture, config_from_json
+from lpjax.report import run_record, write_json
+
+SEED = 0
+_BERT = {"num_hidden_layers": 12, "hidden_size": 768, "num_attention_heads": 12, "intermediate_size": 3072}
+CONFIGS: dict[str, dict[str, Any]] = {
+    "bert": {"model_type": "bert", "vocab_size": 30522, "max_position_embeddings": 512, **_BERT},
+    "distilbert": {
+        "model_type": "distilbert",
+        "vocab_size": 30522,
+        "n_layers": 12,
+        "dim": 768,
+        "n_heads": 12,
+        "hidden_dim": 3072,
+    },
+    "roberta": {
+        "model_type": "roberta",
+        "vocab_size": 50265,
+        "max_position_embeddings": 514,
+        "type_vocab_size": 1,
+        **_BERT,
+    },
+    "xlnet": {"model_type": "xlnet", "vocab_size": 32000, "n_layer": 12, "d_model": 768, "n_head": 12, "d_inner": 3072},
+    "bert-large": {
+        "model_type": "bert",
+        "vocab_size": 30522,
+        "max_position_embeddings": 512,
+        "num_hidden_layers": 24,
+        "hidden_size": 1024,
+        "num_attention_heads": 16,
+        "intermediate_size": 4096,
+    },
+}
+CASES = [
+    *((net, "embeddings", 0.72, method) for net in list(CONFIGS)[:4] for method in ("lewis", "admm_entries")),
+    ("bert-large", "embeddings", 0.72, "lewis"),
+    ("bert-large", "encoder", 0.5, "svd"),
+]
+
+
+def random_params(config: ModelConfig, seed: int = SEED) -> dict[str, Any]:
+    """A base model's tree of normal weights with deviation 0.02, norms near 1."""
+    rng = np.random.default_rng(seed)
+    tree: dict[str, Any] = {}
+    for weight in architecture(config).name_table(config).base:
+        *parents, last = weight.path.split("/")
+        node = tree
+        for key in parents:
+            node = node.setdefault(key, {})
+        leaf = 0.02 * rng.standard_normal([int(n) for n in weight.shape], np.float32)
+        node[last] = 1 + leaf if last == "scale" else leaf
+    return tree
+
+
+def measure(folder: str, layers: str, keep: float, method: str) -> dict[str, Any]:
+    """Load, compress at p = 1, save; seconds and peak memory of this process."""
+    import jax
+
+    jax.block_until_ready(jax.jit(lambda x: x @ x)(np.ones((8, 8), np.float32)))
+    held = _memory("VmRSS")
+    began = time.perf_counter()
+    checkpoint = load_checkpoint(folder)
+    loaded = time.perf_counter() - began
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(checkpoint.params))
+    params, records = compress(checkpoint.params, select=layers, keep=keep, solver=method, p=1.0)
+    peak = _memory("VmHWM") - held
+    with tempfile.TemporaryDirectory() as target:
+        smaller = Checkpoint(params, checkpoint.config)
+        save_checkpoint(smaller, Path(target) / "smaller")
+    return {
+        "ranks": sorted({record.rank for record in records if record.rank is not None}),
+        "layers": len(records),
+        "num_iters": max(record.num_iters for record in records),
+        "objective_entries": float(np.mean([record.objective_entries for record in records])),
+        "seconds_load": loaded,
+        "seconds_solve": sum(record.seconds for record in records),
+        "seconds_in_all": time.perf_counter() - began,
+        "weights_mb": size / 1e6,
+        "peak_mb": peak / 1e6,
+        "peak_with_saving_mb": (_memory("VmHWM") - held) / 1e6,
+    }
+
+
+def _memory(field: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
+
+
+def main() -> None:
+    """Every case, a table, and the record."""
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for net, layers, keep, method in CASES:
+            place = Path(folder) / net
+            if not place.exists():
+                config = config_from_json(CONFIGS[net])
+                save_checkpoint(Checkpoint(random_params(config), config), place)
+            command = [sys.executable, "-m", "experiments.full_size", "--one", str(place), layers, str(keep), method]
+            output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+            rows.append({"net": net, "select": layers, "keep": keep, "method": method, **json.loads(output)})
+            print(f"{net}, {layers}, {method}: {rows[-1]['seconds_in_all']:.0f} s", file=sys.stderr, flush=True)
+    write_json(Path(__file__).parent / "results" / "full_size.json", run_record(SEED) | {"rows": rows})
+    table = Table(title="Random full-size nets, p = 1")
+    for heading in (
+        "net",
+        "layers",
+        "keep",
+        "method",
+        "ranks",
+        "solving, s",
+        "in all, s",
+        "weights, MB",
+        "peak / weights",
+    ):
+        table.add_column(heading, justify="left" if heading in ("net", "layers", "method") else "right")
+    for row in rows:
+        table.add_row(
+            row["net"],
+            f"{row['layers']} {row['select']}",
+            f"{row['keep']:g}",
+            row["method"],
+            ", ".join(map(str, row["ranks"])),
+            f"{row['seconds_solve']:.1f}",
+            f"{row['seconds_in_all']:.1f}",
+            f"{row['weights_mb']:.0f}",
+            f"{row['peak_mb'] / row['weights_mb']:.2f}",
+        )
+    Console(width=120).print(table)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--one"]:
+        path, chosen, share, solver = sys.argv[2:]
+        print(json.dumps(measure(path, chosen, float(share), solver)))
+    else:
+        main()
