@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from lpjax.checkpoint import CheckpointError, load_checkpoint
+from lpjax.checkpoint._tensors import read_tensors, write_tensors
 from lpjax.models.names import walk
+from tests.checkpoint.helpers import GOLDEN_NAMES, assert_same
 from tests.checkpoint.hostile_files import shard
 from tests.conftest import GOLDENS, Edit
 
@@ -20,12 +23,6 @@ from tests.conftest import GOLDENS, Edit
 def leaves(folder: Path) -> dict[str, Any]:
     # Copies, for the tests overwrite the file that the leaves are views of.
     return {path: leaf.copy() for path, leaf in walk(load_checkpoint(folder).params)}
-
-
-def assert_same(left: dict[str, Any], right: dict[str, Any]) -> None:
-    assert left.keys() == right.keys()
-    for path in left:
-        np.testing.assert_array_equal(left[path], right[path])
 
 
 def test_tree_is_that_of_flax_with_kernels_transposed(folder: Path):
@@ -87,6 +84,73 @@ def test_old_names_are_understood(folder: Path, edit_weights: Edit):
 
     edit_weights(age)
     assert_same({path.removeprefix("bert/"): leaf for path, leaf in leaves(folder).items()}, expected)
+
+
+PREFIXES = {"bert": "bert.", "distilbert": "distilbert.", "roberta": "roberta.", "xlnet": "transformer."}
+HEADS = (
+    "cls.",
+    "classifier.",
+    "pre_classifier.",
+    "vocab_",
+    "lm_head.",
+    "lm_loss.",
+    "logits_proj.",
+    "sequence_summary.",
+)
+
+
+def renamed(name: str, tmp_path: Path, rename: Callable[[str], str], **more: np.ndarray) -> Path:
+    """A golden checkpoint with other names, and tensors besides; a dot in a name is written as two underscores."""
+    shutil.copytree(GOLDENS / name, tmp_path / "renamed")
+    path = tmp_path / "renamed" / "model.safetensors"
+    tensors = {rename(key): np.array(tensor) for key, tensor in read_tensors(path)[0].items()}
+    path.unlink()
+    write_tensors(path, (tensors | {key.replace("__", "."): value for key, value in more.items()}).items())
+    return tmp_path / "renamed"
+
+
+@pytest.mark.parametrize("name", GOLDEN_NAMES)
+def test_old_names_of_every_net(name: str, tmp_path: Path):
+    """gamma and beta, and the index buffers of old files."""
+    net = name.split("_")[0]
+    prefix = PREFIXES[net] if any("embeddings" in p for p in load_checkpoint(GOLDENS / name).params) else ""
+
+    def age(key: str) -> str:
+        if key.startswith("lm_head."):
+            return key  # RoBERTa's, younger than the old names
+        for norm in ("LayerNorm", "layer_norm"):
+            key = key.replace(f"{norm}.weight", f"{norm}.gamma").replace(f"{norm}.bias", f"{norm}.beta")
+        return key
+
+    buffers = {} if net == "xlnet" else {f"{prefix}embeddings.position_ids".replace(".", "__"): np.arange(40)[None]}
+    aged = renamed(name, tmp_path, age, **buffers)
+    assert any(key.endswith("gamma") for key in read_tensors(aged / "model.safetensors")[0])
+    assert_same(load_checkpoint(aged).params, load_checkpoint(GOLDENS / name).params)
+
+
+@pytest.mark.parametrize("name", GOLDEN_NAMES)
+def test_prefix_of_every_net_may_be_missing_or_more_than_there_should_be(name: str, tmp_path: Path):
+    prefix = PREFIXES[name.split("_")[0]]
+    with_head = any(key.startswith(HEADS) for key in read_tensors(GOLDENS / name / "model.safetensors")[0])
+
+    def other(key: str) -> str:
+        if with_head:
+            return key.removeprefix(prefix)
+        return prefix + key
+
+    loaded, found = load_checkpoint(GOLDENS / name).params, load_checkpoint(renamed(name, tmp_path, other)).params
+    assert_same(found, loaded if with_head else {prefix[:-1]: loaded})
+
+
+@pytest.mark.parametrize("name", ["bert_base", "roberta_base"])
+def test_pooler_may_be_absent(name: str, tmp_path: Path):
+    folder = renamed(name, tmp_path, lambda key: key)
+    path = folder / "model.safetensors"
+    kept = {key: np.array(tensor) for key, tensor in read_tensors(path)[0].items() if not key.startswith("pooler")}
+    path.unlink()
+    write_tensors(path, kept.items())
+    expected = load_checkpoint(GOLDENS / name).params
+    assert_same(load_checkpoint(folder).params, {key: part for key, part in expected.items() if key != "pooler"})
 
 
 def test_a_head_may_stand_beside_names_without_prefix(folder: Path, edit_weights: Edit):

@@ -9,7 +9,11 @@ import huggingface_hub
 import pytest
 from huggingface_hub.errors import LocalEntryNotFoundError
 
-from lpjax.checkpoint import load_checkpoint
+from lpjax.checkpoint import CheckpointError, load_checkpoint
+from lpjax.checkpoint._source import weight_bytes
+from tests.checkpoint.helpers import assert_same
+from tests.checkpoint.hostile_files import flax_leaves, packed
+from tests.conftest import GOLDENS
 
 
 @pytest.fixture
@@ -77,6 +81,43 @@ def test_snapshot_of_the_hub_is_loaded(folder: Path, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
     assert load_checkpoint("owner/name").source == folder
+
+
+@pytest.mark.parametrize("flax", [True, False])
+def test_msgpack_is_fetched_only_where_there_are_no_safetensors(
+    flax: bool, folder: Path, monkeypatch: pytest.MonkeyPatch
+):
+    weights, asked = folder / "model.safetensors", []
+    content = packed(flax_leaves(weights))
+    if flax:
+        weights.unlink()
+
+    def snapshot_download(repo: str, *, allow_patterns: list[str], **_: Any) -> str:
+        asked.append("flax_model.msgpack" in allow_patterns)
+        if asked[-1]:
+            (folder / "flax_model.msgpack").write_bytes(content)
+        return str(folder)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    found = load_checkpoint("owner/name").params
+    assert asked == ([False, True] if flax else [False])
+    assert_same(found, load_checkpoint(GOLDENS / "bert_base").params)
+
+
+def test_repository_without_weights_that_can_be_read(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    (folder / "model.safetensors").unlink()
+    (folder / "pytorch_model.bin").unlink()
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: str(folder))
+    with pytest.raises(CheckpointError, match=r"holds no model.safetensors and no flax_model.msgpack; if the model"):
+        load_checkpoint("owner/name")
+
+
+@pytest.mark.parametrize("name", ["model-00001-of-00002.safetensors", "flax_model-00001-of-00002.msgpack"])
+def test_size_of_the_weights_is_that_of_all_shards(name: str, tmp_path: Path):
+    for number in "12":
+        (tmp_path / name.replace("00001", f"0000{number}")).write_bytes(b"12345")
+    assert weight_bytes(tmp_path) == 10
+    assert weight_bytes(None) == 0
 
 
 def test_file_is_no_folder(folder: Path):

@@ -1,0 +1,101 @@
+"""`lpjax export`: what it writes, prints, refuses, and exits with."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+import lpjax
+from lpjax import cli
+from lpjax._export_command import export
+from lpjax.checkpoint import load_checkpoint
+from lpjax.models.names import walk
+from tests.checkpoint.helpers import assert_same, files
+
+pytestmark = pytest.mark.filterwarnings("default")
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    """Run a command in this process: (exit status, stdout, stderr)."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    if not any(command.callback is export for command in cli.app.registered_commands):
+        cli.app.command()(export)
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["lpjax", *map(str, arguments)])
+        try:
+            cli.main()
+            status = 0
+        except SystemExit as stop:
+            status = stop.code if isinstance(stop.code, int) else int(bool(stop.code))
+        out = capsys.readouterr()
+        assert "Traceback" not in out.out + out.err
+        return status, " ".join(out.out.split()), " ".join(out.err.split())
+
+    return call
+
+
+@pytest.fixture
+def small(run, folder: Path, tmp_path: Path) -> Path:
+    """A factored checkpoint."""
+    assert run("compress", folder, tmp_path / "small", "--layers", "embeddings,attention", "--rank", 3)[0] == 0
+    return tmp_path / "small"
+
+
+@pytest.mark.parametrize("flags", [[], ["--dense"], ["--msgpack"], ["--dense", "--msgpack"]])
+def test_factored_checkpoint_becomes_dense(run, small: Path, tmp_path: Path, flags: list[str]):
+    out = tmp_path / "out"
+    status, printed, err = run("export", small, out, *flags, "--json")
+    assert (status, err) == (0, "")
+    result = json.loads(printed)
+    file = "flax_model.msgpack" if "--msgpack" in flags else "model.safetensors"
+    assert result["format"] == ("msgpack" if "--msgpack" in flags else "safetensors")
+    assert result["bytes_after"] == (out / file).stat().st_size
+    assert result["bytes_before"] == (small / "model.safetensors").stat().st_size
+    assert result["multiplied"] == json.loads((small / "config.json").read_text())["lpjax"]["ranks"]
+    assert files(out).keys() == files(small).keys() - {"model.safetensors"} | {file}
+    assert "lpjax" not in json.loads((out / "config.json").read_text())
+    assert not any(isinstance(leaf, lpjax.LowRank) for _, leaf in walk(load_checkpoint(out).params))
+
+
+def test_dense_checkpoint_goes_from_format_to_format(run, folder: Path, tmp_path: Path):
+    status, printed, _ = run("export", folder, tmp_path / "flax", "--msgpack")
+    assert status == 0
+    assert "0 factored weights multiplied out" in printed
+    assert "(msgpack)" in printed
+    assert run("export", tmp_path / "flax", tmp_path / "torch")[0] == 0
+    assert_same(load_checkpoint(tmp_path / "torch").params, load_checkpoint(folder).params)
+
+
+def test_out_is_replaced_only_when_told_to(run, folder: Path, tmp_path: Path):
+    out = tmp_path / "out"
+    assert run("export", folder, out)[0] == 0
+    before = files(out)
+    status, printed, err = run("export", folder, out, "--msgpack")
+    assert (status, printed) == (2, "")
+    assert "exists; choose another folder" in err
+    assert files(out) == before
+    assert run("export", folder, out, "--msgpack", "--force")[0] == 0
+    assert "model.safetensors" not in files(out)
+    status, _, err = run("export", folder, folder, "--force")
+    assert status == 2
+    assert "overlaps" in err
+    status, _, err = run("export", tmp_path / "nowhere", tmp_path / "new")
+    assert status == 2
+    assert "there is no folder" in err
+    assert run("export", folder, tmp_path / "new", "--pickle")[0] == 2
+    assert not (tmp_path / "new").exists()
+
+
+def test_broken_checkpoint_is_exit_1(run, folder: Path, tmp_path: Path):
+    content = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(content[:-5])
+    before = sorted(tmp_path.rglob("*"))
+    status, printed, err = run("export", folder, tmp_path / "out")
+    assert (status, printed) == (1, "")
+    assert "model.safetensors is not a whole safetensors file" in err
+    assert sorted(tmp_path.rglob("*")) == before
