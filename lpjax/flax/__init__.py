@@ -1,0 +1,15 @@
+"""Run any Flax model on factored weights: linen modules as they are, NNX modules converted in place."""
+
+try:
+    import flax as _flax  # noqa: F401
+except ModuleNotFoundError as error:
+    if error.name != "flax":
+        raise
+    raise ModuleNotFoundError("`lpjax.flax` needs flax: pip install 'lpjax[flax]'", name="flax") from None
+
+from lpjax.flax._linen import apply as apply
+from lpjax.flax._linen import factored as factored
+from lpjax.flax._linen import input_axes as input_axes
+from lpjax.flax._nnx import FactoredEmbed as FactoredEmbed
+from lpjax.flax._nnx import FactoredLinear as FactoredLinear
+from lpjax.flax._nnx import compress_nnx as compress_nnx

@@ -1,0 +1,308 @@
+"""Linen: run a module on params with `LowRank` leaves, and find which axes of its kernels are inputs.
+
+A module is not changed: while `factored` is on, the calls of `nn.Dense`, `nn.DenseGeneral` and `nn.Embed` whose own
+parameter is a `LowRank` are computed here, by two thin products. (flax compares a parameter's shape with its
+initializer's before the layer sees it, so no argument of a layer, such as `dot_general`, could do.)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import math
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from typing import Any
+
+import flax.errors
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.core import meta
+from flax.linen.module import InterceptorContext
+from jax import lax
+from jaxtyping import Array
+
+from lpjax.flax._product import factors, normalize, product, promoted
+from lpjax.lowrank import LowRank, is_lowrank
+from lpjax.select import leaves_with_paths
+
+
+def factored() -> AbstractContextManager[None]:
+    """While this context is on, linen modules take `LowRank` for dense weights; for code that applies a module itself.
+
+    Modules whose leaves are dense compute what they always do.
+    """
+    return nn.intercept_methods(_intercept)
+
+
+def apply(module: nn.Module, variables: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
+    """`module.apply(variables, *args, **kwargs)` where leaves of `variables` may be `LowRank`.
+
+    The weights of `nn.Dense`, `nn.DenseGeneral` and `nn.Embed` may be, alone or within other modules, under `nn.scan`,
+    `nn.vmap` (stacked along axis 0) and `nn.remat`; the dense weight is never formed. A `dot_general` of the user's
+    is called twice, once a factor.
+
+    Raises:
+        ValueError: a `LowRank` is a parameter of another module, or has not the shape of the layer's weight.
+    """
+    with factored():
+        return module.apply(variables, *args, **kwargs)
+
+
+def input_axes(
+    module: nn.Module, variables: Mapping[str, Any], *args: Any, **kwargs: Any
+) -> dict[str, int | tuple[int, int]]:
+    """How `compress` must view the weights of `module`: path -> number of input axes.
+
+    Runs `module.apply` abstractly, so nothing is computed, and arrays may be `jax.ShapeDtypeStruct`s.
+
+    Args:
+        module, variables, args, kwargs: as for `module.apply`; params as `module.init` or
+            `jax.eval_shape(module.init, …)` gives them, which may be factored in part.
+
+    Returns:
+        For each weight of an `nn.Dense`, `nn.DenseGeneral` or `nn.Embed` that was called, under its path in
+        `variables["params"]`, 1 or the number of axes that it contracts; or, for one that has further axes in front,
+        (their number, input axes): stacks of `nn.scan` and `nn.vmap`, and batch axes of `nn.DenseGeneral`. A weight
+        that is stacked along other axes than the first is left out, for its factors would be, too.
+    """
+    leaves, structure = jax.tree.flatten((args, kwargs))
+    arrays = {i: x for i, x in enumerate(leaves) if isinstance(x, jax.Array | np.ndarray | jax.ShapeDtypeStruct)}
+
+    def trace(variables: Mapping[str, Any]) -> list[_Weight]:
+        seen: list[_Weight] = []
+
+        def record(next_fun: Callable[..., Any], args: Any, kwargs: Any, context: InterceptorContext) -> Any:
+            seen.extend(_weight(context.module, _function(context)))
+            return next_fun(*args, **kwargs)
+
+        def run(variables: Mapping[str, Any], arrays: dict[int, Any]) -> None:
+            args, kwargs = jax.tree.unflatten(structure, [arrays.get(i, leaf) for i, leaf in enumerate(leaves)])
+            apply(module, variables, *args, **kwargs)
+
+        with nn.intercept_methods(record):
+            jax.eval_shape(run, variables, arrays)
+        return seen
+
+    params = dict(leaves_with_paths(variables.get("params", {})))
+    seen = [weight for weight in trace(variables) if weight.path in params]
+    stacked = {weight.path for weight in seen if weight.ndim < params[weight.path].ndim}
+    if stacked:
+        # Again, with those leaves in boxes, to which flax tells each axis that nn.scan or nn.vmap takes away. Not at
+        # once, for code that reads its variables itself would meet the boxes.
+        seen = [weight for weight in seen if weight.path not in stacked]
+        boxed = dict(variables) | {"params": _boxed(variables["params"], stacked)}
+        seen += [weight for weight in trace(boxed) if weight.path in stacked]
+    found: dict[str, set[tuple[int, int]]] = {}
+    for weight in seen:
+        found.setdefault(weight.path, set()).add(_entry(weight, params[weight.path]))
+    agreed = {path: entries.pop() for path, entries in found.items() if len(entries) == 1}
+    entries = ((path, *agreed[path]) for path in params if path in agreed)
+    return {path: (leading, inputs) if leading else inputs for path, leading, inputs in entries if inputs}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Weight:
+    """The parameter of a layer, as the layer sees it; `axes` are those of its leaf, where that was boxed."""
+
+    path: str
+    shape: tuple[int, ...]
+    batch: int
+    inputs: int
+    axes: tuple[int, ...] | None
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+
+def _entry(weight: _Weight, leaf: Any) -> tuple[int, int]:
+    """(leading axes, input axes) of a leaf, or no input axes where its view would be none of leading axes."""
+    extra = leaf.ndim - weight.ndim
+    if tuple(leaf.shape[extra:]) != weight.shape or (
+        extra and weight.axes not in (None, tuple(range(extra, leaf.ndim)))
+    ):
+        return 0, 0
+    return extra + weight.batch, weight.inputs
+
+
+def _weight(module: nn.Module, function: Callable[..., Any]) -> list[_Weight]:
+    """The layer's own weight, or none where `function` is no method that uses one."""
+    if function not in _METHODS:
+        return []
+    name, value = _own(module)
+    if value is None:
+        return []
+    axes = value.axes if isinstance(value, _Probe) else None
+    # A box that is the user's own adds a key to the path, as it does in the tree.
+    (inner, value), *others = leaves_with_paths(value if axes is None else value.value)
+    if others:
+        return []
+    path = "/".join((*module.path, name, *([inner] if inner else [])))
+    general = isinstance(module, nn.DenseGeneral)
+    batch = len(module.batch_dims) if general else 0
+    inputs = np.size(module.axis) if general and not is_lowrank(value) else 1  # those of a pair are one axis already
+    return [_Weight(path, tuple(value.shape), batch, inputs, axes)]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class _Probe(meta.AxisMetadata[Any]):
+    """A box that remembers which axes of the leaf are left."""
+
+    value: Any
+    axes: tuple[int, ...] = dataclasses.field(metadata={"static": True})
+
+    def unbox(self) -> Any:
+        return self.value
+
+    def replace_boxed(self, val: Any) -> _Probe:
+        return _Probe(val, self.axes)
+
+    def add_axis(self, index: int, params: dict[Any, Any]) -> _Probe:
+        axes = list(self.axes)
+        axes.insert(index if index >= 0 else len(axes) + 1 + index, -1)
+        return _Probe(self.value, tuple(axes))
+
+    def remove_axis(self, index: int, params: dict[Any, Any]) -> _Probe:
+        axes = list(self.axes)
+        del axes[index]
+        return _Probe(self.value, tuple(axes))
+
+
+def _boxed(params: Any, paths: set[str]) -> Any:
+    def box(path: Any, leaf: Any) -> Any:
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        return _Probe(leaf, tuple(range(leaf.ndim))) if name in paths else leaf
+
+    return jax.tree_util.tree_map_with_path(box, params, is_leaf=is_lowrank)
+
+
+def _function(context: InterceptorContext) -> Callable[..., Any]:
+    """The function that is about to run: not the method of that name, which a subclass may have overridden."""
+    method = context.orig_method
+    return inspect.unwrap(getattr(method, "func", method))
+
+
+def _intercept(next_fun: Callable[..., Any], args: Any, kwargs: Any, context: InterceptorContext) -> Any:
+    module, method = context.module, _METHODS.get(_function(context))
+    if method is not None:
+        pair = _lowrank_in(_own(module)[1])
+        if pair is not None:
+            return method(module, pair, *args, **kwargs)
+    try:
+        return next_fun(*args, **kwargs)
+    except flax.errors.ScopeParamShapeError as error:
+        own = [] if module.scope is None else module.scope.variables().get("params", {}).items()
+        names = ["/".join((*module.path, name)) for name, value in own if _lowrank_in(value) is not None]
+        if not names:
+            raise
+        raise ValueError(
+            f"{', '.join(names)} is a LowRank, but belongs to {type(module).__name__}; only nn.Dense, "
+            f"nn.DenseGeneral and nn.Embed run on factored weights: leave it out of `select`"
+        ) from error
+
+
+def _own(module: nn.Module) -> tuple[str, Any]:
+    """Name and value of a layer's weight, None where there is none yet."""
+    name = "embedding" if isinstance(module, nn.Embed) else "kernel"
+    return name, None if module.scope is None else module.scope.get_variable("params", name, None)
+
+
+def _lowrank_in(value: Any) -> LowRank | None:
+    """The `LowRank` that `value` is or boxes, for flax's boxes would constrain the sharding of both factors alike."""
+    if isinstance(value, meta.AxisMetadata):
+        leaves = jax.tree.leaves(value, is_leaf=is_lowrank)
+        value = leaves[0] if len(leaves) == 1 else None
+    return value if isinstance(value, LowRank) else None
+
+
+def _dense(module: nn.Dense, weight: LowRank, inputs: Array) -> Array:
+    return _general(module, weight, inputs, (jnp.ndim(inputs) - 1,), (), (module.features,))
+
+
+def _dense_general(module: nn.DenseGeneral, weight: LowRank, inputs: Array) -> Array:
+    features = (module.features,) if isinstance(module.features, int) else tuple(module.features)
+    batch = tuple(module.batch_dims)
+    if sorted(batch) != list(range(len(batch))):
+        raise ValueError(f"`batch_dims` are {batch}; expected leading axes, from 0 on")
+    return _general(
+        module, weight, inputs, normalize(module.axis, inputs.ndim), normalize(batch, inputs.ndim), features
+    )
+
+
+def _general(
+    module: Any,
+    weight: LowRank,
+    inputs: Array,
+    axes: tuple[int, ...],
+    batch_axes: tuple[int, ...],
+    features: tuple[int, ...],
+) -> Array:
+    shape = jnp.shape(inputs)
+    batch = tuple(shape[axis] for axis in batch_axes)
+    _check_shape(module, "kernel", weight, (*batch, math.prod(shape[axis] for axis in axes), math.prod(features)))
+    bias = None
+    if module.use_bias:
+        bias = module.param("bias", module.bias_init, (*batch, *features), module.param_dtype)
+    x, left, right, bias = promoted(
+        lambda *arrays: module.promote_dtype(*arrays, dtype=module.dtype), inputs, weight, bias
+    )
+    dot_general = module.dot_general or lax.dot_general
+    if module.dot_general_cls is not None:
+        dot_general = module.dot_general_cls()
+    return product(
+        x,
+        left,
+        right,
+        bias,
+        axes=axes,
+        batch_axes=batch_axes,
+        features=features,
+        dot_general=dot_general,
+        precision=module.precision,
+    )
+
+
+def _setup(module: Any, weight: LowRank) -> None:
+    _check_shape(module, "embedding", weight, (module.num_embeddings, module.features))
+    module.embedding = weight  # as nn.Embed sets it, for code that reads it: `embed.embedding.T`
+
+
+def _embed(module: Any, weight: LowRank, inputs: Array) -> Array:
+    if not jnp.issubdtype(inputs.dtype, jnp.integer):
+        raise ValueError(f"`inputs` of nn.Embed have dtype {inputs.dtype}; expected integers")
+    left, right = (module.promote_dtype(x, dtype=module.dtype, inexact=False)[0] for x in factors(weight))
+    if module.num_embeddings == 1:  # flax's own exception: then every id means the one row
+        return jnp.broadcast_to(left, (*inputs.shape, left.shape[-1])) @ right
+    return jnp.take(left, inputs, axis=0) @ right
+
+
+def _attend(module: Any, weight: LowRank, query: Array) -> Array:
+    left, right = factors(weight)
+    wide, right = module.promote_dtype(query, right, dtype=module.dtype)
+    _, left = module.promote_dtype(query, left, dtype=module.dtype)
+    return jnp.dot(jnp.dot(wide, right.T), left.T)
+
+
+def _check_shape(module: nn.Module, name: str, weight: LowRank, expected: tuple[int, ...]) -> None:
+    if weight.shape != expected:
+        path = "/".join((*module.path, name))
+        raise ValueError(
+            f"{path} is a LowRank of shape {weight.shape}; expected {expected}, inputs by outputs of this "
+            f"{type(module).__name__}"
+        )
+
+
+_METHODS: dict[Callable[..., Any], Callable[..., Any]] = {
+    inspect.unwrap(method): replacement
+    for method, replacement in (
+        (nn.Dense.__call__, _dense),
+        (nn.DenseGeneral.__call__, _dense_general),
+        (nn.Embed.setup, _setup),
+        (nn.Embed.__call__, _embed),
+        (nn.Embed.attend, _attend),
+    )
+}

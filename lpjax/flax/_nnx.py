@@ -1,0 +1,290 @@
+"""NNX: put factored layers in the place of a model's `nnx.Linear`, `nnx.LinearGeneral` and `nnx.Embed`."""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from flax.core import FrozenDict
+from jax import lax
+from jaxtyping import Array
+
+from lpjax.compress import LayerRecord, compress
+from lpjax.flax._product import factors, normalize, product, promoted
+from lpjax.lowrank import LowRank
+from lpjax.select import InputAxes, Select, select_paths
+from lpjax.solvers import Solution
+
+
+class FactoredLinear(nnx.Module):
+    """An `nnx.Linear` or `nnx.LinearGeneral` whose kernel is `left @ right`, with all other attributes as they were.
+
+    Attributes:
+        left: shape (∏ in_features, rank), behind any batch axes.
+        right: shape (rank, ∏ out_features), behind any batch axes.
+    """
+
+    def __init__(self, dense: nnx.Linear | nnx.LinearGeneral, left: nnx.Param[Array], right: nnx.Param[Array]):
+        self.left, self.right = left, right
+        self.bias = dense.bias if dense.bias is not None else nnx.data(None)
+        self.in_features, self.out_features = dense.in_features, dense.out_features
+        self.axis = getattr(dense, "axis", (-1,))
+        self.batch_axis = getattr(dense, "batch_axis", FrozenDict({}))
+        self.use_bias, self.dtype, self.param_dtype = dense.use_bias, dense.dtype, dense.param_dtype
+        self.precision, self.promote_dtype = dense.precision, dense.promote_dtype
+        self.dot_general = dense.dot_general
+        self.dot_general_cls = getattr(dense, "dot_general_cls", None)
+        self.preferred_element_type = dense.preferred_element_type
+
+    @property
+    def kernel(self) -> LowRank:
+        """What stands for the kernel."""
+        return LowRank(self.left[...], self.right[...])
+
+    def __call__(self, inputs: Array, out_sharding: Any = None) -> Array:
+        """The layer's output, by two thin products."""
+        x, left, right, bias = promoted(
+            lambda *arrays: self.promote_dtype(arrays, dtype=self.dtype),
+            inputs,
+            self.kernel,
+            None if self.bias is None else self.bias[...],
+        )
+        dot_general = self.dot_general_cls() if self.dot_general_cls is not None else self.dot_general
+        given = {"out_sharding": out_sharding, "preferred_element_type": self.preferred_element_type}
+        return product(
+            x,
+            left,
+            right,
+            bias,
+            axes=normalize(self.axis, inputs.ndim),
+            batch_axes=normalize(tuple(self.batch_axis), inputs.ndim),
+            features=_sizes(self.out_features),
+            dot_general=dot_general or lax.dot_general,
+            precision=self.precision,
+            **{name: value for name, value in given.items() if value is not None},
+        )
+
+
+class FactoredEmbed(nnx.Module):
+    """An `nnx.Embed` whose table is `left @ right`, with all other attributes as they were.
+
+    Attributes:
+        left: shape (num_embeddings, rank).
+        right: shape (rank, features).
+    """
+
+    def __init__(self, dense: nnx.Embed, left: nnx.Param[Array], right: nnx.Param[Array]):
+        self.left, self.right = left, right
+        self.num_embeddings, self.features = dense.num_embeddings, dense.features
+        self.dtype, self.param_dtype, self.promote_dtype = dense.dtype, dense.param_dtype, dense.promote_dtype
+
+    @property
+    def embedding(self) -> LowRank:
+        """What stands for the table."""
+        return LowRank(self.left[...], self.right[...])
+
+    def __call__(self, inputs: Array, out_sharding: Any = None) -> Array:
+        """Rows of the table: rows of `left`, times `right`; NaN for ids outside, as in `nnx.Embed`."""
+        if not jnp.issubdtype(inputs.dtype, jnp.integer):
+            raise ValueError(f"`inputs` of nnx.Embed have dtype {inputs.dtype}; expected integers")
+        left, right = (self.promote_dtype((x,), dtype=self.dtype, inexact=False)[0] for x in factors(self.embedding))
+        if self.num_embeddings == 1:  # flax's own exception: then every id means the one row
+            rows = jnp.broadcast_to(left, (*inputs.shape, left.shape[-1]))
+        else:
+            rows = jnp.take(left, inputs, axis=0)
+        return jnp.matmul(rows, right, out_sharding=out_sharding)
+
+    def attend(self, query: Array, out_sharding: Any = None) -> Array:
+        """Inner products of `query` (..., features) with all rows: (..., num_embeddings)."""
+        left, right = factors(self.embedding)
+        wide, right = self.promote_dtype((query, right), dtype=self.dtype)
+        _, left = self.promote_dtype((query, left), dtype=self.dtype)
+        return jnp.dot(jnp.dot(wide, right.T), left.T, out_sharding=out_sharding)
+
+
+def compress_nnx(
+    model: nnx.Module,
+    *,
+    select: Select,
+    keep: float | None = None,
+    rank: int | None = None,
+    solver: str | Callable[..., Solution] = "lewis",
+    p: float = 1.0,
+    **options: Any,
+) -> tuple[LayerRecord, ...]:
+    """Replace chosen layers of an NNX model, in place, by `FactoredLinear` and `FactoredEmbed`.
+
+    The model's own parameters have paths such as "encoder/layers/0/attention/query/kernel", by which they are chosen;
+    a layer that is at several places of the model stays one layer, and layers that share a kernel share its factors.
+    The new layers' parameters are `left` and `right`, of the type that the kernel had (`nnx.Param`), without its
+    metadata: a sharding that was meant for the dense kernel does not fit two thin ones. Axes in front of those that
+    a layer's features explain, as `nnx.vmap` makes them, are taken for a stack of layers.
+
+    The new structure follows from the shapes, `select`, and `keep` or `rank` alone. So to restore a saved state,
+    compress a fresh model the same way and call `nnx.update`.
+
+    Args:
+        model: changed only after everything was solved.
+        select, keep, rank, solver, p: see `compress`.
+        **options: `row_weights`, `rows`, `batch_size`, `progress`, and the solver's, as `compress` takes them.
+
+    Returns:
+        A record for each parameter that was selected.
+
+    Raises:
+        ValueError: as `compress`; or a selected parameter is no weight of an `nnx.Linear`, `nnx.LinearGeneral` or
+            `nnx.Embed`, belongs to another module besides, or to a layer that cannot be replaced where it is. Nothing
+            has been changed then.
+    """
+    if "input_axes" in options:
+        raise ValueError("`input_axes` is not for NNX models, whose layers say themselves what their inputs are")
+    found = _find(model)
+    axes: InputAxes = {path: entry for path, uses in found.items() if (entry := _input_axes(uses)) is not None}
+    tree = collections.OrderedDict((path, uses[0].param[...]) for path, uses in found.items())
+    chosen = select_paths(tree, select, axes)
+    if unfit := [f"{path} ({fault})" for path in chosen if (fault := _fault(found[path], path in axes))]:
+        raise ValueError(
+            f"`select` matches parameters that cannot be factored in place: {', '.join(unfit[:5])}"
+            f"{', …' if len(unfit) > 5 else ''}; expected weights of nnx.Linear, nnx.LinearGeneral and nnx.Embed"
+        )
+    chosen_paths = set(chosen)
+    params, records = compress(
+        tree,
+        select=lambda path, _: path in chosen_paths,
+        keep=keep,
+        rank=rank,
+        solver=solver,
+        p=p,
+        input_axes=axes,
+        **options,
+    )
+    layers: dict[int, nnx.Module] = {}
+    for path in chosen:
+        if isinstance(pair := params[path], LowRank):
+            kind = type(found[path][0].param)
+            left, right = kind(jnp.asarray(pair.left)), kind(jnp.asarray(pair.right))
+            for use in found[path]:
+                make: Any = FactoredEmbed if isinstance(use.owner, nnx.Embed) else FactoredLinear
+                layers[id(use.owner)] = make(use.owner, left, right)
+    _swap(model, layers, set())
+    return records
+
+
+_WEIGHT: dict[type, str] = {nnx.Linear: "kernel", nnx.LinearGeneral: "kernel", nnx.Embed: "embedding"}
+
+
+class _Use(NamedTuple):
+    """A parameter in one of its owners; `fixed` where that cannot be replaced in what holds it."""
+
+    param: nnx.Param[Any]
+    owner: Any
+    name: str
+    fixed: bool
+
+
+def _find(model: nnx.Module) -> dict[str, list[_Use]]:
+    """Every parameter, under the path where it is met first, as `nnx.state` names it, with all its uses."""
+    paths: dict[int, str] = {}
+    uses: dict[int, list[tuple[nnx.Param[Any], Any, str]]] = {}
+    seen: set[int] = set()
+    fixed: set[int] = set()
+
+    def visit(node: Any, path: tuple[str, ...], owner: Any, replaceable: bool) -> None:
+        if isinstance(node, nnx.Param):
+            paths.setdefault(id(node), "/".join(path))
+            uses.setdefault(id(node), []).append((node, owner, path[-1]))
+        if not replaceable:
+            fixed.add(id(node))
+        if isinstance(node, nnx.Variable) or id(node) in seen:
+            return
+        if not isinstance(node, tuple):  # which another holder may make replaceable, or not
+            seen.add(id(node))
+        inner = replaceable if isinstance(node, tuple) else isinstance(node, _MUTABLE)
+        for key, child in _children(node):
+            visit(child, (*path, str(key)), node, inner)
+
+    visit(model, (), None, False)
+    return {
+        paths[key]: [_Use(param, owner, name, id(owner) in fixed) for param, owner, name in uses[key]] for key in paths
+    }
+
+
+_MUTABLE = (nnx.Pytree, list, dict)
+
+
+def _children(node: Any) -> list[tuple[Any, Any]]:
+    """What a container holds, as (key, child), in nnx's order; nothing where it is none."""
+    if isinstance(node, list | tuple | nnx.List):
+        return list(zip(getattr(node, "_fields", range(len(node))), node, strict=True))
+    if isinstance(node, dict | nnx.Pytree):
+        items = node.items() if isinstance(node, dict) else vars(node).items()
+        named = [(key, child) for key, child in items if not str(key).startswith("_pytree__")]
+        return sorted(named, key=lambda item: str(item[0]))
+    leaves, _ = jax.tree_util.tree_flatten_with_path(node, is_leaf=lambda x: x is not node)
+    return [(jax.tree_util.keystr(path, simple=True), child) for path, child in leaves if path]
+
+
+def _input_axes(uses: list[_Use]) -> int | tuple[int, int] | None:
+    """An entry of `input_axes`, None where the layers have no weight that is a matrix, or not the same view of it."""
+    found = {_view(use) for use in uses}
+    entry = found.pop()
+    if found or entry is None:
+        return None
+    return entry if entry[0] else entry[1]
+
+
+def _view(use: _Use) -> tuple[int, int] | None:
+    owner: Any = use.owner
+    if _WEIGHT.get(type(owner)) != use.name:
+        return None
+    batch, inputs, outputs = (), (), ()
+    if isinstance(owner, nnx.Embed):
+        inputs, outputs = (owner.num_embeddings,), (owner.features,)
+    else:
+        batch = tuple(getattr(owner, "batch_axis", {}).values())
+        inputs, outputs = _sizes(owner.in_features), _sizes(owner.out_features)
+    shape, expected = use.param[...].shape, (*batch, *inputs, *outputs)
+    stacked = len(shape) - len(expected)
+    if stacked < 0 or shape[stacked:] != expected:
+        return None
+    return stacked + len(batch), len(inputs)
+
+
+def _sizes(features: int | tuple[int, ...]) -> tuple[int, ...]:
+    return (features,) if isinstance(features, int) else tuple(features)
+
+
+def _fault(uses: list[_Use], viewed: bool) -> str:
+    """Why a parameter cannot be factored in place, or nothing."""
+    for use in uses:
+        if _WEIGHT.get(type(use.owner)) != use.name:
+            return f"{use.name} of {type(use.owner).__name__}"
+        if use.fixed:
+            return "its layer is the model itself, or in a container that cannot be changed"
+    return "" if viewed else f"its shape {uses[0].param[...].shape} is not what its layers' features say"
+
+
+def _swap(node: Any, layers: dict[int, nnx.Module], seen: set[int]) -> Any:
+    """`node` with the layers in it replaced, in place but for tuples, which are made anew."""
+    if id(node) in layers:
+        return layers[id(node)]
+    if isinstance(node, nnx.Variable) or id(node) in seen:
+        return node
+    children = _children(node)
+    if isinstance(node, tuple):
+        swapped = [_swap(child, layers, seen) for _, child in children]
+        if all(new is child for new, (_, child) in zip(swapped, children, strict=True)):
+            return node
+        return type(node)(*swapped) if hasattr(node, "_fields") else type(node)(swapped)
+    seen.add(id(node))
+    for key, child in children:
+        new = _swap(child, layers, seen)
+        if new is not child and isinstance(node, list | dict | nnx.List | nnx.Dict):
+            node[key] = new
+        elif new is not child:
+            setattr(node, key, new)
+    return node
