@@ -4,7 +4,9 @@ checkpoint ──load──▶ params ──select──▶ matrices ──solve
 """
 
 import os as _os
+from importlib import import_module as _import_module
 from importlib.metadata import version as _version
+from typing import Any as _Any
 
 # JAX's LAPACK is SciPy's OpenBLAS, whose idle threads spin for 2²⁶ cycles by default and take the cores from XLA's
 # after every small factorization. 2¹⁸ cycles do. Read when SciPy loads, hence before JAX is imported.
@@ -45,5 +47,13 @@ from lpjax.solvers import irls_rows as irls_rows
 from lpjax.solvers import lewis as lewis
 from lpjax.solvers import lowner as lowner
 from lpjax.solvers import svd as svd
+
+
+def __getattr__(name: str) -> _Any:
+    # On first use: flax is an optional dependency, and slow to import.
+    if name == "flax":
+        return _import_module("lpjax.flax")
+    raise AttributeError(f"module 'lpjax' has no attribute {name!r}")
+
 
 __version__ = _version("lpjax")

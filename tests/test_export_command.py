@@ -10,7 +10,6 @@ import pytest
 
 import lpjax
 from lpjax import cli
-from lpjax._export_command import export
 from lpjax.checkpoint import load_checkpoint
 from lpjax.models.names import walk
 from tests.checkpoint.helpers import assert_same, files
@@ -22,8 +21,7 @@ pytestmark = pytest.mark.filterwarnings("default")
 def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
     """Run a command in this process: (exit status, stdout, stderr)."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    if not any(command.callback is export for command in cli.app.registered_commands):
-        cli.app.command()(export)
+
 
     def call(*arguments: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["lpjax", *map(str, arguments)])

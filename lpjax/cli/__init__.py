@@ -11,6 +11,7 @@ from rich.markup import escape
 from lpjax.cli._common import ALIAS, Misuse, errors
 from lpjax.cli._compress import compress
 from lpjax.cli._evaluate import demo, evaluate
+from lpjax.cli._export import export
 from lpjax.cli._inspect import inspect
 
 app = typer.Typer(
@@ -23,6 +24,7 @@ app = typer.Typer(
 for command, example in (
     (inspect, f"lpjax inspect {ALIAS} --plot spectra.png"),
     (compress, f"lpjax compress {ALIAS} smaller --layers embeddings --keep 0.72 --method lewis"),
+    (export, "lpjax export smaller dense"),
     (evaluate, f"lpjax evaluate smaller --baseline {ALIAS}"),
     (demo, "lpjax demo --out demo"),
 ):
