@@ -1,7 +1,8 @@
-"""The README's tables, from the records that the commands wrote: `python -m experiments.readme`.
+"""The tables of both READMEs, from the records that commands wrote: `python -m experiments.readme`.
 
 `make demo` writes demo/results.json, of which experiments/results/demo.json is a copy; `make bench` writes
-benchmarks/results/solvers.json. Nothing in the tables is typed by hand.
+benchmarks/results/solvers.json; `python -m experiments.parity` and `python -m experiments.full_size` write to
+experiments/results. Nothing in the tables is typed by hand.
 """
 
 from __future__ import annotations
@@ -57,12 +58,43 @@ def solvers_table(record: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def parity_table(record: dict[str, Any]) -> str:
+    """Largest absolute errors, a net a row."""
+    columns = list(next(iter(record["cells"].values())))
+    lines = [f"| net | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
+    lines += [f"| {net} | {' | '.join(f'{cells[c]:.1e}' for c in columns)} |" for net, cells in record["cells"].items()]
+    return "\n".join(lines)
+
+
+def full_size_table(record: dict[str, Any]) -> str:
+    """Ranks, seconds and memory of full-size nets."""
+    lines = [
+        "| net | layers | keep | method | rank | solving, s | load to saved, s | weights, MB | peak / weights |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in record["rows"]:
+        ranks = ", ".join(map(str, row["ranks"]))
+        cells = [row["net"], f"{row['layers']} {row['select']}", f"{row['keep']:g}", row["method"], ranks]
+        cells += [f"{row['seconds_solve']:.1f}", f"{row['seconds_in_all']:.1f}"]
+        cells += [f"{row['weights_mb']:.0f}", f"{row['peak_mb'] / row['weights_mb']:.2f}"]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+TABLES = {
+    "demo": (demo_table, "experiments/results/demo.json"),
+    "solvers": (solvers_table, "benchmarks/results/solvers.json"),
+    "parity": (parity_table, "experiments/results/parity.json"),
+    "full size": (full_size_table, "experiments/results/full_size.json"),
+}
+DOCUMENTS = (ROOT / "README.md", ROOT / "experiments" / "README.md")
+
+
 def render(text: str) -> str:
-    """The README with both tables put between their marks."""
-    for mark, table, path in (
-        ("demo", demo_table, "experiments/results/demo.json"),
-        ("solvers", solvers_table, "benchmarks/results/solvers.json"),
-    ):
+    """A document with its tables put between their marks."""
+    for mark, (table, path) in TABLES.items():
+        if f"<!-- {mark} -->" not in text:
+            continue
         before, rest = text.split(f"<!-- {mark} -->\n")
         _, after = rest.split(f"<!-- /{mark} -->")
         record = json.loads((ROOT / path).read_text(encoding="utf-8"))
@@ -71,5 +103,5 @@ def render(text: str) -> str:
 
 
 if __name__ == "__main__":
-    readme = ROOT / "README.md"
-    readme.write_text(render(readme.read_text(encoding="utf-8")), encoding="utf-8")
+    for document in DOCUMENTS:
+        document.write_text(render(document.read_text(encoding="utf-8")), encoding="utf-8")

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from experiments.readme import ROOT, render
+from experiments.readme import DOCUMENTS, ROOT, render
 
 
-def test_tables_are_those_of_the_records():
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_tables_are_those_of_the_records(document: Path):
+    text = document.read_text(encoding="utf-8")
+    assert "<!-- /" in text
     assert render(text) == text
 
 
