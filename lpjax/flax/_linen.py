@@ -45,7 +45,8 @@ def apply(module: nn.Module, variables: Mapping[str, Any], *args: Any, **kwargs:
     is called twice, once a factor.
 
     Raises:
-        ValueError: a `LowRank` is a parameter of another module, or has not the shape of the layer's weight.
+        ValueError: a `LowRank` is a parameter of another module, was handed to one that computes with it by itself, or
+            has not the shape of the layer's weight.
     """
     with factored():
         return module.apply(variables, *args, **kwargs)
@@ -180,6 +181,10 @@ def _boxed(params: Any, paths: set[str]) -> Any:
     return jax.tree_util.tree_map_with_path(box, params, is_leaf=is_lowrank)
 
 
+class _Misplaced(ValueError):
+    """A `LowRank` where none can be, named once."""
+
+
 def _function(context: InterceptorContext) -> Callable[..., Any]:
     """The function that is about to run: not the method of that name, which a subclass may have overridden."""
     method = context.orig_method
@@ -194,14 +199,24 @@ def _intercept(next_fun: Callable[..., Any], args: Any, kwargs: Any, context: In
             return method(module, pair, *args, **kwargs)
     try:
         return next_fun(*args, **kwargs)
+    except _Misplaced:
+        raise
     except flax.errors.ScopeParamShapeError as error:
         own = [] if module.scope is None else module.scope.variables().get("params", {}).items()
         names = ["/".join((*module.path, name)) for name, value in own if _lowrank_in(value) is not None]
         if not names:
             raise
-        raise ValueError(
+        raise _Misplaced(
             f"{', '.join(names)} is a LowRank, but belongs to {type(module).__name__}; only nn.Dense, "
             f"nn.DenseGeneral and nn.Embed run on factored weights: leave it out of `select`"
+        ) from error
+    except (TypeError, ValueError) as error:
+        # Such as JAX raises for what is no array: of a decoder that was handed the tied table, say.
+        if not any(map(is_lowrank, jax.tree.leaves((args, kwargs), is_leaf=is_lowrank))):
+            raise
+        raise _Misplaced(
+            f"{'/'.join(module.path)}, a {type(module).__name__}, was handed a LowRank that it could not use "
+            f"({error}): leave the weight that is shared with it out of `select`"
         ) from error
 
 
@@ -290,7 +305,7 @@ def _attend(module: Any, weight: LowRank, query: Array) -> Array:
 def _check_shape(module: nn.Module, name: str, weight: LowRank, expected: tuple[int, ...]) -> None:
     if weight.shape != expected:
         path = "/".join((*module.path, name))
-        raise ValueError(
+        raise _Misplaced(
             f"{path} is a LowRank of shape {weight.shape}; expected {expected}, inputs by outputs of this "
             f"{type(module).__name__}"
         )

@@ -498,6 +498,30 @@ def test_pairs_where_none_can_be_run_are_named(module, params, words):
     assert words in str(caught.value)
 
 
+class Decoder(nn.Module):
+    @nn.compact
+    def __call__(self, x: jax.Array, table: jax.Array) -> jax.Array:
+        return jax.lax.dot(x, table)
+
+
+class HandsOn(nn.Module):
+    def setup(self) -> None:
+        self.table = nn.Embed(11, 7)
+        self.decoder = Decoder()
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.decoder(x, table=self.table.embedding.T)
+
+
+def test_a_module_that_computes_with_a_pair_by_itself_is_named():
+    x, params = jnp.asarray(normal((4, 7))), {"table": {"embedding": pair(11, 7)}}
+    with pytest.raises(ValueError, match="decoder, a Decoder, was handed a LowRank that it could not use"):
+        lpjax.flax.apply(HandsOn(), {"params": params}, x)
+    with pytest.raises((TypeError, ValueError)) as caught:  # where no pair had a part
+        lpjax.flax.apply(Decoder(), {}, x, "table")
+    assert "LowRank" not in str(caught.value)
+
+
 def test_a_table_of_another_shape_is_named():
     with pytest.raises(ValueError, match=r"embedding is a LowRank of shape \(6, 5\); expected \(11, 5\)"):
         lpjax.flax.apply(nn.Embed(11, 5), {"params": {"embedding": pair(6, 5)}}, jnp.asarray([1]))
