@@ -42,7 +42,7 @@ def parse_json(text: bytes, *, unique: bool = False) -> Any:
         RecursionError: it is nested too deeply.
     """
     if len(text) > JSON_LIMIT:
-        raise ValueError(f"it is {len(text)} bytes long, expected at most {JSON_LIMIT}")
+        raise ValueError(f"it is longer than {JSON_LIMIT} bytes")
     return json.loads(text, parse_constant=_no_constant, object_pairs_hook=_unique if unique else None)
 
 

@@ -2,7 +2,8 @@
 
 The format (flax.serialization): nested maps whose leaves are extension objects of type 1 (3 for a scalar), each a
 packed array (shape, dtype name, bytes). A leaf of more than 2³⁰ bytes is a map of `__msgpack_chunked_array__`, its
-shape and its pieces. The msgpack package reads and writes all of that but the bytes, which stay where they are.
+shape and its pieces. Reading is by hand: msgpack's `Unpacker` copies a leaf three times, cannot pass over one, and
+its C and Python versions take the limits that keep a hostile file small in different ways.
 """
 
 from __future__ import annotations
@@ -30,23 +31,23 @@ _FLAT_DTYPES = {dtype.name: dtype for dtype in DTYPES.values()}
 # by a length before it is compared with these and with the bytes that are there.
 MAX_DEPTH = 32
 _MAX_KEYS = 1 << 15  # in all maps together
-_MAX_KEY_BYTES = 256
-_WINDOW = 512  # bytes that the msgpack package sees at a time: more than a key or a map's header takes
-_NOTHING_LARGE = dict.fromkeys(("max_bin_len", "max_array_len", "max_map_len", "max_ext_len"), 0)
+_MAX_TEXT = 256  # bytes of a key or the name of a dtype
 
-_KINDS = {
-    "map": {*range(0x80, 0x90), 0xDE, 0xDF},
-    "list": {*range(0x90, 0xA0), 0xDC, 0xDD},
-    "string": {*range(0xA0, 0xC0), 0xD9, 0xDA, 0xDB},
-    "nil": {0xC0},
-    "byte string": {0xC4, 0xC5, 0xC6},
-    "extension": {*range(0xC7, 0xCA), *range(0xD4, 0xD9)},
-    "float": {0xCA, 0xCB},
-    "bool": {0xC2, 0xC3},
-    "integer": {*range(0x80), *range(0xCC, 0xD4), *range(0xE0, 0x100)},
+# First byte of an object -> its kind, and the format of the length or number that follows.
+_SIZED = {
+    first + i: (kind, f">{format}")
+    for kind, first, formats in (
+        ("byte string", 0xC4, "BHI"),
+        ("extension", 0xC7, "BHI"),
+        ("float", 0xCA, "fd"),
+        ("whole number", 0xCC, "BHIQbhiq"),
+        ("string", 0xD9, "BHI"),
+        ("list", 0xDC, "HI"),
+        ("map", 0xDE, "HI"),
+    )
+    for i, format in enumerate(formats)
 }
-_KIND = {byte: kind for kind, firsts in _KINDS.items() for byte in firsts}
-_LENGTHS = {0xC4: ">B", 0xC5: ">H", 0xC6: ">I", 0xC7: ">B", 0xC8: ">H", 0xC9: ">I"}
+_MAPS = {*range(0x80, 0x90), 0xDE, 0xDF}
 
 
 def read_tree(path: Path) -> dict[str, np.ndarray]:
@@ -60,7 +61,7 @@ def read_tree(path: Path) -> dict[str, np.ndarray]:
     """
     try:
         content = map_file(path)
-        if _KIND.get(content[0]) != "map":
+        if content[0] not in _MAPS:
             raise ValueError(f"it begins with {content[:8]!r}, expected a map")
         reader = _Reader(content)
         tree = reader.value(())
@@ -91,34 +92,56 @@ class _Reader:
 
     def value(self, where: tuple[str, ...]) -> Any:
         """The next object: a dict, an array, or a whole number or truth value, which chunked arrays have."""
-        if not self.left():
-            raise ValueError(f"{_name(where)} is cut off: the file ends at byte {self._at}")
-        kind = _KIND.get(self._content[self._at], "byte 0xc1, which begins nothing")
+        kind, size = self._head(where)
         if kind == "map":
-            return self._map(where)
+            return self._map(where, size)
         if kind == "extension":
-            return self._array(where)
-        if kind in ("integer", "bool"):
-            return self._small("unpack", where)
+            return self._array(where, size)
+        if kind in ("whole number", "truth value"):
+            return size
         raise ValueError(f"{_name(where)} is a {kind}, expected an array or a map")
 
-    def _small(self, method: str, where: tuple[str, ...]) -> Any:
-        """What a method of msgpack's `Unpacker` makes of the next few bytes."""
-        unpacker = msgpack.Unpacker(max_buffer_size=_WINDOW, max_str_len=_MAX_KEY_BYTES, **_NOTHING_LARGE)
-        unpacker.feed(self._content[self._at : self._at + _WINDOW])
-        try:
-            value = getattr(unpacker, method)()
-        except msgpack.OutOfData:
-            raise ValueError(f"{_name(where)} is cut off: the file ends at byte {len(self._content)}") from None
-        except (ValueError, msgpack.UnpackException) as error:
-            raise ValueError(f"{_name(where)} is damaged at byte {self._at}: {error}") from error
-        self._at += unpacker.tell()
-        return value
+    def _take(self, count: int, where: tuple[str, ...]) -> bytes:
+        if count > self.left():
+            raise ValueError(f"{_name(where)} is cut off: the file ends at byte {len(self._content)}")
+        self._at += count
+        return self._content[self._at - count : self._at]
 
-    def _map(self, where: tuple[str, ...]) -> Any:
+    def _head(self, where: tuple[str, ...]) -> tuple[str, Any]:
+        """Kind of the next object, and the number that it is or its length; moves to its content."""
+        (first,) = self._take(1, where)
+        if first in _SIZED:
+            kind, format = _SIZED[first]
+            (size,) = struct.unpack(format, self._take(struct.calcsize(format), where))
+            return kind, size
+        if first < 0x80 or first >= 0xE0:
+            return "whole number", first if first < 0x80 else first - 256
+        if first < 0x90:
+            return "map", first & 15
+        if first < 0xA0:
+            return "list", first & 15
+        if first < 0xC0:
+            return "string", first & 31
+        if first >= 0xD4:
+            return "extension", 1 << (first - 0xD4)
+        return {0xC0: ("nil", 0), 0xC1: ("byte 0xc1", 0), 0xC2: ("truth value", False), 0xC3: ("truth value", True)}[
+            first
+        ]
+
+    def _text(self, where: tuple[str, ...], what: str) -> str:
+        kind, size = self._head(where)
+        if kind != "string":
+            raise ValueError(f"{_name(where)} has a {what} that is a {kind}, expected a string")
+        if size > _MAX_TEXT:
+            raise ValueError(f"{_name(where)} has a {what} of {size} bytes, expected at most {_MAX_TEXT}")
+        try:
+            return self._take(size, where).decode()
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{_name(where)} has a {what} that is not UTF-8: {error}") from error
+
+    def _map(self, where: tuple[str, ...], count: int) -> Any:
         if len(where) >= MAX_DEPTH:
             raise ValueError(f"{_name(where)} is nested {len(where)} deep, expected less than {MAX_DEPTH}")
-        count = self._small("read_map_header", where)
         if 2 * count > self.left():
             raise ValueError(f"{_name(where)} claims {count} keys, but only {self.left()} bytes follow")
         self._keys += count
@@ -126,65 +149,45 @@ class _Reader:
             raise ValueError(f"{_name(where)} brings the keys to {self._keys}, expected at most {_MAX_KEYS}")
         entries: dict[str, Any] = {}
         for _ in range(count):
-            key = self._small("unpack", where)
-            if not isinstance(key, str) or not key or "/" in key:
+            key = self._text(where, "key")
+            if not key or "/" in key:
                 raise ValueError(f"{_name(where)} has the key {key!r}, expected a name without a slash")
             if key in entries:
                 raise ValueError(f"{_name((*where, key))} is there twice")
             entries[key] = self.value((*where, key))
         return _joined(entries, where) if _CHUNKED in entries else entries
 
-    def _array(self, where: tuple[str, ...]) -> np.ndarray:
-        code, stop = self._extension(where)
+    def _array(self, where: tuple[str, ...], size: int) -> np.ndarray:
+        (code,) = struct.unpack("b", self._take(1, where))
+        if size > self.left():
+            raise ValueError(f"{_name(where)} claims {size} bytes, but only {self.left()} follow")
         if code not in (_ARRAY, _SCALAR):
             what = "a complex number" if code == 2 else f"an extension of type {code}"
             raise ValueError(f"{_name(where)} is {what}, expected an array")
-        if self._small("read_array_header", where) != 3:
-            raise ValueError(f"{_name(where)} is no (shape, dtype, bytes)")
-        ndim = self._small("read_array_header", where)
-        if ndim > MAX_NDIM:
-            raise ValueError(f"{_name(where)} has {ndim} dimensions, expected at most {MAX_NDIM}")
-        shape = tuple(self._small("unpack", where) for _ in range(ndim))
-        if not all(type(n) is int and n >= 0 for n in shape):
+        stop = self._at + size
+        if self._head(where) != ("list", 3):
+            raise ValueError(f"{_name(where)} is no list of shape, dtype and bytes")
+        kind, ndim = self._head(where)
+        if kind != "list" or ndim > MAX_NDIM:
+            found = f"{ndim} numbers" if kind == "list" else f"a {kind}"
+            raise ValueError(f"{_name(where)} has a shape of {found}, expected a list of at most {MAX_NDIM}")
+        sizes = [self._head(where) for _ in range(ndim)]
+        shape = tuple(n for _, n in sizes)
+        if not all(kind == "whole number" and n >= 0 for kind, n in sizes):
             raise ValueError(f"{_name(where)} has the shape {shape}, expected whole numbers")
-        name = self._small("unpack", where)
-        length = self._byte_count(where)
-        if self._at + length != stop:
-            raise ValueError(f"{_name(where)} has {length} bytes, but its object ends {stop - self._at} bytes on")
-        dtype = _FLAT_DTYPES.get(name) if isinstance(name, str) else None
+        dtype = _FLAT_DTYPES.get(name := self._text(where, "dtype"))
         if dtype is None:
             raise ValueError(f"{_name(where)} is of dtype {name!r}, expected one of {', '.join(_FLAT_DTYPES)}")
+        kind, length = self._head(where)
+        if kind != "byte string" or self._at + length != stop:
+            found = f"{length} bytes" if kind == "byte string" else f"a {kind}"
+            left = max(stop - self._at, 0)
+            raise ValueError(f"{_name(where)} has {found} after its dtype, where {left} bytes are left for it")
         if math.prod(shape) * dtype.itemsize != length:
             raise ValueError(f"{_name(where)} is {shape} of {name}, but has {length} bytes")
         flat = np.frombuffer(self._content, np.uint8)[self._at : stop].view(dtype)
         self._at = stop
         return _shaped(flat, shape, where)
-
-    def _extension(self, where: tuple[str, ...]) -> tuple[int, int]:
-        """Type and end of the extension object that begins here; moves to its content."""
-        first = self._content[self._at]
-        if first in _LENGTHS:
-            length = self._length(where)
-        else:
-            length, self._at = 1 << (first - 0xD4), self._at + 1
-        if length + 1 > self.left():
-            raise ValueError(f"{_name(where)} claims {length} bytes, but only {max(self.left() - 1, 0)} follow")
-        (code,) = struct.unpack("b", self._content[self._at : self._at + 1])
-        self._at += 1
-        return code, self._at + length
-
-    def _byte_count(self, where: tuple[str, ...]) -> int:
-        """Length of the byte string that begins here; moves to its content."""
-        if not self.left() or _KIND.get(self._content[self._at]) != "byte string":
-            raise ValueError(f"{_name(where)} has no bytes after its dtype")
-        return self._length(where)
-
-    def _length(self, where: tuple[str, ...]) -> int:
-        format = _LENGTHS[self._content[self._at]]
-        start, self._at = self._at + 1, self._at + 1 + struct.calcsize(format)
-        if self._at > len(self._content):
-            raise ValueError(f"{_name(where)} is cut off: the file ends at byte {len(self._content)}")
-        return struct.unpack(format, self._content[start : self._at])[0]
 
 
 def _joined(entries: Mapping[str, Any], where: tuple[str, ...]) -> np.ndarray:
