@@ -22,7 +22,6 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
     """Run a command in this process: (exit status, stdout, stderr)."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 
-
     def call(*arguments: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["lpjax", *map(str, arguments)])
         try:
