@@ -83,7 +83,7 @@ def select_paths(params: Any, select: Select, input_axes: InputAxes | None = Non
         if any(_is_floating(leaf) and leaf.ndim > 2 for _, leaf in unfit):
             hint = (
                 ". A kernel of more axes can be factored where `input_axes` says how many of them are inputs: "
-                "`lpjax.flax.input_axes` finds that for a linen module, `lpjax.flax.compress_nnx` knows it of NNX layers"
+                "`lpjax.flax.input_axes` finds that for a linen module; `lpjax.flax.compress_nnx` knows it of NNX"
             )
         raise ValueError(
             f"`select` matches leaves that are not floating matrices: {', '.join(named[:5])}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -63,11 +63,12 @@ def load_checkpoint(source: str | Path) -> Checkpoint:
 
     path, tensors, separator = read_weights(folder)
     table = architecture(config).name_table(config)
+    groups = table.groups_of(data.get("architectures"))
     if separator is None:
-        params, misfits = table.read(tensors)
+        params, misfits = table.read(tensors, groups)
     else:
         try:
-            params, misfits = _read_tree(table, nested(tensors, separator))
+            params, misfits = _read_tree(table, nested(tensors, separator), groups)
         except ValueError as error:
             raise CheckpointError(f"{path} holds no tree: {error}") from error
     if misfits:
@@ -128,9 +129,9 @@ def lowrank_ranks(params: Mapping[str, Any]) -> dict[str, int]:
     return {path: leaf.rank for path, leaf in walk(params) if isinstance(leaf, LowRank)}
 
 
-def _read_tree(table: NameTable, tree: Mapping[str, Any]) -> tuple[dict, Misfits]:
+def _read_tree(table: NameTable, tree: Mapping[str, Any], groups: Iterable[str] = ()) -> tuple[dict, Misfits]:
     """`tree` as `table.read` would lay it out, and what does not fit, by path."""
-    pairs, misfits = table.write(tree)
+    pairs, misfits = table.write(tree, groups)
     return ({} if misfits else table.read(dict(pairs))[0]), misfits
 
 

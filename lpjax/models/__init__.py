@@ -57,7 +57,6 @@ ARCHITECTURES: dict[str, Architecture] = {
 
 _CLASSES = {"Bert": "bert", "DistilBert": "distilbert", "Roberta": "roberta", "XLNet": "xlnet"}
 _INPUTS = ("input_ids", "attention_mask", "token_type_ids")
-_CLASSIFIER = "ForSequenceClassification"
 
 
 def architecture(config: Any) -> Architecture:
@@ -262,7 +261,7 @@ def _classify(
     table = arch.name_table(config)
     if table.prefix not in params:
         raise ValueError(f"`params` is a base model's tree, without a head; expected `{table.prefix}` and a head in it")
-    _require_fit(params, table, table.required[_CLASSIFIER])
+    _require_fit(params, table, table.classifier)
     with _precision(dtype):
         dropout = Dropout(key)
         hidden = arch.forward(params[table.prefix], config, ids, mask.astype(bool), types, dtype, dropout)

@@ -105,7 +105,7 @@ def name_table(config: BertConfig) -> NameTable:
         heads=tuple(heads),
         renames=RENAMES,
         ignored=IGNORED,
-        required={"ForSequenceClassification": ("pooler", "classifier"), "ForMaskedLM": (words,)},
+        classifier=("pooler", "classifier"),
     )
 
 

@@ -92,7 +92,7 @@ def name_table(config: DistilBertConfig) -> NameTable:
         heads=tuple(heads),
         renames=((r"(LayerNorm|_norm)\.gamma$", r"\1.weight"), (r"(LayerNorm|_norm)\.beta$", r"\1.bias")),
         ignored=r"(^|\.)embeddings\.position_ids$",
-        required={"ForSequenceClassification": ("pre_classifier", "classifier"), "ForMaskedLM": (words,)},
+        classifier=("pre_classifier", "classifier"),
     )
 
 

@@ -125,7 +125,7 @@ class NameTable:
         heads: weights outside it, named and laid out from the root.
         renames: (pattern, replacement) pairs that bring old names to the present ones, by `re.sub`.
         ignored: pattern of names that hold no weight (index buffers of old files).
-        required: groups that a model has whose class name ends so, as `architectures` of config.json tells it.
+        classifier: groups that make up the head of a model for sequence classification.
     """
 
     prefix: str
@@ -133,13 +133,15 @@ class NameTable:
     heads: tuple[Weight, ...] = ()
     renames: tuple[tuple[str, str], ...] = ()
     ignored: str | None = None
-    required: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    classifier: tuple[str, ...] = ()
 
-    def groups_of(self, architectures: Any) -> set[str]:
-        """The groups that a model needs, from the `architectures` of its config.json."""
+    def groups_of(self, architectures: Any) -> tuple[str, ...]:
+        """The groups that the file of a model must have, from the `architectures` of its config.json.
+
+        Word heads are not among them: files of encoders often name the class that they were trained as.
+        """
         names = architectures if isinstance(architectures, list) else []
-        ends = [end for end in self.required if any(str(name).endswith(end) for name in names)]
-        return {group for end in ends for group in self.required[end]}
+        return self.classifier if any(str(name).endswith("ForSequenceClassification") for name in names) else ()
 
     def read(self, tensors: Mapping[str, Any], groups: Iterable[str] = ()) -> tuple[dict, Misfits]:
         """The parameter tree that `tensors`, by the names of a file, make up, and what does not fit.

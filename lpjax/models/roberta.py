@@ -65,7 +65,7 @@ def name_table(config: RobertaConfig) -> NameTable:
         heads=tuple(heads),
         renames=bert.RENAMES,
         ignored=bert.IGNORED,
-        required={"ForSequenceClassification": ("classifier",), "ForMaskedLM": ("lm_head",)},
+        classifier=("classifier",),
     )
 
 

@@ -131,10 +131,7 @@ def name_table(config: XLNetConfig) -> NameTable:
             *dense("qa_outputs", hidden, "outputs", group="qa_outputs"),
         ),
         renames=((r"layer_norm\.gamma$", "layer_norm.weight"), (r"layer_norm\.beta$", "layer_norm.bias")),
-        required={
-            "ForSequenceClassification": ("logits_proj", *(("summary",) if config.summary_use_proj else ())),
-            "LMHeadModel": ("lm_loss",),
-        },
+        classifier=("logits_proj", "summary") if config.summary_use_proj else ("logits_proj",),
     )
 
 

@@ -249,3 +249,40 @@ def test_bad_compression_block_is_refused(folder: Path, edit_config: Edit, block
     edit_config(lpjax=block)
     with pytest.raises(CheckpointError, match=message):
         load_checkpoint(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "lost", "message"),
+    [
+        ("bert_classifier", "bert.pooler.dense.bias", r"missing \(1\): pooler.dense.bias"),
+        ("distilbert_classifier", "pre_classifier.", r"missing \(2\): pre_classifier.weight, pre_classifier.bias"),
+        ("roberta_classifier", "classifier.out_proj.", r"missing \(2\): classifier.out_proj.weight"),
+        ("xlnet_classifier", "logits_proj.", r"missing \(2\): logits_proj.weight, logits_proj.bias"),
+    ],
+)
+def test_a_classifier_without_its_head_is_refused(tmp_path: Path, name: str, lost: str, message: str):
+    """`architectures` of config.json says that there is one."""
+    shutil.copytree(GOLDENS / name, tmp_path / name)
+    path = tmp_path / name / "model.safetensors"
+    kept = {key: tensor.copy() for key, tensor in load_file(path).items() if not key.startswith(lost)}
+    save_file(kept, path)
+    with pytest.raises(CheckpointError, match=message):
+        load_checkpoint(tmp_path / name)
+
+
+def test_an_encoder_may_name_the_class_that_it_was_trained_as(folder: Path, edit_config: Edit):
+    edit_config(architectures=["BertForMaskedLM"])
+    assert load_checkpoint(folder).params.keys() == {"embeddings", "encoder", "pooler"}
+
+
+def test_kernels_of_xlnet_are_reshaped_and_nothing_else_is_taken_for_one(tmp_path: Path):
+    shutil.copytree(GOLDENS / "xlnet_base", tmp_path / "net")
+    path = tmp_path / "net" / "model.safetensors"
+    tensors = {key: tensor.copy() for key, tensor in load_file(path).items()}
+    heads = load_checkpoint(tmp_path / "net").params["layer"]["1"]["rel_attn"]
+    np.testing.assert_array_equal(heads["q"]["kernel"], tensors["layer.1.rel_attn.q"].reshape(12, 12))
+    np.testing.assert_array_equal(heads["o"]["kernel"], tensors["layer.1.rel_attn.o"].reshape(12, 12).T)
+    tensors["layer.1.rel_attn.o"] = tensors["layer.1.rel_attn.o"].reshape(12, 12)
+    save_file(tensors, path)
+    with pytest.raises(CheckpointError, match=r"layer.1.rel_attn.o is \(12, 12\), expected \(12, 3, 4\)"):
+        load_checkpoint(tmp_path / "net")

@@ -20,4 +20,5 @@ def test_full_base_size(net: str, tmp_path: Path):
     assert found["round trip"] == 0
     assert found["reload"] == 0
     assert found["export"] <= 1e-5
+    assert found["base"] <= 2e-5  # entries of order 5
     assert found["full rank"] <= 1e-4
