@@ -83,7 +83,7 @@ def encoder_weights(config: BertConfig) -> tuple[Weight, ...]:
     return *weights, *dense("pooler.dense", hidden, hidden, group="pooler")
 
 
-RENAMES = ((r"LayerNorm\.gamma$", "LayerNorm.weight"), (r"LayerNorm\.beta$", "LayerNorm.bias"))
+RENAMES = ((r"(LayerNorm|layer_norm)\.gamma$", r"\1.weight"), (r"(LayerNorm|layer_norm)\.beta$", r"\1.bias"))
 IGNORED = r"(^|\.)embeddings\.(position_ids|token_type_ids)$"
 
 

@@ -88,6 +88,12 @@ def normal(shape: tuple[int, ...], seed: int = 0, dtype: Any = np.float32) -> np
     return np.random.default_rng(seed).normal(size=shape).astype(dtype)
 
 
+def drawn(module: nn.Module, *args: Any) -> Any:
+    """Params of a linen module, drawn without compiling its initializers; no bias is 0."""
+    shapes = jax.eval_shape(module.init, jax.random.key(0), *args)["params"]
+    return jax.tree.map(lambda leaf: jnp.asarray(0.3 * normal(leaf.shape, leaf.size), leaf.dtype), shapes)
+
+
 def first_columns(matrix: jax.Array, rank: int, *, p: Any) -> Solution:
     """A solver that costs nothing to compile: the first k columns, exactly."""
     keep = jnp.eye(rank, matrix.shape[1], dtype=matrix.dtype)
