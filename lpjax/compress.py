@@ -237,7 +237,7 @@ def _plan(
         note = f"stays dense: a pair of rank {chosen} has {chosen * (n + d)} parameters, no fewer"
         return LayerRecord(path, shape, None, size, size, note=note)
     dtype = jax.dtypes.canonicalize_dtype(leaf.dtype)  # without x64, what float32 cannot hold is infinite
-    for start in range(0, n, 4096):  # in pieces: a mask of the whole would be a copy
+    for start in range(0, shape[0], 4096):  # in pieces: a mask of the whole would be a copy
         with np.errstate(over="ignore"):
             piece = np.asarray(leaf[start : start + 4096]).astype(dtype)
         if not np.all(np.isfinite(piece)):

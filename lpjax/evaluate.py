@@ -115,7 +115,8 @@ def embed_sentences(
         )
     order = sorted(range(len(unique)), key=lambda i: len(tokenized[i]))
     params = device_params(checkpoint.params, dtype)
-    padding = tokenizer.pad_token_id or 0
+    # RoBERTa's positions are counted by the id of padding, so that must be the net's.
+    padding = getattr(checkpoint.config, "pad_token_id", tokenizer.pad_token_id or 0)
 
     pooled, places, start = [], [], 0
     began = time.perf_counter()

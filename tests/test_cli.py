@@ -17,6 +17,8 @@ import pytest
 import lpjax
 from lpjax import cli
 from lpjax.select import leaves_with_paths
+from tests.conftest import GOLDENS
+from tests.models.golden_cases import load_golden
 
 pytestmark = pytest.mark.filterwarnings("default")
 
@@ -152,6 +154,23 @@ def test_a_second_run_adds_to_the_first(run, folder, tmp_path):
     assert status == 1
     assert "factored already" in " ".join(err.split())
     assert not (tmp_path / "third").exists()
+
+
+@pytest.mark.parametrize("name", ["distilbert_classifier", "roberta_classifier", "xlnet_classifier"])
+def test_every_net_is_compressed_and_exported(run, tmp_path, name):
+    """All three see the same net: the tree in memory, the factored file, and the dense export."""
+    small, dense = tmp_path / "small", tmp_path / "dense"
+    options = ["--layers", "embeddings,encoder", "--keep", 0.6, "--method", "svd"]
+    assert run("compress", GOLDENS / name, small, *options)[0] == 0
+    assert run("export", small, dense, "--dense")[0] == 0
+    batch = load_golden(name).batch
+    factored, whole = lpjax.load_checkpoint(small), lpjax.load_checkpoint(dense)
+    pairs = [path for path, leaf in leaves_with_paths(factored.params) if hasattr(leaf, "rank")]
+    assert sum("embedding" in path for path in pairs) == 1
+    assert len(pairs) >= 9  # and four or five kernels of attention in each of two layers
+    assert not any(hasattr(leaf, "rank") for _, leaf in leaves_with_paths(whole.params))
+    logits = [lpjax.classify(one.params, one.config, batch) for one in (factored, whole)]
+    np.testing.assert_allclose(*logits, atol=1e-5)
 
 
 def test_a_device_without_memory_is_no_traceback(run, folder, tmp_path, monkeypatch):

@@ -14,6 +14,7 @@ from lpjax import evaluate
 from lpjax.evaluate import embed_sentences, fidelity, stsb
 from lpjax.glue.data import Pairs, load_stsb
 from lpjax.tokenize import load_tokenizer
+from tests.conftest import GOLDENS
 
 SENTENCES = ["a b", "c d e f g h i j a b c", "ab cd", "", "j", "a b", "unknown words", "g h i", "ab ab ab", "f e d"]
 
@@ -31,7 +32,7 @@ def cache_size() -> int:
 def one_by_one(checkpoint, sentences: list[str]) -> np.ndarray:
     """Mean of the hidden states of each sentence alone, without padding."""
     tokenizer = load_tokenizer(checkpoint.source)
-    limit = checkpoint.config.max_position_embeddings
+    limit = checkpoint.config.max_length
     rows = []
     for sentence in sentences:
         ids = tokenizer(sentence, truncation=True, max_length=limit)["input_ids"]
@@ -45,6 +46,26 @@ def test_embeddings_do_not_depend_on_batches(checkpoint, batch_size):
     found = embed_sentences(checkpoint, SENTENCES, batch_size=batch_size)
     assert np.allclose(found.vectors, one_by_one(checkpoint, SENTENCES), atol=1e-5)
     assert np.array_equal(found.vectors[0], found.vectors[5])
+
+
+class Letters:
+    """A tokenizer for nets without one: every letter is a token, the id of padding is none of theirs."""
+
+    pad_token_id = 0
+
+    def __call__(self, text, truncation=True, max_length=None, add_special_tokens=True):
+        if not isinstance(text, str):
+            return {"input_ids": [self(one, max_length=max_length)["input_ids"] for one in text]}
+        return {"input_ids": [6, *(10 + ord(letter) % 19 for letter in text), 7][:max_length]}
+
+
+@pytest.mark.parametrize("name", ["distilbert_base", "roberta_classifier", "xlnet_classifier"])
+def test_every_net_is_embedded(name, monkeypatch):
+    """Padded on the right whatever the net: means over tokens depend on the padding of none."""
+    checkpoint = lpjax.load_checkpoint(GOLDENS / name)
+    monkeypatch.setattr("tests.test_evaluate.load_tokenizer", lambda _: Letters())
+    found = embed_sentences(checkpoint, SENTENCES[:5], tokenizer=Letters(), batch_size=4)
+    assert np.allclose(found.vectors, one_by_one(checkpoint, SENTENCES[:5]), atol=1e-5)
 
 
 def test_tokens_are_counted_without_padding_and_repeats(checkpoint):
