@@ -4,7 +4,8 @@ Makes random checkpoints in a temporary folder (12 layers, hidden 768, the vocab
 distilbert-base-uncased, roberta-base and xlnet-base-cased; and one of the size of bert-large), compresses the token
 embedding to 72 % of its parameters, and of bert-large all encoder kernels, each in a process of its own, and writes
 experiments/results/full_size.json. Peak memory is the high-water mark of the process beyond what it held before
-loading, in copies of the weights; pages of the mapped file that were touched are among it (Linux).
+loading, in copies of the weights; pages of the mapped file that were touched are among it (Linux). To use such a
+checkpoint yourself: `python -m experiments.full_size --make roberta FOLDER`.
 """
 
 from __future__ import annotations
@@ -18,13 +19,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
+from experiments.readme import full_size_table
 from lpjax import Checkpoint, compress, load_checkpoint, save_checkpoint
 from lpjax.models import ModelConfig, architecture, config_from_json
 from lpjax.report import run_record, write_json
 
+ROOT = Path(__file__).parents[1]
 SEED = 0
 _BERT = {"num_hidden_layers": 12, "hidden_size": 768, "num_attention_heads": 12, "intermediate_size": 3072}
 CONFIGS: dict[str, dict[str, Any]] = {
@@ -76,6 +77,12 @@ def random_params(config: ModelConfig, seed: int = SEED) -> dict[str, Any]:
     return tree
 
 
+def make(net: str, folder: str | Path) -> None:
+    """Save a random checkpoint of a net in `CONFIGS`."""
+    config = config_from_json(CONFIGS[net])
+    save_checkpoint(Checkpoint(random_params(config), config), folder)
+
+
 def measure(folder: str, layers: str, keep: float, method: str) -> dict[str, Any]:
     """Load, compress at p = 1, save; seconds and peak memory of this process."""
     import jax
@@ -117,43 +124,20 @@ def main() -> None:
         for net, layers, keep, method in CASES:
             place = Path(folder) / net
             if not place.exists():
-                config = config_from_json(CONFIGS[net])
-                save_checkpoint(Checkpoint(random_params(config), config), place)
+                make(net, place)
             command = [sys.executable, "-m", "experiments.full_size", "--one", str(place), layers, str(keep), method]
             output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
             rows.append({"net": net, "select": layers, "keep": keep, "method": method, **json.loads(output)})
             print(f"{net}, {layers}, {method}: {rows[-1]['seconds_in_all']:.0f} s", file=sys.stderr, flush=True)
-    write_json(Path(__file__).parent / "results" / "full_size.json", run_record(SEED) | {"rows": rows})
-    table = Table(title="Random full-size nets, p = 1")
-    for heading in (
-        "net",
-        "layers",
-        "keep",
-        "method",
-        "ranks",
-        "solving, s",
-        "in all, s",
-        "weights, MB",
-        "peak / weights",
-    ):
-        table.add_column(heading, justify="left" if heading in ("net", "layers", "method") else "right")
-    for row in rows:
-        table.add_row(
-            row["net"],
-            f"{row['layers']} {row['select']}",
-            f"{row['keep']:g}",
-            row["method"],
-            ", ".join(map(str, row["ranks"])),
-            f"{row['seconds_solve']:.1f}",
-            f"{row['seconds_in_all']:.1f}",
-            f"{row['weights_mb']:.0f}",
-            f"{row['peak_mb'] / row['weights_mb']:.2f}",
-        )
-    Console(width=120).print(table)
+    record = run_record(SEED) | {"rows": rows}
+    write_json(Path(__file__).parent / "results" / "full_size.json", record)
+    print(full_size_table(record))
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--one"]:
+    if sys.argv[1:2] == ["--make"]:
+        make(*sys.argv[2:])
+    elif sys.argv[1:2] == ["--one"]:
         path, chosen, share, solver = sys.argv[2:]
         print(json.dumps(measure(path, chosen, float(share), solver)))
     else:

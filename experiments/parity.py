@@ -24,17 +24,15 @@ from typing import Any
 
 import jax
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 from safetensors.numpy import load_file
 
+from experiments.readme import parity_table
 from lpjax import LowRank, classify, compress, encode, export_checkpoint, load_checkpoint, save_checkpoint
 from lpjax.checkpoint import Checkpoint
 from lpjax.report import run_record, write_json
 
 GOLDENS = Path(__file__).parents[1] / "tests" / "goldens"
 NETS = ("bert", "distilbert", "roberta", "xlnet")
-COLUMNS = ("goldens", "live", "round trip", "reload", "export", "base", "full rank")
 SEED = 0
 # Wider than the nets' own initialization, so that attention is not even and logits are of order one.
 _SPREAD = {"initializer_range": 0.05, "num_labels": 3}
@@ -163,31 +161,25 @@ def measure(net: str, folder: Path, **sizes: Any) -> dict[str, float]:
 def _base(checkpoint: Checkpoint) -> Checkpoint:
     """The base model alone; RoBERTa's classifier has none, so it gets a pooler, which AutoModel has."""
     inner = next(checkpoint.params[key] for key in checkpoint.params if key in (*NETS, "transformer"))
-    data = dict(checkpoint.config_json or {})
-    kind = data["architectures"][0].removesuffix("ForSequenceClassification") + "Model"
     if checkpoint.config.model_type == "roberta" and "pooler" not in inner:
-        size = data["hidden_size"]
+        size = checkpoint.config.to_json()["hidden_size"]
         zeros = {"kernel": np.zeros((size, size), np.float32), "bias": np.zeros(size, np.float32)}
         inner = inner | {"pooler": {"dense": zeros}}
-    return dataclasses.replace(checkpoint, params=inner, config_json=data | {"architectures": [kind]})
+    return dataclasses.replace(checkpoint, params=inner)
 
 
 def main() -> None:
     """Every net, a table, and the record."""
     import torch
 
-    table = Table(title="Largest absolute error")
-    for heading in ("net", *COLUMNS):
-        table.add_column(heading, justify="left" if heading == "net" else "right")
     cells: dict[str, dict[str, float]] = {}
     for net in NETS:
         with tempfile.TemporaryDirectory() as folder:
             cells[net] = {"goldens": goldens(net), **measure(net, Path(folder))}
-        table.add_row(net, *(f"{cells[net][column]:.1e}" for column in COLUMNS))
     record = run_record(SEED)
     record["versions"] |= {"torch": torch.__version__}
     write_json(Path(__file__).parent / "results" / "parity.json", record | {"cells": cells})
-    Console(width=110).print(table)
+    print(parity_table({"cells": cells}))
 
 
 if __name__ == "__main__":

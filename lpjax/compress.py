@@ -129,7 +129,7 @@ def compress(
     if batch_size is not None and not _is_count(batch_size):
         raise ValueError(f"`batch_size` is {batch_size!r}; expected a whole number, 1 or more")
     leaves = dict(leaves_with_paths(params))
-    axes = {path: _axes(path, entry, leaves) for path, entry in (input_axes or {}).items()}
+    axes = {path: kernel_axes(path, entry, leaves) for path, entry in (input_axes or {}).items()}
     paths = select_paths(params, select, input_axes)
     weights = dict(row_weights or {})
     if strangers := sorted(weights.keys() - set(paths)):
@@ -201,7 +201,7 @@ def _solver(solver: str | Callable[..., Solution]) -> Callable[..., Solution]:
     return SOLVERS[solver]
 
 
-def _axes(path: str, entry: Any, leaves: Mapping[str, Any]) -> tuple[int, int]:
+def kernel_axes(path: str, entry: Any, leaves: Mapping[str, Any]) -> tuple[int, int]:
     """An entry of `input_axes` as (stacked, inputs), checked against its leaf."""
     if path not in leaves:
         raise ValueError(

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from lpjax.compress import _axes as kernel_axes
+from lpjax.compress import kernel_axes
 from lpjax.lowrank import LowRank
 from lpjax.models.names import NameTable
 from lpjax.select import InputAxes, Select, leaves_with_paths, rank_for, select_paths

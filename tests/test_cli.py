@@ -170,7 +170,7 @@ def test_every_net_is_compressed_and_exported(run, tmp_path, name):
     assert len(pairs) >= 9  # and four or five kernels of attention in each of two layers
     assert not any(hasattr(leaf, "rank") for _, leaf in leaves_with_paths(whole.params))
     logits = [lpjax.classify(one.params, one.config, batch) for one in (factored, whole)]
-    np.testing.assert_allclose(*logits, atol=1e-5)
+    np.testing.assert_allclose(logits[0], logits[1], atol=1e-5)
 
 
 def test_a_device_without_memory_is_no_traceback(run, folder, tmp_path, monkeypatch):

@@ -61,7 +61,7 @@ def load_checkpoint(source: str | Path) -> Checkpoint:
         raise CheckpointError(f"{folder / CONFIG}: {error}") from error
     compression = _compression(data, folder / CONFIG)
 
-    path, tensors, separator = read_weights(folder)
+    path, tensors, separator = read_weights(folder, str(source), data.get("architectures"))
     table = architecture(config).name_table(config)
     groups = table.groups_of(data.get("architectures"))
     if separator is None:

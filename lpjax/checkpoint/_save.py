@@ -107,6 +107,12 @@ def export_checkpoint(
     _checked_pairs(checkpoint)
     dense = dataclasses.replace(checkpoint, params=densified(checkpoint.params), compression=None)
     table = architecture(dense.config).name_table(dense.config)
+    base = dense.params.get(table.prefix)
+    head = table.groups_of((dense.config_json or {}).get("architectures"))
+    if base is not None and head and "pooler" not in head:
+        # Left over from pre-training; PyTorch's class has none and would complain.
+        params = dense.params | {table.prefix: {key: leaf for key, leaf in base.items() if key != "pooler"}}
+        dense = dataclasses.replace(dense, params=params)
     pairs = table.write(dense.params)[0]
 
     def write(path: Path) -> int:
@@ -201,7 +207,12 @@ def _config_text(checkpoint: Checkpoint) -> str:
     data.pop(BLOCK, None)
     if not data or config_from_json(data) != checkpoint.config:
         data |= checkpoint.config.to_json()
-    labels = _num_labels(architecture(checkpoint.config).name_table(checkpoint.config), checkpoint.params)
+    data["model_type"] = checkpoint.config.model_type  # which the first checkpoints lack, and transformers wants
+    table = architecture(checkpoint.config).name_table(checkpoint.config)
+    if table.write(checkpoint.params, table.groups_of(data.get("architectures")))[1]:
+        # The base model of a classifier: under the classifier's name, a reader would miss the head.
+        data["architectures"] = [f"{str(data['architectures'][0]).split('For')[0]}Model"]
+    labels = _num_labels(table, checkpoint.params)
     if labels is not None and labels != _told_labels(data):
         # Else transformers would make a head of another size.
         data.pop("num_labels", None)

@@ -31,8 +31,13 @@ class Weights(NamedTuple):
     separator: str | None
 
 
-def read_weights(folder: Path) -> Weights:
+def read_weights(folder: Path, source: str, architectures: Any) -> Weights:
     """The weights of `folder`: safetensors where it has them, else flax's msgpack; one file or shards.
+
+    Args:
+        folder: where they are.
+        source: what the user called it, a hub id perhaps, to be told how to convert what is not read.
+        architectures: of config.json, for the class that does so without losing a head.
 
     Raises:
         CheckpointError: there are none, or they cannot be read.
@@ -47,9 +52,10 @@ def read_weights(folder: Path) -> Weights:
         return Weights(folder / FLAX_WEIGHTS, read_tree(folder / FLAX_WEIGHTS), "/")
     if (folder / FLAX_INDEX).exists():
         return Weights(folder / FLAX_INDEX, _read_shards(folder / FLAX_INDEX, read_tree), "/")
+    known = isinstance(architectures, list) and architectures and str(architectures[0]).isidentifier()
     convert = (
-        "where PyTorch is installed, convert it by "
-        'transformers.AutoModel.from_pretrained("<folder>").save_pretrained("<new folder>")'
+        f"where PyTorch is installed, convert it by transformers.{architectures[0] if known else 'AutoModel'}"
+        f'.from_pretrained("{source}").save_pretrained("<new folder>")'
     )
     for name in _PICKLES:
         if (folder / name).exists():

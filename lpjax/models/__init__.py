@@ -142,7 +142,8 @@ def classify(
 ) -> Float[Array, "batch labels"]:
     """Logits of the sequence classification head; of a regression, its value, with one label.
 
-    BERT's head reads its pooler, DistilBERT's and RoBERTa's the first token, XLNet's `config.summary_type`.
+    BERT's head reads its pooler, DistilBERT's and RoBERTa's the first token, XLNet's `config.summary_type`. Weights do
+    not tell a head of BERT or DistilBERT for tokens or multiple choice, of the same names, from one for sequences.
 
     Args:
         params: tree of a model with a classification head.

@@ -170,6 +170,13 @@ class NameTable:
                 leaves[weight.name] = (left[0].removesuffix(".left"), (left[1], right[1]))
             elif left or right:
                 misfits.missing.append(f"{weight.name}.{'right' if left else 'left'}")
+        for weight in self.heads:
+            # Some files keep the second name of a tied weight and leave out the first.
+            if weight.tied_to is not None and weight.name in leaves and weight.tied_to not in leaves:
+                given, arrays = leaves[weight.name]
+                if len(arrays) == 1:
+                    leaves[weight.tied_to] = (given, (arrays[0].T,))
+                    del leaves[weight.name]
         self._check(leaves, misfits, groups, told)
         params: dict = {}
         if misfits:

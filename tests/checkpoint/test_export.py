@@ -256,3 +256,33 @@ def test_dtype_of_the_factors_is_that_of_the_product(dtype: Any, folder: Path, t
     found = dict(walk(load_checkpoint(tmp_path / "out").params))
     for path, leaf in walk(checkpoint.params):
         assert found[path].dtype == (dtype if isinstance(leaf, LowRank) else np.float32)
+
+
+@pytest.mark.parametrize("write", [save_checkpoint, export_checkpoint])
+def test_the_base_of_a_classifier_is_saved_as_one(tmp_path: Path, write: Any):
+    """Under the classifier's name, its reader would miss the head."""
+    whole = load_checkpoint(GOLDENS / "bert_classifier")
+    write(dataclasses.replace(whole, params=whole.params["bert"]), tmp_path / "base")
+    assert json.loads((tmp_path / "base" / "config.json").read_text())["architectures"] == ["BertModel"]
+    assert_same(load_checkpoint(tmp_path / "base").params, whole.params["bert"])
+    write(whole, tmp_path / "whole")
+    assert json.loads((tmp_path / "whole" / "config.json").read_text())["architectures"] == [
+        "BertForSequenceClassification"
+    ]
+
+
+def test_exports_name_their_model_type(tmp_path: Path):
+    whole = load_checkpoint(GOLDENS / "bert_base")
+    old = {key: value for key, value in (whole.config_json or {}).items() if key != "model_type"}
+    export_checkpoint(dataclasses.replace(whole, config_json=old), tmp_path / "new")
+    assert json.loads((tmp_path / "new" / "config.json").read_text())["model_type"] == "bert"
+
+
+def test_a_pooler_that_is_left_over_is_not_exported(tmp_path: Path):
+    """PyTorch's RoBERTa for classification has none, but old files of it do."""
+    whole = load_checkpoint(GOLDENS / "roberta_classifier")
+    rest = {"pooler": {"dense": {"kernel": np.ones((10, 10), np.float32), "bias": np.ones(10, np.float32)}}}
+    export_checkpoint(
+        dataclasses.replace(whole, params=whole.params | {"roberta": whole.params["roberta"] | rest}), tmp_path / "new"
+    )
+    assert_same(load_checkpoint(tmp_path / "new").params, whole.params)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -284,3 +285,30 @@ def test_kernels_of_xlnet_are_reshaped_and_nothing_else_is_taken_for_one(tmp_pat
     save_file(tensors, path)
     with pytest.raises(CheckpointError, match=r"layer.1.rel_attn.o is \(12, 12\), expected \(12, 3, 4\)"):
         load_checkpoint(tmp_path / "net")
+
+
+@pytest.mark.parametrize(
+    ("name", "kept", "lost"),
+    [
+        ("roberta_masked_lm", "lm_head.decoder.weight", "roberta.embeddings.word_embeddings.weight"),
+        ("roberta_masked_lm", "lm_head.decoder.bias", "lm_head.bias"),
+        ("xlnet_same_length", "lm_loss.weight", "transformer.word_embedding.weight"),
+        ("distilbert_masked_lm", "vocab_projector.weight", "distilbert.embeddings.word_embeddings.weight"),
+    ],
+)
+def test_tied_weights_may_be_there_under_their_second_name_alone(tmp_path: Path, name: str, kept: str, lost: str):
+    shutil.copytree(GOLDENS / name, tmp_path / name)
+    path = tmp_path / name / "model.safetensors"
+    tensors = {key: tensor.copy() for key, tensor in load_file(path).items()}
+    tensors[kept] = tensors.pop(lost)
+    save_file(tensors, path)
+    assert_same(load_checkpoint(tmp_path / name).params, load_checkpoint(GOLDENS / name).params)
+
+
+def test_advice_on_a_pickle_names_the_class_that_keeps_the_head(folder: Path, edit_config: Edit):
+    (folder / "model.safetensors").unlink()
+    for names, expected in ((["BertForSequenceClassification"], "BertForSequenceClassification"), (None, "AutoModel")):
+        edit_config(architectures=names)
+        advice = re.escape(f'transformers.{expected}.from_pretrained("{folder}").save_pretrained')
+        with pytest.raises(CheckpointError, match=f"only pytorch_model.bin, a pickle.*{advice}"):
+            load_checkpoint(folder)
