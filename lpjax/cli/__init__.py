@@ -40,7 +40,7 @@ def main() -> None:
     except (KeyboardInterrupt, SystemExit) as stop:
         # Typer turns Ctrl-C into a silent exit of its own.
         if isinstance(stop, KeyboardInterrupt) or stop.code == 130:
-            errors.print("interrupted; nothing was written", highlight=False)
+            errors.print("interrupted; nothing is left half written", highlight=False)
             sys.exit(130)
         raise
     except (ValueError, OSError) as error:
