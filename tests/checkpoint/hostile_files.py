@@ -104,7 +104,7 @@ SAFETENSORS = [
         cut(100),
         BEGINS + r"b'0\x0f\x00\x00\x00\x00\x00\x00', which is a header of 3888 bytes, but only 92 follow" + AGAIN,
     ),
-    Hostile("cut in the data", cut(None), "pooler.dense.weight lies at bytes 10936 to 11512, but the file has "),
+    Hostile("cut in the data", cut(None), "query.weight lies at bytes 3408 to 3984, but the file has 3808 bytes"),
     Hostile(
         "wrong magic: a zip",
         raw(b"PK\x03\x04" + b"\0" * 40),

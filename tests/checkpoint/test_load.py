@@ -312,3 +312,11 @@ def test_advice_on_a_pickle_names_the_class_that_keeps_the_head(folder: Path, ed
         advice = re.escape(f'transformers.{expected}.from_pretrained("{folder}").save_pretrained')
         with pytest.raises(CheckpointError, match=f"only pytorch_model.bin, a pickle.*{advice}"):
             load_checkpoint(folder)
+
+
+def test_a_file_that_is_cut_off_is_told_in_few_words(folder: Path):
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-8000])
+    with pytest.raises(CheckpointError, match=r"; and \d+ more; fetch or save it again$") as caught:
+        load_checkpoint(folder)
+    assert str(caught.value).count("lies at bytes") == 3
