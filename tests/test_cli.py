@@ -15,9 +15,8 @@ import numpy as np
 import pytest
 
 import lpjax
-from lpjax import cli
 from lpjax.select import leaves_with_paths
-from tests.conftest import GOLDENS
+from tests.conftest import GOLDENS, Command
 from tests.models.golden_cases import load_golden
 
 pytestmark = pytest.mark.filterwarnings("default")
@@ -32,23 +31,10 @@ def text(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
-    """Run a command in this process: (exit status, stdout, stderr)."""
+def run(command: Command, monkeypatch: pytest.MonkeyPatch) -> Command:
+    """Run a command without any GLUE folder: (exit status, stdout, stderr)."""
     monkeypatch.delenv("LPJAX_GLUE_DIR", raising=False)
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["lpjax", *map(str, arguments)])
-        try:
-            cli.main()
-            status = 0
-        except SystemExit as stop:
-            status = stop.code if isinstance(stop.code, int) else int(bool(stop.code))
-        out = capsys.readouterr()
-        assert "Traceback" not in out.out + out.err
-        return status, out.out, out.err
-
-    return call
+    return command
 
 
 def test_compress_writes_what_it_says(run, folder, tmp_path):

@@ -3,35 +3,26 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
 
 import lpjax
-from lpjax import cli
 from lpjax.checkpoint import load_checkpoint
 from lpjax.models.names import walk
 from tests.checkpoint.helpers import assert_same, files
+from tests.conftest import Command
 
 pytestmark = pytest.mark.filterwarnings("default")
 
 
 @pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
-    """Run a command in this process: (exit status, stdout, stderr)."""
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+def run(command: Command) -> Command:
+    """Run a command: (exit status, stdout, stderr), the texts on one line each."""
 
     def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["lpjax", *map(str, arguments)])
-        try:
-            cli.main()
-            status = 0
-        except SystemExit as stop:
-            status = stop.code if isinstance(stop.code, int) else int(bool(stop.code))
-        out = capsys.readouterr()
-        assert "Traceback" not in out.out + out.err
-        return status, " ".join(out.out.split()), " ".join(out.err.split())
+        status, out, err = command(*arguments)
+        return status, " ".join(out.split()), " ".join(err.split())
 
     return call
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from pathlib import Path
 
 import matplotlib.image
@@ -12,12 +11,11 @@ import numpy as np
 import pytest
 
 import lpjax
-from lpjax import cli
 from lpjax.compress import compress
 from lpjax.inspect import inspect_params
 from lpjax.report import plot_inspection
 from lpjax.select import leaves_with_paths
-from tests.conftest import GOLDENS
+from tests.conftest import GOLDENS, Command
 
 pytestmark = pytest.mark.filterwarnings("default")
 
@@ -25,21 +23,12 @@ WORDS = "embeddings/word_embeddings/embedding"
 
 
 @pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
-    """Run the command in this process: (exit status, stdout, stderr)."""
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+def run(command: Command, monkeypatch: pytest.MonkeyPatch) -> Command:
+    """Run `lpjax inspect` on a terminal of so many columns: (exit status, stdout, stderr)."""
 
     def call(*arguments: object, columns: int = 120) -> tuple[int, str, str]:
         monkeypatch.setenv("COLUMNS", str(columns))
-        monkeypatch.setattr(sys, "argv", ["lpjax", "inspect", *map(str, arguments)])
-        try:
-            cli.main()
-            status = 0
-        except SystemExit as stop:
-            status = stop.code if isinstance(stop.code, int) else int(bool(stop.code))
-        out = capsys.readouterr()
-        assert "Traceback" not in out.out + out.err
-        return status, out.out, out.err
+        return command("inspect", *arguments)
 
     return call
 

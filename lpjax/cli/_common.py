@@ -49,8 +49,7 @@ def find_model(name: str) -> Path:
     Raises:
         FileNotFoundError, NotADirectoryError, PermissionError, ConnectionError: as `find_folder`.
     """
-    from lpjax.checkpoint._source import find_folder
-    from lpjax.demo import installed_encoder
+    from lpjax.checkpoint._source import find_folder, installed_encoder
 
     if name == ALIAS and not Path(name).exists():
         return installed_encoder() or find_folder(f"sentence-transformers/{ALIAS}")
