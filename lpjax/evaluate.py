@@ -16,16 +16,13 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 from scipy import stats
 
+from lpjax.batching import by_length, collate, tokenize
 from lpjax.checkpoint import Checkpoint
 from lpjax.glue.data import Pairs
 from lpjax.models import ModelConfig, device_params, encode
 from lpjax.tokenize import load_tokenizer
 
 Progress = Callable[[int, int], None]
-
-# Few lengths, closer together where texts are: at most one compilation each, and a tenth of the tokens is padding.
-_LENGTHS = (16, 24, 32, 64, 128, 256, 512)
-
 
 class Embeddings(NamedTuple):
     """Mean-pooled sentence embeddings.
@@ -75,8 +72,8 @@ def embed_sentences(
 ) -> Embeddings:
     """Encode sentences and average the hidden states of their tokens.
 
-    Sentences are sorted by length and padded to one of a few lengths (16, 24, 32, 64, …), batches to `batch_size`
-    rows: at most seven compilations a structure of the params. Embeddings stay on the device.
+    Sentences are sorted by length and padded to one of a few lengths (16, 24, 32, 48, …), batches to `batch_size`
+    rows: at most eleven compilations a structure of the params. Embeddings stay on the device.
 
     Args:
         checkpoint: the net; dense and `LowRank` leaves alike.
@@ -91,49 +88,31 @@ def embed_sentences(
     Raises:
         ValueError: no sentence, something that is no string, or a batch size or length out of range.
     """
-    if not sentences or not all(isinstance(sentence, str) for sentence in sentences):
-        raise ValueError("`sentences` is empty or holds something that is no string; expected a list of strings")
     if batch_size < 1:
         raise ValueError(f"`batch_size` is {batch_size}; expected 1 or more")
-    limit = checkpoint.config.max_length or _LENGTHS[-1]
-    if max_length is None:
-        max_length = min(limit, _sentence_length(checkpoint) or limit)
-    if not 3 <= max_length <= limit:
-        raise ValueError(f"`max_length` is {max_length}; expected 3 to {limit}, the positions that the net has")
     if tokenizer is None:
         if checkpoint.source is None:
             raise ValueError("`tokenizer` is None and the checkpoint has no folder to take one from; pass a tokenizer")
         tokenizer = load_tokenizer(checkpoint.source)
+    if max_length is None:
+        told = _sentence_length(checkpoint)
+        limit = checkpoint.config.max_length
+        max_length = told if limit is None or told is None else min(told, limit)
 
     unique = {sentence: i for i, sentence in enumerate(dict.fromkeys(sentences))}
-    tokenized = tokenizer(list(unique), truncation=True, max_length=max_length, add_special_tokens=True)["input_ids"]
-    largest = max(map(max, tokenized))
-    if largest >= checkpoint.config.vocab_size:
-        raise ValueError(
-            f"`tokenizer` gives ids up to {largest}, but the net has {checkpoint.config.vocab_size} tokens; "
-            "expected the tokenizer that the net was trained with"
-        )
-    order = sorted(range(len(unique)), key=lambda i: len(tokenized[i]))
+    tokens = tokenize(tokenizer, checkpoint.config, list(unique), max_length=max_length)
     params = device_params(checkpoint.params, dtype)
-    # RoBERTa's positions are counted by the id of padding, so that must be the net's.
-    padding = getattr(checkpoint.config, "pad_token_id", tokenizer.pad_token_id or 0)
 
-    pooled, places, start = [], [], 0
+    pooled, places, done = [], [], 0
     began = time.perf_counter()
-    while start < len(order):
-        batch = _take_batch(order[start:], tokenized, batch_size, max_length)
-        length = _padded_length(max(len(tokenized[i]) for i in batch), max_length)
-        ids = np.full((batch_size, length), padding, np.int32)
-        mask = np.zeros((batch_size, length), np.int32)
-        for row, i in enumerate(batch):
-            ids[row, : len(tokenized[i])] = tokenized[i]
-            mask[row, : len(tokenized[i])] = 1
-        pooled.append(_pool(params, checkpoint.config, ids, mask, np.dtype(dtype)))
-        places += [*batch, *[-1] * (batch_size - len(batch))]
-        start += len(batch)
+    for batch in by_length(tokens, batch_size):
+        inputs = collate(tokens, batch, batch_size)
+        pooled.append(_pool(params, checkpoint.config, inputs, np.dtype(dtype)))
+        places += [*batch.rows, *[-1] * (batch_size - len(batch.rows))]
+        done += len(batch.rows)
         if progress is not None:
             pooled[-1].block_until_ready()
-            progress(start, len(order))
+            progress(done, len(tokens))
     # Row r of the stack is sentence places[r]; rows of padding are -1 and never looked up.
     row_of = np.zeros(len(unique), np.int32)
     for row, i in enumerate(places):
@@ -141,7 +120,7 @@ def embed_sentences(
             row_of[i] = row
     rows = row_of[[unique[sentence] for sentence in sentences]]
     vectors = jnp.concatenate(pooled)[rows].block_until_ready()
-    return Embeddings(vectors, sum(map(len, tokenized)), time.perf_counter() - began)
+    return Embeddings(vectors, int(tokens.lengths.sum()), time.perf_counter() - began)
 
 
 def _sentence_length(checkpoint: Checkpoint) -> int | None:
@@ -156,22 +135,10 @@ def _sentence_length(checkpoint: Checkpoint) -> int | None:
     return length if isinstance(length, int) and length >= 3 else None
 
 
-def _padded_length(longest: int, max_length: int) -> int:
-    return min(next((length for length in _LENGTHS if length >= longest), max_length), max_length)
-
-
-def _take_batch(order: list[int], tokenized: list[list[int]], size: int, max_length: int) -> list[int]:
-    """The next sentences, shortest first, that share the padded length of the first, where there are many."""
-    shortest = _padded_length(len(tokenized[order[0]]), max_length)
-    alike = [i for i in order[:size] if _padded_length(len(tokenized[i]), max_length) == shortest]
-    # A few short ones ride along with longer ones rather than fill a batch of their own with padding.
-    return alike if len(alike) > size // 2 else order[:size]
-
-
 @functools.partial(jax.jit, static_argnames=("config", "dtype"))
-def _pool(params: dict[str, Any], config: ModelConfig, ids: Array, mask: Array, dtype: np.dtype) -> Array:
-    hidden = encode(params, config, {"input_ids": ids, "attention_mask": mask}, dtype=dtype).astype(jnp.float32)
-    weights = mask.astype(jnp.float32)[:, :, None]
+def _pool(params: dict[str, Any], config: ModelConfig, inputs: dict[str, Array], dtype: np.dtype) -> Array:
+    hidden = encode(params, config, inputs, dtype=dtype).astype(jnp.float32)
+    weights = inputs["attention_mask"].astype(jnp.float32)[:, :, None]
     # A row of padding has no token: 0/1 instead of 0/0.
     return jnp.sum(hidden * weights, axis=1) / jnp.maximum(jnp.sum(weights, axis=1), 1)
 

@@ -1,0 +1,170 @@
+"""Texts to batches of few static shapes: tokenized once, sorted by length, padded to one of a few lengths."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from lpjax.models import ModelConfig, XLNetConfig
+
+LENGTHS = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
+"""Lengths that batches are padded to: at most one compilation each, closer together where texts are."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Tokens:
+    """Tokenized texts, or pairs of them.
+
+    Attributes:
+        ids: an int32 array of ids for each text.
+        types: the segment of each token, or None where the net has but one.
+        padding: id of padding, the net's own.
+        left: whether padding goes to the left, as XLNet's summary of the last token wants it.
+        max_length: tokens that a text has at most.
+    """
+
+    ids: list[np.ndarray]
+    types: list[np.ndarray] | None
+    padding: int
+    left: bool
+    max_length: int
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each text, shape (n,)."""
+        return np.fromiter(map(len, self.ids), np.int64, len(self.ids))
+
+
+class Batch(NamedTuple):
+    """Which texts make up a batch, and the length that they are padded to."""
+
+    rows: np.ndarray
+    length: int
+
+
+def tokenize(
+    tokenizer: Any,
+    config: ModelConfig,
+    first: Sequence[str],
+    second: Sequence[str] | None = None,
+    *,
+    max_length: int | None = None,
+) -> Tokens:
+    """Tokenize n texts, or n pairs, as the net reads them.
+
+    Args:
+        tokenizer: of transformers; its special tokens are added, and pairs are cut off at the longer text's end.
+        config: of the net: tells its positions, segments and padding.
+        first: n strings, at least one.
+        second: n strings, the other parts of pairs.
+        max_length: tokens of a text or pair at most. By default all positions that the net has, and 512 where it has
+            no limit.
+
+    Raises:
+        ValueError: no texts, something that is no string, a length out of range, or ids that the net does not have.
+    """
+    texts = [first] if second is None else [first, second]
+    if not first or not all(isinstance(text, str) for part in texts for text in part):
+        raise ValueError("`sentences` is empty or holds something that is no string; expected a list of strings")
+    if second is not None and len(second) != len(first):
+        raise ValueError(f"there are {len(first)} first texts and {len(second)} second ones; expected pairs")
+    limit = config.max_length or LENGTHS[-1]
+    if max_length is None:
+        max_length = limit
+    if not 3 <= max_length <= limit:
+        raise ValueError(f"`max_length` is {max_length}; expected 3 to {limit}, the positions that the net has")
+    segments = second is not None and config.num_token_types != 1
+    options = {"return_token_type_ids": True} if segments or isinstance(config, XLNetConfig) else {}
+    found = tokenizer(*map(list, texts), truncation=True, max_length=max_length, add_special_tokens=True, **options)
+    ids = [np.asarray(row, np.int32) for row in found["input_ids"]]
+    largest = max(int(row.max()) for row in ids)
+    if largest >= config.vocab_size:
+        raise ValueError(
+            f"`tokenizer` gives ids up to {largest}, but the net has {config.vocab_size} tokens; "
+            "expected the tokenizer that the net was trained with"
+        )
+    types = [np.asarray(row, np.int32) for row in found["token_type_ids"]] if options else None
+    # RoBERTa's positions are counted by the id of padding, so that must be the net's.
+    padding = getattr(config, "pad_token_id", getattr(tokenizer, "pad_token_id", 0) or 0)
+    return Tokens(ids, types, padding, isinstance(config, XLNetConfig), max_length)
+
+
+def padded_length(longest: int, max_length: int) -> int:
+    """The least of `LENGTHS` that `longest` tokens fit in, and `max_length` at most."""
+    return min(next((length for length in LENGTHS if length >= longest), max_length), max_length)
+
+
+def by_length(tokens: Tokens, batch_size: int) -> Iterator[Batch]:
+    """Batches of all texts, shortest first, each of `batch_size` rows at most."""
+    lengths = tokens.lengths
+    order = np.argsort(lengths, kind="stable")
+    padded = np.array([padded_length(int(n), tokens.max_length) for n in lengths[order]])
+    start = 0
+    while start < len(order):
+        ahead = padded[start : start + batch_size]
+        alike = int(np.sum(ahead == ahead[0]))
+        # A few short ones ride along with longer ones rather than fill a batch of their own with padding.
+        size = alike if alike > batch_size // 2 else len(ahead)
+        yield Batch(order[start : start + size], int(ahead[size - 1]))
+        start += size
+
+
+def shuffled(tokens: Tokens, batch_size: int, rng: np.random.Generator, span: int = 50) -> list[Batch]:
+    """Batches of all texts in random order, of texts of similar length.
+
+    Texts are shuffled, sorted by length within spans of `span` batches, cut, and the batches shuffled: random enough
+    to train on, with little padding. Every batch has `batch_size` rows but one, which has the rest.
+    """
+    lengths = tokens.lengths
+    order = rng.permutation(len(tokens))
+    batches = []
+    for start in range(0, len(order), batch_size * span):
+        part = order[start : start + batch_size * span]
+        part = part[np.argsort(lengths[part], kind="stable")]
+        for at in range(0, len(part), batch_size):
+            rows = part[at : at + batch_size]
+            batches.append(Batch(rows, padded_length(int(lengths[rows].max()), tokens.max_length)))
+    return [batches[i] for i in rng.permutation(len(batches))]
+
+
+def collate(tokens: Tokens, batch: Batch, batch_size: int) -> dict[str, np.ndarray]:
+    """The inputs of `classify` for a batch, padded to (batch_size, batch.length); rows beyond the texts are padding."""
+    shape = (batch_size, batch.length)
+    inputs = {
+        "input_ids": np.full(shape, tokens.padding, np.int32),
+        "attention_mask": np.zeros(shape, np.int32),
+    }
+    if tokens.types is not None:
+        inputs["token_type_ids"] = np.zeros(shape, np.int32)
+    for at, row in enumerate(batch.rows):
+        ids = tokens.ids[row]
+        place = (at, slice(-len(ids), None) if tokens.left else slice(len(ids)))
+        inputs["input_ids"][place] = ids
+        inputs["attention_mask"][place] = 1
+        if tokens.types is not None:
+            inputs["token_type_ids"][place] = tokens.types[row]
+    return inputs
+
+
+def data_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """A mesh with the one axis "data" over `devices`, by default all there are."""
+    found = list(jax.devices() if devices is None else devices)
+    return Mesh(np.array(found), ("data",))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The same on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def by_rows(mesh: Mesh, axis: int = 0) -> NamedSharding:
+    """Rows, along `axis`, spread over the devices."""
+    return NamedSharding(mesh, PartitionSpec(*[None] * axis, "data"))
