@@ -1,16 +1,41 @@
-"""Texts to evaluate on: STS-B from a GLUE folder or the hub, and sentences that need no download."""
+"""Texts to evaluate on: GLUE's tasks from a folder or the hub, and sentences that need no download."""
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import os
 import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-STSB_ROWS = {"train": 5749, "validation": 1500}
-_FILES = {"train": ("train.tsv",), "validation": ("validation.tsv", "dev.tsv")}
+from lpjax.glue.tasks import TASKS, Task, find_task
+
+# A copy, for its numbers are what `load_stsb` expects.
+STSB_ROWS = dict(TASKS["stsb"].splits)
+
+_HUB = "nyu-mll/glue"
+# Where a split has several files, the first of these is read.
+_SUFFIXES = (".tsv", ".jsonl", ".parquet")
+
+# Names of the texts besides the hub's: of GLUE's own download, and of files that call them alike in every task.
+_PREMISE, _SENTENCES, _ALIKE = ("premise", "hypothesis"), ("sentence1", "sentence2"), ("text_a", "text_b")
+_TEXTS: dict[str, tuple[tuple[str, ...], ...]] = {
+    "cola": (("text",),),
+    "sst2": (("text",),),
+    "mrpc": (("#1 String", "#2 String"), _ALIKE),
+    "stsb": (_ALIKE,),
+    "qqp": (_ALIKE,),
+    "mnli": (_SENTENCES, _ALIKE),
+    "qnli": (_ALIKE,),
+    "rte": (_PREMISE, _ALIKE),
+    "wnli": (_PREMISE, _ALIKE),
+}
+# Names of the label besides "label", most telling first.
+_LABELS = {"mrpc": "Quality", "qqp": "is_duplicate", "mnli": "gold_label", "stsb": "score"}
 
 
 class DataError(ValueError):
@@ -30,12 +55,117 @@ class Pairs(NamedTuple):
     scores: np.ndarray
 
 
+class Examples(NamedTuple):
+    """The labelled examples of one split, in the order of the file.
+
+    Attributes:
+        task: whose they are.
+        split: its name; for MNLI "validation_matched", also where "validation" was asked for.
+        first: the text, or the first of two.
+        second: the second texts; None where the task has one.
+        labels: shape (n,): int32 numbers of labels in `task.labels`, or for STS-B float64 scores in [0, 5].
+        source: the file, or "nyu-mll/glue" for the hub.
+        complete: whether these are all rows of an official split; False for a split by another name, a subset say.
+    """
+
+    task: Task
+    split: str
+    first: list[str]
+    second: list[str] | None
+    labels: np.ndarray
+    source: str
+    complete: bool
+
+
+class _Table(NamedTuple):
+    """Rows (number in the file, texts and label) before they are checked; `unit` is what the numbers count."""
+
+    rows: list[tuple[int, Sequence[Any]]]
+    unit: str
+
+
+def load_examples(task: str | Task, split: str = "validation", folder: str | Path | None = None) -> Examples:
+    """A split of a GLUE task.
+
+    In the folder, a split is `<title>/<split>.tsv`, `.jsonl` or `.parquet`, in this order if there are several; "dev"
+    in a file's name is "validation". All names of GLUE's own download are known (SST-2/dev.tsv, MNLI/dev_matched.tsv,
+    CoLA without header, MRPC's `#1 String`), those of the hub, and text_a, text_b; a label is a name or a number in
+    the hub's order. In .tsv files tabs separate and nothing quotes; only "\\n" and "\\r\\n" end a line.
+
+    Args:
+        task: name, title or task.
+        split: "train", "validation" (MNLI: "validation_matched", which "validation" means, and
+            "validation_mismatched"), or any other that has a file in the folder. The test split has no labels.
+        folder: GLUE folder. By default that of the environment variable LPJAX_GLUE_DIR, and without it `nyu-mll/glue`
+            from the hub.
+
+    Raises:
+        DataError: the split is missing, or has no labels; a file is no UTF-8 text, lacks columns, holds those of
+            another task, a broken row, a label that the task doesn't have, or for an official split another number
+            of rows than the official one; or the hub can't be reached.
+        ValueError: an unknown task.
+    """
+    task = task if isinstance(task, Task) else find_task(task)
+    split = _canonical(task, split)
+    if re.match(r"test(_|$)", split):
+        raise DataError(f"{task.title}'s {split} split has no labels to score by; expected {_either(task.splits)}")
+    folder = _folder(folder)
+    if folder is None:
+        source, table = _HUB, _from_hub(task, split)
+    else:
+        path = _files(task, folder).get(split)
+        if path is None:
+            raise _missing(task, split, folder)
+        source, table = str(path), _READERS[path.suffix](path, task, split)
+
+    def place(number: int) -> str:
+        return f"{source}, {table.unit} {number}"
+
+    for number, row in table.rows:
+        for text in row[:-1]:
+            if not isinstance(text, str) or not _is_unicode(text):
+                raise DataError(f"{place(number)}: text {text!r:.60}; expected a string")
+    official = task.splits.get(split)
+    read = _score if task.is_regression else _label_reader(task)
+    labels = [read(row[-1], place, number) for number, row in table.rows]
+    if not labels or (official is not None and len(labels) != official):
+        expected = "at least one" if official is None else f"the {official} of {task.title} {split}"
+        raise DataError(f"{source} has {len(labels)} rows; expected {expected}")
+    return Examples(
+        task,
+        split,
+        [row[0] for _, row in table.rows],
+        [row[1] for _, row in table.rows] if len(task.columns) == 2 else None,
+        np.asarray(labels, np.float64 if task.is_regression else np.int32),
+        source,
+        official is not None,
+    )
+
+
+def available_splits(task: str | Task, folder: str | Path | None = None) -> list[str]:
+    """The labelled splits that a folder has a file for, the official ones first.
+
+    Args:
+        task: name, title or task.
+        folder: GLUE folder; by default that of LPJAX_GLUE_DIR, and without it the splits that the hub has.
+
+    Raises:
+        ValueError: an unknown task.
+    """
+    task = task if isinstance(task, Task) else find_task(task)
+    folder = _folder(folder)
+    if folder is None:
+        return list(task.splits)
+    found = _files(task, folder)
+    return [split for split in task.splits if split in found] + sorted(set(found) - set(task.splits))
+
+
 def load_stsb(folder: str | Path | None = None, split: str = "validation") -> Pairs:
     """The Semantic Textual Similarity Benchmark as GLUE has it.
 
     Args:
-        folder: GLUE folder that holds STS-B/validation.tsv (or dev.tsv) and STS-B/train.tsv. By default that of the
-            environment variable LPJAX_GLUE_DIR, and without it `nyu-mll/glue` from the hub.
+        folder: GLUE folder that holds STS-B/validation.tsv and STS-B/train.tsv, or what else `load_examples` reads. By
+            default that of the environment variable LPJAX_GLUE_DIR, and without it `nyu-mll/glue` from the hub.
         split: "validation" or "train"; the test split has no gold scores.
 
     Raises:
@@ -45,64 +175,213 @@ def load_stsb(folder: str | Path | None = None, split: str = "validation") -> Pa
     """
     if split not in STSB_ROWS:
         raise ValueError(f"`split` is {split!r}; expected one of {', '.join(STSB_ROWS)}")
-    if folder is None:
-        folder = os.environ.get("LPJAX_GLUE_DIR") or None
-    return _from_hub(split) if folder is None else _from_folder(Path(folder), split)
+    examples = load_examples(dataclasses.replace(TASKS["stsb"], splits=STSB_ROWS), split, folder)
+    assert examples.second is not None
+    return Pairs(examples.first, examples.second, examples.labels)
 
 
-def _from_folder(folder: Path, split: str) -> Pairs:
-    task = folder / "STS-B"
-    path = next((task / name for name in _FILES[split] if (task / name).is_file()), None)
-    if path is None:
-        names = " or ".join(_FILES[split])
-        raise DataError(f"{folder} has no STS-B/{names}; expected a GLUE folder: set LPJAX_GLUE_DIR or pass another")
+def _folder(folder: str | Path | None) -> Path | None:
+    folder = folder or os.environ.get("LPJAX_GLUE_DIR")
+    return Path(folder) if folder else None
+
+
+def _canonical(task: Task, split: str) -> str:
+    split = re.sub(r"^dev(?=_|$)", "validation", split)
+    return "validation_matched" if split == "validation" and "validation_matched" in task.splits else split
+
+
+def _files(task: Task, folder: Path) -> dict[str, Path]:
+    """The file of each split that has labels."""
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} can't be read as UTF-8 text: {error}") from None
-    # Tabs separate and nothing quotes: a quotation mark is a character like any other here.
-    header, *rows = [line.rstrip("\r").split("\t") for line in lines if line.strip()] or [[]]
-    lacking = [name for name in ("sentence1", "sentence2", "score") if name not in header]
+        paths = [path for path in (folder / task.title).iterdir() if path.suffix in _SUFFIXES and path.is_file()]
+    except OSError:
+        return {}
+    # Of files alike but for "dev" and "validation" the latter is the hub's and comes first.
+    paths.sort(key=lambda path: (_SUFFIXES.index(path.suffix), path.stem.startswith("dev"), path.stem))
+    found: dict[str, Path] = {}
+    for path in paths:
+        # MRPC's download has a list of ids, which is no split.
+        if not re.match(r"test(_|$)", path.stem) and path.stem != "dev_ids":
+            found.setdefault(_canonical(task, path.stem), path)
+    return found
+
+
+def _missing(task: Task, split: str, folder: Path) -> DataError:
+    there = available_splits(task, folder)
+    has = f"there is {', '.join(there)}" if len(there) == 1 else f"there are {', '.join(there)}"
+    return DataError(
+        f"{task.title} has no {split} split in {folder}: no {task.title}/{split}.tsv, .jsonl or .parquet; "
+        f"{has if there else 'there is none'}; pass another split or GLUE folder, or set LPJAX_GLUE_DIR"
+    )
+
+
+def _either(names: Any) -> str:
+    return " or ".join(names)
+
+
+def _choose(task: Task, names: Sequence[str], where: str) -> list[str]:
+    """The columns of texts and label, by one of the names that they go by.
+
+    A column of text that is left over tells the file of another task, whose labels may be 0 and 1 as well.
+    """
+    labels = [name for name in (_LABELS.get(task.name), "label") if name]
+    label = next((name for name in labels if name in names), labels[0])
+    choices = [[*texts, label] for texts in (task.columns, *_TEXTS[task.name])]
+    lacking, chosen = min(
+        (([name for name in choice if name not in names], choice) for choice in choices),
+        key=lambda pair: len(pair[0]),
+    )
     if lacking:
-        raise DataError(f"{path} lacks the columns {', '.join(lacking)}; its first line has {header[:12]}")
-    first, second, score = (header.index(name) for name in ("sentence1", "sentence2", "score"))
-    for number, row in enumerate(rows, start=2):
+        raise DataError(f"{where} lacks the columns {', '.join(lacking)}; it has {list(names)[:12]!r:.300}")
+    twice = [name for name in chosen if list(names).count(name) > 1]
+    if twice:
+        raise DataError(f"{where} has the column {twice[0]} twice; expected once")
+    others = {name for other in TASKS.values() for name in other.columns} | set(_ALIKE)
+    foreign = sorted(others.intersection(names).difference(chosen))
+    if foreign:
+        raise DataError(
+            f"{where} has the columns {', '.join(foreign)} besides {', '.join(chosen)}; "
+            f"expected those of {task.title} alone: is it the file of another task?"
+        )
+    return chosen
+
+
+def _read_lines(path: Path) -> list[tuple[int, str]]:
+    """Lines that are not blank, with their numbers from 1."""
+    raw = b""
+    try:
+        raw = path.read_bytes()
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise DataError(f"{path}, line {line} can't be read as UTF-8 text: {error}") from None
+    except OSError as error:
+        raise DataError(f"{path} can't be read: {error}") from None
+    # Not `splitlines`: some texts hold other line separators of Unicode.
+    lines = [(number, line.rstrip("\r")) for number, line in enumerate(text.split("\n"), start=1)]
+    return [(number, line) for number, line in lines if line.strip(" ")]
+
+
+def _read_tsv(path: Path, task: Task, split: str) -> _Table:
+    # Tabs separate and nothing quotes: a quotation mark is a character like any other here.
+    rows = [(number, line.split("\t")) for number, line in _read_lines(path)]
+    header = rows[0][1] if rows else []
+    if task.name == "cola" and len(header) == 4 and header[1] in ("0", "1"):
+        header = ["code", "label", "star", "sentence"]
+    else:
+        rows = rows[1:]
+    places = [header.index(name) for name in _choose(task, header, str(path))]
+    kept: list[tuple[int, Sequence[Any]]] = []
+    for number, row in rows:
         if len(row) != len(header):
+            # Line breaks in a few questions tear rows of GLUE's QQP apart. The hub leaves these out; the number of
+            # rows then tells whether they are the ones.
+            if task.name == "qqp" and split in task.splits and len(row) < len(header):
+                continue
             raise DataError(f"{path}, line {number}: {len(row)} columns; expected {len(header)}, separated by tabs")
-    scores = [_score(row[score], f"{path}, line {number}") for number, row in enumerate(rows, start=2)]
-    pairs = Pairs([row[first] for row in rows], [row[second] for row in rows], np.asarray(scores))
-    return _checked(pairs, split, str(path))
+        kept.append((number, [row[place] for place in places]))
+    return _Table(kept, "line")
 
 
-def _from_hub(split: str) -> Pairs:
-    hint = "set LPJAX_GLUE_DIR to a GLUE folder (STS-B/validation.tsv), or pass one"
+def _read_jsonl(path: Path, task: Task, split: str) -> _Table:
+    chosen: list[str] = []
+    kept: list[tuple[int, Sequence[Any]]] = []
+    for number, line in _read_lines(path):
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{path}, line {number} is not JSON: {error}") from None
+        if not isinstance(row, dict):
+            raise DataError(f"{path}, line {number} is a JSON {type(row).__name__}; expected an object, {{…}}")
+        chosen = chosen or _choose(task, list(row), f"{path}, line {number}")
+        lacking = [name for name in chosen if name not in row]
+        if lacking:
+            raise DataError(f"{path}, line {number} lacks {', '.join(lacking)}; it has {list(row)[:12]!r:.300}")
+        kept.append((number, [row[name] for name in chosen]))
+    return _Table(kept, "line")
+
+
+def _read_parquet(path: Path, task: Task, split: str) -> _Table:
+    try:
+        import pyarrow as pa
+        from pyarrow import parquet
+    except ImportError:
+        raise DataError(f"{path} needs the package `pyarrow`, which comes with `datasets`; install it") from None
+    try:
+        with parquet.ParquetFile(path) as file:
+            chosen = _choose(task, file.schema_arrow.names, str(path))
+            table = file.read(columns=chosen)
+            columns = [table.column(name).to_pylist() for name in chosen]
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
+        raise DataError(f"{path} can't be read as Parquet: {str(error).splitlines()[0]}") from None
+    return _Table(list(enumerate(zip(*columns, strict=True), start=1)), "row")
+
+
+_READERS: dict[str, Callable[[Path, Task, str], _Table]] = {
+    ".tsv": _read_tsv,
+    ".jsonl": _read_jsonl,
+    ".parquet": _read_parquet,
+}
+
+
+def _from_hub(task: Task, split: str) -> _Table:
+    hint = f"set LPJAX_GLUE_DIR to a GLUE folder ({task.title}/{split}.tsv), or pass one"
+    if split not in task.splits:
+        raise DataError(f"{task.title} on the hub has no {split} split; expected {_either(task.splits)}; or {hint}")
     try:
         import datasets
     except ImportError:
-        raise DataError(f"STS-B comes from the hub by the package `datasets`, which is not installed; {hint}") from None
+        raise DataError(
+            f"{task.title} comes from the hub by the package `datasets`, which is not installed; {hint}"
+        ) from None
     try:
-        table: Any = datasets.load_dataset("nyu-mll/glue", "stsb", split=split)
+        table: Any = datasets.load_dataset(_HUB, task.name, split=split)
     except Exception as error:  # a hub's failures are of many kinds, and none says anything of ours
-        reason = str(error).strip().split("\n")[0]
-        raise DataError(f"STS-B can't be had from the hub ({type(error).__name__}: {reason}); {hint}") from None
-    scores = [_score(value, "nyu-mll/glue stsb") for value in table["label"]]
-    return _checked(Pairs(list(table["sentence1"]), list(table["sentence2"]), np.asarray(scores)), split, "the hub")
+        reason = (str(error).strip().splitlines() or [""])[0]
+        raise DataError(f"{task.title} can't be had from the hub ({type(error).__name__}: {reason}); {hint}") from None
+    chosen = _choose(task, table.column_names, f"{_HUB} {task.name}")
+    names = getattr(table.features[chosen[-1]], "names", None)
+    if names is not None and tuple(names) != task.labels:
+        raise DataError(f"{_HUB} {task.name} has the labels {list(names)}; expected {list(task.labels)}")
+    columns = [list(table[name]) for name in chosen]
+    return _Table(list(enumerate(zip(*columns, strict=True), start=1)), f"{task.name} {split}, row")
 
 
-def _score(text: Any, where: str) -> float:
+def _is_unicode(text: str) -> bool:
+    """False for half a surrogate pair, which JSON can escape and no tokenizer takes."""
+    if text.isascii():
+        return True
     try:
-        score = float(text)
-    except ValueError:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _label_reader(task: Task) -> Callable[[Any, Callable[[int], str], int], int]:
+    known: dict[Any, int] = {}
+    for number, name in enumerate(task.labels):
+        known |= {name: number, str(number): number, number: number}
+
+    def read(label: Any, place: Callable[[int], str], row: int) -> int:
+        # Of the other types some can't be looked up and some, 1.0 and True, equal a number.
+        found = known.get(label) if type(label) in (str, int) else None
+        if found is None:
+            names = ", ".join(f"{name} ({number})" for number, name in enumerate(task.labels))
+            raise DataError(f"{place(row)}: label {label!r:.60}; expected one of {task.title}'s: {names}")
+        return found
+
+    return read
+
+
+def _score(label: Any, place: Callable[[int], str], row: int) -> float:
+    try:
+        score = float("nan") if isinstance(label, bool) else float(label)
+    except (TypeError, ValueError, OverflowError):
         score = float("nan")
     if not 0 <= score <= 5:
-        raise DataError(f"{where}: score {text!r}; expected a number from 0 to 5")
+        raise DataError(f"{place(row)}: score {label!r:.60}; expected a number from 0 to 5")
     return score
-
-
-def _checked(pairs: Pairs, split: str, source: str) -> Pairs:
-    if len(pairs.scores) != STSB_ROWS[split]:
-        raise DataError(f"{source} has {len(pairs.scores)} pairs; expected the {STSB_ROWS[split]} of STS-B {split}")
-    return pairs
 
 
 def load_sentences(path: str | Path | None = None) -> list[str]:

@@ -1,0 +1,107 @@
+"""Which output of a net's head is which label of a task, by the names in config.json."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from lpjax.glue.tasks import Task
+
+# What else the labels are called in checkpoints, in letters and digits alone.
+_ALIASES = {
+    "negative": ("neg",),
+    "positive": ("pos",),
+    "unacceptable": ("notacceptable", "ungrammatical"),
+    "acceptable": ("grammatical",),
+    "not_equivalent": ("nonequivalent", "notparaphrase", "nonparaphrase"),
+    "equivalent": ("paraphrase",),
+    "not_duplicate": ("nonduplicate", "notparaphrase", "nonparaphrase"),
+    "duplicate": ("paraphrase",),
+    "entailment": ("entail", "entails", "entailed"),
+    "not_entailment": ("notentail", "notentails", "notentailed", "nonentailment"),
+    "neutral": (),
+    "contradiction": ("contradict", "contradicts", "contradictory"),
+}
+
+
+def label_order(task: Task, config_json: Mapping[str, Any] | None, num_outputs: int) -> np.ndarray:
+    """The task's number of the label that each output of a head stands for.
+
+    Args:
+        task: whose labels.
+        config_json: of the net. Its `id2label` (or, without one, `label2id`) names the outputs; case, hyphens,
+            underscores and spaces don't matter, and "pos" or "contradict" are understood. LABEL_0, LABEL_1, … and
+            0, 1, … are numbers in the hub's order, which a net without names has too.
+        num_outputs: of the head.
+
+    Returns:
+        order, shape (num_outputs,), int32, a permutation: output i is label `task.labels[order[i]]`. For a regression
+        array([0]), whatever the output is called.
+
+    Raises:
+        ValueError: the head has another number of outputs than the task; the names are not those of the task, each
+            once.
+    """
+    if num_outputs != task.num_outputs:
+        raise ValueError(
+            f"`num_outputs` is {num_outputs}; expected {task.num_outputs} for {task.title} "
+            f"({', '.join(task.labels) or 'a score'}): pass a net that was trained for this task"
+        )
+    if task.is_regression:
+        return np.zeros(1, np.int32)
+    names = _names(config_json or {})
+    if names is None:
+        return np.arange(num_outputs, dtype=np.int32)
+    known = _known(task)
+    order = [known.get(_bare(names[i])) if i in names else None for i in range(num_outputs)]
+    numbers = [number for number in order if number is not None]
+    if len(names) != num_outputs or sorted(numbers) != list(range(num_outputs)):
+        raise ValueError(
+            f"`id2label` is {names}; expected the labels of {task.title}, each once, keyed by the output: "
+            f"{dict(enumerate(task.labels))} in any order: edit `id2label` in config.json or pass another net"
+        )
+    return np.asarray(numbers, np.int32)
+
+
+def label_config(task: Task) -> dict[str, Any]:
+    """What config.json says of a head trained for the task, with outputs in the hub's order.
+
+    Returns:
+        `id2label` with string keys, `label2id`, `problem_type` and `finetuning_task`, as transformers writes them.
+    """
+    labels = task.labels or ("LABEL_0",)
+    return {
+        "id2label": {str(number): name for number, name in enumerate(labels)},
+        "label2id": {name: number for number, name in enumerate(labels)},
+        "problem_type": "regression" if task.is_regression else "single_label_classification",
+        "finetuning_task": task.name,
+    }
+
+
+def _names(config: Mapping[str, Any]) -> dict[Any, str] | None:
+    """Output -> name; None where the config has no names. A key that is no number stays as it is."""
+    named, given = config.get("id2label"), config.get("label2id")
+    if named is None:
+        if given is None:
+            return None
+        if not isinstance(given, Mapping):
+            raise ValueError(f"`label2id` is {given!r:.200}; expected an object, name -> output")
+        named = {str(output): name for name, output in given.items()}
+    if not isinstance(named, Mapping):
+        raise ValueError(f"`id2label` is {named!r:.200}; expected an object, output -> name")
+    return {int(key) if re.fullmatch("[0-9]{1,9}", str(key)) else key: str(name) for key, name in named.items()}
+
+
+def _bare(name: str) -> str:
+    return re.sub(r"[\W_]+", "", name.lower())
+
+
+def _known(task: Task) -> dict[str, int]:
+    known: dict[str, int] = {}
+    for number, label in enumerate(task.labels):
+        names = (_bare(label), *_ALIASES[label], f"label{number}", str(number))
+        known |= dict.fromkeys(names, number)
+    return known
