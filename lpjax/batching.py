@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -13,7 +14,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from lpjax.models import ModelConfig, XLNetConfig
 
 LENGTHS = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
-"""Lengths that batches are padded to: at most one compilation each, closer together where texts are."""
+"""Lengths that batches are padded to: at most one compilation each, closer together where texts are. Whatever is longer,
+or than which the limit is shorter, is padded to the limit on tokens."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,32 +71,51 @@ def tokenize(
             no limit.
 
     Raises:
-        ValueError: no texts, something that is no string, a length out of range, or ids that the net does not have.
+        ValueError: no texts, something that is no string, pairs that are none, a length out of range or without room
+            for the special tokens, or ids or segments that the net does not have.
     """
     texts = [first] if second is None else [first, second]
-    if not first or not all(isinstance(text, str) for part in texts for text in part):
+    if not first or not all(isinstance(text, str) for part in texts if not isinstance(part, str) for text in part):
         raise ValueError("`sentences` is empty or holds something that is no string; expected a list of strings")
     if second is not None and len(second) != len(first):
         raise ValueError(f"there are {len(first)} first texts and {len(second)} second ones; expected pairs")
-    limit = config.max_length or LENGTHS[-1]
+    limit = config.max_length
     if max_length is None:
-        max_length = limit
-    if not 3 <= max_length <= limit:
-        raise ValueError(f"`max_length` is {max_length}; expected 3 to {limit}, the positions that the net has")
+        max_length = limit or LENGTHS[-1]
+    if max_length < 3 or (limit is not None and max_length > limit):
+        expected = "3 or more" if limit is None else f"3 to {limit}, the positions that the net has"
+        raise ValueError(f"`max_length` is {max_length}; expected {expected}")
     segments = second is not None and config.num_token_types != 1
     options = {"return_token_type_ids": True} if segments or isinstance(config, XLNetConfig) else {}
     found = tokenizer(*map(list, texts), truncation=True, max_length=max_length, add_special_tokens=True, **options)
     ids = [np.asarray(row, np.int32) for row in found["input_ids"]]
-    largest = max(int(row.max()) for row in ids)
-    if largest >= config.vocab_size:
+    sizes = [len(row) for row in ids]
+    if not all(1 <= size <= max_length for size in sizes):
+        # transformers' own truncation gives up where not even the special tokens fit.
         raise ValueError(
-            f"`tokenizer` gives ids up to {largest}, but the net has {config.vocab_size} tokens; "
-            "expected the tokenizer that the net was trained with"
+            f"`tokenizer` makes {min(sizes)} to {max(sizes)} tokens of a text, but `max_length` is {max_length}; "
+            "expected 1 or more, and room for its special tokens"
         )
     types = [np.asarray(row, np.int32) for row in found["token_type_ids"]] if options else None
+    check_known(config, ids, types)
     # RoBERTa's positions are counted by the id of padding, so that must be the net's.
     padding = getattr(config, "pad_token_id", getattr(tokenizer, "pad_token_id", 0) or 0)
     return Tokens(ids, types, padding, isinstance(config, XLNetConfig), max_length)
+
+
+def check_known(config: ModelConfig, ids: Sequence[np.ndarray], types: Sequence[np.ndarray] | None) -> None:
+    """Refuse tokens that the net does not have: on a device, others would be read in their place.
+
+    Raises:
+        ValueError: an id that is not below the size of the vocabulary, or a segment that the net does not have.
+    """
+    for what, rows, count in (("ids", ids, config.vocab_size), ("segments", types, config.num_token_types)):
+        largest = max(int(row.max()) for row in rows) if rows and count is not None else 0
+        if count is not None and largest >= count:
+            raise ValueError(
+                f"`tokenizer` gives {what} up to {largest}, but the net has {count}, from 0; "
+                "expected the tokenizer that the net was trained with"
+            )
 
 
 def padded_length(longest: int, max_length: int) -> int:
@@ -154,7 +175,7 @@ def collate(tokens: Tokens, batch: Batch, batch_size: int) -> dict[str, np.ndarr
     return inputs
 
 
-def data_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
+def data_mesh(devices: Sequence[Any] | None = None) -> Mesh:
     """A mesh with the one axis "data" over `devices`, by default all there are."""
     found = list(jax.devices() if devices is None else devices)
     return Mesh(np.array(found), ("data",))
@@ -168,3 +189,20 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def by_rows(mesh: Mesh, axis: int = 0) -> NamedSharding:
     """Rows, along `axis`, spread over the devices."""
     return NamedSharding(mesh, PartitionSpec(*[None] * axis, "data"))
+
+
+def spread(tree: Any, sharding: NamedSharding) -> Any:
+    """Host arrays, the same in every process, as arrays over the devices of all of them."""
+    if sharding.is_fully_addressable:
+        return jax.device_put(tree, sharding)
+    # Each process copies its own part; device_put would have them all compare the whole first, at every call.
+    return jax.tree.map(lambda x: jax.make_array_from_callback(np.shape(x), sharding, lambda at: x[at]), tree)
+
+
+def round_up(batch_size: int, mesh: Mesh, config: ModelConfig) -> int:
+    """The least number of rows from `batch_size` on that the devices can share evenly.
+
+    It is even for an XLNet with `bi_data`, which reads the second half of any batch backwards.
+    """
+    unit = math.lcm(mesh.size, 2 if getattr(config, "bi_data", False) else 1)
+    return -(-batch_size // unit) * unit

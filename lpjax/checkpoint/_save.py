@@ -23,6 +23,9 @@ from lpjax.models.names import NameTable, walk
 
 FORMATS = ("safetensors", "msgpack")
 
+Text = str | Callable[[int], str]
+"""A text, or a function that makes it of the size of the weights in bytes."""
+
 # What a tokenizer and sentence-transformers read. A list of what to copy, not of what to leave out: a source
 # folder also holds the weights in other formats, logs, and whatever else lay there.
 _SIDE_FILES = {
@@ -49,7 +52,13 @@ _MODULE_FILES = {
 }  # a stage such as 2_Dense has weights of its own
 
 
-def save_checkpoint(checkpoint: Checkpoint, folder: str | Path, *, overwrite: bool = False) -> int:
+def save_checkpoint(
+    checkpoint: Checkpoint,
+    folder: str | Path,
+    *,
+    overwrite: bool = False,
+    extra_files: Mapping[str, Text] | None = None,
+) -> int:
     """Save `checkpoint` as a Hugging Face folder that `load_checkpoint` reads back bit-exactly.
 
     Writes model.safetensors with PyTorch's names, config.json, and the tokenizer's and sentence-transformers'
@@ -62,6 +71,8 @@ def save_checkpoint(checkpoint: Checkpoint, folder: str | Path, *, overwrite: bo
         folder: where to; parent folders are made.
         overwrite: replace `folder` where it is there, is a checkpoint or empty, and does not hold
             `checkpoint.source`.
+        extra_files: texts to be written beside the weights, by file name, such as a record of the run; or functions
+            that make one of the size of model.safetensors in bytes.
 
     Returns:
         Size of model.safetensors in bytes.
@@ -74,7 +85,8 @@ def save_checkpoint(checkpoint: Checkpoint, folder: str | Path, *, overwrite: bo
     target = check_target(folder, checkpoint.source, overwrite)
     pairs = _checked_pairs(checkpoint)
     config = _config_text(checkpoint)
-    return _write_folder(target, checkpoint.source, overwrite, WEIGHTS, config, lambda path: write_tensors(path, pairs))
+    texts = {CONFIG: config, **(extra_files or {})}
+    return _write_folder(target, checkpoint.source, overwrite, WEIGHTS, texts, lambda path: write_tensors(path, pairs))
 
 
 def export_checkpoint(
@@ -120,7 +132,7 @@ def export_checkpoint(
         return write_tree(path, table.read(dict(pairs))[0]) if format == "msgpack" else write_tensors(path, pairs)
 
     name = FLAX_WEIGHTS if format == "msgpack" else WEIGHTS
-    return _write_folder(target, dense.source, overwrite, name, _config_text(dense), write)
+    return _write_folder(target, dense.source, overwrite, name, {CONFIG: _config_text(dense)}, write)
 
 
 def _checked_pairs(checkpoint: Checkpoint) -> list[tuple[str, Any]]:
@@ -138,7 +150,12 @@ def _checked_pairs(checkpoint: Checkpoint) -> list[tuple[str, Any]]:
 
 
 def _write_folder(
-    target: Path, source: Path | None, overwrite: bool, name: str, config: str, write: Callable[[Path], int]
+    target: Path,
+    source: Path | None,
+    overwrite: bool,
+    name: str,
+    texts: Mapping[str, Text],
+    write: Callable[[Path], int],
 ) -> int:
     """Put a checkpoint's folder in the place of `target`, whole or not at all, and return what `write` does.
 
@@ -149,7 +166,8 @@ def _write_folder(
     try:
         fresh.mkdir()
         size = write(fresh / name)
-        (fresh / CONFIG).write_text(config, encoding="utf-8")
+        for file, text in texts.items():
+            (fresh / file).write_text(text if isinstance(text, str) else text(size), encoding="utf-8")
         if source is not None:
             _copy_side_files(source, fresh)
         swap_in(fresh, target, overwrite)

@@ -17,6 +17,11 @@ from lpjax.cli._common import ALIAS, AsJson, Glue, Model, find_model, misuse, pr
 def evaluate(
     model: Model,
     baseline: Annotated[str | None, typer.Option(help="The dense net, to compare with.")] = None,
+    task: Annotated[
+        str | None,
+        typer.Option(help="GLUE task to score the net's head on; default: the one that it was fine-tuned on, if any."),
+    ] = None,
+    split: Annotated[str, typer.Option(help="Split of the task.")] = "validation",
     glue: Glue = None,
     text: Annotated[
         Path | None, typer.Option(help="Text for the comparison, one sentence a line; default: Python's own reference.")
@@ -25,10 +30,12 @@ def evaluate(
     batch_size: Annotated[int, typer.Option(help="Sentences in a batch.")] = 32,
     as_json: AsJson = False,
 ) -> None:
-    """Score a checkpoint: on STS-B where it is found, and against the dense net where one is named."""
+    """Score a checkpoint: on a GLUE task if it has a head, else on STS-B by embeddings and against the dense net."""
     from lpjax.checkpoint import load_checkpoint
     from lpjax.evaluate import fidelity, stsb
-    from lpjax.glue.data import DataError, load_sentences, load_stsb
+    from lpjax.glue.data import DataError, load_examples, load_sentences, load_stsb
+    from lpjax.glue.evaluate import evaluate_task
+    from lpjax.glue.tasks import find_task
 
     with misuse():
         if dtype not in ("float32", "bfloat16"):
@@ -37,7 +44,31 @@ def evaluate(
             raise ValueError(f"--batch-size is {batch_size}; expected 1 or more")
         folder = find_model(model)
         dense_folder = None if baseline is None else find_model(baseline)
+        chosen = None if task is None else find_task(task)
         sentences = load_sentences(text)
+    chosen = chosen or _own_task(folder)
+    if chosen is not None:
+        examples = load_examples(chosen, split, glue)
+        result = {"model": model, "dtype": dtype, "result": None}
+        with progress() as advance:
+            for key, name, where in (("result", model, folder), ("baseline_result", baseline, dense_folder)):
+                if where is None:
+                    continue
+                found = evaluate_task(
+                    load_checkpoint(where),
+                    examples,
+                    dtype=dtype,
+                    batch_size=batch_size,
+                    progress=lambda done, total: advance(done, total, chosen.title),
+                )
+                result[key] = dataclasses.asdict(found)
+                if key == "baseline_result":
+                    result["baseline"] = name
+        if as_json:
+            print(json.dumps(result))
+        else:
+            _print_task(result, chosen)
+        return
     result: dict[str, Any] = {"model": model, "dtype": dtype}
     try:
         pairs = load_stsb(glue)
@@ -87,6 +118,28 @@ def demo(
         check_out(out)
         folder = None if model is None else find_model(model)
     run_demo(out, model=folder, glue=glue)
+
+
+def _own_task(folder: Path) -> Any:
+    """The task in the config.json of a net that was fine-tuned on one."""
+    from lpjax.checkpoint._files import CONFIG, read_object
+    from lpjax.glue.tasks import TASKS
+
+    task = read_object(folder / CONFIG).get("finetuning_task")
+    return TASKS.get(task) if isinstance(task, str) else None
+
+
+def _print_task(result: dict[str, Any], task: Any) -> None:
+    found, dense = result["result"], result.get("baseline_result")
+    table = Table(title=f"{task.title}, {found['split']}, {found['rows']} rows", title_justify="left")
+    for heading in ("score", result["model"], *([result["baseline"]] if dense else [])):
+        table.add_column(heading, justify="left" if heading == "score" else "right", overflow="fold")
+    for name in task.metrics:
+        table.add_row(name, *(f"{one['metrics'][name]:.4f}" for one in (found, dense) if one))
+    table.add_row("tokens a second", *(f"{one['tokens_per_second']:,.0f}" for one in (found, dense) if one))
+    if not found["complete"]:
+        table.caption = "a subset: no GLUE score"
+    Console().print(table)
 
 
 def _print_scores(result: dict[str, Any]) -> None:

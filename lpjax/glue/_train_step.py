@@ -1,0 +1,130 @@
+"""One step of fine-tuning: loss, gradient, optimizer."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float
+
+from lpjax.models import ModelConfig, classify
+
+Params = dict[str, Any]
+
+_NO_DECAY = ("bias", "scale", "r_w_bias", "r_r_bias", "r_s_bias")
+
+
+class TrainState(NamedTuple):
+    """What a step changes: the weights, in float32, and the optimizer's moments."""
+
+    params: Params
+    moments: optax.OptState
+
+
+class Schedule(NamedTuple):
+    """Linear warm-up over the first updates to `peak`, then linear decay towards 0 at the end of the last."""
+
+    peak: float
+    warmup_steps: int
+    total_steps: int
+
+    def __call__(self, step: int) -> float:
+        """Learning rate of the update number `step`, from 0."""
+        if step < self.warmup_steps:
+            return self.peak * (step + 1) / self.warmup_steps
+        return self.peak * (self.total_steps - step) / (self.total_steps - self.warmup_steps)
+
+
+def decays(params: Mapping[str, Any]) -> Any:
+    """Which leaves weight decay is for: all but biases and the scales of layer normalization."""
+
+    def decay(path: tuple[Any, ...], _: Any) -> bool:
+        # The factors of a `LowRank` are attributes below the name of their weight.
+        names = [key.key for key in path if isinstance(key, jax.tree_util.DictKey)]
+        return names[-1] not in _NO_DECAY
+
+    return jax.tree_util.tree_map_with_path(decay, params)
+
+
+@functools.lru_cache
+def make_optimizer(weight_decay: float, clip: float) -> optax.GradientTransformation:
+    """AdamW (Loshchilov & Hutter, arXiv 1711.05101) after clipping of the global norm, at a learning rate of 1.
+
+    The rate itself is an argument of the step, so that one compilation serves all schedules.
+    """
+    return optax.chain(
+        optax.clip_by_global_norm(clip),
+        optax.scale_by_adam(b1=0.9, b2=0.999, eps=1e-8),
+        optax.add_decayed_weights(weight_decay, mask=decays),
+    )
+
+
+def loss_sum(
+    params: Params,
+    config: ModelConfig,
+    inputs: dict[str, Array],
+    labels: Float[Array, " rows"],
+    weights: Float[Array, " rows"],
+    key: Array | None,
+    dtype: np.dtype,
+) -> Array:
+    """Σ weight · loss over the rows: cross-entropy, or for a net of one output the squared error."""
+    logits = classify(params, config, inputs, dtype=dtype, dropout_key=key)
+    if logits.shape[1] == 1:
+        losses = jnp.square(logits[:, 0] - labels)
+    else:
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels.astype(jnp.int32))
+    return jnp.sum(losses * weights)
+
+
+@functools.partial(jax.jit, static_argnames=("config", "optimizer", "dtype"), donate_argnames=("state",))
+def train_step(
+    state: TrainState,
+    inputs: dict[str, Array],
+    labels: Float[Array, "parts rows"],
+    weights: Float[Array, "parts rows"],
+    key: Array,
+    rate: Float[Array, ""],
+    *,
+    config: ModelConfig,
+    optimizer: optax.GradientTransformation,
+    dtype: np.dtype,
+) -> tuple[TrainState, Array]:
+    """One update by the mean loss of a batch, and that loss.
+
+    The batch comes in parts whose gradients are added up one after another: memory for one part, and the update of the
+    whole batch.
+
+    Args:
+        state: is consumed.
+        inputs: of `classify`, each (parts, rows, length).
+        labels: label numbers or scores.
+        weights: 1 for an example, 0 for padding.
+        key: of dropout.
+        rate: the learning rate.
+        config, optimizer, dtype: static.
+    """
+
+    def part(one: tuple[dict[str, Array], Array, Array, Array]) -> tuple[Array, Params]:
+        inputs, labels, weights, key = one
+        return jax.value_and_grad(loss_sum)(state.params, config, inputs, labels, weights, key, dtype)
+
+    parts = (inputs, labels, weights, jax.random.split(key, labels.shape[0]))
+    if labels.shape[0] == 1:
+        loss, grads = part(jax.tree.map(lambda x: x[0], parts))
+    else:
+
+        def add(so_far: Any, one: Any) -> tuple[Any, None]:
+            return jax.tree.map(jnp.add, so_far, part(one)), None
+
+        zero = (jnp.zeros((), jnp.float32), jax.tree.map(jnp.zeros_like, state.params))
+        (loss, grads), _ = jax.lax.scan(add, zero, parts)
+    total = jnp.sum(weights)
+    updates, moments = optimizer.update(jax.tree.map(lambda g: g / total, grads), state.moments, state.params)
+    updates = jax.tree.map(lambda update: -rate * update, updates)
+    return TrainState(optax.apply_updates(state.params, updates), moments), loss / total  # pyright: ignore

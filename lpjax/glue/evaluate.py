@@ -1,0 +1,223 @@
+"""Score a net with a head on a GLUE task."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from lpjax.batching import (
+    Tokens,
+    by_length,
+    by_rows,
+    check_known,
+    collate,
+    data_mesh,
+    replicated,
+    round_up,
+    spread,
+    tokenize,
+)
+from lpjax.checkpoint import Checkpoint
+from lpjax.glue.data import Examples
+from lpjax.glue.labels import label_order
+from lpjax.models import ModelConfig, classify, device_params
+from lpjax.models.head import num_outputs
+from lpjax.tokenize import load_tokenizer
+
+Progress = Callable[[int, int], None]
+
+MAX_LENGTH = 128
+"""Tokens that a text or pair of GLUE is cut off at, as BERT's authors did."""
+
+
+class Logits(NamedTuple):
+    """What a net said of n texts.
+
+    Attributes:
+        values: shape (n, outputs), float32, in the order of the texts, on the host.
+        tokens: encoded, without padding.
+        seconds: from the first batch to the last logit on the host, with compilation where a shape was new.
+    """
+
+    values: Float[np.ndarray, "n outputs"]
+    tokens: int
+    seconds: float
+
+
+class Prepared(NamedTuple):
+    """A split of a task, tokenized for one net: what many evaluations of it share."""
+
+    examples: Examples
+    tokens: Tokens
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskResult:
+    """Scores of a net on a split of a task.
+
+    Attributes:
+        task, split: which, e.g. "sst2", "validation".
+        rows: examples.
+        complete: whether they are all of an official split; else they are a subset, and the scores no GLUE scores.
+        metrics: GLUE's own, by name.
+        tokens_per_second: tokens without padding, over `seconds`.
+        seconds: of encoding, with compilation where a shape was new.
+    """
+
+    task: str
+    split: str
+    rows: int
+    complete: bool
+    metrics: dict[str, float]
+    tokens_per_second: float
+    seconds: float
+
+
+def prepare(
+    checkpoint: Checkpoint, examples: Examples, *, tokenizer: Any = None, max_length: int | None = None
+) -> Prepared:
+    """Tokenize examples for the net of `checkpoint`, once for all nets with its tokenizer and config.
+
+    Args:
+        checkpoint: the net.
+        examples: from `load_examples`.
+        tokenizer: of transformers; by default the one in `checkpoint.source`.
+        max_length: tokens at most, the rest is cut off; by default 128, or the positions that the net has.
+
+    Raises:
+        ValueError: no tokenizer, or one of another net; a length out of range.
+    """
+    config = checkpoint.config
+    if tokenizer is None:
+        if checkpoint.source is None:
+            raise ValueError("`tokenizer` is None and the checkpoint has no folder to take one from; pass a tokenizer")
+        tokenizer = load_tokenizer(checkpoint.source)
+    if max_length is None:
+        max_length = min(MAX_LENGTH, config.max_length or MAX_LENGTH)
+    return Prepared(examples, tokenize(tokenizer, config, examples.first, examples.second, max_length=max_length))
+
+
+def predict(
+    params: Mapping[str, Any],
+    config: ModelConfig,
+    tokens: Tokens,
+    *,
+    batch_size: int = 32,
+    dtype: DTypeLike = jnp.float32,
+    mesh: Mesh | None = None,
+    progress: Progress | None = None,
+) -> Logits:
+    """Logits of all texts, in batches of few static shapes, rows spread over all devices.
+
+    Args:
+        params: tree of a net with a classification head; dense and `LowRank` leaves alike.
+        config: its config.
+        tokens: n texts, from `tokenize` or `prepare(…).tokens`.
+        batch_size: rows of a batch over all devices, rounded up to a multiple of their number.
+        dtype: of the computation.
+        mesh: devices, along an axis "data"; by default all.
+        progress: called with (texts done, texts in all) after each batch.
+
+    Raises:
+        ValueError: a batch size below 1, tokens that the net does not have, or what `classify` refuses.
+    """
+    if batch_size < 1:
+        raise ValueError(f"`batch_size` is {batch_size}; expected 1 or more")
+    check_known(config, tokens.ids, tokens.types)
+    mesh = data_mesh() if mesh is None else mesh
+    rows = round_up(batch_size, mesh, config)
+    params = jax.device_put(device_params(params, dtype), replicated(mesh))
+    found, places, done = [], [], 0
+    began = time.perf_counter()
+    for batch in by_length(tokens, rows):
+        inputs = spread(collate(tokens, batch, rows), by_rows(mesh))
+        found.append(_logits(params, config, inputs, np.dtype(dtype), mesh))
+        places.append(batch.rows)
+        done += len(batch.rows)
+        # One batch is always ahead, so that the devices never wait for the host, and never more, so that no inputs pile
+        # up there.
+        if len(found) > 1:
+            found[-2].block_until_ready()
+        if progress is not None:
+            progress(done, len(tokens))
+    values = [np.asarray(part)[: len(at)] for part, at in zip(jax.device_get(found), places, strict=True)]
+    seconds = time.perf_counter() - began
+    logits = np.empty((len(tokens), values[0].shape[1]), np.float32)
+    logits[np.concatenate(places)] = np.concatenate(values)
+    return Logits(logits, int(tokens.lengths.sum()), seconds)
+
+
+@functools.partial(jax.jit, static_argnums=(1, 3, 4))
+def _logits(
+    params: dict[str, Any], config: ModelConfig, inputs: dict[str, Array], dtype: np.dtype, mesh: Mesh
+) -> Array:
+    logits = classify(params, config, inputs, dtype=dtype).astype(jnp.float32)
+    return jax.lax.with_sharding_constraint(logits, replicated(mesh))
+
+
+def to_predictions(logits: np.ndarray, examples: Examples, config_json: Mapping[str, Any] | None) -> np.ndarray:
+    """Predictions in the task's own terms: its label numbers, by the names of the net's outputs, or its scores.
+
+    Args:
+        logits: shape (n, outputs).
+        examples: tells the task.
+        config_json: object of the net's config.json, whose `id2label` names the outputs.
+
+    Raises:
+        ValueError: a net with other outputs than the task has labels, see `label_order`; logits that are not finite.
+    """
+    if not np.all(np.isfinite(logits)):
+        raise ValueError("the net's logits are NaN or infinite; try dtype float32, or look at its weights")
+    order = label_order(examples.task, config_json, logits.shape[1])
+    if examples.task.is_regression:
+        return logits[:, 0]
+    return np.asarray(order)[np.argmax(logits, axis=1)]
+
+
+def evaluate_task(checkpoint: Checkpoint, examples: Examples | Prepared, **options: Any) -> TaskResult:
+    """Score a net with a classification head on a split of a GLUE task, by GLUE's own metrics.
+
+    What does not fit the task is refused before anything is run.
+
+    Args:
+        checkpoint: the net; `config_json` tells the order of its labels.
+        examples: from `load_examples`, or `prepare`d, where many nets with one tokenizer are scored on them.
+        **options: tokenizer and max_length of `prepare`; batch_size, dtype, mesh and progress of `predict`.
+
+    Raises:
+        ValueError: a net without a head or with other labels, logits that are not finite, and as the two functions.
+    """
+    from lpjax.glue.metrics import score
+
+    known = {key: options.pop(key) for key in ("tokenizer", "max_length") if key in options}
+    split = examples.examples if isinstance(examples, Prepared) else examples
+    outputs = num_outputs(checkpoint.params, checkpoint.config)
+    if outputs is None:
+        raise ValueError(
+            f"the net has no head for classification; pass one that was fine-tuned on {split.task.title}, "
+            "or fine-tune this one (lpjax finetune)"
+        )
+    label_order(split.task, checkpoint.config_json, outputs)
+    score(split.task, split.labels, split.labels)  # refuses labels that nothing can be scored by
+    prepared = examples if isinstance(examples, Prepared) else prepare(checkpoint, examples, **known)
+    logits = predict(checkpoint.params, checkpoint.config, prepared.tokens, **options)
+    predictions = to_predictions(logits.values, split, checkpoint.config_json)
+    return TaskResult(
+        split.task.name,
+        split.split,
+        len(split.labels),
+        split.complete,
+        score(split.task, predictions, split.labels),
+        logits.tokens / logits.seconds,
+        logits.seconds,
+    )

@@ -1,0 +1,81 @@
+"""A fresh classification head for a net."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lpjax.models import ARCHITECTURES, architecture
+from lpjax.models.config import ModelConfig
+from lpjax.models.names import walk
+
+CLASS_NAMES = {"bert": "Bert", "distilbert": "DistilBert", "roberta": "Roberta", "xlnet": "XLNet"}
+"""How transformers begins the names of the classes of each `model_type`."""
+assert CLASS_NAMES.keys() == ARCHITECTURES.keys()
+
+SCALE = 0.02
+"""Standard deviation of fresh kernels, as all four nets were initialized with."""
+
+
+def output_path(config: ModelConfig) -> str:
+    """Path of the kernel whose columns are the outputs of a head for sequence classification."""
+    table = architecture(config).name_table(config)
+    return next(w.path for w in table.heads if w.group in table.classifier and "labels" in w.shape)
+
+
+def num_outputs(params: Mapping[str, Any], config: ModelConfig) -> int | None:
+    """Outputs of the head for sequence classification; None where there is none."""
+    leaf = dict(walk(params)).get(output_path(config))
+    return None if leaf is None else int(leaf.shape[-1])
+
+
+def with_head(
+    params: Mapping[str, Any], config: ModelConfig, num_outputs: int, *, seed: int = 0
+) -> tuple[dict[str, Any], list[str]]:
+    """`params` with a head for sequence classification of `num_outputs` outputs, and the paths that are fresh.
+
+    A head that is there and has as many outputs is kept, and so are its other layers (a pooler, say) where it has not.
+    Heads for other ends (words, spans) are left out. Fresh kernels are normal with standard deviation 0.02, biases 0.
+
+    Args:
+        params: a base model's tree, or one with heads; leaves may be `LowRank`.
+        config: of the net.
+        num_outputs: labels, or 1 for a regression.
+        seed: of the fresh kernels.
+
+    Returns:
+        (params, paths): a new tree that shares the leaves, base model under its prefix; sorted paths of fresh leaves.
+
+    Raises:
+        ValueError: `num_outputs` below 1.
+    """
+    if num_outputs < 1:
+        raise ValueError(f"`num_outputs` is {num_outputs}; expected 1 or more")
+    table = architecture(config).name_table(config)
+    base = params.get(table.prefix, params)
+    nested: dict[str, Any] = {table.prefix: dict(base)}
+    present = dict(walk(params if table.prefix in params else {table.prefix: params}))
+    key = jax.random.key(seed)
+    fresh: list[str] = []
+    weights = [(w, f"{table.prefix}/{w.path}") for w in table.base if w.group in table.classifier]
+    weights += [(w, w.path) for w in table.heads if w.group in table.classifier]
+    for i, (weight, path) in enumerate(weights):
+        shape = tuple(num_outputs if isinstance(n, str) else n for n in weight.shape)
+        leaf = present.get(path)
+        if leaf is None or tuple(leaf.shape) != shape:
+            fresh.append(path)
+            leaf = jnp.zeros(shape)
+            if len(shape) == 2:
+                leaf = SCALE * jax.random.normal(jax.random.fold_in(key, i), shape)
+            leaf = np.asarray(leaf, np.float32)
+        *parents, last = path.split("/")
+        tree = nested
+        for name in parents:
+            tree[name] = dict(tree.get(name, {}))
+            tree = tree[name]
+        tree[last] = leaf
+    return nested, sorted(fresh)
