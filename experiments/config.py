@@ -1,0 +1,72 @@
+"""The nets and tasks of an experiment, from a TOML file such as those in configs/."""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from lpjax.glue import find_task
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """A net on a task.
+
+    Attributes:
+        net, task: their names.
+        model: what is fine-tuned: a folder, a hub id, or a name that `lpjax` knows.
+        checkpoint: a checkpoint that is fine-tuned already, so that nothing is trained.
+        settings: options of `lpjax finetune`.
+    """
+
+    net: str
+    task: str
+    model: str
+    checkpoint: str | None
+    settings: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """Of its folder and records."""
+        return f"{self.net}-{self.task}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Grid:
+    """What every net is compressed by, on every task.
+
+    Attributes:
+        layers: "embeddings", "encoder" or "both".
+        compressions: percent of the layers' parameters that go, in the order to compute them.
+        methods: solver -> values of p.
+        options: solver -> its further options.
+    """
+
+    layers: list[str]
+    compressions: list[int]
+    methods: dict[str, list[float]]
+    options: dict[str, dict[str, Any]]
+
+
+def read_grid(path: Path) -> Grid:
+    """The grid of a config."""
+    data = tomllib.loads(path.read_text(encoding="utf-8"))["grid"]
+    return Grid(data["layers"], data["compressions"], data["methods"], data.get("options", {}))
+
+
+def read_config(path: Path) -> list[Cell]:
+    """Every net on every task of a config, in its order.
+
+    Raises:
+        ValueError: an unknown task.
+    """
+    data = tomllib.loads(path.read_text(encoding="utf-8"))
+    cells = []
+    for net, entry in data["nets"].items():
+        for task, given in entry["tasks"].items():
+            settings = dict(given)
+            checkpoint = settings.pop("checkpoint", None)
+            cells.append(Cell(net, find_task(task).name, entry.get("model", ""), checkpoint, settings))
+    return cells

@@ -1,0 +1,50 @@
+"""Fine-tune the nets of a config on its tasks: `python -m experiments.finetune CONFIG [--runs DIR] [--only NET-TASK]`.
+
+Each is one `lpjax finetune`, printed as it is run, in a process of its own. What is there already is skipped, and what
+was interrupted goes on. Weights go to DIR/NET-TASK, by default runs/; the record of each, with its curve, seed,
+versions and machine, to experiments/results/finetune/NET-TASK.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from experiments.config import Cell, read_config
+
+RESULTS = Path(__file__).parent / "results" / "finetune"
+
+
+def arguments(cell: Cell, out: Path) -> list[str]:
+    """The command line that fine-tunes one net on one task."""
+    options: dict[str, Any] = {key: value for key, value in cell.settings.items() if value is not None}
+    flags = [part for key, value in options.items() for part in (f"--{key.replace('_', '-')}", str(value))]
+    return ["lpjax", "finetune", cell.model, str(out), "--task", cell.task, *flags, "--resume"]
+
+
+def main() -> None:
+    """Run what is missing."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config", type=Path)
+    parser.add_argument("--runs", type=Path, default=Path("runs"))
+    parser.add_argument("--only", action="append", help="NET-TASK; several times for several")
+    options = parser.parse_args()
+    for cell in read_config(options.config):
+        if options.only and cell.name not in options.only:
+            continue
+        out = options.runs / cell.name
+        if not out.exists():
+            command = arguments(cell, out)
+            print(shlex.join(command), flush=True)
+            subprocess.run([sys.executable, "-m", *command], check=True)
+        RESULTS.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(out / "finetune.json", RESULTS / f"{cell.name}.json")
+
+
+if __name__ == "__main__":
+    main()

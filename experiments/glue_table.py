@@ -1,0 +1,236 @@
+"""The paper's experiment: fine-tuned nets on GLUE, compressed without further training.
+
+    python -m experiments.glue_table CONFIG [--runs DIR] [--only NET-TASK] [--layers encoder] [--compression 28]
+        [--method lewis] [--cell CELL]
+
+nets × tasks × layers × compression × methods, as the config says, of the nets that `experiments.finetune` left in DIR
+or of checkpoints that the config names. A record a cell goes to experiments/results/glue/NET-TASK.jsonl, with seed,
+versions and machine; a cell that is there is never computed again, and a run that is killed loses the cell it was at.
+`--cell minilm-sst2/embeddings/28/lewis/1` computes one cell anew and says whether its scores are those on record.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+import lpjax
+from experiments.config import Cell, Grid, read_config, read_grid
+from lpjax.checkpoint import Checkpoint
+from lpjax.glue import load_examples
+from lpjax.glue.evaluate import Prepared, evaluate_task, prepare
+from lpjax.glue.split import first_rows, hold_out
+from lpjax.report import run_record
+from lpjax.select import leaves_with_paths
+
+RESULTS = Path(__file__).parent / "results" / "glue"
+SEED = 0
+HELD_OUT = 500  # examples of train, held out of training, that p is chosen on
+
+
+class Key(NamedTuple):
+    """One cell of a net on a task."""
+
+    layers: str
+    compression: int
+    method: str
+    p: float
+
+    def __str__(self) -> str:
+        return f"{self.layers}/{self.compression}/{self.method}/{self.p:g}"
+
+
+DENSE = Key("none", 0, "dense", 2.0)
+
+
+def keys(grid: Grid) -> Iterator[Key]:
+    """The cells of a net on a task: the dense one, then as the grid orders them."""
+    yield DENSE
+    for compression in grid.compressions:
+        for method, exponents in grid.methods.items():
+            for p in exponents:
+                for layers in grid.layers:
+                    yield Key(layers, compression, method, float(p))
+
+
+def read_records(path: Path) -> dict[Key, dict[str, Any]]:
+    """The cells on record; a last line that a killed run left unfinished is cut off."""
+    if not path.exists():
+        return {}
+    text = path.read_bytes()
+    whole = text[: text.rfind(b"\n") + 1]
+    if len(whole) < len(text):
+        os.truncate(path, len(whole))
+    found = [json.loads(line) for line in whole.decode().splitlines()]
+    return {Key(*(record[name] for name in Key._fields)): record for record in found}
+
+
+def append_record(path: Path, record: dict[str, Any]) -> None:
+    """Add a line and see it on disk."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(record) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+class Bench:
+    """A fine-tuned net with its tokenized examples, and the factors of its layers so far."""
+
+    def __init__(self, cell: Cell, grid: Grid, folder: str | Path):
+        self.cell, self.grid = cell, grid
+        self.checkpoint = lpjax.load_checkpoint(folder)
+        settings = cell.settings
+        dev = load_examples(cell.task, settings.get("eval_split", "validation"))
+        if settings.get("eval_rows"):
+            dev = first_rows(dev, settings["eval_rows"])
+        self.dev = prepare(self.checkpoint, dev)
+        self.held: Prepared | None = None
+        if settings.get("hold_out"):
+            train = load_examples(cell.task, settings.get("train_split", "train"))
+            held = first_rows(hold_out(train, settings["hold_out"])[1], HELD_OUT)
+            self.held = prepare(self.checkpoint, held)
+        self._factors: tuple[Any, dict[str, Any]] = (None, {})
+
+    def compute(self, key: Key) -> dict[str, Any]:
+        """The record of a cell."""
+        began = time.perf_counter()
+        checkpoint, layers = (self.checkpoint, []) if key == DENSE else self._compressed(key)
+        solving = time.perf_counter() - began
+        dev = evaluate_task(checkpoint, self.dev)
+        held = None if self.held is None else evaluate_task(checkpoint, self.held)
+        factored = [layer for layer in layers if layer.rank is not None]
+        return {
+            "net": self.cell.net,
+            "task": self.cell.task,
+            **key._asdict(),
+            "metrics": dev.metrics,
+            "split": dev.split,
+            "rows": dev.rows,
+            "complete": dev.complete,
+            "held_out": None if held is None else held.metrics,
+            "held_out_rows": None if held is None else held.rows,
+            "parameters": _size(checkpoint),
+            "parameters_dense": _size(self.checkpoint),
+            "factored": len(factored),
+            "left_dense": len(layers) - len(factored),
+            "ranks": sorted({layer.rank for layer in factored}),
+            "objective": sum(x.objective_entries for x in factored) / len(factored) if factored else None,
+            "converged": all(layer.converged for layer in factored),
+            "options": self.grid.options.get(key.method, {}),
+            "seconds_solving": round(solving, 3),
+            "seconds_scoring": round(dev.seconds, 3),
+            **run_record(SEED),
+        }
+
+    def _compressed(self, key: Key) -> tuple[Checkpoint, list[Any]]:
+        how = key[1:]
+        if self._factors[0] != how:  # the factors of one way at a time: "both" is made of the two others
+            self._factors = (how, {})
+        known = self._factors[1]
+        params, records = self.checkpoint.params, []
+        for part in ("embeddings", "encoder") if key.layers == "both" else (key.layers,):
+            if part not in known:
+                known[part] = lpjax.compress(
+                    self.checkpoint.params,
+                    select=part,
+                    keep=1 - key.compression / 100,
+                    solver=key.method,
+                    p=key.p,
+                    **self.grid.options.get(key.method, {}),
+                )
+            found = known[part]
+            new = dict(leaves_with_paths(found.params))
+            paths = {record.path for record in found.records}
+            params = with_leaves(params, {path: new[path] for path in paths})
+            records += found.records
+        return dataclasses.replace(self.checkpoint, params=params), records
+
+
+def with_leaves(tree: Any, leaves: dict[str, Any], path: str = "") -> Any:
+    """The nested dict `tree` with some of its leaves replaced, by path."""
+    if not isinstance(tree, dict):
+        return leaves.get(path, tree)
+    return {key: with_leaves(child, leaves, f"{path}/{key}" if path else key) for key, child in tree.items()}
+
+
+def _size(checkpoint: Checkpoint) -> int:
+    return sum(leaf.size for _, leaf in leaves_with_paths(checkpoint.params))
+
+
+def same_scores(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether two records of a cell agree: in every metric to 1e-6, on dev and on what was held out."""
+    for name in ("metrics", "held_out"):
+        a, b = one[name] or {}, other[name] or {}
+        if a.keys() != b.keys() or any(abs(a[key] - b[key]) > 1e-6 for key in a):
+            return False
+    return True
+
+
+def remake(cell: Cell, grid: Grid, runs: Path, wanted: str) -> int:
+    """Compute one cell anew and compare; the exit status."""
+    key = next((key for key in keys(grid) if str(key) == wanted), None)
+    if key is None:
+        print(f"{wanted} is no cell of this config; expected LAYERS/COMPRESSION/METHOD/P", file=sys.stderr)
+        return 2
+    record = Bench(cell, grid, cell.checkpoint or runs / cell.name).compute(key)
+    print(json.dumps(record, indent=2))
+    known = read_records(RESULTS / f"{cell.name}.jsonl").get(key)
+    if known is None:
+        print("not on record yet")
+        return 0
+    same = same_scores(record, known)
+    print(f"on record: {json.dumps(known['metrics'])}: {'the same' if same else 'NOT the same'}")
+    return 0 if same else 1
+
+
+def main() -> int:
+    """Compute what is missing, or one cell."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config", type=Path)
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="where the fine-tuned nets are")
+    parser.add_argument("--only", action="append", help="NET-TASK; several times for several")
+    parser.add_argument("--compression", type=int, action="append", help="only so many percent; several times")
+    parser.add_argument("--layers", action="append", help="only these layers; several times")
+    parser.add_argument("--method", action="append", help="only this method; several times")
+    parser.add_argument("--cell", help="NET-TASK/LAYERS/COMPRESSION/METHOD/P: compute this one and compare")
+    options = parser.parse_args()
+    # The nets of a config have the same shapes: what is compiled for one serves the next.
+    jax.config.update("jax_compilation_cache_dir", str((options.runs / ".compiled").resolve()))
+    cells, grid = read_config(options.config), read_grid(options.config)
+    if options.cell:
+        name, _, wanted = options.cell.partition("/")
+        cell = next((cell for cell in cells if cell.name == name), None)
+        if cell is None:
+            parser.error(f"{name} is none of {', '.join(cell.name for cell in cells)}")
+        return remake(cell, grid, options.runs, wanted)
+    for cell in cells:
+        if options.only and cell.name not in options.only:
+            continue
+        path = RESULTS / f"{cell.name}.jsonl"
+        done = read_records(path)
+        todo = [key for key in keys(grid) if key not in done]
+        for name in ("compression", "layers", "method"):
+            wanted = getattr(options, name)
+            todo = [key for key in todo if key == DENSE or not wanted or getattr(key, name) in wanted]
+        bench = Bench(cell, grid, cell.checkpoint or options.runs / cell.name) if todo else None
+        for i, key in enumerate(todo, start=1):
+            assert bench is not None
+            record = bench.compute(key)
+            append_record(path, record)
+            scores = ", ".join(f"{name} {value:.4f}" for name, value in record["metrics"].items())
+            print(f"{cell.name} {i}/{len(todo)} {key}: {scores}", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
