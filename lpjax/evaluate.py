@@ -24,6 +24,7 @@ from lpjax.tokenize import load_tokenizer
 
 Progress = Callable[[int, int], None]
 
+
 class Embeddings(NamedTuple):
     """Mean-pooled sentence embeddings.
 
@@ -72,8 +73,8 @@ def embed_sentences(
 ) -> Embeddings:
     """Encode sentences and average the hidden states of their tokens.
 
-    Sentences are sorted by length and padded to one of a few lengths (16, 24, 32, 48, …), batches to `batch_size`
-    rows: at most eleven compilations a structure of the params. Embeddings stay on the device.
+    Sentences are sorted by length and padded to one of a few lengths (8, 16, 24, 32, …), batches to `batch_size`
+    rows: at most twenty compilations a structure of the params. Embeddings stay on the device.
 
     Args:
         checkpoint: the net; dense and `LowRank` leaves alike.
