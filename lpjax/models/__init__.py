@@ -34,18 +34,21 @@ class Architecture:
     Attributes:
         config: its `ModelConfig`.
         name_table: config -> `NameTable`.
-        forward: (base params, config, ids, mask, token types or None, dtype, dropout) -> hidden states.
-        classify: (params, config, hidden states, dropout) -> logits.
+        forward: (base params, config, ids, mask, token types or None, dtype, dropout, slice of the tokens wanted) ->
+            hidden states of those.
+        summarized: config -> slice of the tokens that the head reads.
+        classify: (params, config, hidden states of those, dropout) -> logits.
     """
 
     config: type[ModelConfig]
     name_table: Callable[[Any], NameTable]
     forward: Callable[..., Array]
+    summarized: Callable[[Any], slice]
     classify: Callable[..., Array]
 
 
 ARCHITECTURES: dict[str, Architecture] = {
-    config.model_type: Architecture(config, module.name_table, module.forward, module.classify)
+    config.model_type: Architecture(config, module.name_table, module.forward, module.summarized, module.classify)
     for config, module in (
         (BertConfig, bert),
         (DistilBertConfig, distilbert),
@@ -265,7 +268,8 @@ def _classify(
     _require_fit(params, table, table.classifier)
     with _precision(dtype):
         dropout = Dropout(key)
-        hidden = arch.forward(params[table.prefix], config, ids, mask.astype(bool), types, dtype, dropout)
+        wanted = arch.summarized(config)
+        hidden = arch.forward(params[table.prefix], config, ids, mask.astype(bool), types, dtype, dropout, wanted)
         return arch.classify(params, config, hidden, dropout).astype(at_least_float32(dtype))
 
 

@@ -117,9 +117,14 @@ def forward(
     token_type_ids: Int[Array, "batch length"] | None,
     dtype: Any,
     dropout: Dropout,
+    wanted: slice = slice(None),
     positions: Int[Array, "batch length"] | None = None,
-) -> Float[Array, "batch length hidden"]:
-    """Hidden states of the last layer; `params` is the base model's tree, positions count from 0 where not given."""
+) -> Float[Array, "batch wanted hidden"]:
+    """Hidden states of the last layer, of the `wanted` tokens.
+
+    `params` is the base model's tree; positions count from 0 where not given. Of the last layer, only what is wanted is
+    computed: there, other tokens are but keys and values.
+    """
     eps, activation, rate = config.layer_norm_eps, ACTIVATIONS[config.hidden_act], config.hidden_dropout_prob
 
     tables = params["embeddings"]
@@ -133,21 +138,28 @@ def forward(
     for i in range(config.num_hidden_layers):
         layer = params["encoder"]["layer"][str(i)]
         heads, merge = layer["attention"]["self"], layer["attention"]["output"]
-        query, key, value = (linear(x, heads[name]) for name in ("query", "key", "value"))
+        key, value = (linear(x, heads[name]) for name in ("key", "value"))
+        x = x[:, wanted] if i == config.num_hidden_layers - 1 else x
+        query = linear(x, heads["query"])
         drop = dropout.at(config.attention_probs_dropout_prob)
         context = attention(query, key, value, mask, config.num_attention_heads, drop)
         x = layer_norm(x + dropout(linear(context, merge["dense"]), rate), merge["LayerNorm"], eps)
         inner = activation(linear(x, layer["intermediate"]["dense"]))
         inner = dropout(linear(inner, layer["output"]["dense"]), rate)
         x = layer_norm(x + inner, layer["output"]["LayerNorm"], eps)
-    return x
+    return x if config.num_hidden_layers else x[:, wanted]
+
+
+def summarized(config: BertConfig) -> slice:
+    """The tokens that the head reads: the first."""
+    return slice(1)
 
 
 def classify(
-    params: Mapping[str, Any], config: BertConfig, hidden: Float[Array, "batch length hidden"], dropout: Dropout
+    params: Mapping[str, Any], config: BertConfig, hidden: Float[Array, "batch 1 hidden"], dropout: Dropout
 ) -> Float[Array, "batch labels"]:
-    """Logits of the head over the pooled first token; `params` is the whole tree."""
-    pooled = jnp.tanh(linear(hidden[:, :1], params["bert"]["pooler"]["dense"]))
+    """Logits of the head over the pooled first token, which is all of `hidden`; `params` is the whole tree."""
+    pooled = jnp.tanh(linear(hidden, params["bert"]["pooler"]["dense"]))
     return linear(dropout(pooled, classifier_dropout(config)), params["classifier"])[:, 0]
 
 

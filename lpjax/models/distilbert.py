@@ -104,8 +104,9 @@ def forward(
     token_type_ids: Int[Array, "batch length"] | None,
     dtype: Any,
     dropout: Dropout,
-) -> Float[Array, "batch length hidden"]:
-    """Hidden states of the last layer; `params` is the base model's tree. There are no token types: all are 0."""
+    wanted: slice = slice(None),
+) -> Float[Array, "batch wanted hidden"]:
+    """Hidden states of the last layer, of the `wanted` tokens, as BERT's; there are no token types: all are 0."""
     del token_type_ids
     tables, activation = params["embeddings"], ACTIVATIONS[config.activation]
     positions = jnp.arange(input_ids.shape[1])[None]
@@ -114,17 +115,24 @@ def forward(
     for i in range(config.n_layers):
         layer = params["transformer"]["layer"][str(i)]
         heads, feed = layer["attention"], layer["ffn"]
-        query, key, value = (linear(x, heads[name]) for name in ("q_lin", "k_lin", "v_lin"))
+        key, value = (linear(x, heads[name]) for name in ("k_lin", "v_lin"))
+        x = x[:, wanted] if i == config.n_layers - 1 else x
+        query = linear(x, heads["q_lin"])
         context = attention(query, key, value, mask, config.n_heads, dropout.at(config.attention_dropout))
         x = layer_norm(x + linear(context, heads["out_lin"]), layer["sa_layer_norm"], _EPS)
         inner = dropout(linear(activation(linear(x, feed["lin1"])), feed["lin2"]), config.dropout)
         x = layer_norm(x + inner, layer["output_layer_norm"], _EPS)
-    return x
+    return x if config.n_layers else x[:, wanted]
+
+
+def summarized(config: DistilBertConfig) -> slice:
+    """The tokens that the head reads: the first."""
+    return slice(1)
 
 
 def classify(
-    params: Mapping[str, Any], config: DistilBertConfig, hidden: Float[Array, "batch length hidden"], dropout: Dropout
+    params: Mapping[str, Any], config: DistilBertConfig, hidden: Float[Array, "batch 1 hidden"], dropout: Dropout
 ) -> Float[Array, "batch labels"]:
-    """Logits of the head over the first token; `params` is the whole tree."""
-    x = jax.nn.relu(linear(hidden[:, :1], params["pre_classifier"]))
+    """Logits of the head over the first token, which is all of `hidden`; `params` is the whole tree."""
+    x = jax.nn.relu(linear(hidden, params["pre_classifier"]))
     return linear(dropout(x, config.seq_classif_dropout), params["classifier"])[:, 0]

@@ -77,26 +77,26 @@ def layer_norm(
 
 
 def attention(
-    query: Float[Array, "batch length d"],
+    query: Float[Array, "batch queries d"],
     key: Float[Array, "batch length d"],
     value: Float[Array, "batch length d"],
     mask: Bool[Array, "batch length"],
     num_heads: int,
     dropout: Callable[[Array], Array] = lambda weights: weights,
-) -> Float[Array, "batch length d"]:
+) -> Float[Array, "batch queries d"]:
     """softmax(QKᵀ/√(d/heads))V, head by head, over the keys where `mask` holds.
 
     A row whose mask holds nowhere attends evenly to all of it: finite, and meaningless.
     """
-    batch, length, width = query.shape
-    heads = (batch, length, num_heads, width // num_heads)
-    query, key, value = (x.reshape(heads) for x in (query, key, value))
+    batch, queries, width = query.shape
+    size = width // num_heads
+    query, key, value = (x.reshape(batch, x.shape[1], num_heads, size) for x in (query, key, value))
     wide = at_least_float32(query.dtype)
     scores = jnp.einsum("bqhd,bkhd->bhqk", query, key, preferred_element_type=wide)
-    scores = scores * (1 / math.sqrt(heads[-1]))
+    scores = scores * (1 / math.sqrt(size))
     scores = jnp.where(mask[:, None, None, :], scores, jnp.finfo(wide).min)
     weights = dropout(jax.nn.softmax(scores, axis=-1)).astype(value.dtype)
-    return jnp.einsum("bhqk,bkhd->bqhd", weights, value).reshape(batch, length, width)
+    return jnp.einsum("bhqk,bkhd->bqhd", weights, value).reshape(batch, queries, width)
 
 
 def _gelu(x: Array) -> Array:

@@ -77,18 +77,22 @@ def forward(
     token_type_ids: Int[Array, "batch length"] | None,
     dtype: Any,
     dropout: Dropout,
-) -> Float[Array, "batch length hidden"]:
-    """Hidden states of the last layer; `params` is the base model's tree."""
+    wanted: slice = slice(None),
+) -> Float[Array, "batch wanted hidden"]:
+    """Hidden states of the last layer, of the `wanted` tokens; `params` is the base model's tree."""
     # From the ids, not from the mask: a token that is masked takes up a position all the same.
     counted = (input_ids != config.pad_token_id).astype(jnp.int32)
     positions = jnp.cumsum(counted, axis=1) * counted + config.pad_token_id
-    return bert.forward(params, config, input_ids, mask, token_type_ids, dtype, dropout, positions)
+    return bert.forward(params, config, input_ids, mask, token_type_ids, dtype, dropout, wanted, positions)
+
+
+summarized = bert.summarized
 
 
 def classify(
-    params: Mapping[str, Any], config: RobertaConfig, hidden: Float[Array, "batch length hidden"], dropout: Dropout
+    params: Mapping[str, Any], config: RobertaConfig, hidden: Float[Array, "batch 1 hidden"], dropout: Dropout
 ) -> Float[Array, "batch labels"]:
-    """Logits of the head over the first token; `params` is the whole tree."""
+    """Logits of the head over the first token, which is all of `hidden`; `params` is the whole tree."""
     rate, head = classifier_dropout(config), params["classifier"]
-    x = jnp.tanh(linear(dropout(hidden[:, :1], rate), head["dense"]))
+    x = jnp.tanh(linear(dropout(hidden, rate), head["dense"]))
     return linear(dropout(x, rate), head["out_proj"])[:, 0]

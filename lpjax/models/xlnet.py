@@ -143,8 +143,9 @@ def forward(
     token_type_ids: Int[Array, "batch length"] | None,
     dtype: Any,
     dropout: Dropout,
-) -> Float[Array, "batch length hidden"]:
-    """Hidden states of the last layer; `params` is the base model's tree."""
+    wanted: slice = slice(None),
+) -> Float[Array, "batch wanted hidden"]:
+    """Hidden states of the last layer, of the `wanted` tokens; `params` is the base model's tree."""
     batch, length = input_ids.shape
     if config.bi_data and batch % 2:
         raise ValueError(
@@ -160,10 +161,12 @@ def forward(
         layer = params["layer"][str(i)]
         heads, feed = layer["rel_attn"], layer["ff"]
         context = _attention(heads, x, positions, visible, other, config.n_head, dropout.at(rate))
+        if i == config.n_layer - 1:
+            x, context = x[:, wanted], context[:, wanted]
         x = layer_norm(x + dropout(linear(context, heads["o"]), rate), heads["layer_norm"], eps)
         inner = dropout(activation(linear(x, feed["layer_1"])), rate)
         x = layer_norm(x + dropout(linear(inner, feed["layer_2"]), rate), feed["layer_norm"], eps)
-    return dropout(x, rate)
+    return dropout(x if config.n_layer else x[:, wanted], rate)
 
 
 def _positions(config: XLNetConfig, length: int, dtype: Any) -> Float[Array, "direction two_length d"]:
@@ -220,14 +223,16 @@ def _shift(scores: Float[Array, "batch heads length two_length"]) -> Float[Array
     return moved.reshape(batch, heads, length, columns - 1)[..., :length]
 
 
+def summarized(config: XLNetConfig) -> slice:
+    """The tokens that the head reads."""
+    return {"mean": slice(None), "first": slice(1)}.get(config.summary_type, slice(-1, None))
+
+
 def classify(
     params: Mapping[str, Any], config: XLNetConfig, hidden: Float[Array, "batch length hidden"], dropout: Dropout
 ) -> Float[Array, "batch labels"]:
-    """Logits of the head over the summary; `params` is the whole tree."""
-    if config.summary_type == "mean":
-        x = hidden.mean(1, keepdims=True)  # padding too, as it was trained
-    else:
-        x = hidden[:, :1] if config.summary_type == "first" else hidden[:, -1:]
+    """Logits of the head over the hidden states of `summarized` tokens; `params` is the whole tree."""
+    x = hidden.mean(1, keepdims=True)  # of one token, or of all where the mean is asked for: padding too, as trained
     x = dropout(x, config.summary_first_dropout)
     if config.summary_use_proj:
         x = linear(x, params["sequence_summary"]["summary"])
