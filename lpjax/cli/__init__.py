@@ -12,7 +12,9 @@ from lpjax.cli._common import ALIAS, Misuse, errors
 from lpjax.cli._compress import compress
 from lpjax.cli._evaluate import demo, evaluate
 from lpjax.cli._export import export
+from lpjax.cli._finetune import finetune
 from lpjax.cli._inspect import inspect
+from lpjax.cli._report import report
 
 app = typer.Typer(
     help="Compress transformer checkpoints by robust lp low-rank factorization, and measure what that cost.",
@@ -26,6 +28,8 @@ for command, example in (
     (compress, f"lpjax compress {ALIAS} smaller --layers embeddings --keep 0.72 --method lewis"),
     (export, "lpjax export smaller dense"),
     (evaluate, f"lpjax evaluate smaller --baseline {ALIAS}"),
+    (finetune, f"lpjax finetune {ALIAS} tuned --task sst2"),
+    (report, f"lpjax report smaller --baseline {ALIAS}"),
     (demo, "lpjax demo --out demo"),
 ):
     app.command(epilog=f"Example: [bold]{example}[/]")(command)

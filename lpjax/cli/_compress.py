@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
-from typing import Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -13,6 +14,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from lpjax.cli._common import AsJson, Force, Model, Out, find_model, misuse, progress, split_patterns
+from lpjax.cli._report import print_missing
+
+if TYPE_CHECKING:
+    from lpjax.checkpoint import Checkpoint
 
 
 def compress(
@@ -31,6 +36,9 @@ def compress(
     ] = None,
     num_iters: Annotated[int | None, typer.Option(help="Iteration limit of the method.")] = None,
     tol: Annotated[float | None, typer.Option(help="Tolerance of the method.")] = None,
+    report: Annotated[
+        bool, typer.Option("--report", help="Write OUT/report.html too: what it cost, measured against the dense net.")
+    ] = False,
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
@@ -39,6 +47,7 @@ def compress(
     from lpjax.checkpoint import load_checkpoint, save_checkpoint
     from lpjax.checkpoint._save import check_target
     from lpjax.checkpoint._source import weight_bytes
+    from lpjax.report import RECORD, Record, Step, record_of, record_text, run_record
     from lpjax.select import leaves_with_paths, select_paths
 
     p = p if p is not None else 2.0 if method == "svd" else 1.0
@@ -52,6 +61,7 @@ def compress(
     with misuse():
         check_target(out, checkpoint.source, force)
         select_paths(checkpoint.params, patterns)
+    earlier = record_of(checkpoint).steps
     options: dict[str, Any] = {
         key: value for key, value in (("num_iters", num_iters), ("tol", tol)) if value is not None
     }
@@ -72,9 +82,28 @@ def compress(
         raise ValueError(f"no layer got smaller, so nothing was written: {notes}; ask for a lower --keep or --rank")
     block = {"method": method, "p": p, "steps": _steps(checkpoint.compression, method, p, [r.path for r in fresh])}
     smaller = dataclasses.replace(checkpoint, params=params, compression=block)
-    size = save_checkpoint(smaller, out, overwrite=force)
     before = weight_bytes(checkpoint.source)
     total, left = (sum(leaf.size for _, leaf in leaves_with_paths(tree)) for tree in (checkpoint.params, params))
+    step = Step(
+        model=model,
+        method=method,
+        p=p,
+        keep=keep,
+        rank=rank,
+        options=options,
+        patterns=tuple(patterns),
+        parameters_before=total,
+        parameters_after=left,
+        bytes_before=before,
+        layers=records,
+        **run_record(None),
+    )
+
+    def record(size: int) -> str:
+        return record_text(Record((*earlier, dataclasses.replace(step, bytes_after=size))))
+
+    size = save_checkpoint(smaller, out, overwrite=force, extra_files={RECORD: record})
+    page = _write_page(checkpoint, out, model) if report else None
     result = {
         "model": model,
         "out": str(out),
@@ -86,6 +115,8 @@ def compress(
         "bytes_after": size,
         "layers": [dataclasses.asdict(record) for record in records],
     }
+    if page is not None:
+        result["report"] = str(page)
     if as_json:
         print(json.dumps(result))
         return
@@ -94,6 +125,27 @@ def compress(
     console.print(f"parameters {total / 1e6:.2f} M → {left / 1e6:.2f} M; "
                   f"weights {before / 1e6:.1f} MB → {size / 1e6:.1f} MB; saved in {escape(str(out))}",
                   highlight=False, soft_wrap=True)  # fmt: skip
+    if page is not None:
+        console.print(f"report: {escape(str(page))}", highlight=False, soft_wrap=True)
+
+
+def _write_page(checkpoint: Checkpoint, out: Path, model: str) -> Path:
+    """Write the page of `out`, just made of `checkpoint`, into it; where that is no dense net, by the files alone.
+
+    Raises:
+        ValueError: it can't be written; the checkpoint is there.
+    """
+    from lpjax.checkpoint._load import lowrank_ranks
+    from lpjax.report import PAGE, Baseline, write_report
+
+    dense = None if lowrank_ranks(checkpoint.params) else Baseline(checkpoint, model)
+    try:
+        with progress() as advance:
+            missing = write_report(out / PAGE, [out], baseline=dense, overwrite=True, progress=advance)
+    except (ValueError, OSError) as error:
+        raise ValueError(f"the checkpoint is saved in {out}, but its page could not be written: {error}") from error
+    print_missing(missing)
+    return out / PAGE
 
 
 def _steps(earlier: dict[str, Any] | None, method: str, p: float, paths: list[str]) -> list[dict[str, Any]]:

@@ -1,0 +1,49 @@
+"""The circumstances of a run: what a record tells besides its results."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+_PACKAGES = ("lpjax", "jax", "jaxlib", "numpy", "scipy", "transformers", "safetensors")
+
+
+def run_record(seed: int | None) -> dict[str, Any]:
+    """Seed, versions and machine of this run: what a reader needs to repeat it, and no name of anybody's.
+
+    Args:
+        seed: of what was random, or None where nothing was.
+    """
+    import jax
+
+    versions = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    device = jax.devices()[0]
+    return {
+        "seed": seed,
+        "versions": versions,
+        "machine": {
+            "system": platform.system(),
+            "architecture": platform.machine(),
+            "processor": _processor(),
+            "cores": os.cpu_count(),
+            "device": f"{device.platform}: {device.device_kind}",
+            "devices": jax.device_count(),
+        },
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()

@@ -1,0 +1,86 @@
+"""How long the dense and the factored net take, side by side."""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+
+import jax.numpy as jnp
+import numpy as np
+
+from lpjax.checkpoint import Checkpoint
+from lpjax.models import device_params, encode
+
+SHAPES = ((32, 64), (1, 32))
+"""(texts, tokens) of the batches: many texts, and one."""
+
+_LEAST, _MOST = 5, 40  # runs of each net
+_SECONDS = 2.5  # after which no more runs are begun
+
+
+@dataclasses.dataclass(frozen=True)
+class Latency:
+    """Seconds of one forward pass.
+
+    Attributes:
+        batch, length: texts and tokens of each.
+        dense, factored: of every run, none of them the first.
+    """
+
+    batch: int
+    length: int
+    dense: tuple[float, ...]
+    factored: tuple[float, ...]
+
+    @property
+    def medians(self) -> tuple[float, float]:
+        """Median of the dense and of the factored net."""
+        return statistics.median(self.dense), statistics.median(self.factored)
+
+    @property
+    def ratio(self) -> float:
+        """Time of the factored net as a share of the dense one's."""
+        dense, factored = self.medians
+        return factored / dense
+
+
+def measure_latency(
+    dense: Checkpoint, factored: Checkpoint, *, shapes: Sequence[tuple[int, int]] = SHAPES, seed: int = 0
+) -> list[Latency]:
+    """Time the hidden states of random tokens, float32, compiled before, each run waited for.
+
+    The nets take turns, so that what else the machine does meets both.
+
+    Args:
+        dense, factored: two nets of one config.
+        shapes: (texts, tokens) of each batch; lengths beyond the net's positions are cut to them.
+        seed: of the tokens.
+    """
+    nets = [device_params(net.params, jnp.float32) for net in (dense, factored)]
+    config = dense.config
+    rng = np.random.default_rng(seed)
+    found = []
+    for batch, wanted in shapes:
+        length = min(wanted, config.max_length or wanted)
+        ids = rng.integers(0, config.vocab_size, (batch, length), dtype=np.int32)
+        # RoBERTa takes no position for padding.
+        ids[ids == getattr(config, "pad_token_id", -1)] = config.vocab_size - 1
+        inputs = {"input_ids": jnp.asarray(ids)}
+
+        def run(net: int, inputs: Mapping[str, object] = inputs) -> float:
+            began = time.perf_counter()
+            encode(nets[net], config, inputs).block_until_ready()
+            return time.perf_counter() - began
+
+        for net in (0, 1, 0, 1):  # the first compiles, the second warms up
+            run(net)
+        times: tuple[list[float], list[float]] = ([], [])
+        began = time.perf_counter()
+        while len(times[0]) < _LEAST or (len(times[0]) < _MOST and time.perf_counter() - began < _SECONDS):
+            order = (0, 1) if len(times[0]) % 2 == 0 else (1, 0)
+            for net in order:
+                times[net].append(run(net))
+        found.append(Latency(batch, length, tuple(times[0]), tuple(times[1])))
+    return found

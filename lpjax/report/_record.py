@@ -1,0 +1,209 @@
+"""`lpjax_record.json`: how a compressed checkpoint was made, step by step, beside its weights."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lpjax.checkpoint import Checkpoint
+from lpjax.checkpoint._load import lowrank_ranks
+from lpjax.compress import LayerRecord
+from lpjax.models.names import walk
+from lpjax.report._fields import Fields, RecordError, parse_object, read_text
+
+RECORD = "lpjax_record.json"
+SCHEMA = "lpjax-record/1"
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """One `lpjax compress`. What is not known of an earlier one is None.
+
+    Attributes:
+        model: what was compressed, as the command line named it.
+        method, p, keep, rank, options: of the solver.
+        patterns: which layers were asked for.
+        parameters_before, parameters_after: of the whole net.
+        bytes_before, bytes_after: of the files of weights.
+        layers: what became of each selected leaf; an objective that is not known is NaN.
+        seed, versions, machine: as `run_record` tells them.
+    """
+
+    model: str | None = None
+    method: str | None = None
+    p: float | None = None
+    keep: float | None = None
+    rank: int | None = None
+    options: Mapping[str, float | None] = dataclasses.field(default_factory=dict)
+    patterns: tuple[str, ...] | None = None
+    parameters_before: int | None = None
+    parameters_after: int | None = None
+    bytes_before: int | None = None
+    bytes_after: int | None = None
+    layers: tuple[LayerRecord, ...] = ()
+    seed: int | None = None
+    versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    machine: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """The steps that made a checkpoint, the first one first.
+
+    Attributes:
+        steps: at least one.
+        complete: whether a record was kept; else the steps are what config.json and the weights tell.
+    """
+
+    steps: tuple[Step, ...]
+    complete: bool = True
+
+    @property
+    def source(self) -> str | None:
+        """The dense net, as it was named."""
+        return self.steps[0].model if self.steps else None
+
+    @property
+    def layers(self) -> dict[str, tuple[int, LayerRecord]]:
+        """path -> (step, record) of every leaf that was selected: of the step that factored it, or else the last."""
+        found: dict[str, tuple[int, LayerRecord]] = {}
+        for i, step in enumerate(self.steps):
+            for layer in step.layers:
+                if layer.path not in found or found[layer.path][1].rank is None:
+                    found[layer.path] = (i, layer)
+        return found
+
+    @property
+    def ranks(self) -> dict[str, int]:
+        """Rank of every factored leaf, by path."""
+        return {path: layer.rank for path, (_, layer) in self.layers.items() if layer.rank is not None}
+
+
+def record_text(record: Record) -> str:
+    """`record` as the text of lpjax_record.json; numbers that are not finite become null."""
+    steps = [dataclasses.asdict(step) for step in record.steps]
+    return json.dumps({"schema": SCHEMA, "source": record.source, "steps": _finite(steps)}, indent=2) + "\n"
+
+
+def record_of(checkpoint: Checkpoint) -> Record:
+    """How `checkpoint` was made: by the record in its folder, or without one by what it holds; dense: no steps.
+
+    Raises:
+        RecordError: the record has another schema, or is that of other weights.
+    """
+    ranks = lowrank_ranks(checkpoint.params)
+    if not ranks:
+        return Record(())
+    path = None if checkpoint.source is None else checkpoint.source / RECORD
+    if path is None or not path.exists():
+        return _told(checkpoint, ranks)
+    record = read_record(path)
+    if record.ranks != ranks:
+        differing = dict.fromkeys(name for name, _ in sorted(set(record.ranks.items()) ^ set(ranks.items())))
+        raise RecordError(
+            f"{path} is the record of other weights: the ranks differ at {', '.join([*differing][:5])}; "
+            f"remove it to go on without a record"
+        )
+    return record
+
+
+def read_record(path: Path) -> Record:
+    """The record in a file.
+
+    Raises:
+        RecordError: it is of another schema; names the file and the key.
+    """
+    fields = parse_object(read_text(path), str(path))
+    if fields.data.get("schema") != SCHEMA:
+        raise fields.refuse("schema", f'"{SCHEMA}"')
+    steps = tuple(_read_step(step) for step in fields.objects("steps"))
+    if not steps:
+        raise RecordError(f"{path}: steps is missing or empty; expected a list of at least one object")
+    return Record(steps)
+
+
+def _read_step(fields: Fields) -> Step:
+    return Step(
+        model=fields.text("model"),
+        method=fields.need("method", fields.text("method")),
+        p=fields.number("p"),
+        keep=fields.number("keep"),
+        rank=fields.count("rank", 1),
+        options=fields.numbers("options") or {},
+        patterns=fields.texts("patterns"),
+        parameters_before=fields.count("parameters_before"),
+        parameters_after=fields.count("parameters_after"),
+        bytes_before=fields.count("bytes_before"),
+        bytes_after=fields.count("bytes_after"),
+        layers=tuple(_read_layer(layer) for layer in fields.objects("layers")),
+        seed=fields.count("seed"),
+        versions=fields.plain("versions"),
+        machine=fields.plain("machine"),
+    )
+
+
+def _read_layer(fields: Fields) -> LayerRecord:
+    def number(key: str) -> float:
+        value = fields.number(key)
+        return math.nan if value is None else value
+
+    converged = fields.flag("converged")
+    return LayerRecord(
+        path=fields.need("path", fields.text("path")),
+        shape=fields.need("shape", fields.counts("shape")),
+        rank=fields.count("rank", 1),
+        dense_size=fields.need("dense_size", fields.count("dense_size", 1)),
+        stored_size=fields.need("stored_size", fields.count("stored_size")),
+        objective_entries=number("objective_entries"),
+        objective_rows=number("objective_rows"),
+        bound=fields.number("bound"),
+        num_iters=fields.count("num_iters") or 0,
+        converged=True if converged is None else converged,
+        seconds=number("seconds"),
+        note=fields.text("note") or "",
+    )
+
+
+def _told(checkpoint: Checkpoint, ranks: Mapping[str, int]) -> Record:
+    """The steps as config.json names them, and the layers as they lie in the file."""
+    leaves = dict(walk(checkpoint.params))
+    block = checkpoint.compression or {}
+    past = block.get("steps")
+    past = past if isinstance(past, list) and all(isinstance(step, dict) for step in past) else [block]
+    left = dict(ranks)
+    steps = []
+    for i, step in enumerate(past):
+        paths = step.get("paths")
+        own = [path for path in (paths if isinstance(paths, list) else ranks) if isinstance(path, str) and path in left]
+        if i == len(past) - 1:
+            own = [*left]
+        for path in own:
+            left.pop(path)
+        layers = tuple(_layer_in_file(path, leaves[path]) for path in sorted(own))
+        method, p = step.get("method"), step.get("p")
+        steps.append(
+            Step(
+                method=method if isinstance(method, str) else None,
+                p=float(p) if isinstance(p, int | float) and abs(p) <= 4 else None,
+                layers=layers,
+            )
+        )
+    return Record(tuple(steps), complete=False)
+
+
+def _layer_in_file(path: str, leaf: Any) -> LayerRecord:
+    unknown = math.nan
+    return LayerRecord(path, tuple(leaf.shape), leaf.rank, math.prod(leaf.shape), leaf.size, unknown, unknown,
+                       seconds=unknown)  # fmt: skip
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

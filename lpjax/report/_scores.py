@@ -1,0 +1,56 @@
+"""Scores of nets: functions from a checkpoint to numbers by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from lpjax.checkpoint import Checkpoint
+from lpjax.glue.data import load_sentences, load_stsb
+from lpjax.tokenize import load_tokenizer
+
+Scorer = Callable[[Checkpoint], Mapping[str, float]]
+"""Scores of a net by name, larger is better; called with the dense net and with every run."""
+
+_SENTENCES = 320
+
+
+def fidelity_scorer(dense: Checkpoint, sentences: Sequence[str] | None = None) -> Scorer:
+    """Nearness of a net's embeddings to the dense one's.
+
+    Args:
+        dense: the dense net, whose tokenizer is used for all.
+        sentences: by default 320 of those that every Python has.
+    """
+    from lpjax.evaluate import embed_sentences, fidelity  # late: slow to import, and a table needs none of it
+
+    if sentences is None:
+        every = load_sentences()
+        sentences = every[:: max(1, len(every) // _SENTENCES)][:_SENTENCES]
+    if dense.source is None:
+        raise ValueError("the dense net has no folder to take a tokenizer from")
+    tokenizer = load_tokenizer(dense.source)
+    theirs = embed_sentences(dense, sentences, tokenizer=tokenizer)
+
+    def score(checkpoint: Checkpoint) -> Mapping[str, float]:
+        if checkpoint is dense:
+            return {"fidelity, Spearman": 1.0, "fidelity, cosine": 1.0}
+        found = fidelity(checkpoint, theirs, sentences, tokenizer=tokenizer)
+        return {"fidelity, Spearman": found.spearman, "fidelity, cosine": found.mean_cosine}
+
+    return score
+
+
+def stsb_scorer(dense: Checkpoint, glue: str | Path | None = None) -> Scorer:
+    """Spearman of cosines with the gold scores of STS-B dev, without a head.
+
+    Raises:
+        DataError: STS-B is not found, as `load_stsb`.
+    """
+    from lpjax.evaluate import stsb
+
+    pairs = load_stsb(glue)
+    if dense.source is None:
+        raise ValueError("the dense net has no folder to take a tokenizer from")
+    tokenizer = load_tokenizer(dense.source)
+    return lambda checkpoint: {"STS-B dev, Spearman": stsb(checkpoint, pairs, tokenizer=tokenizer).spearman}
