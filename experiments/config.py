@@ -18,6 +18,7 @@ class Cell:
         net, task: their names.
         model: what is fine-tuned: a folder, a hub id, or a name that `lpjax` knows.
         checkpoint: a checkpoint that is fine-tuned already, so that nothing is trained.
+        start: a task that `model` is fine-tuned on before this one, or None.
         settings: options of `lpjax finetune`.
     """
 
@@ -25,6 +26,7 @@ class Cell:
     task: str
     model: str
     checkpoint: str | None
+    start: str | None
     settings: dict[str, Any]
 
     @property
@@ -57,7 +59,7 @@ def read_grid(path: Path) -> Grid:
 
 
 def read_config(path: Path) -> list[Cell]:
-    """Every net on every task of a config, in its order.
+    """Every net on every task of a config, in its order: the tasks of all nets, and those of its own instead.
 
     Raises:
         ValueError: an unknown task.
@@ -65,8 +67,10 @@ def read_config(path: Path) -> list[Cell]:
     data = tomllib.loads(path.read_text(encoding="utf-8"))
     cells = []
     for net, entry in data["nets"].items():
-        for task, given in entry["tasks"].items():
+        own = entry.get("tasks", {})
+        for task, given in (data.get("tasks", {}) | own).items():
             settings = dict(given)
             checkpoint = settings.pop("checkpoint", None)
-            cells.append(Cell(net, find_task(task).name, entry.get("model", ""), checkpoint, settings))
+            start = settings.pop("start", None)
+            cells.append(Cell(net, find_task(task).name, entry.get("model", ""), checkpoint, start, settings))
     return cells

@@ -20,11 +20,12 @@ from experiments.config import Cell, read_config
 RESULTS = Path(__file__).parent / "results" / "finetune"
 
 
-def arguments(cell: Cell, out: Path) -> list[str]:
+def arguments(cell: Cell, runs: Path) -> list[str]:
     """The command line that fine-tunes one net on one task."""
+    model = cell.model if cell.start is None else str(runs / f"{cell.net}-{cell.start}")
     options: dict[str, Any] = {key: value for key, value in cell.settings.items() if value is not None}
     flags = [part for key, value in options.items() for part in (f"--{key.replace('_', '-')}", str(value))]
-    return ["lpjax", "finetune", cell.model, str(out), "--task", cell.task, *flags, "--resume"]
+    return ["lpjax", "finetune", model, str(runs / cell.name), "--task", cell.task, *flags, "--resume"]
 
 
 def main() -> None:
@@ -37,9 +38,11 @@ def main() -> None:
     for cell in read_config(options.config):
         if options.only and cell.name not in options.only:
             continue
+        if cell.checkpoint is not None:
+            continue  # somebody fine-tuned it
         out = options.runs / cell.name
         if not out.exists():
-            command = arguments(cell, out)
+            command = arguments(cell, options.runs)
             print(shlex.join(command), flush=True)
             subprocess.run([sys.executable, "-m", *command], check=True)
         RESULTS.mkdir(parents=True, exist_ok=True)

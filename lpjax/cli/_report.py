@@ -24,7 +24,8 @@ def report(
         ),
     ],
     baseline: Annotated[
-        str | None, typer.Option(help="The dense net: with it errors, spectra, scores and latency are measured.")
+        str | None,
+        typer.Option(help="The dense net: with it errors, spectra, latency and scores are measured."),
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Page to be written; default: report.html in RUN, if it is one folder, or here.")

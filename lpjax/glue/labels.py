@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lpjax.glue.tasks import Task
+from lpjax.glue.tasks import Task, find_task
 
 # What else the labels are called in checkpoints, in letters and digits alone.
 _ALIASES = {
@@ -79,6 +79,18 @@ def label_config(task: Task) -> dict[str, Any]:
         "problem_type": "regression" if task.is_regression else "single_label_classification",
         "finetuning_task": task.name,
     }
+
+
+def own_task(config_json: Mapping[str, Any] | None) -> Task | None:
+    """The task that a net with a head was fine-tuned on, by its config.json; None where that tells none of GLUE's."""
+    data = config_json or {}
+    classes, task = data.get("architectures"), data.get("finetuning_task")
+    if not isinstance(classes, list) or not any(str(name).endswith("ForSequenceClassification") for name in classes):
+        return None  # a base model that was taken from such a net
+    try:
+        return find_task(task) if isinstance(task, str) else None
+    except ValueError:
+        return None
 
 
 def _names(config: Mapping[str, Any]) -> dict[Any, str] | None:

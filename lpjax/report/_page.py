@@ -12,13 +12,14 @@ from typing import Any
 from lpjax.checkpoint import Checkpoint
 from lpjax.checkpoint._source import weight_bytes
 from lpjax.glue.data import DataError
+from lpjax.glue.labels import own_task
 from lpjax.inspect import LeafRecord
 from lpjax.report._cells import Results, read_results
 from lpjax.report._circumstances import run_record
 from lpjax.report._figures import ERRORS, Drawer
 from lpjax.report._latency import measure_latency
 from lpjax.report._run import Found, Run, check_dense, compare, name_apart, read_run
-from lpjax.report._scores import Scorer, fidelity_scorer, stsb_scorer
+from lpjax.report._scores import Scorer, fidelity_scorer, stsb_scorer, task_scorer
 from lpjax.report._text import FILTERS
 from lpjax.report._write import write_text
 
@@ -70,10 +71,10 @@ def write_report(
         runs: folders that `lpjax compress` wrote, and files of experiments: `results.json` of `lpjax demo`, or JSON
             lines (see `read_results`).
         baseline: the dense net that all folders were made of. With it are measured: errors of each layer in three
-            norms, spectra, fidelity, STS-B where it is found, and latency. Without it the page has what folders and
-            records tell, and says what it lacks.
+            norms, spectra, fidelity, latency, and, where the data is found, the task that the net was fine-tuned on,
+            or else STS-B by embeddings. Without it the page has what folders and records tell, and says what it lacks.
         scorers: further functions from a checkpoint to scores by name, called with the dense net and every folder's.
-        glue: GLUE folder for STS-B; by default as `load_stsb` looks for it.
+        glue: GLUE folder; by default as `load_examples` looks for it.
         latency: whether to time the nets.
         overwrite: replace `out` if it is there.
         progress: called with (steps done, steps in all, what is next).
@@ -152,8 +153,11 @@ def _measure(
         run.dense_bytes = weight_bytes(net.source) or run.dense_bytes
     advance("scores of the dense net")
     chosen = list(scorers)
+    task = own_task(net.config_json)
     for what, make in (
-        ("STS-B", functools.partial(stsb_scorer, net, glue)),
+        ("STS-B", functools.partial(stsb_scorer, net, glue))
+        if task is None
+        else (task.title, functools.partial(task_scorer, net, task, glue)),
         ("Fidelity", functools.partial(fidelity_scorer, net)),
     ):
         try:

@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from lpjax.checkpoint import Checkpoint
-from lpjax.glue.data import load_sentences, load_stsb
+from lpjax.glue.data import load_examples, load_sentences, load_stsb
+from lpjax.glue.tasks import Task
 from lpjax.tokenize import load_tokenizer
 
 Scorer = Callable[[Checkpoint], Mapping[str, float]]
@@ -54,3 +55,20 @@ def stsb_scorer(dense: Checkpoint, glue: str | Path | None = None) -> Scorer:
         raise ValueError("the dense net has no folder to take a tokenizer from")
     tokenizer = load_tokenizer(dense.source)
     return lambda checkpoint: {"STS-B dev, Spearman": stsb(checkpoint, pairs, tokenizer=tokenizer).spearman}
+
+
+def task_scorer(dense: Checkpoint, task: Task, glue: str | Path | None = None) -> Scorer:
+    """GLUE's metrics of the dev split of a task, for nets with a head for it.
+
+    Raises:
+        DataError: the task is not found, as `load_examples`.
+    """
+    from lpjax.glue.evaluate import evaluate_task, prepare
+
+    prepared = prepare(dense, load_examples(task, "validation", glue))
+
+    def score(checkpoint: Checkpoint) -> Mapping[str, float]:
+        metrics = evaluate_task(checkpoint, prepared).metrics
+        return {f"{task.title} dev, {name}": value for name, value in metrics.items()}
+
+    return score

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -12,9 +13,12 @@ import pytest
 
 import lpjax
 from lpjax.evaluate import fidelity
+from lpjax.glue import Examples, find_task, label_config
 from lpjax.glue.data import load_sentences
+from lpjax.models.head import with_head
 from lpjax.report import Baseline, _page, write_report
 from lpjax.select import leaves_with_paths
+from lpjax.tokenize import load_tokenizer
 from tests.report.pages import Page, check_self_contained
 
 pytestmark = pytest.mark.filterwarnings("default")
@@ -167,6 +171,34 @@ def test_scores_of_others_have_a_column_and_a_chart(small, folder, tmp_path):
     page = Page(tmp_path / "page.html")
     assert [row[5][1] for row in page.table("scores")] == [[0.91], [0.875]]
     assert page.source.count('aria-label="score against compression"') == 3
+
+
+def test_a_fine_tuned_net_is_scored_on_its_own_task(folder, tmp_path, monkeypatch):
+    """By its head, against the accuracy of `classify` one text at a time."""
+    task = find_task("sst2")
+    base = lpjax.load_checkpoint(folder)
+    params, _ = with_head(base.params, base.config, 2, seed=1)
+    told = {"architectures": ["BertForSequenceClassification"], **label_config(task)}
+    tuned = dataclasses.replace(base, params=params, config_json={**(base.config_json or {}), **told})
+    lpjax.save_checkpoint(tuned, tmp_path / "tuned")
+    texts, labels = ["a b c", "d", "e f", "g h i j", "a a a"], np.array([1, 0, 1, 1, 0])
+    examples = Examples(task, "validation", texts, None, labels, "here", False)
+    monkeypatch.setattr("lpjax.report._scores.load_examples", lambda *_: examples)
+
+    small = lpjax.compress(params, select="encoder", keep=0.3, solver="svd").params
+    lpjax.save_checkpoint(dataclasses.replace(tuned, params=small), tmp_path / "small")
+    dense = Baseline(lpjax.load_checkpoint(tmp_path / "tuned"), "dense")
+    write_report(tmp_path / "page.html", [tmp_path / "small"], baseline=dense, latency=False)
+
+    tokenizer = load_tokenizer(folder)
+    expected = []
+    for tree in (params, small):
+        batches = [{"input_ids": np.asarray([tokenizer(text)["input_ids"]], np.int32)} for text in texts]
+        guesses = [int(np.argmax(lpjax.classify(tree, base.config, batch)[0])) for batch in batches]
+        expected.append(round(float(np.mean(guesses == labels)), 4))
+    page = Page(tmp_path / "page.html")
+    assert "SST-2 dev, accuracy" in page.source
+    assert [row[5][1] for row in page.table("scores")] == [[one] for one in expected]
 
 
 def test_latency_is_told_for_both_nets(small, folder, tmp_path, monkeypatch):
