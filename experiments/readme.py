@@ -2,14 +2,18 @@
 
 `make demo` writes demo/results.json, of which experiments/results/demo.json is a copy; `make bench` writes
 benchmarks/results/solvers.json; `python -m experiments.parity` and `python -m experiments.full_size` write to
-experiments/results. Nothing in the tables is typed by hand.
+experiments/results, as do the commands of the GLUE experiment, whose tables `experiments.glue_results` makes. Nothing
+in the tables is typed by hand.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from experiments import glue_results
 
 ROOT = Path(__file__).parents[1]
 _COLUMNS = [("embeddings", 0.72), ("embeddings", 0.4), ("encoder", 0.75)]
@@ -81,24 +85,28 @@ def full_size_table(record: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-TABLES = {
-    "demo": (demo_table, "experiments/results/demo.json"),
-    "solvers": (solvers_table, "benchmarks/results/solvers.json"),
-    "parity": (parity_table, "experiments/results/parity.json"),
-    "full size": (full_size_table, "experiments/results/full_size.json"),
+def _from(path: str, table: Callable[[dict[str, Any]], str]) -> Callable[[], str]:
+    return lambda: table(json.loads((ROOT / path).read_text(encoding="utf-8")))
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "demo": _from("experiments/results/demo.json", demo_table),
+    "solvers": _from("benchmarks/results/solvers.json", solvers_table),
+    "parity": _from("experiments/results/parity.json", parity_table),
+    "full size": _from("experiments/results/full_size.json", full_size_table),
+    "finetune": glue_results.finetune_table,
 }
 DOCUMENTS = (ROOT / "README.md", ROOT / "experiments" / "README.md")
 
 
 def render(text: str) -> str:
     """A document with its tables put between their marks."""
-    for mark, (table, path) in TABLES.items():
+    for mark, table in TABLES.items():
         if f"<!-- {mark} -->" not in text:
             continue
         before, rest = text.split(f"<!-- {mark} -->\n")
         _, after = rest.split(f"<!-- /{mark} -->")
-        record = json.loads((ROOT / path).read_text(encoding="utf-8"))
-        text = f"{before}<!-- {mark} -->\n{table(record)}\n<!-- /{mark} -->{after}"
+        text = f"{before}<!-- {mark} -->\n{table()}\n<!-- /{mark} -->{after}"
     return text
 
 

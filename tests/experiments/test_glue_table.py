@@ -1,0 +1,168 @@
+"""The experiment on a tiny net: cells are computed once, survive a kill, and come out the same again."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import lpjax
+from experiments import glue_results, glue_table
+from experiments.config import read_config, read_grid
+from lpjax.glue import find_task, label_config
+from lpjax.glue.data import load_examples
+from lpjax.models.head import with_head
+
+GRID = """
+[grid]
+layers = ["embeddings", "encoder", "both"]
+compressions = [40]
+
+[grid.methods]
+svd = [2]
+lewis = [1, 1.5]
+
+[grid.options]
+lewis = { num_iters = 3 }
+
+[nets.tiny.tasks.sst2]
+checkpoint = "%s"
+train_split = "train_subset"
+eval_split = "heldout_subset"
+hold_out = 6
+"""
+
+
+@pytest.fixture
+def config(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A config of one fine-tuned net on a GLUE folder of a few rows; its records go to tmp_path."""
+    base = lpjax.load_checkpoint(folder)
+    params, _ = with_head(base.params, base.config, 2, seed=3)
+    told = {"architectures": ["BertForSequenceClassification"], **label_config(find_task("sst2"))}
+    tuned = dataclasses.replace(base, params=params, config_json={**(base.config_json or {}), **told})
+    lpjax.save_checkpoint(tuned, tmp_path / "tuned")
+    rng = np.random.default_rng(0)
+    (tmp_path / "glue" / "SST-2").mkdir(parents=True)
+    for split, rows in (("train_subset", 30), ("heldout_subset", 25)):
+        lines = [f"{' '.join(rng.choice(list('abcdefghij'), 1 + i % 9))}\t{i % 2}" for i in range(rows)]
+        (tmp_path / "glue" / "SST-2" / f"{split}.tsv").write_text("\n".join(["sentence\tlabel", *lines]) + "\n")
+    monkeypatch.setenv("LPJAX_GLUE_DIR", str(tmp_path / "glue"))
+    monkeypatch.setattr(glue_table, "RESULTS", tmp_path / "results")
+    path = tmp_path / "tiny.toml"
+    path.write_text(GRID % (tmp_path / "tuned"))
+    return path
+
+
+def run(config: Path, *options: str, monkeypatch: pytest.MonkeyPatch) -> int:
+    monkeypatch.setattr(sys, "argv", ["glue_table", str(config), "--runs", str(config.parent), *options])
+    return glue_table.main()
+
+
+def scores(path: Path) -> list[tuple]:
+    """What must come out the same again: all but times."""
+    found = [json.loads(line) for line in path.read_text().splitlines()]
+    return [tuple((k, json.dumps(v)) for k, v in one.items() if not k.startswith("seconds")) for one in found]
+
+
+class Killed(BaseException):
+    pass
+
+
+def test_a_killed_run_loses_one_cell_and_ends_the_same(config, tmp_path, monkeypatch, capsys):
+    path = tmp_path / "results" / "tiny-sst2.jsonl"
+    assert run(config, monkeypatch=monkeypatch) == 0
+    whole = scores(path)
+    assert len(whole) == 1 + 3 * 3
+    path.unlink()
+
+    computed = []
+    original = glue_table.Bench.compute
+
+    def compute(bench, key):
+        computed.append(key)
+        if len(computed) == 5:
+            raise Killed
+        return original(bench, key)
+
+    monkeypatch.setattr(glue_table.Bench, "compute", compute)
+    with pytest.raises(Killed):
+        run(config, monkeypatch=monkeypatch)
+    assert scores(path) == whole[:4]
+    with path.open("a") as file:
+        file.write('{"net": "tiny", "ta')  # the kill came while a line was written
+    assert run(config, monkeypatch=monkeypatch) == 0
+    assert scores(path) == whole
+    assert len(computed) == 10 + 1  # the cell that was lost, twice
+    assert run(config, monkeypatch=monkeypatch) == 0
+    assert len(computed) == 11
+
+
+def test_one_cell_is_made_again_and_compared(config, tmp_path, monkeypatch, capsys):
+    cell = "tiny-sst2/encoder/40/lewis/1.5"
+    assert run(config, "--cell", cell, monkeypatch=monkeypatch) == 0
+    assert "not on record yet" in capsys.readouterr().out
+    assert run(config, "--method", "lewis", "--layers", "encoder", monkeypatch=monkeypatch) == 0
+    path = tmp_path / "results" / "tiny-sst2.jsonl"
+    assert len(scores(path)) == 3
+    assert run(config, "--cell", cell, monkeypatch=monkeypatch) == 0
+    assert "the same" in capsys.readouterr().out
+    path.write_text(path.read_text().replace('"accuracy": 0', '"accuracy": 7'))
+    assert run(config, "--cell", cell, monkeypatch=monkeypatch) == 1
+    assert "NOT the same" in capsys.readouterr().out
+    assert run(config, "--cell", "tiny-sst2/encoder/41/lewis/1", monkeypatch=monkeypatch) == 2
+
+
+def test_a_cell_is_what_compress_and_evaluate_give(config, tmp_path, monkeypatch):
+    """Also the one of both, which is put together from the factors of the two others."""
+    cell, grid = read_config(config)[0], read_grid(config)
+    bench = glue_table.Bench(cell, grid, cell.checkpoint or "")
+    dense = bench.compute(glue_table.DENSE)
+    keys = [glue_table.Key(layers, 40, "lewis", 1.5) for layers in ("embeddings", "encoder", "both")]
+    found = [bench.compute(key) for key in keys]
+    checkpoint = lpjax.load_checkpoint(tmp_path / "tuned")
+    for key, record in zip(keys, found, strict=True):
+        select = ["embeddings", "encoder"] if key.layers == "both" else key.layers
+        params, records = lpjax.compress(checkpoint.params, select=select, keep=0.6, solver="lewis", p=1.5, num_iters=3)
+        small = dataclasses.replace(checkpoint, params=params)
+        expected = lpjax.glue.evaluate.evaluate_task(small, load_examples("sst2", "heldout_subset"))
+        assert record["metrics"] == expected.metrics
+        assert record["factored"] == sum(one.rank is not None for one in records)
+        assert record["parameters"] < dense["parameters"] == record["parameters_dense"]
+    assert found[0]["held_out_rows"] == 6
+    assert not found[0]["complete"]
+
+
+def test_p_is_chosen_without_a_look_at_dev():
+    def cell(p: float, held: float, dev: float) -> dict:
+        return {"p": p, "held_out": {"accuracy": held}, "metrics": {"accuracy": dev}}
+
+    chosen = glue_results.choose_p([cell(1, 0.7, 0.9), cell(1.5, 0.8, 0.1), cell(2, 0.8, 0.95)])
+    assert chosen is not None
+    assert chosen["p"] == 1.5
+    assert glue_results.choose_p([{"p": 1.0, "held_out": None, "metrics": {"accuracy": 1.0}}]) is None
+
+
+def test_a_mean_is_over_all_tasks_or_there_is_none():
+    def record(method: str, p: float, value: float) -> dict:
+        place = {"layers": "encoder", "compression": 40, "method": method, "p": p}
+        return place | {"metrics": {"accuracy": value}, "held_out": {"accuracy": value}}
+
+    found = {
+        "sst2": [record("dense", 2, 0.9), record("svd", 2, 0.8), record("lewis", 1, 0.85)],
+        "rte": [record("dense", 2, 0.6), record("svd", 2, 0.59)],
+    }
+    assert glue_results.mean_change(found, "encoder", 40, "svd", 2.0) == pytest.approx(-5.5)
+    assert glue_results.mean_change(found, "encoder", 40, "lewis", 1.0) is None
+
+
+@pytest.mark.parametrize("name", ["minilm", "small", "full_size"])
+def test_configs_are_read(name):
+    path = Path(glue_table.__file__).parent / "configs" / f"{name}.toml"
+    cells, grid = read_config(path), read_grid(path)
+    assert len({cell.name for cell in cells}) == len(cells) == {"minilm": 9, "small": 3, "full_size": 36}[name]
+    assert len(list(glue_table.keys(grid))) == 1 + 3 * 6 * 16
+    assert all(cell.model or cell.checkpoint for cell in cells)
