@@ -74,7 +74,7 @@ def tokenize(
             for the special tokens, or ids or segments that the net does not have.
     """
     texts = [first] if second is None else [first, second]
-    if not first or not all(isinstance(text, str) for part in texts if not isinstance(part, str) for text in part):
+    if not first or any(isinstance(part, str) or not all(isinstance(text, str) for text in part) for part in texts):
         raise ValueError("`sentences` is empty or holds something that is no string; expected a list of strings")
     if second is not None and len(second) != len(first):
         raise ValueError(f"there are {len(first)} first texts and {len(second)} second ones; expected pairs")

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from lpjax.cli._common import ALIAS, AsJson, Glue, Model, find_model, misuse, progress
@@ -24,7 +25,8 @@ def evaluate(
     split: Annotated[str, typer.Option(help="Split of the task.")] = "validation",
     glue: Glue = None,
     text: Annotated[
-        Path | None, typer.Option(help="Text for the comparison, one sentence a line; default: Python's own reference.")
+        Path | None,
+        typer.Option(help="Text to compare embeddings on, one sentence a line; default: Python's own reference."),
     ] = None,
     dtype: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
     batch_size: Annotated[int, typer.Option(help="Sentences in a batch.")] = 32,
@@ -32,9 +34,10 @@ def evaluate(
 ) -> None:
     """Score a checkpoint: on a GLUE task if it has a head, else on STS-B by embeddings and against the dense net."""
     from lpjax.checkpoint import load_checkpoint
+    from lpjax.checkpoint._files import CONFIG, read_object
     from lpjax.evaluate import fidelity, stsb
-    from lpjax.glue.data import DataError, load_examples, load_sentences, load_stsb
-    from lpjax.glue.evaluate import evaluate_task
+    from lpjax.glue.data import DataError, load_sentences, load_stsb
+    from lpjax.glue.labels import own_task
     from lpjax.glue.tasks import find_task
 
     with misuse():
@@ -45,25 +48,15 @@ def evaluate(
         folder = find_model(model)
         dense_folder = None if baseline is None else find_model(baseline)
         chosen = None if task is None else find_task(task)
+        if chosen is not None and text is not None:
+            raise ValueError("--text is for embeddings and --task for a head; expected only one of the two")
         sentences = load_sentences(text)
-    chosen = chosen or _own_task(folder)
+    if chosen is None and text is None:
+        chosen = own_task(read_object(folder / CONFIG))
     if chosen is not None:
-        examples = load_examples(chosen, split, glue)
-        result = {"model": model, "dtype": dtype, "result": None}
-        with progress() as advance:
-            for key, name, where in (("result", model, folder), ("baseline_result", baseline, dense_folder)):
-                if where is None:
-                    continue
-                found = evaluate_task(
-                    load_checkpoint(where),
-                    examples,
-                    dtype=dtype,
-                    batch_size=batch_size,
-                    progress=lambda done, total: advance(done, total, chosen.title),
-                )
-                result[key] = dataclasses.asdict(found)
-                if key == "baseline_result":
-                    result["baseline"] = name
+        nets = {"result": folder} | ({} if dense_folder is None else {"baseline_result": dense_folder})
+        result = {"model": model, "dtype": dtype} | ({} if baseline is None else {"baseline": baseline})
+        result |= _score_task(chosen, split, glue, nets, {"dtype": dtype, "batch_size": batch_size})
         if as_json:
             print(json.dumps(result))
         else:
@@ -120,20 +113,31 @@ def demo(
     run_demo(out, model=folder, glue=glue)
 
 
-def _own_task(folder: Path) -> Any:
-    """The task in the config.json of a net that was fine-tuned on one."""
-    from lpjax.checkpoint._files import CONFIG, read_object
-    from lpjax.glue.tasks import TASKS
+def _score_task(task: Any, split: str, glue: Path | None, nets: dict[str, Path], options: dict[str, Any]) -> Any:
+    """Scores of each of `nets`, under its key."""
+    from lpjax.checkpoint import load_checkpoint
+    from lpjax.glue.data import load_examples
+    from lpjax.glue.evaluate import evaluate_task
 
-    task = read_object(folder / CONFIG).get("finetuning_task")
-    return TASKS.get(task) if isinstance(task, str) else None
+    examples = load_examples(task, split, glue)
+    found = {}
+    with progress() as advance:
+
+        def report(done: int, total: int) -> None:
+            advance(done, total, task.title)
+
+        for key, folder in nets.items():
+            net = load_checkpoint(folder)
+            found[key] = dataclasses.asdict(evaluate_task(net, examples, progress=report, **options))
+    return found
 
 
 def _print_task(result: dict[str, Any], task: Any) -> None:
     found, dense = result["result"], result.get("baseline_result")
-    table = Table(title=f"{task.title}, {found['split']}, {found['rows']} rows", title_justify="left")
+    title = f"{task.title}, {escape(found['split'])}, {found['rows']} rows"
+    table = Table(title=title, title_justify="left")
     for heading in ("score", result["model"], *([result["baseline"]] if dense else [])):
-        table.add_column(heading, justify="left" if heading == "score" else "right", overflow="fold")
+        table.add_column(escape(heading), justify="left" if heading == "score" else "right", overflow="fold")
     for name in task.metrics:
         table.add_row(name, *(f"{one['metrics'][name]:.4f}" for one in (found, dense) if one))
     table.add_row("tokens a second", *(f"{one['tokens_per_second']:,.0f}" for one in (found, dense) if one))

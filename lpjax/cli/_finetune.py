@@ -34,15 +34,16 @@ def finetune(
     weight_decay: Annotated[float, typer.Option(help="Of AdamW; not for biases and normalization.")] = 0.01,
     clip: Annotated[float, typer.Option(help="Largest norm of a gradient.")] = 1.0,
     dtype: Annotated[str, typer.Option(help="float32 or bfloat16, of the computation.")] = "float32",
-    max_length: Annotated[int, typer.Option(help="Tokens that a text or pair is cut off at.")] = 128,
+    max_length: Annotated[int, typer.Option(help="Most tokens of a text or pair, as far as the net has them.")] = 128,
     eval_every: Annotated[int | None, typer.Option(help="Updates between evaluations; default: an epoch.")] = None,
     patience: Annotated[int | None, typer.Option(help="Stop after so many evaluations without a better score.")] = None,
     seed: Annotated[int, typer.Option(help="Of head, order and dropout.")] = 0,
+    save_every: Annotated[float, typer.Option(help="Seconds between snapshots, which --resume goes on from.")] = 60,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was interrupted.")] = False,
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
-    """Fine-tune a checkpoint, dense or compressed, on a GLUE task, and save its best evaluation."""
+    """Fine-tune a checkpoint, dense or compressed, on a GLUE task, and save its best evaluation, in float32."""
     from lpjax.checkpoint import load_checkpoint, save_checkpoint
     from lpjax.checkpoint._save import check_target
     from lpjax.glue import find_task, load_examples
@@ -50,9 +51,8 @@ def finetune(
     from lpjax.glue.finetune import finetune as run
     from lpjax.glue.split import first_rows
     from lpjax.glue.split import hold_out as leave_out
-    from lpjax.report import run_record
+    from lpjax.report import RECORD, record_of, record_text, run_record
 
-    snapshot = out.with_name(f"{out.name}.finetune.safetensors")
     with misuse():
         settings = Settings(
             epochs=epochs,
@@ -69,7 +69,8 @@ def finetune(
             seed=seed,
         )
         chosen = find_task(task)
-        check_target(out, None, force)
+        target = check_target(out, None, force)
+        snapshot = target.with_name(f"{target.name}.finetune.safetensors")
         if snapshot.exists() and not (resume or force):
             raise ValueError(f"{snapshot} is left of a run that was interrupted; --resume goes on, --force starts over")
         folder = find_model(model)
@@ -83,7 +84,7 @@ def finetune(
     if force and not resume:
         snapshot.unlink(missing_ok=True)
     with progress() as advance:
-        found = run(checkpoint, train, dev, settings, snapshot=snapshot, progress=advance)
+        found = run(checkpoint, train, dev, settings, snapshot=snapshot, save_every=save_every, progress=advance)
     record: dict[str, Any] = {
         "model": model,
         "task": chosen.name,
@@ -99,13 +100,16 @@ def finetune(
         **run_record(seed),
     }
     text = json.dumps(record, indent=2) + "\n"
-    save_checkpoint(found.checkpoint, out, overwrite=force, extra_files={"finetune.json": text})
+    files = {"finetune.json": text}
+    if checkpoint.compression is not None:
+        files[RECORD] = record_text(record_of(checkpoint))  # of a compressed net, how it became so
+    save_checkpoint(found.checkpoint, out, overwrite=force, extra_files=files)
     snapshot.unlink(missing_ok=True)
     if as_json:
         print(json.dumps(record | {"out": str(out)}))
         return
     metrics = chosen.metrics
-    table = Table(title=f"{chosen.title}, {dev.split}, {len(dev.labels)} rows", title_justify="left")
+    table = Table(title=f"{chosen.title}, {escape(dev.split)}, {len(dev.labels)} rows", title_justify="left")
     for heading in ("update", "epoch", "training loss", *metrics):
         table.add_column(heading, justify="right")
     for entry in found.curve:
@@ -114,7 +118,7 @@ def finetune(
         table.add_row(str(entry["step"]), f"{entry['epoch']:.1f}", *numbers, style=style)
     console = Console()
     console.print(table)
-    note = "" if dev.complete else f"; {dev.split} is a subset: no GLUE score"
+    note = "" if dev.complete else f"; {escape(dev.split)} is a subset: no GLUE score"
     console.print(
         f"saved in {escape(str(out))} as of update {found.best['step']}{note}", highlight=False, soft_wrap=True
     )

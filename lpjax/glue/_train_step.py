@@ -12,7 +12,10 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float
 
+from lpjax.lowrank import is_lowrank
 from lpjax.models import ModelConfig, classify
+from lpjax.models.layers import at_least_float32
+from lpjax.models.names import FACTORS
 
 Params = dict[str, Any]
 
@@ -40,13 +43,25 @@ class Schedule(NamedTuple):
         return self.peak * (self.total_steps - step) / (self.total_steps - self.warmup_steps)
 
 
+def begin(params: Params, optimizer: optax.GradientTransformation) -> TrainState:
+    """The state to begin with."""
+    return TrainState(params, optimizer.init(_as_dicts(params)))
+
+
+def _as_dicts(tree: Any) -> Any:
+    """`tree` with {"left", "right"} for each `LowRank`: optimizers put what is no matrix in the place of leaves."""
+
+    def plain(leaf: Any) -> Any:
+        return {name: getattr(leaf, name) for name in FACTORS} if is_lowrank(leaf) else leaf
+
+    return jax.tree.map(plain, tree, is_leaf=is_lowrank)
+
+
 def decays(params: Mapping[str, Any]) -> Any:
     """Which leaves weight decay is for: all but biases and the scales of layer normalization."""
 
     def decay(path: tuple[Any, ...], _: Any) -> bool:
-        # The factors of a `LowRank` are attributes below the name of their weight.
-        names = [key.key for key in path if isinstance(key, jax.tree_util.DictKey)]
-        return names[-1] not in _NO_DECAY
+        return path[-1].key not in _NO_DECAY
 
     return jax.tree_util.tree_map_with_path(decay, params)
 
@@ -101,7 +116,7 @@ def train_step(
     whole batch.
 
     Args:
-        state: is consumed.
+        state: is consumed; `begin` makes the first.
         inputs: of `classify`, each (parts, rows, length).
         labels: label numbers or scores.
         weights: 1 for an example, 0 for padding.
@@ -122,9 +137,12 @@ def train_step(
         def add(so_far: Any, one: Any) -> tuple[Any, None]:
             return jax.tree.map(jnp.add, so_far, part(one)), None
 
-        zero = (jnp.zeros((), jnp.float32), jax.tree.map(jnp.zeros_like, state.params))
+        zero = (jnp.zeros((), at_least_float32(dtype)), jax.tree.map(jnp.zeros_like, state.params))
         (loss, grads), _ = jax.lax.scan(add, zero, parts)
     total = jnp.sum(weights)
-    updates, moments = optimizer.update(jax.tree.map(lambda g: g / total, grads), state.moments, state.params)
-    updates = jax.tree.map(lambda update: -rate * update, updates)
-    return TrainState(optax.apply_updates(state.params, updates), moments), loss / total  # pyright: ignore
+    grads = jax.tree.map(lambda g: g / total, grads)
+    with jax.numpy_dtype_promotion("standard"):  # optax counts on it, whatever the caller has set
+        updates, moments = optimizer.update(_as_dicts(grads), state.moments, _as_dicts(state.params))
+    leaves, structure = jax.tree.flatten(state.params)
+    moved = [leaf - rate * update for leaf, update in zip(leaves, jax.tree.leaves(updates), strict=True)]
+    return TrainState(jax.tree.unflatten(structure, moved), moments), loss / total

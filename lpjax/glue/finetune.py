@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 from lpjax.batching import Batch, Tokens, by_rows, collate, data_mesh, replicated, round_up, shuffled, spread
 from lpjax.checkpoint import Checkpoint
 from lpjax.glue._train_state import Log, load_state, save_state
-from lpjax.glue._train_step import Params, Schedule, TrainState, make_optimizer, train_step
+from lpjax.glue._train_step import Params, Schedule, begin, make_optimizer, train_step
 from lpjax.glue.data import Examples
 from lpjax.glue.evaluate import MAX_LENGTH, predict, prepare, to_predictions
 from lpjax.glue.labels import label_config, label_order
@@ -129,9 +129,10 @@ def finetune(
 ) -> Finetuned:
     """Fine-tune a net on a task by AdamW, and keep the weights of the best evaluation.
 
-    A base model gets a fresh head, of which `with_head` tells; so does a net whose head has the labels of another task.
-    A head of this task keeps its order of labels. Factored weights stay factored: their factors are trained. Two runs of the same settings, on the same machine and number of devices, give the same weights, also where
-    one was interrupted: order, dropout and head follow from the seed and the number of the update alone.
+    A base model gets a fresh head, of which `with_head` tells, and so does a net whose head has the labels of another
+    task; a head of this task keeps its order of labels. Factored weights stay factored: their factors are trained. Two
+    runs of the same settings, on the same machine and number of devices, give the same weights, also where one was
+    interrupted: order, dropout and head follow from the seed and the number of the update alone.
 
     Args:
         checkpoint: the net, dense or factored.
@@ -172,7 +173,7 @@ def finetune(
     schedule = Schedule(settings.learning_rate, min(round(settings.warmup * total), total - 1), total)
 
     params = device_params(params, jnp.float32)
-    state = TrainState(params, optimizer.init(params))
+    state = begin(params, optimizer)
     best: Params = jax.device_get(params)
     log = Log(_about(checkpoint, train, dev, settings))
     if snapshot is not None and Path(snapshot).exists():
