@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import experiments.glue_results as glue_results
+import experiments.glue_table as glue_table
 import lpjax
-from experiments import glue_results, glue_table
 from experiments.config import read_config, read_grid
 from lpjax.glue import find_task, label_config
 from lpjax.glue.data import load_examples
