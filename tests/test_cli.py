@@ -274,5 +274,5 @@ def test_version_and_help():
 
     assert call("--version").stdout.strip() == f"lpjax {lpjax.__version__}"
     assert "compress" in call("--help").stdout
-    for command in ("inspect", "compress", "export", "evaluate", "demo"):
+    for command in ("inspect", "compress", "export", "evaluate", "finetune", "report", "demo"):
         assert f"lpjax {command}" in call(command, "--help").stdout.split("Example:")[1]

@@ -30,6 +30,10 @@ def evaluate(
     ] = None,
     dtype: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
     batch_size: Annotated[int, typer.Option(help="Sentences in a batch.")] = 32,
+    max_length: Annotated[
+        int | None,
+        typer.Option(help="Tokens that texts are cut off at; default: 128 for a task, else what the net says."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Score a checkpoint: on a GLUE task if it has a head, else on STS-B by embeddings and against the dense net."""
@@ -45,18 +49,21 @@ def evaluate(
             raise ValueError(f"--dtype is {dtype!r}; expected float32 or bfloat16")
         if batch_size < 1:
             raise ValueError(f"--batch-size is {batch_size}; expected 1 or more")
+        if max_length is not None and max_length < 3:
+            raise ValueError(f"--max-length is {max_length}; expected 3 or more")
         folder = find_model(model)
         dense_folder = None if baseline is None else find_model(baseline)
         chosen = None if task is None else find_task(task)
         if chosen is not None and text is not None:
             raise ValueError("--text is for embeddings and --task for a head; expected only one of the two")
         sentences = load_sentences(text)
+    options: dict[str, Any] = {"dtype": dtype, "batch_size": batch_size, "max_length": max_length}
     if chosen is None and text is None:
         chosen = own_task(read_object(folder / CONFIG))
     if chosen is not None:
         nets = {"result": folder} | ({} if dense_folder is None else {"baseline_result": dense_folder})
         result = {"model": model, "dtype": dtype} | ({} if baseline is None else {"baseline": baseline})
-        result |= _score_task(chosen, split, glue, nets, {"dtype": dtype, "batch_size": batch_size})
+        result |= _score_task(chosen, split, glue, nets, options)
         if as_json:
             print(json.dumps(result))
         else:
@@ -75,7 +82,6 @@ def evaluate(
         pairs = None
         result["stsb_missing"] = str(error)
     checkpoint = load_checkpoint(folder)
-    options: dict[str, Any] = {"dtype": dtype, "batch_size": batch_size}
     with progress() as advance:
 
         def report(what: str) -> Any:
