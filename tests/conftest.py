@@ -24,6 +24,13 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 
+@pytest.fixture(autouse=True, scope="module")
+def free_compiled() -> Iterator[None]:
+    """Every compiled function takes memory maps, of which a process may have but 65,530; one has thousands in all."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture
 def x64() -> Iterator[None]:
     """Double precision for one test."""
