@@ -31,6 +31,14 @@ def free_compiled() -> Iterator[None]:
     jax.clear_caches()
 
 
+@pytest.fixture(scope="module")
+def quick_compilations() -> Iterator[None]:
+    """For modules of tests whose tiny nets compile for longer than they run."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 @pytest.fixture
 def x64() -> Iterator[None]:
     """Double precision for one test."""

@@ -11,7 +11,6 @@ import sys
 import time
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 from safetensors import safe_open
@@ -22,18 +21,10 @@ from lpjax.models.names import walk
 from tests.conftest import Command
 from tests.glue.test_evaluate import base_net
 
-pytestmark = pytest.mark.filterwarnings("default")
+pytestmark = [pytest.mark.filterwarnings("default"), pytest.mark.usefixtures("quick_compilations")]
 
 SPLITS = ["--train-split", "train_subset", "--eval-split", "heldout_subset"]
 FEW = ["--epochs", 4, "--batch-size", 8, "--lr", 0.01, "--eval-every", 5]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quick_compilations():
-    """Tiny nets compile for longer than they run."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture

@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
@@ -39,8 +41,9 @@ hold_out = 6
 
 
 @pytest.fixture
-def config(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def config(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A config of one fine-tuned net on a GLUE folder of a few rows; its records go to tmp_path."""
+    cache = jax.config.jax_compilation_cache_dir  # pyright: ignore[reportAttributeAccessIssue]
     base = lpjax.load_checkpoint(folder)
     params, _ = with_head(base.params, base.config, 2, seed=3)
     told = {"architectures": ["BertForSequenceClassification"], **label_config(find_task("sst2"))}
@@ -55,7 +58,8 @@ def config(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     monkeypatch.setattr(glue_table, "RESULTS", tmp_path / "results")
     path = tmp_path / "tiny.toml"
     path.write_text(GRID % (tmp_path / "tuned"))
-    return path
+    yield path
+    jax.config.update("jax_compilation_cache_dir", cache)  # which the command sets, for this process
 
 
 def run(config: Path, *options: str, monkeypatch: pytest.MonkeyPatch) -> int:

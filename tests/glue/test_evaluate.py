@@ -24,13 +24,7 @@ from tests.models.golden_cases import NETS, load_golden
 from tests.models.test_head import factor
 from tests.test_batching import WORDS, make_tokenizer, some_texts
 
-
-@pytest.fixture(autouse=True, scope="module")
-def quick_compilations():
-    """Tiny nets compile for longer than they run."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+pytestmark = pytest.mark.usefixtures("quick_compilations")
 
 
 def base_net(name: str, *, layers: int = 1, dropout: float = 0.0, rank: int | None = None) -> Checkpoint:

@@ -35,12 +35,7 @@ from tests.test_batching import make_tokenizer
 FEW = Settings(epochs=2, batch_size=8, learning_rate=3e-3, warmup=0.25)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def quick_compilations():
-    """Tiny nets compile for longer than they run."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+pytestmark = pytest.mark.usefixtures("quick_compilations")
 
 
 def toy(task: str = "sst2", n: int = 20, seed: int = 0, split: str = "toy") -> Examples:
