@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import tomllib
 from pathlib import Path
 from typing import Any
 
-from lpjax.glue import find_task
+from lpjax.glue import Examples, find_task, load_examples
+from lpjax.glue.split import first_rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +36,16 @@ class Cell:
         """Of its folder and records."""
         return f"{self.net}-{self.task}"
 
+    def source(self, runs: Path) -> str | Path:
+        """The fine-tuned net: a folder in `runs`, or what the config names."""
+        return self.checkpoint or runs / self.name
+
+    def dev(self) -> Examples:
+        """The examples that it is scored on."""
+        rows = self.settings.get("eval_rows")
+        examples = load_examples(self.task, self.settings.get("eval_split", "validation"))
+        return examples if rows is None else first_rows(examples, rows)
+
 
 @dataclasses.dataclass(frozen=True)
 class Grid:
@@ -50,6 +62,20 @@ class Grid:
     compressions: list[int]
     methods: dict[str, list[float]]
     options: dict[str, dict[str, Any]]
+
+
+def parser(doc: str | None) -> argparse.ArgumentParser:
+    """The arguments that all commands over a config have."""
+    found = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    found.add_argument("config", type=Path)
+    found.add_argument("--runs", type=Path, default=Path("runs"), help="where the fine-tuned nets are")
+    found.add_argument("--only", action="append", help="NET-TASK; several times for several")
+    return found
+
+
+def chosen_cells(options: argparse.Namespace) -> list[Cell]:
+    """The cells of the config, or those that --only names."""
+    return [cell for cell in read_config(options.config) if not options.only or cell.name in options.only]
 
 
 def read_grid(path: Path) -> Grid:

@@ -7,7 +7,6 @@ versions and machine, to experiments/results/finetune/NET-TASK.json.
 
 from __future__ import annotations
 
-import argparse
 import shlex
 import shutil
 import subprocess
@@ -15,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from experiments.config import Cell, read_config
+from experiments.config import Cell, chosen_cells, parser
 
 RESULTS = Path(__file__).parent / "results" / "finetune"
 
@@ -30,14 +29,8 @@ def arguments(cell: Cell, runs: Path) -> list[str]:
 
 def main() -> None:
     """Run what is missing."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("config", type=Path)
-    parser.add_argument("--runs", type=Path, default=Path("runs"))
-    parser.add_argument("--only", action="append", help="NET-TASK; several times for several")
-    options = parser.parse_args()
-    for cell in read_config(options.config):
-        if options.only and cell.name not in options.only:
-            continue
+    options = parser(__doc__).parse_args()
+    for cell in chosen_cells(options):
         if cell.checkpoint is not None:
             continue  # somebody fine-tuned it
         out = options.runs / cell.name

@@ -12,6 +12,8 @@ from statistics import fmean
 from typing import Any
 
 from lpjax.glue import TASKS
+from lpjax.report import method_label
+from lpjax.report._figure import COLOURS, MARKERS, new_figure, save_png
 
 RESULTS = Path(__file__).parent / "results"
 LAYERS = {"embeddings": "embedding", "encoder": "encoder", "both": "both"}
@@ -117,7 +119,7 @@ def change_table(net: str, layers: str) -> str:
     for method in METHODS:
         exponents = [p for name, p in ways if name == method]
         for p in exponents:
-            name = method if method == "svd" else f"{method}, p = {p:g}"
+            name = method_label(method, p)
             cells = [mean_change(found, layers, c, method, p) for c in compressions]
             lines.append(f"| {name} | {' | '.join('–' if c is None else f'{c:+.2f}' for c in cells)} |")
         if len(exponents) > 1:
@@ -145,16 +147,11 @@ def mean_change(
 
 def plot(net: str, path: Path) -> None:
     """Mean change against compression, a panel for each choice of layers, a line for each method at its chosen p."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     found = read_records(net)
-    figure = Figure(figsize=(10, 3.6), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(10, 3.6)
     panels = figure.subplots(1, 3)
-    colours = ("#000000", "#0072B2", "#009E73", "#D55E00")
     for panel, (layers, name) in zip(panels, LAYERS.items(), strict=True):
-        for method, colour, marker in zip(METHODS, colours, "os^D", strict=True):
+        for method, colour, marker in zip(METHODS, COLOURS, MARKERS, strict=False):
             points = []
             for compression in sorted({r["compression"] for records in found.values() for r in records[1:]}):
                 value = mean_change(found, layers, compression, method, 2.0 if method == "svd" else None)
@@ -171,7 +168,7 @@ def plot(net: str, path: Path) -> None:
     panels[0].set_ylabel("mean change, points")
     panels[0].legend(frameon=False, fontsize=9)
     figure.suptitle(f"{net}: score on {len(found)} tasks against dense, no fine-tuning after compression", fontsize=11)
-    figure.savefig(path, format="png", dpi=130, metadata={"Software": None})
+    save_png(figure, path)
 
 
 def nets() -> list[str]:

@@ -11,7 +11,6 @@ versions and machine; a cell that is there is never computed again, and a run th
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
 import os
@@ -24,13 +23,13 @@ from typing import Any, NamedTuple
 import jax
 
 import lpjax
-from experiments.config import Cell, Grid, read_config, read_grid
+from experiments.config import Cell, Grid, chosen_cells, parser, read_config, read_grid
 from lpjax.checkpoint import Checkpoint
 from lpjax.glue import load_examples
 from lpjax.glue.evaluate import Prepared, evaluate_task, prepare
 from lpjax.glue.split import first_rows, hold_out
 from lpjax.report import run_record
-from lpjax.select import leaves_with_paths
+from lpjax.select import leaves_with_paths, replace_leaves
 
 RESULTS = Path(__file__).parent / "results" / "glue"
 SEED = 0
@@ -90,10 +89,7 @@ class Bench:
         self.cell, self.grid = cell, grid
         self.checkpoint = lpjax.load_checkpoint(folder)
         settings = cell.settings
-        dev = load_examples(cell.task, settings.get("eval_split", "validation"))
-        if settings.get("eval_rows"):
-            dev = first_rows(dev, settings["eval_rows"])
-        self.dev = prepare(self.checkpoint, dev)
+        self.dev = prepare(self.checkpoint, cell.dev())
         self.held: Prepared | None = None
         if settings.get("hold_out"):
             train = load_examples(cell.task, settings.get("train_split", "train"))
@@ -151,16 +147,9 @@ class Bench:
             found = known[part]
             new = dict(leaves_with_paths(found.params))
             paths = {record.path for record in found.records}
-            params = with_leaves(params, {path: new[path] for path in paths})
+            params = replace_leaves(params, {path: new[path] for path in paths})
             records += found.records
         return dataclasses.replace(self.checkpoint, params=params), records
-
-
-def with_leaves(tree: Any, leaves: dict[str, Any], path: str = "") -> Any:
-    """The nested dict `tree` with some of its leaves replaced, by path."""
-    if not isinstance(tree, dict):
-        return leaves.get(path, tree)
-    return {key: with_leaves(child, leaves, f"{path}/{key}" if path else key) for key, child in tree.items()}
 
 
 def _size(checkpoint: Checkpoint) -> int:
@@ -182,7 +171,7 @@ def remake(cell: Cell, grid: Grid, runs: Path, wanted: str) -> int:
     if key is None:
         print(f"{wanted} is no cell of this config; expected LAYERS/COMPRESSION/METHOD/P", file=sys.stderr)
         return 2
-    record = Bench(cell, grid, cell.checkpoint or runs / cell.name).compute(key)
+    record = Bench(cell, grid, cell.source(runs)).compute(key)
     print(json.dumps(record, indent=2))
     known = read_records(RESULTS / f"{cell.name}.jsonl").get(key)
     if known is None:
@@ -195,15 +184,12 @@ def remake(cell: Cell, grid: Grid, runs: Path, wanted: str) -> int:
 
 def main() -> int:
     """Compute what is missing, or one cell."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("config", type=Path)
-    parser.add_argument("--runs", type=Path, default=Path("runs"), help="where the fine-tuned nets are")
-    parser.add_argument("--only", action="append", help="NET-TASK; several times for several")
-    parser.add_argument("--compression", type=int, action="append", help="only so many percent; several times")
-    parser.add_argument("--layers", action="append", help="only these layers; several times")
-    parser.add_argument("--method", action="append", help="only this method; several times")
-    parser.add_argument("--cell", help="NET-TASK/LAYERS/COMPRESSION/METHOD/P: compute this one and compare")
-    options = parser.parse_args()
+    arguments = parser(__doc__)
+    arguments.add_argument("--compression", type=int, action="append", help="only so many percent; several times")
+    arguments.add_argument("--layers", action="append", help="only these layers; several times")
+    arguments.add_argument("--method", action="append", help="only this method; several times")
+    arguments.add_argument("--cell", help="NET-TASK/LAYERS/COMPRESSION/METHOD/P: compute this one and compare")
+    options = arguments.parse_args()
     # The nets of a config have the same shapes: what is compiled for one serves the next.
     jax.config.update("jax_compilation_cache_dir", str((options.runs / ".compiled").resolve()))
     cells, grid = read_config(options.config), read_grid(options.config)
@@ -211,18 +197,16 @@ def main() -> int:
         name, _, wanted = options.cell.partition("/")
         cell = next((cell for cell in cells if cell.name == name), None)
         if cell is None:
-            parser.error(f"{name} is none of {', '.join(cell.name for cell in cells)}")
+            arguments.error(f"{name} is none of {', '.join(cell.name for cell in cells)}")
         return remake(cell, grid, options.runs, wanted)
-    for cell in cells:
-        if options.only and cell.name not in options.only:
-            continue
+    for cell in chosen_cells(options):
         path = RESULTS / f"{cell.name}.jsonl"
         done = read_records(path)
         todo = [key for key in keys(grid) if key not in done]
         for name in ("compression", "layers", "method"):
             wanted = getattr(options, name)
             todo = [key for key in todo if key == DENSE or not wanted or getattr(key, name) in wanted]
-        bench = Bench(cell, grid, cell.checkpoint or options.runs / cell.name) if todo else None
+        bench = Bench(cell, grid, cell.source(options.runs)) if todo else None
         for i, key in enumerate(todo, start=1):
             assert bench is not None
             record = bench.compute(key)

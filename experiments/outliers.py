@@ -9,7 +9,6 @@ there is not computed again.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
 from collections.abc import Callable
@@ -19,14 +18,12 @@ from typing import Any
 import numpy as np
 
 import lpjax
-from experiments.config import Cell, read_config
-from experiments.glue_table import append_record, with_leaves
+from experiments.config import Cell, chosen_cells, parser
+from experiments.glue_table import append_record
 from lpjax.checkpoint import Checkpoint
-from lpjax.glue import load_examples
 from lpjax.glue.evaluate import Prepared, evaluate_task, prepare
-from lpjax.glue.split import first_rows
 from lpjax.report import run_record
-from lpjax.select import leaves_with_paths, select_paths
+from lpjax.select import leaves_with_paths, replace_leaves, select_paths
 
 RESULTS = Path(__file__).parent / "results" / "outliers.jsonl"
 SEED = 0
@@ -117,7 +114,7 @@ def changed(checkpoint: Checkpoint, layers: str, change: Change, spare: np.ndarr
         matrix = np.asarray(leaves[path], np.float32)
         table = path.endswith("embedding")
         new[path] = change(matrix, rng, spare) if table else change(matrix.T, rng, np.arange(matrix.shape[1])).T
-    return dataclasses.replace(checkpoint, params=with_leaves(checkpoint.params, new))
+    return dataclasses.replace(checkpoint, params=replace_leaves(checkpoint.params, new))
 
 
 def measure(checkpoint: Checkpoint, dev: Prepared, layers: str, name: str) -> dict[str, Any]:
@@ -151,25 +148,16 @@ def measure(checkpoint: Checkpoint, dev: Prepared, layers: str, name: str) -> di
 
 def main() -> None:
     """Compute what is missing."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("config", type=Path)
-    parser.add_argument("--runs", type=Path, default=Path("runs"))
-    parser.add_argument("--only", action="append", help="NET-TASK; several times for several")
-    options = parser.parse_args()
+    options = parser(__doc__).parse_args()
     lines = RESULTS.read_text(encoding="utf-8").splitlines() if RESULTS.exists() else []
     done = {(r["net"], r["task"], r["layers"], r["variant"]) for r in map(json.loads, lines)}
-    for cell in read_config(options.config):
-        if options.only and cell.name not in options.only:
-            continue
+    for cell in chosen_cells(options):
         _one_net(cell, options.runs, done)
 
 
 def _one_net(cell: Cell, runs: Path, done: set[tuple[str, ...]]) -> None:
-    checkpoint = lpjax.load_checkpoint(cell.checkpoint or runs / cell.name)
-    dev = load_examples(cell.task, cell.settings.get("eval_split", "validation"))
-    if cell.settings.get("eval_rows"):
-        dev = first_rows(dev, cell.settings["eval_rows"])
-    prepared = prepare(checkpoint, dev)
+    checkpoint = lpjax.load_checkpoint(cell.source(runs))
+    prepared = prepare(checkpoint, cell.dev())
     for layers, variants in VARIANTS.items():
         for name in variants:
             if (cell.net, cell.task, layers, name) in done:

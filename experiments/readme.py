@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments import glue_results
+from lpjax.report import method_label
 
 ROOT = Path(__file__).parents[1]
 _COLUMNS = [("embeddings", 0.72), ("embeddings", 0.4), ("encoder", 0.75)]
@@ -30,14 +31,14 @@ def demo_table(record: dict[str, Any]) -> str:
         f"| dense | {dense} | {dense} | {dense} |",
     ]
     for method, p in methods:
-        name = "svd" if method == "svd" else f"{method}, p = {p:g}"
+        name = method_label(method, p)
         cells = [f"{scores[layers, keep, method, p]:.4f}" for layers, keep in _COLUMNS]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     limits = {row["options"]["num_iters"] for row in record["rows"] if "num_iters" in row["options"]}
     limited = [row for row in record["rows"] if not row["all_converged"]]
     note = f"admm_entries ran for {min(limits)} iterations, not to its end." if limits and limited else ""
     saved = record["saved"]
-    name = saved["method"] if saved["method"] == "svd" else f"{saved['method']}, p = {saved['p']:g}"
+    name = method_label(saved["method"], saved["p"])
     return "\n".join(
         [
             *lines,

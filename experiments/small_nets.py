@@ -20,6 +20,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 from lpjax import Checkpoint, config_from_json, save_checkpoint
 from lpjax.glue import load_examples
 from lpjax.models import ModelConfig, architecture
+from lpjax.models.names import put
 
 SEED = 0
 VOCAB_SIZE = 8000
@@ -180,19 +181,17 @@ def initial_params(config: ModelConfig, seed: int = SEED) -> dict[str, Any]:
     tree: dict[str, Any] = {}
     for weight in architecture(config).name_table(config).base:
         *parents, last = weight.path.split("/")
-        node = tree
-        for key in parents:
-            node = node.setdefault(key, {})
         shape = [int(n) for n in weight.shape]
         if last == "scale":
-            node[last] = np.ones(shape, np.float32)
+            leaf = np.ones(shape, np.float32)
         elif last == "bias":
-            node[last] = np.zeros(shape, np.float32)
+            leaf = np.zeros(shape, np.float32)
         else:
-            node[last] = np.float32(0.02) * rng.standard_normal(shape, np.float32)
+            leaf = np.float32(0.02) * rng.standard_normal(shape, np.float32)
         row = padding.get(config.model_type, {}).get(parents[-1]) if last == "embedding" else None
         if row is not None:
-            node[last][row] = 0
+            leaf[row] = 0
+        put(tree, [*parents, last], leaf)
     return tree
 
 

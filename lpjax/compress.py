@@ -13,9 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from lpjax.lowrank import LowRank, is_lowrank
+from lpjax.lowrank import LowRank
 from lpjax.objectives import entries_bound, lp_norm
-from lpjax.select import InputAxes, Select, leaves_with_paths, rank_for, select_paths
+from lpjax.select import InputAxes, Select, leaves_with_paths, rank_for, replace_leaves, select_paths
 from lpjax.solvers import SOLVERS, Solution
 from lpjax.solvers._problem import solving_dtype
 
@@ -168,7 +168,7 @@ def compress(
                 records[record.path], replaced[record.path] = record, pair
                 report(record)
                 parts = []
-    return Compressed(_replace(params, replaced), tuple(records[path] for path in paths))
+    return Compressed(replace_leaves(params, replaced), tuple(records[path] for path in paths))
 
 
 class _Job(NamedTuple):
@@ -405,10 +405,3 @@ def _joint(shares: list[float], totals: list[float], p: float) -> float:
         return shares[0]
     scaled = np.asarray(totals) / max(totals)
     return float((np.sum((np.asarray(shares) * scaled) ** p) / np.sum(scaled**p)) ** (1 / p))
-
-
-def _replace(params: Any, replaced: Mapping[str, LowRank]) -> Any:
-    def swap(path: Any, leaf: Any) -> Any:
-        return replaced.get(jax.tree_util.keystr(path, simple=True, separator="/"), leaf)
-
-    return jax.tree_util.tree_map_with_path(swap, params, is_leaf=is_lowrank)

@@ -22,7 +22,7 @@ from lpjax.compress import compress
 from lpjax.evaluate import embed_sentences, fidelity, stsb
 from lpjax.glue.data import DataError, load_sentences, load_stsb
 from lpjax.report import plot_results, results_table, run_record, write_json
-from lpjax.tokenize import load_tokenizer
+from lpjax.tokenize import tokenizer_of
 
 _SEED = 0
 _MARK = "lpjax demo"
@@ -154,9 +154,7 @@ def check_out(out: Path) -> None:
 
 def _scorer(checkpoint: Checkpoint, glue: str | Path | None) -> tuple[Callable[[Checkpoint], float], str, str]:
     """A function checkpoint -> score, what the score is called, and why it is this one."""
-    if checkpoint.source is None:
-        raise DemoError("the checkpoint has no folder to take a tokenizer from")
-    tokenizer = load_tokenizer(checkpoint.source)
+    tokenizer = tokenizer_of(checkpoint)
     try:
         pairs = load_stsb(glue)
     except DataError as error:

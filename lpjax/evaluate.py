@@ -20,7 +20,7 @@ from lpjax.batching import by_length, collate, tokenize
 from lpjax.checkpoint import Checkpoint
 from lpjax.glue.data import Pairs
 from lpjax.models import ModelConfig, device_params, encode
-from lpjax.tokenize import load_tokenizer
+from lpjax.tokenize import tokenizer_of
 
 Progress = Callable[[int, int], None]
 
@@ -92,9 +92,7 @@ def embed_sentences(
     if batch_size < 1:
         raise ValueError(f"`batch_size` is {batch_size}; expected 1 or more")
     if tokenizer is None:
-        if checkpoint.source is None:
-            raise ValueError("`tokenizer` is None and the checkpoint has no folder to take one from; pass a tokenizer")
-        tokenizer = load_tokenizer(checkpoint.source)
+        tokenizer = tokenizer_of(checkpoint)
     if max_length is None:
         told = _sentence_length(checkpoint)
         limit = checkpoint.config.max_length

@@ -95,6 +95,15 @@ def select_paths(params: Any, select: Select, input_axes: InputAxes | None = Non
     return paths
 
 
+def replace_leaves(params: Any, leaves: Mapping[str, Any]) -> Any:
+    """`params` with the leaves at the paths of `leaves` replaced, as `leaves_with_paths` names them."""
+
+    def swap(path: Any, leaf: Any) -> Any:
+        return leaves.get(jax.tree_util.keystr(path, simple=True, separator="/"), leaf)
+
+    return jax.tree_util.tree_map_with_path(swap, params, is_leaf=is_lowrank)
+
+
 def rank_for(shape: tuple[int, int], keep: float) -> int:
     """Largest rank whose pair holds at most `keep` of the parameters: floor(keep·nd/(n + d)); may be 0.
 

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from lpjax.checkpoint import CheckpointError
+from lpjax.checkpoint import Checkpoint, CheckpointError
 
 _COMPLETE = (("tokenizer.json",), ("vocab.txt",), ("vocab.json", "merges.txt"), ("spiece.model",))
 """Sets of files, each of which is a whole vocabulary."""
@@ -37,6 +37,18 @@ def load_tokenizer(folder: str | Path) -> Any:
         return AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # tokenizers raises bare Exception on a damaged file
         raise CheckpointError(f"the tokenizer of {path} cannot be loaded: {error}") from error
+
+
+def tokenizer_of(checkpoint: Checkpoint) -> Any:
+    """The tokenizer in the folder that a checkpoint came from.
+
+    Raises:
+        ValueError: it came from none.
+        FileNotFoundError, CheckpointError: as `load_tokenizer`.
+    """
+    if checkpoint.source is None:
+        raise ValueError("`tokenizer` is None and the checkpoint has no folder to take one from; pass a tokenizer")
+    return load_tokenizer(checkpoint.source)
 
 
 def _auto_tokenizer() -> Any:

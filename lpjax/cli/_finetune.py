@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -12,16 +11,14 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from lpjax.cli._common import AsJson, Force, Model, Out, find_model, misuse, progress
+from lpjax.cli._common import AsJson, Force, Glue, Model, Out, find_model, misuse, progress
 
 
 def finetune(
     model: Model,
     out: Out,
     task: Annotated[str, typer.Option(help="cola, sst2, mrpc, stsb, qqp, mnli, qnli, rte or wnli.")],
-    glue: Annotated[
-        Path | None, typer.Option(help="GLUE folder, e.g. with SST-2/train.tsv; default: LPJAX_GLUE_DIR, then the hub.")
-    ] = None,
+    glue: Glue = None,
     train_split: Annotated[str, typer.Option(help="Examples to learn from.")] = "train",
     eval_split: Annotated[str, typer.Option(help="Examples that choose the evaluation to keep.")] = "validation",
     eval_rows: Annotated[int | None, typer.Option(help="Evaluate on the first so many only; default: all.")] = None,

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from lpjax._replacing import replacing
 from lpjax.glue._train_step import Params, TrainState
 
 
@@ -47,14 +48,10 @@ def save_state(path: Path, state: TrainState, best: Params, log: Log) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     for left in path.parent.glob(f".{glob.escape(path.name)}.*.new"):
         left.unlink(missing_ok=True)  # of a run that was killed while it wrote
-    fresh = path.with_name(f".{path.name}.{os.getpid()}.new")
-    try:
+    with replacing(path) as fresh:
         save_file(tensors, fresh, metadata={"log": json.dumps(dataclasses.asdict(log))})
         with fresh.open("rb") as file:
             os.fsync(file.fileno())
-        fresh.replace(path)
-    finally:
-        fresh.unlink(missing_ok=True)
 
 
 def load_state(path: Path, state: TrainState, best: Params, log: Log) -> tuple[TrainState, Params, Log]:

@@ -32,7 +32,7 @@ from lpjax.glue.data import Examples
 from lpjax.glue.labels import label_order
 from lpjax.models import ModelConfig, classify, device_params
 from lpjax.models.head import num_outputs
-from lpjax.tokenize import load_tokenizer
+from lpjax.tokenize import tokenizer_of
 
 Progress = Callable[[int, int], None]
 
@@ -99,9 +99,7 @@ def prepare(
     """
     config = checkpoint.config
     if tokenizer is None:
-        if checkpoint.source is None:
-            raise ValueError("`tokenizer` is None and the checkpoint has no folder to take one from; pass a tokenizer")
-        tokenizer = load_tokenizer(checkpoint.source)
+        tokenizer = tokenizer_of(checkpoint)
     if max_length is None:
         max_length = min(MAX_LENGTH, config.max_length or MAX_LENGTH)
     return Prepared(examples, tokenize(tokenizer, config, examples.first, examples.second, max_length=max_length))

@@ -22,8 +22,9 @@ from lpjax.glue.data import Examples
 from lpjax.glue.evaluate import MAX_LENGTH, predict, prepare, to_predictions
 from lpjax.glue.labels import label_config, label_order
 from lpjax.glue.tasks import Task
-from lpjax.models import architecture, device_params
-from lpjax.models.head import CLASS_NAMES, output_path, with_head
+from lpjax.models import CLASS_NAMES, architecture, device_params
+from lpjax.models.head import output_path, with_head
+from lpjax.models.names import CLASSIFIER
 
 
 @dataclasses.dataclass(frozen=True)
@@ -304,7 +305,7 @@ def _start(checkpoint: Checkpoint, task: Task, seed: int) -> tuple[dict[str, Any
         names = data.get("id2label") or {str(i): name for name, i in (data.get("label2id") or {}).items()}
         if names:
             told |= {"id2label": dict(names), "label2id": {str(name): int(i) for i, name in names.items()}}
-    data["architectures"] = [f"{CLASS_NAMES[config.model_type]}ForSequenceClassification"]
+    data["architectures"] = [f"{CLASS_NAMES[config.model_type]}{CLASSIFIER}"]
     data |= {key: "float32" for key in ("dtype", "torch_dtype") if key in data}
     data.pop("num_labels", None)  # the names tell
     return found, data | told, fresh

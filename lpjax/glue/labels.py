@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from lpjax.glue.tasks import Task, find_task
+from lpjax.models.names import names_classifier
 
 # What else the labels are called in checkpoints, in letters and digits alone.
 _ALIASES = {
@@ -84,8 +85,8 @@ def label_config(task: Task) -> dict[str, Any]:
 def own_task(config_json: Mapping[str, Any] | None) -> Task | None:
     """The task that a net with a head was fine-tuned on, by its config.json; None where that tells none of GLUE's."""
     data = config_json or {}
-    classes, task = data.get("architectures"), data.get("finetuning_task")
-    if not isinstance(classes, list) or not any(str(name).endswith("ForSequenceClassification") for name in classes):
+    task = data.get("finetuning_task")
+    if not names_classifier(data.get("architectures")):
         return None  # a base model that was taken from such a net
     try:
         return find_task(task) if isinstance(task, str) else None

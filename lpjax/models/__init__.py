@@ -58,7 +58,9 @@ ARCHITECTURES: dict[str, Architecture] = {
 }
 """The architectures by the `model_type` of a config.json."""
 
-_CLASSES = {"Bert": "bert", "DistilBert": "distilbert", "Roberta": "roberta", "XLNet": "xlnet"}
+CLASS_NAMES = {"bert": "Bert", "distilbert": "DistilBert", "roberta": "Roberta", "xlnet": "XLNet"}
+"""How transformers begins the names of the classes of each `model_type`."""
+
 _INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
 
@@ -89,7 +91,7 @@ def config_from_json(data: Mapping[str, Any]) -> ModelConfig:
         # The first checkpoints carry no model_type; where there is nothing, the class name tells.
         names = data.get("architectures")
         name = str(names[0]) if isinstance(names, list) and names else ""
-        kind = next((kind for start, kind in _CLASSES.items() if name.startswith(start)), None)
+        kind = next((kind for kind, start in CLASS_NAMES.items() if name.startswith(start)), None)
     if kind is None:
         raise ValueError(f"lacks `model_type`, expected one of {', '.join(map(repr, ARCHITECTURES))}")
     if not isinstance(kind, str) or kind not in ARCHITECTURES:

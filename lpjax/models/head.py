@@ -9,13 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lpjax.models import ARCHITECTURES, architecture
+from lpjax.models import architecture
 from lpjax.models.config import ModelConfig
-from lpjax.models.names import walk
-
-CLASS_NAMES = {"bert": "Bert", "distilbert": "DistilBert", "roberta": "Roberta", "xlnet": "XLNet"}
-"""How transformers begins the names of the classes of each `model_type`."""
-assert CLASS_NAMES.keys() == ARCHITECTURES.keys()
+from lpjax.models.names import put, walk
 
 SCALE = 0.02
 """Standard deviation of fresh kernels, as all four nets were initialized with."""
@@ -56,9 +52,8 @@ def with_head(
     if num_outputs < 1:
         raise ValueError(f"`num_outputs` is {num_outputs}; expected 1 or more")
     table = architecture(config).name_table(config)
-    base = params.get(table.prefix, params)
-    nested: dict[str, Any] = {table.prefix: dict(base)}
     present = dict(walk(params if table.prefix in params else {table.prefix: params}))
+    leaves = {path: leaf for path, leaf in present.items() if path.startswith(f"{table.prefix}/")}
     key = jax.random.key(seed)
     fresh: list[str] = []
     weights = [(w, f"{table.prefix}/{w.path}") for w in table.base if w.group in table.classifier]
@@ -72,10 +67,8 @@ def with_head(
             if len(shape) == 2:
                 leaf = SCALE * jax.random.normal(jax.random.fold_in(key, i), shape)
             leaf = np.asarray(leaf, np.float32)
-        *parents, last = path.split("/")
-        tree = nested
-        for name in parents:
-            tree[name] = dict(tree.get(name, {}))
-            tree = tree[name]
-        tree[last] = leaf
-    return nested, sorted(fresh)
+        leaves[path] = leaf
+    tree: dict[str, Any] = {}
+    for path, leaf in leaves.items():
+        put(tree, path.split("/"), leaf)
+    return tree, sorted(fresh)

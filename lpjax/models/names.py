@@ -17,6 +17,8 @@ import numpy as np
 from lpjax.lowrank import LowRank
 
 FACTORS = ("left", "right")
+CLASSIFIER = "ForSequenceClassification"
+"""How transformers ends the names of such classes."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,8 +142,7 @@ class NameTable:
 
         Word heads are not among them: files of encoders often name the class that they were trained as.
         """
-        names = architectures if isinstance(architectures, list) else []
-        return self.classifier if any(str(name).endswith("ForSequenceClassification") for name in names) else ()
+        return self.classifier if names_classifier(architectures) else ()
 
     def read(self, tensors: Mapping[str, Any], groups: Iterable[str] = ()) -> tuple[dict, Misfits]:
         """The parameter tree that `tensors`, by the names of a file, make up, and what does not fit.
@@ -186,7 +187,7 @@ class NameTable:
                 if weight.name in leaves and not _repeats(weight, leaves):
                     arrays = leaves[weight.name][1]
                     leaf = LowRank(*arrays) if len(arrays) == 2 else arrays[0]
-                    _put(params, [*root, *weight.path.split("/")], leaf)
+                    put(params, [*root, *weight.path.split("/")], leaf)
         return params, misfits
 
     def write(self, params: Mapping[str, Any], groups: Iterable[str] = ()) -> tuple[list[tuple[str, Any]], Misfits]:
@@ -281,6 +282,12 @@ class NameTable:
             misfits.misshaped.append(f"{given} is {found}, expected {_size(expected[::step])}")
 
 
+def names_classifier(architectures: Any) -> bool:
+    """Whether the `architectures` of a config.json name a class for sequence classification."""
+    names = architectures if isinstance(architectures, list) else []
+    return any(str(name).endswith(CLASSIFIER) for name in names)
+
+
 def walk(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     """(path, leaf) for every leaf of a nested dict, paths joined by "/"; a `LowRank` is one leaf."""
     if not isinstance(tree, Mapping):
@@ -290,7 +297,8 @@ def walk(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
         yield from walk(child, f"{path}/{key}" if path else str(key))
 
 
-def _put(tree: dict, keys: Iterable[str], leaf: Any) -> None:
+def put(tree: dict, keys: Iterable[str], leaf: Any) -> None:
+    """Set a leaf of a nested dict, with the dicts on its way."""
     *parents, last = keys
     for key in parents:
         tree = tree.setdefault(key, {})

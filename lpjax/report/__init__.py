@@ -2,6 +2,7 @@
 
 from lpjax.report._cells import Results as Results
 from lpjax.report._cells import read_results as read_results
+from lpjax.report._circumstances import method_label as method_label
 from lpjax.report._circumstances import run_record as run_record
 from lpjax.report._fields import RecordError as RecordError
 from lpjax.report._inspection import plot_inspection as plot_inspection

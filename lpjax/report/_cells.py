@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from lpjax.report._circumstances import method_label
 from lpjax.report._fields import Fields, RecordError, parse_object, read_text
 
 Scores = Mapping[str, float | None]
@@ -40,7 +41,7 @@ class Cell:
     @property
     def label(self) -> str:
         """The method with its exponent, if it has a say."""
-        return self.method if self.method == "svd" or self.p is None else f"{self.method}, p = {self.p:g}"
+        return method_label(self.method, self.p)
 
 
 @dataclasses.dataclass(frozen=True)

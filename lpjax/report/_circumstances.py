@@ -40,6 +40,11 @@ def run_record(seed: int | None) -> dict[str, Any]:
     }
 
 
+def method_label(method: str, p: float | None) -> str:
+    """The method with its exponent, if that has a say."""
+    return method if method == "svd" or p is None else f"{method}, p = {p:g}"
+
+
 def _processor() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from lpjax._replacing import replacing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -27,10 +28,5 @@ def new_figure(width: float, height: float) -> Figure:
 
 def save_png(figure: Figure, path: str | Path) -> None:
     """Write a PNG under a temporary name and rename it."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        figure.savefig(temporary, format="png", dpi=130)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(Path(path)) as fresh:
+        figure.savefig(fresh, format="png", dpi=130)

@@ -18,7 +18,7 @@ from lpjax.report._cells import Results, read_results
 from lpjax.report._circumstances import run_record
 from lpjax.report._figures import ERRORS, Drawer
 from lpjax.report._latency import measure_latency
-from lpjax.report._run import Found, Run, check_dense, compare, name_apart, read_run
+from lpjax.report._run import Found, Run, compare, name_apart, read_run
 from lpjax.report._scores import Scorer, fidelity_scorer, stsb_scorer, task_scorer
 from lpjax.report._text import FILTERS
 from lpjax.report._write import write_text
@@ -137,7 +137,6 @@ def _measure(
 ) -> Found:
     """Fill in what the dense net tells of the runs, and return its own scores."""
     net = baseline.checkpoint
-    check_dense(net, baseline.name)
     records: dict[str, LeafRecord] = {}
     total, done = len(loaded) * (4 if latency else 3) + 1, 0
 

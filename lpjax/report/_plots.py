@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lpjax.report._circumstances import method_label
 from lpjax.report._figure import COLOURS, MARKERS, new_figure, save_png
 
 
@@ -53,4 +54,4 @@ def plot_results(path: str | Path, rows: Sequence[Mapping[str, Any]], *, score: 
 
 
 def _label(row: Mapping[str, Any]) -> str:
-    return row["method"] if row["method"] == "svd" else f"{row['method']}, p = {row['p']:g}"
+    return method_label(row["method"], row["p"])

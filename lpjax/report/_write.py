@@ -1,13 +1,13 @@
-"""Files that are written whole or not at all."""
+"""Texts and records as files, written whole or not at all."""
 
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from lpjax._replacing import replacing
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -20,15 +20,8 @@ def write_text(path: str | Path, text: str) -> None:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(text.encode("utf-8", "replace"))
-        Path(name).chmod(0o644)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    with replacing(path) as fresh:
+        fresh.write_bytes(text.encode("utf-8", "replace"))
 
 
 def write_json(path: str | Path, content: Mapping[str, Any]) -> None:

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import lpjax
-from lpjax.models import architecture
-from lpjax.models.head import CLASS_NAMES, num_outputs, output_path, with_head
+from lpjax.models import CLASS_NAMES, architecture
+from lpjax.models.head import num_outputs, output_path, with_head
 from lpjax.models.names import walk
 from tests.models.golden_cases import CASES, NETS, load_golden
 
