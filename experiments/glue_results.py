@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, stdev
 from typing import Any
 
 from lpjax.glue import TASKS
@@ -26,9 +26,8 @@ def read_records(net: str) -> dict[str, list[Record]]:
     """Task -> records of a net, the dense one first; tasks in GLUE's order."""
     found = {}
     for task in TASKS:
-        path = RESULTS / "glue" / f"{net}-{task}.jsonl"
-        if path.exists():
-            found[task] = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        if records := _lines(RESULTS / "glue" / f"{net}-{task}.jsonl"):
+            found[task] = records
     return found
 
 
@@ -104,13 +103,16 @@ def _told(value: float, p: float) -> str:
 
 
 def _cells(records: list[Record], layers: str, compression: int, method: str) -> list[Record]:
-    return [r for r in records if (r["layers"], r["compression"], r["method"]) == (layers, compression, method)]
+    """Of one method at every p on record; at p = 2 each method is the SVD."""
+    here = [r for r in records if (r["layers"], r["compression"]) == (layers, compression)]
+    own = [r for r in here if r["method"] == method]
+    return own + [r for r in here if r["method"] == "svd" != method] if own else []
 
 
 def change_table(net: str, layers: str) -> str:
     """Mean change over tasks, in points, by method and p, against compression; only where all tasks have the cell."""
     found = read_records(net)
-    compressions = sorted({r["compression"] for records in found.values() for r in records[1:]})
+    compressions = _compressions(found)
     ways = sorted(
         {(r["method"], r["p"]) for records in found.values() for r in records[1:]},
         key=lambda way: (METHODS.index(way[0]), way[1]),
@@ -136,13 +138,93 @@ def mean_change(
     for records in found.values():
         cells = _cells(records, layers, compression, method)
         if p is None:
-            cell = choose_p(cells) if len(cells) > 1 else None
+            cell = choose_p(cells)
         else:
             cell = next((r for r in cells if r["p"] == p), None)
         if cell is None:
             return None
         changes.append(score(cell["metrics"]) - score(records[0]["metrics"]))
     return fmean(changes) if changes else None
+
+
+def against_svd_table(net: str) -> str:
+    """Each method at its chosen p against the SVD, cell by cell: a cell is a task at a compression."""
+    found = read_records(net)
+    lines = ["| layers | method | cells | better | equal | worse | mean difference |", "|---|---|---|---|---|---|---|"]
+    for layers, name in LAYERS.items():
+        for method in METHODS[1:]:
+            differences = []
+            for records in found.values():
+                for compression in _compressions({net: records}):
+                    cells = _cells(records, layers, compression, method)
+                    chosen, svd = choose_p(cells), next((r for r in cells if r["method"] == "svd"), None)
+                    if chosen is not None and svd is not None:
+                        differences.append(score(chosen["metrics"]) - score(svd["metrics"]))
+            if not differences:
+                continue
+            better, worse = sum(x > 0 for x in differences), sum(x < 0 for x in differences)
+            error = stdev(differences) / len(differences) ** 0.5 if len(differences) > 1 else 0.0
+            lines.append(
+                f"| {name} | {method} | {len(differences)} | {better} | {len(differences) - better - worse} | {worse} "
+                f"| {fmean(differences):+.2f} ± {error:.2f} |"
+            )
+    return "\n".join(lines)
+
+
+def small_table() -> str:
+    """Change of each small net's score, in points: SVD, then each method at its chosen p."""
+    lines = [f"| net | layers | % | {' | '.join(METHODS)} |", "|---" * (len(METHODS) + 3) + "|"]
+    for net in (name for name in nets() if name.startswith("small-")):
+        found = read_records(net)
+        for layers, name in LAYERS.items():
+            for compression in _compressions(found):
+                values = [mean_change(found, layers, compression, method, None) for method in METHODS]
+                if any(value is not None for value in values):
+                    told = ["–" if value is None else f"{value:+.2f}" for value in values]
+                    lines.append(f"| {net} | {name} | −{compression} | {' | '.join(told)} |")
+    return "\n".join(lines)
+
+
+def outliers_table() -> str:
+    """Scores of every variant of a net, uncompressed and by each method, with how far its rows and entries stand out."""
+    records = _lines(RESULTS / "outliers.jsonl")
+    ways = list(dict.fromkeys((row["method"], row["p"]) for record in records for row in record["rows"]))
+    labels = [method_label(method, p) for method, p in ways]
+    lines = [
+        f"| net, task | layers | variant | largest row | kurtosis | dense | keep | {' | '.join(labels)} |",
+        "|---" * (len(ways) + 7) + "|",
+    ]
+    for record in records:
+        outliers = record["outliers"]
+        about = [f"{record['net']}, {TASKS[record['task']].title}", record["layers"], record["variant"]]
+        about += [f"{outliers['row_max']:.1f}", f"{outliers['kurtosis']:.1f}", f"{score(record['dense']):.2f}"]
+        for keep in dict.fromkeys(row["keep"] for row in record["rows"]):
+            values = {(row["method"], row["p"]): score(row["metrics"]) for row in record["rows"] if row["keep"] == keep}
+            best = max(values.values())
+            told = [f"**{values[way]:.2f}**" if values[way] == best else f"{values[way]:.2f}" for way in ways]
+            lines.append(f"| {' | '.join([*about, f'{keep:g}', *told])} |")
+    return "\n".join(lines)
+
+
+def throughput_table() -> str:
+    """Tokens a second of both libraries."""
+    record = json.loads((RESULTS / "throughput.json").read_text(encoding="utf-8"))
+    lines = ["| task | rows | tokens | lpjax, tokens/s | PyTorch, tokens/s | ratio | logits apart |", "|---" * 7 + "|"]
+    for row in record["rows"]:
+        speed = row["tokens_per_second"]
+        lines.append(
+            f"| {TASKS[row['task']].title} | {row['rows']} | {row['tokens']} | {speed['lpjax']:.0f} "
+            f"| {speed['torch']:.0f} | {row['ratio']:.2f} | {row['logits_apart']:.0e} |"
+        )
+    return "\n".join(lines)
+
+
+def _compressions(found: dict[str, list[Record]]) -> list[int]:
+    return sorted({r["compression"] for records in found.values() for r in records[1:]})
+
+
+def _lines(path: Path) -> list[Record]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
 
 
 def plot(net: str, path: Path) -> None:
@@ -153,7 +235,7 @@ def plot(net: str, path: Path) -> None:
     for panel, (layers, name) in zip(panels, LAYERS.items(), strict=True):
         for method, colour, marker in zip(METHODS, COLOURS, MARKERS, strict=False):
             points = []
-            for compression in sorted({r["compression"] for records in found.values() for r in records[1:]}):
+            for compression in _compressions(found):
                 value = mean_change(found, layers, compression, method, 2.0 if method == "svd" else None)
                 if value is not None:
                     points.append((compression, value))
