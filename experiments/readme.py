@@ -96,6 +96,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "parity": _from("experiments/results/parity.json", parity_table),
     "full size": _from("experiments/results/full_size.json", full_size_table),
     "finetune": glue_results.finetune_table,
+    "small nets": glue_results.small_table,
 }
 DOCUMENTS = (ROOT / "README.md", ROOT / "experiments" / "README.md")
 
