@@ -137,10 +137,7 @@ def mean_change(
     changes = []
     for records in found.values():
         cells = _cells(records, layers, compression, method)
-        if p is None:
-            cell = choose_p(cells)
-        else:
-            cell = next((r for r in cells if r["p"] == p), None)
+        cell = choose_p(cells) if p is None else next((r for r in cells if r["p"] == p), None)
         if cell is None:
             return None
         changes.append(score(cell["metrics"]) - score(records[0]["metrics"]))
@@ -186,7 +183,7 @@ def small_table() -> str:
 
 
 def outliers_table() -> str:
-    """Scores of every variant of a net, uncompressed and by each method, with how far its rows and entries stand out."""
+    """Scores of every variant of a net, dense and by each method, with how far its rows and entries stand out."""
     records = _lines(RESULTS / "outliers.jsonl")
     ways = list(dict.fromkeys((row["method"], row["p"]) for record in records for row in record["rows"]))
     labels = [method_label(method, p) for method, p in ways]
