@@ -152,7 +152,7 @@ def against_svd_table(net: str) -> str:
         for method in METHODS[1:]:
             differences = []
             for records in found.values():
-                for compression in _compressions({net: records}):
+                for compression in _compressions(found):
                     cells = _cells(records, layers, compression, method)
                     chosen, svd = choose_p(cells), next((r for r in cells if r["method"] == "svd"), None)
                     if chosen is not None and svd is not None:

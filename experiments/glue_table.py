@@ -61,16 +61,20 @@ def keys(grid: Grid) -> Iterator[Key]:
                     yield Key(layers, compression, method, float(p))
 
 
-def read_records(path: Path) -> dict[Key, dict[str, Any]]:
-    """The cells on record; a last line that a killed run left unfinished is cut off."""
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The records of a file, none where there is no file; a last line that a killed run left unfinished is cut off."""
     if not path.exists():
-        return {}
+        return []
     text = path.read_bytes()
     whole = text[: text.rfind(b"\n") + 1]
     if len(whole) < len(text):
         os.truncate(path, len(whole))
-    found = [json.loads(line) for line in whole.decode().splitlines()]
-    return {Key(*(record[name] for name in Key._fields)): record for record in found}
+    return [json.loads(line) for line in whole.decode().splitlines()]
+
+
+def read_records(path: Path) -> dict[Key, dict[str, Any]]:
+    """The cells on record."""
+    return {Key(*(record[name] for name in Key._fields)): record for record in read_lines(path)}
 
 
 def append_record(path: Path, record: dict[str, Any]) -> None:

@@ -10,7 +10,6 @@ there is not computed again.
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ import numpy as np
 
 import lpjax
 from experiments.config import Cell, chosen_cells, parser
-from experiments.glue_table import append_record
+from experiments.glue_table import append_record, read_lines
 from lpjax.checkpoint import Checkpoint
 from lpjax.glue.evaluate import Prepared, evaluate_task, prepare
 from lpjax.report import run_record
@@ -149,8 +148,7 @@ def measure(checkpoint: Checkpoint, dev: Prepared, layers: str, name: str) -> di
 def main() -> None:
     """Compute what is missing."""
     options = parser(__doc__).parse_args()
-    lines = RESULTS.read_text(encoding="utf-8").splitlines() if RESULTS.exists() else []
-    done = {(r["net"], r["task"], r["layers"], r["variant"]) for r in map(json.loads, lines)}
+    done = {(r["net"], r["task"], r["layers"], r["variant"]) for r in read_lines(RESULTS)}
     for cell in chosen_cells(options):
         _one_net(cell, options.runs, done)
 
