@@ -31,6 +31,11 @@ def read_records(net: str) -> dict[str, list[Record]]:
     return found
 
 
+def whole(found: dict[str, list[Record]]) -> dict[str, list[Record]]:
+    """Of the tasks of a net, those scored on all of dev: what is averaged must be GLUE's own scores."""
+    return {task: records for task, records in found.items() if records[0]["complete"]}
+
+
 def score(metrics: dict[str, float]) -> float:
     """Mean of a task's metrics, in points."""
     return 100 * fmean(metrics.values())
@@ -75,9 +80,8 @@ def _order(path: Path) -> tuple[bool, str, int]:
 
 def headline_table(net: str, layers: str = "embeddings", compression: int = 28) -> str:
     """Scores of every task at one compression: dense, then each method at the p chosen for the task."""
-    found = read_records(net)
     rows = []
-    for task, records in found.items():
+    for task, records in read_records(net).items():
         dense = score(records[0]["metrics"])
         cells = []
         for method in METHODS:
@@ -86,16 +90,15 @@ def headline_table(net: str, layers: str = "embeddings", compression: int = 28) 
                 cells.append(None)
             else:
                 cells.append((score(chosen["metrics"]), chosen["p"]))
-        rows.append((TASKS[task].title, dense, cells))
+        rows.append((TASKS[task].title, records[0]["complete"], dense, cells))
     lines = [f"| task | dense | {' | '.join(METHODS)} |", "|---" * (len(METHODS) + 2) + "|"]
-    for title, dense, cells in rows:
+    for title, complete, dense, cells in rows:
         told = ["–" if cell is None else _told(*cell) for cell in cells]
-        lines.append(f"| {title} | {dense:.2f} | {' | '.join(told)} |")
-    means = []
-    for i in range(len(METHODS)):
-        drops = [cells[i][0] - dense for _, dense, cells in rows if cells[i] is not None]
-        means.append(f"{fmean(drops):+.2f}" if drops and len(drops) == len(rows) else "–")
-    return "\n".join([*lines, f"| mean change | | {' | '.join(means)} |"])
+        lines.append(f"| {title}{'' if complete else ' (subset)'} | {dense:.2f} | {' | '.join(told)} |")
+    found = whole(read_records(net))
+    means = [mean_change(found, layers, compression, method, None) for method in METHODS]
+    told = ["–" if mean is None else f"{mean:+.2f}" for mean in means]
+    return "\n".join([*lines, f"| mean change, whole tasks | | {' | '.join(told)} |"])
 
 
 def _told(value: float, p: float) -> str:
@@ -110,8 +113,8 @@ def _cells(records: list[Record], layers: str, compression: int, method: str) ->
 
 
 def change_table(net: str, layers: str) -> str:
-    """Mean change over tasks, in points, by method and p, against compression; only where all tasks have the cell."""
-    found = read_records(net)
+    """Mean change over whole tasks, in points, by method and p; only where all of them have the cell."""
+    found = whole(read_records(net))
     compressions = _compressions(found)
     ways = sorted(
         {(r["method"], r["p"]) for records in found.values() for r in records[1:]},
@@ -226,7 +229,7 @@ def _lines(path: Path) -> list[Record]:
 
 def plot(net: str, path: Path) -> None:
     """Mean change against compression, a panel for each choice of layers, a line for each method at its chosen p."""
-    found = read_records(net)
+    found = whole(read_records(net))
     figure = new_figure(10, 3.6)
     panels = figure.subplots(1, 3)
     for panel, (layers, name) in zip(panels, LAYERS.items(), strict=True):
@@ -246,7 +249,8 @@ def plot(net: str, path: Path) -> None:
         panel.spines[["top", "right"]].set_visible(False)
     panels[0].set_ylabel("mean change, points")
     panels[0].legend(frameon=False, fontsize=9)
-    figure.suptitle(f"{net}: score on {len(found)} tasks against dense, no fine-tuning after compression", fontsize=11)
+    title = f"{net}: score on {len(found)} whole tasks against dense, no fine-tuning after compression"
+    figure.suptitle(title, fontsize=11)
     save_png(figure, path)
 
 

@@ -12,7 +12,6 @@ import jax
 import numpy as np
 import pytest
 
-import experiments.glue_results as glue_results
 import experiments.glue_table as glue_table
 import lpjax
 from experiments.config import read_config, read_grid
@@ -141,33 +140,6 @@ def test_a_cell_is_what_compress_and_evaluate_give(config, tmp_path, monkeypatch
     assert not found[0]["complete"]
 
 
-def test_p_is_chosen_without_a_look_at_dev():
-    def cell(p: float, held: float, dev: float) -> dict:
-        return {"p": p, "held_out": {"accuracy": held}, "metrics": {"accuracy": dev}}
-
-    chosen = glue_results.choose_p([cell(1, 0.7, 0.9), cell(1.5, 0.8, 0.1), cell(2, 0.8, 0.95)])
-    assert chosen is not None
-    assert chosen["p"] == 1.5
-    assert glue_results.choose_p([{"p": 1.0, "held_out": None, "metrics": {"accuracy": 1.0}}]) is None
-
-
-def test_a_mean_is_over_all_tasks_or_there_is_none():
-    def record(method: str, p: float, value: float) -> dict:
-        place = {"layers": "encoder", "compression": 40, "method": method, "p": p}
-        return place | {"metrics": {"accuracy": value}, "held_out": {"accuracy": value}}
-
-    found = {
-        "sst2": [record("dense", 2, 0.9), record("svd", 2, 0.8), record("lewis", 1, 0.85)],
-        "rte": [record("dense", 2, 0.6), record("svd", 2, 0.59)],
-    }
-    assert glue_results.mean_change(found, "encoder", 40, "svd", 2.0) == pytest.approx(-5.5)
-    assert glue_results.mean_change(found, "encoder", 40, "lewis", 1.0) is None
-    assert glue_results.mean_change(found, "encoder", 40, "lewis", None) is None
-    found["rte"].append(record("lewis", 1, 0.58))
-    # At p = 2 the method is the SVD, which is the better choice for rte.
-    assert glue_results.mean_change(found, "encoder", 40, "lewis", None) == pytest.approx((-5 - 1) / 2)
-
-
 @pytest.mark.parametrize("name", ["minilm", "small", "full_size"])
 def test_configs_are_read(name):
     path = Path(glue_table.__file__).parent / "configs" / f"{name}.toml"
@@ -180,36 +152,3 @@ def test_configs_are_read(name):
 def test_the_config_of_the_outlier_study_is_read():
     (cell,) = read_config(Path(glue_table.__file__).parent / "configs" / "high_lr.toml")
     assert cell.name == "minilm-high-lr-stsb"
-
-
-def write_records(folder: Path, net: str, tasks: dict[str, list[tuple[str, int, str, float, float, float]]]) -> None:
-    """Records of (layers, compression, method, p, score held out, score on dev)."""
-    (folder / "glue").mkdir(exist_ok=True)
-    for task, cells in tasks.items():
-        lines = [
-            {
-                **dict(zip(("layers", "compression", "method", "p"), cell[:4], strict=True)),
-                "held_out": {"accuracy": cell[4]},
-                "metrics": {"accuracy": cell[5]},
-            }
-            for cell in cells
-        ]
-        (folder / "glue" / f"{net}-{task}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-
-
-def test_tables_compare_each_method_with_the_svd(tmp_path, monkeypatch):
-    """Counted and averaged by hand."""
-    monkeypatch.setattr(glue_results, "RESULTS", tmp_path)
-    dense, svd = ("none", 0, "dense", 2.0, 0.9, 0.9), ("encoder", 28, "svd", 2.0, 0.8, 0.8)
-    tasks = {
-        "sst2": [dense, svd, ("encoder", 28, "lewis", 1.0, 0.85, 0.84)],  # p = 1 is chosen: 4 points better
-        "rte": [dense, svd, ("encoder", 28, "lewis", 1.0, 0.81, 0.79)],  # and here, 1 point worse
-        "wnli": [dense, svd, ("encoder", 28, "lewis", 1.0, 0.7, 0.9)],  # p = 2 is, though dev would have it otherwise
-    }
-    write_records(tmp_path, "small-net", tasks)
-    lines = glue_results.against_svd_table("small-net").splitlines()
-    assert lines[2:] == ["| encoder | lewis | 3 | 1 | 1 | 1 | +1.00 ± 1.53 |"]  # (4, −1, 0): σ = √7, over √3
-    assert glue_results.small_table().splitlines()[2:] == ["| small-net | encoder | −28 | -10.00 | -9.00 | – | – |"]
-    headline = glue_results.headline_table("small-net", "encoder").splitlines()
-    assert headline[2] == "| SST-2 | 90.00 | 80.00 | 84.00 (p = 1) | – | – |"
-    assert headline[-1] == "| mean change | | -10.00 | -9.00 | – | – |"
