@@ -1,8 +1,15 @@
-"""Matrices with known answers, and the table of solvers that property tests run over."""
+"""Matrices with known answers, the table of solvers that property tests run over, and runs on many devices."""
 
 from __future__ import annotations
 
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
+from safetensors.numpy import load_file
 
 SOLVERS = ["svd", "lewis", "lowner", "irls_rows", "irls_entries", "admm_entries"]
 ITERATIVE = ["irls_rows", "irls_entries", "admm_entries"]
@@ -44,3 +51,51 @@ def subspace_distance(right: np.ndarray, truth: np.ndarray) -> float:
     a = np.linalg.qr(np.asarray(right, np.float64).T)[0]
     b = np.linalg.qr(np.asarray(truth, np.float64).T)[0]
     return float(np.linalg.norm(b - a @ (a.T @ b), 2))
+
+
+_CHILD = """
+import jax, os, sys
+if "PORT" in os.environ:
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    count, number = int(os.environ["PROCESSES"]), int(os.environ["PROCESS"])
+    jax.distributed.initialize(f"127.0.0.1:{os.environ['PORT']}", count, number, heartbeat_timeout_seconds=10)
+from MODULE import NAME
+NAME(sys.argv[1])
+"""
+
+
+def on_devices(function: str, target: Path, devices: int = 8, processes: int = 1) -> dict[str, np.ndarray]:
+    """What a function of a test module writes to `target`, a safetensors file, on so many devices of this host.
+
+    Of several processes, joined by `jax.distributed`, each has its share of the devices, and the first must write.
+    """
+    running = start_on_devices(function, target, devices, processes)
+    said = [one.communicate(timeout=600)[0] for one in running]
+    assert all(one.returncode == 0 for one in running), "\n".join(said)
+    return load_file(target)
+
+
+def start_on_devices(function: str, target: Path, devices: int, processes: int) -> list[subprocess.Popen[str]]:
+    """The processes of `on_devices`, running."""
+    module, _, name = function.rpartition(".")
+    environment = os.environ | {
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices // processes}",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+    }
+    if processes > 1:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            environment |= {"PORT": str(free.getsockname()[1]), "PROCESSES": str(processes)}
+    command = [sys.executable, "-c", _CHILD.replace("MODULE", module).replace("NAME", name), str(target)]
+    return [
+        subprocess.Popen(
+            command,
+            env=environment | {"PROCESS": str(number)},
+            cwd=Path(__file__).parents[1],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for number in range(processes)
+    ]

@@ -16,6 +16,7 @@ from lpjax.solvers._blocks import scan_rows
 from lpjax.solvers._problem import Problem, default_tol, finish, make_problem, normalize, objective, root_of_sum
 from lpjax.solvers._prox import prox
 from lpjax.solvers._solution import Solution
+from lpjax.solvers._spread import spread
 from lpjax.solvers._start import Init, descend, split_init, starting_pair
 
 # ρ grows from step to step up to a multiple of the first. A small one moves the pair far, a large one makes it settle;
@@ -75,7 +76,7 @@ def admm_entries(
     )
     if not isinstance(rho, jax.core.Tracer) and not 0 < rho < float("inf"):
         raise ValueError(f"`rho` is {rho!r}; expected a finite number above 0")
-    return _admm_entries(problem, rank, name, jnp.asarray(rho, problem.p.dtype))
+    return spread(_admm_entries, problem, jnp.asarray(rho, problem.p.dtype), rank=rank, init=name)
 
 
 class _State(NamedTuple):
@@ -95,10 +96,11 @@ class _State(NamedTuple):
 
 
 @functools.partial(jax.jit, static_argnames=("rank", "init"))
-def _admm_entries(problem: Problem, rank: int, init: Init, rho: Scalar) -> Solution:
+def _admm_entries(problem: Problem, rho: Scalar, *, rank: int, init: Init) -> Solution:
     scaled, scaling = normalize(problem)
     (n, d), p = scaled.rows.shape, scaled.p
-    weights = jnp.ones(n, p.dtype) if scaled.row_weights is None else scaled.row_weights
+    own = scaled.rows.matrix.shape[0]
+    weights = jnp.ones(own, p.dtype) if scaled.row_weights is None else scaled.row_weights
     first = starting_pair(scaled, rank, init)
     # The mean |r| of the start, were all equal. Weights have no say: the prox of a row does not depend on its own.
     plain = scaled._replace(row_weights=None)
@@ -140,7 +142,7 @@ def _admm_entries(problem: Problem, rank: int, init: Init, rho: Scalar) -> Solut
     none = jnp.zeros((), jnp.int32)
     outcome = descend(
         step,
-        _State(left, jnp.zeros((n, d), p.dtype), right, right, first_rho, first.objective, first.objective, none),
+        _State(left, jnp.zeros((own, d), p.dtype), right, right, first_rho, first.objective, first.objective, none),
         (left, right),
         first.objective,
         scaled.num_iters,

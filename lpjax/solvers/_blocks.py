@@ -1,10 +1,15 @@
-"""Row blocks: one pass over a matrix in pieces that stay in cache, with no temporary of the matrix's size."""
+"""Row blocks: one pass over a matrix in pieces that stay in cache, with no temporary of the matrix's size.
+
+Where rows are spread over devices, each has rows of its own, and what a pass adds up is added up over all of them.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,25 +19,34 @@ _CPU_ENTRIES = 2**20  # 4 MiB in float32: a block and its two or three temporari
 _ACCELERATOR_ENTRIES = 2**26  # large enough to fill any accelerator, small enough to bound its memory
 
 
-class Rows(NamedTuple):
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["matrix", "factor", "limit", "row_factors"],
+    meta_fields=["axes"],
+)
+@dataclasses.dataclass(frozen=True)
+class Rows:
     """The rows of a matrix as an algorithm sees them: scaled, clipped and weighted as they are read, never copied.
 
     Attributes:
-        matrix: as it came, shape (n, d).
+        matrix: as it came, shape (n, d): inside `shard_map` the rows of this device.
         factor: what every entry is multiplied by; at 0 the rows read as zeros, whatever they hold.
         limit: magnitude that entries are clipped to after that, or None.
         row_factors: what every row is multiplied by after that, shape (n,), or None.
+        axes: names of the mesh axes that the rows are spread over; none on one device.
     """
 
     matrix: Float[Array, "n d"]
     factor: Scalar
     limit: Scalar | None = None
     row_factors: Float[Array, " n"] | None = None
+    axes: tuple[str, ...] = ()
 
     @property
     def shape(self) -> tuple[int, int]:
+        """Of all rows, wherever they are."""
         n, d = self.matrix.shape
-        return n, d
+        return n * (jax.lax.axis_size(self.axes) if self.axes else 1), d
 
     @property
     def dtype(self) -> Any:
@@ -66,14 +80,26 @@ def scan_rows(
             block is as long as the others and may begin with rows that were visited already: `fresh`, shape (m,), is
             false there, and `total` must not count them again.
         rows: the matrix.
-        total: what blocks add to, a pytree.
+        total: what blocks add to, a pytree of zeros.
         given: pytree of arrays (n, …) that are only read.
         state: pytree of arrays (n, …) that are updated in place.
 
     Returns:
-        (total, state, output), of n rows.
+        (total, state, output): the sum over all devices, and what belongs to the n rows of this one.
     """
-    n, d = rows.shape
+    total, state, output = _scan_own_rows(block, rows, total, given, state)
+    return over_devices(jax.lax.psum, total, rows.axes), state, output
+
+
+def over_devices(collective: Callable[..., Any], tree: Any, axes: tuple[str, ...]) -> Any:
+    """A collective over mesh axes, such as `jax.lax.psum`; on one device the tree itself."""
+    return collective(tree, axes) if axes and jax.tree.leaves(tree) else tree
+
+
+def _scan_own_rows(
+    block: Callable[..., tuple[Any, Any, Any]], rows: Rows, total: Any, given: Any, state: Any
+) -> tuple[Any, Any, Any]:
+    n, d = rows.matrix.shape
     count = max(1, math.ceil(n * d / (_CPU_ENTRIES if jax.default_backend() == "cpu" else _ACCELERATOR_ENTRIES)))
     height = math.ceil(n / count)
     if count == 1:

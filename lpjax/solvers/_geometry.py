@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -36,7 +37,7 @@ class Coordinates(NamedTuple):
 def coordinates(problem: Scaled) -> Coordinates:
     """Coordinates of a problem."""
     weights = problem.row_weights
-    rows = problem.rows._replace(row_factors=None if weights is None else weights ** (1 / problem.p))
+    rows = dataclasses.replace(problem.rows, row_factors=None if weights is None else weights ** (1 / problem.p))
     smaller, larger = sorted(rows.shape)
     singular, vectors = right_singular(rows, smaller - 1)
     active = singular > larger * jnp.finfo(rows.dtype).eps * singular[0]

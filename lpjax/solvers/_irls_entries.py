@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Float, Scalar
 from lpjax.objectives import power_sums
 from lpjax.solvers._problem import Problem, default_tol, finish, make_problem, normalize, root_of_sum
 from lpjax.solvers._solution import Solution
+from lpjax.solvers._spread import spread
 from lpjax.solvers._start import Init, descend, split_init, starting_pair
 
 
@@ -60,7 +61,7 @@ def irls_entries(
         row_weights=row_weights,
         init=pair,
     )
-    return _irls_entries(problem, rank, name)
+    return spread(_irls_entries, problem, whole=True, rank=rank, init=name)
 
 
 class _State(NamedTuple):

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Scalar
 
-from lpjax.solvers._blocks import Rows, multiply, scan_rows
+from lpjax.solvers._blocks import Rows, multiply, over_devices, scan_rows
 from lpjax.solvers._problem import (
     Problem,
     Scaled,
@@ -22,6 +22,7 @@ from lpjax.solvers._problem import (
 )
 from lpjax.solvers._solution import Solution
 from lpjax.solvers._spectrum import descending_eigh, gram, right_singular
+from lpjax.solvers._spread import spread
 from lpjax.solvers._start import Init, descend, select_tree, split_init, starting_rights
 
 
@@ -71,7 +72,7 @@ def irls_rows(
         metric=metric,
         init=pair,
     )
-    return _irls_rows(problem, rank, name)
+    return spread(_irls_rows, problem, rank=rank, init=name)
 
 
 @functools.partial(jax.jit, static_argnames=("rank", "init"))
@@ -106,8 +107,8 @@ class _Pass(NamedTuple):
 def _solve(problem: Scaled, rank: int, init: Init) -> Solution:
     n, d = problem.rows.shape
     p, dtype = problem.p, problem.rows.dtype
-    weights = jnp.ones(n, dtype) if problem.row_weights is None else problem.row_weights
-    mean_row = jnp.sqrt(jnp.sum(problem.rows.read() ** 2) / n)
+    weights = jnp.ones(problem.rows.matrix.shape[0], dtype) if problem.row_weights is None else problem.row_weights
+    mean_row = jnp.sqrt(over_devices(jax.lax.psum, jnp.sum(problem.rows.read() ** 2), problem.rows.axes) / n)
     floor = jnp.maximum(mean_row * jnp.finfo(dtype).eps ** (2 / 3), jnp.finfo(dtype).tiny)
 
     def measure(basis: Array, smoothing: Scalar) -> _Pass:

@@ -11,11 +11,12 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, Scalar
 
 from lpjax.objectives import Over
-from lpjax.solvers._blocks import scan_rows
+from lpjax.solvers._blocks import over_devices, scan_rows
 from lpjax.solvers._geometry import Coordinates, axes, coordinates, truncate
 from lpjax.solvers._problem import Problem, default_tol, finish, make_problem, normalize
 from lpjax.solvers._solution import Ellipsoid, Solution
 from lpjax.solvers._spectrum import descending_eigh, gram
+from lpjax.solvers._spread import spread
 
 
 def lewis(
@@ -63,7 +64,7 @@ def lewis(
         tol=default_tol(matrix, 1 / 2) if tol is None else tol,
         row_weights=row_weights,
     )
-    return _lewis(problem, rank, over)
+    return spread(_lewis, problem, rank=rank, over=over)
 
 
 @functools.partial(jax.jit, static_argnames=("rank", "over"))
@@ -114,7 +115,7 @@ def fixed_point(coords: Coordinates, p: Scalar, tol: Scalar, num_iters: Scalar) 
     One map is one pass over row blocks: rows whitened by the last metric give both their new weights and their share
     of the new metric, in coordinates where that metric is near the identity.
     """
-    n, dtype = coords.rows.shape[0], coords.rows.dtype
+    rows, dtype = coords.rows, coords.rows.dtype
 
     def advance(state: FixedPoint) -> FixedPoint:
         whitening = jnp.matmul(coords.whitening, state.inverse, precision="highest")
@@ -127,15 +128,17 @@ def fixed_point(coords: Coordinates, p: Scalar, tol: Scalar, num_iters: Scalar) 
             powers = jnp.where(counted, jnp.where(counted, mapped, 1) ** (1 - 2 / p), 0)
             return total + gram(white, powers), (), mapped
 
-        metric, _, mapped = scan_rows(block, coords.rows, jnp.zeros((whitening.shape[1],) * 2, dtype))
-        scale = coords.dimension / jnp.maximum(jnp.sum(mapped), jnp.finfo(mapped.dtype).tiny)
+        metric, _, mapped = scan_rows(block, rows, jnp.zeros((whitening.shape[1],) * 2, dtype))
+        mass = over_devices(jax.lax.psum, jnp.sum(mapped), rows.axes)
+        scale = coords.dimension / jnp.maximum(mass, jnp.finfo(dtype).tiny)
         weights = mapped * scale
         values, vectors = descending_eigh(metric * scale ** (1 - 2 / p))
         usable = values > values.shape[0] * jnp.finfo(values.dtype).eps * values[0]
         roots = jnp.sqrt(jnp.where(usable, values, 0))
         inverse_roots = jnp.where(usable, 1 / jnp.where(usable, roots, 1), 0)
         positive = (weights > 0) & (state.weights > 0)
-        change = jnp.max(jnp.abs(jnp.log(jnp.where(positive, weights / jnp.where(positive, state.weights, 1), 1))))
+        moved = jnp.abs(jnp.log(jnp.where(positive, weights / jnp.where(positive, state.weights, 1), 1)))
+        change = over_devices(jax.lax.pmax, jnp.max(moved), rows.axes)
         # What one more map would change: the change times its contraction, known at worst; often far better is twice
         # what was last seen, but not after the first map, which starts from no weights at all.
         seen = jnp.where(state.num_iters > 1, 2 * change / jnp.where(state.change > 0, state.change, 1), 1)
@@ -154,7 +157,7 @@ def fixed_point(coords: Coordinates, p: Scalar, tol: Scalar, num_iters: Scalar) 
 
     identity = jnp.diag(coords.active.astype(dtype))
     start = FixedPoint(
-        jnp.ones(n, dtype),
+        jnp.ones(rows.matrix.shape[0], dtype),
         identity,
         identity,
         jnp.full((), jnp.inf, dtype),

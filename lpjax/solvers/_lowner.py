@@ -14,6 +14,7 @@ from lpjax.objectives import Over
 from lpjax.solvers._geometry import Coordinates, axes, coordinates, truncate
 from lpjax.solvers._problem import Problem, finish, make_problem, normalize
 from lpjax.solvers._solution import Ellipsoid, Solution
+from lpjax.solvers._spread import spread
 
 _ASCENTS = 4  # steps from the longest axis towards the farthest point of the ellipsoid, for a deeper cut
 
@@ -59,7 +60,7 @@ def lowner(
             negative.
     """
     problem = make_problem(matrix, rank, p=p, num_iters=num_iters, tol=tol, row_weights=row_weights)
-    return _lowner(problem, rank, over, num_iters)
+    return spread(_lowner, problem, whole=True, rank=rank, over=over, limit=num_iters)
 
 
 @functools.partial(jax.jit, static_argnames=("rank", "over", "limit"))

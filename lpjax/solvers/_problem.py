@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -11,21 +13,28 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Scalar
 
 from lpjax.objectives import Over, blocked_sum, power_of_two_above, power_sums
-from lpjax.solvers._blocks import Rows, scan_rows
+from lpjax.solvers._blocks import Rows, over_devices, scan_rows
 from lpjax.solvers._solution import Solution
 
 
-class Problem(NamedTuple):
-    """A matrix scaled to order one, with its weights; the arguments of a jitted solver core, a pytree.
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["matrix", "p", "row_weights", "metric", "tol", "num_iters", "init"],
+    meta_fields=["axes"],
+)
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """A matrix with its weights and settings; the arguments of a jitted solver core, a pytree.
 
     Attributes:
-        matrix: A, shape (n, d), floating.
+        matrix: A, shape (n, d), floating; inside `shard_map` the rows of this device, as of all that has n rows.
         p: exponent, a scalar of A's dtype.
         row_weights: ω, shape (n,), or None for ones.
         metric: C, shape (d, d), or None for the identity.
         tol: tolerance, a scalar of A's dtype.
         num_iters: iteration limit, an int32 scalar.
         init: starting pair (left, right), or None.
+        axes: names of the mesh axes that the rows are spread over, where the core runs inside `shard_map`.
     """
 
     matrix: Float[Array, "n d"]
@@ -35,6 +44,7 @@ class Problem(NamedTuple):
     tol: Scalar
     num_iters: Scalar
     init: tuple[Float[Array, "n k"], Float[Array, "k d"]] | None
+    axes: tuple[str, ...] = ()
 
 
 def _concrete(value: Any) -> np.ndarray | None:
@@ -119,8 +129,8 @@ def make_problem(
         if row_weights.shape != shape[:1]:
             raise ValueError(f"`row_weights` has shape {row_weights.shape}; expected {shape[:1]}, one a row")
         _require_finite("row_weights", row_weights)
-        known = _concrete(row_weights)
-        if known is not None and (known.min() < 0 or known.max() == 0):
+        # By reductions: what is spread over processes cannot be fetched whole.
+        if not isinstance(row_weights, jax.core.Tracer) and (jnp.min(row_weights) < 0 or jnp.max(row_weights) == 0):
             raise ValueError("`row_weights` has a negative entry or only zeros; expected ω ≥ 0, one above 0")
     if metric is not None:
         metric = jnp.asarray(metric, dtype)
@@ -190,23 +200,24 @@ def normalize(problem: Problem) -> tuple[Scaled, Scaling]:
     know of C.
     """
     matrix, weights, metric = problem.matrix, problem.row_weights, problem.metric
-    largest = jnp.max(jnp.abs(matrix))
+    largest = over_devices(jax.lax.pmax, jnp.max(jnp.abs(matrix)), problem.axes)
     finite = jnp.isfinite(largest)
     scale = power_of_two_above(largest)
-    rows = Rows(matrix, jnp.where(finite, 1 / scale, 0))
+    rows = Rows(matrix, jnp.where(finite, 1 / scale, 0), axes=problem.axes)
     init = problem.init
     if init is not None:
         init = (init[0] / scale, init[1])
     weight_scale = jnp.ones((), matrix.dtype)
     if weights is not None:
-        finite &= jnp.all(jnp.isfinite(weights))
-        weight_scale = power_of_two_above(jnp.max(weights))
+        heaviest = over_devices(jax.lax.pmax, jnp.max(weights), problem.axes)
+        finite &= jnp.isfinite(heaviest)
+        weight_scale = power_of_two_above(heaviest)
         weights = jnp.where(finite, jnp.maximum(weights / weight_scale, 0), 1)
     half = inverse_half = None
     if metric is not None:
         finite &= jnp.all(jnp.isfinite(metric))
         half, inverse_half = _square_roots(jnp.where(finite, metric, 0))
-        rows = Rows(jnp.matmul(rows.read(), half, precision="highest"), jnp.ones((), matrix.dtype))
+        rows = Rows(jnp.matmul(rows.read(), half, precision="highest"), jnp.ones((), matrix.dtype), axes=problem.axes)
         if init is not None:
             init = (init[0], jnp.matmul(init[1], half, precision="highest"))
     scaled = Scaled(rows, problem.p, weights, problem.tol, problem.num_iters, init)
@@ -252,7 +263,7 @@ def root_of_sum(problem: Scaled, sums: Float[Array, " n"]) -> Scalar:
     """(Σ_i ω_i sums_i)^{1/p}."""
     if problem.row_weights is not None:
         sums = problem.row_weights * sums
-    return blocked_sum(sums) ** (1 / problem.p)
+    return over_devices(jax.lax.psum, blocked_sum(sums), problem.rows.axes) ** (1 / problem.p)
 
 
 def finish(solution: Solution, scaling: Scaling, p: Scalar) -> Solution:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, TypeVar
@@ -10,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Scalar
 
-from lpjax.solvers._blocks import Rows, multiply
+from lpjax.solvers._blocks import Rows, multiply, over_devices
 from lpjax.solvers._geometry import coordinates
 from lpjax.solvers._lewis import ellipsoid, fixed_point
 from lpjax.solvers._problem import Scaled, objective, project
@@ -91,7 +92,7 @@ def starting_pair(problem: Scaled, rank: int, init: Init) -> Pair:
 
 def _clipped_pair(problem: Scaled, rank: int) -> Pair:
     rows = problem.rows
-    clipped = problem._replace(rows=rows._replace(limit=3 * _median_magnitude(rows)))
+    clipped = problem._replace(rows=dataclasses.replace(rows, limit=3 * _median_magnitude(rows)))
     right = svd_right(clipped, rank)
     left = multiply(clipped.rows, right.T)
     return Pair(left, right, objective(problem, left, right, "entries"))
@@ -100,9 +101,11 @@ def _clipped_pair(problem: Scaled, rank: int) -> Pair:
 def _median_magnitude(rows: Rows) -> Scalar:
     """Median |a_ij| of at most about 2¹⁶ entries, of evenly spaced rows; the largest where the median is 0."""
     n, d = rows.shape
-    sample = jnp.abs(rows._replace(matrix=rows.matrix[:: max(1, n * d // 2**16)]).read())
+    sample = dataclasses.replace(rows, matrix=rows.matrix[:: max(1, n * d // 2**16)]).read()
+    sample = over_devices(functools.partial(jax.lax.all_gather, tiled=True), jnp.abs(sample), rows.axes)
     median = jnp.median(sample)
-    return jnp.where(median > 0, median, jnp.max(jnp.abs(rows.matrix)) * rows.factor)
+    largest = over_devices(jax.lax.pmax, jnp.max(jnp.abs(rows.matrix)), rows.axes)
+    return jnp.where(median > 0, median, largest * rows.factor)
 
 
 T = TypeVar("T")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -14,6 +15,7 @@ from lpjax.objectives import Over
 from lpjax.solvers._problem import Problem, Scaled, finish, make_problem, normalize, project
 from lpjax.solvers._solution import Solution
 from lpjax.solvers._spectrum import right_singular
+from lpjax.solvers._spread import spread
 
 
 def svd(
@@ -48,7 +50,7 @@ def svd(
             shape, negative or asymmetric.
     """
     problem = make_problem(matrix, rank, p=p, num_iters=num_iters, tol=tol, row_weights=row_weights, metric=metric)
-    return _svd(problem, rank, "rows" if metric is not None else over)
+    return spread(_svd, problem, rank=rank, over="rows" if metric is not None else over)
 
 
 @functools.partial(jax.jit, static_argnames=("rank", "over"))
@@ -63,5 +65,5 @@ def _svd(problem: Problem, rank: int, over: Over) -> Solution:
 def svd_right(problem: Scaled, rank: int) -> Float[Array, "k d"]:
     """V_kᵀ of diag(√ω) A."""
     weights = problem.row_weights
-    rows = problem.rows._replace(row_factors=None if weights is None else jnp.sqrt(weights))
+    rows = dataclasses.replace(problem.rows, row_factors=None if weights is None else jnp.sqrt(weights))
     return right_singular(rows, rank)[1][:, :rank].T

@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -20,6 +16,7 @@ from lpjax.glue import TASKS, evaluate, label_config
 from lpjax.glue.data import Examples
 from lpjax.glue.evaluate import Prepared, evaluate_task, predict, prepare, to_predictions
 from lpjax.models.head import output_path, with_head
+from tests.helpers import on_devices
 from tests.models.golden_cases import NETS, load_golden
 from tests.models.test_head import factor
 from tests.test_batching import WORDS, make_tokenizer, some_texts
@@ -257,19 +254,8 @@ def logits_of_all_nets(target: str) -> None:
     save_file(found, target)
 
 
-def on_eight_devices(function: str, target: Path) -> dict[str, np.ndarray]:
-    """What a function of a test module writes to `target`, run where XLA shows eight devices."""
-    module, _, name = function.rpartition(".")
-    code = "import jax, sys; jax.config.update('jax_disable_most_optimizations', True); "
-    code += f"from {module} import {name}; {name}(sys.argv[1])"
-    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
-    command = [sys.executable, "-c", code, str(target)]
-    subprocess.run(command, check=True, env=environment, cwd=Path(__file__).parents[2], capture_output=True)
-    return load_file(target)
-
-
 def test_eight_devices_say_the_same_as_one(tmp_path):
-    eight = on_eight_devices("tests.glue.test_evaluate.logits_of_all_nets", tmp_path / "eight.safetensors")
+    eight = on_devices("tests.glue.test_evaluate.logits_of_all_nets", tmp_path / "eight.safetensors")
     logits_of_all_nets(str(tmp_path / "one.safetensors"))
     one = load_file(tmp_path / "one.safetensors")
     assert (eight.pop("devices"), one.pop("devices")) == (8, 1)

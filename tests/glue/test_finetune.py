@@ -28,7 +28,8 @@ from lpjax.glue.finetune import Finetuned, Settings, finetune
 from lpjax.models import device_params
 from lpjax.models.head import output_path
 from lpjax.models.names import walk
-from tests.glue.test_evaluate import base_net, make_examples, net_with_head, on_eight_devices, texts_of
+from tests.glue.test_evaluate import base_net, make_examples, net_with_head, texts_of
+from tests.helpers import on_devices
 from tests.models.golden_cases import NETS
 from tests.test_batching import make_tokenizer
 
@@ -239,7 +240,7 @@ def test_a_regression_is_learned_in_its_own_units():
 
 
 def test_eight_devices_learn_the_same_as_one(tmp_path):
-    eight = on_eight_devices("tests.glue.test_finetune.write_curve", tmp_path / "eight.safetensors")
+    eight = on_devices("tests.glue.test_finetune.write_curve", tmp_path / "eight.safetensors")
     write_curve(str(tmp_path / "one.safetensors"))
     one = load_file(tmp_path / "one.safetensors")
     assert (eight["devices"], one["devices"]) == (8, 1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -51,7 +53,7 @@ def test_rows_are_scaled_clipped_and_weighted_as_read(blocks):
     expected = (np.clip(matrix / 4, -0.3, 0.3) * weights[:, None]) @ right
     rows = as_rows(matrix, 0.25, limit=jnp.asarray(0.3), row_factors=jnp.asarray(weights))
     np.testing.assert_allclose(multiply(rows, jnp.asarray(right)), expected, atol=1e-12)
-    np.testing.assert_allclose(multiply(rows._replace(factor=jnp.zeros(())), jnp.asarray(right)), 0)
+    np.testing.assert_allclose(multiply(dataclasses.replace(rows, factor=jnp.zeros(())), jnp.asarray(right)), 0)
 
 
 def test_gram_and_triangle(blocks):
