@@ -7,9 +7,8 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 
 from lpjax.models import ModelConfig, XLNetConfig
 
@@ -171,30 +170,6 @@ def collate(tokens: Tokens, batch: Batch, batch_size: int) -> dict[str, np.ndarr
         if tokens.types is not None:
             inputs["token_type_ids"][place] = tokens.types[row]
     return inputs
-
-
-def data_mesh(devices: Sequence[Any] | None = None) -> Mesh:
-    """A mesh with the one axis "data" over `devices`, by default all there are."""
-    found = list(jax.devices() if devices is None else devices)
-    return Mesh(np.array(found), ("data",))
-
-
-def replicated(mesh: Mesh) -> NamedSharding:
-    """The same on every device."""
-    return NamedSharding(mesh, PartitionSpec())
-
-
-def by_rows(mesh: Mesh, axis: int = 0) -> NamedSharding:
-    """Rows, along `axis`, spread over the devices."""
-    return NamedSharding(mesh, PartitionSpec(*[None] * axis, "data"))
-
-
-def spread(tree: Any, sharding: NamedSharding) -> Any:
-    """Host arrays, the same in every process, as arrays over the devices of all of them."""
-    if sharding.is_fully_addressable:
-        return jax.device_put(tree, sharding)
-    # Each process copies its own part; device_put would have them all compare the whole first, at every call.
-    return jax.tree.map(lambda x: jax.make_array_from_callback(np.shape(x), sharding, lambda at: x[at]), tree)
 
 
 def round_up(batch_size: int, mesh: Mesh, config: ModelConfig) -> int:

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jax.sharding import Mesh
 
+from lpjax._mesh import data_mesh
+from lpjax._solve_group import Job, Part, default_batch, rehearse, solve_group
 from lpjax.lowrank import LowRank
-from lpjax.objectives import entries_bound, lp_norm
 from lpjax.select import InputAxes, Select, leaves_with_paths, rank_for, replace_leaves, select_paths
 from lpjax.solvers import SOLVERS, Solution
-from lpjax.solvers._problem import solving_dtype
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,6 +73,7 @@ def compress(
     rows: str = "auto",
     input_axes: InputAxes | None = None,
     batch_size: int | None = None,
+    mesh: Mesh | None = None,
     progress: Progress | None = None,
     **options: Any,
 ) -> Compressed:
@@ -104,6 +103,8 @@ def compress(
             its own, all of one rank. `lpjax.flax.input_axes` finds them for a linen module.
         batch_size: matrices solved at a time, by vmap. By default 1 on CPU, where they would only wait for each
             other, and elsewhere as many as take at most a quarter of the device's memory.
+        mesh: devices, along an axis "data", that matrices of equal shape are spread over, `batch_size` on each; by
+            default all, of all processes, which must call with the same arguments and all get the whole result.
         progress: called with (leaves done, leaves in all, record) after each leaf.
         **options: further keywords for the solver: num_iters, tol, init, …
 
@@ -136,7 +137,7 @@ def compress(
         raise ValueError(f"`row_weights` names leaves that are not selected: {', '.join(strangers[:5])}")
 
     records: dict[str, LayerRecord] = {}
-    groups: dict[tuple[tuple[int, int], np.dtype, bool], list[_Job]] = {}
+    groups: dict[tuple[tuple[int, int], np.dtype, bool], list[Job]] = {}
     for path in paths:
         jobs = _plan(path, leaves[path], axes.get(path, (0, 1)), keep, rank, rows, weights.get(path))
         if isinstance(jobs, LayerRecord):
@@ -145,7 +146,7 @@ def compress(
             key = (jobs[0].shape, jobs[0].leaf.dtype, jobs[0].weights is not None)
             groups.setdefault(key, []).extend(jobs)
     for jobs in groups.values():
-        _rehearse(solve, jobs[0], p, options)
+        rehearse(solve, jobs[0], p, options)
 
     replaced: dict[str, LowRank] = {}
     done = 0
@@ -159,9 +160,9 @@ def compress(
     for record in list(records.values()):
         report(record)
     for (shape, _, _), jobs in groups.items():
-        size = batch_size or _default_batch(shape)
-        parts: list[_Part] = []  # of one leaf: its matrices follow one another
-        for part in _solve_group(solve, jobs, p, options, size):
+        size = batch_size or default_batch(shape)
+        parts: list[Part] = []  # of one leaf: its matrices follow one another
+        for part in solve_group(solve, jobs, p, options, size, data_mesh() if mesh is None else mesh):
             parts.append(part)
             if len(parts) == part.job.height:
                 record, pair = _record(parts, p)
@@ -169,24 +170,6 @@ def compress(
                 report(record)
                 parts = []
     return Compressed(replace_leaves(params, replaced), tuple(records[path] for path in paths))
-
-
-class _Job(NamedTuple):
-    """A matrix to be factored, `leaf[place]` of a stack; `shape` is that of A, after any transposition."""
-
-    path: str
-    leaf: Any
-    place: tuple[int, ...]
-    height: int  # of the stack: how many matrices the leaf has
-    shape: tuple[int, int]
-    transposed: bool
-    rank: int
-    weights: np.ndarray | None
-
-    def matrix(self) -> np.ndarray:
-        """A, on the host."""
-        matrix = np.asarray(self.leaf[self.place] if self.place else self.leaf)
-        return matrix.reshape(self.shape[::-1]).T if self.transposed else matrix.reshape(self.shape)
 
 
 def _is_count(value: Any) -> bool:
@@ -223,7 +206,7 @@ def kernel_axes(path: str, entry: Any, leaves: Mapping[str, Any]) -> tuple[int, 
 
 def _plan(
     path: str, leaf: Any, axes: tuple[int, int], keep: float | None, rank: int | None, rows: str, weights: Any
-) -> list[_Job] | LayerRecord:
+) -> list[Job] | LayerRecord:
     size = math.prod(leaf.shape)
     if isinstance(leaf, LowRank):
         return LayerRecord(path, leaf.shape, leaf.rank, size, leaf.size, note="is factored already; left as it is")
@@ -256,117 +239,12 @@ def _plan(
         if not np.all(np.any(weights, axis=-1)):
             raise ValueError(f"`row_weights` of {path} is all zero; expected a weight above 0")
     return [
-        _Job(path, leaf, place, math.prod(stack), view, transposed, chosen, None if weights is None else weights[place])
+        Job(path, leaf, place, math.prod(stack), view, transposed, chosen, None if weights is None else weights[place])
         for place in np.ndindex(stack)
     ]
 
 
-def _rehearse(solve: Callable[..., Solution], job: _Job, p: float, options: dict[str, Any]) -> None:
-    """The solver's own checks, on shapes, p and options, without solving; then of what it would return."""
-    dtype = solving_dtype(jax.dtypes.canonicalize_dtype(job.leaf.dtype))
-    matrix = jax.ShapeDtypeStruct(job.shape, dtype)
-    weights = None if job.weights is None else jax.ShapeDtypeStruct(job.shape[:1], job.weights.dtype)
-
-    def run(matrix: Array, weights: Array | None) -> Solution:
-        return solve(matrix, job.rank, p=p, **_with_weights(options, weights))
-
-    found = jax.eval_shape(run, matrix, weights)
-    if not isinstance(found, Solution):
-        raise ValueError(f"`solver` returned a {type(found).__name__}; expected a `Solution`")
-    shapes, expected = (
-        (found.left.shape, found.right.shape),
-        ((job.shape[0], job.rank), (job.rank, job.shape[1])),
-    )
-    if shapes != expected:
-        raise ValueError(f"`solver` returned factors of shapes {shapes}; expected {expected}")
-
-
-def _with_weights(options: dict[str, Any], weights: Array | None) -> dict[str, Any]:
-    return options if weights is None else options | {"row_weights": weights}
-
-
-def _default_batch(shape: tuple[int, int]) -> int:
-    device = jax.devices()[0]
-    if device.platform == "cpu":
-        return 1
-    available = (device.memory_stats() or {}).get("bytes_limit", 2**33) / 4
-    return max(1, int(available // (8 * 4 * shape[0] * shape[1])))
-
-
-class _Solved(NamedTuple):
-    left: Array
-    right: Array
-    entries: Array
-    rows: Array
-    bound: Array | None
-    totals: tuple[Array, Array]  # ‖A‖_p over entries and over rows, of which the three above are shares
-    num_iters: Array
-    converged: Array
-
-
-class _Part(NamedTuple):
-    """A matrix of a leaf, solved."""
-
-    job: _Job
-    solved: _Solved
-    seconds: float
-
-
-def _solve_group(
-    solve: Callable[..., Solution], jobs: list[_Job], p: float, options: dict[str, Any], batch_size: int
-) -> Iterator[_Part]:
-    rank = jobs[0].rank
-
-    def one(matrix: Array, weights: Array | None, p: Array) -> _Solved:
-        wide = matrix.astype(solving_dtype(matrix.dtype))
-        solution = solve(wide, rank, p=p, **_with_weights(options, weights))
-        left, right = solution.left.astype(matrix.dtype), solution.right.astype(matrix.dtype)
-        # Measured on the factors as they will be stored, after any rounding to half precision.
-        residual = wide - jnp.matmul(left.astype(wide.dtype), right.astype(wide.dtype), precision="highest")
-        total, rows_total = lp_norm(wide, p), lp_norm(wide, p, "rows")
-        bound = None
-        if solution.ellipsoid is not None and weights is None:
-            ellipsoid = solution.ellipsoid
-            bound = entries_bound(ellipsoid.values, rank, ellipsoid.upper, wide.shape[1], p)
-            bound = _share(jnp.where(p <= 2, bound, jnp.inf), total)
-        return _Solved(
-            left,
-            right,
-            _share(lp_norm(residual, p), total),
-            _share(lp_norm(residual, p, "rows"), rows_total),
-            bound,
-            (total, rows_total),
-            solution.num_iters,
-            solution.converged,
-        )
-
-    compiled: dict[int, Any] = {}
-    for start in range(0, len(jobs), batch_size):
-        batch = jobs[start : start + batch_size]
-        stacked = [job.matrix() for job in batch]
-        known = [job.weights for job in batch if job.weights is not None]  # of all jobs of a group, or of none
-        weights = np.stack(known) if known else None
-        # One alone is not vmapped: under vmap both sides of a solver's branches would be computed.
-        single = len(batch) == 1
-        matrices = jnp.asarray(stacked[0] if single else np.stack(stacked))
-        weights = weights[0] if single and weights is not None else weights
-        arguments = (matrices, weights, jnp.asarray(p, solving_dtype(matrices.dtype)))
-        if len(batch) not in compiled:
-            run = one if single else jax.vmap(one, in_axes=(0, None if weights is None else 0, None))
-            compiled[len(batch)] = jax.jit(run).lower(*arguments).compile()
-        began = time.perf_counter()
-        solved = jax.device_get(compiled[len(batch)](*arguments))
-        seconds = (time.perf_counter() - began) / len(batch)
-        for i, job in enumerate(batch):
-            own = solved if single else jax.tree.map(lambda x, i=i: x[i], solved)
-            yield _Part(job, own, seconds)
-
-
-def _share(part: Array, whole: Array) -> Array:
-    return jnp.where(whole > 0, part / jnp.where(whole > 0, whole, 1), 0)
-
-
-def _record(parts: Sequence[_Part], p: float) -> tuple[LayerRecord, LowRank]:
+def _record(parts: Sequence[Part], p: float) -> tuple[LayerRecord, LowRank]:
     job, solved = parts[0].job, [part.solved for part in parts]
     stack = job.leaf.shape[: len(job.place)]
 

@@ -7,24 +7,20 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
-from jax.sharding import PartitionSpec
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
+from lpjax._mesh import data_mesh
 from lpjax.batching import (
     LENGTHS,
     Batch,
     Tokens,
     by_length,
-    by_rows,
     check_known,
     collate,
-    data_mesh,
     padded_length,
-    replicated,
     round_up,
     shuffled,
-    spread,
     tokenize,
 )
 from lpjax.models import ModelConfig
@@ -234,9 +230,3 @@ def test_rows_are_spread_evenly(name):
     unit = 2 if name == "xlnet_both_directions" else 1
     mesh = data_mesh(jax.devices()[:1])
     assert [round_up(n, mesh, config) for n in (1, 2, 5)] == [unit, 2, 5 + (unit - 1)]
-    assert by_rows(mesh, axis=1).spec == PartitionSpec(None, "data")
-    tree = {"a": np.arange(6).reshape(3, 2), "b": np.float32(2)}
-    for sharding in (replicated(mesh), by_rows(mesh)):
-        found = spread(tree if sharding == replicated(mesh) else {"a": tree["a"]}, sharding)
-        assert np.array_equal(found["a"], tree["a"])
-        assert found["a"].sharding == sharding

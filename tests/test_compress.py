@@ -11,12 +11,13 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 import lpjax
 from lpjax import LowRank, Solution, compress
 from lpjax.select import leaves_with_paths
 from tests.conftest import GOLDENS
-from tests.helpers import heavy_tailed, low_rank, norm, product, subspace_distance, truncated_svd
+from tests.helpers import heavy_tailed, low_rank, norm, on_devices, product, subspace_distance, truncated_svd
 
 N, D, RANK = 17, 7, 3
 
@@ -458,3 +459,48 @@ def test_factors_survive_a_checkpoint(tmp_path):
     back = lpjax.load_checkpoint(tmp_path / "small").params
     for a, b in zip(jax.tree.leaves(factored), jax.tree.leaves(back), strict=True):
         assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
+
+
+def tree_of_layers() -> dict:
+    """Five kernels of one shape, one of another with a stack of three, and an embedding; with weights for the five."""
+    rng = np.random.default_rng(7)
+    kernels = {f"layer_{i}": {"kernel": rng.standard_t(3, size=(12, 16)).astype(np.float32)} for i in range(5)}
+    stacked = {"kernel": rng.normal(size=(3, 12, 12)).astype(np.float32)}
+    return {**kernels, "stack": stacked, "words": {"embedding": rng.normal(size=(40, 12)).astype(np.float32)}}
+
+
+def compress_layers() -> Any:
+    weights = {f"layer_{i}/kernel": np.linspace(0, 1 + i, 16) for i in range(5)}
+    return lpjax.compress(
+        tree_of_layers(),
+        select="kernel|embedding",
+        rank=3,
+        solver="irls_rows",
+        p=1.5,
+        num_iters=10,
+        row_weights=weights,
+        input_axes={"stack/kernel": (1, 1)},
+    )
+
+
+def write_compressed(target: str) -> None:
+    """Factors and shares of all leaves, of the layers spread over all devices of all processes."""
+    found = compress_layers()
+    arrays = {}
+    for record in found.records:
+        pair = dict(leaves_with_paths(found.params))[record.path]
+        arrays[record.path] = np.asarray(pair.left @ pair.right)
+        arrays[f"{record.path}: objective"] = np.array([record.objective_entries, record.objective_rows])
+    if jax.process_index() == 0:
+        save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, target)
+
+
+@pytest.mark.parametrize(("devices", "processes"), [(8, 1), (2, 1), (2, 2)])
+def test_layers_over_many_devices_come_out_as_on_one(devices, processes, tmp_path):
+    write_compressed(str(tmp_path / "one.safetensors"))
+    expected = load_file(tmp_path / "one.safetensors")
+    found = on_devices("tests.test_compress.write_compressed", tmp_path / "many.safetensors", devices, processes)
+    assert found.keys() == expected.keys()
+    assert len(found) == 14
+    for name, array in expected.items():
+        assert np.abs(found[name] - array).max() < 1e-5 * max(1, np.abs(array).max()), name

@@ -15,18 +15,8 @@ from jax.sharding import Mesh
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from lpjax.batching import (
-    Tokens,
-    by_length,
-    by_rows,
-    check_known,
-    collate,
-    data_mesh,
-    replicated,
-    round_up,
-    spread,
-    tokenize,
-)
+from lpjax._mesh import by_rows, data_mesh, replicated, spread
+from lpjax.batching import Tokens, by_length, check_known, collate, round_up, tokenize
 from lpjax.checkpoint import Checkpoint
 from lpjax.glue.data import Examples
 from lpjax.glue.labels import label_order

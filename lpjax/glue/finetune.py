@@ -14,7 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from lpjax.batching import Batch, Tokens, by_rows, collate, data_mesh, replicated, round_up, shuffled, spread
+from lpjax._mesh import by_rows, data_mesh, replicated, spread
+from lpjax.batching import Batch, Tokens, collate, round_up, shuffled
 from lpjax.checkpoint import Checkpoint
 from lpjax.glue._train_state import Log, load_state, save_state
 from lpjax.glue._train_step import Params, Schedule, begin, make_optimizer, train_step

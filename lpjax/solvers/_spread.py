@@ -18,6 +18,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array
 
+from lpjax._mesh import spread as lay_out
 from lpjax.solvers._problem import Problem
 from lpjax.solvers._solution import Ellipsoid, Solution
 
@@ -114,6 +115,5 @@ def _specs(problem: Problem) -> Problem:
 def _place(leaf: Array, sharding: NamedSharding) -> Array:
     """`leaf` spread so; where it is known to this process, every process must know the same."""
     if leaf.is_fully_addressable and not sharding.is_fully_addressable:
-        known = np.asarray(leaf)
-        return jax.make_array_from_callback(known.shape, sharding, lambda at: known[at])
+        return lay_out(np.asarray(leaf), sharding)
     return jax.device_put(leaf, sharding)

@@ -18,7 +18,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 import lpjax
-from lpjax.batching import by_rows, data_mesh, replicated, spread
+from lpjax._mesh import by_rows, data_mesh, replicated, spread
 from lpjax.checkpoint import Checkpoint
 from lpjax.glue import TASKS, evaluate
 from lpjax.glue._train_step import Schedule, TrainState, begin, decays, loss_sum, make_optimizer, train_step

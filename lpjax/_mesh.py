@@ -1,0 +1,43 @@
+"""Devices of all processes, and how arrays are spread over them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+
+def data_mesh(devices: Sequence[Any] | None = None) -> Mesh:
+    """A mesh with the one axis "data" over `devices`, by default all there are."""
+    found = list(jax.devices() if devices is None else devices)
+    return Mesh(np.array(found), ("data",))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The same on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def by_rows(mesh: Mesh, axis: int = 0) -> NamedSharding:
+    """Rows, along `axis`, spread over the devices."""
+    return NamedSharding(mesh, PartitionSpec(*[None] * axis, "data"))
+
+
+def spread(tree: Any, sharding: NamedSharding) -> Any:
+    """Host arrays, the same in every process, as arrays over the devices of all of them."""
+    if sharding.is_fully_addressable:
+        return jax.device_put(tree, sharding)
+    # Each process copies its own part; device_put would have them all compare the whole first, at every call.
+    return jax.tree.map(lambda x: jax.make_array_from_callback(np.shape(x), sharding, lambda at: x[at]), tree)
+
+
+def fetch(tree: Any) -> Any:
+    """Arrays as NumPy on every host, whole, wherever their parts are."""
+    if all(leaf.is_fully_addressable for leaf in jax.tree.leaves(tree)):
+        return jax.device_get(tree)
+    from jax.experimental import multihost_utils
+
+    return multihost_utils.process_allgather(tree, tiled=True)

@@ -1,0 +1,172 @@
+"""Matrices of one shape, solved together: several at a time on each device, all devices at once."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Array
+
+from lpjax._mesh import by_rows, data_mesh, fetch, replicated, spread
+from lpjax.objectives import entries_bound, lp_norm
+from lpjax.solvers import Solution
+from lpjax.solvers._problem import solving_dtype
+
+
+class Job(NamedTuple):
+    """A matrix to be factored, `leaf[place]` of a stack; `shape` is that of A, after any transposition."""
+
+    path: str
+    leaf: Any
+    place: tuple[int, ...]
+    height: int  # of the stack: how many matrices the leaf has
+    shape: tuple[int, int]
+    transposed: bool
+    rank: int
+    weights: np.ndarray | None
+
+    def matrix(self) -> np.ndarray:
+        """A, on the host."""
+        matrix = np.asarray(self.leaf[self.place] if self.place else self.leaf)
+        return matrix.reshape(self.shape[::-1]).T if self.transposed else matrix.reshape(self.shape)
+
+
+class Solved(NamedTuple):
+    """Factors in the leaf's dtype, what they lose as shares of ‖A‖_p, and how the solver ended."""
+
+    left: Array
+    right: Array
+    entries: Array
+    rows: Array
+    bound: Array | None
+    totals: tuple[Array, Array]  # ‖A‖_p over entries and over rows, of which the three above are shares
+    num_iters: Array
+    converged: Array
+
+
+class Part(NamedTuple):
+    """A matrix of a leaf, solved."""
+
+    job: Job
+    solved: Solved
+    seconds: float
+
+
+def rehearse(solve: Callable[..., Solution], job: Job, p: float, options: dict[str, Any]) -> None:
+    """The solver's own checks, on shapes, p and options, without solving; then of what it would return."""
+    dtype = solving_dtype(jax.dtypes.canonicalize_dtype(job.leaf.dtype))
+    matrix = jax.ShapeDtypeStruct(job.shape, dtype)
+    weights = None if job.weights is None else jax.ShapeDtypeStruct(job.shape[:1], job.weights.dtype)
+
+    def run(matrix: Array, weights: Array | None) -> Solution:
+        return solve(matrix, job.rank, p=p, **_with_weights(options, weights))
+
+    found = jax.eval_shape(run, matrix, weights)
+    if not isinstance(found, Solution):
+        raise ValueError(f"`solver` returned a {type(found).__name__}; expected a `Solution`")
+    shapes, expected = (
+        (found.left.shape, found.right.shape),
+        ((job.shape[0], job.rank), (job.rank, job.shape[1])),
+    )
+    if shapes != expected:
+        raise ValueError(f"`solver` returned factors of shapes {shapes}; expected {expected}")
+
+
+def _with_weights(options: dict[str, Any], weights: Array | None) -> dict[str, Any]:
+    return options if weights is None else options | {"row_weights": weights}
+
+
+def default_batch(shape: tuple[int, int]) -> int:
+    """How many matrices one device solves at a time: by default 1 on CPU, elsewhere what its memory allows."""
+    device = jax.local_devices()[0]
+    if device.platform == "cpu":
+        return 1
+    available = (device.memory_stats() or {}).get("bytes_limit", 2**33) / 4
+    return max(1, int(available // (8 * 4 * shape[0] * shape[1])))
+
+
+def solve_group(
+    solve: Callable[..., Solution], jobs: list[Job], p: float, options: dict[str, Any], batch_size: int, mesh: Mesh
+) -> Iterator[Part]:
+    """Solve jobs of one shape and dtype, in their order.
+
+    Args:
+        solve: matrix, rank, *, p -> `Solution`.
+        jobs: with weights, all of them or none.
+        p: exponent.
+        options: further keywords of the solver.
+        batch_size: matrices that a device solves at a time.
+        mesh: devices, along the axis "data".
+    """
+    rank = jobs[0].rank
+    if len(jobs) < mesh.size and jax.process_count() == 1:
+        mesh = data_mesh(mesh.devices.flat[: len(jobs)].tolist())  # the others would only repeat the last job
+
+    def one(matrix: Array, weights: Array | None, p: Array) -> Solved:
+        wide = matrix.astype(solving_dtype(matrix.dtype))
+        solution = solve(wide, rank, p=p, **_with_weights(options, weights))
+        left, right = solution.left.astype(matrix.dtype), solution.right.astype(matrix.dtype)
+        # Measured on the factors as they will be stored, after any rounding to half precision.
+        residual = wide - jnp.matmul(left.astype(wide.dtype), right.astype(wide.dtype), precision="highest")
+        total, rows_total = lp_norm(wide, p), lp_norm(wide, p, "rows")
+        bound = None
+        if solution.ellipsoid is not None and weights is None:
+            ellipsoid = solution.ellipsoid
+            bound = entries_bound(ellipsoid.values, rank, ellipsoid.upper, wide.shape[1], p)
+            bound = _share(jnp.where(p <= 2, bound, jnp.inf), total)
+        return Solved(
+            left,
+            right,
+            _share(lp_norm(residual, p), total),
+            _share(lp_norm(residual, p, "rows"), rows_total),
+            bound,
+            (total, rows_total),
+            solution.num_iters,
+            solution.converged,
+        )
+
+    def several(matrices: Array, weights: Array | None, p: Array) -> Solved:
+        if matrices.shape[0] > 1:
+            return jax.vmap(one, in_axes=(0, None if weights is None else 0, None))(matrices, weights, p)
+        # One alone is not vmapped: under vmap both sides of a solver's branches would be computed.
+        alone = one(matrices[0], None if weights is None else weights[0], p)
+        return jax.tree.map(lambda x: jnp.asarray(x)[None], alone)
+
+    everywhere = several
+    if mesh.size > 1:
+        specs = (P("data"), P("data"), P())
+        everywhere = jax.shard_map(several, mesh=mesh, in_specs=specs, out_specs=P("data"), check_vma=False)
+    compiled: dict[int, Any] = {}
+    for start in range(0, len(jobs), batch_size * mesh.size):
+        batch = jobs[start : start + batch_size * mesh.size]
+        height = -(-len(batch) // mesh.size) * mesh.size
+        padded = batch + [batch[-1]] * (height - len(batch))
+        matrices = _stack([job.matrix() for job in padded])
+        known = [job.weights for job in padded if job.weights is not None]  # of all jobs of a group, or of none
+        by_job = by_rows(mesh)
+        arguments = (
+            spread(matrices, by_job),
+            spread(_stack(known), by_job) if known else None,
+            spread(np.asarray(p, solving_dtype(jax.dtypes.canonicalize_dtype(matrices.dtype))), replicated(mesh)),
+        )
+        if height not in compiled:
+            compiled[height] = jax.jit(everywhere).lower(*arguments).compile()
+        began = time.perf_counter()
+        solved = fetch(compiled[height](*arguments))
+        seconds = (time.perf_counter() - began) / len(batch)
+        for i, job in enumerate(batch):
+            yield Part(job, jax.tree.map(lambda x, i=i: x[i], solved), seconds)
+
+
+def _stack(arrays: list[np.ndarray]) -> np.ndarray:
+    return np.stack(arrays) if len(arrays) > 1 else arrays[0][None]  # of one, no copy
+
+
+def _share(part: Array, whole: Array) -> Array:
+    return jnp.where(whole > 0, part / jnp.where(whole > 0, whole, 1), 0)
