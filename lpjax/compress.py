@@ -248,7 +248,7 @@ def _record(parts: Sequence[Part], p: float) -> tuple[LayerRecord, LowRank]:
     job, solved = parts[0].job, [part.solved for part in parts]
     stack = job.leaf.shape[: len(job.place)]
 
-    def stacked(factors: Sequence[Array], shape: tuple[int, ...]) -> np.ndarray:
+    def stacked(factors: Sequence[jax.Array], shape: tuple[int, ...]) -> np.ndarray:
         # Without x64, float64 was solved in float32.
         arrays = [np.asarray(factor, job.leaf.dtype) for factor in factors]
         return np.stack(arrays).reshape(*stack, *shape) if stack else arrays[0]

@@ -20,7 +20,7 @@ from jaxtyping import Array
 
 from lpjax._mesh import spread as lay_out
 from lpjax.solvers._problem import Problem
-from lpjax.solvers._solution import Ellipsoid, Solution
+from lpjax.solvers._solution import Solution
 
 Core = Callable[..., Solution]
 
@@ -68,9 +68,9 @@ def row_mesh(matrix: Any) -> tuple[Mesh, tuple[str, ...]] | None:
             f"`matrix` is spread over devices by {sharding.spec}; expected its rows to be spread and no columns, "
             f"such as PartitionSpec({rows!r}, None)"
         )
+    mesh: Any = sharding.mesh  # of an array, never an abstract one
     axes = (rows,) if isinstance(rows, str) else tuple(rows or ())
-    axes = tuple(name for name in axes if sharding.mesh.shape[name] > 1)
-    return (sharding.mesh, axes) if sharding.mesh.size > 1 else None
+    return (mesh, tuple(name for name in axes if mesh.shape[name] > 1)) if mesh.size > 1 else None
 
 
 @functools.partial(jax.jit, static_argnames=("core", "mesh", "static"))
@@ -82,20 +82,15 @@ def _on_devices(
     shapes = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), (dataclasses.replace(problem, axes=()), given)
     )
-    found = jax.eval_shape(run, shapes[0], *shapes[1])
-    rows, ellipsoid = P(problem.axes or None), found.ellipsoid
-    if ellipsoid is not None:
-        weights, volumes = ellipsoid.weights, ellipsoid.log_volumes
-        ellipsoid = Ellipsoid(
-            *(P() for _ in range(4)),
-            weights=weights if weights is None else rows,
-            log_volumes=volumes if volumes is None else P(),
-        )
+    rows: Any = P(problem.axes or None)
+    out_specs = jax.tree.map(lambda _: P(), jax.eval_shape(run, shapes[0], *shapes[1]))._replace(left=rows)
+    if out_specs.ellipsoid is not None and out_specs.ellipsoid.weights is not None:
+        out_specs = out_specs._replace(ellipsoid=out_specs.ellipsoid._replace(weights=rows))
     return jax.shard_map(
         run,
         mesh=mesh,
         in_specs=(_specs(problem), *(P() for _ in given)),
-        out_specs=Solution(rows, P(), P(), P(), P(), ellipsoid),  # pyright: ignore
+        out_specs=out_specs,
         check_vma=False,  # what a while loop carries would have to be cast to varying, one by one
     )(problem, *given)
 
@@ -103,12 +98,12 @@ def _on_devices(
 def _specs(problem: Problem) -> Problem:
     """How each leaf of a problem is spread: what has n rows over `axes`, all else the same everywhere."""
     specs = jax.tree.map(lambda _: P(), problem)
-    rows = P(problem.axes or None)
+    rows: Any = P(problem.axes or None)
     return dataclasses.replace(
         specs,
         matrix=rows,
         row_weights=None if problem.row_weights is None else rows,
-        init=None if problem.init is None else (rows, P()),
+        init=None if problem.init is None else (rows, specs.init[1]),
     )
 
 
