@@ -1,4 +1,4 @@
-"""The tables of both READMEs, from the records that commands wrote: `python -m experiments.readme`.
+"""The tables of the READMEs and docs, from the records that commands wrote: `python -m experiments.readme`.
 
 `make demo` writes demo/results.json, of which experiments/results/demo.json is a copy; `make bench` writes
 benchmarks/results/solvers.json; `python -m experiments.parity` and `python -m experiments.full_size` write to
@@ -86,6 +86,16 @@ def full_size_table(record: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def traffic_table(record: dict[str, Any]) -> str:
+    """Megabytes of the collectives of each solver."""
+    lines = ["| solver | rows × columns, rank | devices | once, MB | an iteration, MB |", "|---|---|---|---|---|"]
+    for row in record["rows"]:
+        n, d = row["shape"]
+        sizes = " | ".join(f"{row[key] / 1e6:.2f}" for key in ("once", "per_iteration"))
+        lines.append(f"| {row['solver']} | {n} × {d}, {row['rank']} | {row['devices']} | {sizes} |")
+    return "\n".join(lines)
+
+
 def _from(path: str, table: Callable[[dict[str, Any]], str]) -> Callable[[], str]:
     return lambda: table(json.loads((ROOT / path).read_text(encoding="utf-8")))
 
@@ -93,12 +103,13 @@ def _from(path: str, table: Callable[[dict[str, Any]], str]) -> Callable[[], str
 TABLES: dict[str, Callable[[], str]] = {
     "demo": _from("experiments/results/demo.json", demo_table),
     "solvers": _from("benchmarks/results/solvers.json", solvers_table),
+    "traffic": _from("benchmarks/results/traffic.json", traffic_table),
     "parity": _from("experiments/results/parity.json", parity_table),
     "full size": _from("experiments/results/full_size.json", full_size_table),
     "finetune": glue_results.finetune_table,
     "small nets": glue_results.small_table,
 }
-DOCUMENTS = (ROOT / "README.md", ROOT / "experiments" / "README.md")
+DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "devices.md", ROOT / "experiments" / "README.md")
 
 
 def render(text: str) -> str:

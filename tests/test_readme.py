@@ -22,8 +22,9 @@ def test_python_examples_run_as_they_stand(tmp_path: Path, monkeypatch: pytest.M
     (tmp_path / "path" / "to").mkdir(parents=True)
     (tmp_path / "path" / "to" / "all-MiniLM-L6-v2").symlink_to(package.MODEL_DIR)
     monkeypatch.chdir(tmp_path)
-    examples = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
-    assert examples
-    for example in examples:
-        exec(compile(example, "README.md", "exec"), {})
+    for document in ("README.md", "docs/devices.md"):
+        examples = re.findall(r"```python\n(.*?)```", (ROOT / document).read_text(encoding="utf-8"), re.DOTALL)
+        assert examples
+        for example in examples:
+            exec(compile(example, document, "exec"), {})
     assert (tmp_path / "smaller" / "model.safetensors").stat().st_size < 0.9 * 90.9e6

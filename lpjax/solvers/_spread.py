@@ -54,7 +54,7 @@ def spread(core: Core, problem: Problem, *given: Array, whole: bool = False, **s
 
 
 def row_mesh(matrix: Any) -> tuple[Mesh, tuple[str, ...]] | None:
-    """The mesh that a matrix is on, and those of its axes that the rows are spread over; None on one device.
+    """The mesh that a matrix is on, and those of its axes that the rows are spread over; None without a mesh.
 
     Raises:
         ValueError: a matrix whose columns are spread.
@@ -70,7 +70,7 @@ def row_mesh(matrix: Any) -> tuple[Mesh, tuple[str, ...]] | None:
         )
     mesh: Any = sharding.mesh  # of an array, never an abstract one
     axes = (rows,) if isinstance(rows, str) else tuple(rows or ())
-    return (mesh, tuple(name for name in axes if mesh.shape[name] > 1)) if mesh.size > 1 else None
+    return mesh, tuple(name for name in axes if mesh.shape[name] > 1)
 
 
 @functools.partial(jax.jit, static_argnames=("core", "mesh", "static"))

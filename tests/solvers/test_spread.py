@@ -59,7 +59,7 @@ def answers(mesh: jax.sharding.Mesh | None, few: bool = False) -> dict[str, np.n
                     jnp.asarray(matrix) if mesh is None else jax.device_put(matrix, NamedSharding(mesh, rows_of(mesh)))
                 )
                 solution = lpjax.SOLVERS[name](given, RANK, **settings)
-                if mesh is not None and kind != "wide":
+                if mesh is not None and mesh.size > 1 and kind != "wide":
                     assert not solution.left.sharding.is_fully_replicated
                 left, right, weights = fetch(
                     (solution.left, solution.right, getattr(solution.ellipsoid, "weights", None))
@@ -113,6 +113,17 @@ def test_eight_devices_say_the_same_as_one(function, one_device, tmp_path):
     found = on_devices(f"tests.solvers.test_spread.{function}", tmp_path / "found.safetensors")
     assert function != "write_answers" or found.keys() == one_device.keys()
     compare(found, one_device)
+
+
+def test_a_mesh_of_one_device_is_no_different(one_device):
+    """Its axes are explicit: an array tells them by its type, be it on one device."""
+    compare(answers(jax.make_mesh((1,), ("rows",)), few=True), one_device)
+
+
+def test_spread_columns_are_refused():
+    matrix = jax.device_put(heavy_tailed(17, 7), NamedSharding(jax.make_mesh((1,), ("a",)), P(None, "a")))
+    with pytest.raises(ValueError, match=r"`matrix` is spread over devices by .* expected its rows"):
+        lpjax.svd(matrix.astype(np.float32), 2)
 
 
 @pytest.mark.parametrize(("processes", "devices"), [(2, 4), (4, 4)])
