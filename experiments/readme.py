@@ -108,6 +108,13 @@ TABLES: dict[str, Callable[[], str]] = {
     "full size": _from("experiments/results/full_size.json", full_size_table),
     "finetune": glue_results.finetune_table,
     "small nets": glue_results.small_table,
+    "embedding at 28 %": lambda: glue_results.headline_table("minilm"),
+    "embedding at 50 %": lambda: glue_results.headline_table("minilm", "embeddings", 50),
+    "embedding": lambda: glue_results.change_table("minilm", "embeddings"),
+    "encoder": lambda: glue_results.change_table("minilm", "encoder"),
+    "both": lambda: glue_results.change_table("minilm", "both"),
+    "against svd": lambda: glue_results.against_svd_table("minilm"),
+    "throughput": glue_results.throughput_table,
 }
 DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "devices.md", ROOT / "experiments" / "README.md")
 
