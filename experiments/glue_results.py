@@ -115,7 +115,7 @@ def _cells(records: list[Record], layers: str, compression: int, method: str) ->
 def change_table(net: str, layers: str) -> str:
     """Mean change over whole tasks, in points, by method and p; only where all of them have the cell."""
     found = whole(read_records(net))
-    compressions = _compressions(found)
+    compressions = [c for c in _compressions(found) if mean_change(found, layers, c, "svd", 2.0) is not None]
     ways = sorted(
         {(r["method"], r["p"]) for records in found.values() for r in records[1:]},
         key=lambda way: (METHODS.index(way[0]), way[1]),
