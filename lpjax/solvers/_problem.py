@@ -129,9 +129,12 @@ def make_problem(
         if row_weights.shape != shape[:1]:
             raise ValueError(f"`row_weights` has shape {row_weights.shape}; expected {shape[:1]}, one a row")
         _require_finite("row_weights", row_weights)
-        # By reductions: what is spread over processes cannot be fetched whole.
-        if not isinstance(row_weights, jax.core.Tracer) and (jnp.min(row_weights) < 0 or jnp.max(row_weights) == 0):
-            raise ValueError("`row_weights` has a negative entry or only zeros; expected ω ≥ 0, one above 0")
+        if not isinstance(row_weights, jax.core.Tracer):
+            with jax.ensure_compile_time_eval():  # as in `_require_finite`
+                # By reductions: what is spread over processes cannot be fetched whole.
+                least, largest = float(jnp.min(row_weights)), float(jnp.max(row_weights))
+            if least < 0 or largest == 0:
+                raise ValueError("`row_weights` has a negative entry or only zeros; expected ω ≥ 0, one above 0")
     if metric is not None:
         metric = jnp.asarray(metric, dtype)
         if metric.shape != (shape[1], shape[1]):
@@ -209,7 +212,7 @@ def normalize(problem: Problem) -> tuple[Scaled, Scaling]:
         init = (init[0] / scale, init[1])
     weight_scale = jnp.ones((), matrix.dtype)
     if weights is not None:
-        heaviest = over_devices(jax.lax.pmax, jnp.max(weights), problem.axes)
+        heaviest = over_devices(jax.lax.pmax, jnp.max(jnp.abs(weights)), problem.axes)
         finite &= jnp.isfinite(heaviest)
         weight_scale = power_of_two_above(heaviest)
         weights = jnp.where(finite, jnp.maximum(weights / weight_scale, 0), 1)

@@ -131,6 +131,31 @@ def test_row_weights_scale_and_zero_weights(name):
     assert np.allclose(span, np.asarray(third.right.T @ third.right), atol=2e-3)
 
 
+def test_row_weights_that_are_constants_of_a_jit(name):
+    """Their values are known there, and what is wrong with them is told."""
+    matrix = jnp.asarray(heavy_tailed(17, 7).astype(np.float32))
+    weights = jnp.linspace(0, 2, 17, dtype=jnp.float32)
+
+    def run(matrix, weights):
+        return jax.jit(lambda matrix: solve(name, matrix, 3, p=1.5, num_iters=5, row_weights=weights).objective)(matrix)
+
+    eager = solve(name, matrix, 3, p=1.5, num_iters=5, row_weights=weights).objective
+    assert run(matrix, weights) == pytest.approx(float(eager), rel=1e-4)
+    with pytest.raises(ValueError, match="`row_weights` has a negative entry"):
+        run(matrix, -weights)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_row_weights_that_are_not_finite_inside_a_jit(name, bad):
+    """Nothing can be raised there: the objective tells."""
+    weights = jnp.ones(17, jnp.float32).at[3].set(bad)
+    run = jax.jit(lambda matrix, weights: solve(name, matrix, 3, p=1.5, num_iters=5, row_weights=weights))
+    solution = run(heavy_tailed(17, 7).astype(np.float32), weights)
+    assert solution.objective == np.inf
+    assert not solution.converged
+    assert np.all(np.asarray(solution.left) == 0)
+
+
 def test_rows_of_right_are_orthonormal(name):
     solution = solve(name, heavy_tailed(17, 7).astype(np.float32), 3, p=1.0)
     assert np.allclose(solution.right @ solution.right.T, np.eye(3), atol=1e-5)
