@@ -60,10 +60,8 @@ def traffic(text: str) -> dict[str, int]:
         elif name:
             bodies[name].append(line)
     calls = {name: set(re.findall(r"%([\w.\-]+)", "\n".join(lines))) & bodies.keys() for name, lines in bodies.items()}
-    looped, todo = (
-        set(),
-        [body for lines in bodies.values() for line in lines for body in re.findall(r"body=%([\w.\-]+)", line)],
-    )
+    looped: set[str] = set()
+    todo = re.findall(r"body=%([\w.\-]+)", text)
     while todo:
         name = todo.pop()
         if name not in looped:

@@ -80,8 +80,8 @@ def _order(path: Path) -> tuple[bool, str, int]:
 
 def headline_table(net: str, layers: str = "embeddings", compression: int = 28) -> str:
     """Scores of every task at one compression: dense, then each method at the p chosen for the task."""
-    rows = []
-    for task, records in read_records(net).items():
+    found, rows = read_records(net), []
+    for task, records in found.items():
         dense = score(records[0]["metrics"])
         cells = []
         for method in METHODS:
@@ -95,8 +95,7 @@ def headline_table(net: str, layers: str = "embeddings", compression: int = 28) 
     for title, complete, dense, cells in rows:
         told = ["–" if cell is None else _told(*cell) for cell in cells]
         lines.append(f"| {title}{'' if complete else ' (subset)'} | {dense:.2f} | {' | '.join(told)} |")
-    found = whole(read_records(net))
-    means = [mean_change(found, layers, compression, method, None) for method in METHODS]
+    means = [mean_change(whole(found), layers, compression, method, None) for method in METHODS]
     told = ["–" if mean is None else f"{mean:+.2f}" for mean in means]
     return "\n".join([*lines, f"| mean change, whole tasks | | {' | '.join(told)} |"])
 

@@ -142,6 +142,8 @@ def solve_group(
     if mesh.size > 1:
         specs = (P("data"), P("data"), P())
         everywhere = jax.shard_map(several, mesh=mesh, in_specs=specs, out_specs=P("data"), check_vma=False)
+    by_job = by_rows(mesh)
+    exponent = spread(np.asarray(p, solving_dtype(jax.dtypes.canonicalize_dtype(jobs[0].leaf.dtype))), replicated(mesh))
     compiled: dict[int, Any] = {}
     for start in range(0, len(jobs), batch_size * mesh.size):
         batch = jobs[start : start + batch_size * mesh.size]
@@ -149,12 +151,7 @@ def solve_group(
         padded = batch + [batch[-1]] * (height - len(batch))
         matrices = _stack([job.matrix() for job in padded])
         known = [job.weights for job in padded if job.weights is not None]  # of all jobs of a group, or of none
-        by_job = by_rows(mesh)
-        arguments = (
-            spread(matrices, by_job),
-            spread(_stack(known), by_job) if known else None,
-            spread(np.asarray(p, solving_dtype(jax.dtypes.canonicalize_dtype(matrices.dtype))), replicated(mesh)),
-        )
+        arguments = (spread(matrices, by_job), spread(_stack(known), by_job) if known else None, exponent)
         if height not in compiled:
             compiled[height] = jax.jit(everywhere).lower(*arguments).compile()
         began = time.perf_counter()

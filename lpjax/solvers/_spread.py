@@ -18,6 +18,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array
 
+from lpjax._mesh import replicated
 from lpjax._mesh import spread as lay_out
 from lpjax.solvers._problem import Problem
 from lpjax.solvers._solution import Solution
@@ -49,7 +50,7 @@ def spread(core: Core, problem: Problem, *given: Array, whole: bool = False, **s
         axes = ()
     problem = dataclasses.replace(problem, axes=axes)
     problem = jax.tree.map(lambda leaf, spec: _place(leaf, NamedSharding(mesh, spec)), problem, _specs(problem))
-    given = tuple(_place(leaf, NamedSharding(mesh, P())) for leaf in given)
+    given = tuple(_place(leaf, replicated(mesh)) for leaf in given)
     return _on_devices(problem, given, core=core, mesh=mesh, static=tuple(static.items()))
 
 

@@ -9,16 +9,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.experimental import multihost_utils
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 from safetensors.numpy import save_file
 
 import lpjax
-from benchmarks.traffic import compiled_text, traffic
+from benchmarks.traffic import SPREAD, compiled_text, traffic
+from lpjax._mesh import fetch
 from tests.helpers import heavy_tailed, low_rank, on_devices, start_on_devices
 
-SPREAD = ("svd", "lewis", "irls_rows", "admm_entries")
 RANK = 5
 
 
@@ -75,11 +74,6 @@ def answers(mesh: jax.sharding.Mesh | None, few: bool = False) -> dict[str, np.n
 
 def rows_of(mesh: jax.sharding.Mesh) -> P:
     return P(mesh.axis_names, None)
-
-
-def fetch(tree):
-    """Arrays of all processes as NumPy."""
-    return jax.tree.map(lambda x: np.asarray(multihost_utils.process_allgather(x, tiled=True)), tree)
 
 
 def write_answers(target: str) -> None:
