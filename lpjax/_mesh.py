@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 
 
 def data_mesh(devices: Sequence[Any] | None = None) -> Mesh:
@@ -26,7 +26,7 @@ def by_rows(mesh: Mesh, axis: int = 0) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(*[None] * axis, "data"))
 
 
-def spread(tree: Any, sharding: NamedSharding) -> Any:
+def spread(tree: Any, sharding: Sharding) -> Any:
     """Host arrays, the same in every process, as arrays over the devices of all of them."""
     if sharding.is_fully_addressable:
         return jax.device_put(tree, sharding)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, SingleDeviceSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array
 
@@ -135,15 +135,22 @@ def solve_group(
         if matrices.shape[0] > 1:
             return jax.vmap(one, in_axes=(0, None if weights is None else 0, None))(matrices, weights, p)
         # One alone is not vmapped: under vmap both sides of a solver's branches would be computed.
-        alone = one(matrices[0], None if weights is None else weights[0], p)
-        return jax.tree.map(lambda x: jnp.asarray(x)[None], alone)
+        return one(matrices[0], None if weights is None else weights[0], p)
 
-    everywhere = several
+    def share(matrices: Array, weights: Array | None, p: Array) -> Solved:
+        solved = several(matrices, weights, p)
+        return solved if matrices.shape[0] > 1 else jax.tree.map(lambda x: x[None], solved)
+
+    everywhere = several  # one alone comes without an axis of its own, which would be a copy of the factors
     if mesh.size > 1:
         specs = (P("data"), P("data"), P())
-        everywhere = jax.shard_map(several, mesh=mesh, in_specs=specs, out_specs=P("data"), check_vma=False)
-    by_job = by_rows(mesh)
-    exponent = spread(np.asarray(p, solving_dtype(jax.dtypes.canonicalize_dtype(jobs[0].leaf.dtype))), replicated(mesh))
+        everywhere = jax.shard_map(share, mesh=mesh, in_specs=specs, out_specs=P("data"), check_vma=False)
+    by_job, everywhere_alike = by_rows(mesh), replicated(mesh)
+    if mesh.size == 1:
+        # Arrays on a mesh are put together on their way to the host and back: a copy, be it of one device.
+        by_job = everywhere_alike = SingleDeviceSharding(mesh.devices.flat[0])
+    exponent = np.asarray(p, solving_dtype(jax.dtypes.canonicalize_dtype(jobs[0].leaf.dtype)))
+    exponent = spread(exponent, everywhere_alike)
     compiled: dict[int, Any] = {}
     for start in range(0, len(jobs), batch_size * mesh.size):
         batch = jobs[start : start + batch_size * mesh.size]
@@ -158,7 +165,7 @@ def solve_group(
         solved = fetch(compiled[height](*arguments))
         seconds = (time.perf_counter() - began) / len(batch)
         for i, job in enumerate(batch):
-            yield Part(job, jax.tree.map(lambda x, i=i: x[i], solved), seconds)
+            yield Part(job, solved if height == 1 else jax.tree.map(lambda x, i=i: x[i], solved), seconds)
 
 
 def _stack(arrays: list[np.ndarray]) -> np.ndarray:
