@@ -27,7 +27,7 @@ from lpjax.select import leaves_with_paths, replace_leaves, select_paths
 RESULTS = Path(__file__).parent / "results" / "outliers.jsonl"
 SEED = 0
 WAYS = [("svd", 2.0), *((method, p) for method in ("lewis", "irls_rows", "admm_entries") for p in (1.0, 1.5))]
-OPTIONS: dict[str, dict[str, Any]] = {"admm_entries": {"num_iters": 30}}
+OPTIONS: dict[str, dict[str, Any]] = {"admm_entries": {"num_iters": 16}}
 KEEPS = {"embeddings": (0.72, 0.4), "encoder": (0.72,)}
 
 Change = Callable[[np.ndarray, np.random.Generator, np.ndarray], np.ndarray]

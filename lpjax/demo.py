@@ -33,8 +33,8 @@ _METHODS: list[tuple[str, float, dict[str, Any]]] = [
     ("lewis", 1.5, {}),
     ("irls_rows", 1.0, {}),
     ("irls_rows", 1.5, {}),
-    ("admm_entries", 1.0, {"num_iters": 30}),
-    ("admm_entries", 1.5, {"num_iters": 30}),
+    ("admm_entries", 1.0, {"num_iters": 16}),
+    ("admm_entries", 1.5, {"num_iters": 16}),
 ]
 _LAYERS: list[tuple[str, float]] = [("embeddings", 0.72), ("embeddings", 0.40), ("encoder", 0.75)]
 

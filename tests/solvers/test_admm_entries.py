@@ -1,0 +1,78 @@
+"""The plan of admm_entries: what it says, and what it is worth."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import lpjax
+from lpjax.solvers._admm_entries import _planned
+from tests.helpers import heavy_tailed
+
+
+def noisy(n: int, d: int, seed: int = 0) -> np.ndarray:
+    """A matrix with the slowly falling spectrum of real weights, and Laplace noise."""
+    rng = np.random.default_rng(seed)
+    left, right = (np.linalg.qr(rng.normal(size=(size, d)))[0] for size in (n, d))
+    smooth = (left * np.arange(1, d + 1) ** -0.7) @ right.T
+    return smooth + rng.laplace(size=(n, d)) * np.abs(smooth).mean()
+
+
+@pytest.mark.parametrize(("p", "steps", "share"), [(1.0, 5, 0.5), (1.0, 16, 0.15), (1.5, 4, 0.4), (1.5, 16, 0.1)])
+@pytest.mark.parametrize("rank", [6, 20, 30])
+def test_a_short_plan_comes_near_the_optimum(p, steps, share, rank, x64):
+    """Of what alternating IRLS finds below the SVD in hundreds of sweeps."""
+    matrix = noisy(400, 40)
+    optimum = lpjax.irls_entries(matrix, rank, p=p, num_iters=300, tol=1e-7).objective
+    start = lpjax.svd(matrix, rank, p=p).objective
+    found = lpjax.admm_entries(matrix, rank, p=p, num_iters=steps).objective
+    assert (found - optimum) / (start - optimum) <= share
+
+
+def test_a_plan_that_ends_in_time_beats_one_that_is_cut_short(x64):
+    matrix = noisy(400, 40)
+    run = functools.partial(lpjax.admm_entries, matrix, 20, p=1.0, init="svd", num_iters=10)
+    assert run().objective == run(plan=10).objective
+    assert run().objective < 0.995 * run(plan=100).objective
+
+
+def test_after_a_plan_follows_a_longer_one(x64):
+    matrix = noisy(400, 40)
+    run = functools.partial(lpjax.admm_entries, matrix, 20, p=1.0, plan=5, tol=0.0)
+    short, long = run(num_iters=5), run(num_iters=15)
+    assert (short.num_iters, long.num_iters) == (5, 15)
+    assert long.objective < 0.99 * short.objective
+    assert not short.converged
+    settled = run(num_iters=1000, tol=1e-2)
+    assert settled.converged
+    assert settled.num_iters < 1000
+
+
+@pytest.mark.parametrize("p", [1.0, 1.25, 1.75, 2.0])
+def test_what_a_plan_says(p, x64):
+    for length in (1, 2, 3, 5, 16, 100, 3000):
+        for share in (0.01, 0.5, 1.0):
+            steps = [
+                _planned(jnp.asarray(age), jnp.asarray(length), jnp.asarray(p), share) for age in range(0, length, 7)
+            ]
+            rho = np.asarray([step.rho for step in steps])
+            assert np.all((rho > 1e-4) & (rho < 1e4))
+            assert rho[-1] >= rho[0]
+            assert all(0 < step.relaxation < 2 and 0 <= step.damping <= 1 for step in steps)
+
+
+def test_plan_may_be_traced_and_mapped():
+    matrix = jnp.asarray(heavy_tailed(17, 7), jnp.float32)
+    run = functools.partial(lpjax.admm_entries, matrix, 3, num_iters=6)
+    found = jax.vmap(lambda plan: run(plan=plan).objective)(jnp.asarray([2, 6]))
+    assert np.allclose(found, [run(plan=2).objective, run(plan=6).objective], rtol=1e-4)
+
+
+@pytest.mark.parametrize("plan", [0, -1, 2.5, "long"])
+def test_bad_plans(plan):
+    with pytest.raises(ValueError, match="`plan` is"):
+        lpjax.admm_entries(np.ones((5, 4), np.float32), 2, plan=plan)
