@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Scalar
 
 from lpjax.solvers._blocks import Rows, multiply, over_devices
-from lpjax.solvers._geometry import coordinates
+from lpjax.solvers._geometry import Coordinates, coordinates
 from lpjax.solvers._lewis import ellipsoid, fixed_point
 from lpjax.solvers._problem import Scaled, objective, project
 from lpjax.solvers._svd import svd_right
@@ -21,6 +21,11 @@ Init = Literal["best", "svd", "lewis", "clipped"]
 
 # One map brings a tall matrix within 20 % of its Lewis weights, and the objective within 1e-5; a start needs no more.
 _LEWIS_MAPS = 1
+# A start is chosen by this many rows, at the least, and eight times the columns: all of a small matrix.
+_SAMPLED_ROWS = 2048
+_CLEARLY = 0.99
+
+T = TypeVar("T")
 
 
 class Pair(NamedTuple):
@@ -54,25 +59,11 @@ def starting_rights(problem: Scaled, rank: int, init: Init) -> list[Float[Array,
     """Right factors to begin from: the given one, svd's, lewis's, or the last two."""
     if problem.init is not None:
         return [problem.init[1]]
-    if init == "clipped":
-        return []
-    # Without row weights both begin from one spectrum.
-    shared = coordinates(problem) if init != "svd" else None
-    rights = []
-    if init in ("best", "svd"):
-        if shared is not None and problem.row_weights is None:
-            rights.append(shared.vectors[:, :rank].T)
-        else:
-            rights.append(svd_right(problem, rank))
-    if init in ("best", "lewis") and shared is not None:
-        maps = jnp.asarray(_LEWIS_MAPS, jnp.int32)
-        point = fixed_point(shared, problem.p, jnp.zeros_like(problem.tol), maps)
-        rights.append(ellipsoid(shared, point, problem.p).vectors[:, :rank].T)
-    return rights
+    return _svd_and_lewis(problem, rank) if init == "best" else [_right(problem, rank, init)]
 
 
 def starting_pair(problem: Scaled, rank: int, init: Init) -> Pair:
-    """The pair of least entrywise objective among those that `init` names.
+    """The pair of least entrywise objective among those that `init` names; of a tall matrix by a sample of its rows.
 
     Besides svd and lewis, the SVD of the matrix clipped at three times its median magnitude: where a few entries
     are huge, both others fit them exactly, and no iteration leaves such a start. On planted outliers it makes the
@@ -81,13 +72,65 @@ def starting_pair(problem: Scaled, rank: int, init: Init) -> Pair:
     if problem.init is not None:
         left, right = problem.init
         return Pair(left, right, objective(problem, left, right, "entries"))
-    pairs = []
-    for right in starting_rights(problem, rank, init):
-        left, value = project(problem, right, "entries")
-        pairs.append(Pair(left, right, value))
-    if init in ("best", "clipped"):
-        pairs.append(_clipped_pair(problem, rank))
-    return functools.reduce(lambda a, b: select_tree(b.objective < a.objective, b, a), pairs)
+    if init != "best":
+        return _pair(problem, rank, init)
+    sample = _sample(problem)
+    if sample is None:
+        return functools.reduce(lambda a, b: select_tree(b.objective < a.objective, b, a), _pairs(problem, rank))
+    values = [pair.objective for pair in _pairs(sample, rank)]
+    return _switch(values, ("svd", "lewis", "clipped"), lambda name: _pair(problem, rank, name))
+
+
+def _sample(problem: Scaled) -> Scaled | None:
+    """Evenly spaced rows, an eighth of them or more, that tell which start is the best; None of a matrix of few."""
+    (n, d), own = problem.rows.shape, problem.rows.matrix.shape[0]
+    stride = min(8, n // max(_SAMPLED_ROWS, 8 * d))
+    if stride < 2 or own < stride:
+        return None
+    weights = problem.row_weights
+    rows = dataclasses.replace(problem.rows, matrix=problem.rows.matrix[::stride])
+    return problem._replace(rows=rows, row_weights=None if weights is None else weights[::stride])
+
+
+def _switch(values: list[Scalar], names: tuple[Init, ...], make: Callable[[Init], T]) -> T:
+    """`make` of the name whose value is the least; of the first, the SVD, unless another one's is clearly less.
+
+    A start that is better by little gains an iteration nothing, and the SVD costs the least.
+    """
+    least = jnp.argmin(jnp.stack([_CLEARLY * values[0], *values[1:]]))
+    return jax.lax.switch(least, [functools.partial(make, name) for name in names])
+
+
+def _svd_and_lewis(problem: Scaled, rank: int) -> list[Float[Array, "k d"]]:
+    """Without row weights both begin from one spectrum."""
+    shared = coordinates(problem)
+    svd = shared.vectors[:, :rank].T if problem.row_weights is None else svd_right(problem, rank)
+    return [svd, _lewis_right(problem, shared, rank)]
+
+
+def _lewis_right(problem: Scaled, shared: Coordinates, rank: int) -> Float[Array, "k d"]:
+    maps = jnp.asarray(_LEWIS_MAPS, jnp.int32)
+    point = fixed_point(shared, problem.p, jnp.zeros_like(problem.tol), maps)
+    return ellipsoid(shared, point, problem.p).vectors[:, :rank].T
+
+
+def _right(problem: Scaled, rank: int, name: Init) -> Float[Array, "k d"]:
+    return svd_right(problem, rank) if name == "svd" else _lewis_right(problem, coordinates(problem), rank)
+
+
+def _pair(problem: Scaled, rank: int, name: Init) -> Pair:
+    if name == "clipped":
+        return _clipped_pair(problem, rank)
+    return _projected(problem, _right(problem, rank, name))
+
+
+def _pairs(problem: Scaled, rank: int) -> list[Pair]:
+    return [*(_projected(problem, right) for right in _svd_and_lewis(problem, rank)), _clipped_pair(problem, rank)]
+
+
+def _projected(problem: Scaled, right: Float[Array, "k d"]) -> Pair:
+    left, value = project(problem, right, "entries")
+    return Pair(left, right, value)
 
 
 def _clipped_pair(problem: Scaled, rank: int) -> Pair:
@@ -106,9 +149,6 @@ def _median_magnitude(rows: Rows) -> Scalar:
     median = jnp.median(sample)
     largest = over_devices(jax.lax.pmax, jnp.max(jnp.abs(rows.matrix)), rows.axes)
     return jnp.where(median > 0, median, largest * rows.factor)
-
-
-T = TypeVar("T")
 
 
 def select_tree(condition: Bool[Array, ""], chosen: T, otherwise: T) -> T:
