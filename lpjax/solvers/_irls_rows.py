@@ -108,7 +108,7 @@ def _solve(problem: Scaled, rank: int, init: Init) -> Solution:
     n, d = problem.rows.shape
     p, dtype = problem.p, problem.rows.dtype
     weights = jnp.ones(problem.rows.matrix.shape[0], dtype) if problem.row_weights is None else problem.row_weights
-    mean_row = jnp.sqrt(over_devices(jax.lax.psum, jnp.sum(problem.rows.read() ** 2), problem.rows.axes) / n)
+    mean_row = jnp.sqrt(over_devices(jax.lax.psum, jnp.sum(_squared_norms(problem.rows)), problem.rows.axes) / n)
     floor = jnp.maximum(mean_row * jnp.finfo(dtype).eps ** (2 / 3), jnp.finfo(dtype).tiny)
 
     def measure(basis: Array, smoothing: Scalar) -> _Pass:
@@ -149,6 +149,13 @@ def _solve(problem: Scaled, rank: int, init: Init) -> Solution:
     )
     left = multiply(problem.rows, outcome.best.T)
     return Solution(left, outcome.best, outcome.objective, outcome.num_iters, outcome.converged)
+
+
+def _squared_norms(rows: Rows) -> Float[Array, " n"]:
+    def block(total: tuple[()], piece: Array, *_: Any) -> tuple[tuple[()], tuple[()], Array]:
+        return total, (), jnp.sum(piece**2, axis=1)
+
+    return scan_rows(block, rows)[2]
 
 
 def _complete(right: Float[Array, "k d"]) -> Float[Array, "d d"]:
