@@ -26,7 +26,7 @@ from lpjax.tokenize import tokenizer_of
 
 _SEED = 0
 _MARK = "lpjax demo"
-# ADMM is within 3 % of its 300-iteration objective after 11, on the embedding (benchmarks/results); 30 leave a margin.
+# 16 steps of ADMM come within 1 % of the best objective known, on the embedding (benchmarks/results).
 _METHODS: list[tuple[str, float, dict[str, Any]]] = [
     ("svd", 2.0, {}),
     ("lewis", 1.0, {}),
