@@ -157,9 +157,10 @@ def _admm_entries(problem: Problem, rho: Scalar, plan: Scalar, *, rank: int, ini
             left, carried = state_rows
             residual = rows - jnp.matmul(left, state.right, precision="highest")
             pulled = relaxation * residual + kept * carried
-            sparse = prox(pulled, p, now.rho * unit)
+            # The condition always holds. Without it XLA makes `pulled` twice where p is a constant, in two fusions:
+            # with two readers of `carried`, one of which writes it anew, all of it is copied at every block.
+            sparse = jax.lax.cond(unit > 0, lambda y: prox(y, p, now.rho * unit), lambda y: y, pulled)
             dual = pulled - sparse
-            # Of `carried` there must be one reader: with two, XLA copies it whole at every block.
             target = rows - sparse + dual
             left = jnp.matmul(target, state.basis.T, precision="highest")
             total = total + jnp.matmul(target.T, jnp.where(fresh, weight, 0)[:, None] * left, precision="highest")

@@ -34,7 +34,7 @@ def triangle_of_rows(rows: Rows) -> Float[Array, "d d"]:
     """
 
     def block(total: Array, piece: Array, fresh: Array, *_: tuple[()]) -> tuple[Array, tuple[()], tuple[()]]:
-        # Flat for a moment, which has one layout only: LAPACK wants columns, and XLA would copy the whole matrix for it.
+        # Flat for a moment, which has one layout only: LAPACK wants columns, for which XLA would copy the whole matrix.
         flat = jax.lax.optimization_barrier(jnp.where(fresh[:, None], piece, 0).reshape(-1))
         piece = flat.reshape(piece.shape)
         stacked = jnp.concatenate([total, piece])

@@ -105,3 +105,14 @@ def test_objective_is_that_of_the_factors_when_blocks_overlap(monkeypatch):
         solution = lpjax.admm_entries(jnp.asarray(matrix), 3, p=1.0, num_iters=count, tol=0.0, init="svd")
         assert solution.objective == pytest.approx(norm(matrix - product(solution), 1), rel=1e-12)
     jax.clear_caches()
+
+
+@pytest.mark.parametrize(("name", "copies"), [("svd", 1.6), ("lewis", 1.6), ("irls_rows", 1.8), ("admm_entries", 3.0)])
+def test_peak_memory_in_copies_of_a_tall_matrix(name, copies):
+    """What XLA sets aside, the matrix and the factors among it, branches that are not taken among it, too."""
+    shape = jax.ShapeDtypeStruct((262_144, 64), jnp.float32)
+    run = jax.jit(lambda matrix: lpjax.SOLVERS[name](matrix, 8, p=1.0))
+    memory = run.lower(shape).compile().memory_analysis()
+    assert memory is not None
+    total = memory.argument_size_in_bytes + memory.temp_size_in_bytes + memory.output_size_in_bytes
+    assert total <= copies * 4 * shape.size
