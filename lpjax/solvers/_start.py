@@ -72,13 +72,21 @@ def starting_pair(problem: Scaled, rank: int, init: Init) -> Pair:
     if problem.init is not None:
         left, right = problem.init
         return Pair(left, right, objective(problem, left, right, "entries"))
+    limit = 3 * _median_magnitude(problem.rows) if init in ("best", "clipped") else jnp.zeros_like(problem.tol)
+
+    def pair(name: Init) -> Pair:
+        return _clipped(problem, rank, limit) if name == "clipped" else _projected(problem, _right(problem, rank, name))
+
+    def pairs(problem: Scaled) -> list[Pair]:
+        rights = _svd_and_lewis(problem, rank)
+        return [*(_projected(problem, right) for right in rights), _clipped(problem, rank, limit)]
+
     if init != "best":
-        return _pair(problem, rank, init)
+        return pair(init)
     sample = _sample(problem)
     if sample is None:
-        return functools.reduce(lambda a, b: select_tree(b.objective < a.objective, b, a), _pairs(problem, rank))
-    values = [pair.objective for pair in _pairs(sample, rank)]
-    return _switch(values, ("svd", "lewis", "clipped"), lambda name: _pair(problem, rank, name))
+        return functools.reduce(lambda a, b: select_tree(b.objective < a.objective, b, a), pairs(problem))
+    return _switch([one.objective for one in pairs(sample)], ("svd", "lewis", "clipped"), pair)
 
 
 def _sample(problem: Scaled) -> Scaled | None:
@@ -118,24 +126,13 @@ def _right(problem: Scaled, rank: int, name: Init) -> Float[Array, "k d"]:
     return svd_right(problem, rank) if name == "svd" else _lewis_right(problem, coordinates(problem), rank)
 
 
-def _pair(problem: Scaled, rank: int, name: Init) -> Pair:
-    if name == "clipped":
-        return _clipped_pair(problem, rank)
-    return _projected(problem, _right(problem, rank, name))
-
-
-def _pairs(problem: Scaled, rank: int) -> list[Pair]:
-    return [*(_projected(problem, right) for right in _svd_and_lewis(problem, rank)), _clipped_pair(problem, rank)]
-
-
 def _projected(problem: Scaled, right: Float[Array, "k d"]) -> Pair:
     left, value = project(problem, right, "entries")
     return Pair(left, right, value)
 
 
-def _clipped_pair(problem: Scaled, rank: int) -> Pair:
-    rows = problem.rows
-    clipped = problem._replace(rows=dataclasses.replace(rows, limit=3 * _median_magnitude(rows)))
+def _clipped(problem: Scaled, rank: int, limit: Scalar) -> Pair:
+    clipped = problem._replace(rows=dataclasses.replace(problem.rows, limit=limit))
     right = svd_right(clipped, rank)
     left = multiply(clipped.rows, right.T)
     return Pair(left, right, objective(problem, left, right, "entries"))
