@@ -14,7 +14,15 @@ from jaxtyping import Array, Bool, Float, Int, Scalar
 
 from lpjax.objectives import blocked_sum, power_sums
 from lpjax.solvers._blocks import over_devices, scan_rows
-from lpjax.solvers._problem import Problem, default_tol, finish, make_problem, normalize, root_of_sum
+from lpjax.solvers._problem import (
+    Problem,
+    default_tol,
+    finish,
+    make_problem,
+    normalize,
+    residual_sums,
+    root_of_sum,
+)
 from lpjax.solvers._prox import prox
 from lpjax.solvers._solution import Solution
 from lpjax.solvers._spread import spread
@@ -184,11 +192,7 @@ def _admm_entries(problem: Problem, rho: Scalar, plan: Scalar, *, rank: int, ini
     def measure(left: Array, right: Array) -> tuple[Scalar, Scalar]:
         """The objective of a pair, and ρ's unit, in which weights have no say, as the prox of a row does not depend on
         its own; but a row of weight 0 is left out."""
-
-        def block(total: tuple[()], rows: Array, _: Array, left: Array, *__: Any) -> tuple[tuple[()], tuple[()], Array]:
-            return total, (), power_sums(rows - jnp.matmul(left, right, precision="highest"), p)
-
-        sums = scan_rows(block, scaled.rows, given=left)[2]
+        sums = residual_sums(scaled, left, right, "entries")
         counted = (weights > 0).astype(p.dtype)
         total, count = over_devices(jax.lax.psum, (blocked_sum(counted * sums), jnp.sum(counted)), scaled.rows.axes)
         return root_of_sum(scaled, sums), unit_of(total / (count * d))

@@ -254,12 +254,19 @@ def project(problem: Scaled, right: Float[Array, "k d"], over: Over) -> tuple[Fl
 
 def objective(problem: Scaled, left: Float[Array, "n k"], right: Float[Array, "k d"], over: Over) -> Scalar:
     """The ℓp objective of a pair."""
+    return root_of_sum(problem, residual_sums(problem, left, right, over))
+
+
+def residual_sums(
+    problem: Scaled, left: Float[Array, "n k"], right: Float[Array, "k d"], over: Over
+) -> Float[Array, " n"]:
+    """What each row adds to the p-th power of the objective of a pair, without its weight."""
 
     def block(total: tuple[()], rows: Array, _: Array, left: Array, *__: Any) -> tuple[tuple[()], tuple[()], Array]:
         residual = rows - jnp.matmul(left, right, precision="highest")
         return total, (), power_sums(residual, problem.p, over)
 
-    return root_of_sum(problem, scan_rows(block, problem.rows, given=left)[2])
+    return scan_rows(block, problem.rows, given=left)[2]
 
 
 def root_of_sum(problem: Scaled, sums: Float[Array, " n"]) -> Scalar:
