@@ -91,7 +91,8 @@ def outlier_measures(matrix: np.ndarray) -> dict[str, float]:
 
     Returns:
         row_max: largest row norm, over the median. row_share: share of rows beyond twice the median norm. entry_max:
-        largest magnitude, over the median. kurtosis: excess kurtosis of the entries, 0 for a Gaussian.
+        largest magnitude, over the median of those that are not 0. kurtosis: excess kurtosis of the entries, 0 for a
+        Gaussian.
     """
     matrix = np.asarray(matrix, np.float64)
     norms = np.linalg.norm(matrix, axis=1)
@@ -99,7 +100,7 @@ def outlier_measures(matrix: np.ndarray) -> dict[str, float]:
     return {
         "row_max": float(norms.max() / np.median(norms)),
         "row_share": float(np.mean(norms > 2 * np.median(norms))),
-        "entry_max": float(np.abs(matrix).max() / np.median(np.abs(matrix))),
+        "entry_max": float(np.abs(matrix).max() / np.median(np.abs(matrix[matrix != 0]))),
         "kurtosis": float(np.mean(centred**4) / np.mean(centred**2) ** 2 - 3),
     }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -261,10 +262,16 @@ def residual_sums(
     problem: Scaled, left: Float[Array, "n k"], right: Float[Array, "k d"], over: Over
 ) -> Float[Array, " n"]:
     """What each row adds to the p-th power of the objective of a pair, without its weight."""
+    return over_residual(problem, left, right, lambda residual: power_sums(residual, problem.p, over))
 
-    def block(total: tuple[()], rows: Array, _: Array, left: Array, *__: Any) -> tuple[tuple[()], tuple[()], Array]:
-        residual = rows - jnp.matmul(left, right, precision="highest")
-        return total, (), power_sums(residual, problem.p, over)
+
+def over_residual(
+    problem: Scaled, left: Float[Array, "n k"], right: Float[Array, "k d"], summary: Callable[[Array], Any]
+) -> Any:
+    """What `summary` says of each row of A − LR, in arrays of as many rows."""
+
+    def block(total: tuple[()], rows: Array, _: Array, left: Array, *__: Any) -> tuple[tuple[()], tuple[()], Any]:
+        return total, (), summary(rows - jnp.matmul(left, right, precision="highest"))
 
     return scan_rows(block, problem.rows, given=left)[2]
 

@@ -52,17 +52,41 @@ def test_after_a_plan_follows_a_longer_one(x64):
     assert settled.num_iters < 1000
 
 
+@pytest.mark.parametrize("sparse", [False, True])
 @pytest.mark.parametrize("p", [1.0, 1.25, 1.75, 2.0])
-def test_what_a_plan_says(p, x64):
+def test_what_a_plan_says(p, sparse, x64):
     for length in (1, 2, 3, 5, 16, 100, 3000):
         for share in (0.01, 0.5, 1.0):
             steps = [
-                _planned(jnp.asarray(age), jnp.asarray(length), jnp.asarray(p), share) for age in range(0, length, 7)
+                _planned(jnp.asarray(age), jnp.asarray(length), jnp.asarray(p), share, jnp.asarray(sparse))
+                for age in range(0, length, 7)
             ]
             rho = np.asarray([step.rho for step in steps])
             assert np.all((rho > 1e-4) & (rho < 1e4))
             assert rho[-1] >= rho[0]
             assert all(0 < step.relaxation < 2 and 0 <= step.damping <= 1 for step in steps)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 20, 21, 30, 59, 61, 90, 141, 1000])
+def test_plans_fit_into_the_steps(steps, x64):
+    """Whatever their number, all steps are done, unless a plan brings nothing; and more of them do no worse."""
+    matrix = noisy(60, 12)
+    run = functools.partial(lpjax.admm_entries, matrix, 4, p=1.0, tol=0.0)
+    found = run(num_iters=steps)
+    assert found.num_iters == steps or (found.converged and steps > 90)
+    assert found.objective <= lpjax.svd(matrix, 4, p=1.0).objective
+    assert run(num_iters=4 * steps).objective <= 1.01 * found.objective
+
+
+@pytest.mark.parametrize("share", [0.02, 0.05, 0.1])
+@pytest.mark.parametrize(("n", "d", "rank"), [(120, 60, 8), (60, 120, 8), (120, 60, 12), (300, 40, 3)])
+def test_planted_outliers_are_recovered_to_the_last_digits(n, d, rank, share, x64):
+    rng = np.random.default_rng(rank)
+    truth = rng.normal(size=(n, rank)) @ rng.normal(size=(rank, d))
+    corrupted = truth + 3 * truth.std() * rng.choice([-1, 0, 1], p=[share / 2, 1 - share, share / 2], size=truth.shape)
+    found = lpjax.admm_entries(corrupted, rank, p=1.0, num_iters=140, tol=0.0)
+    error = np.linalg.norm(found.left @ found.right - truth) / np.linalg.norm(truth)
+    assert error < 1e-7
 
 
 def test_plan_may_be_traced_and_mapped():
