@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -107,10 +108,54 @@ def solve_group(
     rank = jobs[0].rank
     if len(jobs) < mesh.size and jax.process_count() == 1:
         mesh = data_mesh(mesh.devices.flat[: len(jobs)].tolist())  # the others would only repeat the last job
+    by_job, everywhere_alike = by_rows(mesh), replicated(mesh)
+    if mesh.size == 1:
+        # Arrays on a mesh are put together on their way to the host and back: a copy, be it of one device.
+        by_job = everywhere_alike = SingleDeviceSharding(mesh.devices.flat[0])
+    exponent = np.asarray(p, solving_dtype(jax.dtypes.canonicalize_dtype(jobs[0].leaf.dtype)))
+    exponent = spread(exponent, everywhere_alike)
+    for start in range(0, len(jobs), batch_size * mesh.size):
+        batch = jobs[start : start + batch_size * mesh.size]
+        height = -(-len(batch) // mesh.size) * mesh.size
+        padded = batch + [batch[-1]] * (height - len(batch))
+        matrices = _stack([job.matrix() for job in padded])
+        known = [job.weights for job in padded if job.weights is not None]  # of all jobs of a group, or of none
+        arguments = (spread(matrices, by_job), spread(_stack(known), by_job) if known else None, exponent)
+        program = _compiled(solve, rank, options, mesh, arguments)
+        began = time.perf_counter()
+        solved = fetch(program(*arguments))
+        seconds = (time.perf_counter() - began) / len(batch)
+        for i, job in enumerate(batch):
+            yield Part(job, solved if height == 1 else jax.tree.map(lambda x, i=i: x[i], solved), seconds)
+
+
+def _compiled(
+    solve: Callable[..., Solution], rank: int, options: dict[str, Any], mesh: Mesh, arguments: tuple[Any, ...]
+) -> Callable[..., Solved]:
+    """What solves arguments like these; compiled once, for whoever asks, where the options can be compared."""
+    kinds = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), arguments)
+    known = solve, rank, tuple(sorted(options.items())), mesh, kinds, jax.dtypes.canonicalize_dtype(np.float64)
+    try:
+        hash(known)
+    except TypeError:  # arrays among the options
+        return _compile.__wrapped__(*known)
+    return _compile(*known)
+
+
+@functools.lru_cache(maxsize=64)
+def _compile(
+    solve: Callable[..., Solution],
+    rank: int,
+    options: tuple[tuple[str, Any], ...],
+    mesh: Mesh,
+    kinds: tuple[Any, ...],
+    widest: np.dtype,
+) -> Callable[..., Solved]:
+    given = dict(options)
 
     def one(matrix: Array, weights: Array | None, p: Array) -> Solved:
         wide = matrix.astype(solving_dtype(matrix.dtype))
-        solution = solve(wide, rank, p=p, **_with_weights(options, weights))
+        solution = solve(wide, rank, p=p, **_with_weights(given, weights))
         left, right = solution.left.astype(matrix.dtype), solution.right.astype(matrix.dtype)
         # Measured on the factors as they will be stored, after any rounding to half precision.
         residual = wide - jnp.matmul(left.astype(wide.dtype), right.astype(wide.dtype), precision="highest")
@@ -145,27 +190,7 @@ def solve_group(
     if mesh.size > 1:
         specs = (P("data"), P("data"), P())
         everywhere = jax.shard_map(share, mesh=mesh, in_specs=specs, out_specs=P("data"), check_vma=False)
-    by_job, everywhere_alike = by_rows(mesh), replicated(mesh)
-    if mesh.size == 1:
-        # Arrays on a mesh are put together on their way to the host and back: a copy, be it of one device.
-        by_job = everywhere_alike = SingleDeviceSharding(mesh.devices.flat[0])
-    exponent = np.asarray(p, solving_dtype(jax.dtypes.canonicalize_dtype(jobs[0].leaf.dtype)))
-    exponent = spread(exponent, everywhere_alike)
-    compiled: dict[int, Any] = {}
-    for start in range(0, len(jobs), batch_size * mesh.size):
-        batch = jobs[start : start + batch_size * mesh.size]
-        height = -(-len(batch) // mesh.size) * mesh.size
-        padded = batch + [batch[-1]] * (height - len(batch))
-        matrices = _stack([job.matrix() for job in padded])
-        known = [job.weights for job in padded if job.weights is not None]  # of all jobs of a group, or of none
-        arguments = (spread(matrices, by_job), spread(_stack(known), by_job) if known else None, exponent)
-        if height not in compiled:
-            compiled[height] = jax.jit(everywhere).lower(*arguments).compile()
-        began = time.perf_counter()
-        solved = fetch(compiled[height](*arguments))
-        seconds = (time.perf_counter() - began) / len(batch)
-        for i, job in enumerate(batch):
-            yield Part(job, solved if height == 1 else jax.tree.map(lambda x, i=i: x[i], solved), seconds)
+    return jax.jit(everywhere).lower(*kinds).compile()
 
 
 def _stack(arrays: list[np.ndarray]) -> np.ndarray:

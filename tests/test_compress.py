@@ -359,6 +359,25 @@ def test_row_weights():
     assert weighted.records[0].bound is None  # the ellipsoid's is of the weighted norm
 
 
+def test_a_shape_is_compiled_once_whatever_the_call_and_p():
+    traced = []
+
+    def solver(matrix: jax.Array, rank: int, *, p: Any, tail: Any = None, num_iters: int = 1) -> Solution:
+        traced.append(rank)
+        return first_columns(matrix, rank, p=p)
+
+    def times(**options: Any) -> int:
+        """How often the solver is traced; a rehearsal is one of them."""
+        traced.clear()
+        compress(params(), select="table", solver=solver, **({"rank": RANK} | options))
+        return len(traced)
+
+    assert [times(p=1.0), times(p=1.0), times(p=1.5)] == [2, 1, 1]
+    assert [times(rank=2), times(rank=2)] == [2, 1]
+    assert [times(num_iters=2), times(num_iters=3), times(num_iters=2)] == [2, 2, 1]
+    assert [times(tail=np.ones(3)), times(tail=np.ones(3))] == [2, 2]  # arrays cannot be compared
+
+
 def test_options_reach_the_solver():
     seen: list[dict[str, Any]] = []
 
