@@ -1,0 +1,80 @@
+"""What a GPU computes is what the CPU computes; skipped where there is no GPU.
+
+`JAX_PLATFORMS=cuda,cpu python -m pytest -n 0 tests/test_gpu.py`: both platforms are needed, and one process.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import lpjax
+from lpjax import models
+from tests.conftest import GOLDENS
+from tests.helpers import heavy_tailed, norm, product
+
+pytestmark = pytest.mark.skipif(jax.default_backend() != "gpu", reason="no GPU")
+
+
+def on(platform: str, tree: Any) -> Any:
+    """The tree on the first device of a platform."""
+    return jax.device_put(tree, jax.devices(platform)[0])
+
+
+@pytest.mark.parametrize("shape", [(3000, 128), (128, 300)])
+@pytest.mark.parametrize("name", ["svd", "lewis", "irls_rows", "admm_entries"])
+def test_solvers(name, shape):
+    matrix = heavy_tailed(*shape).astype(np.float32)
+    found = {platform: lpjax.SOLVERS[name](on(platform, jnp.asarray(matrix)), 32, p=1.0) for platform in ("gpu", "cpu")}
+    assert next(iter(found["gpu"].left.devices())).platform == "gpu"
+    over = "rows" if name == "irls_rows" else "entries"
+    errors = {platform: norm(matrix - product(solution), 1.0, over) for platform, solution in found.items()}
+    # Two descents of a function that is not convex part by rounding.
+    assert errors["gpu"] == pytest.approx(errors["cpu"], rel=1e-2 if name == "admm_entries" else 1e-4)
+    assert float(found["gpu"].objective) == pytest.approx(errors["gpu"], rel=1e-4)
+
+
+@pytest.mark.parametrize("name", ["lewis", "irls_rows", "admm_entries"])
+def test_a_batch_is_each_alone(name):
+    kernels = jnp.asarray(np.stack([heavy_tailed(200, 64, seed) for seed in range(5)]), jnp.float32)
+
+    def solve(matrix: jax.Array) -> jax.Array:
+        return lpjax.SOLVERS[name](matrix, 16, p=1.0, num_iters=8).objective
+
+    assert np.allclose(jax.vmap(solve)(kernels), [solve(kernel) for kernel in kernels], rtol=1e-2)
+
+
+def test_matrices_that_have_to_be_handled():
+    nothing = lpjax.admm_entries(jnp.zeros((50, 20)), 3, p=1.0)
+    assert float(nothing.objective) == 0
+    huge = heavy_tailed(300, 40).astype(np.float32) * np.float32(1e18)
+    assert np.isfinite(float(lpjax.irls_rows(jnp.asarray(huge), 5, p=1.0).objective))
+    deficient = (np.ones((300, 1)) * np.arange(40)).astype(np.float32)
+    assert float(lpjax.lewis(jnp.asarray(deficient), 5, p=1.0).objective) <= 1e-4 * np.abs(deficient).sum()
+
+
+def test_compress_fills_the_gpu_with_matrices_of_a_shape():
+    tree = {f"layer{i}": {"kernel": heavy_tailed(96, 64, i).astype(np.float32)} for i in range(7)}
+    whole = lpjax.compress(tree, select="kernel", keep=0.5, solver="lewis", p=1.0)
+    single = lpjax.compress(tree, select="kernel", keep=0.5, solver="lewis", p=1.0, batch_size=1)
+    assert [r.objective_entries for r in whole.records] == pytest.approx(
+        [r.objective_entries for r in single.records], rel=1e-3
+    )
+
+
+@pytest.mark.parametrize("net", ["bert", "distilbert", "roberta", "xlnet"])
+def test_nets(net):
+    checkpoint = lpjax.load_checkpoint(GOLDENS / f"{net}_classifier")
+    small, _ = lpjax.compress(checkpoint.params, select="both", keep=0.5, solver="svd")
+    ids = 5 + np.arange(24, dtype=np.int32).reshape(2, 12)
+    batch = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
+    for params in (checkpoint.params, small):
+        logits = [
+            np.asarray(models.classify(on(platform, params), checkpoint.config, on(platform, batch)))
+            for platform in ("gpu", "cpu")
+        ]
+        assert np.allclose(*logits, atol=1e-4)  # float32 is float32 on a GPU too
