@@ -70,7 +70,7 @@ def test_compress_fills_the_gpu_with_matrices_of_a_shape():
 def test_nets(net):
     checkpoint = lpjax.load_checkpoint(GOLDENS / f"{net}_classifier")
     small, _ = lpjax.compress(checkpoint.params, select="encoder", keep=0.5, solver="svd")
-    ids = 5 + np.arange(24, dtype=np.int32).reshape(2, 12)
+    ids = 5 + np.arange(24, dtype=np.int32).reshape(4, 6)
     batch = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
     for params in (checkpoint.params, small):
         logits = [
