@@ -96,6 +96,39 @@ def traffic_table(record: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def peers_table(record: dict[str, Any]) -> str:
+    """Every peer beside the solver of lpjax that is as good."""
+    figures = "objective / SVD's | time / gesdd"
+    lines = [f"| matrix | peer | scored on | {figures} | lpjax | iterations | {figures} |", "|---" * 9 + "|"]
+    for matrix in record["matrices"]:
+        n, d = matrix["shape"]
+        for row in matrix["rows"]:
+            ours, svd, gesdd = row["ours"], row["svd_objective"], row["gesdd_seconds"]
+            told = [row["failure"], ""]
+            if "failure" not in row:
+                told = [f"{row['value'] / svd:.4f}", f"{row['seconds'] / gesdd:.2f}"]
+            cells = [f"{matrix['matrix']}, {n} × {d}, {matrix['rank']}", row["peer"], row["objective"], *told]
+            cells += [ours["solver"], str(ours["num_iters"])]
+            cells += [f"{ours['objective'] / svd:.4f}", f"{ours['seconds'] / gesdd:.2f}"]
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def scaling_table(record: dict[str, Any]) -> str:
+    """Seconds of each solver at each height, and the slopes."""
+    heights = [rows for rows, _ in next(iter(record["cases"].values()))["points"]]
+    titles = [f"{rows:,} rows, s" for rows in heights]
+    lines = [
+        f"| solver | {' | '.join(titles)} | slope | slope from {record['large']:,} rows |",
+        "|---" * (len(heights) + 3) + "|",
+    ]
+    for name, case in record["cases"].items():
+        cells = [name, *(f"{seconds:.3g}" for _, seconds in case["points"])]
+        cells += [f"{case['slope']:.2f}", f"{case['slope_large']:.2f}"]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def _from(path: str, table: Callable[[dict[str, Any]], str]) -> Callable[[], str]:
     return lambda: table(json.loads((ROOT / path).read_text(encoding="utf-8")))
 
@@ -114,6 +147,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "encoder": lambda: glue_results.change_table("minilm", "encoder"),
     "both": lambda: glue_results.change_table("minilm", "both"),
     "against svd": lambda: glue_results.against_svd_table("minilm"),
+    "outliers": glue_results.outliers_table,
+    "peers": _from("benchmarks/results/peers.json", peers_table),
+    "scaling": _from("benchmarks/results/scaling.json", scaling_table),
     "throughput": glue_results.throughput_table,
 }
 DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "devices.md", ROOT / "experiments" / "README.md")
