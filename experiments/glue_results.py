@@ -187,6 +187,8 @@ def small_table() -> str:
 def outliers_table() -> str:
     """Scores of every variant of a net, dense and by each method, with how far its rows and entries stand out."""
     records = _lines(RESULTS / "outliers.jsonl")
+    variants = list(dict.fromkeys(record["variant"] for record in records))
+    records.sort(key=lambda record: (record["net"], record["layers"], variants.index(record["variant"])))
     ways = list(dict.fromkeys((row["method"], row["p"]) for record in records for row in record["rows"]))
     labels = [method_label(method, p) for method, p in ways]
     lines = [
