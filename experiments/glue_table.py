@@ -183,6 +183,11 @@ def remake(cell: Cell, grid: Grid, runs: Path, wanted: str) -> int:
         return 0
     same = same_scores(record, known)
     print(f"on record: {json.dumps(known['metrics'])}: {'the same' if same else 'NOT the same'}")
+    for what in ("machine", "versions"):  # nets that were trained on another processor differ by rounding
+        for name, now in record[what].items():
+            then = known[what].get(name)
+            if not same and then != now:
+                print(f"{name}: {then} then, {now} now")
     return 0 if same else 1
 
 

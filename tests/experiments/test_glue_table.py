@@ -114,9 +114,12 @@ def test_one_cell_is_made_again_and_compared(config, tmp_path, monkeypatch, caps
     assert len(scores(path)) == 3
     assert run(config, "--cell", cell, monkeypatch=monkeypatch) == 0
     assert "the same" in capsys.readouterr().out
-    path.write_text(path.read_text().replace('"accuracy": 0', '"accuracy": 7'))
+    other = path.read_text().replace('"accuracy": 0', '"accuracy": 7').replace('"cores": ', '"cores": 100')
+    path.write_text(other)
     assert run(config, "--cell", cell, monkeypatch=monkeypatch) == 1
-    assert "NOT the same" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "NOT the same" in told
+    assert "cores: 100" in told  # what may be the reason
     assert run(config, "--cell", "tiny-sst2/encoder/41/lewis/1", monkeypatch=monkeypatch) == 2
 
 
