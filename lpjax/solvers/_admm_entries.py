@@ -136,22 +136,22 @@ def _planned(age: Int[Array, ""], length: Int[Array, ""], p: Scalar, share: floa
 
 
 class _State(NamedTuple):
-    """The pair, an orthonormal basis of R's rows, and what S and U leave to the next step."""
+    """The pair, an orthonormal basis of R's rows, what S and U leave to the next step; and the best pair so far."""
 
     left: Float[Array, "n k"]
     carried: Float[Array, "n d"]
     right: Float[Array, "k d"]
     basis: Float[Array, "k d"]
     age: Int[Array, ""]
+    steps: Int[Array, ""]
+    best: tuple[Float[Array, "n k"], Float[Array, "k d"]]
+    lowest: Scalar
 
 
 class _Run(NamedTuple):
-    """The best pair so far; of the next plan the unit of ρ, the length, and whether it is for a sparse residual."""
+    """The state between plans; of the next plan the unit of ρ, the length, and whether it is for a sparse residual."""
 
-    left: Float[Array, "n k"]
-    right: Float[Array, "k d"]
-    lowest: Scalar
-    steps: Int[Array, ""]
+    state: _State
     unit: Scalar
     length: Int[Array, ""]
     sparse: Bool[Array, ""]
@@ -166,13 +166,14 @@ def _admm_entries(problem: Problem, rho: Scalar, plan: Scalar, *, rank: int, ini
 
     def step(state: _State, run: _Run) -> _State:
         now, then = (_planned(state.age + i, run.length, p, rank / d, run.sparse) for i in (0, 1))
-        relaxation = jnp.where(state.age == 0, 1, now.relaxation)
+        began = state.age == 0
+        relaxation, kept = jnp.where(began, 1, now.relaxation), jnp.where(began, 0, 1).astype(p.dtype)
         dual_share = now.damping * now.rho / then.rho
 
         def block(total: Array, rows: Array, fresh: Array, weight: Array, state_rows: Any) -> tuple[Array, Any, Any]:
             left, carried = state_rows
             residual = rows - jnp.matmul(left, state.right, precision="highest")
-            pulled = relaxation * residual + carried
+            pulled = relaxation * residual + kept * carried
             # The condition always holds. Without it XLA makes `pulled` twice where p is a constant, in two fusions:
             # with two readers of `carried`, one of which writes it anew, all of it is copied at every block.
             sparse = jax.lax.cond(run.unit > 0, lambda y: prox(y, p, now.rho * run.unit), lambda y: y, pulled)
@@ -180,14 +181,17 @@ def _admm_entries(problem: Problem, rho: Scalar, plan: Scalar, *, rank: int, ini
             target = rows - sparse + dual
             left = jnp.matmul(target, state.basis.T, precision="highest")
             total = total + jnp.matmul(target.T, jnp.where(fresh, weight, 0)[:, None] * left, precision="highest")
-            return total, (left, (1 - then.relaxation) * sparse + dual_share * dual), ()
+            return total, (left, (1 - then.relaxation) * sparse + dual_share * dual), power_sums(residual, p)
 
         empty = jnp.zeros((d, rank), p.dtype)
         rows = (state.left, state.carried)
-        total, (left, carried), _ = scan_rows(block, scaled.rows, empty, given=weights, state=rows)
+        total, (left, carried), sums = scan_rows(block, scaled.rows, empty, given=weights, state=rows)
+        state = _consider(state, root_of_sum(scaled, sums))
         right = _regress(jnp.matmul(state.basis, total, precision="highest"), total.T, state.basis)
         basis = jnp.linalg.qr(total)[0].T
-        return _State(left, carried, right, basis, state.age + 1)
+        return state._replace(
+            left=left, carried=carried, right=right, basis=basis, age=state.age + 1, steps=state.steps + 1
+        )
 
     def unit_of(mean: Scalar) -> Scalar:
         """What ρ is measured in, p·(mean |r|)^{p−2}, were all |r| equal, for a mean of |r|^p."""
@@ -207,34 +211,44 @@ def _admm_entries(problem: Problem, rho: Scalar, plan: Scalar, *, rank: int, ini
         return root_of_sum(scaled, sums), unit_of(mean), (root_total / (count * d)) ** 2 < _SPARSE * mean
 
     def follow_plan(run: _Run) -> _Run:
-        """Its end is looked at alone: there the pair has settled, and a copy of each step's left is saved."""
-        left, right = _orthonormalize(run.left, run.right)
-        begin = _State(left, jnp.zeros((own, d), p.dtype), right, right, jnp.zeros_like(run.steps))
-        length = jnp.minimum(run.length, scaled.num_iters - run.steps)
-        state = jax.lax.while_loop(lambda state: state.age < length, lambda state: step(state, run), begin)
-        steps, left_over = run.steps + length, scaled.num_iters - run.steps - length
+        state, lowest = run.state, run.state.lowest
+        left, right = _orthonormalize(*state.best)
+        state = state._replace(left=left, right=right, basis=right, age=jnp.zeros_like(state.age))
+
+        def unfinished(state: _State) -> Bool[Array, ""]:
+            return (state.age < run.length) & (state.steps < scaled.num_iters) & (state.lowest > 0)
+
+        state = jax.lax.while_loop(unfinished, lambda state: step(state, run), state)
         value, unit, sparse = measure(state.left, state.right)
-        improved = value < run.lowest  # a NaN never is
-        left, right = select_tree(improved, (state.left, state.right), (run.left, run.right))
-        lowest = jnp.where(improved, value, run.lowest)
-        settled = (length == run.length) & (run.lowest - lowest <= scaled.tol * lowest) | (lowest == 0)
+        state = _consider(state, value)
+        settled = (state.age == run.length) & (lowest - state.lowest <= scaled.tol * state.lowest)
+        left_over = scaled.num_iters - state.steps
         # The last plan takes what is left: cut short, a plan is worth little.
-        following = jnp.where(left_over < 4 * run.length, jnp.maximum(left_over, 1), 2 * run.length)
-        return _Run(left, right, lowest, steps, unit, following, sparse, settled)
+        length = jnp.where(left_over < 4 * run.length, jnp.maximum(left_over, 1), 2 * run.length)
+        return _Run(state, unit, length, sparse, settled | (state.lowest == 0))
+
+    def unfinished(run: _Run) -> Bool[Array, ""]:
+        return ~run.converged & (run.state.steps < scaled.num_iters)
 
     first = starting_pair(scaled, rank, init)
-    plain = scaled.row_weights is None
-    mean = first.objective**p / (scaled.rows.shape[0] * d)
-    unit = unit_of(mean) if plain else measure(first.left, first.right)[1]
-    optimal = (p == 2) & (scaled.init is None and init != "clipped") | (first.objective == 0)
-    none, no = jnp.zeros((), jnp.int32), jnp.zeros((), bool)
-    run = jax.lax.while_loop(
-        lambda run: ~run.converged & (run.steps < scaled.num_iters),
-        follow_plan,
-        _Run(first.left, first.right, first.objective, none, unit, plan, no, optimal),
+    none = jnp.zeros((), jnp.int32)
+    pair = (first.left, first.right)
+    state = _State(
+        first.left, jnp.zeros((own, d), p.dtype), first.right, first.right, none, none, pair, first.objective
     )
-    left, right = _orthonormalize(run.left, run.right)
-    return finish(Solution(left, right, run.lowest, run.steps, run.converged), scaling, problem.p)
+    plain = scaled.row_weights is None
+    unit = unit_of(first.objective**p / (scaled.rows.shape[0] * d)) if plain else measure(*pair)[1]
+    optimal = (p == 2) & (scaled.init is None and init != "clipped") | (first.objective == 0)
+    run = jax.lax.while_loop(unfinished, follow_plan, _Run(state, unit, plan, jnp.zeros((), bool), optimal))
+    left, right = _orthonormalize(*run.state.best)
+    return finish(Solution(left, right, run.state.lowest, run.state.steps, run.converged), scaling, problem.p)
+
+
+def _consider(state: _State, value: Scalar) -> _State:
+    """The state, its pair, of objective `value`, the best if it is. A NaN compares false: it is never the best."""
+    improved = value < state.lowest
+    best = select_tree(improved, (state.left, state.right), state.best)
+    return state._replace(best=best, lowest=jnp.where(improved, value, state.lowest))
 
 
 def _orthonormalize(left: Float[Array, "n k"], right: Float[Array, "k d"]) -> tuple[Array, Array]:
