@@ -1,7 +1,8 @@
 """One peer on one matrix, in the peer's own environment: `python benchmarks/in_peer.py PEER MATRIX.npy RANK OUT.npz`.
 
-Imports NumPy and the peer alone. Writes the pair (left, right), the seconds of the solve, and what the versions were.
-A peer that gives no pair of the rank is cut to it: a low-rank part by its SVD, a subspace by projecting the rows on it.
+Imports NumPy and the peer alone. Writes the pair (left, right), the seconds of the solve, the least of three unless one
+takes long, and what the versions were. A peer that gives a subspace has the rows projected on it; one that gives a
+low-rank part has it cut to the rank by its SVD, which is not in the seconds.
 """
 
 from __future__ import annotations
@@ -83,29 +84,29 @@ def robpca(matrix: np.ndarray, rank: int) -> Pair:
     return onto(matrix, np.linalg.qr(np.asarray(pca.components_).reshape(matrix.shape[1], -1)[:, :rank])[0].T)
 
 
-def alternating_projections(matrix: np.ndarray, rank: int) -> Pair:
+def alternating_projections(matrix: np.ndarray, rank: int) -> np.ndarray:
     """rpca's accelerated alternating projections."""
     fitted = importlib.import_module("rpca").RobustPCA(n_components=rank, verbose=False).fit(matrix)
-    return cut(np.asarray(fitted.low_rank_), rank)
+    return np.asarray(fitted.low_rank_)
 
 
-def inexact_alm(matrix: np.ndarray, rank: int) -> Pair:
+def inexact_alm(matrix: np.ndarray, rank: int) -> np.ndarray:
     """pyrpca's principal component pursuit."""
     pursue = importlib.import_module("pyrpca").rpca_pcp_ialm
-    return cut(pursue(matrix, 1 / max(matrix.shape) ** 0.5, verbose=False)[0], rank)
+    return pursue(matrix, 1 / max(matrix.shape) ** 0.5, verbose=False)[0]
 
 
-def skpcp(matrix: np.ndarray, rank: int) -> Pair:
+def skpcp(matrix: np.ndarray, rank: int) -> np.ndarray:
     """skpcp's principal component pursuit."""
     fitted = importlib.import_module("skpcp").PCP().fit(matrix)
-    return cut(np.asarray(fitted.low_rank_), rank)
+    return np.asarray(fitted.low_rank_)
 
 
-def tensorly(matrix: np.ndarray, rank: int) -> Pair:
+def tensorly(matrix: np.ndarray, rank: int) -> np.ndarray:
     """tensorly's robust PCA, the sparse part weighed as in principal component pursuit: it counts a matrix's nuclear
     norm twice, once an axis."""
     decomposition = importlib.import_module("tensorly.decomposition")
-    return cut(decomposition.robust_pca(matrix, reg_E=2 / max(matrix.shape) ** 0.5, verbose=0)[0], rank)
+    return decomposition.robust_pca(matrix, reg_E=2 / max(matrix.shape) ** 0.5, verbose=0)[0]
 
 
 def numpy_irls(matrix: np.ndarray, rank: int) -> Pair:
@@ -125,7 +126,9 @@ def numpy_irls(matrix: np.ndarray, rank: int) -> Pair:
     return left, right
 
 
-PEERS: dict[str, Callable[[np.ndarray, int], Pair]] = {
+LONG = 20  # seconds
+
+PEERS: dict[str, Callable[[np.ndarray, int], Pair | np.ndarray]] = {
     "scikit-learn randomized_svd": randomized_svd,
     "scikit-learn PCA": covariance_pca,
     "fbpca": fbpca,
@@ -145,10 +148,14 @@ def main() -> None:
     name, source, rank, target = sys.argv[1:]
     matrix, solve = np.load(source), PEERS[name]
     solve(np.random.default_rng(0).normal(size=(60, 20)).astype(matrix.dtype), 3)  # imports and first calls
-    began = time.perf_counter()
-    left, right = solve(matrix, int(rank))
-    seconds = time.perf_counter() - began
-    found: dict[str, Any] = {"left": left, "right": right, "seconds": seconds}
+    times: list[float] = []
+    answer: Pair | np.ndarray = matrix
+    while len(times) < 3 and sum(times) < LONG:
+        began = time.perf_counter()
+        answer = solve(matrix, int(rank))
+        times.append(time.perf_counter() - began)
+    left, right = cut(answer, int(rank)) if isinstance(answer, np.ndarray) else answer
+    found: dict[str, Any] = {"left": left, "right": right, "seconds": min(times)}
     versions = [f"{d.metadata['Name']} {d.version}" for d in importlib.metadata.distributions()]
     with open(target + ".part", "wb") as file:  # noqa: PTH123
         np.savez(file, versions=sorted(versions), **found)

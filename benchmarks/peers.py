@@ -3,7 +3,8 @@
 Each peer is installed into an environment of its own (.peers/) and solves in a process of its own; its pair is scored
 here, on the objective that it comes nearest to: entrywise ℓ1, the sum of the rows' ℓ2 norms, or Frobenius. Against it
 stands the solver of lpjax for that objective, with the fewest iterations whose result is as good. Seconds are those of
-the solve alone, after a warm-up, divided by those of SciPy's gesdd on the same matrix in the same run.
+the solve alone, after a warm-up, the least of three (of fewer where a peer takes long), divided by those of SciPy's
+gesdd on the same matrix in the same run.
 """
 
 from __future__ import annotations
@@ -105,7 +106,7 @@ def run_peer(name: str, source: Path, rank: int) -> dict[str, Any]:
     except subprocess.TimeoutExpired:
         return {"failure": f"not done after {LIMIT} s"}
     except subprocess.CalledProcessError as error:
-        return {"failure": error.stderr.strip().splitlines()[-1]}
+        return {"failure": (error.stderr.strip().splitlines() or [f"exit status {error.returncode}"])[-1]}
     with np.load(target) as found:
         seconds, versions = float(found["seconds"]), found["versions"].tolist()
         return {"left": found["left"], "right": found["right"], "seconds": seconds, "versions": versions}

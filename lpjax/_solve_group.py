@@ -19,6 +19,9 @@ from lpjax.objectives import entries_bound, lp_norm
 from lpjax.solvers import Solution
 from lpjax.solvers._problem import solving_dtype
 
+# Of JAX's, what a compiled program depends on.
+_SETTINGS = ("jax_enable_x64", "jax_default_matmul_precision", "jax_disable_most_optimizations")
+
 
 class Job(NamedTuple):
     """A matrix to be factored, `leaf[place]` of a stack; `shape` is that of A, after any transposition."""
@@ -114,6 +117,7 @@ def solve_group(
         by_job = everywhere_alike = SingleDeviceSharding(mesh.devices.flat[0])
     exponent = np.asarray(p, solving_dtype(jax.dtypes.canonicalize_dtype(jobs[0].leaf.dtype)))
     exponent = spread(exponent, everywhere_alike)
+    programs: dict[int, Callable[..., Solved]] = {}
     for start in range(0, len(jobs), batch_size * mesh.size):
         batch = jobs[start : start + batch_size * mesh.size]
         height = -(-len(batch) // mesh.size) * mesh.size
@@ -121,9 +125,10 @@ def solve_group(
         matrices = _stack([job.matrix() for job in padded])
         known = [job.weights for job in padded if job.weights is not None]  # of all jobs of a group, or of none
         arguments = (spread(matrices, by_job), spread(_stack(known), by_job) if known else None, exponent)
-        program = _compiled(solve, rank, options, mesh, arguments)
+        if height not in programs:
+            programs[height] = _compiled(solve, rank, options, mesh, arguments)
         began = time.perf_counter()
-        solved = fetch(program(*arguments))
+        solved = fetch(programs[height](*arguments))
         seconds = (time.perf_counter() - began) / len(batch)
         for i, job in enumerate(batch):
             yield Part(job, solved if height == 1 else jax.tree.map(lambda x, i=i: x[i], solved), seconds)
@@ -134,24 +139,31 @@ def _compiled(
 ) -> Callable[..., Solved]:
     """What solves arguments like these; compiled once, for whoever asks, where the options can be compared."""
     kinds = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), arguments)
-    known = solve, rank, tuple(sorted(options.items())), mesh, kinds, jax.dtypes.canonicalize_dtype(np.float64)
+    given = tuple((name, type(value), value) for name, value in sorted(options.items()))
+    settings = tuple(jax.config.read(name) for name in _SETTINGS)
+    build = _compile if _comparable((solve, given)) else _compile.__wrapped__
+    return build(solve, rank, given, mesh, kinds, settings)
+
+
+def _comparable(options: tuple[Any, ...]) -> bool:
+    """Whether there are no arrays among them."""
     try:
-        hash(known)
-    except TypeError:  # arrays among the options
-        return _compile.__wrapped__(*known)
-    return _compile(*known)
+        hash(options)
+    except TypeError:
+        return False
+    return True
 
 
 @functools.lru_cache(maxsize=64)
 def _compile(
     solve: Callable[..., Solution],
     rank: int,
-    options: tuple[tuple[str, Any], ...],
+    options: tuple[tuple[str, type, Any], ...],
     mesh: Mesh,
     kinds: tuple[Any, ...],
-    widest: np.dtype,
+    settings: tuple[Any, ...],
 ) -> Callable[..., Solved]:
-    given = dict(options)
+    given = {name: value for name, _, value in options}
 
     def one(matrix: Array, weights: Array | None, p: Array) -> Solved:
         wide = matrix.astype(solving_dtype(matrix.dtype))

@@ -28,7 +28,10 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 def free_compiled() -> Iterator[None]:
     """Every compiled function takes memory maps, of which a process may have but 65,530; one has thousands in all."""
     yield
+    from lpjax import _solve_group  # not above, where the hook is not yet installed
+
     jax.clear_caches()
+    _solve_group._compile.cache_clear()
 
 
 @pytest.fixture(scope="module")

@@ -54,7 +54,7 @@ def admm_entries(
 
     ρ, the over-relaxation and a damping of U are planned over a number of steps: a small ρ moves the pair far, a
     large one at the end makes it settle. 16 planned steps come nearer to the optimum than 60 of ever larger ones.
-    After a plan follows one of twice its length, from the best pair so far; where the residual is by then
+    After a plan follows one of at least twice its length, from the best pair so far; where the residual is by then
     concentrated on few entries, it is one of plain ADMM under a growing ρ, which recovers a low-rank matrix with
     outliers to the last digits.
 
@@ -222,6 +222,7 @@ def _admm_entries(problem: Problem, rho: Scalar, plan: Scalar, *, rank: int, ini
         value, unit, sparse = measure(state.left, state.right)
         state = _consider(state, value)
         settled = (state.age == run.length) & (lowest - state.lowest <= scaled.tol * state.lowest)
+        settled &= sparse == run.sparse  # the other kind of plan has not had its turn
         left_over = scaled.num_iters - state.steps
         # The last plan takes what is left: cut short, a plan is worth little.
         length = jnp.where(left_over < 4 * run.length, jnp.maximum(left_over, 1), 2 * run.length)
