@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.dtypes import canonicalize_dtype
 from jax.sharding import Mesh, SingleDeviceSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array
@@ -18,9 +19,6 @@ from lpjax._mesh import by_rows, data_mesh, fetch, replicated, spread
 from lpjax.objectives import entries_bound, lp_norm
 from lpjax.solvers import Solution
 from lpjax.solvers._problem import solving_dtype
-
-# Of JAX's, what a compiled program depends on.
-_SETTINGS = ("jax_enable_x64", "jax_default_matmul_precision", "jax_disable_most_optimizations")
 
 
 class Job(NamedTuple):
@@ -64,7 +62,7 @@ class Part(NamedTuple):
 
 def rehearse(solve: Callable[..., Solution], job: Job, p: float, options: dict[str, Any]) -> None:
     """The solver's own checks, on shapes, p and options, without solving; then of what it would return."""
-    dtype = solving_dtype(jax.dtypes.canonicalize_dtype(job.leaf.dtype))
+    dtype = solving_dtype(canonicalize_dtype(job.leaf.dtype))
     matrix = jax.ShapeDtypeStruct(job.shape, dtype)
     weights = None if job.weights is None else jax.ShapeDtypeStruct(job.shape[:1], job.weights.dtype)
 
@@ -115,7 +113,7 @@ def solve_group(
     if mesh.size == 1:
         # Arrays on a mesh are put together on their way to the host and back: a copy, be it of one device.
         by_job = everywhere_alike = SingleDeviceSharding(mesh.devices.flat[0])
-    exponent = np.asarray(p, solving_dtype(jax.dtypes.canonicalize_dtype(jobs[0].leaf.dtype)))
+    exponent = np.asarray(p, solving_dtype(canonicalize_dtype(jobs[0].leaf.dtype)))
     exponent = spread(exponent, everywhere_alike)
     programs: dict[int, Callable[..., Solved]] = {}
     for start in range(0, len(jobs), batch_size * mesh.size):
@@ -140,7 +138,9 @@ def _compiled(
     """What solves arguments like these; compiled once, for whoever asks, where the options can be compared."""
     kinds = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), arguments)
     given = tuple((name, type(value), value) for name, value in sorted(options.items()))
-    settings = tuple(jax.config.read(name) for name in _SETTINGS)
+    # Of JAX's settings those that a program depends on.
+    precision = getattr(jax.config, "jax_default_matmul_precision")  # noqa: B009, not in jax's stubs
+    settings = canonicalize_dtype(np.float64), precision, jax.config.read("jax_disable_most_optimizations")
     build = _compile if _comparable((solve, given)) else _compile.__wrapped__
     return build(solve, rank, given, mesh, kinds, settings)
 

@@ -369,7 +369,7 @@ def test_a_shape_is_compiled_once_whatever_the_call_and_p():
     def times(**options: Any) -> int:
         """How often the solver is traced; a rehearsal is one of them."""
         traced.clear()
-        compress(params(), select="table", solver=solver, **({"rank": RANK} | options))
+        compress(params(), **({"select": "table", "rank": RANK, "solver": solver} | options))
         return len(traced)
 
     assert [times(p=1.0), times(p=1.0), times(p=1.5)] == [2, 1, 1]
@@ -377,7 +377,7 @@ def test_a_shape_is_compiled_once_whatever_the_call_and_p():
     assert [times(num_iters=2), times(num_iters=3), times(num_iters=2)] == [2, 2, 1]
     assert [times(num_iters=1), times(num_iters=True)] == [2, 2]
     assert [times(tail=np.ones(3)), times(tail=np.ones(3))] == [2, 2]  # arrays cannot be compared
-    assert [times(select="up", tail=np.ones(3)), len(params()["layers"])] == [2, 2]  # but once a call
+    assert [times(select="kernel", tail=np.ones(3)), len(params()["layers"])] == [2, 2]  # but once a call
 
 
 def test_options_reach_the_solver():
