@@ -29,7 +29,7 @@ from lpjax.report import run_record, write_json
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results" / "peers.json"
-LIMIT = 300  # seconds that a peer may take
+LIMIT = 60  # seconds that a peer may take
 COUNTS = (0, 1, 2, 4, 8, 16, 32, 64, 90)  # iterations of lpjax that are tried
 
 

@@ -104,8 +104,9 @@ def peers_table(record: dict[str, Any]) -> str:
         n, d = matrix["shape"]
         for row in matrix["rows"]:
             ours, svd, gesdd = row["ours"], row["svd_objective"], row["gesdd_seconds"]
-            told = [row["failure"], ""]
-            if "failure" not in row:
+            if "failure" in row:
+                told = [row["failure"], ""]
+            else:
                 told = [f"{row['value'] / svd:.4f}", f"{row['seconds'] / gesdd:.2f}"]
             cells = [f"{matrix['matrix']}, {n} × {d}, {matrix['rank']}", row["peer"], row["objective"], *told]
             cells += [ours["solver"], str(ours["num_iters"])]
@@ -152,7 +153,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "scaling": _from("benchmarks/results/scaling.json", scaling_table),
     "throughput": glue_results.throughput_table,
 }
-DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "devices.md", ROOT / "experiments" / "README.md")
+_DOCUMENTS = ("README.md", "docs/devices.md", "experiments/README.md", "benchmarks/README.md")
+DOCUMENTS = tuple(ROOT / name for name in _DOCUMENTS)
 
 
 def render(text: str) -> str:
