@@ -72,16 +72,20 @@ def pymanopt(matrix: np.ndarray, rank: int) -> Pair:
     return onto(matrix, optimizer.run(problem, initial_point=start).point.T)
 
 
+def of_robpy(matrix: np.ndarray, pca: Any, rank: int) -> Pair:
+    """The rows projected on the subspace that an estimator of robpy finds; its components are columns."""
+    components = np.asarray(pca.fit(matrix).components_).reshape(matrix.shape[1], -1)
+    return onto(matrix, np.linalg.qr(components[:, :rank])[0].T)
+
+
 def robpy_spherical(matrix: np.ndarray, rank: int) -> Pair:
     """robpy's spherical PCA; its subspace."""
-    pca = importlib.import_module("robpy.pca").PCALocantore(n_components=rank).fit(matrix)
-    return onto(matrix, np.linalg.qr(np.asarray(pca.components_).reshape(matrix.shape[1], -1)[:, :rank])[0].T)
+    return of_robpy(matrix, importlib.import_module("robpy.pca").PCALocantore(n_components=rank), rank)
 
 
 def robpca(matrix: np.ndarray, rank: int) -> Pair:
     """robpy's ROBPCA; its subspace."""
-    pca = importlib.import_module("robpy.pca").ROBPCA(n_components=rank, random_seed=0).fit(matrix)
-    return onto(matrix, np.linalg.qr(np.asarray(pca.components_).reshape(matrix.shape[1], -1)[:, :rank])[0].T)
+    return of_robpy(matrix, importlib.import_module("robpy.pca").ROBPCA(n_components=rank, random_seed=0), rank)
 
 
 def alternating_projections(matrix: np.ndarray, rank: int) -> np.ndarray:

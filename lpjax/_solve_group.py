@@ -163,6 +163,7 @@ def _compile(
     kinds: tuple[Any, ...],
     settings: tuple[Any, ...],
 ) -> Callable[..., Solved]:
+    """What solves arguments of these kinds. Types of options and settings tell programs apart, and are not read."""
     given = {name: value for name, _, value in options}
 
     def one(matrix: Array, weights: Array | None, p: Array) -> Solved:
