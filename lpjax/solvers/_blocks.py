@@ -15,13 +15,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Scalar
 
+from lpjax.solvers._mapped import Mapped
+
 _CPU_ENTRIES = 2**20  # 4 MiB in float32: a block and its two or three temporaries fit a last-level cache
 _ACCELERATOR_ENTRIES = 2**26  # large enough to fill any accelerator, small enough to bound its memory
 
 
 @functools.partial(
     jax.tree_util.register_dataclass,
-    data_fields=["matrix", "factor", "limit", "row_factors"],
+    data_fields=["matrix", "factor", "limit", "row_factors", "turn"],
     meta_fields=["axes"],
 )
 @dataclasses.dataclass(frozen=True)
@@ -29,17 +31,19 @@ class Rows:
     """The rows of a matrix as an algorithm sees them: scaled, clipped and weighted as they are read, never copied.
 
     Attributes:
-        matrix: as it came, shape (n, d): inside `shard_map` the rows of this device.
+        matrix: as it came, shape (n, d): inside `shard_map` the rows of this device. Or one that stays in its file.
         factor: what every entry is multiplied by; at 0 the rows read as zeros, whatever they hold.
+        turn: what rows are multiplied by after that, shape (d, d), or None.
         limit: magnitude that entries are clipped to after that, or None.
-        row_factors: what every row is multiplied by after that, shape (n,), or None.
+        row_factors: what every row is multiplied by at last, shape (n,), or None.
         axes: names of the mesh axes that the rows are spread over; none on one device.
     """
 
-    matrix: Float[Array, "n d"]
+    matrix: Float[Array, "n d"] | Mapped
     factor: Scalar
     limit: Scalar | None = None
     row_factors: Float[Array, " n"] | None = None
+    turn: Float[Array, "d d"] | None = None
     axes: tuple[str, ...] = ()
 
     @property
@@ -52,14 +56,29 @@ class Rows:
     def dtype(self) -> Any:
         return self.matrix.dtype
 
+    def largest(self) -> Scalar:
+        """Largest magnitude of the matrix as it came, wherever its rows are."""
+        own = self.matrix.largest if isinstance(self.matrix, Mapped) else jnp.max(jnp.abs(self.matrix))
+        return over_devices(jax.lax.pmax, own, self.axes)
+
+    def thinned(self, stride: int) -> Rows:
+        """Every so-manieth row of a matrix in memory that has no row factors."""
+        assert not isinstance(self.matrix, Mapped)
+        assert self.row_factors is None
+        return dataclasses.replace(self, matrix=self.matrix[::stride])
+
     def read(self, start: Any = 0, count: int | None = None) -> Float[Array, "m d"]:
         """Rows `start` to `start + count`; all of them by default, for small matrices."""
         rows, row_factors = self.matrix, self.row_factors
-        if count is not None:
+        if isinstance(rows, Mapped):
+            rows = rows.read(start, rows.shape[0] if count is None else count)
+        elif count is not None:
             rows = jax.lax.dynamic_slice_in_dim(rows, start, count)
-            if row_factors is not None:
-                row_factors = jax.lax.dynamic_slice_in_dim(row_factors, start, count)
+        if count is not None and row_factors is not None:
+            row_factors = jax.lax.dynamic_slice_in_dim(row_factors, start, count)
         rows = jnp.where(self.factor > 0, rows * self.factor, 0)
+        if self.turn is not None:
+            rows = jnp.matmul(rows, self.turn, precision="highest")
         if self.limit is not None:
             rows = jnp.clip(rows, -self.limit, self.limit)
         return rows if row_factors is None else rows * row_factors[:, None]

@@ -45,7 +45,7 @@ def irls_rows(
     that a randomised SVD inside is unstable.
 
     Args:
-        matrix: A, shape (n, d), floating and finite.
+        matrix: A, shape (n, d), floating and finite. An `np.memmap` with n ≥ d stays in its file.
         rank: k, from 1 to min(n, d); static under jit.
         p: exponent in [1, 2]; may be traced. At p = 2 the start is optimal and is handed back.
         num_iters: iteration limit.
@@ -71,6 +71,7 @@ def irls_rows(
         row_weights=row_weights,
         metric=metric,
         init=pair,
+        from_file=True,
     )
     return spread(_irls_rows, problem, rank=rank, init=name)
 

@@ -37,7 +37,7 @@ def lewis(
     With c = r^{1/p−1/2}, r = rank A:  ‖x‖_M ≤ ‖Ax‖_p ≤ c‖x‖_M  for p ≤ 2,  c‖x‖_M ≤ ‖Ax‖_p ≤ ‖x‖_M  for p ≥ 2.
 
     Args:
-        matrix: A, shape (n, d), floating and finite.
+        matrix: A, shape (n, d), floating and finite. An `np.memmap` with n ≥ d stays in its file.
         rank: k, from 1 to min(n, d); static under jit.
         p: exponent in (0, 4), both ends excluded; may be traced.
         num_iters: iteration limit.
@@ -63,6 +63,7 @@ def lewis(
         num_iters=num_iters,
         tol=default_tol(matrix, 1 / 2) if tol is None else tol,
         row_weights=row_weights,
+        from_file=True,
     )
     return spread(_lewis, problem, rank=rank, over=over)
 

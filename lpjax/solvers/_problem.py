@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, Float, Scalar
 
 from lpjax.objectives import Over, blocked_sum, power_of_two_above, power_sums
 from lpjax.solvers._blocks import Rows, over_devices, scan_rows
+from lpjax.solvers._mapped import Mapped, map_matrix
 from lpjax.solvers._solution import Solution
 
 
@@ -28,7 +29,8 @@ class Problem:
     """A matrix with its weights and settings; the arguments of a jitted solver core, a pytree.
 
     Attributes:
-        matrix: A, shape (n, d), floating; inside `shard_map` the rows of this device, as of all that has n rows.
+        matrix: A, shape (n, d), floating; inside `shard_map` the rows of this device, as of all that has n rows. Or
+            one that stays in its file.
         p: exponent, a scalar of A's dtype.
         row_weights: ω, shape (n,), or None for ones.
         metric: C, shape (d, d), or None for the identity.
@@ -38,7 +40,7 @@ class Problem:
         axes: names of the mesh axes that the rows are spread over, where the core runs inside `shard_map`.
     """
 
-    matrix: Float[Array, "n d"]
+    matrix: Float[Array, "n d"] | Mapped
     p: Scalar
     row_weights: Float[Array, " n"] | None
     metric: Float[Array, "d d"] | None
@@ -54,6 +56,7 @@ def _concrete(value: Any) -> np.ndarray | None:
 
 
 def _require_finite(name: str, value: Any) -> None:
+    value = value.largest if isinstance(value, Mapped) else value
     # On the device, by one reduction: a sum of squares could overflow, a mask of the whole would be a copy.
     if isinstance(value, jax.core.Tracer):
         return
@@ -88,10 +91,13 @@ def make_problem(
     row_weights: Any = None,
     metric: Any = None,
     init: Any = None,
+    from_file: bool = False,
 ) -> Problem:
     """Check a solver's arguments, before any work, and bring them to one dtype.
 
-    Inside jit or vmap only shapes and dtypes are checked, for values are not known there.
+    Inside jit or vmap only shapes and dtypes are checked, for values are not known there. A tall memory-mapped matrix
+    (`np.memmap`) stays in its file if the solver says `from_file`: that it reads A by row blocks and stores nothing
+    that is n × d.
 
     Raises:
         ValueError: as the solvers document.
@@ -123,7 +129,8 @@ def make_problem(
     if known_tol is not None and not known_tol >= 0:
         raise ValueError(f"`tol` is {tol!r}; expected a number, 0 or more")
 
-    matrix = jnp.asarray(matrix, dtype)
+    in_file = from_file and isinstance(matrix, np.memmap) and shape[0] >= shape[1]
+    matrix = map_matrix(matrix, dtype) if in_file else jnp.asarray(matrix, dtype)
     _require_finite("matrix", matrix)
     if row_weights is not None:
         row_weights = jnp.asarray(row_weights, dtype)
@@ -204,10 +211,11 @@ def normalize(problem: Problem) -> tuple[Scaled, Scaling]:
     know of C.
     """
     matrix, weights, metric = problem.matrix, problem.row_weights, problem.metric
-    largest = over_devices(jax.lax.pmax, jnp.max(jnp.abs(matrix)), problem.axes)
+    rows = Rows(matrix, jnp.ones((), matrix.dtype), axes=problem.axes)
+    largest = rows.largest()
     finite = jnp.isfinite(largest)
     scale = power_of_two_above(largest)
-    rows = Rows(matrix, jnp.where(finite, 1 / scale, 0), axes=problem.axes)
+    rows = dataclasses.replace(rows, factor=jnp.where(finite, 1 / scale, 0))
     init = problem.init
     if init is not None:
         init = (init[0] / scale, init[1])
@@ -221,7 +229,11 @@ def normalize(problem: Problem) -> tuple[Scaled, Scaling]:
     if metric is not None:
         finite &= jnp.all(jnp.isfinite(metric))
         half, inverse_half = _square_roots(jnp.where(finite, metric, 0))
-        rows = Rows(jnp.matmul(rows.read(), half, precision="highest"), jnp.ones((), matrix.dtype), axes=problem.axes)
+        if isinstance(matrix, Mapped):
+            rows = dataclasses.replace(rows, turn=half)
+        else:  # once, not in every pass
+            turned = jnp.matmul(rows.read(), half, precision="highest")
+            rows = Rows(turned, jnp.ones((), matrix.dtype), axes=problem.axes)
         if init is not None:
             init = (init[0], jnp.matmul(init[1], half, precision="highest"))
     scaled = Scaled(rows, problem.p, weights, problem.tol, problem.num_iters, init)

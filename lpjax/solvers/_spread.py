@@ -20,6 +20,7 @@ from jaxtyping import Array
 
 from lpjax._mesh import replicated
 from lpjax._mesh import spread as lay_out
+from lpjax.solvers._mapped import Mapped
 from lpjax.solvers._problem import Problem
 from lpjax.solvers._solution import Solution
 
@@ -42,6 +43,8 @@ def spread(core: Core, problem: Problem, *given: Array, whole: bool = False, **s
     Raises:
         ValueError: a matrix whose columns are spread.
     """
+    if isinstance(problem.matrix, Mapped):
+        return jax.block_until_ready(core(problem, *given, **static))  # while the file is sure to be open
     found = row_mesh(problem.matrix)
     if found is None:
         return core(problem, *given, **static)

@@ -96,7 +96,7 @@ def _sample(problem: Scaled) -> Scaled | None:
     if stride < 2 or own < stride:
         return None
     weights = problem.row_weights
-    rows = dataclasses.replace(problem.rows, matrix=problem.rows.matrix[::stride])
+    rows = problem.rows.thinned(stride)
     return problem._replace(rows=rows, row_weights=None if weights is None else weights[::stride])
 
 
@@ -141,11 +141,10 @@ def _clipped(problem: Scaled, rank: int, limit: Scalar) -> Pair:
 def _median_magnitude(rows: Rows) -> Scalar:
     """Median |a_ij| of at most about 2¹⁶ entries, of evenly spaced rows; the largest where the median is 0."""
     n, d = rows.shape
-    sample = dataclasses.replace(rows, matrix=rows.matrix[:: max(1, n * d // 2**16)]).read()
+    sample = rows.thinned(max(1, n * d // 2**16)).read()
     sample = over_devices(functools.partial(jax.lax.all_gather, tiled=True), jnp.abs(sample), rows.axes)
     median = jnp.median(sample)
-    largest = over_devices(jax.lax.pmax, jnp.max(jnp.abs(rows.matrix)), rows.axes)
-    return jnp.where(median > 0, median, largest * rows.factor)
+    return jnp.where(median > 0, median, rows.largest() * rows.factor)
 
 
 def select_tree(condition: Bool[Array, ""], chosen: T, otherwise: T) -> T:

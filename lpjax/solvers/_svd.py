@@ -33,7 +33,7 @@ def svd(
     """argmin over rank-k LR of Σ_i ω_i ‖a_i − l_i R‖_C² (Eckart–Young), whatever p the objective is reported in.
 
     Args:
-        matrix: A, shape (n, d), floating and finite.
+        matrix: A, shape (n, d), floating and finite. An `np.memmap` with n ≥ d stays in its file.
         rank: k, from 1 to min(n, d); static under jit.
         p: exponent of the reported objective, in [1, 2]; may be traced.
         num_iters, tol, init: no use here, for the method is direct; taken so that solvers are interchangeable.
@@ -49,7 +49,16 @@ def svd(
         ValueError: matrix not 2-D, not floating, not finite; rank or p out of range; weights or metric of the wrong
             shape, negative or asymmetric.
     """
-    problem = make_problem(matrix, rank, p=p, num_iters=num_iters, tol=tol, row_weights=row_weights, metric=metric)
+    problem = make_problem(
+        matrix,
+        rank,
+        p=p,
+        num_iters=num_iters,
+        tol=tol,
+        row_weights=row_weights,
+        metric=metric,
+        from_file=True,
+    )
     return spread(_svd, problem, rank=rank, over="rows" if metric is not None else over)
 
 
