@@ -21,7 +21,7 @@ from lpjax.solvers._problem import (
     root_of_sum,
 )
 from lpjax.solvers._solution import Solution
-from lpjax.solvers._spectrum import descending_eigh, gram, right_singular
+from lpjax.solvers._spectrum import Slabs, add_gram, descending_eigh, no_gram, right_singular, whole_gram
 from lpjax.solvers._spread import spread
 from lpjax.solvers._start import Init, descend, select_tree, split_init, starting_rights
 
@@ -116,19 +116,20 @@ def _solve(problem: Scaled, rank: int, init: Init) -> Solution:
         complement = basis[:, rank:]
 
         def block(
-            total: Array, rows: Array, fresh: Array, weight: Array, _: tuple[()]
-        ) -> tuple[Array, tuple[()], tuple[Array, Array]]:
+            total: Slabs, rows: Array, fresh: Array, weight: Array, _: tuple[()]
+        ) -> tuple[Slabs, tuple[()], tuple[Array, Array]]:
             # Projected onto the complement, not subtracted: a small residual keeps its digits.
             outside = jnp.matmul(rows, complement, precision="highest")
             norm = jnp.sqrt(jnp.sum(outside**2, axis=1))
             smoothed = jnp.maximum(norm, smoothing)
-            total = total + gram(rows, jnp.where(fresh, weight * smoothed ** (p - 2), 0))
+            total = add_gram(total, rows, jnp.where(fresh, weight * smoothed ** (p - 2), 0))
             # |r|^p, and below ε the quadratic that touches it there: what a step lowers.
             bowl = smoothed**p + p / 2 * smoothed ** (p - 2) * (norm**2 - smoothed**2)
             return total, (), (norm**p, bowl)
 
-        total, _, (sums, bowls) = scan_rows(block, problem.rows, jnp.zeros((d, d), dtype), given=weights)
-        return _Pass(basis, root_of_sum(problem, sums), root_of_sum(problem, bowls), total, smoothing)
+        total, _, (sums, bowls) = scan_rows(block, problem.rows, no_gram(d, dtype), given=weights)
+        objective, merit = root_of_sum(problem, sums), root_of_sum(problem, bowls)
+        return _Pass(basis, objective, merit, whole_gram(total), smoothing)
 
     def step(last: _Pass) -> tuple[_Pass, Array, Scalar, Bool[Array, ""]]:
         _, basis = descending_eigh(last.gram)

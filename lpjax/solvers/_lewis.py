@@ -15,7 +15,7 @@ from lpjax.solvers._blocks import over_devices, scan_rows
 from lpjax.solvers._geometry import Coordinates, axes, coordinates, truncate
 from lpjax.solvers._problem import Problem, default_tol, finish, make_problem, normalize
 from lpjax.solvers._solution import Ellipsoid, Solution
-from lpjax.solvers._spectrum import descending_eigh, gram
+from lpjax.solvers._spectrum import Slabs, add_gram, descending_eigh, no_gram, whole_gram
 from lpjax.solvers._spread import spread
 
 
@@ -121,15 +121,16 @@ def fixed_point(coords: Coordinates, p: Scalar, tol: Scalar, num_iters: Scalar) 
     def advance(state: FixedPoint) -> FixedPoint:
         whitening = jnp.matmul(coords.whitening, state.inverse, precision="highest")
 
-        def block(total: Array, rows: Array, fresh: Array, *_: Any) -> tuple[Array, tuple[()], Array]:
+        def block(total: Slabs, rows: Array, fresh: Array, *_: Any) -> tuple[Slabs, tuple[()], Array]:
             white = jnp.matmul(rows, whitening, precision="highest")
             mapped = jnp.sum(white**2, axis=1) ** (p / 2)
             # w^{1−2/p}; a row of zeros has weight zero and no share in the metric.
             counted = fresh & (mapped > 0)
             powers = jnp.where(counted, jnp.where(counted, mapped, 1) ** (1 - 2 / p), 0)
-            return total + gram(white, powers), (), mapped
+            return add_gram(total, white, powers), (), mapped
 
-        metric, _, mapped = scan_rows(block, rows, jnp.zeros((whitening.shape[1],) * 2, dtype))
+        total, _, mapped = scan_rows(block, rows, no_gram(whitening.shape[1], dtype))
+        metric = whole_gram(total)
         mass = over_devices(jax.lax.psum, jnp.sum(mapped), rows.axes)
         scale = coords.dimension / jnp.maximum(mass, jnp.finfo(dtype).tiny)
         weights = mapped * scale
