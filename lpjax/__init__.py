@@ -12,6 +12,8 @@ from typing import Any as _Any
 # after every small factorization. 2¹⁸ cycles do. Read when SciPy loads, hence before JAX is imported.
 _os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "18")
 
+from lpjax.break_even import BreakEven as BreakEven
+from lpjax.break_even import measure_break_even as measure_break_even
 from lpjax.checkpoint import Checkpoint as Checkpoint
 from lpjax.checkpoint import CheckpointError as CheckpointError
 from lpjax.checkpoint import export_checkpoint as export_checkpoint

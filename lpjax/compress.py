@@ -13,8 +13,9 @@ from jax.sharding import Mesh
 
 from lpjax._mesh import data_mesh
 from lpjax._solve_group import Job, Part, default_batch, rehearse, solve_group
+from lpjax.break_even import BreakEven
 from lpjax.lowrank import LowRank
-from lpjax.select import InputAxes, Select, leaves_with_paths, rank_for, replace_leaves, select_paths
+from lpjax.select import InputAxes, Select, is_table, leaves_with_paths, rank_for, replace_leaves, select_paths
 from lpjax.solvers import SOLVERS, Solution
 
 
@@ -35,6 +36,7 @@ class LayerRecord:
         num_iters, converged: of the solver; of a stack the most, and whether all did.
         seconds: solving, without compilation; a group's time divided by its layers.
         note: why it stayed dense, or empty.
+        time_ratio: time that the layer takes as a share of the dense one's, by `break_even`; None where not known.
     """
 
     path: str
@@ -49,6 +51,7 @@ class LayerRecord:
     converged: bool = True
     seconds: float = 0.0
     note: str = ""
+    time_ratio: float | None = None
 
 
 class Compressed(NamedTuple):
@@ -74,6 +77,7 @@ def compress(
     input_axes: InputAxes | None = None,
     batch_size: int | None = None,
     mesh: Mesh | None = None,
+    break_even: BreakEven | None = None,
     progress: Progress | None = None,
     **options: Any,
 ) -> Compressed:
@@ -105,6 +109,8 @@ def compress(
             other, and elsewhere as many as take at most a quarter of the device's memory.
         mesh: devices, along an axis "data", that matrices of equal shape are spread over, `batch_size` on each; by
             default all, of all processes, which must call with the same arguments and all get the whole result.
+        break_even: timings of this machine, as `measure_break_even` finds them; records then say what time a pair
+            takes beside the dense leaf.
         progress: called with (leaves done, leaves in all, record) after each leaf.
         **options: further keywords for the solver: num_iters, tol, init, …
 
@@ -166,6 +172,9 @@ def compress(
             parts.append(part)
             if len(parts) == part.job.height:
                 record, pair = _record(parts, p)
+                if break_even is not None:
+                    ratio = break_even.ratio(record.path, record.shape, pair.rank)
+                    record = dataclasses.replace(record, time_ratio=ratio)
                 records[record.path], replaced[record.path] = record, pair
                 report(record)
                 parts = []
@@ -227,8 +236,7 @@ def _plan(
             raise ValueError(
                 f"{path} holds NaN or infinite entries (as {dtype}); expected finite weights: mend the checkpoint"
             )
-    name = path.removesuffix("/value").split("/")[-1]  # flax's boxes, such as nn.Partitioned, call what they hold value
-    transposed = rows == "last" or (rows == "auto" and name != "embedding")
+    transposed = rows == "last" or (rows == "auto" and not is_table(path))
     view = (d, n) if transposed else (n, d)
     if weights is not None:
         weights, expected = np.asarray(weights, np.float32), (*stack, view[0])

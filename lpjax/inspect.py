@@ -16,7 +16,7 @@ from jax.core import Tracer
 from lpjax.compress import kernel_axes
 from lpjax.lowrank import LowRank
 from lpjax.models.names import NameTable
-from lpjax.select import InputAxes, Select, leaves_with_paths, rank_for, select_paths
+from lpjax.select import InputAxes, Select, is_table, leaves_with_paths, rank_for, select_paths
 
 ENERGY = 0.9
 """Share of ‖A‖_F² that `LeafRecord.rank_90` holds."""
@@ -312,7 +312,7 @@ class _Job(NamedTuple):
 
 def _jobs(path: str, leaf: Any, axes: tuple[int, int] | None, rows: str, chosen: bool) -> Iterator[_Job]:
     # As `compress` has it: a kernel (in, out) is factored as its transpose.
-    turned = rows == "last" or (rows == "auto" and path.split("/")[-1] != "embedding")
+    turned = rows == "last" or (rows == "auto" and not is_table(path))
     shape = tuple(leaf.shape)
     pair = isinstance(leaf, LowRank)
     if not (axes or (pair and len(shape) > 2)):

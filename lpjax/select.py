@@ -95,6 +95,12 @@ def select_paths(params: Any, select: Select, input_axes: InputAxes | None = Non
     return paths
 
 
+def is_table(path: str) -> bool:
+    """Whether a leaf holds rows that are looked up, not a kernel that inputs are multiplied by: by its name."""
+    # flax's boxes, such as nn.Partitioned, call what they hold value
+    return path.removesuffix("/value").split("/")[-1] == "embedding"
+
+
 def replace_leaves(params: Any, leaves: Mapping[str, Any]) -> Any:
     """`params` with the leaves at the paths of `leaves` replaced, as `leaves_with_paths` names them."""
 

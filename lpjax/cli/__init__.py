@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
+from lpjax.cli._bench import bench
 from lpjax.cli._common import ALIAS, Misuse, errors
 from lpjax.cli._compress import compress
 from lpjax.cli._evaluate import demo, evaluate
@@ -26,6 +27,7 @@ app = typer.Typer(
 for command, example in (
     (inspect, f"lpjax inspect {ALIAS} --plot spectra.png"),
     (compress, f"lpjax compress {ALIAS} smaller --layers embeddings --keep 0.72 --method lewis"),
+    (bench, f"lpjax bench {ALIAS} --out break_even.json"),
     (export, "lpjax export smaller dense"),
     (evaluate, f"lpjax evaluate smaller --baseline {ALIAS}"),
     (finetune, f"lpjax finetune {ALIAS} tuned --task sst2"),

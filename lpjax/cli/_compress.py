@@ -39,6 +39,10 @@ def compress(
     report: Annotated[
         bool, typer.Option("--report", help="Write OUT/report.html too: what it cost, measured against the dense net.")
     ] = False,
+    break_even: Annotated[
+        Path | None,
+        typer.Option("--break-even", help="File of `lpjax bench`: say which layers will be slower than dense."),
+    ] = None,
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
@@ -47,7 +51,7 @@ def compress(
     from lpjax.checkpoint import load_checkpoint, save_checkpoint
     from lpjax.checkpoint._save import check_target
     from lpjax.checkpoint._source import weight_bytes
-    from lpjax.report import RECORD, Record, Step, record_of, record_text, run_record
+    from lpjax.report import RECORD, Record, Step, read_break_even, record_of, record_text, run_record
     from lpjax.select import leaves_with_paths, select_paths
 
     p = p if p is not None else 2.0 if method == "svd" else 1.0
@@ -55,6 +59,7 @@ def compress(
         _check_method(method)
         _check_request(keep, rank, p, num_iters, tol, method)
         check_target(out, None, force)
+        timings = None if break_even is None else read_break_even(break_even)
         folder = find_model(model)
     checkpoint = load_checkpoint(folder)
     patterns = split_patterns(layers)
@@ -73,6 +78,7 @@ def compress(
             rank=rank,
             solver=method,
             p=p,
+            break_even=timings,
             progress=lambda done, total, record: advance(done, total, record.path),
             **options,
         )
@@ -125,6 +131,11 @@ def compress(
     console.print(f"parameters {total / 1e6:.2f} M → {left / 1e6:.2f} M; "
                   f"weights {before / 1e6:.1f} MB → {size / 1e6:.1f} MB; saved in {escape(str(out))}",
                   highlight=False, soft_wrap=True)  # fmt: skip
+    if timings is not None and (slower := [record for record in records if (record.time_ratio or 0) > 1]):
+        more = sum(timings.added_seconds(record.path, record.shape, record.rank or 0) or 0 for record in slower)
+        text = f"{len(slower)} of {len(records)} layers take longer than dense, by {escape(str(break_even))}: "
+        text += f"{1e3 * more:.2f} ms in all for {timings.tokens} tokens"
+        console.print(text, highlight=False, soft_wrap=True)
     if page is not None:
         console.print(f"report: {escape(str(page))}", highlight=False, soft_wrap=True)
 
@@ -190,7 +201,8 @@ def _check_request(
 def _records_table(records: Any, title: str) -> Table:
     table = Table(title=title, title_justify="left")
     table.add_column("layer", overflow="fold")
-    for heading in ("shape", "rank", "kept", "objective", "seconds"):
+    timed = any(record.time_ratio is not None for record in records)
+    for heading in ("shape", "rank", "kept", "objective", "seconds", *(["time / dense"] if timed else [])):
         table.add_column(heading, justify="right", no_wrap=True)
     for record in records:
         table.add_row(
@@ -200,6 +212,7 @@ def _records_table(records: Any, title: str) -> Table:
             f"{100 * record.stored_size / record.dense_size:.0f} %",
             f"{record.objective_entries:.4f}",
             f"{record.seconds:.2f}" + ("" if record.converged else "*"),
+            *(["" if record.time_ratio is None else f"{record.time_ratio:.2f}"] if timed else []),
         )
     table.caption = "objective: ‖A − LR‖ₚ / ‖A‖ₚ over entries" + (
         "" if all(record.converged for record in records) else "; * stopped at the iteration limit"

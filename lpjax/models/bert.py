@@ -141,8 +141,8 @@ def forward(
         key, value = (linear(x, heads[name]) for name in ("key", "value"))
         x = x[:, wanted] if i == config.num_hidden_layers - 1 else x
         query = linear(x, heads["query"])
-        drop = dropout.at(config.attention_probs_dropout_prob)
-        context = attention(query, key, value, mask, config.num_attention_heads, drop)
+        drop = config.attention_probs_dropout_prob
+        context = attention(query, key, value, mask, config.num_attention_heads, dropout, drop)
         x = layer_norm(x + dropout(linear(context, merge["dense"]), rate), merge["LayerNorm"], eps)
         inner = activation(linear(x, layer["intermediate"]["dense"]))
         inner = dropout(linear(inner, layer["output"]["dense"]), rate)

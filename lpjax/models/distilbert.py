@@ -118,7 +118,7 @@ def forward(
         key, value = (linear(x, heads[name]) for name in ("k_lin", "v_lin"))
         x = x[:, wanted] if i == config.n_layers - 1 else x
         query = linear(x, heads["q_lin"])
-        context = attention(query, key, value, mask, config.n_heads, dropout.at(config.attention_dropout))
+        context = attention(query, key, value, mask, config.n_heads, dropout, config.attention_dropout)
         x = layer_norm(x + linear(context, heads["out_lin"]), layer["sa_layer_norm"], _EPS)
         inner = dropout(linear(activation(linear(x, feed["lin1"])), feed["lin2"]), config.dropout)
         x = layer_norm(x + inner, layer["output_layer_norm"], _EPS)

@@ -45,9 +45,12 @@ class Dropout:
         kept = jax.random.bernoulli(jax.random.fold_in(self._key, self._calls), 1 - rate, x.shape)
         return jnp.where(kept, x * (1 / (1 - rate)), 0).astype(x.dtype)
 
-    def at(self, rate: float) -> Callable[[Array], Array]:
-        """This dropout at one rate."""
-        return lambda x: self(x, rate)
+    def acts(self, rate: float) -> bool:
+        """Whether there is any at this rate."""
+        return self._key is not None and rate > 0
+
+
+NO_DROPOUT = Dropout()
 
 
 def linear(x: Float[Array, "batch length n"], params: Mapping[str, Any]) -> Float[Array, "batch length d"]:
@@ -82,21 +85,66 @@ def attention(
     value: Float[Array, "batch length d"],
     mask: Bool[Array, "batch length"],
     num_heads: int,
-    dropout: Callable[[Array], Array] = lambda weights: weights,
+    dropout: Dropout = NO_DROPOUT,
+    rate: float = 0.0,
 ) -> Float[Array, "batch queries d"]:
     """softmax(QKᵀ/√(d/heads))V, head by head, over the keys where `mask` holds.
 
     A row whose mask holds nowhere attends evenly to all of it: finite, and meaningless.
     """
-    batch, queries, width = query.shape
-    size = width // num_heads
-    query, key, value = (x.reshape(batch, x.shape[1], num_heads, size) for x in (query, key, value))
-    wide = at_least_float32(query.dtype)
-    scores = jnp.einsum("bqhd,bkhd->bhqk", query, key, preferred_element_type=wide)
-    scores = scores * (1 / math.sqrt(size))
-    scores = jnp.where(mask[:, None, None, :], scores, jnp.finfo(wide).min)
-    weights = dropout(jax.nn.softmax(scores, axis=-1)).astype(value.dtype)
-    return jnp.einsum("bhqk,bkhd->bqhd", weights, value).reshape(batch, queries, width)
+    size = query.shape[-1] // num_heads
+
+    def attend(query: Array, key: Array, value: Array, mask: Array) -> Array:
+        scores = jnp.einsum("bhqd,bhkd->bhqk", query, key, preferred_element_type=at_least_float32(query.dtype))
+        return weighted_mean(scores * (1 / math.sqrt(size)), mask[:, None, None, :], value, dropout, rate)
+
+    arrays = (split_heads(query, num_heads), split_heads(key, num_heads), split_heads(value, num_heads), mask)
+    scores = num_heads * query.shape[1] * key.shape[1]
+    return join_heads(attend(*arrays) if dropout.acts(rate) else a_few_at_a_time(attend, arrays, scores))
+
+
+def split_heads(x: Float[Array, "batch length d"], num_heads: int) -> Float[Array, "batch heads length size"]:
+    """The heads before the tokens, as products of matrices want them: once, and not in every product."""
+    return x.reshape(*x.shape[:2], num_heads, -1).swapaxes(1, 2)
+
+
+def join_heads(x: Float[Array, "batch heads length size"]) -> Float[Array, "batch length d"]:
+    """The reverse of `split_heads`."""
+    return x.swapaxes(1, 2).reshape(x.shape[0], x.shape[2], -1)
+
+
+def weighted_mean(
+    scores: Float[Array, "batch heads queries length"],
+    visible: Bool[Array, "#batch #heads #queries length"],
+    value: Float[Array, "batch heads length size"],
+    dropout: Dropout,
+    rate: float,
+) -> Float[Array, "batch heads queries size"]:
+    """softmax of the scores that are `visible`, its dropout, times the values.
+
+    Divided by the sum of the weights last, for of those results there are fewer than of weights.
+    """
+    scores = jnp.where(visible, scores, jnp.finfo(scores.dtype).min)
+    weights = jnp.exp(scores - lax.stop_gradient(scores.max(-1, keepdims=True)))
+    weights, total = dropout(weights, rate).astype(value.dtype), weights.sum(-1, keepdims=True)
+    mean = jnp.einsum("bhqk,bhkd->bhqd", weights, value, preferred_element_type=total.dtype)
+    return (mean / total).astype(value.dtype)
+
+
+_CACHED_SCORES = 3 * 2**19  # 6 MiB in float32
+
+
+def a_few_at_a_time(function: Callable[..., Array], arrays: tuple[Any, ...], scores: int) -> Array:
+    """`function` of arrays that share their first axis, the batch; on one CPU so few examples of it at a time that
+    their attention scores, so many an example, stay in its cache. Elsewhere XLA does better with all of them."""
+    batch = arrays[0].shape[0]
+    if batch * scores <= _CACHED_SCORES or jax.default_backend() != "cpu" or jax.device_count() > 1:
+        return function(*arrays)
+    most = max(1, _CACHED_SCORES // scores)
+    rows = next(rows for rows in range(min(most, batch), 0, -1) if batch % rows == 0)
+    pieces = jax.tree.map(lambda x: x.reshape(batch // rows, rows, *x.shape[1:]), arrays)
+    found = lax.map(lambda piece: function(*piece), pieces)
+    return found.reshape(batch, *found.shape[2:])
 
 
 def _gelu(x: Array) -> Array:

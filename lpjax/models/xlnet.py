@@ -7,17 +7,29 @@ of one segment.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from lpjax.models.config import ConfigReader, ModelConfig
-from lpjax.models.layers import ACTIVATIONS, Dropout, at_least_float32, cast, embed, layer_norm, linear
+from lpjax.models.layers import (
+    ACTIVATIONS,
+    Dropout,
+    a_few_at_a_time,
+    at_least_float32,
+    cast,
+    embed,
+    join_heads,
+    layer_norm,
+    linear,
+    split_heads,
+    weighted_mean,
+)
 from lpjax.models.names import NameTable, Weight, decoder, dense, embedding, norm
 
 _SUMMARIES = ("last", "first", "mean", "cls_index")
@@ -160,7 +172,7 @@ def forward(
     for i in range(config.n_layer):
         layer = params["layer"][str(i)]
         heads, feed = layer["rel_attn"], layer["ff"]
-        context = _attention(heads, x, positions, visible, other, config.n_head, dropout.at(rate))
+        context = _attention(heads, x, positions, visible, other, config.n_head, dropout, rate)
         if i == config.n_layer - 1:
             x, context = x[:, wanted], context[:, wanted]
         x = layer_norm(x + dropout(linear(context, heads["o"]), rate), heads["layer_norm"], eps)
@@ -187,33 +199,34 @@ def _attention(
     visible: Bool[Array, "batch length length"],
     other: Bool[Array, "batch length length"] | None,
     num_heads: int,
-    dropout: Any,
+    dropout: Dropout,
+    rate: float,
 ) -> Float[Array, "batch length d"]:
     """softmax((content + position + segment scores)/√(d/heads))V, head by head."""
-    batch, length, width = x.shape
+    length, width = x.shape[1:]
     size, wide = width // num_heads, at_least_float32(x.dtype)
-    query, key, value = (linear(x, params[name]).reshape(batch, length, num_heads, size) for name in ("q", "k", "v"))
-    content, place, segment = (
-        query + cast(params[name], x.dtype)[None, None] for name in ("r_w_bias", "r_r_bias", "r_s_bias")
-    )
-    scores = jnp.einsum("bqhd,bkhd->bhqk", content, key, preferred_element_type=wide)
+    query, key, value = (linear(x, params[name]) for name in ("q", "k", "v"))
+    biased = (query + cast(params[name], x.dtype).reshape(1, 1, width) for name in ("r_w_bias", "r_r_bias", "r_s_bias"))
+    content, place, segment = (split_heads(one, num_heads) for one in biased)
+    relative = split_heads(linear(positions, params["r"]), num_heads)
+    table = cast(params["seg_embed"], x.dtype)
+    products = functools.partial(jnp.einsum, preferred_element_type=wide)
 
-    directions = positions.shape[0]
-    relative = linear(positions, params["r"]).reshape(directions, 2 * length, num_heads, size)
-    grouped = place.reshape(directions, batch // directions, length, num_heads, size)
-    shifted = jnp.einsum("gbqhd,gjhd->gbhqj", grouped, relative, preferred_element_type=wide)
-    scores = scores + _shift(shifted.reshape(batch, num_heads, length, 2 * length))
+    def attend(
+        content: Array, place: Array, segment: Array, key: Array, value: Array, visible: Array, other: Array | None
+    ) -> Array:
+        grouped = place.reshape(relative.shape[0], -1, *place.shape[1:])
+        shifted = products("gbhqd,ghjd->gbhqj", grouped, relative)
+        scores = products("bhqd,bhkd->bhqk", content, key) + _shift(shifted.reshape(-1, *shifted.shape[2:]))
+        if other is not None:
+            same, different = jnp.moveaxis(products("bhqd,shd->bhqs", segment, table), -1, 0)[..., None]
+            scores = scores + jnp.where(other[:, None], different, same)
+        return weighted_mean(scores * (1 / math.sqrt(size)), visible[:, None], value, dropout, rate)
 
-    if other is not None:
-        table = cast(params["seg_embed"], x.dtype)
-        same, different = jnp.moveaxis(
-            jnp.einsum("bqhd,shd->bhqs", segment, table, preferred_element_type=wide), -1, 0
-        )[..., None]
-        scores = scores + jnp.where(other[:, None], different, same)
-
-    scores = jnp.where(visible[:, None], scores * (1 / math.sqrt(size)), jnp.finfo(wide).min)
-    weights = dropout(jax.nn.softmax(scores, axis=-1)).astype(value.dtype)
-    return jnp.einsum("bhqk,bkhd->bqhd", weights, value).reshape(batch, length, width)
+    arrays = (content, place, segment, split_heads(key, num_heads), split_heads(value, num_heads), visible, other)
+    # With two directions each half of the batch has its own; so all of it at a time.
+    whole = dropout.acts(rate) or relative.shape[0] > 1
+    return join_heads(attend(*arrays) if whole else a_few_at_a_time(attend, arrays, 4 * num_heads * length**2))
 
 
 def _shift(scores: Float[Array, "batch heads length two_length"]) -> Float[Array, "batch heads length length"]:

@@ -1,5 +1,7 @@
 """What a run leaves behind: a record with its circumstances, a table, a plot, and a page that shows all of it."""
 
+from lpjax.report._break_even import break_even_document as break_even_document
+from lpjax.report._break_even import read_break_even as read_break_even
 from lpjax.report._cells import Results as Results
 from lpjax.report._cells import read_results as read_results
 from lpjax.report._circumstances import method_label as method_label

@@ -81,6 +81,15 @@ class Fields:
         """A list of whole numbers, 1 or more, such as a shape."""
         return self._get(key, "a list of whole numbers", lambda value: _each(value, lambda one: _count(one, 1)))
 
+    def positives(self, key: str) -> tuple[float, ...] | None:
+        """A list of numbers above 0."""
+
+        def positive(value: Any) -> float | None:
+            number = _number(value)
+            return number if number is not None and number > 0 else None
+
+        return self._get(key, "a list of numbers above 0", lambda value: _each(value, positive))
+
     def texts(self, key: str) -> tuple[str, ...] | None:
         """A list of strings."""
         return self._get(key, "a list of strings", lambda value: _each(value, _text))

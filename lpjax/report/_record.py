@@ -165,6 +165,7 @@ def _read_layer(fields: Fields) -> LayerRecord:
         converged=True if converged is None else converged,
         seconds=number("seconds"),
         note=fields.text("note") or "",
+        time_ratio=fields.number("time_ratio"),
     )
 
 

@@ -19,6 +19,7 @@ from lpjax.models.names import walk
 from lpjax.report._errors import Errors, Spectrum, dense_records, relative_errors, spectrum
 from lpjax.report._latency import Latency
 from lpjax.report._record import Record, Step, record_of
+from lpjax.select import is_table
 
 Found = dict[str, float | None]
 """Scores by name; None where one was not finite."""
@@ -164,7 +165,7 @@ def compare(run: Run, checkpoint: Checkpoint, dense: Checkpoint, name: str, reco
     paths = [layer.path for layer in run.factored]
     records |= dense_records(dense.params, [path for path in paths if path not in records])
     for layer in run.factored:
-        turned = layer.path.split("/")[-1] != "embedding"
+        turned = not is_table(layer.path)
         layer.errors = relative_errors(whole[layer.path], leaves[layer.path], turned=turned)
         values = records[layer.path].singular_values
         if values is not None and layer.rank is not None:

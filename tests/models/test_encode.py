@@ -22,6 +22,7 @@ from lpjax.models import (
     XLNetConfig,
     device_params,
     encode,
+    layers,
 )
 from lpjax.models.names import walk
 from lpjax.tokenize import load_tokenizer
@@ -44,6 +45,16 @@ def test_hidden_states_equal_those_of_pytorch(any_golden: Golden):
     (checkpoint, batch, expected, _) = any_golden
     got = encode(checkpoint.params, checkpoint.config, batch)
     assert got.dtype == jnp.float32
+    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5)
+
+
+def test_hidden_states_a_few_examples_at_a_time(any_golden: Golden, monkeypatch: pytest.MonkeyPatch):
+    """As attention of large batches is computed on a CPU."""
+    (checkpoint, batch, expected, _) = any_golden
+    monkeypatch.setattr(layers, "_CACHED_SCORES", 1)
+    jax.clear_caches()
+    got = encode(checkpoint.params, checkpoint.config, batch)
+    jax.clear_caches()
     np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5)
 
 

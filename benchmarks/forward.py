@@ -1,0 +1,138 @@
+"""Forward passes, dense and factored, beside PyTorch's transformers: `python -m benchmarks.forward`.
+
+all-MiniLM-L6-v2, and a BERT of base size with random weights; every kernel of the encoder as a pair at three keeps, no
+embedding. Hidden states of random tokens, float32, in one run: all nets take turns on a batch, compiled before, each
+waited for, and the least time of each counts. Where torch and transformers are not installed their column is left out.
+Writes benchmarks/results/forward.json; `python -m experiments.readme` makes the tables.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+import lpjax
+from lpjax.checkpoint import Checkpoint
+from lpjax.cli._common import ALIAS, find_model
+from lpjax.models import device_params
+from lpjax.report import run_record, write_json
+
+SEED = 0
+KEEPS = (0.75, 0.5, 0.25)
+BATCHES = ((32, 64), (1, 32), (64, 128))
+SECONDS, LEAST = 12.0, 3  # for a batch, and rounds at the least
+RESULTS = Path(__file__).parent / "results" / "forward.json"
+BASE_SIZE = {
+    "model_type": "bert", "vocab_size": 30522, "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12,
+    "intermediate_size": 3072, "max_position_embeddings": 512, "type_vocab_size": 2,
+}  # fmt: skip
+
+
+def bert_base() -> Checkpoint:
+    """A BERT of base size with random weights of the usual spread; its layer norms scale by 1."""
+    from lpjax.models import architecture
+
+    config = lpjax.config_from_json(BASE_SIZE)
+    rng = np.random.default_rng(SEED)
+    params: dict[str, Any] = {}
+    for weight in architecture(config).name_table(config).base:
+        *parents, name = weight.path.split("/")
+        node = params
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        shape = tuple(weight.shape)
+        node[name] = np.ones(shape, np.float32) if name == "scale" else rng.normal(0, 0.02, shape).astype(np.float32)
+    return lpjax.from_tree(params, config)
+
+
+def nets(checkpoint: Checkpoint) -> dict[str, Any]:
+    """The dense params and those at each keep, on the device."""
+    trees = {"dense": checkpoint.params}
+    for keep in KEEPS:
+        trees[f"keep {keep:g}"] = lpjax.compress(checkpoint.params, select="encoder", keep=keep, solver="svd").params
+    return {name: device_params(tree, jnp.float32) for name, tree in trees.items()}
+
+
+def torch_net(checkpoint: Checkpoint) -> Callable[[np.ndarray], Any] | None:
+    """The dense net in PyTorch's transformers, from a saved folder; None where they are not installed."""
+    if importlib.util.find_spec("torch") is None:
+        return None
+    import torch  # pyright: ignore[reportMissingImports]
+    import transformers
+
+    with tempfile.TemporaryDirectory() as folder:
+        lpjax.export_checkpoint(checkpoint, Path(folder) / "net")
+        model: Any = transformers.AutoModel.from_pretrained(Path(folder) / "net", add_pooling_layer=False).eval()
+
+    def run(ids: np.ndarray) -> Any:
+        with torch.inference_mode():
+            return model(torch.from_numpy(ids.astype(np.int64))).last_hidden_state
+
+    return run
+
+
+def measure(checkpoint: Checkpoint) -> list[dict[str, Any]]:
+    """Least seconds of every net on every batch, and how far torch's hidden states are from ours."""
+    trees, theirs = nets(checkpoint), torch_net(checkpoint)
+    rng, config = np.random.default_rng(SEED), checkpoint.config
+    found = []
+    for batch, length in BATCHES:
+        ids = rng.integers(1000, config.vocab_size, (batch, length), dtype=np.int32)
+        inputs = {"input_ids": jnp.asarray(ids)}
+        runs: dict[str, Callable[[], Any]] = {
+            name: lambda tree=tree, inputs=inputs: jax.block_until_ready(lpjax.encode(tree, config, inputs))
+            for name, tree in trees.items()
+        }
+        if theirs is not None:
+            runs["torch"] = lambda ids=ids: theirs(ids)
+        apart = None if theirs is None else float(np.abs(runs["dense"]() - runs["torch"]().numpy()).max())
+        times: dict[str, list[float]] = {name: [] for name in runs}
+        for run in (*runs.values(), *runs.values()):
+            run()
+        began = time.perf_counter()
+        while len(times["dense"]) < LEAST or time.perf_counter() - began < SECONDS:
+            for name, run in runs.items():
+                start = time.perf_counter()
+                run()
+                times[name].append(time.perf_counter() - start)
+        seconds = {name: min(values) for name, values in times.items()}
+        row = {"batch": batch, "length": length, "rounds": len(times["dense"]), "seconds": seconds, "apart": apart}
+        print(row, flush=True)
+        found.append(row)
+    return found
+
+
+def main() -> None:
+    """Measure both nets, print a table, write the record."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    checkpoints = {"MiniLM": lpjax.load_checkpoint(find_model(ALIAS)), "BERT-base size": bert_base()}
+    rows = [{"net": net} | row for net, checkpoint in checkpoints.items() for row in measure(checkpoint)]
+    record = run_record(SEED) | {"rows": rows}
+    if importlib.util.find_spec("torch") is not None:
+        import torch  # pyright: ignore[reportMissingImports]
+
+        record |= {"torch": torch.__version__, "torch_threads": torch.get_num_threads()}
+    write_json(RESULTS, record)
+    table = Table(title="dense lpjax = 1")
+    for heading in ("net", "batch", "ms", *rows[0]["seconds"]):
+        table.add_column(heading, justify="right")
+    for row in rows:
+        dense = row["seconds"]["dense"]
+        ratios = [f"{seconds / dense:.2f}" for seconds in row["seconds"].values()]
+        table.add_row(row["net"], f"{row['batch']} × {row['length']}", f"{1e3 * dense:.1f}", *ratios)
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()
