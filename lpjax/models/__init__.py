@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -61,6 +62,7 @@ ARCHITECTURES: dict[str, Architecture] = {
 CLASS_NAMES = {"bert": "Bert", "distilbert": "DistilBert", "roberta": "Roberta", "xlnet": "XLNet"}
 """How transformers begins the names of the classes of each `model_type`."""
 
+_TOKENS = 1024  # at a time, on one CPU
 _INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
 
@@ -250,7 +252,7 @@ def _encode(
     _require_fit(params, table)
     with _precision(dtype):
         base = params.get(table.prefix, params)
-        return arch.forward(base, config, ids, mask.astype(bool), types, dtype, Dropout(key))
+        return _forward(base, arch, config, ids, mask, types, dtype, Dropout(key), slice(None))
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2, 6))
@@ -271,8 +273,45 @@ def _classify(
     with _precision(dtype):
         dropout = Dropout(key)
         wanted = arch.summarized(config)
-        hidden = arch.forward(params[table.prefix], config, ids, mask.astype(bool), types, dtype, dropout, wanted)
+        hidden = _forward(params[table.prefix], arch, config, ids, mask, types, dtype, dropout, wanted)
         return arch.classify(params, config, hidden, dropout).astype(at_least_float32(dtype))
+
+
+def _forward(
+    base: dict,
+    arch: Architecture,
+    config: ModelConfig,
+    ids: Array,
+    mask: Array,
+    types: Array | None,
+    dtype: np.dtype,
+    dropout: Dropout,
+    wanted: slice,
+) -> Array:
+    """The net's `forward`; on one CPU of a large batch some texts at a time, whose activations then stay in its cache.
+
+    It takes half the time of all of them at a time. Not so in training, where what dropout zeroes depends on the batch.
+    """
+
+    def forward(ids: Array, mask: Array, types: Array | None) -> Array:
+        return arch.forward(base, config, ids, mask.astype(bool), types, dtype, dropout, wanted)
+
+    batch, length = ids.shape
+    height = math.ceil(batch / min(batch, math.ceil(batch * length / _TOKENS))) if batch else 0
+    one_cpu = jax.default_backend() == "cpu" and jax.device_count() == 1
+    # XLNet's `bi_data` reads the two halves of a batch in two directions.
+    if height == batch or not one_cpu or dropout.acts or getattr(config, "bi_data", False):
+        return forward(ids, mask, types)
+
+    def piece(start: Array) -> Array:
+        part = functools.partial(jax.lax.dynamic_slice_in_dim, start_index=start, slice_size=height)
+        return forward(part(ids), part(mask), None if types is None else part(types))
+
+    count = math.ceil(batch / height)
+    found = jax.lax.map(piece, np.minimum(np.arange(count) * height, batch - height))
+    # The last piece may begin with texts that the one before it has.
+    *before, last = (found[i] for i in range(count)) if batch % height else (found.reshape(batch, *found.shape[2:]),)
+    return jnp.concatenate([*before, last[count * height - batch :]]) if before else last
 
 
 def _require_fit(params: dict, table: NameTable, groups: Iterable[str] = ()) -> None:

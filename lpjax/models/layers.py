@@ -37,6 +37,11 @@ class Dropout:
         self._key = key
         self._calls = 0
 
+    @property
+    def acts(self) -> bool:
+        """Whether there is any."""
+        return self._key is not None
+
     def __call__(self, x: Float[Array, "*shape"], rate: float) -> Float[Array, "*shape"]:
         """x with each entry zeroed with probability `rate`, and the others divided by 1 − rate."""
         if self._key is None or rate == 0:
@@ -44,10 +49,6 @@ class Dropout:
         self._calls += 1
         kept = jax.random.bernoulli(jax.random.fold_in(self._key, self._calls), 1 - rate, x.shape)
         return jnp.where(kept, x * (1 / (1 - rate)), 0).astype(x.dtype)
-
-    def acts(self, rate: float) -> bool:
-        """Whether there is any at this rate."""
-        return self._key is not None and rate > 0
 
 
 NO_DROPOUT = Dropout()
@@ -94,13 +95,10 @@ def attention(
     """
     size = query.shape[-1] // num_heads
 
-    def attend(query: Array, key: Array, value: Array, mask: Array) -> Array:
-        scores = jnp.einsum("bhqd,bhkd->bhqk", query, key, preferred_element_type=at_least_float32(query.dtype))
-        return weighted_mean(scores * (1 / math.sqrt(size)), mask[:, None, None, :], value, dropout, rate)
-
-    arrays = (split_heads(query, num_heads), split_heads(key, num_heads), split_heads(value, num_heads), mask)
-    scores = num_heads * query.shape[1] * key.shape[1]
-    return join_heads(attend(*arrays) if dropout.acts(rate) else a_few_at_a_time(attend, arrays, scores))
+    query, key, value = (split_heads(x, num_heads) for x in (query, key, value))
+    scores = jnp.einsum("bhqd,bhkd->bhqk", query, key, preferred_element_type=at_least_float32(query.dtype))
+    scores = scores * (1 / math.sqrt(size))
+    return join_heads(weighted_mean(scores, mask[:, None, None, :], value, dropout, rate))
 
 
 def split_heads(x: Float[Array, "batch length d"], num_heads: int) -> Float[Array, "batch heads length size"]:
@@ -129,22 +127,6 @@ def weighted_mean(
     weights, total = dropout(weights, rate).astype(value.dtype), weights.sum(-1, keepdims=True)
     mean = jnp.einsum("bhqk,bhkd->bhqd", weights, value, preferred_element_type=total.dtype)
     return (mean / total).astype(value.dtype)
-
-
-_CACHED_SCORES = 3 * 2**19  # 6 MiB in float32
-
-
-def a_few_at_a_time(function: Callable[..., Array], arrays: tuple[Any, ...], scores: int) -> Array:
-    """`function` of arrays that share their first axis, the batch; on one CPU so few examples of it at a time that
-    their attention scores, so many an example, stay in its cache. Elsewhere XLA does better with all of them."""
-    batch = arrays[0].shape[0]
-    if batch * scores <= _CACHED_SCORES or jax.default_backend() != "cpu" or jax.device_count() > 1:
-        return function(*arrays)
-    most = max(1, _CACHED_SCORES // scores)
-    rows = next(rows for rows in range(min(most, batch), 0, -1) if batch % rows == 0)
-    pieces = jax.tree.map(lambda x: x.reshape(batch // rows, rows, *x.shape[1:]), arrays)
-    found = lax.map(lambda piece: function(*piece), pieces)
-    return found.reshape(batch, *found.shape[2:])
 
 
 def _gelu(x: Array) -> Array:

@@ -20,7 +20,6 @@ from lpjax.models.config import ConfigReader, ModelConfig
 from lpjax.models.layers import (
     ACTIVATIONS,
     Dropout,
-    a_few_at_a_time,
     at_least_float32,
     cast,
     embed,
@@ -203,7 +202,7 @@ def _attention(
     rate: float,
 ) -> Float[Array, "batch length d"]:
     """softmax((content + position + segment scores)/√(d/heads))V, head by head."""
-    length, width = x.shape[1:]
+    width = x.shape[-1]
     size, wide = width // num_heads, at_least_float32(x.dtype)
     query, key, value = (linear(x, params[name]) for name in ("q", "k", "v"))
     biased = (query + cast(params[name], x.dtype).reshape(1, 1, width) for name in ("r_w_bias", "r_r_bias", "r_s_bias"))
@@ -212,21 +211,15 @@ def _attention(
     table = cast(params["seg_embed"], x.dtype)
     products = functools.partial(jnp.einsum, preferred_element_type=wide)
 
-    def attend(
-        content: Array, place: Array, segment: Array, key: Array, value: Array, visible: Array, other: Array | None
-    ) -> Array:
-        grouped = place.reshape(relative.shape[0], -1, *place.shape[1:])
-        shifted = products("gbhqd,ghjd->gbhqj", grouped, relative)
-        scores = products("bhqd,bhkd->bhqk", content, key) + _shift(shifted.reshape(-1, *shifted.shape[2:]))
-        if other is not None:
-            same, different = jnp.moveaxis(products("bhqd,shd->bhqs", segment, table), -1, 0)[..., None]
-            scores = scores + jnp.where(other[:, None], different, same)
-        return weighted_mean(scores * (1 / math.sqrt(size)), visible[:, None], value, dropout, rate)
-
-    arrays = (content, place, segment, split_heads(key, num_heads), split_heads(value, num_heads), visible, other)
-    # With two directions each half of the batch has its own; so all of it at a time.
-    whole = dropout.acts(rate) or relative.shape[0] > 1
-    return join_heads(attend(*arrays) if whole else a_few_at_a_time(attend, arrays, 4 * num_heads * length**2))
+    grouped = place.reshape(relative.shape[0], -1, *place.shape[1:])
+    shifted = products("gbhqd,ghjd->gbhqj", grouped, relative)
+    scores = products("bhqd,bhkd->bhqk", content, split_heads(key, num_heads))
+    scores = scores + _shift(shifted.reshape(-1, *shifted.shape[2:]))
+    if other is not None:
+        same, different = jnp.moveaxis(products("bhqd,shd->bhqs", segment, table), -1, 0)[..., None]
+        scores = scores + jnp.where(other[:, None], different, same)
+    scores = scores * (1 / math.sqrt(size))
+    return join_heads(weighted_mean(scores, visible[:, None], split_heads(value, num_heads), dropout, rate))
 
 
 def _shift(scores: Float[Array, "batch heads length two_length"]) -> Float[Array, "batch heads length length"]:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from lpjax import models
 from lpjax.checkpoint import load_checkpoint
 from lpjax.lowrank import LowRank
 from lpjax.models import (
@@ -22,7 +23,6 @@ from lpjax.models import (
     XLNetConfig,
     device_params,
     encode,
-    layers,
 )
 from lpjax.models.names import walk
 from lpjax.tokenize import load_tokenizer
@@ -48,14 +48,18 @@ def test_hidden_states_equal_those_of_pytorch(any_golden: Golden):
     np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5)
 
 
-def test_hidden_states_a_few_examples_at_a_time(any_golden: Golden, monkeypatch: pytest.MonkeyPatch):
-    """As attention of large batches is computed on a CPU."""
+@pytest.mark.parametrize("texts", [1, 2])
+def test_hidden_states_some_texts_at_a_time(any_golden: Golden, monkeypatch: pytest.MonkeyPatch, texts: int):
+    """As large batches are computed on a CPU; three texts are no multiple of two."""
     (checkpoint, batch, expected, _) = any_golden
-    monkeypatch.setattr(layers, "_CACHED_SCORES", 1)
+    monkeypatch.setattr(models, "_TOKENS", texts * expected.shape[1])
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
     jax.clear_caches()
+    program = jax.make_jaxpr(lambda batch: encode(checkpoint.params, checkpoint.config, batch))(batch)
     got = encode(checkpoint.params, checkpoint.config, batch)
     jax.clear_caches()
     np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5)
+    assert ("scan" in str(program)) == (len(expected) > texts and not getattr(checkpoint.config, "bi_data", False))
 
 
 def test_factored_weights_of_full_rank_give_the_same_hidden_states(each_net: Golden):

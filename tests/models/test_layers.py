@@ -11,7 +11,6 @@ import pytest
 from safetensors.numpy import load_file
 
 from lpjax.lowrank import LowRank
-from lpjax.models import layers
 from lpjax.models.layers import ACTIVATIONS, Dropout, attention, embed, layer_norm, linear
 
 RNG = np.random.default_rng(0)
@@ -55,24 +54,6 @@ def test_attention_equals_a_loop_over_heads():
             weights = np.where(mask[row], np.exp(scores), 0)
             expected = weights / weights.sum(-1, keepdims=True) @ value[part]
             np.testing.assert_allclose(got[part], expected, atol=2e-6)
-
-
-@pytest.mark.parametrize("batch", [1, 6, 7])
-@pytest.mark.parametrize("limit", [1, 75, 160])
-def test_attention_of_a_few_examples_at_a_time_is_that_of_all(monkeypatch, batch: int, limit: int):
-    query, key, value = (jnp.asarray(normal(batch, 5, 6)) for _ in range(3))
-    mask = jnp.asarray(RNG.random((batch, 5)) < 0.7)
-    whole = attention(query, key, value, mask, 3)
-    monkeypatch.setattr(layers, "_CACHED_SCORES", limit)
-    monkeypatch.setattr(jax, "device_count", lambda: 1)
-    np.testing.assert_allclose(attention(query, key, value, mask, 3), whole, atol=1e-6)
-
-    def loss(value: jax.Array) -> jax.Array:
-        return (attention(query, key, value, mask, 3) ** 2).sum()
-
-    cut = jax.grad(loss)(value)
-    monkeypatch.undo()
-    np.testing.assert_allclose(cut, jax.grad(loss)(value), atol=1e-5)
 
 
 def test_attention_without_a_key_is_finite():
