@@ -130,6 +130,18 @@ def scaling_table(record: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def forward_table(record: dict[str, Any]) -> str:
+    """Time of a forward pass beside the dense net's, and PyTorch's."""
+    columns = [name for name in record["rows"][0]["seconds"] if name != "dense"]
+    lines = [f"| net | texts × tokens | dense, ms | {' | '.join(columns)} |", "|---" * (len(columns) + 3) + "|"]
+    for row in record["rows"]:
+        seconds = row["seconds"]
+        cells = [row["net"], f"{row['batch']} × {row['length']}", f"{1e3 * seconds['dense']:.1f}"]
+        cells += [f"{seconds[name] / seconds['dense']:.2f}" for name in columns]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def _from(path: str, table: Callable[[dict[str, Any]], str]) -> Callable[[], str]:
     return lambda: table(json.loads((ROOT / path).read_text(encoding="utf-8")))
 
@@ -151,6 +163,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "outliers": glue_results.outliers_table,
     "peers": _from("benchmarks/results/peers.json", peers_table),
     "scaling": _from("benchmarks/results/scaling.json", scaling_table),
+    "forward": _from("benchmarks/results/forward.json", forward_table),
     "throughput": glue_results.throughput_table,
 }
 _DOCUMENTS = ("README.md", "docs/devices.md", "experiments/README.md", "benchmarks/README.md")
