@@ -142,6 +142,38 @@ def forward_table(record: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def profile_table(record: dict[str, Any]) -> str:
+    """The parts of each solver: share of its time, and of the machine's peak."""
+    lines = ["| solver | seconds | of peak | part | times | share of the time | of peak |", "|---" * 7 + "|"]
+
+    def percent(share: float | None) -> str:
+        return "" if share is None else f"{100 * share:.0f} %"
+
+    for row in record["rows"]:
+        options = ", ".join(f"{key} = {row['options'][key]:g}" for key in ("p", "num_iters") if key in row["options"])
+        head = [
+            f"{row['solver']}{f' ({options})' if options else ''}",
+            f"{row['seconds']:.3f}",
+            percent(row["of_peak"]),
+        ]
+        for part in row["parts"] or [{"part": "", "times": 0, "share": None, "of_peak": None}]:
+            times = f"{part['times']:g}" if part["times"] > 1 else ""
+            cells = [*head, part["part"], times, percent(part["share"]), percent(part["of_peak"])]
+            lines.append(f"| {' | '.join(cells)} |")
+            head = ["", "", ""]
+    return "\n".join(lines)
+
+
+def kernels_table(record: dict[str, Any]) -> str:
+    """Times of whole encoders beside LAPACK's."""
+    lines = ["| solver | seconds | / 72 gesdd | first call, s more | programs compiled |", "|---" * 5 + "|"]
+    for row in record["rows"]:
+        cells = [f"{row['solver']}, p = {row['p']:g}", f"{row['seconds']:.1f}"]
+        cells += [f"{row['seconds'] / record['gesdd_seconds']:.2f}", f"{row['first_seconds'] - row['seconds']:.1f}"]
+        lines.append(f"| {' | '.join([*cells, str(row['programs'])])} |")
+    return "\n".join(lines)
+
+
 def _from(path: str, table: Callable[[dict[str, Any]], str]) -> Callable[[], str]:
     return lambda: table(json.loads((ROOT / path).read_text(encoding="utf-8")))
 
@@ -164,6 +196,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "peers": _from("benchmarks/results/peers.json", peers_table),
     "scaling": _from("benchmarks/results/scaling.json", scaling_table),
     "forward": _from("benchmarks/results/forward.json", forward_table),
+    "profile": _from("benchmarks/results/profile.json", profile_table),
+    "encoder kernels": _from("benchmarks/results/encoder.json", kernels_table),
     "throughput": glue_results.throughput_table,
 }
 _DOCUMENTS = ("README.md", "docs/devices.md", "experiments/README.md", "benchmarks/README.md")

@@ -110,7 +110,11 @@ def _switch(values: list[Scalar], names: tuple[Init, ...], make: Callable[[Init]
 
 
 def _svd_and_lewis(problem: Scaled, rank: int) -> list[Float[Array, "k d"]]:
-    """Without row weights both begin from one spectrum."""
+    """Without row weights both begin from one spectrum. Where n ≤ d they are one: each Lewis weight of independent rows
+    is 1, and of dependent ones the SVD does as a start."""
+    n, d = problem.rows.shape
+    if n <= d:
+        return [svd_right(problem, rank)]
     shared = coordinates(problem)
     svd = shared.vectors[:, :rank].T if problem.row_weights is None else svd_right(problem, rank)
     return [svd, _lewis_right(problem, shared, rank)]
