@@ -18,6 +18,7 @@ import numpy as np
 import scipy.linalg
 
 import lpjax
+from experiments.readme import kernels_table
 from lpjax import _solve_group
 from lpjax.report import run_record, write_json
 
@@ -81,6 +82,7 @@ def main() -> None:
     lapack.append(gesdd())
     record = {"keep": KEEP, "kernels": len(matrices), "gesdd_seconds": min(lapack), **run_record(SEED), "rows": rows}
     write_json(RESULTS, record)
+    print(kernels_table(record))
 
 
 if __name__ == "__main__":

@@ -11,18 +11,17 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
 import lpjax
+from experiments.full_size import CONFIGS, random_params
+from experiments.readme import forward_table
+from lpjax._timing import least_seconds
 from lpjax.checkpoint import Checkpoint
 from lpjax.cli._common import ALIAS, find_model
 from lpjax.models import device_params
@@ -33,27 +32,6 @@ KEEPS = (0.75, 0.5, 0.25)
 BATCHES = ((32, 64), (1, 32), (64, 128))
 SECONDS, LEAST = 12.0, 2  # for a batch, and rounds at the least
 RESULTS = Path(__file__).parent / "results" / "forward.json"
-BASE_SIZE = {
-    "model_type": "bert", "vocab_size": 30522, "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12,
-    "intermediate_size": 3072, "max_position_embeddings": 512, "type_vocab_size": 2,
-}  # fmt: skip
-
-
-def bert_base() -> Checkpoint:
-    """A BERT of base size with random weights of the usual spread; its layer norms scale by 1."""
-    from lpjax.models import architecture
-
-    config = lpjax.config_from_json(BASE_SIZE)
-    rng = np.random.default_rng(SEED)
-    params: dict[str, Any] = {}
-    for weight in architecture(config).name_table(config).base:
-        *parents, name = weight.path.split("/")
-        node = params
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        shape = tuple(int(size) for size in weight.shape)
-        node[name] = np.ones(shape, np.float32) if name == "scale" else rng.normal(0, 0.02, shape).astype(np.float32)
-    return lpjax.from_tree(params, config)
 
 
 def nets(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -91,24 +69,15 @@ def measure(checkpoint: Checkpoint) -> list[dict[str, Any]]:
         ids = rng.integers(1000, config.vocab_size, (batch, length), dtype=np.int32)
         inputs = {"input_ids": jnp.asarray(ids)}
         runs: dict[str, Callable[[], Any]] = {
-            name: lambda tree=tree, inputs=inputs: jax.block_until_ready(lpjax.encode(tree, config, inputs))
-            for name, tree in trees.items()
+            name: lambda tree=tree, inputs=inputs: lpjax.encode(tree, config, inputs) for name, tree in trees.items()
         }
         if theirs is not None:
             runs["torch"] = lambda ids=ids: theirs(ids)
         apart = None if theirs is None else float(np.abs(runs["dense"]() - runs["torch"]().numpy()).max())
-        times: dict[str, list[float]] = {name: [] for name in runs}
-        for run in (*runs.values(), *runs.values()):
-            run()
-        began = time.perf_counter()
-        while len(times["dense"]) < 2 * LEAST or time.perf_counter() - began < SECONDS:
-            for name, run in runs.items():
-                for _ in range(2):  # twice in a row, so that another's threads are at rest in the second
-                    start = time.perf_counter()
-                    run()
-                    times[name].append(time.perf_counter() - start)
-        seconds = {name: min(values) for name, values in times.items()}
-        row = {"batch": batch, "length": length, "rounds": len(times["dense"]) // 2, "seconds": seconds, "apart": apart}
+        # Twice in a row, so that another's threads are at rest in the second.
+        times = least_seconds([*runs.values()], rounds=LEAST, seconds=SECONDS, in_a_row=2)
+        seconds = dict(zip(runs, times, strict=True))
+        row = {"batch": batch, "length": length, "seconds": seconds, "apart": apart}
         print(row, flush=True)
         found.append(row)
     return found
@@ -117,7 +86,11 @@ def measure(checkpoint: Checkpoint) -> list[dict[str, Any]]:
 def main() -> None:
     """Measure both nets, print a table, write the record."""
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
-    checkpoints = {"MiniLM": lpjax.load_checkpoint(find_model(ALIAS)), "BERT-base size": bert_base()}
+    base = lpjax.config_from_json(CONFIGS["bert"])
+    checkpoints = {
+        "MiniLM": lpjax.load_checkpoint(find_model(ALIAS)),
+        "BERT-base size": Checkpoint(random_params(base), base),
+    }
     rows: list[dict[str, Any]] = [
         {"net": net} | row for net, checkpoint in checkpoints.items() for row in measure(checkpoint)
     ]
@@ -127,14 +100,7 @@ def main() -> None:
 
         record |= {"torch": torch.__version__, "torch_threads": torch.get_num_threads()}
     write_json(RESULTS, record)
-    table = Table(title="dense lpjax = 1")
-    for heading in ("net", "batch", "ms", *rows[0]["seconds"]):
-        table.add_column(heading, justify="right")
-    for row in rows:
-        dense = row["seconds"]["dense"]
-        ratios = [f"{seconds / dense:.2f}" for seconds in row["seconds"].values()]
-        table.add_row(row["net"], f"{row['batch']} × {row['length']}", f"{1e3 * dense:.1f}", *ratios)
-    Console().print(table)
+    print(forward_table(record))
 
 
 if __name__ == "__main__":

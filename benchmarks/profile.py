@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,8 @@ import scipy.linalg
 
 import lpjax
 from benchmarks.solvers import RANK, real_matrix
+from experiments.readme import profile_table
+from lpjax._timing import least_seconds
 from lpjax.report import run_record, write_json
 from lpjax.solvers._blocks import Rows, multiply
 from lpjax.solvers._problem import make_problem, normalize, project
@@ -34,19 +35,6 @@ RESULTS = Path(__file__).parent / "results" / "profile.json"
 ROUNDS = 6
 
 Run = Callable[[], Any]
-
-
-def in_turns(runs: dict[str, Run]) -> dict[str, float]:
-    """Least seconds of each, all of them in turns, so that a machine that slows down meets all."""
-    for run in runs.values():
-        jax.block_until_ready(run())
-    least = dict.fromkeys(runs, np.inf)
-    for _ in range(ROUNDS):
-        for name, run in runs.items():
-            began = time.perf_counter()
-            jax.block_until_ready(run())
-            least[name] = min(least[name], time.perf_counter() - began)
-    return least
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +85,7 @@ def profile(matrix: np.ndarray) -> list[dict[str, Any]]:
         runs[f"{name} {options['p']}"] = solve(name, **options)
         for count in steps.get(name, ()):
             runs[f"{name} {options['p']} {count}"] = solve(name, **options | {"num_iters": count})
-    seconds = in_turns(runs)
+    seconds = dict(zip(runs, least_seconds([*runs.values()], rounds=ROUNDS), strict=True))
     for name, options in cases:
         if name in steps:
             few, many = steps[name]
@@ -160,6 +148,7 @@ def main() -> None:
     matrix = real_matrix()
     record = {"shape": list(matrix.shape), "rank": RANK, **run_record(0), "rows": profile(matrix)}
     write_json(RESULTS, record)
+    print(profile_table(record))
 
 
 if __name__ == "__main__":

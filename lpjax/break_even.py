@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -13,8 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.optimize import isotonic_regression
 
+from lpjax._timing import least_seconds
 from lpjax.lowrank import LowRank, matmul, take_rows
-from lpjax.select import Select, is_table, leaves_with_paths, select_paths
+from lpjax.select import Select, is_table, leaves_with_paths, max_rank, select_paths
 
 TOKENS = 2048
 """Tokens of a batch, by default: 32 texts of 64."""
@@ -108,10 +108,9 @@ def measure_break_even(
     """
     if isinstance(tokens, bool) or not isinstance(tokens, int | np.integer) or tokens < 1:
         raise ValueError(f"`tokens` is {tokens!r}; expected a whole number, 1 or more")
-    leaves, shapes = dict(leaves_with_paths(params)), {}
-    for path in select_paths(params, select):
-        if len(leaves[path].shape) == 2 and max_rank(leaves[path].shape):
-            shapes.setdefault((tuple(leaves[path].shape), is_table(path)))
+    leaves = dict(leaves_with_paths(params))
+    chosen = [(tuple(leaves[path].shape), is_table(path)) for path in select_paths(params, select)]
+    shapes = dict.fromkeys((shape, table) for shape, table in chosen if len(shape) == 2 and max_rank(shape))
     found = []
     for done, (shape, table) in enumerate(shapes):
         if progress is not None:
@@ -120,12 +119,6 @@ def measure_break_even(
     if progress is not None:
         progress(len(shapes), len(shapes), "done")
     return BreakEven(int(tokens), tuple(found))
-
-
-def max_rank(shape: Sequence[int]) -> int:
-    """The largest rank of a pair that stores less than the dense matrix; 0 where none does."""
-    n, d = shape
-    return (n * d - 1) // (n + d)
 
 
 def _time_shape(shape: tuple[int, int], table: bool, tokens: int, dtype: Any, rng: np.random.Generator) -> LayerTiming:
@@ -141,22 +134,8 @@ def _time_shape(shape: tuple[int, int], table: bool, tokens: int, dtype: Any, rn
     dense, least, ratios = functools.partial(apply, draw(n, d), inputs), np.inf, []
     for rank in ranks:  # one pair after the other: all of them would take several times the dense matrix's memory
         pair = functools.partial(apply, LowRank(draw(n, rank), draw(rank, d)), inputs)
-        seconds = _least_seconds([dense, pair])
+        seconds = least_seconds([dense, pair], rounds=_LEAST, seconds=_SECONDS)
         least = min(least, seconds[0])
         ratios.append(seconds[1] / seconds[0])
     rising = isotonic_regression(ratios).x
     return LayerTiming(shape, table, least, ranks, tuple(float(ratio) for ratio in rising))
-
-
-def _least_seconds(runs: Sequence[Callable[[], jax.Array]]) -> list[float]:
-    for run in (*runs, *runs):  # compile, then warm up
-        run().block_until_ready()
-    least = [np.inf] * len(runs)
-    began, rounds = time.perf_counter(), 0
-    while rounds < _LEAST or time.perf_counter() - began < _SECONDS:
-        rounds += 1
-        for i, run in enumerate(runs):
-            start = time.perf_counter()
-            run().block_until_ready()
-            least[i] = min(least[i], time.perf_counter() - start)
-    return least

@@ -15,7 +15,16 @@ from lpjax._mesh import data_mesh
 from lpjax._solve_group import Job, Part, default_batch, rehearse, solve_group
 from lpjax.break_even import BreakEven
 from lpjax.lowrank import LowRank
-from lpjax.select import InputAxes, Select, is_table, leaves_with_paths, rank_for, replace_leaves, select_paths
+from lpjax.select import (
+    InputAxes,
+    Select,
+    is_table,
+    leaves_with_paths,
+    max_rank,
+    rank_for,
+    replace_leaves,
+    select_paths,
+)
 from lpjax.solvers import SOLVERS, Solution
 
 
@@ -225,7 +234,7 @@ def _plan(
     chosen = rank_for((n, d), keep) if keep is not None else int(rank or 0)
     if chosen < 1:
         return LayerRecord(path, shape, None, size, size, note="stays dense: even rank 1 keeps more than asked")
-    if chosen * (n + d) >= n * d or not size:
+    if not size or chosen > max_rank((n, d)):
         note = f"stays dense: a pair of rank {chosen} has {chosen * (n + d)} parameters, no fewer"
         return LayerRecord(path, shape, None, size, size, note=note)
     dtype = jax.dtypes.canonicalize_dtype(leaf.dtype)  # without x64, what float32 cannot hold is infinite

@@ -125,6 +125,12 @@ def rank_for(shape: tuple[int, int], keep: float) -> int:
     return int(np.floor(keep * n * d / (n + d) * (1 + 4 * np.finfo(float).eps)))
 
 
+def max_rank(shape: Sequence[int]) -> int:
+    """The largest rank of a pair that stores less than the dense matrix; 0 where none does."""
+    n, d = shape
+    return (n * d - 1) // (n + d)
+
+
 def _matcher(pattern: Any, fits: Callable[[str, Any], bool]) -> Callable[[str, Any], bool]:
     if callable(pattern):
         return lambda path, leaf: bool(pattern(path, leaf))

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 import lpjax
-from lpjax.break_even import LayerTiming, max_rank
+from lpjax.break_even import LayerTiming
+from lpjax.select import max_rank
 from tests.helpers import heavy_tailed, low_rank
 
 KERNEL = LayerTiming((40, 60), False, 2e-3, (4, 8, 16), (0.5, 0.8, 1.6))

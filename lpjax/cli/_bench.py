@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from lpjax.cli._common import AsJson, Model, find_model, misuse, progress, split_patterns
+from lpjax.cli._common import AsJson, Model, check_new_file, find_model, misuse, progress, split_patterns
 
 if TYPE_CHECKING:
     from lpjax.break_even import BreakEven
@@ -42,10 +42,8 @@ def bench(
     with misuse():
         if tokens < 1:
             raise ValueError(f"--tokens is {tokens}; expected 1 or more")
-        if out is not None and (out.is_dir() or (out.exists() and not force)):
-            raise FileExistsError(f"{out} exists; choose another name, or --force to replace a file")
-        if out is not None and not out.parent.is_dir():
-            raise FileNotFoundError(f"--out is {out}, but there is no folder {out.parent}")
+        if out is not None:
+            check_new_file("--out", out, force)
         folder = find_model(model)
     checkpoint = load_checkpoint(folder)
     patterns = split_patterns(layers)

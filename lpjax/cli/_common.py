@@ -56,6 +56,20 @@ def find_model(name: str) -> Path:
     return find_folder(name)
 
 
+def check_new_file(option: str, path: Path, force: bool) -> None:
+    """Refuse a file that an option asks to be written, before any work.
+
+    Raises:
+        FileNotFoundError: there is no folder for it.
+        FileExistsError: it is there and `force` is not given, or is a folder.
+    """
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{option} is {path}, but there is no folder {path.parent}")
+    if path.is_dir() or (path.exists() and not force):
+        hint = "" if path.is_dir() else ", or --force to replace it"
+        raise FileExistsError(f"{path} exists; choose another name{hint}")
+
+
 def split_patterns(text: str) -> list[str]:
     """The patterns of --layers; a comma inside braces or brackets belongs to a regular expression."""
     return [part.strip() for part in re.split(r",(?![^{\[]*[}\]])", text) if part.strip()]

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from lpjax.cli._common import Model, find_model, misuse, progress, split_patterns
+from lpjax.cli._common import Model, check_new_file, find_model, misuse, progress, split_patterns
 
 if TYPE_CHECKING:
     from lpjax.inspect import Inspection, Kind, LeafRecord
@@ -109,12 +109,7 @@ def _keeps(text: str) -> tuple[float, ...]:
 def _check_plot(plot: Path, force: bool) -> None:
     if plot.suffix.lower() != ".png":
         raise ValueError(f"--plot is {plot}; expected a name that ends in .png")
-    if not plot.parent.is_dir():
-        raise FileNotFoundError(f"--plot is {plot}, but there is no folder {plot.parent}")
-    if plot.is_dir() or (plot.exists() and not force):
-        raise FileExistsError(
-            f"{plot} exists; choose another name{'' if plot.is_dir() else ', or --force to replace it'}"
-        )
+    check_new_file("--plot", plot, force)
 
 
 def _document(model: str, inspection: Inspection) -> dict[str, Any]:

@@ -309,9 +309,10 @@ def _forward(
 
     count = math.ceil(batch / height)
     found = jax.lax.map(piece, np.minimum(np.arange(count) * height, batch - height))
-    # The last piece may begin with texts that the one before it has.
-    *before, last = (found[i] for i in range(count)) if batch % height else (found.reshape(batch, *found.shape[2:]),)
-    return jnp.concatenate([*before, last[count * height - batch :]]) if before else last
+    if batch % height == 0:
+        return found.reshape(batch, *found.shape[2:])
+    # The last piece begins with texts that the one before it has.
+    return jnp.concatenate([*found[:-1], found[-1, count * height - batch :]])
 
 
 def _require_fit(params: dict, table: NameTable, groups: Iterable[str] = ()) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from lpjax.break_even import BreakEven, LayerTiming
 from lpjax.report._circumstances import run_record
-from lpjax.report._fields import Fields, parse_object, read_text
+from lpjax.report._fields import Fields, read_object
 
 SCHEMA = "lpjax-break-even/1"
 
@@ -27,9 +27,7 @@ def read_break_even(path: Path) -> BreakEven:
     Raises:
         RecordError: it is no such file; names the file and the key.
     """
-    fields = parse_object(read_text(path), str(path))
-    if fields.data.get("schema") != SCHEMA:
-        raise fields.refuse("schema", f'"{SCHEMA}"')
+    fields = read_object(path, SCHEMA)
     tokens = fields.need("tokens", fields.count("tokens", 1))
     return BreakEven(tokens, tuple(_read_timing(one) for one in fields.objects("timings")))
 

@@ -52,6 +52,18 @@ def parse_object(text: str, where: str) -> Fields:
     return Fields(data, where)
 
 
+def read_object(path: Path, schema: str) -> Fields:
+    """The JSON object in a file that says to be of this schema.
+
+    Raises:
+        RecordError: it is no such file, or of another schema; names the file and the key.
+    """
+    fields = parse_object(read_text(path), str(path))
+    if fields.data.get("schema") != schema:
+        raise fields.refuse("schema", f'"{schema}"')
+    return fields
+
+
 class Fields:
     """One object; `where` names its file and `inside` its place there, such as "steps[0]"."""
 

@@ -13,7 +13,7 @@ from lpjax.checkpoint import Checkpoint
 from lpjax.checkpoint._load import lowrank_ranks
 from lpjax.compress import LayerRecord
 from lpjax.models.names import walk
-from lpjax.report._fields import Fields, RecordError, parse_object, read_text
+from lpjax.report._fields import Fields, RecordError, read_object
 
 RECORD = "lpjax_record.json"
 SCHEMA = "lpjax-record/1"
@@ -117,9 +117,7 @@ def read_record(path: Path) -> Record:
     Raises:
         RecordError: it is of another schema; names the file and the key.
     """
-    fields = parse_object(read_text(path), str(path))
-    if fields.data.get("schema") != SCHEMA:
-        raise fields.refuse("schema", f'"{SCHEMA}"')
+    fields = read_object(path, SCHEMA)
     steps = tuple(_read_step(step) for step in fields.objects("steps"))
     if not steps:
         raise RecordError(f"{path}: steps is missing or empty; expected a list of at least one object")
