@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -34,13 +35,18 @@ class Coordinates(NamedTuple):
         return jnp.maximum(jnp.sum(self.active), 1).astype(self.rows.dtype)
 
 
-def coordinates(problem: Scaled) -> Coordinates:
-    """Coordinates of a problem."""
+def coordinates(problem: Scaled, rank: int | None = None) -> Coordinates:
+    """Coordinates of a problem; for no more than a start at `rank`, such as a Gram matrix will do for.
+
+    Those leave out directions that rounding of AᵀA may have made; what QR would tell of them costs more than a start is
+    worth.
+    """
     weights = problem.row_weights
     rows = dataclasses.replace(problem.rows, row_factors=None if weights is None else weights ** (1 / problem.p))
     smaller, larger = sorted(rows.shape)
-    singular, vectors = right_singular(rows, smaller - 1)
-    active = singular > larger * jnp.finfo(rows.dtype).eps * singular[0]
+    singular, vectors = right_singular(rows, smaller - 1 if rank is None else rank)
+    eps = float(jnp.finfo(rows.dtype).eps)
+    active = singular > (larger * eps if rank is None else math.sqrt(smaller * eps)) * singular[0]
     inverse = jnp.where(active, 1 / jnp.where(active, singular, 1), 0)
     whitening = vectors * inverse[None, :]
     return Coordinates(rows, whitening, jnp.where(active, singular, 0), vectors, active)

@@ -21,9 +21,9 @@ from lpjax.solvers._problem import (
     root_of_sum,
 )
 from lpjax.solvers._solution import Solution
-from lpjax.solvers._spectrum import Slabs, add_gram, descending_eigh, no_gram, right_singular, whole_gram
+from lpjax.solvers._spectrum import Slabs, add_gram, descending_eigh, no_gram, whole_gram
 from lpjax.solvers._spread import spread
-from lpjax.solvers._start import Init, descend, select_tree, split_init, starting_rights
+from lpjax.solvers._start import Init, descend, select_tree, split_init, starting_bases
 
 
 def irls_rows(
@@ -82,9 +82,8 @@ def _irls_rows(problem: Problem, rank: int, init: Init) -> Solution:
     n, d = scaled.rows.shape
     if n < d:
         # All rows lie in n dimensions: solve there, where eigenvectors cost n³ instead of d³.
-        _, span = right_singular(scaled.rows, n)
-        inside = jnp.matmul(scaled.rows.read(), span, precision="highest")
-        narrow = scaled._replace(rows=Rows(inside, jnp.ones((), inside.dtype)))
+        span, triangle = jnp.linalg.qr(scaled.rows.read().T)
+        narrow = scaled._replace(rows=Rows(triangle.T, jnp.ones((), triangle.dtype)))
         if scaled.init is not None:
             pair = (scaled.init[0], jnp.matmul(scaled.init[1], span, precision="highest"))
             narrow = narrow._replace(init=pair)
@@ -139,7 +138,7 @@ def _solve(problem: Scaled, rank: int, init: Init) -> Solution:
         return now, basis[:, :rank].T, now.objective, sharp & (last.merit - now.merit <= small)
 
     smoothing = jnp.maximum(mean_row / 10, floor)
-    passes = [measure(_complete(right), smoothing) for right in starting_rights(problem, rank, init)]
+    passes = [measure(basis, smoothing) for basis in starting_bases(problem, rank, init)]
     first = functools.reduce(lambda a, b: select_tree(b.objective < a.objective, b, a), passes)
     outcome = descend(
         step,
@@ -158,8 +157,3 @@ def _squared_norms(rows: Rows) -> Float[Array, " n"]:
         return total, (), jnp.sum(piece**2, axis=1)
 
     return scan_rows(block, rows)[2]
-
-
-def _complete(right: Float[Array, "k d"]) -> Float[Array, "d d"]:
-    """An orthonormal basis of R^d whose first columns span the rows of `right`."""
-    return jnp.linalg.qr(right.T, mode="complete")[0]

@@ -72,11 +72,20 @@ def lewis(
 def _lewis(problem: Problem, rank: int, over: Over) -> Solution:
     scaled, scaling = normalize(problem)
     coords = coordinates(scaled)
-    point = fixed_point(coords, scaled.p, scaled.tol, scaled.num_iters)
-    solution = truncate(
-        scaled, rank, over, ellipsoid(coords, point, scaled.p), point.num_iters, point.residual <= scaled.tol
-    )
-    return finish(solution, scaling, problem.p)
+
+    def iterated() -> tuple[Ellipsoid, Array, Array]:
+        point = fixed_point(coords, scaled.p, scaled.tol, scaled.num_iters)
+        return ellipsoid(coords, point, scaled.p), point.num_iters, point.residual <= scaled.tol
+
+    def known() -> tuple[Ellipsoid, Array, Array]:
+        # M = Σ a_i a_iᵀ over independent rows: a_iᵀ M⁺ a_i = 1 for each of them.
+        weights = jnp.ones(scaled.rows.matrix.shape[0], scaled.p.dtype)
+        axes = (coords.singular_values, coords.vectors)
+        return _bounded(coords, *axes, weights, scaled.p), jnp.zeros((), jnp.int32), jnp.ones((), bool)
+
+    n, d = scaled.rows.shape
+    body, num_iters, converged = jax.lax.cond(jnp.all(coords.active), known, iterated) if n <= d else iterated()
+    return finish(truncate(scaled, rank, over, body, num_iters, converged), scaling, problem.p)
 
 
 class FixedPoint(NamedTuple):
@@ -101,9 +110,12 @@ class FixedPoint(NamedTuple):
 
 def ellipsoid(coords: Coordinates, point: FixedPoint, p: Scalar) -> Ellipsoid:
     """The Lewis ellipsoid of a fixed point, with its two-sided bound."""
-    values, vectors = axes(coords, point.factor)
+    return _bounded(coords, *axes(coords, point.factor), point.weights, p)
+
+
+def _bounded(coords: Coordinates, values: Array, vectors: Array, weights: Array, p: Scalar) -> Ellipsoid:
     distortion = coords.dimension ** (1 / p - 0.5)
-    return Ellipsoid(values, vectors, jnp.minimum(distortion, 1), jnp.maximum(distortion, 1), point.weights)
+    return Ellipsoid(values, vectors, jnp.minimum(distortion, 1), jnp.maximum(distortion, 1), weights)
 
 
 def fixed_point(coords: Coordinates, p: Scalar, tol: Scalar, num_iters: Scalar) -> FixedPoint:

@@ -83,8 +83,10 @@ def descending_eigh(symmetric: Float[Array, "d d"]) -> tuple[Float[Array, " d"],
     return jnp.maximum(values[::-1], 0), vectors[:, ::-1]
 
 
-def right_singular(rows: Rows, tail_start: int) -> tuple[Float[Array, " r"], Float[Array, "d r"]]:
-    """Singular values, descending, and right singular vectors; r = min(n, d).
+def right_singular(
+    rows: Rows, tail_start: int, count: int | None = None
+) -> tuple[Float[Array, " r"], Float[Array, "d r"]]:
+    """The first `count` singular values, descending, and right singular vectors; r = min(n, d) of them by default.
 
     Eigenvectors of AᵀA cost a fifth of LAPACK's gesdd, but rounding perturbs AᵀA by about eps·σ₁², and what lies
     below drowns. They are used only where the mean of σ_i², i ≥ `tail_start`, stands far enough above that; the
@@ -94,13 +96,14 @@ def right_singular(rows: Rows, tail_start: int) -> tuple[Float[Array, " r"], Flo
     Args:
         rows: the matrix, its entries of order one.
         tail_start: first index (from 0) of the singular values that must be told from rounding.
+        count: r, how many are wanted.
     """
     n, d = rows.shape
     if n < d:
         # Left vectors of A are right vectors of Aᵀ. QR keeps V orthonormal past the rank, where AᵀU/σ is noise,
         # and keeps the span of the leading columns.
         transposed = rows.read().T
-        _, left = right_singular(Rows(transposed, jnp.ones((), rows.dtype)), tail_start)
+        _, left = right_singular(Rows(transposed, jnp.ones((), rows.dtype)), tail_start, count)
         vectors, triangle = jnp.linalg.qr(jnp.matmul(transposed, left, precision="highest"))
         return jnp.abs(jnp.diagonal(triangle)), vectors
 
@@ -110,10 +113,10 @@ def right_singular(rows: Rows, tail_start: int) -> tuple[Float[Array, " r"], Flo
     accurate = (tail_start < d) & (eps**0.6 * values[0] <= jnp.mean(tail))
 
     def by_gram() -> tuple[Array, Array]:
-        return jnp.sqrt(values), vectors
+        return jnp.sqrt(values[:count]), vectors[:, :count]
 
     def by_qr() -> tuple[Array, Array]:
         _, singular, transposed = jnp.linalg.svd(triangle_of_rows(rows))
-        return singular, transposed.T
+        return singular[:count], transposed[:count].T
 
     return jax.lax.cond(accurate, by_gram, by_qr)

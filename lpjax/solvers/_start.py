@@ -13,9 +13,10 @@ from jaxtyping import Array, Bool, Float, Int, Scalar
 
 from lpjax.solvers._blocks import Rows, multiply, over_devices
 from lpjax.solvers._geometry import Coordinates, coordinates
-from lpjax.solvers._lewis import ellipsoid, fixed_point
+from lpjax.solvers._lewis import fixed_point
 from lpjax.solvers._problem import Scaled, objective, project
-from lpjax.solvers._svd import svd_right
+from lpjax.solvers._spectrum import descending_eigh
+from lpjax.solvers._svd import svd_right, svd_vectors
 
 Init = Literal["best", "svd", "lewis", "clipped"]
 
@@ -55,11 +56,14 @@ def split_init(init: Any, names: tuple[Init, ...]) -> tuple[Init, Any]:
     raise ValueError(f"`init` is a {type(init).__name__}; expected a name, a LowRank, or a pair (left, right)")
 
 
-def starting_rights(problem: Scaled, rank: int, init: Init) -> list[Float[Array, "k d"]]:
-    """Right factors to begin from: the given one, svd's, lewis's, or the last two."""
+def starting_bases(problem: Scaled, rank: int, init: Init) -> list[Float[Array, "d d"]]:
+    """Orthonormal bases whose first k columns are what to begin from: the given pair, svd, lewis, or the last two.
+
+    Of a problem with n ≥ d.
+    """
     if problem.init is not None:
-        return [problem.init[1]]
-    return _svd_and_lewis(problem, rank) if init == "best" else [_right(problem, rank, init)]
+        return [jnp.linalg.qr(problem.init[1].T, mode="complete")[0]]
+    return _svd_and_lewis(problem, rank) if init == "best" else [_vectors(problem, rank, init)]
 
 
 def starting_pair(problem: Scaled, rank: int, init: Init) -> Pair:
@@ -75,11 +79,13 @@ def starting_pair(problem: Scaled, rank: int, init: Init) -> Pair:
     limit = 3 * _median_magnitude(problem.rows) if init in ("best", "clipped") else jnp.zeros_like(problem.tol)
 
     def pair(name: Init) -> Pair:
-        return _clipped(problem, rank, limit) if name == "clipped" else _projected(problem, _right(problem, rank, name))
+        if name == "clipped":
+            return _clipped(problem, rank, limit)
+        return _projected(problem, _vectors(problem, rank, name, rank).T)
 
     def pairs(problem: Scaled) -> list[Pair]:
-        rights = _svd_and_lewis(problem, rank)
-        return [*(_projected(problem, right) for right in rights), _clipped(problem, rank, limit)]
+        bases = _svd_and_lewis(problem, rank)
+        return [*(_projected(problem, basis[:, :rank].T) for basis in bases), _clipped(problem, rank, limit)]
 
     if init != "best":
         return pair(init)
@@ -109,25 +115,30 @@ def _switch(values: list[Scalar], names: tuple[Init, ...], make: Callable[[Init]
     return jax.lax.switch(least, [functools.partial(make, name) for name in names])
 
 
-def _svd_and_lewis(problem: Scaled, rank: int) -> list[Float[Array, "k d"]]:
+def _svd_and_lewis(problem: Scaled, rank: int) -> list[Float[Array, "d r"]]:
     """Without row weights both begin from one spectrum. Where n ≤ d they are one: each Lewis weight of independent rows
     is 1, and of dependent ones the SVD does as a start."""
     n, d = problem.rows.shape
     if n <= d:
-        return [svd_right(problem, rank)]
-    shared = coordinates(problem)
-    svd = shared.vectors[:, :rank].T if problem.row_weights is None else svd_right(problem, rank)
-    return [svd, _lewis_right(problem, shared, rank)]
+        return [svd_vectors(problem, rank)]
+    shared = coordinates(problem, rank)
+    svd = shared.vectors if problem.row_weights is None else svd_vectors(problem, rank)
+    return [svd, _lewis_vectors(problem, shared)]
 
 
-def _lewis_right(problem: Scaled, shared: Coordinates, rank: int) -> Float[Array, "k d"]:
+def _lewis_vectors(problem: Scaled, shared: Coordinates) -> Float[Array, "d r"]:
+    """Axes of an ellipsoid near Lewis's, as eigenvectors: a start needs no small axis to the digit."""
     maps = jnp.asarray(_LEWIS_MAPS, jnp.int32)
     point = fixed_point(shared, problem.p, jnp.zeros_like(problem.tol), maps)
-    return ellipsoid(shared, point, problem.p).vectors[:, :rank].T
+    root = point.factor * shared.singular_values[None, :]
+    _, vectors = descending_eigh(jnp.matmul(root.T, root, precision="highest"))
+    return jnp.matmul(shared.vectors, vectors, precision="highest")
 
 
-def _right(problem: Scaled, rank: int, name: Init) -> Float[Array, "k d"]:
-    return svd_right(problem, rank) if name == "svd" else _lewis_right(problem, coordinates(problem), rank)
+def _vectors(problem: Scaled, rank: int, name: Init, count: int | None = None) -> Float[Array, "d r"]:
+    if name == "svd":
+        return svd_vectors(problem, rank, count)
+    return _lewis_vectors(problem, coordinates(problem, rank))[:, :count]
 
 
 def _projected(problem: Scaled, right: Float[Array, "k d"]) -> Pair:

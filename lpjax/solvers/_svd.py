@@ -73,6 +73,11 @@ def _svd(problem: Problem, rank: int, over: Over) -> Solution:
 
 def svd_right(problem: Scaled, rank: int) -> Float[Array, "k d"]:
     """V_kᵀ of diag(√ω) A."""
+    return svd_vectors(problem, rank, rank).T
+
+
+def svd_vectors(problem: Scaled, rank: int, count: int | None = None) -> Float[Array, "d r"]:
+    """The first `count` right singular vectors of diag(√ω) A, min(n, d) by default; from `rank` on A may be noise."""
     weights = problem.row_weights
     rows = dataclasses.replace(problem.rows, row_factors=None if weights is None else jnp.sqrt(weights))
-    return right_singular(rows, rank)[1][:, :rank].T
+    return right_singular(rows, rank, count)[1]
