@@ -43,6 +43,14 @@ def covariance_pca(matrix: np.ndarray, rank: int) -> Pair:
     return onto(matrix, decomposition.PCA(rank, svd_solver="covariance_eigh").fit(matrix).components_)
 
 
+def torch_lowrank(matrix: np.ndarray, rank: int) -> Pair:
+    """PyTorch's randomized SVD, as it comes."""
+    torch = importlib.import_module("torch")
+    torch.manual_seed(0)
+    left, values, right = (found.numpy() for found in torch.svd_lowrank(torch.from_numpy(matrix), rank))
+    return left * values, right.T
+
+
 def fbpca(matrix: np.ndarray, rank: int) -> Pair:
     """fbpca's PCA without centring."""
     left, values, right = importlib.import_module("fbpca").pca(matrix, rank, raw=True)
@@ -135,6 +143,7 @@ LONG = 20  # seconds
 PEERS: dict[str, Callable[[np.ndarray, int], Pair | np.ndarray]] = {
     "scikit-learn randomized_svd": randomized_svd,
     "scikit-learn PCA": covariance_pca,
+    "torch svd_lowrank": torch_lowrank,
     "fbpca": fbpca,
     "pymanopt": pymanopt,
     "robpy PCALocantore": robpy_spherical,

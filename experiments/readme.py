@@ -1,7 +1,7 @@
 """The tables of the READMEs and docs, from the records that commands wrote: `python -m experiments.readme`.
 
 `make demo` writes demo/results.json, of which experiments/results/demo.json is a copy; `make bench` writes
-benchmarks/results/solvers.json; `python -m experiments.parity` and `python -m experiments.full_size` write to
+benchmarks/results/solvers/embedding.json; `python -m experiments.parity` and `python -m experiments.full_size` write to
 experiments/results, as do the commands of the GLUE experiment, whose tables `experiments.glue_results` makes. Nothing
 in the tables is typed by hand.
 """
@@ -17,6 +17,7 @@ from experiments import glue_results
 from lpjax.report import method_label
 
 ROOT = Path(__file__).parents[1]
+SOLVERS = "benchmarks/results/solvers"
 _COLUMNS = [("embeddings", 0.72), ("embeddings", 0.4), ("encoder", 0.75)]
 
 
@@ -63,6 +64,25 @@ def solvers_table(record: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def matrices_table() -> str:
+    """Times of the solvers on every matrix, as ratios to LAPACK's, a matrix a row."""
+    records = _by_size(SOLVERS)
+    cases = [row["case"] for row in records[0]["rows"]]
+    lines = [f"| matrix | gesdd, s | {' | '.join(cases)} | peak, copies |", "|---" * (len(cases) + 3) + "|"]
+    for record in records:
+        n, d = record["shape"]
+        cells = [f"{record['matrix']}, {n} × {d}, {record['rank']}", f"{record['lapack_seconds']['scipy']:.2g}"]
+        cells += [f"{row['ratio']:.2f}" for row in record["rows"]]
+        lines.append(f"| {' | '.join(cells)} | {max(row['peak_copies'] for row in record['rows']):.1f} |")
+    return "\n".join(lines)
+
+
+def _by_size(folder: str) -> list[dict[str, Any]]:
+    """The records of a folder, one a matrix, the smallest first."""
+    records = [json.loads(path.read_text(encoding="utf-8")) for path in sorted((ROOT / folder).glob("*.json"))]
+    return sorted(records, key=lambda record: record["shape"][0] * record["shape"][1])
+
+
 def parity_table(record: dict[str, Any]) -> str:
     """Largest absolute errors, a net a row."""
     columns = list(next(iter(record["cells"].values())))
@@ -96,11 +116,11 @@ def traffic_table(record: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def peers_table(record: dict[str, Any]) -> str:
+def peers_table() -> str:
     """Every peer beside the solver of lpjax that is as good."""
     figures = "objective / SVD's | time / gesdd"
     lines = [f"| matrix | peer | scored on | {figures} | lpjax | iterations | {figures} |", "|---" * 9 + "|"]
-    for matrix in record["matrices"]:
+    for matrix in _by_size("benchmarks/results/peers"):
         n, d = matrix["shape"]
         for row in matrix["rows"]:
             ours, svd, gesdd = row["ours"], row["svd_objective"], row["gesdd_seconds"]
@@ -180,7 +200,8 @@ def _from(path: str, table: Callable[[dict[str, Any]], str]) -> Callable[[], str
 
 TABLES: dict[str, Callable[[], str]] = {
     "demo": _from("experiments/results/demo.json", demo_table),
-    "solvers": _from("benchmarks/results/solvers.json", solvers_table),
+    "solvers": _from(f"{SOLVERS}/embedding.json", solvers_table),
+    "matrices": matrices_table,
     "traffic": _from("benchmarks/results/traffic.json", traffic_table),
     "parity": _from("experiments/results/parity.json", parity_table),
     "full size": _from("experiments/results/full_size.json", full_size_table),
@@ -193,7 +214,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "both": lambda: glue_results.change_table("minilm", "both"),
     "against svd": lambda: glue_results.against_svd_table("minilm"),
     "outliers": glue_results.outliers_table,
-    "peers": _from("benchmarks/results/peers.json", peers_table),
+    "peers": peers_table,
     "scaling": _from("benchmarks/results/scaling.json", scaling_table),
     "forward": _from("benchmarks/results/forward.json", forward_table),
     "profile": _from("benchmarks/results/profile.json", profile_table),
