@@ -1,4 +1,4 @@
-"""The layers that encoders share, as pure functions; every weight may be dense or a `LowRank`.
+"""The layers that encoders share, as pure functions; every weight may be dense, a `LowRank`, or a `Probe` of either.
 
 Each function computes in the dtype of its input and casts the weights to it; layer normalization and softmax
 are computed in float32 at least. Shapes are written (batch, length, hidden).
@@ -16,6 +16,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from lpjax.lowrank import LowRank, matmul, take_rows
+from lpjax.probe import Probe
 
 
 def cast(weight: Any, dtype: Any) -> Any:
@@ -56,13 +57,16 @@ NO_DROPOUT = Dropout()
 
 def linear(x: Float[Array, "batch length n"], params: Mapping[str, Any]) -> Float[Array, "batch length d"]:
     """`x @ kernel + bias`; kernel (n, d), bias (d,) where there is one."""
-    product = matmul(x, cast(params["kernel"], x.dtype))
+    kernel = params["kernel"]
+    product = kernel.multiply(x) if isinstance(kernel, Probe) else matmul(x, cast(kernel, x.dtype))
     return product + cast(params["bias"], x.dtype)[None, None] if "bias" in params else product
 
 
 def embed(ids: Int[Array, "batch length"], params: Mapping[str, Any], dtype: Any) -> Float[Array, "batch length d"]:
     """Rows `ids` of the table `params["embedding"]`, as `dtype`."""
     table, ids = params["embedding"], jnp.asarray(ids)
+    if isinstance(table, Probe):
+        return table.take(ids).astype(dtype)
     if isinstance(table, LowRank):
         return take_rows(cast(table, dtype), ids)
     # Gather, then cast: the rows that are used, not the whole table.

@@ -1,0 +1,289 @@
+"""Calibration: what text says of which rows and directions of a net's matrices matter."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Array, Float
+
+from lpjax._mesh import by_rows, data_mesh, fetch, replicated, spread
+from lpjax.batching import by_length, collate, round_up, tokenize
+from lpjax.checkpoint import Checkpoint
+from lpjax.models import Architecture, ModelConfig, architecture, device_params
+from lpjax.models.head import num_outputs
+from lpjax.models.layers import NO_DROPOUT
+from lpjax.probe import Probe, Taps
+from lpjax.select import Select, is_table, leaves_with_paths, replace_leaves, select_paths
+from lpjax.tokenize import tokenizer_of
+
+Progress = Callable[[int, int], None]
+
+_ADDED_IN_FLOAT32 = 32  # batches, before their sum goes to the host's float64
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Statistics:
+    """What went through one matrix: means over tokens, of a table sums; None for what was not asked for.
+
+    x is what a kernel is multiplied by. g is the gradient of `Calibration.target` by what comes out of a kernel or
+    table; Σ gᵀδ over tokens is what small errors δ do to the net's output.
+
+    Attributes:
+        tokens: how many.
+        inputs: mean of x xᵀ, shape (in, in), the metric of DRONE and SVD-LLM.
+        mean: of x, shape (in,).
+        magnitude: mean of |x|, shape (in,), of which ASVD makes its scales.
+        outputs: mean of g gᵀ, shape (out, out).
+        fisher: sums over the outputs of the squared gradients of texts by the kernel, shape (in,), over the number of
+            texts: the weights of FWSVD.
+        counts: tokens of each row of a table, shape (rows,).
+        gradients: sum of ‖g‖² over the tokens of each row, shape (rows,).
+    """
+
+    tokens: int
+    inputs: Float[np.ndarray, "n n"] | None = None
+    mean: Float[np.ndarray, " n"] | None = None
+    magnitude: Float[np.ndarray, " n"] | None = None
+    outputs: Float[np.ndarray, "d d"] | None = None
+    fisher: Float[np.ndarray, " n"] | None = None
+    counts: Float[np.ndarray, " n"] | None = None
+    gradients: Float[np.ndarray, " n"] | None = None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Calibration:
+    """Statistics of a net's matrices, and what they were made of.
+
+    Attributes:
+        statistics: by path.
+        target: what gradients are of: "labels", "predictions", "embedding", or "" where there are none.
+        texts: how many texts or pairs.
+        tokens: how many they have.
+        seed: of the random directions.
+    """
+
+    statistics: Mapping[str, Statistics]
+    target: str
+    texts: int
+    tokens: int
+    seed: int
+
+
+def calibrate(
+    checkpoint: Checkpoint,
+    first: Sequence[str],
+    second: Sequence[str] | None = None,
+    *,
+    labels: Sequence[float] | None = None,
+    gradients: bool = True,
+    select: Select = ("encoder", "embeddings"),
+    tokenizer: Any = None,
+    batch_size: int = 32,
+    max_length: int | None = 128,
+    seed: int = 0,
+    mesh: Mesh | None = None,
+    progress: Progress | None = None,
+) -> Calibration:
+    """Run texts through a net once, and sum up what its matrices see.
+
+    Memory does not grow with the texts: a few matrices of the sizes of the sums. Sums of some batches are float32, on
+    the devices, those sums' sums float64, on the host.
+
+    The gradients are of the net's outputs in random directions u, anew for each text: the mean of g gᵀ is then how much
+    the outputs' square changes by an error in a layer (Gauss–Newton). Of a net with a classification head u is that of
+    the log-likelihood of labels drawn from its own predictions (the Fisher information), or of the `labels`; of a
+    regression it is Gaussian; of a net without a head, too, and the output is the mean-pooled embedding at length 1.
+
+    Args:
+        checkpoint: the net; dense and `LowRank` leaves alike.
+        first: n texts, or the first of n pairs.
+        second: the second texts.
+        labels: numbers of labels, or values of a regression, in the order of the net's outputs.
+        gradients: whether to run the backward pass, too, in about twice the time more; without it there are no
+            `outputs`, `fisher`, `gradients`.
+        select: the matrices; see `select_paths`.
+        tokenizer: of transformers; by default the one in `checkpoint.source`.
+        batch_size: texts of a batch over all devices.
+        max_length: tokens of a text at most.
+        seed: of the directions.
+        mesh: devices, along an axis "data"; by default all.
+        progress: called with (texts done, texts in all) after each batch.
+
+    Raises:
+        ValueError: no text; labels without a head, of another number than texts, or that the net does not have; a batch
+            size below 1, and what `tokenize` and `select_paths` refuse.
+    """
+    config, params = checkpoint.config, checkpoint.params
+    if batch_size < 1:
+        raise ValueError(f"`batch_size` is {batch_size}; expected 1 or more")
+    outputs = num_outputs(params, config)
+    values = _checked_labels(labels, len(first), outputs)
+    target = "" if not gradients else "labels" if labels is not None else "predictions" if outputs else "embedding"
+    paths = select_paths(params, select)
+    tokenizer = tokenizer_of(checkpoint) if tokenizer is None else tokenizer
+    limits = [limit for limit in (max_length, config.max_length) if limit is not None]
+    tokens = tokenize(tokenizer, config, first, second, max_length=min(limits, default=None))
+    mesh = data_mesh() if mesh is None else mesh
+    rows = round_up(batch_size, mesh, config)
+    weights = jax.device_put(device_params(params), replicated(mesh))
+    shapes = {path: leaf.shape for path, leaf in leaves_with_paths(params)}
+    taps = {path: _taps(path, shapes[path], gradients) for path in paths}
+    taps = jax.device_put(taps, replicated(mesh))
+    sums = Sums(taps)
+    done = 0
+    for index, batch in enumerate(by_length(tokens, rows)):
+        inputs = spread(collate(tokens, batch, rows), by_rows(mesh))
+        told = np.zeros(rows, np.float32)
+        told[: len(batch.rows)] = 0 if values is None else values[batch.rows]
+        key = jax.random.fold_in(jax.random.key(seed), index)
+        sums.add(_sums(weights, taps, inputs, spread(told, by_rows(mesh)), key, config, target, mesh))
+        done += len(batch.rows)
+        if progress is not None:
+            progress(done, len(tokens))
+    count = int(tokens.lengths.sum())
+    statistics = {path: _statistics(found, count, len(tokens)) for path, found in sums.total().items()}
+    return Calibration(statistics, target, len(tokens), count, seed)
+
+
+def _checked_labels(labels: Sequence[float] | None, texts: int, outputs: int | None) -> np.ndarray | None:
+    if labels is None:
+        return None
+    if outputs is None:
+        raise ValueError("`labels` are given, but the net has no head for classification; leave them out")
+    values = np.asarray(labels, np.float32)
+    if values.shape != (texts,):
+        raise ValueError(f"`labels` has shape {values.shape}; expected ({texts},), one a text")
+    known = np.isin(values, np.arange(outputs)) if outputs > 1 else np.isfinite(values)
+    if not np.all(known):
+        expected = f"whole numbers from 0 to {outputs - 1}" if outputs > 1 else "finite numbers"
+        raise ValueError(f"`labels` holds {values[np.argmin(known)]:g}; expected {expected}")
+    return values
+
+
+def _taps(path: str, shape: tuple[int, ...], gradients: bool) -> Taps:
+    n, d = shape
+
+    def zeros(*size: int) -> np.ndarray:
+        return np.zeros(size, np.float32)
+
+    outputs = zeros(d, d) if gradients else None
+    if is_table(path):
+        return Taps(counts=zeros(n), outputs=outputs, gradients=zeros(n) if gradients else None)
+    fisher = zeros(n) if gradients else None
+    return Taps(inputs=zeros(n, n), mean=zeros(n), magnitude=zeros(n), outputs=outputs, fisher=fisher)
+
+
+class Sums:
+    """Sums of many batches: of some in float32 on the devices, of those in float64 on the host."""
+
+    def __init__(self, zeros: Any) -> None:
+        self._zeros, self._some, self._added = zeros, zeros, 0
+        self._all = jax.tree.map(lambda zero: np.zeros(zero.shape, np.float64), zeros)
+
+    def add(self, one: Any) -> None:
+        """Add the sums of a batch."""
+        self._some = _plus(self._some, one) if self._added else one
+        self._added += 1
+        if self._added == _ADDED_IN_FLOAT32:
+            self._flush()
+
+    def _flush(self) -> None:
+        self._all = jax.tree.map(np.add, self._all, fetch(self._some))
+        self._added = 0
+
+    def total(self) -> Any:
+        """The sums so far."""
+        if self._added:
+            self._flush()
+        return self._all
+
+
+@functools.partial(jax.jit, donate_argnums=(0,))
+def _plus(total: Any, one: Any) -> Any:
+    return jax.tree.map(jnp.add, total, one)
+
+
+def _statistics(sums: Taps, tokens: int, texts: int) -> Statistics:
+    def mean(total: Any, over: int) -> np.ndarray | None:
+        return None if total is None else (np.asarray(total) / over).astype(np.float32)
+
+    return Statistics(
+        tokens,
+        mean(sums.inputs, tokens),
+        mean(sums.mean, tokens),
+        mean(sums.magnitude, tokens),
+        mean(sums.outputs, tokens),
+        mean(sums.fisher, texts),
+        mean(sums.counts, 1),
+        mean(sums.gradients, 1),
+    )
+
+
+@functools.partial(jax.jit, static_argnums=(5, 6, 7))
+def _sums(
+    params: dict[str, Any],
+    taps: dict[str, Taps],
+    inputs: dict[str, Array],
+    labels: Float[Array, " rows"],
+    key: Array,
+    config: ModelConfig,
+    target: str,
+    mesh: Mesh,
+) -> dict[str, Taps]:
+    """The sums of one batch."""
+    arch = architecture(config)
+    tokens = inputs["attention_mask"].astype(jnp.float32)
+    leaves = dict(leaves_with_paths(params))
+
+    def output(taps: dict[str, Taps]) -> Array:
+        probes = {path: Probe(leaves[path], tap, tokens) for path, tap in taps.items()}
+        probed = replace_leaves(params, probes)
+        with jax.default_matmul_precision("highest"):
+            return _scalar(probed, arch, config, inputs, tokens, labels, key, target)
+
+    return jax.lax.with_sharding_constraint(jax.grad(output)(taps), replicated(mesh))
+
+
+def _scalar(
+    params: dict[str, Any],
+    arch: Architecture,
+    config: ModelConfig,
+    inputs: dict[str, Array],
+    tokens: Array,
+    labels: Array,
+    key: Array,
+    target: str,
+) -> Array:
+    """Σ over the texts of uᵀ output."""
+    table = arch.name_table(config)
+    headed = target in ("labels", "predictions")
+    wanted = arch.summarized(config) if headed else slice(None)
+    base = params.get(table.prefix, params)
+    ids, mask, types = inputs["input_ids"], inputs["attention_mask"].astype(bool), inputs.get("token_type_ids")
+    hidden = arch.forward(base, config, ids, mask, types, np.dtype("float32"), NO_DROPOUT, wanted)
+    there = jnp.max(tokens, axis=1, keepdims=True)  # 0 for the rows that fill up a batch
+    if not headed:
+        pooled = jnp.sum(hidden * tokens[..., None], axis=1) / jnp.maximum(jnp.sum(tokens, axis=1, keepdims=True), 1)
+        square = jnp.where(there > 0, jnp.sum(pooled**2, axis=1, keepdims=True), 1)
+        found = pooled * jax.lax.rsqrt(jnp.maximum(square, jnp.finfo(square.dtype).tiny))
+        direction = jax.random.normal(key, found.shape, found.dtype)
+    else:
+        found = arch.classify(params, config, hidden, NO_DROPOUT)
+        direction = jax.lax.stop_gradient(_direction(found, labels, key, target))
+    return jnp.sum(direction * found * there)
+
+
+def _direction(logits: Array, labels: Array, key: Array, target: str) -> Array:
+    """The gradient of the loss by the logits: of labels given or drawn from the predictions; of a regression, of the
+    squared error, or Gaussian."""
+    if logits.shape[1] == 1:
+        return 2 * (logits - labels[:, None]) if target == "labels" else jax.random.normal(key, logits.shape)
+    drawn = labels.astype(jnp.int32) if target == "labels" else jax.random.categorical(key, logits)
+    return jax.nn.softmax(logits) - jax.nn.one_hot(drawn, logits.shape[1], dtype=logits.dtype)

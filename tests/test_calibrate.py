@@ -1,0 +1,231 @@
+"""Sums of probes against gradients by the weights themselves, text by text, and activations of shorter nets."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+import lpjax
+from lpjax.batching import collate, tokenize
+from lpjax.calibrate import calibrate
+from lpjax.select import leaves_with_paths, replace_leaves, select_paths
+from tests.glue.test_evaluate import base_net, net_with_head
+from tests.helpers import on_devices
+from tests.models.golden_cases import NETS
+from tests.test_batching import WORDS, make_tokenizer, some_texts
+
+pytestmark = pytest.mark.usefixtures("quick_compilations")
+
+ALL = r"kernel$|(word_embeddings?|word_embedding)/embedding$"
+LONGEST = 9  # positions that the smallest of the nets has
+TEXTS = ["a b c", "d", "e f g h i j k", "", *some_texts(5, 9)]
+
+
+def run(checkpoint, texts=TEXTS, **options):
+    options = {"select": ALL, "max_length": LONGEST, **options}
+    return calibrate(checkpoint, texts, tokenizer=make_tokenizer(checkpoint.config), **options)
+
+
+def one_at_a_time(checkpoint, texts):
+    """The inputs of the net for each text alone, without padding."""
+    tokens = tokenize(make_tokenizer(checkpoint.config), checkpoint.config, texts, max_length=LONGEST)
+    for row, ids in enumerate(tokens.ids):
+        yield collate(tokens, lpjax.batching.Batch(np.array([row]), len(ids)), 1)
+
+
+def gradients(checkpoint, path, labels):
+    """Of each text's cross-entropy by one leaf."""
+
+    def loss(leaf, batch, label):
+        params = replace_leaves(checkpoint.params, {path: leaf})
+        logits = lpjax.classify(params, checkpoint.config, batch)
+        return -jax.nn.log_softmax(logits)[0, label]
+
+    leaf = jnp.asarray(dict(leaves_with_paths(checkpoint.params))[path])
+    of = jax.jit(jax.grad(loss))
+    return [
+        np.asarray(of(leaf, batch, label), np.float64)
+        for batch, label in zip(one_at_a_time(checkpoint, TEXTS), labels, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_fisher_information_is_that_of_gradients_text_by_text(name):
+    checkpoint = net_with_head(name, "mnli")
+    labels = np.arange(len(TEXTS)) % 3
+    found = run(checkpoint, labels=labels)
+    assert found.target == "labels"
+    for path in select_paths(checkpoint.params, "kernel$"):
+        squares = [np.square(gradient).sum(axis=1) for gradient in gradients(checkpoint, path, labels)]
+        expected = np.mean(squares, axis=0)
+        if path.endswith("rel_attn/r/kernel"):
+            continue  # of positions, that all texts of a batch share: not told apart by text
+        assert np.allclose(found.statistics[path].fisher, expected, rtol=2e-4, atol=1e-5 * expected.max()), path
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_gradients_by_rows_of_a_table(name):
+    checkpoint = net_with_head(name, "mnli")
+    labels = np.arange(len(TEXTS)) % 3
+    texts = [" ".join(dict.fromkeys(text.split())) for text in TEXTS]  # a word once: its row's gradient is its token's
+    (path,) = select_paths(checkpoint.params, "embeddings")
+    batches = list(one_at_a_time(checkpoint, texts))
+
+    def loss(leaf, batch, label):
+        params = replace_leaves(checkpoint.params, {path: leaf})
+        return -jax.nn.log_softmax(lpjax.classify(params, checkpoint.config, batch))[0, label]
+
+    table = jnp.asarray(dict(leaves_with_paths(checkpoint.params))[path])
+    rows = [np.asarray(jax.grad(loss)(table, *one), np.float64) for one in zip(batches, labels, strict=True)]
+    counts = np.bincount(np.concatenate([batch["input_ids"][0] for batch in batches]), minlength=len(table))
+    found = run(checkpoint, texts, labels=labels).statistics[path]
+    assert found.tokens == counts.sum()
+    assert np.array_equal(found.counts, counts)
+    squares = np.sum([np.square(one).sum(axis=1) for one in rows], axis=0)
+    assert np.allclose(found.gradients, squares, rtol=1e-4, atol=1e-5 * squares.max())
+    moment = np.sum([one.T @ one for one in rows], axis=0) / counts.sum()
+    assert np.allclose(found.outputs, moment, rtol=1e-4, atol=1e-5 * np.abs(moment).max())
+    assert np.isclose(np.trace(found.outputs) * found.tokens, found.gradients.sum(), rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_inputs_of_a_layer_are_what_the_layers_before_it_give(name):
+    checkpoint = base_net(name, layers=2)
+    shorter = base_net(name, layers=1)
+    seen = [lpjax.encode(shorter.params, shorter.config, batch)[0] for batch in one_at_a_time(shorter, TEXTS)]
+    rows = np.concatenate([np.asarray(hidden, np.float64) for hidden in seen])
+    query = r"layer/1/.*(query|q_lin|rel_attn/q)/kernel$"
+    (path,) = select_paths(checkpoint.params, query)
+    found = run(checkpoint, gradients=False).statistics[path]
+    assert found.tokens == len(rows)
+    assert np.allclose(found.inputs, rows.T @ rows / len(rows), atol=1e-4)
+    assert np.allclose(found.mean, rows.mean(axis=0), atol=1e-5)
+    assert np.allclose(found.magnitude, np.abs(rows).mean(axis=0), atol=1e-5)
+    assert (found.outputs, found.fisher) == (None, None)
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_moments_of_gradients_are_those_by_the_bias_where_one_token_counts(name):
+    checkpoint = net_with_head(name, "mnli")
+    labels = np.arange(len(TEXTS)) % 3
+    (path,) = select_paths(checkpoint.params, r"^(classifier(/out_proj)?|logits_proj)/kernel$")
+    rows = np.stack(gradients(checkpoint, path.replace("kernel", "bias"), labels))
+    found = run(checkpoint, labels=labels).statistics[path]
+    # Means are over tokens, and of the head one token a text counts.
+    assert found.outputs is not None
+    assert np.allclose(found.outputs * found.tokens, rows.T @ rows, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+@pytest.mark.parametrize(
+    "net", [functools.partial(base_net, "bert_base"), functools.partial(net_with_head, "xlnet_base", "mnli")]
+)
+def test_batches_make_no_difference(net, batch_size):
+    checkpoint = net()
+    told = (
+        {"labels": np.zeros(len(TEXTS))} if lpjax.models.head.num_outputs(checkpoint.params, checkpoint.config) else {}
+    )
+    whole, parts = (run(checkpoint, batch_size=size, **told).statistics for size in (len(TEXTS), batch_size))
+    for path, found in whole.items():
+        if path.endswith("rel_attn/r/kernel"):
+            continue
+        for field in dataclasses.fields(found):
+            one, other = getattr(found, field.name), getattr(parts[path], field.name)
+            if one is None or (not told and field.name in ("outputs", "fisher", "gradients")):
+                continue  # random directions are drawn batch by batch
+            assert np.allclose(one, other, rtol=1e-4, atol=1e-5 * max(1e-6, np.abs(one).max())), (path, field.name)
+
+
+def test_random_directions_come_to_the_gauss_newton_matrix():
+    checkpoint = base_net("bert_base")
+    (path,) = select_paths(checkpoint.params, "layer/0/output/dense/kernel$")
+    bias = path.replace("kernel", "bias")
+    start = jnp.asarray(dict(leaves_with_paths(checkpoint.params))[bias])
+    tokens = len(next(one_at_a_time(checkpoint, ["a"]))["input_ids"][0])
+
+    def embedding(shift, batch):
+        """By a shift of the layer's output for every token by itself: the last layer's norm takes no other part."""
+        hidden = jnp.stack([
+            lpjax.encode(replace_leaves(checkpoint.params, {bias: start + shift[i]}), checkpoint.config, batch)[0, i]
+            for i in range(tokens)
+        ])  # fmt: skip
+        pooled = hidden.mean(axis=0)
+        return pooled / jnp.linalg.norm(pooled)
+
+    (batch,) = one_at_a_time(checkpoint, ["a"])
+    jacobian = np.asarray(jax.jacobian(embedding)(jnp.zeros((tokens, len(start))), batch), np.float64)
+    expected = np.einsum("hti,htj->ij", jacobian, jacobian) / tokens
+    several = (run(checkpoint, ["a"] * 32, seed=seed) for seed in range(40))
+    found = np.mean([np.asarray(one.statistics[path].outputs) for one in several], axis=0)
+    assert np.linalg.norm(found - expected) < 0.1 * np.linalg.norm(expected)  # of 1,280 directions
+
+
+def test_the_same_again_and_another_with_another_seed():
+    checkpoint = net_with_head("bert_base", "sst2")
+    one, again, other = (run(checkpoint, seed=seed) for seed in (3, 3, 4))
+    assert (one.target, one.texts) == ("predictions", len(TEXTS))
+    for path, found in one.statistics.items():
+        assert np.array_equal(found.outputs, again.statistics[path].outputs)
+        assert not np.array_equal(found.outputs, other.statistics[path].outputs)
+
+
+def test_pairs_and_factored_nets():
+    checkpoint = net_with_head("bert_base", "mnli", rank=3)
+    found = run(checkpoint, second=TEXTS[::-1], select="encoder")
+    assert found.tokens > run(checkpoint, select="encoder", gradients=False).tokens
+    moments = [np.asarray(one.outputs) for one in found.statistics.values()]
+    assert all(np.all(np.isfinite(moment)) and moment.any() for moment in moments)
+
+
+def test_progress_counts_texts():
+    seen = []
+    run(base_net("bert_base"), batch_size=4, gradients=False, progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(1, 9), (5, 9), (9, 9)]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"labels": [0, 1]}, r"shape \(2,\); expected \(9,\)"),
+        ({"labels": [3] * 9}, "holds 3; expected whole numbers from 0 to 2"),
+        ({"labels": [0.5] * 9}, "holds 0.5"),
+        ({"batch_size": 0}, "`batch_size` is 0"),
+        ({"texts": []}, "is empty"),
+        ({"select": "nothing"}, "matches no leaf"),
+    ],
+)
+def test_misuse_is_refused_before_any_work(options, said):
+    with pytest.raises(ValueError, match=said):
+        run(net_with_head("bert_base", "mnli"), **options)
+
+
+def test_labels_want_a_head():
+    with pytest.raises(ValueError, match="no head"):
+        run(base_net("bert_base"), labels=[0] * len(TEXTS))
+
+
+def statistics_of_a_net(target: str) -> None:
+    """Write the sums of a net in batches of five, and how many devices there are."""
+    checkpoint = net_with_head("roberta_base", "mnli")
+    found = run(checkpoint, labels=np.zeros(len(TEXTS)), batch_size=5).statistics
+    arrays = {f"{path} {name}": value for path, one in found.items() for name, value in vars(one).items()}
+    save_file({key: np.asarray(value) for key, value in arrays.items() if value is not None}, target)
+
+
+def test_eight_devices_sum_up_the_same_as_one(tmp_path):
+    eight = on_devices("tests.test_calibrate.statistics_of_a_net", tmp_path / "eight.safetensors")
+    statistics_of_a_net(str(tmp_path / "one.safetensors"))
+    one = load_file(tmp_path / "one.safetensors")
+    assert eight.keys() == one.keys()
+    for key, value in one.items():
+        assert np.allclose(value, eight[key], rtol=1e-4, atol=1e-5 * np.abs(value).max()), key
+
+
+def test_words_are_known():
+    assert set(" ".join(TEXTS).split()) <= set(WORDS)
