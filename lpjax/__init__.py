@@ -14,6 +14,9 @@ _os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "18")
 
 from lpjax.break_even import BreakEven as BreakEven
 from lpjax.break_even import measure_break_even as measure_break_even
+from lpjax.calibrate import calibrate as calibrate
+from lpjax.calibration import Calibration as Calibration
+from lpjax.calibration import Statistics as Statistics
 from lpjax.checkpoint import Checkpoint as Checkpoint
 from lpjax.checkpoint import CheckpointError as CheckpointError
 from lpjax.checkpoint import export_checkpoint as export_checkpoint
@@ -49,6 +52,8 @@ from lpjax.solvers import irls_rows as irls_rows
 from lpjax.solvers import lewis as lewis
 from lpjax.solvers import lowner as lowner
 from lpjax.solvers import svd as svd
+from lpjax.weighting import WEIGHTINGS as WEIGHTINGS
+from lpjax.weighting import Weighting as Weighting
 
 
 def __getattr__(name: str) -> _Any:

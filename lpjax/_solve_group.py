@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -19,19 +19,48 @@ from lpjax._mesh import by_rows, data_mesh, fetch, replicated, spread
 from lpjax.objectives import entries_bound, lp_norm
 from lpjax.solvers import Solution
 from lpjax.solvers._problem import solving_dtype
+from lpjax.solvers._spectrum import descending_eigh
+
+
+class Metric(NamedTuple):
+    """`base` to the power `power`: a symmetric matrix, positive semidefinite, shape (m, m), or a diagonal, shape (m,).
+
+    A pytree, batched by a leading axis of both.
+    """
+
+    base: Any
+    power: Any
+
+
+class Sides(NamedTuple):
+    """Metrics of a matrix's rows and columns; None for the identity."""
+
+    rows: Metric | None
+    columns: Metric | None
 
 
 class Job(NamedTuple):
-    """A matrix to be factored, `leaf[place]` of a stack; `shape` is that of A, after any transposition."""
+    """A matrix A to be factored, `leaf[place]` of a stack, after any transposition.
+
+    Attributes:
+        path, leaf, place: where it is.
+        height: of the stack: how many matrices the leaf has.
+        shape: of A.
+        transposed: whether A is the leaf's transpose.
+        rank: of the pair.
+        weights: ω of its rows, or None.
+        metrics: of its rows and its columns; with them the solver gets H^{1/2} A G^{1/2}.
+    """
 
     path: str
     leaf: Any
     place: tuple[int, ...]
-    height: int  # of the stack: how many matrices the leaf has
+    height: int
     shape: tuple[int, int]
     transposed: bool
     rank: int
     weights: np.ndarray | None
+    metrics: Sides = Sides(None, None)
 
     def matrix(self) -> np.ndarray:
         """A, on the host."""
@@ -100,7 +129,7 @@ def solve_group(
 
     Args:
         solve: matrix, rank, *, p -> `Solution`.
-        jobs: with weights, all of them or none.
+        jobs: of one rank; with weights and metrics, of one kind on either side, all of them or none.
         p: exponent.
         options: further keywords of the solver.
         batch_size: matrices that a device solves at a time.
@@ -121,8 +150,9 @@ def solve_group(
         height = -(-len(batch) // mesh.size) * mesh.size
         padded = batch + [batch[-1]] * (height - len(batch))
         matrices = _stack([job.matrix() for job in padded])
-        known = [job.weights for job in padded if job.weights is not None]  # of all jobs of a group, or of none
-        arguments = (spread(matrices, by_job), spread(_stack(known), by_job) if known else None, exponent)
+        # Trees of one structure, for what one job of a group has, all have.
+        known = jax.tree.map(lambda *arrays: _stack(arrays), *((job.weights, job.metrics) for job in padded))
+        arguments = (spread(matrices, by_job), spread(known, by_job), exponent)
         if height not in programs:
             programs[height] = _compiled(solve, rank, options, mesh, arguments)
         began = time.perf_counter()
@@ -166,15 +196,16 @@ def _compile(
     """What solves arguments of these kinds. Types of options and settings tell programs apart, and are not read."""
     given = {name: value for name, _, value in options}
 
-    def one(matrix: Array, weights: Array | None, p: Array) -> Solved:
+    def one(matrix: Array, known: tuple[Array | None, Sides], p: Array) -> Solved:
+        weights, metrics = known
         wide = matrix.astype(solving_dtype(matrix.dtype))
-        solution = solve(wide, rank, p=p, **_with_weights(given, weights))
+        solution = _solve_weighted(functools.partial(solve, p=p, **_with_weights(given, weights)), wide, rank, metrics)
         left, right = solution.left.astype(matrix.dtype), solution.right.astype(matrix.dtype)
         # Measured on the factors as they will be stored, after any rounding to half precision.
         residual = wide - jnp.matmul(left.astype(wide.dtype), right.astype(wide.dtype), precision="highest")
         total, rows_total = lp_norm(wide, p), lp_norm(wide, p, "rows")
         bound = None
-        if solution.ellipsoid is not None and weights is None:
+        if solution.ellipsoid is not None and weights is None and metrics == Sides(None, None):
             ellipsoid = solution.ellipsoid
             bound = entries_bound(ellipsoid.values, rank, ellipsoid.upper, wide.shape[1], p)
             bound = _share(jnp.where(p <= 2, bound, jnp.inf), total)
@@ -189,14 +220,14 @@ def _compile(
             solution.converged,
         )
 
-    def several(matrices: Array, weights: Array | None, p: Array) -> Solved:
+    def several(matrices: Array, known: tuple[Array | None, Sides], p: Array) -> Solved:
         if matrices.shape[0] > 1:
-            return jax.vmap(one, in_axes=(0, None if weights is None else 0, None))(matrices, weights, p)
+            return jax.vmap(one, in_axes=(0, 0, None))(matrices, known, p)
         # One alone is not vmapped: under vmap both sides of a solver's branches would be computed.
-        return one(matrices[0], None if weights is None else weights[0], p)
+        return one(matrices[0], jax.tree.map(lambda x: x[0], known), p)
 
-    def share(matrices: Array, weights: Array | None, p: Array) -> Solved:
-        solved = several(matrices, weights, p)
+    def share(matrices: Array, known: tuple[Array | None, Sides], p: Array) -> Solved:
+        solved = several(matrices, known, p)
         return solved if matrices.shape[0] > 1 else jax.tree.map(lambda x: x[None], solved)
 
     everywhere = several  # one alone comes without an axis of its own, which would be a copy of the factors
@@ -206,7 +237,43 @@ def _compile(
     return jax.jit(everywhere).lower(*kinds).compile()
 
 
-def _stack(arrays: list[np.ndarray]) -> np.ndarray:
+def _solve_weighted(solve: Callable[..., Solution], matrix: Array, rank: int, metrics: Sides) -> Solution:
+    """The pair of least H^{1/2} (A − LR) G^{1/2}: that of H^{1/2} A G^{1/2}, taken back."""
+    halves, inverses = [], []
+    for metric in metrics:
+        half, inverse = (None, None) if metric is None else roots(metric.base, metric.power, matrix.dtype)
+        halves.append(half)
+        inverses.append(inverse)
+    solution = solve(_on_the_left(halves[1], _on_the_left(halves[0], matrix).T).T, rank)
+    left, right = _on_the_left(inverses[0], solution.left), _on_the_left(inverses[1], solution.right.T).T
+    return solution._replace(left=left, right=right)
+
+
+def roots(base: Array, power: Array, dtype: Any) -> tuple[Array, Array]:
+    """M^{1/2} and M^{−1/2} of M = base^power, as matrices or diagonals like `base`.
+
+    Through eigenvalues: there is no Cholesky factor that may not exist. Where M is singular, the second is the
+    pseudo-inverse.
+    """
+    base, power = base.astype(dtype), power.astype(dtype)
+    values, vectors = (base, None) if base.ndim == 1 else descending_eigh(base)
+    eps = jnp.finfo(dtype).eps * (0 if base.ndim == 1 else values.shape[0])
+    known = values > eps * jnp.max(values)
+    half = jnp.where(known, jnp.where(known, values, 1) ** (power / 2), 0)
+    inverse = jnp.where(known, 1 / jnp.where(known, half, 1), 0)
+    if vectors is None:
+        return half, inverse
+    both = (jnp.matmul(vectors * one[None, :], vectors.T, precision="highest") for one in (half, inverse))
+    return next(both), next(both)
+
+
+def _on_the_left(root: Array | None, matrix: Array) -> Array:
+    if root is None:
+        return matrix
+    return root[:, None] * matrix if root.ndim == 1 else jnp.matmul(root, matrix, precision="highest")
+
+
+def _stack(arrays: Sequence[np.ndarray]) -> np.ndarray:
     return np.stack(arrays) if len(arrays) > 1 else arrays[0][None]  # of one, no copy
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -15,6 +14,7 @@ from jaxtyping import Array, Float
 
 from lpjax._mesh import by_rows, data_mesh, fetch, replicated, spread
 from lpjax.batching import by_length, collate, round_up, tokenize
+from lpjax.calibration import Calibration, Statistics
 from lpjax.checkpoint import Checkpoint
 from lpjax.models import Architecture, ModelConfig, architecture, device_params
 from lpjax.models.head import num_outputs
@@ -26,54 +26,6 @@ from lpjax.tokenize import tokenizer_of
 Progress = Callable[[int, int], None]
 
 _ADDED_IN_FLOAT32 = 32  # batches, before their sum goes to the host's float64
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Statistics:
-    """What went through one matrix: means over tokens, of a table sums; None for what was not asked for.
-
-    x is what a kernel is multiplied by. g is the gradient of `Calibration.target` by what comes out of a kernel or
-    table; Σ gᵀδ over tokens is what small errors δ do to the net's output.
-
-    Attributes:
-        tokens: how many.
-        inputs: mean of x xᵀ, shape (in, in), the metric of DRONE and SVD-LLM.
-        mean: of x, shape (in,).
-        magnitude: mean of |x|, shape (in,), of which ASVD makes its scales.
-        outputs: mean of g gᵀ, shape (out, out).
-        fisher: sums over the outputs of the squared gradients of texts by the kernel, shape (in,), over the number of
-            texts: the weights of FWSVD.
-        counts: tokens of each row of a table, shape (rows,).
-        gradients: sum of ‖g‖² over the tokens of each row, shape (rows,).
-    """
-
-    tokens: int
-    inputs: Float[np.ndarray, "n n"] | None = None
-    mean: Float[np.ndarray, " n"] | None = None
-    magnitude: Float[np.ndarray, " n"] | None = None
-    outputs: Float[np.ndarray, "d d"] | None = None
-    fisher: Float[np.ndarray, " n"] | None = None
-    counts: Float[np.ndarray, " n"] | None = None
-    gradients: Float[np.ndarray, " n"] | None = None
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Calibration:
-    """Statistics of a net's matrices, and what they were made of.
-
-    Attributes:
-        statistics: by path.
-        target: what gradients are of: "labels", "predictions", "embedding", or "" where there are none.
-        texts: how many texts or pairs.
-        tokens: how many they have.
-        seed: of the random directions.
-    """
-
-    statistics: Mapping[str, Statistics]
-    target: str
-    texts: int
-    tokens: int
-    seed: int
 
 
 def calibrate(

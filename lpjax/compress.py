@@ -12,8 +12,9 @@ import numpy as np
 from jax.sharding import Mesh
 
 from lpjax._mesh import data_mesh
-from lpjax._solve_group import Job, Part, default_batch, rehearse, solve_group
+from lpjax._solve_group import Job, Part, Sides, default_batch, rehearse, solve_group
 from lpjax.break_even import BreakEven
+from lpjax.calibration import Calibration
 from lpjax.lowrank import LowRank
 from lpjax.select import (
     InputAxes,
@@ -26,6 +27,7 @@ from lpjax.select import (
     select_paths,
 )
 from lpjax.solvers import SOLVERS, Solution
+from lpjax.weighting import WEIGHTINGS, Weighting, sides_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +74,8 @@ class Compressed(NamedTuple):
 
 Progress = Callable[[int, int, LayerRecord], None]
 
+_PLAIN = Sides(None, None)
+
 
 def compress(
     params: Any,
@@ -79,8 +83,10 @@ def compress(
     select: Select,
     keep: float | None = None,
     rank: int | None = None,
-    solver: str | Callable[..., Solution] = "lewis",
-    p: float = 1.0,
+    solver: str | Callable[..., Solution] | None = None,
+    p: float | None = None,
+    calibration: Calibration | None = None,
+    weighting: str | Weighting = "gauss_newton",
     row_weights: Mapping[str, Any] | None = None,
     rows: str = "auto",
     input_axes: InputAxes | None = None,
@@ -105,8 +111,10 @@ def compress(
         keep: largest share of a leaf's parameters that its pair may have, in (0, 1]; gives the rank.
         rank: the rank of every pair; instead of `keep`.
         solver: a name in `SOLVERS`, or a function matrix, rank, *, p -> `Solution` that jit and vmap can
-            transform.
-        p: exponent.
+            transform. By default "lewis", and "svd" with a calibration.
+        p: exponent, by default 1, and 2 with a calibration.
+        calibration: what text says of the matrices, from `calibrate`: errors are then weighted by it.
+        weighting: how, a `Weighting` or a name in `WEIGHTINGS`.
         row_weights: path -> ω ≥ 0, one a row: (vocab,) for an embedding, (out,) for a kernel; behind the axes of
             a stack.
         rows: axis of a leaf that holds its rows, "first", "last", or "auto": first for a leaf that is called
@@ -133,7 +141,8 @@ def compress(
             returns no `Solution` that fits.
         TypeError: an option that the solver does not have, before any solving.
     """
-    solve = _solver(solver)
+    solve = _solver(solver or ("svd" if calibration is not None else "lewis"))
+    p = (2.0 if calibration is not None else 1.0) if p is None else p
     if (keep is None) == (rank is None):
         raise ValueError(f"`keep` is {keep} and `rank` is {rank}; expected exactly one of them")
     if keep is not None and not 0 < keep <= 1:
@@ -151,14 +160,22 @@ def compress(
     if strangers := sorted(weights.keys() - set(paths)):
         raise ValueError(f"`row_weights` names leaves that are not selected: {', '.join(strangers[:5])}")
 
+    sides = {} if calibration is None else _sides(calibration, weighting, paths, leaves)
+    if both := sorted(weights.keys() & sides.keys()):
+        raise ValueError(f"`row_weights` and `calibration` both weight {', '.join(both[:5])}; expected one of them")
+
     records: dict[str, LayerRecord] = {}
-    groups: dict[tuple[tuple[int, int], np.dtype, bool], list[Job]] = {}
+    groups: dict[Any, list[Job]] = {}
     for path in paths:
-        jobs = _plan(path, leaves[path], axes.get(path, (0, 1)), keep, rank, rows, weights.get(path))
+        jobs = _plan(
+            path, leaves[path], axes.get(path, (0, 1)), keep, rank, rows, weights.get(path), sides.get(path, _PLAIN)
+        )
         if isinstance(jobs, LayerRecord):
             records[path] = jobs
         else:
-            key = (jobs[0].shape, jobs[0].leaf.dtype, jobs[0].weights is not None)
+            weighted = jax.tree.structure((jobs[0].weights, jobs[0].metrics))
+            dimensions = tuple(leaf.ndim for leaf in jax.tree.leaves(jobs[0].metrics))
+            key = (jobs[0].shape, jobs[0].leaf.dtype, jobs[0].rank, weighted, dimensions)
             groups.setdefault(key, []).extend(jobs)
     for jobs in groups.values():
         rehearse(solve, jobs[0], p, options)
@@ -174,7 +191,7 @@ def compress(
 
     for record in list(records.values()):
         report(record)
-    for (shape, _, _), jobs in groups.items():
+    for (shape, *_), jobs in groups.items():
         size = batch_size or default_batch(shape)
         parts: list[Part] = []  # of one leaf: its matrices follow one another
         for part in solve_group(solve, jobs, p, options, size, data_mesh() if mesh is None else mesh):
@@ -188,6 +205,32 @@ def compress(
                 report(record)
                 parts = []
     return Compressed(replace_leaves(params, replaced), tuple(records[path] for path in paths))
+
+
+def _sides(
+    calibration: Calibration, weighting: str | Weighting, paths: Sequence[str], leaves: Mapping[str, Any]
+) -> dict[str, Sides]:
+    """What `calibration` weights each leaf by."""
+    if isinstance(weighting, str):
+        if weighting not in WEIGHTINGS:
+            raise ValueError(f"`weighting` is {weighting!r}; expected one of {', '.join(WEIGHTINGS)}, or a `Weighting`")
+        weighting = WEIGHTINGS[weighting]
+    if missing := [path for path in paths if path not in calibration.statistics]:
+        raise ValueError(
+            f"`calibration` has no statistics of {', '.join(missing[:5])}{', …' if len(missing) > 5 else ''}; "
+            "calibrate with the same `select`"
+        )
+    found = {}
+    for path in paths:
+        statistics, shape = calibration.statistics[path], tuple(leaves[path].shape)
+        for name, size in (("inputs", shape[0]), ("counts", shape[0]), ("outputs", shape[-1])):
+            value = getattr(statistics, name)
+            if value is not None and len(value) != size:
+                raise ValueError(
+                    f"`calibration` is of another net: `{name}` of {path} has shape {value.shape}, the leaf {shape}"
+                )
+        found[path] = sides_of(statistics, weighting, is_table(path))
+    return found
 
 
 def _is_count(value: Any) -> bool:
@@ -223,7 +266,14 @@ def kernel_axes(path: str, entry: Any, leaves: Mapping[str, Any]) -> tuple[int, 
 
 
 def _plan(
-    path: str, leaf: Any, axes: tuple[int, int], keep: float | None, rank: int | None, rows: str, weights: Any
+    path: str,
+    leaf: Any,
+    axes: tuple[int, int],
+    keep: float | None,
+    rank: int | None,
+    rows: str,
+    weights: Any,
+    sides: Sides,
 ) -> list[Job] | LayerRecord:
     size = math.prod(leaf.shape)
     if isinstance(leaf, LowRank):
@@ -255,8 +305,23 @@ def _plan(
             )
         if not np.all(np.any(weights, axis=-1)):
             raise ValueError(f"`row_weights` of {path} is all zero; expected a weight above 0")
+    if transposed:
+        sides = Sides(sides.columns, sides.rows)
+    if sides.rows is not None and sides.rows.base.ndim == 1 and weights is None:
+        # Weights of rows are the solver's own: at p < 2 an error of one counts to the power p, its weight but once.
+        weights, sides = (sides.rows.base**sides.rows.power).astype(np.float32), Sides(None, sides.columns)
     return [
-        Job(path, leaf, place, math.prod(stack), view, transposed, chosen, None if weights is None else weights[place])
+        Job(
+            path,
+            leaf,
+            place,
+            math.prod(stack),
+            view,
+            transposed,
+            chosen,
+            None if weights is None else weights[place],
+            sides,
+        )
         for place in np.ndindex(stack)
     ]
 

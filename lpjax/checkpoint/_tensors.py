@@ -32,8 +32,8 @@ _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _CHUNK = 1 << 18  # elements that are checked at a time: small beside any weight, large beside a call
 
 
-def read_tensors(path: Path) -> tuple[dict[str, np.ndarray], str]:
-    """Every tensor of a safetensors file by name, and the `format` that its metadata names ("pt", "flax", "").
+def read_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Every tensor of a safetensors file by name, and its metadata.
 
     Tensors are read-only views of the mapped file. The header is read by hand, not by the safetensors library,
     because that accepts shapes that NumPy does not and rarely says which tensor is at fault.
@@ -58,7 +58,7 @@ def read_tensors(path: Path) -> tuple[dict[str, np.ndarray], str]:
         raise
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is not a whole safetensors file: {error}; fetch or save it again") from error
-    return tensors, metadata.get("format", "")
+    return tensors, metadata
 
 
 def _header(content: Any) -> tuple[dict[str, Any], int]:
@@ -133,13 +133,14 @@ def _view(data: np.ndarray, name: str, entry: Mapping[str, Any]) -> np.ndarray:
         raise ValueError(f"{name} has the shape {entry['shape']}: {error}") from error
 
 
-def write_tensors(path: Path, tensors: Iterable[tuple[str, Any]]) -> int:
+def write_tensors(path: Path, tensors: Iterable[tuple[str, Any]], metadata: Mapping[str, str] | None = None) -> int:
     """Write (name, array) pairs as a safetensors file, one array in memory at a time, and return its size.
 
     The arrays, numpy or jax or what NumPy can make one of, may be views in any memory order; names must differ.
+    `metadata` is {"format": "pt"} by default: transformers refuses a file without it.
     """
     pairs = list(tensors)
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}  # transformers refuses a file without it
+    header: dict[str, Any] = {"__metadata__": dict(metadata or {"format": "pt"})}
     offset = 0
     for name, array in pairs:
         size = array.size * array.dtype.itemsize

@@ -43,9 +43,9 @@ def read_weights(folder: Path, source: str, architectures: Any) -> Weights:
         CheckpointError: there are none, or they cannot be read.
     """
     if (folder / WEIGHTS).exists():
-        tensors, format = read_tensors(folder / WEIGHTS)
+        tensors, metadata = read_tensors(folder / WEIGHTS)
         # transformers' Flax models in safetensors: paths joined by dots.
-        return Weights(folder / WEIGHTS, tensors, "." if format == "flax" else None)
+        return Weights(folder / WEIGHTS, tensors, "." if metadata.get("format") == "flax" else None)
     if (folder / INDEX).exists():
         return Weights(folder / INDEX, _read_shards(folder / INDEX, lambda path: read_tensors(path)[0]), None)
     if (folder / FLAX_WEIGHTS).exists():

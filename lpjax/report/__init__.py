@@ -2,6 +2,8 @@
 
 from lpjax.report._break_even import break_even_document as break_even_document
 from lpjax.report._break_even import read_break_even as read_break_even
+from lpjax.report._calibration import load_calibration as load_calibration
+from lpjax.report._calibration import save_calibration as save_calibration
 from lpjax.report._cells import Results as Results
 from lpjax.report._cells import read_results as read_results
 from lpjax.report._circumstances import method_label as method_label

@@ -1,0 +1,60 @@
+"""`Calibration`: what text says of which rows and directions of a net's matrices matter."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Statistics:
+    """What went through one matrix: means over tokens, of a table sums; None for what was not asked for.
+
+    x is what a kernel is multiplied by. g is the gradient of `Calibration.target` by what comes out of a kernel or
+    table; Σ gᵀδ over tokens is what small errors δ do to the net's output.
+
+    Attributes:
+        tokens: how many.
+        inputs: mean of x xᵀ, shape (in, in), the metric of DRONE and SVD-LLM.
+        mean: of x, shape (in,).
+        magnitude: mean of |x|, shape (in,), of which ASVD makes its scales.
+        outputs: mean of g gᵀ, shape (out, out).
+        fisher: sums over the outputs of the squared gradients of texts by the kernel, shape (in,), over the number of
+            texts: the weights of FWSVD.
+        counts: tokens of each row of a table, shape (rows,).
+        gradients: sum of ‖g‖² over the tokens of each row, shape (rows,).
+    """
+
+    tokens: int
+    inputs: Float[np.ndarray, "n n"] | None = None
+    mean: Float[np.ndarray, " n"] | None = None
+    magnitude: Float[np.ndarray, " n"] | None = None
+    outputs: Float[np.ndarray, "d d"] | None = None
+    fisher: Float[np.ndarray, " n"] | None = None
+    counts: Float[np.ndarray, " n"] | None = None
+    gradients: Float[np.ndarray, " n"] | None = None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Calibration:
+    """Statistics of a net's matrices, and what they were made of.
+
+    Attributes:
+        statistics: by path.
+        target: what gradients are of: "labels", "predictions", "embedding", or "" where there are none.
+        texts: how many texts or pairs.
+        tokens: how many they have.
+        seed: of the random directions.
+        provenance: of the model, the texts, the versions; what JSON can say.
+    """
+
+    statistics: Mapping[str, Statistics]
+    target: str
+    texts: int
+    tokens: int
+    seed: int
+    provenance: Mapping[str, Any] = dataclasses.field(default_factory=dict)
