@@ -52,6 +52,11 @@ class Weighting:
     smoothing: float = 1.0
     shrinkage: float = 1e-3
 
+    @property
+    def wants_gradients(self) -> bool:
+        """Whether it uses what only a backward pass tells."""
+        return self.outputs == "moment" or self.inputs == "fisher" or self.tokens == "gradients"
+
     def __post_init__(self) -> None:
         for name, known in (("inputs", Inputs), ("outputs", Outputs), ("tokens", Tokens)):
             value, power = getattr(self, name), getattr(self, f"{name}_power")

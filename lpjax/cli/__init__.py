@@ -9,6 +9,7 @@ import typer
 from rich.markup import escape
 
 from lpjax.cli._bench import bench
+from lpjax.cli._calibrate import calibrate
 from lpjax.cli._common import ALIAS, Misuse, errors
 from lpjax.cli._compress import compress
 from lpjax.cli._evaluate import demo, evaluate
@@ -27,6 +28,7 @@ app = typer.Typer(
 for command, example in (
     (inspect, f"lpjax inspect {ALIAS} --plot spectra.png"),
     (compress, f"lpjax compress {ALIAS} smaller --layers embeddings --keep 0.72 --method lewis"),
+    (calibrate, f"lpjax calibrate {ALIAS} found.safetensors --text sentences.txt"),
     (bench, f"lpjax bench {ALIAS} --out break_even.json"),
     (export, "lpjax export smaller dense"),
     (evaluate, f"lpjax evaluate smaller --baseline {ALIAS}"),

@@ -13,10 +13,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from lpjax.cli._calibrate import MOST_TEXTS, calibrate_on, read_texts
 from lpjax.cli._common import AsJson, Force, Model, Out, find_model, misuse, progress, split_patterns
 from lpjax.cli._report import print_missing
 
 if TYPE_CHECKING:
+    from lpjax.calibration import Calibration
     from lpjax.checkpoint import Checkpoint
 
 
@@ -29,11 +31,26 @@ def compress(
     ] = "embeddings",
     keep: Annotated[float | None, typer.Option(help="Share of these layers' parameters to keep, in (0, 1].")] = None,
     rank: Annotated[int | None, typer.Option(help="Rank of every pair, instead of --keep.")] = None,
-    method: Annotated[str, typer.Option(help="svd, lewis, lowner, irls_rows, irls_entries or admm_entries.")] = "lewis",
+    method: Annotated[
+        str | None,
+        typer.Option(
+            help="svd, lewis, lowner, irls_rows, irls_entries or admm_entries; default: lewis, with --calibrate svd."
+        ),
+    ] = None,
     p: Annotated[
         float | None,
         typer.Option("--p", help="Exponent of the norm, in [1, 2]; default 1. No say in svd (2)."),
     ] = None,
+    calibrate: Annotated[
+        Path | None,
+        typer.Option(
+            help="Weight errors by what text says matters: UTF-8 text, one a line, or a .safetensors file of "
+            "`lpjax calibrate`."
+        ),
+    ] = None,
+    weighting: Annotated[
+        str, typer.Option(help="By what of it: gauss_newton, drone, asvd, fwsvd, counts or none.")
+    ] = "gauss_newton",
     num_iters: Annotated[int | None, typer.Option(help="Iteration limit of the method.")] = None,
     tol: Annotated[float | None, typer.Option(help="Tolerance of the method.")] = None,
     report: Annotated[
@@ -54,9 +71,11 @@ def compress(
     from lpjax.report import RECORD, Record, Step, read_break_even, record_of, record_text, run_record
     from lpjax.select import leaves_with_paths, select_paths
 
+    method = method or ("lewis" if calibrate is None else "svd")
     p = p if p is not None else 2.0 if method == "svd" else 1.0
     with misuse():
         _check_method(method)
+        _check_weighting(weighting)
         _check_request(keep, rank, p, num_iters, tol, method)
         check_target(out, None, force)
         timings = None if break_even is None else read_break_even(break_even)
@@ -70,6 +89,7 @@ def compress(
     options: dict[str, Any] = {
         key: value for key, value in (("num_iters", num_iters), ("tol", tol)) if value is not None
     }
+    calibration = None if calibrate is None else _calibration(checkpoint, calibrate, model, patterns, weighting)
     with progress() as advance:
         params, records = lpjax.compress(
             checkpoint.params,
@@ -78,6 +98,8 @@ def compress(
             rank=rank,
             solver=method,
             p=p,
+            calibration=calibration,
+            weighting=weighting,
             break_even=timings,
             progress=lambda done, total, record: advance(done, total, record.path),
             **options,
@@ -97,6 +119,8 @@ def compress(
         keep=keep,
         rank=rank,
         options=options,
+        weighting=None if calibration is None else weighting,
+        calibration={} if calibration is None else _origin(calibration),
         patterns=tuple(patterns),
         parameters_before=total,
         parameters_after=left,
@@ -177,6 +201,39 @@ def _check_method(method: str) -> None:
         near = difflib.get_close_matches(method, SOLVERS, 1, cutoff=0.4)
         hint = f"; did you mean {near[0]}?" if near else ""
         raise ValueError(f"--method is {method!r}; expected one of {', '.join(SOLVERS)}{hint}")
+
+
+def _check_weighting(weighting: str) -> None:
+    from lpjax.weighting import WEIGHTINGS
+
+    if weighting not in WEIGHTINGS:
+        near = difflib.get_close_matches(weighting, WEIGHTINGS, 1, cutoff=0.4)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise ValueError(f"--weighting is {weighting!r}; expected one of {', '.join(WEIGHTINGS)}{hint}")
+
+
+def _calibration(checkpoint: Checkpoint, source: Path, model: str, patterns: list[str], weighting: str) -> Calibration:
+    """What a calibration's file holds, or what the texts of another one say."""
+    from lpjax.report import load_calibration
+    from lpjax.weighting import WEIGHTINGS
+
+    if source.suffix == ".safetensors":
+        with misuse():
+            return load_calibration(source)
+    name, lines = read_texts(source)
+    gradients = WEIGHTINGS[weighting].wants_gradients
+    with progress() as advance:
+        return calibrate_on(
+            checkpoint, name, lines, None, None, MOST_TEXTS, advance, model=model, select=patterns, gradients=gradients
+        )
+
+
+def _origin(calibration: Calibration) -> dict[str, str]:
+    """Where a calibration came from, for the record."""
+    told = {key: calibration.provenance[key] for key in ("source", "sha256") if key in calibration.provenance}
+    return {key: str(value) for key, value in told.items()} | {
+        key: str(getattr(calibration, key)) for key in ("texts", "tokens", "target", "seed")
+    }
 
 
 def _check_request(

@@ -26,6 +26,8 @@ class Step:
     Attributes:
         model: what was compressed, as the command line named it.
         method, p, keep, rank, options: of the solver.
+        weighting: name of the weighting that the errors were under, None without a calibration.
+        calibration: where that came from: source, sha256 of its texts, how many texts and tokens, target.
         patterns: which layers were asked for.
         parameters_before, parameters_after: of the whole net.
         bytes_before, bytes_after: of the files of weights.
@@ -39,6 +41,8 @@ class Step:
     keep: float | None = None
     rank: int | None = None
     options: Mapping[str, float | None] = dataclasses.field(default_factory=dict)
+    weighting: str | None = None
+    calibration: Mapping[str, str] = dataclasses.field(default_factory=dict)
     patterns: tuple[str, ...] | None = None
     parameters_before: int | None = None
     parameters_after: int | None = None
@@ -132,6 +136,8 @@ def _read_step(fields: Fields) -> Step:
         keep=fields.number("keep"),
         rank=fields.count("rank", 1),
         options=fields.numbers("options") or {},
+        weighting=fields.text("weighting"),
+        calibration=fields.plain("calibration"),
         patterns=fields.texts("patterns"),
         parameters_before=fields.count("parameters_before"),
         parameters_after=fields.count("parameters_after"),
