@@ -149,25 +149,37 @@ def mean_change(
 def against_svd_table(net: str) -> str:
     """Each method at its chosen p against the SVD, cell by cell: a cell is a task at a compression."""
     found = read_records(net)
-    lines = ["| layers | method | cells | better | equal | worse | mean difference |", "|---|---|---|---|---|---|---|"]
+    lines = [
+        "| layers | method | cells | better | equal | worse | mean difference | without CoLA |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
     for layers, name in LAYERS.items():
         for method in METHODS[1:]:
-            differences = []
-            for records in found.values():
+            differences: dict[str, list[float]] = {}
+            for task, records in found.items():
                 for compression in _compressions(found):
                     cells = _cells(records, layers, compression, method)
                     chosen, svd = choose_p(cells), next((r for r in cells if r["method"] == "svd"), None)
                     if chosen is not None and svd is not None:
-                        differences.append(score(chosen["metrics"]) - score(svd["metrics"]))
-            if not differences:
+                        differences.setdefault(task, []).append(score(chosen["metrics"]) - score(svd["metrics"]))
+            every = [x for of_task in differences.values() for x in of_task]
+            if not every:
                 continue
-            better, worse = sum(x > 0 for x in differences), sum(x < 0 for x in differences)
-            error = stdev(differences) / len(differences) ** 0.5 if len(differences) > 1 else 0.0
+            better, worse = sum(x > 0 for x in every), sum(x < 0 for x in every)
+            others = [x for task, of_task in differences.items() if task != "cola" for x in of_task]
             lines.append(
-                f"| {name} | {method} | {len(differences)} | {better} | {len(differences) - better - worse} | {worse} "
-                f"| {fmean(differences):+.2f} ± {error:.2f} |"
+                f"| {name} | {method} | {len(every)} | {better} | {len(every) - better - worse} | {worse} "
+                f"| {_with_error(every)} | {_with_error(others)} |"
             )
     return "\n".join(lines)
+
+
+def _with_error(values: list[float]) -> str:
+    """The mean and its standard error."""
+    if not values:
+        return "–"
+    error = stdev(values) / len(values) ** 0.5 if len(values) > 1 else 0.0
+    return f"{fmean(values):+.2f} ± {error:.2f}"
 
 
 def small_table() -> str:

@@ -63,14 +63,15 @@ def test_tables_compare_each_method_with_the_svd(tmp_path, monkeypatch):
     tasks = {
         "sst2": [dense, svd, ("encoder", 28, "lewis", 1.0, 0.85, 0.84)],  # p = 1 is chosen: 4 points better
         "rte": [dense, svd, ("encoder", 28, "lewis", 1.0, 0.81, 0.79)],  # and here, 1 point worse
-        "wnli": [dense, svd, ("encoder", 28, "lewis", 1.0, 0.7, 0.9)],  # p = 2 is, though dev would have it otherwise
+        "cola": [dense, svd, ("encoder", 28, "lewis", 1.0, 0.7, 0.9)],  # p = 2 is, though dev would have it otherwise
     }
     write_records(tmp_path, "small-net", tasks)
     lines = glue_results.against_svd_table("small-net").splitlines()
-    assert lines[2:] == ["| encoder | lewis | 3 | 1 | 1 | 1 | +1.00 ± 1.53 |"]  # (4, −1, 0): σ = √7, over √3
+    # (4, −1, 0): σ = √7, over √3; (4, −1): σ = 5/√2, over √2.
+    assert lines[2:] == ["| encoder | lewis | 3 | 1 | 1 | 1 | +1.00 ± 1.53 | +1.50 ± 2.50 |"]
     assert glue_results.small_table().splitlines()[2:] == ["| small-net | encoder | −28 | -10.00 | -9.00 | – | – |"]
     headline = glue_results.headline_table("small-net", "encoder").splitlines()
-    assert headline[2] == "| SST-2 | 90.00 | 80.00 | 84.00 (p = 1) | – | – |"
+    assert headline[3] == "| SST-2 | 90.00 | 80.00 | 84.00 (p = 1) | – | – |"
     assert headline[-1] == "| mean change, whole tasks | | -10.00 | -9.00 | – | – |"
     changes = glue_results.change_table("small-net", "encoder").splitlines()
     assert changes[2:] == ["| svd | -10.00 |", "| lewis, p = 1 | -5.67 |"]
