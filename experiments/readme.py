@@ -184,6 +184,22 @@ def profile_table(record: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def data_aware_table(record: dict[str, Any]) -> str:
+    """Spearman × 100 under every weighting, a weighting a row."""
+    columns = list(dict.fromkeys((row["layers"], row["keep"]) for row in record["rows"]))
+    names = {"embeddings": "embedding", "encoder": "encoder"}
+    titles = [f"{names[layers]}, keep {keep:g}" for layers, keep in columns]
+    lines = [f"| weighting | solver | {' | '.join(titles)} |", "|---" * (len(columns) + 2) + "|"]
+    dense = [f"{100 * record['dense'][layers]:.2f}" for layers, _ in columns]
+    lines.append(f"| dense | | {' | '.join(dense)} |")
+    scores = {(r["weighting"], r["solver"], r["p"], r["layers"], r["keep"]): r["spearman"] for r in record["rows"]}
+    for weighting, solver, p in dict.fromkeys(key[:3] for key in scores):
+        found = (scores.get((weighting, solver, p, *column)) for column in columns)
+        cells = ["" if one is None else f"{100 * one:.2f}" for one in found]
+        lines.append(f"| {weighting} | {method_label(solver, p)} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def kernels_table(record: dict[str, Any]) -> str:
     """Times of whole encoders beside LAPACK's."""
     lines = ["| solver | seconds | / 72 gesdd | first call, s more | programs compiled |", "|---" * 5 + "|"]
@@ -219,6 +235,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "forward": _from("benchmarks/results/forward.json", forward_table),
     "profile": _from("benchmarks/results/profile.json", profile_table),
     "encoder kernels": _from("benchmarks/results/encoder.json", kernels_table),
+    "data aware": _from("experiments/results/data_aware.json", data_aware_table),
     "throughput": glue_results.throughput_table,
 }
 _DOCUMENTS = ("README.md", "docs/devices.md", "experiments/README.md", "benchmarks/README.md")

@@ -23,13 +23,18 @@ from lpjax.solvers._spectrum import descending_eigh
 
 
 class Metric(NamedTuple):
-    """`base` to the power `power`: a symmetric matrix, positive semidefinite, shape (m, m), or a diagonal, shape (m,).
+    """(C / mean eigenvalue of C + shrinkage·I)^power, of a C that is symmetric and positive semidefinite.
 
-    A pytree, batched by a leading axis of both.
+    A pytree, batched by a leading axis of all.
+
+    Attributes:
+        base: C, shape (m, m), or its diagonal, shape (m,).
+        power, shrinkage: scalars.
     """
 
     base: Any
     power: Any
+    shrinkage: Any
 
 
 class Sides(NamedTuple):
@@ -77,6 +82,7 @@ class Solved(NamedTuple):
     rows: Array
     bound: Array | None
     totals: tuple[Array, Array]  # ‖A‖_p over entries and over rows, of which the three above are shares
+    squares: tuple[Array, Array] | None  # ‖·‖_F² of A − LR and of A, weighted, where there are weights
     num_iters: Array
     converged: Array
 
@@ -113,13 +119,15 @@ def _with_weights(options: dict[str, Any], weights: Array | None) -> dict[str, A
     return options if weights is None else options | {"row_weights": weights}
 
 
-def default_batch(shape: tuple[int, int]) -> int:
-    """How many matrices one device solves at a time: by default 1 on CPU, elsewhere what its memory allows."""
+def default_batch(job: Job) -> int:
+    """How many such matrices a device solves at a time: 1 on CPU, elsewhere what a quarter of its memory holds."""
     device = jax.local_devices()[0]
     if device.platform == "cpu":
         return 1
     available = (device.memory_stats() or {}).get("bytes_limit", 2**33) / 4
-    return max(1, int(available // (8 * 4 * shape[0] * shape[1])))
+    # Four of each metric's size: itself, its eigenvectors, and both roots.
+    metrics = sum(4 * metric.base.size for metric in job.metrics if metric is not None)
+    return max(1, int(available // (4 * (8 * job.shape[0] * job.shape[1] + metrics))))
 
 
 def solve_group(
@@ -199,11 +207,17 @@ def _compile(
     def one(matrix: Array, known: tuple[Array | None, Sides], p: Array) -> Solved:
         weights, metrics = known
         wide = matrix.astype(solving_dtype(matrix.dtype))
-        solution = _solve_weighted(functools.partial(solve, p=p, **_with_weights(given, weights)), wide, rank, metrics)
+        partial = functools.partial(solve, p=p, **_with_weights(given, weights))
+        solution, weighted = _solve_weighted(partial, wide, rank, metrics)
         left, right = solution.left.astype(matrix.dtype), solution.right.astype(matrix.dtype)
         # Measured on the factors as they will be stored, after any rounding to half precision.
         residual = wide - jnp.matmul(left.astype(wide.dtype), right.astype(wide.dtype), precision="highest")
         total, rows_total = lp_norm(wide, p), lp_norm(wide, p, "rows")
+        squares = None
+        if weights is not None or metrics != Sides(None, None):
+            scale = None if weights is None else jnp.sqrt(weights.astype(wide.dtype))
+            left_over, whole = (jnp.sum(_on_the_left(scale, weighted(one)) ** 2) for one in (residual, wide))
+            squares = left_over, whole
         bound = None
         if solution.ellipsoid is not None and weights is None and metrics == Sides(None, None):
             ellipsoid = solution.ellipsoid
@@ -216,6 +230,7 @@ def _compile(
             _share(lp_norm(residual, p, "rows"), rows_total),
             bound,
             (total, rows_total),
+            squares,
             solution.num_iters,
             solution.converged,
         )
@@ -237,28 +252,36 @@ def _compile(
     return jax.jit(everywhere).lower(*kinds).compile()
 
 
-def _solve_weighted(solve: Callable[..., Solution], matrix: Array, rank: int, metrics: Sides) -> Solution:
-    """The pair of least H^{1/2} (A − LR) G^{1/2}: that of H^{1/2} A G^{1/2}, taken back."""
+def _solve_weighted(
+    solve: Callable[..., Solution], matrix: Array, rank: int, metrics: Sides
+) -> tuple[Solution, Callable[[Array], Array]]:
+    """The pair of least H^{1/2} (A − LR) G^{1/2}, that of H^{1/2} A G^{1/2} taken back; and how to weight a matrix."""
     halves, inverses = [], []
     for metric in metrics:
-        half, inverse = (None, None) if metric is None else roots(metric.base, metric.power, matrix.dtype)
+        half, inverse = (None, None) if metric is None else roots(metric, matrix.dtype)
         halves.append(half)
         inverses.append(inverse)
-    solution = solve(_on_the_left(halves[1], _on_the_left(halves[0], matrix).T).T, rank)
+
+    def weighted(matrix: Array) -> Array:
+        return _on_the_left(halves[1], _on_the_left(halves[0], matrix).T).T
+
+    solution = solve(weighted(matrix), rank)
     left, right = _on_the_left(inverses[0], solution.left), _on_the_left(inverses[1], solution.right.T).T
-    return solution._replace(left=left, right=right)
+    return solution._replace(left=left, right=right), weighted
 
 
-def roots(base: Array, power: Array, dtype: Any) -> tuple[Array, Array]:
-    """M^{1/2} and M^{−1/2} of M = base^power, as matrices or diagonals like `base`.
+def roots(metric: Metric, dtype: Any) -> tuple[Array, Array]:
+    """M^{1/2} and M^{−1/2} of a metric, as matrices, or diagonals like its base.
 
-    Through eigenvalues: there is no Cholesky factor that may not exist. Where M is singular, the second is the
-    pseudo-inverse.
+    Through eigenvalues: there is no Cholesky factor that may not exist. With shrinkage none is less than that, whatever
+    rounding made of the least; without, the second is the pseudo-inverse where M is singular.
     """
-    base, power = base.astype(dtype), power.astype(dtype)
+    base, power, shrinkage = (jnp.asarray(part).astype(dtype) for part in metric)
     values, vectors = (base, None) if base.ndim == 1 else descending_eigh(base)
-    eps = jnp.finfo(dtype).eps * (0 if base.ndim == 1 else values.shape[0])
-    known = values > eps * jnp.max(values)
+    mean = jnp.mean(values)
+    values = jnp.maximum(values / jnp.where(mean > 0, mean, 1), 0) + shrinkage
+    rounding = jnp.finfo(dtype).eps * (0 if vectors is None else values.shape[0]) * jnp.max(values)
+    known = values > jnp.where(shrinkage > 0, 0, rounding)
     half = jnp.where(known, jnp.where(known, values, 1) ** (power / 2), 0)
     inverse = jnp.where(known, 1 / jnp.where(known, half, 1), 0)
     if vectors is None:

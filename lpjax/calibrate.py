@@ -69,13 +69,18 @@ def calibrate(
         progress: called with (texts done, texts in all) after each batch.
 
     Raises:
-        ValueError: no text; labels without a head, of another number than texts, or that the net does not have; a batch
-            size below 1, and what `tokenize` and `select_paths` refuse.
+        ValueError: no text; labels without a head or without gradients, of another number than texts, or that the net
+            does not have; a batch size below 1 or seed below 0; matrices that the net does not run, such as word heads;
+            and what `tokenize` and `select_paths` refuse.
     """
     config, params = checkpoint.config, checkpoint.params
     if batch_size < 1:
         raise ValueError(f"`batch_size` is {batch_size}; expected 1 or more")
     outputs = num_outputs(params, config)
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        raise ValueError(f"`seed` is {seed!r}; expected a whole number, 0 or more")
+    if labels is not None and not gradients:
+        raise ValueError("`labels` are for gradients, which `gradients=False` leaves out; expected one of the two")
     values = _checked_labels(labels, len(first), outputs)
     target = "" if not gradients else "labels" if labels is not None else "predictions" if outputs else "embedding"
     paths = select_paths(params, select)
@@ -86,22 +91,34 @@ def calibrate(
     rows = round_up(batch_size, mesh, config)
     weights = jax.device_put(device_params(params), replicated(mesh))
     shapes = {path: leaf.shape for path, leaf in leaves_with_paths(params)}
-    taps = {path: _taps(path, shapes[path], gradients) for path in paths}
-    taps = jax.device_put(taps, replicated(mesh))
-    sums = Sums(taps)
-    done = 0
+    watched = tuple((path, shapes[path]) for path in paths)
+    sums, done = Sums(), 0
     for index, batch in enumerate(by_length(tokens, rows)):
         inputs = spread(collate(tokens, batch, rows), by_rows(mesh))
         told = np.zeros(rows, np.float32)
         told[: len(batch.rows)] = 0 if values is None else values[batch.rows]
         key = jax.random.fold_in(jax.random.key(seed), index)
-        sums.add(_sums(weights, taps, inputs, spread(told, by_rows(mesh)), key, config, target, mesh))
+        told = spread(told, by_rows(mesh))
+        one = _sums(weights, inputs, told, key, watched, config, outputs is not None, target, mesh)
+        if not index:
+            _require_run(one)
+        sums.add(one)
         done += len(batch.rows)
         if progress is not None:
             progress(done, len(tokens))
     count = int(tokens.lengths.sum())
-    statistics = {path: _statistics(found, count, len(tokens)) for path, found in sums.total().items()}
+    statistics = {path: _statistics(found, len(tokens)) for path, found in sums.total().items()}
     return Calibration(statistics, target, len(tokens), count, seed)
+
+
+def _require_run(sums: dict[str, Taps]) -> None:
+    """Refuse matrices that the net has and does not run, such as word heads: there is nothing to be known of them."""
+    seen = fetch({path: taps.tokens for path, taps in sums.items()})
+    if idle := [path for path, count in seen.items() if not count]:
+        more = ", …" if len(idle) > 5 else ""
+        raise ValueError(
+            f"`select` names matrices that the net does not run on a text: {', '.join(idle[:5])}{more}; leave them out"
+        )
 
 
 def _checked_labels(labels: Sequence[float] | None, texts: int, outputs: int | None) -> np.ndarray | None:
@@ -120,35 +137,36 @@ def _checked_labels(labels: Sequence[float] | None, texts: int, outputs: int | N
 
 
 def _taps(path: str, shape: tuple[int, ...], gradients: bool) -> Taps:
-    n, d = shape
-
-    def zeros(*size: int) -> np.ndarray:
-        return np.zeros(size, np.float32)
-
-    outputs = zeros(d, d) if gradients else None
+    (n, d), zeros = shape, functools.partial(jnp.zeros, dtype=jnp.float32)
+    outputs = zeros((d, d)) if gradients else None
     if is_table(path):
-        return Taps(counts=zeros(n), outputs=outputs, gradients=zeros(n) if gradients else None)
+        return Taps(counts=zeros(n), outputs=outputs, gradients=zeros(n) if gradients else None, tokens=zeros(()))
     fisher = zeros(n) if gradients else None
-    return Taps(inputs=zeros(n, n), mean=zeros(n), magnitude=zeros(n), outputs=outputs, fisher=fisher)
+    return Taps(zeros((n, n)), zeros(n), zeros(n), outputs, fisher, tokens=zeros(()))
 
 
 class Sums:
     """Sums of many batches: of some in float32 on the devices, of those in float64 on the host."""
 
-    def __init__(self, zeros: Any) -> None:
-        self._zeros, self._some, self._added = zeros, zeros, 0
-        self._all = jax.tree.map(lambda zero: np.zeros(zero.shape, np.float64), zeros)
+    def __init__(self) -> None:
+        self._some: Any = None
+        self._added = 0
+        self._all: Any = None
 
     def add(self, one: Any) -> None:
-        """Add the sums of a batch."""
-        self._some = _plus(self._some, one) if self._added else one
+        """Add the sums of a batch, once those before it are there: batches would else pile up on the devices."""
+        self._some = one if self._some is None else _plus(jax.block_until_ready(self._some), one)
         self._added += 1
         if self._added == _ADDED_IN_FLOAT32:
             self._flush()
 
     def _flush(self) -> None:
-        self._all = jax.tree.map(np.add, self._all, fetch(self._some))
-        self._added = 0
+        some = fetch(self._some)
+        if self._all is None:
+            self._all = jax.tree.map(lambda part: np.zeros(np.shape(part), np.float64), some)
+        for total, part in zip(jax.tree.leaves(self._all), jax.tree.leaves(some), strict=True):
+            total += part
+        self._some, self._added = None, 0
 
     def total(self) -> Any:
         """The sums so far."""
@@ -162,7 +180,9 @@ def _plus(total: Any, one: Any) -> Any:
     return jax.tree.map(jnp.add, total, one)
 
 
-def _statistics(sums: Taps, tokens: int, texts: int) -> Statistics:
+def _statistics(sums: Taps, texts: int) -> Statistics:
+    tokens = int(np.asarray(sums.tokens).item())
+
     def mean(total: Any, over: int) -> np.ndarray | None:
         return None if total is None else (np.asarray(total) / over).astype(np.float32)
 
@@ -178,14 +198,15 @@ def _statistics(sums: Taps, tokens: int, texts: int) -> Statistics:
     )
 
 
-@functools.partial(jax.jit, static_argnums=(5, 6, 7))
+@functools.partial(jax.jit, static_argnums=(4, 5, 6, 7, 8))
 def _sums(
     params: dict[str, Any],
-    taps: dict[str, Taps],
     inputs: dict[str, Array],
     labels: Float[Array, " rows"],
     key: Array,
+    watched: tuple[tuple[str, tuple[int, ...]], ...],
     config: ModelConfig,
+    headed: bool,
     target: str,
     mesh: Mesh,
 ) -> dict[str, Taps]:
@@ -198,8 +219,9 @@ def _sums(
         probes = {path: Probe(leaves[path], tap, tokens) for path, tap in taps.items()}
         probed = replace_leaves(params, probes)
         with jax.default_matmul_precision("highest"):
-            return _scalar(probed, arch, config, inputs, tokens, labels, key, target)
+            return _scalar(probed, arch, config, inputs, tokens, labels, key, headed, target)
 
+    taps = {path: _taps(path, shape, bool(target)) for path, shape in watched}
     return jax.lax.with_sharding_constraint(jax.grad(output)(taps), replicated(mesh))
 
 
@@ -211,11 +233,11 @@ def _scalar(
     tokens: Array,
     labels: Array,
     key: Array,
+    headed: bool,
     target: str,
 ) -> Array:
-    """Σ over the texts of uᵀ output."""
+    """Σ over the texts of uᵀ output, of a head or of the mean-pooled embedding."""
     table = arch.name_table(config)
-    headed = target in ("labels", "predictions")
     wanted = arch.summarized(config) if headed else slice(None)
     base = params.get(table.prefix, params)
     ids, mask, types = inputs["input_ids"], inputs["attention_mask"].astype(bool), inputs.get("token_type_ids")

@@ -18,7 +18,8 @@ class Statistics:
     table; Σ gᵀδ over tokens is what small errors δ do to the net's output.
 
     Attributes:
-        tokens: how many.
+        tokens: how many. Of the last layer of a net whose head reads one token of a text, one a text. What no text has
+            for itself, XLNet's relative positions and other nets' position tables, counts once a batch.
         inputs: mean of x xᵀ, shape (in, in), the metric of DRONE and SVD-LLM.
         mean: of x, shape (in,).
         magnitude: mean of |x|, shape (in,), of which ASVD makes its scales.

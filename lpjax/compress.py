@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from lpjax._mesh import data_mesh
-from lpjax._solve_group import Job, Part, Sides, default_batch, rehearse, solve_group
+from lpjax._solve_group import Job, Part, Sides, Solved, default_batch, rehearse, solve_group
 from lpjax.break_even import BreakEven
 from lpjax.calibration import Calibration
 from lpjax.lowrank import LowRank
@@ -40,10 +40,12 @@ class LayerRecord:
         rank: of the pair, None where the leaf stayed dense.
         dense_size, stored_size: parameters before and after.
         objective_entries, objective_rows: ‖A − LR‖_p / ‖A‖_p of the pair as stored, over entries and over
-            rows (the layer's outputs for a kernel, tokens for an embedding); 0 where dense. Without any row
+            rows (the layer's outputs for a kernel, tokens for an embedding); 0 where dense. Without any
             weights.
+        objective_weighted: ‖A − LR‖ / ‖A‖ in the Frobenius norm under the weights, of rows or of a calibration, that
+            the pair was solved under; None without any.
         bound: what the solver's ellipsoid guarantees for `objective_entries`, before the factors are rounded
-            to the leaf's dtype; None without one, and with row weights, for which it bounds another norm.
+            to the leaf's dtype; None without one, and with weights, for which it bounds another norm.
         num_iters, converged: of the solver; of a stack the most, and whether all did.
         seconds: solving, without compilation; a group's time divided by its layers.
         note: why it stayed dense, or empty.
@@ -63,6 +65,7 @@ class LayerRecord:
     seconds: float = 0.0
     note: str = ""
     time_ratio: float | None = None
+    objective_weighted: float | None = None
 
 
 class Compressed(NamedTuple):
@@ -86,7 +89,7 @@ def compress(
     solver: str | Callable[..., Solution] | None = None,
     p: float | None = None,
     calibration: Calibration | None = None,
-    weighting: str | Weighting = "gauss_newton",
+    weighting: str | Weighting | None = None,
     row_weights: Mapping[str, Any] | None = None,
     rows: str = "auto",
     input_axes: InputAxes | None = None,
@@ -112,9 +115,9 @@ def compress(
         rank: the rank of every pair; instead of `keep`.
         solver: a name in `SOLVERS`, or a function matrix, rank, *, p -> `Solution` that jit and vmap can
             transform. By default "lewis", and "svd" with a calibration.
-        p: exponent, by default 1, and 2 with a calibration.
+        p: exponent, by default 1; of "svd" with a calibration 2.
         calibration: what text says of the matrices, from `calibrate`: errors are then weighted by it.
-        weighting: how, a `Weighting` or a name in `WEIGHTINGS`.
+        weighting: how, a `Weighting` or a name in `WEIGHTINGS`; "gauss_newton" by default.
         row_weights: path -> ω ≥ 0, one a row: (vocab,) for an embedding, (out,) for a kernel; behind the axes of
             a stack.
         rows: axis of a leaf that holds its rows, "first", "last", or "auto": first for a leaf that is called
@@ -141,8 +144,11 @@ def compress(
             returns no `Solution` that fits.
         TypeError: an option that the solver does not have, before any solving.
     """
-    solve = _solver(solver or ("svd" if calibration is not None else "lewis"))
-    p = (2.0 if calibration is not None else 1.0) if p is None else p
+    if weighting is not None and calibration is None:
+        raise ValueError("`weighting` is given without a `calibration` to weight by; see `lpjax.calibrate`")
+    solver = solver or ("svd" if calibration is not None else "lewis")
+    p = (2.0 if calibration is not None and solver == "svd" else 1.0) if p is None else p
+    solve = _solver(solver)
     if (keep is None) == (rank is None):
         raise ValueError(f"`keep` is {keep} and `rank` is {rank}; expected exactly one of them")
     if keep is not None and not 0 < keep <= 1:
@@ -160,8 +166,8 @@ def compress(
     if strangers := sorted(weights.keys() - set(paths)):
         raise ValueError(f"`row_weights` names leaves that are not selected: {', '.join(strangers[:5])}")
 
-    sides = {} if calibration is None else _sides(calibration, weighting, paths, leaves)
-    if both := sorted(weights.keys() & sides.keys()):
+    sides = {} if calibration is None else _sides(calibration, weighting or "gauss_newton", paths, leaves)
+    if both := sorted(path for path in weights.keys() & sides.keys() if sides[path] != _PLAIN):
         raise ValueError(f"`row_weights` and `calibration` both weight {', '.join(both[:5])}; expected one of them")
 
     records: dict[str, LayerRecord] = {}
@@ -191,8 +197,8 @@ def compress(
 
     for record in list(records.values()):
         report(record)
-    for (shape, *_), jobs in groups.items():
-        size = batch_size or default_batch(shape)
+    for jobs in groups.values():
+        size = batch_size or default_batch(jobs[0])
         parts: list[Part] = []  # of one leaf: its matrices follow one another
         for part in solve_group(solve, jobs, p, options, size, data_mesh() if mesh is None else mesh):
             parts.append(part)
@@ -223,12 +229,14 @@ def _sides(
     found = {}
     for path in paths:
         statistics, shape = calibration.statistics[path], tuple(leaves[path].shape)
-        for name, size in (("inputs", shape[0]), ("counts", shape[0]), ("outputs", shape[-1])):
-            value = getattr(statistics, name)
-            if value is not None and len(value) != size:
-                raise ValueError(
-                    f"`calibration` is of another net: `{name}` of {path} has shape {value.shape}, the leaf {shape}"
-                )
+        if len(shape) != 2:
+            raise ValueError(f"`calibration` is of matrices, but {path} has shape {shape}; compress it without one")
+        for field in dataclasses.fields(statistics):
+            value = getattr(statistics, field.name)
+            size = shape[1] if field.name == "outputs" else shape[0]
+            if isinstance(value, np.ndarray) and set(value.shape) != {size}:
+                found_shape = f"`{field.name}` of {path} has shape {value.shape}, the leaf {shape}"
+                raise ValueError(f"`calibration` is of another net: {found_shape}")
         found[path] = sides_of(statistics, weighting, is_table(path))
     return found
 
@@ -309,7 +317,10 @@ def _plan(
         sides = Sides(sides.columns, sides.rows)
     if sides.rows is not None and sides.rows.base.ndim == 1 and weights is None:
         # Weights of rows are the solver's own: at p < 2 an error of one counts to the power p, its weight but once.
-        weights, sides = (sides.rows.base**sides.rows.power).astype(np.float32), Sides(None, sides.columns)
+        base, power, shrinkage = sides.rows
+        weights = (base / np.mean(base, dtype=np.float64) + shrinkage) ** power
+        weights = weights.astype(jax.dtypes.canonicalize_dtype(np.float64))
+        sides = Sides(None, sides.columns)
     return [
         Job(
             path,
@@ -355,8 +366,17 @@ def _record(parts: Sequence[Part], p: float) -> tuple[LayerRecord, LowRank]:
         num_iters=max(int(one.num_iters) for one in solved),
         converged=all(bool(one.converged) for one in solved),
         seconds=sum(part.seconds for part in parts),
+        objective_weighted=_weighted(solved),
     )
     return record, pair
+
+
+def _weighted(solved: Sequence[Solved]) -> float | None:
+    squares = [one.squares for one in solved if one.squares is not None]
+    if not squares:
+        return None
+    left, whole = (sum(float(one[i]) for one in squares) for i in (0, 1))
+    return math.sqrt(left / whole) if whole > 0 else 0.0
 
 
 def _joint(shares: list[float], totals: list[float], p: float) -> float:

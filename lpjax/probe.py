@@ -36,6 +36,7 @@ class Taps:
         fisher: Σ over texts of the sums over j of (∂/∂w_ij)², w the kernel, shape (in,).
         counts: of a table, how many tokens of each row, shape (rows,).
         gradients: of a table, Σ ‖g‖² over the tokens of each row, shape (rows,).
+        tokens: how many went through, a scalar.
     """
 
     inputs: Float[Array | np.ndarray, "n n"] | None = None
@@ -45,6 +46,7 @@ class Taps:
     fisher: Float[Array | np.ndarray, " n"] | None = None
     counts: Float[Array | np.ndarray, " n"] | None = None
     gradients: Float[Array | np.ndarray, " n"] | None = None
+    tokens: Float[Array | np.ndarray, ""] | None = None
 
 
 @jax.tree_util.register_dataclass
@@ -72,6 +74,8 @@ class Probe:
             x = _tell(x, taps.mean, _sum(seen, tokens))
         if taps.magnitude is not None:
             x = _tell(x, taps.magnitude, _sum(jnp.abs(seen), tokens))
+        if taps.tokens is not None:
+            x = _tell(x, taps.tokens, jnp.sum(tokens))
         product: Any = matmul(x, jax.tree.map(lambda factor: jnp.asarray(factor).astype(x.dtype), self.weight))
         if taps.outputs is not None:
             product = _tell_backward(_moment_of_gradients, product, taps.outputs, (tokens,))
@@ -84,6 +88,8 @@ class Probe:
         taps = self.taps
         found: Any = take_rows(jax.tree.map(jnp.asarray, self.weight), ids)
         tokens = self._counted(found)
+        if taps.tokens is not None:
+            found = _tell(found, taps.tokens, jnp.sum(tokens))
         if taps.counts is not None:
             found = _tell(found, taps.counts, jnp.zeros_like(taps.counts).at[ids].add(tokens, mode="clip"))
         if taps.outputs is not None:

@@ -23,6 +23,8 @@ class Weighting:
     net's output by xW do not depend on each other, and H = mean x xᵀ, G = mean g gᵀ, the square of that in the
     Frobenius norm is the mean of (gᵀ(W − LR)ᵀx)²: what the change of the layer does to the output, to first order
     (K-FAC, Martens & Grosse, arXiv 1503.05671, §3). A table's inputs are its rows: H is diagonal, tokens of each.
+    At p < 2 the solver's rows are those of the weighted matrix, outputs of a kernel; a diagonal H of rows, as tables
+    have, is the solver's row weights instead: (Σ_i h_i ‖G^{1/2}(a_i − l_i R)‖^p)^{1/p}.
 
     Known methods are corners of it; `WEIGHTINGS` has them by name.
 
@@ -36,8 +38,8 @@ class Weighting:
         tokens_power: exponent of that.
         smoothing: added to each count, for a token that calibration did not see may come up; to `gradients`, as often
             their mean over tokens.
-        shrinkage: how much of its mean eigenvalue is added to a metric: few samples say little of the least ones, and
-            a singular metric would leave errors where it is 0 unbounded.
+        shrinkage: how much of its mean eigenvalue is added to a metric (not to counts, which `smoothing` is for): few
+            samples say little of the least ones, and a singular metric would leave errors where it is 0 unbounded.
 
     Raises:
         ValueError: an unknown statistic, a power outside [0, 2], a smoothing or shrinkage below 0.
@@ -55,7 +57,9 @@ class Weighting:
     @property
     def wants_gradients(self) -> bool:
         """Whether it uses what only a backward pass tells."""
-        return self.outputs == "moment" or self.inputs == "fisher" or self.tokens == "gradients"
+        outputs = self.outputs == "moment" and self.outputs_power
+        return bool(outputs or (self.inputs == "fisher" and self.inputs_power)
+                    or (self.tokens == "gradients" and self.tokens_power))  # fmt: skip
 
     def __post_init__(self) -> None:
         for name, known in (("inputs", Inputs), ("outputs", Outputs), ("tokens", Tokens)):
@@ -93,17 +97,12 @@ def sides_of(statistics: Statistics, weighting: Weighting, table: bool) -> Sides
     def need(name: str) -> np.ndarray:
         value = getattr(statistics, name)
         if value is None:
-            raise ValueError(
-                f"the calibration has no `{name}`, which the weighting wants; calibrate with `gradients=True`"
-            )
-        return np.asarray(value, np.float64)
+            hint = "" if name in ("inputs", "magnitude", "counts") else ": calibrate with `gradients=True`"
+            raise ValueError(f"the calibration has no `{name}`, which the weighting wants{hint}")
+        return np.asarray(value)
 
     def metric(base: np.ndarray, power: float, shrinkage: float) -> Metric | None:
-        if base.ndim == 1:
-            base = base + shrinkage * base.mean()
-        else:
-            base = base + shrinkage * np.trace(base) / len(base) * np.eye(len(base))
-        return Metric(base, np.asarray(power)) if base.any() else None
+        return Metric(base, np.asarray(power), np.asarray(shrinkage)) if base.any() else None
 
     outputs = None
     if weighting.outputs == "moment" and weighting.outputs_power:

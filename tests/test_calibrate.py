@@ -18,13 +18,14 @@ from lpjax.select import leaves_with_paths, replace_leaves, select_paths
 from tests.glue.test_evaluate import base_net, net_with_head
 from tests.helpers import on_devices
 from tests.models.golden_cases import NETS
-from tests.test_batching import WORDS, make_tokenizer, some_texts
+from tests.test_batching import WORDS, make_tokenizer
 
 pytestmark = pytest.mark.usefixtures("quick_compilations")
 
-ALL = r"kernel$|(word_embeddings?|word_embedding)/embedding$"
+ALL = r"(?<!pooler/dense/)kernel$|(word_embeddings?|word_embedding)/embedding$"
+RUN = r"^(?!roberta/pooler).*kernel$"  # RoBERTa's head has no use for its pooler
 LONGEST = 9  # positions that the smallest of the nets has
-TEXTS = ["a b c", "d", "e f g h i j k", "", *some_texts(5, 9)]
+TEXTS = ["a b c", "d", "e f g h i j k", "", "l m n", "o", "p q r s t u v a b", "c d e", "f g h i j"]
 
 
 def run(checkpoint, texts=TEXTS, **options):
@@ -39,31 +40,28 @@ def one_at_a_time(checkpoint, texts):
         yield collate(tokens, lpjax.batching.Batch(np.array([row]), len(ids)), 1)
 
 
-def gradients(checkpoint, path, labels):
-    """Of each text's cross-entropy by one leaf."""
+def gradients(checkpoint, paths, labels):
+    """Of each text's cross-entropy by some leaves, path by path."""
 
-    def loss(leaf, batch, label):
-        params = replace_leaves(checkpoint.params, {path: leaf})
-        logits = lpjax.classify(params, checkpoint.config, batch)
+    def loss(leaves, batch, label):
+        logits = lpjax.classify(replace_leaves(checkpoint.params, leaves), checkpoint.config, batch)
         return -jax.nn.log_softmax(logits)[0, label]
 
-    leaf = jnp.asarray(dict(leaves_with_paths(checkpoint.params))[path])
+    known = dict(leaves_with_paths(checkpoint.params))
+    leaves = {path: jnp.asarray(known[path]) for path in paths}
     of = jax.jit(jax.grad(loss))
-    return [
-        np.asarray(of(leaf, batch, label), np.float64)
-        for batch, label in zip(one_at_a_time(checkpoint, TEXTS), labels, strict=True)
-    ]
+    found = [of(leaves, *one) for one in zip(one_at_a_time(checkpoint, TEXTS), labels, strict=True)]
+    return {path: np.stack([np.asarray(one[path], np.float64) for one in found]) for path in paths}
 
 
 @pytest.mark.parametrize("name", NETS)
 def test_fisher_information_is_that_of_gradients_text_by_text(name):
     checkpoint = net_with_head(name, "mnli")
     labels = np.arange(len(TEXTS)) % 3
-    found = run(checkpoint, labels=labels)
+    found = run(checkpoint, labels=labels, select=RUN)
     assert found.target == "labels"
-    for path in select_paths(checkpoint.params, "kernel$"):
-        squares = [np.square(gradient).sum(axis=1) for gradient in gradients(checkpoint, path, labels)]
-        expected = np.mean(squares, axis=0)
+    for path, of_texts in gradients(checkpoint, select_paths(checkpoint.params, RUN), labels).items():
+        expected = np.square(of_texts).sum(axis=2).mean(axis=0)
         if path.endswith("rel_attn/r/kernel"):
             continue  # of positions, that all texts of a batch share: not told apart by text
         assert np.allclose(found.statistics[path].fisher, expected, rtol=2e-4, atol=1e-5 * expected.max()), path
@@ -82,7 +80,8 @@ def test_gradients_by_rows_of_a_table(name):
         return -jax.nn.log_softmax(lpjax.classify(params, checkpoint.config, batch))[0, label]
 
     table = jnp.asarray(dict(leaves_with_paths(checkpoint.params))[path])
-    rows = [np.asarray(jax.grad(loss)(table, *one), np.float64) for one in zip(batches, labels, strict=True)]
+    of = jax.jit(jax.grad(loss))
+    rows = [np.asarray(of(table, *one), np.float64) for one in zip(batches, labels, strict=True)]
     counts = np.bincount(np.concatenate([batch["input_ids"][0] for batch in batches]), minlength=len(table))
     found = run(checkpoint, texts, labels=labels).statistics[path]
     assert found.tokens == counts.sum()
@@ -115,9 +114,11 @@ def test_moments_of_gradients_are_those_by_the_bias_where_one_token_counts(name)
     checkpoint = net_with_head(name, "mnli")
     labels = np.arange(len(TEXTS)) % 3
     (path,) = select_paths(checkpoint.params, r"^(classifier(/out_proj)?|logits_proj)/kernel$")
-    rows = np.stack(gradients(checkpoint, path.replace("kernel", "bias"), labels))
-    found = run(checkpoint, labels=labels).statistics[path]
-    # Means are over tokens, and of the head one token a text counts.
+    bias = path.replace("kernel", "bias")
+    rows = gradients(checkpoint, [bias], labels)[bias]
+    found = run(checkpoint, labels=labels, select=RUN).statistics[path]
+    # Means are over what goes through: of the head one token a text.
+    assert found.tokens == len(TEXTS)
     assert found.outputs is not None
     assert np.allclose(found.outputs * found.tokens, rows.T @ rows, rtol=1e-4, atol=1e-6)
 
@@ -195,7 +196,9 @@ def test_progress_counts_texts():
         ({"labels": [0, 1]}, r"shape \(2,\); expected \(9,\)"),
         ({"labels": [3] * 9}, "holds 3; expected whole numbers from 0 to 2"),
         ({"labels": [0.5] * 9}, "holds 0.5"),
+        ({"labels": [0] * 9, "gradients": False}, "`labels` are for gradients"),
         ({"batch_size": 0}, "`batch_size` is 0"),
+        ({"seed": -1}, "`seed` is -1"),
         ({"texts": []}, "is empty"),
         ({"select": "nothing"}, "matches no leaf"),
     ],
@@ -203,6 +206,44 @@ def test_progress_counts_texts():
 def test_misuse_is_refused_before_any_work(options, said):
     with pytest.raises(ValueError, match=said):
         run(net_with_head("bert_base", "mnli"), **options)
+
+
+def test_matrices_that_no_text_goes_through_are_refused():
+    checkpoint = base_net("bert_base")
+    with pytest.raises(ValueError, match="does not run on a text: pooler/dense/kernel"):
+        run(checkpoint, select="kernel$")
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_without_gradients_a_head_is_run_all_the_same(name):
+    checkpoint = net_with_head(name, "mnli")
+    forward, whole = (run(checkpoint, gradients=gradients).statistics for gradients in (False, True))
+    for path, found in forward.items():
+        assert found.outputs is None
+        assert found.tokens == whole[path].tokens
+        for field in ("inputs", "mean", "magnitude", "counts"):
+            one, other = getattr(found, field), getattr(whole[path], field)
+            assert one is other is None or np.allclose(one, other, rtol=1e-5, atol=1e-6), (path, field)
+
+
+def test_many_batches_are_added_up_in_double_precision():
+    checkpoint = base_net("bert_base")
+    texts = TEXTS * 16
+    one, many = (run(checkpoint, texts, batch_size=size, gradients=False).statistics for size in (144, 2))
+    for path, found in one.items():
+        assert found.tokens == many[path].tokens
+        if found.inputs is not None:
+            assert np.allclose(found.inputs, many[path].inputs, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["bert_base", "xlnet_base"])
+def test_regressions_have_gaussian_directions(name):
+    checkpoint = net_with_head(name, "stsb")
+    drawn, told = run(checkpoint), run(checkpoint, labels=np.linspace(0, 5, len(TEXTS)))
+    assert (drawn.target, told.target) == ("predictions", "labels")
+    for found in (drawn, told):
+        moments = [np.asarray(one.outputs) for one in found.statistics.values()]
+        assert all(np.all(np.isfinite(moment)) and moment.any() for moment in moments)
 
 
 def test_labels_want_a_head():

@@ -43,7 +43,7 @@ def test_statistics_of_a_text(command, folder, text, tmp_path):
 
 def test_a_table_without_json(command, folder, text, tmp_path):
     status, said, _ = command(
-        "calibrate", folder, tmp_path / "found", "--text", text, "--forward-only", "--layers", "attention"
+        "calibrate", folder, tmp_path / "found.safetensors", "--text", text, "--forward-only", "--layers", "attention"
     )
     assert status == 0
     assert "5 texts" in said
@@ -52,7 +52,7 @@ def test_a_table_without_json(command, folder, text, tmp_path):
 
 
 def test_python_has_prose_of_its_own(command, folder, tmp_path):
-    status, said, _ = command("calibrate", folder, tmp_path / "found", "--texts", 7, "--json")
+    status, said, _ = command("calibrate", folder, tmp_path / "found.safetensors", "--texts", 7, "--json")
     assert status == 0
     assert json.loads(said)["texts"] == 7
 
@@ -88,6 +88,8 @@ def test_compress_by_a_text_and_by_its_statistics(command, folder, text, tmp_pat
     [
         (["--text", "TEXT", "--task", "sst2"], "expected one of them"),
         (["--labels"], "--labels are those of a --task"),
+        (["--split", "train"], "--split and --glue are those of a --task"),
+        (["--seed", "-1"], "--seed is -1"),
         (["--texts", "0"], "--texts is 0; expected 1 or more"),
         (["--batch-size", "0"], "--batch-size is 0"),
         (["--max-length", "2"], "--max-length is 2"),
@@ -99,7 +101,7 @@ def test_compress_by_a_text_and_by_its_statistics(command, folder, text, tmp_pat
 def test_misuse_writes_nothing(command, folder, text, tmp_path, arguments, said):
     arguments = [text if one == "TEXT" else one for one in arguments]
     before = {path.name for path in tmp_path.iterdir()}
-    status, out, errors = command("calibrate", folder, tmp_path / "found", *arguments)
+    status, out, errors = command("calibrate", folder, tmp_path / "found.safetensors", *arguments)
     assert status == 2
     assert said in errors.replace("\n", " ")
     assert not out
@@ -107,7 +109,7 @@ def test_misuse_writes_nothing(command, folder, text, tmp_path, arguments, said)
 
 
 def test_an_old_file_stays_unless_forced(command, folder, text, tmp_path):
-    out = tmp_path / "found"
+    out = tmp_path / "found.safetensors"
     out.write_text("mine")
     status, _, errors = command("calibrate", folder, out, "--text", text)
     assert (status, out.read_text()) == (2, "mine")
@@ -121,6 +123,12 @@ def test_compress_refuses_what_it_cannot_weight_by(command, folder, text, tmp_pa
     status, _, errors = command(*start, "--calibrate", text, "--weighting", "gaus_newton")
     assert status == 2
     assert "did you mean gauss_newton?" in errors
+    status, _, errors = command(*start, "--weighting", "drone")
+    assert status == 2
+    assert "without --calibrate" in errors
+    status, _, errors = command("calibrate", folder, tmp_path / "found.bin", "--text", text)
+    assert status == 2
+    assert "ends in .safetensors" in errors
     status, _, errors = command(*start, "--calibrate", tmp_path / "missing.txt")
     assert status == 2
     broken = tmp_path / "broken.safetensors"

@@ -165,6 +165,60 @@ def test_singular_statistics_are_no_failure(name, damage):
     assert np.linalg.norm(layer.kernel - found) < 20 * np.linalg.norm(layer.kernel)
 
 
+@pytest.mark.parametrize("wide", [True, False])
+def test_a_dominant_direction_does_not_hide_the_others(wide):
+    """One eigenvalue is most of the trace, as in trained nets; in float32 the others must still count."""
+    rng = np.random.default_rng(0)
+    n, d = (300, 40) if wide else (40, 300)
+    x, g = rng.normal(size=(2000, n)), rng.normal(size=(2000, d))
+    x[:, 0] *= 3 * np.sqrt(n) * 10
+    g[:, 0] *= 3 * np.sqrt(d) * 10
+    statistics = Statistics(2000, inputs=x.T @ x / 2000, outputs=g.T @ g / 2000)
+    kernel = rng.normal(size=(n, d)).astype(np.float32)
+    calibration = Calibration({"layer/kernel": statistics}, "labels", 1, 1, 0)
+
+    def loss(rank):
+        params, _ = lpjax.compress({"layer": {"kernel": kernel}}, select="kernel", rank=rank, calibration=calibration)
+        return kernel - np.asarray(lpjax.densify(params["layer"]["kernel"]))
+
+    shares = np.linalg.norm(loss(34), axis=1 if wide else 0) / np.linalg.norm(kernel, axis=1 if wide else 0)
+    assert shares.max() < 0.99  # nothing is dropped whole
+    assert np.mean(shares) < 0.5
+
+
+@pytest.mark.parametrize("p", [1.0, 1.5])
+def test_tables_below_two_have_their_tokens_as_row_weights(p):
+    rng = np.random.default_rng(2)
+    table, counts = rng.normal(size=(40, D)).astype(np.float32), rng.integers(0, 50, size=40).astype(np.float32)
+    found = compressed(table, Statistics(9, counts=counts), "counts", "embedding", solver="irls_rows", p=p)
+    best = lpjax.irls_rows(table, K, p=p, row_weights=counts + 1, tol=0.0, num_iters=300)
+    plain = lpjax.irls_rows(table, K, p=p)
+    objective, unweighted = (
+        np.sum((counts + 1) * np.linalg.norm(table - one, axis=1) ** p) ** (1 / p)
+        for one in (found, plain.left @ plain.right)
+    )
+    assert objective < (1 + 1e-3) * best.objective < unweighted
+
+
+def test_the_weighted_error_is_on_record():
+    layer = Layer(9)
+    kernel, calibration = layer.kernel.astype(np.float32), Calibration({"a/kernel": layer.statistics}, "", 1, 1, 0)
+    options = {"select": "kernel", "rank": K, "calibration": calibration}
+    shares = {}
+    for name in ("none", "gauss_newton"):
+        weighting = dataclasses.replace(WEIGHTINGS[name], shrinkage=0)
+        params, (record,) = lpjax.compress({"a": {"kernel": kernel}}, weighting=weighting, **options)
+        half, other = (np.linalg.cholesky(one.T @ one) for one in (layer.x, layer.g))
+        left = kernel - np.asarray(lpjax.densify(params["a"]["kernel"]))
+        shares[name] = [np.linalg.norm(half.T @ one @ other) for one in (left, kernel)]
+        if name == "none":
+            assert record.objective_weighted is None
+        else:
+            assert record.objective_weighted is not None
+            assert np.isclose(record.objective_weighted, shares[name][0] / shares[name][1], rtol=1e-3)
+    assert shares["gauss_newton"][0] < shares["none"][0]
+
+
 def test_vmapped_stacks_are_the_same_as_one_at_a_time():
     layers = [Layer(seed) for seed in range(3)]
     params = {str(i): {"kernel": layer.kernel.astype(np.float32)} for i, layer in enumerate(layers)}
@@ -201,6 +255,10 @@ def test_misuse_is_refused_before_any_work():
     with pytest.raises(ValueError, match=r"no `outputs`.*gradients=True"):
         compressed(kernel, forward, "gauss_newton")
     assert sides_of(forward, WEIGHTINGS["drone"], table=False).columns is None
+    with pytest.raises(ValueError, match=r"no `counts`, which the weighting wants$"):
+        compressed(kernel, statistics, "counts", "embedding")
+    with pytest.raises(ValueError, match="`weighting` is given without a `calibration`"):
+        lpjax.compress({"layer": {"kernel": kernel}}, select="kernel", rank=K, weighting="drone")
     with pytest.raises(ValueError, match="`weighting` is 'kfac'"):
         compressed(kernel, statistics, "kfac")
     with pytest.raises(ValueError, match=r"another net: `inputs` of layer/kernel has shape \(17, 17\)"):

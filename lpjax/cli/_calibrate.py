@@ -29,7 +29,7 @@ def calibrate(
         Path | None, typer.Option(help="UTF-8 text, one a line; default: the prose of Python's own reference.")
     ] = None,
     task: Annotated[str | None, typer.Option(help="GLUE task whose texts to take, instead of --text.")] = None,
-    split: Annotated[str, typer.Option(help="Split of the task.")] = "train",
+    split: Annotated[str | None, typer.Option(help="Split of the task; default: train.")] = None,
     glue: Glue = None,
     labels: Annotated[
         bool, typer.Option("--labels", help="Gradients of the loss by the task's labels, not by the net's predictions.")
@@ -57,6 +57,12 @@ def calibrate(
     with misuse():
         if task is not None and text is not None:
             raise ValueError("--text and --task both name texts; expected one of them")
+        if task is None and (split is not None or glue is not None):
+            raise ValueError("--split and --glue are those of a --task; give that, or leave them out")
+        if out.suffix != ".safetensors":
+            raise ValueError(f"OUT is {out}; expected a name that ends in .safetensors, which compress knows it by")
+        if seed < 0:
+            raise ValueError(f"--seed is {seed}; expected 0 or more")
         if labels and (task is None or forward_only):
             raise ValueError("--labels are those of a --task, for its gradients; give --task, and not --forward-only")
         for name, value, least in (
@@ -73,7 +79,7 @@ def calibrate(
     patterns = split_patterns(layers)
     with misuse():
         select_paths(checkpoint.params, patterns)
-    source, first, second, values = _texts(checkpoint, text, chosen, split, glue, labels)
+    source, first, second, values = _texts(checkpoint, text, chosen, split or "train", glue, labels)
     with progress() as advance:
         found = calibrate_on(
             checkpoint, source, first, second, values, texts, advance, model=model, select=patterns,
@@ -150,7 +156,7 @@ def calibrate_on(
     second, values = (None if one is None else [one[i] for i in places] for one in (second, values))
     digest = hashlib.sha256("\n".join([*first, *(second or ())]).encode("utf-8", "replace")).hexdigest()
     found = lpjax.calibrate(
-        checkpoint, first or [], second, labels=values, seed=seed,
+        checkpoint, first, second, labels=values, seed=seed,
         progress=lambda done, total: advance(done, total, f"calibrating on {source}"), **options,
     )  # fmt: skip
     provenance = {"model": model, "source": source, "sha256": digest, **run_record(seed)}

@@ -49,8 +49,8 @@ def compress(
         ),
     ] = None,
     weighting: Annotated[
-        str, typer.Option(help="By what of it: gauss_newton, drone, asvd, fwsvd, counts or none.")
-    ] = "gauss_newton",
+        str | None, typer.Option(help="By what of it: gauss_newton (default), drone, asvd, fwsvd, counts or none.")
+    ] = None,
     num_iters: Annotated[int | None, typer.Option(help="Iteration limit of the method.")] = None,
     tol: Annotated[float | None, typer.Option(help="Tolerance of the method.")] = None,
     report: Annotated[
@@ -75,6 +75,9 @@ def compress(
     p = p if p is not None else 2.0 if method == "svd" else 1.0
     with misuse():
         _check_method(method)
+        if weighting is not None and calibrate is None:
+            raise ValueError("--weighting is given without --calibrate, whose text it would weight by")
+        weighting = weighting or "gauss_newton"
         _check_weighting(weighting)
         _check_request(keep, rank, p, num_iters, tol, method)
         check_target(out, None, force)
@@ -99,7 +102,7 @@ def compress(
             solver=method,
             p=p,
             calibration=calibration,
-            weighting=weighting,
+            weighting=None if calibration is None else weighting,
             break_even=timings,
             progress=lambda done, total, record: advance(done, total, record.path),
             **options,
@@ -230,7 +233,7 @@ def _calibration(checkpoint: Checkpoint, source: Path, model: str, patterns: lis
 
 def _origin(calibration: Calibration) -> dict[str, str]:
     """Where a calibration came from, for the record."""
-    told = {key: calibration.provenance[key] for key in ("source", "sha256") if key in calibration.provenance}
+    told = {key: calibration.provenance[key] for key in ("model", "source", "sha256") if key in calibration.provenance}
     return {key: str(value) for key, value in told.items()} | {
         key: str(getattr(calibration, key)) for key in ("texts", "tokens", "target", "seed")
     }

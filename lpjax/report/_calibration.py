@@ -80,8 +80,15 @@ def load_calibration(path: str | Path) -> Calibration:
         fields.need("texts", fields.count("texts", 1)),
         fields.need("tokens", fields.count("tokens", 1)),
         fields.need("seed", fields.count("seed")),
-        fields.data.get("provenance") or {},
+        _provenance(fields),
     )
+
+
+def _provenance(fields: Fields) -> dict[str, Any]:
+    found = fields.data.get("provenance", {})
+    if not isinstance(found, dict):
+        raise fields.refuse("provenance", "an object")
+    return found
 
 
 def _array(layer: Fields, name: str, arrays: Mapping[str, np.ndarray]) -> np.ndarray:

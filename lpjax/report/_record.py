@@ -170,6 +170,7 @@ def _read_layer(fields: Fields) -> LayerRecord:
         seconds=number("seconds"),
         note=fields.text("note") or "",
         time_ratio=fields.number("time_ratio"),
+        objective_weighted=fields.number("objective_weighted"),
     )
 
 
