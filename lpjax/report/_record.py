@@ -26,13 +26,13 @@ class Step:
     Attributes:
         model: what was compressed, as the command line named it.
         method, p, keep, rank, options: of the solver.
-        weighting: name of the weighting that the errors were under, None without a calibration.
-        calibration: where that came from: source, sha256 of its texts, how many texts and tokens, target.
         patterns: which layers were asked for.
         parameters_before, parameters_after: of the whole net.
         bytes_before, bytes_after: of the files of weights.
         layers: what became of each selected leaf; an objective that is not known is NaN.
         seed, versions, machine: as `run_record` tells them.
+        weighting: name of the weighting that the errors were under, None without a calibration.
+        calibration: where that came from: model, source, sha256 of its texts, how many texts and tokens, target, seed.
     """
 
     model: str | None = None
@@ -41,8 +41,6 @@ class Step:
     keep: float | None = None
     rank: int | None = None
     options: Mapping[str, float | None] = dataclasses.field(default_factory=dict)
-    weighting: str | None = None
-    calibration: Mapping[str, str] = dataclasses.field(default_factory=dict)
     patterns: tuple[str, ...] | None = None
     parameters_before: int | None = None
     parameters_after: int | None = None
@@ -52,6 +50,8 @@ class Step:
     seed: int | None = None
     versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
     machine: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    weighting: str | None = None
+    calibration: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)

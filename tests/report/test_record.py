@@ -18,11 +18,12 @@ pytestmark = pytest.mark.filterwarnings("default")
 
 def test_what_is_written_is_read_back(tmp_path):
     layers = (
-        LayerRecord("a/kernel", (3, 4), 1, 12, 7, 0.25, 0.125, 0.5, 3, False, 0.75),
+        LayerRecord("a/kernel", (3, 4), 1, 12, 7, 0.25, 0.125, 0.5, 3, False, 0.75, objective_weighted=0.1),
         LayerRecord("b/kernel", (2, 2), None, 4, 4, note="stays dense"),
     )
     step = Step("net", "lewis", 1.5, 0.6, None, {"tol": 1e-3}, ("a", "b"), 16, 11, 64, 44, layers, 7)
-    record = Record((step, Step(method="svd", rank=2)))
+    origin = {"source": "some.txt", "texts": "5"}
+    record = Record((step, Step(method="svd", rank=2, weighting="drone", calibration=origin)))
     path = tmp_path / "record.json"
     path.write_text(record_text(record))
     assert read_record(path) == record
