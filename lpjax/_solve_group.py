@@ -19,7 +19,7 @@ from lpjax._mesh import by_rows, data_mesh, fetch, replicated, spread
 from lpjax.objectives import entries_bound, lp_norm
 from lpjax.solvers import Solution
 from lpjax.solvers._problem import solving_dtype
-from lpjax.solvers._spectrum import descending_eigh
+from lpjax.solvers._spectrum import descending_eigh, with_pseudo_inverse
 
 
 class Metric(NamedTuple):
@@ -44,6 +44,9 @@ class Sides(NamedTuple):
     columns: Metric | None
 
 
+PLAIN = Sides(None, None)
+
+
 class Job(NamedTuple):
     """A matrix A to be factored, `leaf[place]` of a stack, after any transposition.
 
@@ -65,7 +68,7 @@ class Job(NamedTuple):
     transposed: bool
     rank: int
     weights: np.ndarray | None
-    metrics: Sides = Sides(None, None)
+    metrics: Sides = PLAIN
 
     def matrix(self) -> np.ndarray:
         """A, on the host."""
@@ -214,12 +217,12 @@ def _compile(
         residual = wide - jnp.matmul(left.astype(wide.dtype), right.astype(wide.dtype), precision="highest")
         total, rows_total = lp_norm(wide, p), lp_norm(wide, p, "rows")
         squares = None
-        if weights is not None or metrics != Sides(None, None):
+        if weights is not None or metrics != PLAIN:
             scale = None if weights is None else jnp.sqrt(weights.astype(wide.dtype))
             left_over, whole = (jnp.sum(_on_the_left(scale, weighted(one)) ** 2) for one in (residual, wide))
             squares = left_over, whole
         bound = None
-        if solution.ellipsoid is not None and weights is None and metrics == Sides(None, None):
+        if solution.ellipsoid is not None and squares is None:
             ellipsoid = solution.ellipsoid
             bound = entries_bound(ellipsoid.values, rank, ellipsoid.upper, wide.shape[1], p)
             bound = _share(jnp.where(p <= 2, bound, jnp.inf), total)
@@ -283,11 +286,9 @@ def roots(metric: Metric, dtype: Any) -> tuple[Array, Array]:
     rounding = jnp.finfo(dtype).eps * (0 if vectors is None else values.shape[0]) * jnp.max(values)
     known = values > jnp.where(shrinkage > 0, 0, rounding)
     half = jnp.where(known, jnp.where(known, values, 1) ** (power / 2), 0)
-    inverse = jnp.where(known, 1 / jnp.where(known, half, 1), 0)
     if vectors is None:
-        return half, inverse
-    both = (jnp.matmul(vectors * one[None, :], vectors.T, precision="highest") for one in (half, inverse))
-    return next(both), next(both)
+        return half, jnp.where(known, 1 / jnp.where(known, half, 1), 0)
+    return with_pseudo_inverse(vectors, half)
 
 
 def _on_the_left(root: Array | None, matrix: Array) -> Array:

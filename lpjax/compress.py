@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from lpjax._mesh import data_mesh
-from lpjax._solve_group import Job, Part, Sides, Solved, default_batch, rehearse, solve_group
+from lpjax._solve_group import PLAIN, Job, Part, Sides, Solved, default_batch, rehearse, solve_group
 from lpjax.break_even import BreakEven
 from lpjax.calibration import Calibration
 from lpjax.lowrank import LowRank
@@ -76,8 +76,6 @@ class Compressed(NamedTuple):
 
 
 Progress = Callable[[int, int, LayerRecord], None]
-
-_PLAIN = Sides(None, None)
 
 
 def compress(
@@ -167,14 +165,14 @@ def compress(
         raise ValueError(f"`row_weights` names leaves that are not selected: {', '.join(strangers[:5])}")
 
     sides = {} if calibration is None else _sides(calibration, weighting or "gauss_newton", paths, leaves)
-    if both := sorted(path for path in weights.keys() & sides.keys() if sides[path] != _PLAIN):
+    if both := sorted(path for path in weights.keys() & sides.keys() if sides[path] != PLAIN):
         raise ValueError(f"`row_weights` and `calibration` both weight {', '.join(both[:5])}; expected one of them")
 
     records: dict[str, LayerRecord] = {}
     groups: dict[Any, list[Job]] = {}
     for path in paths:
         jobs = _plan(
-            path, leaves[path], axes.get(path, (0, 1)), keep, rank, rows, weights.get(path), sides.get(path, _PLAIN)
+            path, leaves[path], axes.get(path, (0, 1)), keep, rank, rows, weights.get(path), sides.get(path, PLAIN)
         )
         if isinstance(jobs, LayerRecord):
             records[path] = jobs

@@ -17,6 +17,7 @@ from lpjax.objectives import Over, blocked_sum, power_of_two_above, power_sums
 from lpjax.solvers._blocks import Rows, over_devices, scan_rows
 from lpjax.solvers._mapped import Mapped, map_matrix
 from lpjax.solvers._solution import Solution
+from lpjax.solvers._spectrum import with_pseudo_inverse
 
 
 @functools.partial(
@@ -245,12 +246,7 @@ def _square_roots(metric: Float[Array, "d d"]) -> tuple[Float[Array, "d d"], Flo
     values, vectors = jnp.linalg.eigh(metric)
     floor = values.shape[0] * jnp.finfo(values.dtype).eps * jnp.maximum(values[-1], 0)
     root = jnp.sqrt(jnp.where(values > floor, values, 0))
-    inverse = jnp.where(root > 0, 1 / jnp.where(root > 0, root, 1), 0)
-
-    def power(diagonal: Array) -> Array:
-        return jnp.matmul(vectors * diagonal[None, :], vectors.T, precision="highest")
-
-    return power(root), power(inverse)
+    return with_pseudo_inverse(vectors, root)
 
 
 def project(problem: Scaled, right: Float[Array, "k d"], over: Over) -> tuple[Float[Array, "n k"], Scalar]:

@@ -83,6 +83,16 @@ def descending_eigh(symmetric: Float[Array, "d d"]) -> tuple[Float[Array, " d"],
     return jnp.maximum(values[::-1], 0), vectors[:, ::-1]
 
 
+def with_pseudo_inverse(vectors: Float[Array, "d d"], values: Float[Array, " d"]) -> tuple[Array, Array]:
+    """V diag(values) Vᵀ and its pseudo-inverse, for values that are 0 or far enough from it."""
+    inverse = jnp.where(values > 0, 1 / jnp.where(values > 0, values, 1), 0)
+
+    def matrix(diagonal: Array) -> Array:
+        return jnp.matmul(vectors * diagonal[None, :], vectors.T, precision="highest")
+
+    return matrix(values), matrix(inverse)
+
+
 def right_singular(
     rows: Rows, tail_start: int, count: int | None = None
 ) -> tuple[Float[Array, " r"], Float[Array, "d r"]]:
