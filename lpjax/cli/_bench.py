@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from lpjax.cli._common import AsJson, Model, check_new_file, find_model, misuse, progress, split_patterns
+from lpjax.cli._common import AsJson, Model, check_new_file, find_model, load_selected, misuse, progress
 
 if TYPE_CHECKING:
     from lpjax.break_even import BreakEven
@@ -35,9 +35,7 @@ def bench(
 ) -> None:
     """Time layers on this machine, dense and factored: from what rank on is a smaller layer a slower one?"""
     from lpjax.break_even import measure_break_even
-    from lpjax.checkpoint import load_checkpoint
     from lpjax.report import break_even_document, write_json
-    from lpjax.select import select_paths
 
     with misuse():
         if tokens < 1:
@@ -45,10 +43,7 @@ def bench(
         if out is not None:
             check_new_file("--out", out, force)
         folder = find_model(model)
-    checkpoint = load_checkpoint(folder)
-    patterns = split_patterns(layers)
-    with misuse():
-        select_paths(checkpoint.params, patterns)
+    checkpoint, patterns = load_selected(folder, layers)
     with progress() as advance:
         found = measure_break_even(checkpoint.params, select=patterns, tokens=tokens, seed=_SEED, progress=advance)
     document = break_even_document(model, found, _SEED)

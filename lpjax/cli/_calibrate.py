@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from lpjax.cli._common import AsJson, Glue, Model, check_new_file, find_model, misuse, progress, split_patterns
+from lpjax.cli._common import AsJson, Glue, Model, check_new_file, find_model, load_selected, misuse, progress
 
 if TYPE_CHECKING:
     from lpjax.calibration import Calibration
@@ -49,10 +49,8 @@ def calibrate(
     as_json: AsJson = False,
 ) -> None:
     """Run text through a net and note which rows and directions of its matrices matter."""
-    from lpjax.checkpoint import load_checkpoint
     from lpjax.glue import find_task
     from lpjax.report import save_calibration
-    from lpjax.select import select_paths
 
     with misuse():
         if task is not None and text is not None:
@@ -75,10 +73,7 @@ def calibrate(
         chosen = None if task is None else find_task(task)
         check_new_file("OUT", out, force)
         folder = find_model(model)
-    checkpoint = load_checkpoint(folder)
-    patterns = split_patterns(layers)
-    with misuse():
-        select_paths(checkpoint.params, patterns)
+    checkpoint, patterns = load_selected(folder, layers)
     source, first, second, values = _texts(checkpoint, text, chosen, split or "train", glue, labels)
     with progress() as advance:
         found = calibrate_on(

@@ -6,11 +6,14 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+if TYPE_CHECKING:
+    from lpjax.checkpoint import Checkpoint
 
 ALIAS = "all-MiniLM-L6-v2"
 
@@ -73,6 +76,18 @@ def check_new_file(option: str, path: Path, force: bool) -> None:
 def split_patterns(text: str) -> list[str]:
     """The patterns of --layers; a comma inside braces or brackets belongs to a regular expression."""
     return [part.strip() for part in re.split(r",(?![^{\[]*[}\]])", text) if part.strip()]
+
+
+def load_selected(folder: Path, layers: str) -> tuple[Checkpoint, list[str]]:
+    """The checkpoint in a folder, and the patterns of --layers, each of which matches some of it."""
+    from lpjax.checkpoint import load_checkpoint
+    from lpjax.select import select_paths
+
+    checkpoint = load_checkpoint(folder)
+    patterns = split_patterns(layers)
+    with misuse():
+        select_paths(checkpoint.params, patterns)
+    return checkpoint, patterns
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -70,15 +71,17 @@ def compress(
     from lpjax.checkpoint._source import weight_bytes
     from lpjax.report import RECORD, Record, Step, read_break_even, record_of, record_text, run_record
     from lpjax.select import leaves_with_paths, select_paths
+    from lpjax.solvers import SOLVERS
+    from lpjax.weighting import WEIGHTINGS
 
     method = method or ("lewis" if calibrate is None else "svd")
     p = p if p is not None else 2.0 if method == "svd" else 1.0
     with misuse():
-        _check_method(method)
+        _check_name("--method", method, SOLVERS)
         if weighting is not None and calibrate is None:
             raise ValueError("--weighting is given without --calibrate, whose text it would weight by")
         weighting = weighting or "gauss_newton"
-        _check_weighting(weighting)
+        _check_name("--weighting", weighting, WEIGHTINGS)
         _check_request(keep, rank, p, num_iters, tol, method)
         check_target(out, None, force)
         timings = None if break_even is None else read_break_even(break_even)
@@ -197,22 +200,11 @@ def _steps(earlier: dict[str, Any] | None, method: str, p: float, paths: list[st
     return [*steps, {"method": method, "p": p, "paths": paths}]
 
 
-def _check_method(method: str) -> None:
-    from lpjax.solvers import SOLVERS
-
-    if method not in SOLVERS:
-        near = difflib.get_close_matches(method, SOLVERS, 1, cutoff=0.4)
+def _check_name(option: str, name: str, known: Collection[str]) -> None:
+    if name not in known:
+        near = difflib.get_close_matches(name, known, 1, cutoff=0.4)
         hint = f"; did you mean {near[0]}?" if near else ""
-        raise ValueError(f"--method is {method!r}; expected one of {', '.join(SOLVERS)}{hint}")
-
-
-def _check_weighting(weighting: str) -> None:
-    from lpjax.weighting import WEIGHTINGS
-
-    if weighting not in WEIGHTINGS:
-        near = difflib.get_close_matches(weighting, WEIGHTINGS, 1, cutoff=0.4)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise ValueError(f"--weighting is {weighting!r}; expected one of {', '.join(WEIGHTINGS)}{hint}")
+        raise ValueError(f"{option} is {name!r}; expected one of {', '.join(known)}{hint}")
 
 
 def _calibration(checkpoint: Checkpoint, source: Path, model: str, patterns: list[str], weighting: str) -> Calibration:
