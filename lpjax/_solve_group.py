@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import collections
 import functools
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
@@ -14,6 +17,7 @@ from jax.dtypes import canonicalize_dtype
 from jax.sharding import Mesh, SingleDeviceSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array
+from threadpoolctl import threadpool_limits
 
 from lpjax._mesh import by_rows, data_mesh, fetch, replicated, spread
 from lpjax.objectives import entries_bound, lp_norm
@@ -122,8 +126,8 @@ def _with_weights(options: dict[str, Any], weights: Array | None) -> dict[str, A
     return options if weights is None else options | {"row_weights": weights}
 
 
-def default_batch(job: Job) -> int:
-    """How many such matrices a device solves at a time: 1 on CPU, elsewhere what a quarter of its memory holds."""
+def _default_batch(job: Job) -> int:
+    """How many such matrices one program solves: 1 on CPU, elsewhere what a quarter of a device's memory holds."""
     device = jax.local_devices()[0]
     if device.platform == "cpu":
         return 1
@@ -133,17 +137,30 @@ def default_batch(job: Job) -> int:
     return max(1, int(available // (4 * (8 * job.shape[0] * job.shape[1] + metrics))))
 
 
+def _cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def solve_group(
-    solve: Callable[..., Solution], jobs: list[Job], p: float, options: dict[str, Any], batch_size: int, mesh: Mesh
+    solve: Callable[..., Solution],
+    jobs: list[Job],
+    p: float,
+    options: dict[str, Any],
+    batch_size: int | None,
+    mesh: Mesh,
 ) -> Iterator[Part]:
     """Solve jobs of one shape and dtype, in their order.
+
+    Where the one device is a CPU, a program a core runs at a time, with LAPACK on one thread in each: its eigenvectors
+    of one matrix hardly gain from a second core.
 
     Args:
         solve: matrix, rank, *, p -> `Solution`.
         jobs: of one rank; with weights and metrics, of one kind on either side, all of them or none.
         p: exponent.
         options: further keywords of the solver.
-        batch_size: matrices that a device solves at a time.
+        batch_size: matrices that a device solves at a time, in one program; None for what its memory or cores allow.
         mesh: devices, along the axis "data".
     """
     rank = jobs[0].rank
@@ -153,24 +170,49 @@ def solve_group(
     if mesh.size == 1:
         # Arrays on a mesh are put together on their way to the host and back: a copy, be it of one device.
         by_job = everywhere_alike = SingleDeviceSharding(mesh.devices.flat[0])
+    one_cpu = mesh.size == 1 and mesh.devices.flat[0].platform == "cpu"
+    workers = min(_cores(), len(jobs)) if one_cpu and batch_size is None else 1
+    size = batch_size or _default_batch(jobs[0])
     exponent = np.asarray(p, solving_dtype(canonicalize_dtype(jobs[0].leaf.dtype)))
     exponent = spread(exponent, everywhere_alike)
     programs: dict[int, Callable[..., Solved]] = {}
-    for start in range(0, len(jobs), batch_size * mesh.size):
-        batch = jobs[start : start + batch_size * mesh.size]
-        height = -(-len(batch) // mesh.size) * mesh.size
-        padded = batch + [batch[-1]] * (height - len(batch))
-        matrices = _stack([job.matrix() for job in padded])
-        # Trees of one structure, for what one job of a group has, all have.
-        known = jax.tree.map(lambda *arrays: _stack(arrays), *((job.weights, job.metrics) for job in padded))
-        arguments = (spread(matrices, by_job), spread(known, by_job), exponent)
-        if height not in programs:
-            programs[height] = _compiled(solve, rank, options, mesh, arguments)
+
+    def run(program: Callable[..., Solved], arguments: tuple[Any, ...]) -> tuple[Solved, float]:
         began = time.perf_counter()
-        solved = fetch(programs[height](*arguments))
-        seconds = (time.perf_counter() - began) / len(batch)
+        solved = fetch(program(*arguments))
+        return solved, (time.perf_counter() - began) / workers
+
+    def parts(batch: list[Job], ran: tuple[Solved, float]) -> Iterator[Part]:
+        solved, seconds = ran
         for i, job in enumerate(batch):
-            yield Part(job, solved if height == 1 else jax.tree.map(lambda x, i=i: x[i], solved), seconds)
+            one = solved if len(batch) == 1 and mesh.size == 1 else jax.tree.map(lambda x, i=i: x[i], solved)
+            yield Part(job, one, seconds / len(batch))
+
+    pool = ThreadPoolExecutor(workers)
+    running: collections.deque[tuple[list[Job], Future[tuple[Solved, float]]]] = collections.deque()
+    try:
+        with threadpool_limits(1 if workers > 1 else None, "blas"):
+            for start in range(0, len(jobs), size * mesh.size):
+                batch = jobs[start : start + size * mesh.size]
+                height = -(-len(batch) // mesh.size) * mesh.size
+                padded = batch + [batch[-1]] * (height - len(batch))
+                matrices = _stack([job.matrix() for job in padded])
+                # Trees of one structure, for what one job of a group has, all have.
+                known = jax.tree.map(lambda *arrays: _stack(arrays), *((job.weights, job.metrics) for job in padded))
+                arguments = (spread(matrices, by_job), spread(known, by_job), exponent)
+                if height not in programs:
+                    programs[height] = _compiled(solve, rank, options, mesh, arguments)
+                if workers == 1:
+                    yield from parts(batch, run(programs[height], arguments))
+                    continue
+                running.append((batch, pool.submit(run, programs[height], arguments)))
+                if len(running) > workers:  # one waits, so that no core does
+                    batch, future = running.popleft()
+                    yield from parts(batch, future.result())
+            for batch, future in running:
+                yield from parts(batch, future.result())
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _compiled(

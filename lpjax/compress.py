@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from lpjax._mesh import data_mesh
-from lpjax._solve_group import PLAIN, Job, Part, Sides, Solved, default_batch, rehearse, solve_group
+from lpjax._solve_group import PLAIN, Job, Part, Sides, Solved, rehearse, solve_group
 from lpjax.break_even import BreakEven
 from lpjax.calibration import Calibration
 from lpjax.lowrank import LowRank
@@ -47,7 +47,7 @@ class LayerRecord:
         bound: what the solver's ellipsoid guarantees for `objective_entries`, before the factors are rounded
             to the leaf's dtype; None without one, and with weights, for which it bounds another norm.
         num_iters, converged: of the solver; of a stack the most, and whether all did.
-        seconds: solving, without compilation; a group's time divided by its layers.
+        seconds: solving, without compilation; divided by how many were solved at a time.
         note: why it stayed dense, or empty.
         time_ratio: time that the layer takes as a share of the dense one's, by `break_even`; None where not known.
     """
@@ -123,8 +123,8 @@ def compress(
         input_axes: path -> how many leading axes of that leaf are its inputs, for leaves of more than two axes; or
             a pair (stacked, inputs) where its first axes only stack such kernels, each of which then gets a pair of
             its own, all of one rank. `lpjax.flax.input_axes` finds them for a linen module.
-        batch_size: matrices solved at a time, by vmap. By default 1 on CPU, where they would only wait for each
-            other, and elsewhere as many as take at most a quarter of the device's memory.
+        batch_size: matrices that a device solves at a time, by vmap. By default as many as take at most a quarter of
+            its memory; on CPU, where they would only wait for each other, one after another on each core.
         mesh: devices, along an axis "data", that matrices of equal shape are spread over, `batch_size` on each; by
             default all, of all processes, which must call with the same arguments and all get the whole result.
         break_even: timings of this machine, as `measure_break_even` finds them; records then say what time a pair
@@ -196,9 +196,8 @@ def compress(
     for record in list(records.values()):
         report(record)
     for jobs in groups.values():
-        size = batch_size or default_batch(jobs[0])
         parts: list[Part] = []  # of one leaf: its matrices follow one another
-        for part in solve_group(solve, jobs, p, options, size, data_mesh() if mesh is None else mesh):
+        for part in solve_group(solve, jobs, p, options, batch_size, data_mesh() if mesh is None else mesh):
             parts.append(part)
             if len(parts) == part.job.height:
                 record, pair = _record(parts, p)

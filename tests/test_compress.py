@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import threading
 from typing import Any
 
 import jax
@@ -14,7 +15,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import lpjax
-from lpjax import LowRank, Solution, compress
+from lpjax import LowRank, Solution, _solve_group, compress
+from lpjax._mesh import data_mesh
 from lpjax.select import leaves_with_paths
 from tests.conftest import GOLDENS
 from tests.helpers import heavy_tailed, low_rank, norm, on_devices, product, subspace_distance, truncated_svd
@@ -525,3 +527,33 @@ def test_layers_over_many_devices_come_out_as_on_one(devices, processes, tmp_pat
     assert len(found) == 14
     for name, array in expected.items():
         assert np.abs(found[name] - array).max() < 1e-5 * max(1, np.abs(array).max()), name
+
+
+def test_a_cpu_solves_several_at_a_time_but_for_a_batch_size(monkeypatch):
+    """Each of two solves waits until the other has begun, or gives up."""
+    met: list[bool] = []
+
+    def meet(barrier: threading.Barrier) -> None:
+        try:
+            barrier.wait(timeout=2)
+        except threading.BrokenBarrierError:
+            met.append(False)
+        else:
+            met.append(True)
+
+    def together(batch_size: int | None) -> bool:
+        met.clear()
+        barrier = threading.Barrier(2)
+
+        def solver(matrix: jax.Array, rank: int, *, p: Any) -> Solution:
+            jax.debug.callback(lambda _: meet(barrier), matrix[0, 0])
+            return first_columns(matrix, rank, p=p)
+
+        devices = data_mesh(jax.devices()[:1])
+        compress([matrix(), matrix(1)], select=".", rank=RANK, solver=solver, batch_size=batch_size, mesh=devices)
+        jax.effects_barrier()
+        return all(met)
+
+    monkeypatch.setattr(_solve_group, "_cores", lambda: 2)
+    assert together(None)
+    assert not together(1)
