@@ -90,7 +90,7 @@ class Known:
     def iterations_within(self, solver: str, p: float, share: float) -> int:
         """Fewest iterations that come within `share` of it."""
         for count in range(REFERENCES[solver]["num_iters"] + 1):
-            found = lpjax.SOLVERS[solver](self.matrix, self.rank, p=p, num_iters=count).objective
+            found = lpjax.SOLVERS[solver](self.matrix, self.rank, p=p, num_iters=count, tol=0.0).objective
             if found <= (1 + share) * self.best(solver, p):
                 return count
         raise RuntimeError(f"{solver} does not come within {share} of {self.best(solver, p)}")
@@ -139,7 +139,8 @@ def measure(label: str) -> dict[str, Any]:
     for title, solver, options, share in CASES:
         options, lowest = dict(options), None
         if share is not None:
-            options["num_iters"] = known.iterations_within(solver, options["p"], share)
+            # Without a tolerance, by which a run may end before.
+            options |= {"num_iters": known.iterations_within(solver, options["p"], share), "tol": 0.0}
             lowest = known.best(solver, options["p"])
         began = time.perf_counter()
         jax.clear_caches()
