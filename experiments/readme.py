@@ -200,6 +200,17 @@ def data_aware_table(record: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def budget_table(record: dict[str, Any]) -> str:
+    """The whole net within one budget: by each allocation, and after recovery."""
+    lines = ["| weighting | ranks | recovered | parameters | Spearman × 100 | divergence |", "|---" * 6 + "|"]
+    lines.append(f"| dense | | | 100.0 % | {100 * record['dense']:.2f} | 0 |")
+    for row in record["rows"]:
+        cells = [row["weighting"], row["allocation"], "one epoch" if row["recovered"] else ""]
+        cells += [f"{100 * row['share']:.1f} %", f"{100 * row['spearman']:.2f}", f"{row['divergence']:.3f}"]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def kernels_table(record: dict[str, Any]) -> str:
     """Times of whole encoders beside LAPACK's."""
     lines = ["| solver | seconds | / 72 gesdd | first call, s more | programs compiled |", "|---" * 5 + "|"]
@@ -236,6 +247,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "profile": _from("benchmarks/results/profile.json", profile_table),
     "encoder kernels": _from("benchmarks/results/encoder.json", kernels_table),
     "data aware": _from("experiments/results/data_aware.json", data_aware_table),
+    "budget": _from("experiments/results/budget.json", budget_table),
     "throughput": glue_results.throughput_table,
 }
 _DOCUMENTS = ("README.md", "docs/devices.md", "experiments/README.md", "benchmarks/README.md")

@@ -12,6 +12,7 @@ from typing import Any as _Any
 # after every small factorization. 2¹⁸ cycles do. Read when SciPy loads, hence before JAX is imported.
 _os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "18")
 
+from lpjax.allocate import allocate as allocate
 from lpjax.break_even import BreakEven as BreakEven
 from lpjax.break_even import measure_break_even as measure_break_even
 from lpjax.calibrate import calibrate as calibrate
@@ -41,6 +42,12 @@ from lpjax.objectives import entries_bound as entries_bound
 from lpjax.objectives import lower_bound as lower_bound
 from lpjax.objectives import lp_norm as lp_norm
 from lpjax.objectives import operator_bound as operator_bound
+from lpjax.outputs import Divergence as Divergence
+from lpjax.plan import Choice as Choice
+from lpjax.plan import Plan as Plan
+from lpjax.recover import Recovered as Recovered
+from lpjax.recover import Recovery as Recovery
+from lpjax.recover import recover as recover
 from lpjax.select import rank_for as rank_for
 from lpjax.select import select_paths as select_paths
 from lpjax.solvers import SOLVERS as SOLVERS

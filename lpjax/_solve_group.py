@@ -315,6 +315,17 @@ def _solve_weighted(
     return solution._replace(left=left, right=right), weighted
 
 
+def weighted_matrix(matrix: Any, metrics: Sides) -> np.ndarray:
+    """H^{1/2} A G^{1/2}, on the host."""
+    found = np.asarray(matrix)
+    for metric, transposed in ((metrics.rows, False), (metrics.columns, True)):
+        if metric is not None:
+            root = roots(metric, solving_dtype(found.dtype))[0]
+            found = np.asarray(_on_the_left(root, jnp.asarray(found.T if transposed else found)))
+            found = found.T if transposed else found
+    return found
+
+
 def roots(metric: Metric, dtype: Any) -> tuple[Array, Array]:
     """M^{1/2} and M^{−1/2} of a metric, as matrices, or diagonals like its base.
 

@@ -71,6 +71,11 @@ class BreakEven:
         found = self._timing(path, shape)
         return None if found is None else found.ratio(rank)
 
+    def rank(self, path: str, shape: tuple[int, ...]) -> int | None:
+        """The largest rank at which a leaf takes no longer than dense; None for a shape that was not timed."""
+        found = self._timing(path, shape)
+        return None if found is None else found.rank
+
     def added_seconds(self, path: str, shape: tuple[int, ...], rank: int) -> float | None:
         """Seconds that a leaf's pair takes above the dense leaf's, of a batch; negative where it takes less."""
         found = self._timing(path, shape)

@@ -16,9 +16,9 @@ from lpjax._mesh import by_rows, data_mesh, fetch, replicated, spread
 from lpjax.batching import by_length, collate, round_up, tokenize
 from lpjax.calibration import Calibration, Statistics
 from lpjax.checkpoint import Checkpoint
-from lpjax.models import Architecture, ModelConfig, architecture, device_params
+from lpjax.models import ModelConfig, device_params
 from lpjax.models.head import num_outputs
-from lpjax.models.layers import NO_DROPOUT
+from lpjax.outputs import net_outputs
 from lpjax.probe import Probe, Taps
 from lpjax.select import Select, is_table, leaves_with_paths, replace_leaves, select_paths
 from lpjax.tokenize import tokenizer_of
@@ -211,7 +211,6 @@ def _sums(
     mesh: Mesh,
 ) -> dict[str, Taps]:
     """The sums of one batch."""
-    arch = architecture(config)
     tokens = inputs["attention_mask"].astype(jnp.float32)
     leaves = dict(leaves_with_paths(params))
 
@@ -219,7 +218,7 @@ def _sums(
         probes = {path: Probe(leaves[path], tap, tokens) for path, tap in taps.items()}
         probed = replace_leaves(params, probes)
         with jax.default_matmul_precision("highest"):
-            return _scalar(probed, arch, config, inputs, tokens, labels, key, headed, target)
+            return _scalar(probed, config, inputs, tokens, labels, key, headed, target)
 
     taps = {path: _taps(path, shape, bool(target)) for path, shape in watched}
     return jax.lax.with_sharding_constraint(jax.grad(output)(taps), replicated(mesh))
@@ -227,7 +226,6 @@ def _sums(
 
 def _scalar(
     params: dict[str, Any],
-    arch: Architecture,
     config: ModelConfig,
     inputs: dict[str, Array],
     tokens: Array,
@@ -237,20 +235,12 @@ def _scalar(
     target: str,
 ) -> Array:
     """Σ over the texts of uᵀ output, of a head or of the mean-pooled embedding."""
-    table = arch.name_table(config)
-    wanted = arch.summarized(config) if headed else slice(None)
-    base = params.get(table.prefix, params)
-    ids, mask, types = inputs["input_ids"], inputs["attention_mask"].astype(bool), inputs.get("token_type_ids")
-    hidden = arch.forward(base, config, ids, mask, types, np.dtype("float32"), NO_DROPOUT, wanted)
-    there = jnp.max(tokens, axis=1, keepdims=True)  # 0 for the rows that fill up a batch
-    if not headed:
-        pooled = jnp.sum(hidden * tokens[..., None], axis=1) / jnp.maximum(jnp.sum(tokens, axis=1, keepdims=True), 1)
-        square = jnp.where(there > 0, jnp.sum(pooled**2, axis=1, keepdims=True), 1)
-        found = pooled * jax.lax.rsqrt(jnp.maximum(square, jnp.finfo(square.dtype).tiny))
-        direction = jax.random.normal(key, found.shape, found.dtype)
-    else:
-        found = arch.classify(params, config, hidden, NO_DROPOUT)
+    found = net_outputs(params, config, inputs, headed)
+    if headed:
         direction = jax.lax.stop_gradient(_direction(found, labels, key, target))
+    else:
+        direction = jax.random.normal(key, found.shape, found.dtype)
+    there = jnp.max(tokens, axis=1, keepdims=True)  # 0 for the rows that fill up a batch
     return jnp.sum(direction * found * there)
 
 

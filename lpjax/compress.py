@@ -16,6 +16,7 @@ from lpjax._solve_group import PLAIN, Job, Part, Sides, Solved, rehearse, solve_
 from lpjax.break_even import BreakEven
 from lpjax.calibration import Calibration
 from lpjax.lowrank import LowRank
+from lpjax.plan import Choice, Plan
 from lpjax.select import (
     InputAxes,
     Select,
@@ -27,7 +28,7 @@ from lpjax.select import (
     select_paths,
 )
 from lpjax.solvers import SOLVERS, Solution
-from lpjax.weighting import WEIGHTINGS, Weighting, sides_of
+from lpjax.weighting import DEFAULT, WEIGHTINGS, Weighting, sides_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,9 +82,10 @@ Progress = Callable[[int, int, LayerRecord], None]
 def compress(
     params: Any,
     *,
-    select: Select,
+    select: Select | None = None,
     keep: float | None = None,
     rank: int | None = None,
+    plan: Plan | Mapping[str, Choice] | None = None,
     solver: str | Callable[..., Solution] | None = None,
     p: float | None = None,
     calibration: Calibration | None = None,
@@ -111,6 +113,8 @@ def compress(
         select: see `select_paths`.
         keep: largest share of a leaf's parameters that its pair may have, in (0, 1]; gives the rank.
         rank: the rank of every pair; instead of `keep`.
+        plan: a rank, method and exponent for each path, from `allocate` or by hand; instead of `select`, `keep`,
+            `rank`, `solver` and `p`.
         solver: a name in `SOLVERS`, or a function matrix, rank, *, p -> `Solution` that jit and vmap can
             transform. By default "lewis", and "svd" with a calibration.
         p: exponent, by default 1; of "svd" with a calibration 2.
@@ -144,45 +148,54 @@ def compress(
     """
     if weighting is not None and calibration is None:
         raise ValueError("`weighting` is given without a `calibration` to weight by; see `lpjax.calibrate`")
-    solver = solver or ("svd" if calibration is not None else "lewis")
-    p = (2.0 if calibration is not None and solver == "svd" else 1.0) if p is None else p
-    solve = _solver(solver)
-    if (keep is None) == (rank is None):
-        raise ValueError(f"`keep` is {keep} and `rank` is {rank}; expected exactly one of them")
-    if keep is not None and not 0 < keep <= 1:
-        raise ValueError(f"`keep` is {keep}; expected a share of the dense parameters in (0, 1]")
-    if rank is not None and not _is_count(rank):
-        raise ValueError(f"`rank` is {rank!r}; expected a whole number, 1 or more")
     if rows not in ("auto", "first", "last"):
         raise ValueError(f'`rows` is {rows!r}; expected "auto", "first" or "last"')
     if batch_size is not None and not _is_count(batch_size):
         raise ValueError(f"`batch_size` is {batch_size!r}; expected a whole number, 1 or more")
     leaves = dict(leaves_with_paths(params))
+    if plan is not None:
+        given = {"select": select, "keep": keep, "rank": rank, "solver": solver, "p": p}
+        if doubled := [name for name, value in given.items() if value is not None]:
+            raise ValueError(f"`plan` says what `{doubled[0]}` would; expected one of them")
+        layers = plan.layers if isinstance(plan, Plan) else plan
+        paths = _planned(params, layers, leaves, input_axes)
+        goals = [_Goal(None, layers[path].rank, layers[path].method, layers[path].p) for path in paths]
+    else:
+        solver = solver or ("svd" if calibration is not None else "lewis")
+        p = (2.0 if calibration is not None and solver == "svd" else 1.0) if p is None else p
+        if (keep is None) == (rank is None):
+            raise ValueError(f"`keep` is {keep} and `rank` is {rank}; expected exactly one of them")
+        if keep is not None and not 0 < keep <= 1:
+            raise ValueError(f"`keep` is {keep}; expected a share of the dense parameters in (0, 1]")
+        if rank is not None and not _is_count(rank):
+            raise ValueError(f"`rank` is {rank!r}; expected a whole number, 1 or more")
+        if select is None:
+            raise ValueError("`select` is missing; expected a group, a pattern or a function, or a `plan` instead")
+        paths = select_paths(params, select, input_axes)
+        goals = [_Goal(keep, rank, solver, p)] * len(paths)
+    solvers = {goal.solver: _solver(goal.solver) for goal in goals}
     axes = {path: kernel_axes(path, entry, leaves) for path, entry in (input_axes or {}).items()}
-    paths = select_paths(params, select, input_axes)
     weights = dict(row_weights or {})
     if strangers := sorted(weights.keys() - set(paths)):
         raise ValueError(f"`row_weights` names leaves that are not selected: {', '.join(strangers[:5])}")
 
-    sides = {} if calibration is None else _sides(calibration, weighting or "gauss_newton", paths, leaves)
+    sides = {} if calibration is None else leaf_sides(calibration, weighting or DEFAULT, paths, leaves)
     if both := sorted(path for path in weights.keys() & sides.keys() if sides[path] != PLAIN):
         raise ValueError(f"`row_weights` and `calibration` both weight {', '.join(both[:5])}; expected one of them")
 
     records: dict[str, LayerRecord] = {}
     groups: dict[Any, list[Job]] = {}
-    for path in paths:
-        jobs = _plan(
-            path, leaves[path], axes.get(path, (0, 1)), keep, rank, rows, weights.get(path), sides.get(path, PLAIN)
-        )
+    for path, goal in zip(paths, goals, strict=True):
+        jobs = _jobs(path, leaves[path], axes.get(path, (0, 1)), goal, rows, weights.get(path), sides.get(path, PLAIN))
         if isinstance(jobs, LayerRecord):
             records[path] = jobs
         else:
             weighted = jax.tree.structure((jobs[0].weights, jobs[0].metrics))
             dimensions = tuple(leaf.ndim for leaf in jax.tree.leaves(jobs[0].metrics))
-            key = (jobs[0].shape, jobs[0].leaf.dtype, jobs[0].rank, weighted, dimensions)
+            key = (goal.solver, goal.p, jobs[0].shape, jobs[0].leaf.dtype, jobs[0].rank, weighted, dimensions)
             groups.setdefault(key, []).extend(jobs)
-    for jobs in groups.values():
-        rehearse(solve, jobs[0], p, options)
+    for (name, exponent, *_), jobs in groups.items():
+        rehearse(solvers[name], jobs[0], exponent, options)
 
     replaced: dict[str, LowRank] = {}
     done = 0
@@ -195,12 +208,13 @@ def compress(
 
     for record in list(records.values()):
         report(record)
-    for jobs in groups.values():
+    for (name, exponent, *_), jobs in groups.items():
         parts: list[Part] = []  # of one leaf: its matrices follow one another
-        for part in solve_group(solve, jobs, p, options, batch_size, data_mesh() if mesh is None else mesh):
+        devices = data_mesh() if mesh is None else mesh
+        for part in solve_group(solvers[name], jobs, exponent, options, batch_size, devices):
             parts.append(part)
             if len(parts) == part.job.height:
-                record, pair = _record(parts, p)
+                record, pair = _record(parts, exponent)
                 if break_even is not None:
                     ratio = break_even.ratio(record.path, record.shape, pair.rank)
                     record = dataclasses.replace(record, time_ratio=ratio)
@@ -210,10 +224,43 @@ def compress(
     return Compressed(replace_leaves(params, replaced), tuple(records[path] for path in paths))
 
 
-def _sides(
+class _Goal(NamedTuple):
+    """What is asked of a matrix: a share of its parameters, a rank, or neither; by which solver, at which exponent."""
+
+    keep: float | None
+    rank: int | None
+    solver: str | Callable[..., Solution]
+    p: float
+
+
+def _planned(
+    params: Any, layers: Mapping[str, Choice], leaves: Mapping[str, Any], input_axes: InputAxes | None
+) -> list[str]:
+    """The paths of a plan, in tree order.
+
+    Raises:
+        ValueError: it names what is no matrix of the tree, or nothing, or ranks that are none.
+    """
+    if not layers:
+        raise ValueError("`plan` names no layer")
+    if strangers := [path for path in layers if path not in leaves]:
+        raise ValueError(f"`plan` names {', '.join(strangers[:5])}, no leaf of the tree: it is of another net")
+    for path, choice in layers.items():
+        if choice.rank is not None and not _is_count(choice.rank):
+            raise ValueError(
+                f"`plan` gives {path} the rank {choice.rank!r}; expected a whole number, 1 or more, or None"
+            )
+    return select_paths(params, lambda path, _: path in layers, input_axes)
+
+
+def leaf_sides(
     calibration: Calibration, weighting: str | Weighting, paths: Sequence[str], leaves: Mapping[str, Any]
 ) -> dict[str, Sides]:
-    """What `calibration` weights each leaf by."""
+    """What `calibration` weights each leaf by, in the net's orientation.
+
+    Raises:
+        ValueError: it has no statistics of a leaf, or those of another net's.
+    """
     if isinstance(weighting, str):
         if weighting not in WEIGHTINGS:
             raise ValueError(f"`weighting` is {weighting!r}; expected one of {', '.join(WEIGHTINGS)}, or a `Weighting`")
@@ -270,12 +317,11 @@ def kernel_axes(path: str, entry: Any, leaves: Mapping[str, Any]) -> tuple[int, 
     return stacked, inputs
 
 
-def _plan(
+def _jobs(
     path: str,
     leaf: Any,
     axes: tuple[int, int],
-    keep: float | None,
-    rank: int | None,
+    goal: _Goal,
     rows: str,
     weights: Any,
     sides: Sides,
@@ -286,7 +332,9 @@ def _plan(
     shape = tuple(leaf.shape)
     stack, inputs, outputs = shape[: axes[0]], shape[axes[0] : sum(axes)], shape[sum(axes) :]
     n, d = math.prod(inputs), math.prod(outputs)
-    chosen = rank_for((n, d), keep) if keep is not None else int(rank or 0)
+    if goal.keep is None and goal.rank is None:
+        return LayerRecord(path, shape, None, size, size, note="stays dense: so the plan says")
+    chosen = rank_for((n, d), goal.keep) if goal.keep is not None else int(goal.rank or 0)
     if chosen < 1:
         return LayerRecord(path, shape, None, size, size, note="stays dense: even rank 1 keeps more than asked")
     if not size or chosen > max_rank((n, d)):

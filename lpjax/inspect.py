@@ -414,7 +414,7 @@ def _matrix(arrays: tuple[np.ndarray, ...], factors: tuple[float, ...], keeps: t
     """What follows from the rows and the singular values of A, or of the product of two factors."""
     if len(arrays) == 1:
         norms = _row_norms(arrays[0], factors[0])
-        values = _singular_values(arrays[0], factors[0])
+        values = singular_values(arrays[0], factors[0])
     else:
         # LR = Q₁ T₁ T₂ᵀ Q₂ᵀ: its rows have the norms of L T₂ᵀ's, and T₁ T₂ᵀ, no larger than the rank, its values.
         left, right = (_triangle(array, f) for array, f in zip((arrays[0], arrays[1].T), factors, strict=True))
@@ -434,9 +434,9 @@ def _matrix(arrays: tuple[np.ndarray, ...], factors: tuple[float, ...], keeps: t
         records.append(KeepRecord(keep, rank, size, 0 < size < stored, held))
     median = float(np.median(norms))
     with np.errstate(over="ignore"):
-        singular_values, row_norms = values, norms
+        unscaled, row_norms = values, norms
         for factor in factors:
-            singular_values, row_norms = singular_values / factor, row_norms / factor
+            unscaled, row_norms = unscaled / factor, row_norms / factor
     return {
         "stable_rank": total,
         "rank_90": rank_90,
@@ -444,7 +444,7 @@ def _matrix(arrays: tuple[np.ndarray, ...], factors: tuple[float, ...], keeps: t
         "keeps": tuple(records),
         "row_ratio": float(norms.max()) / median if median else None,
         "row": int(np.argmax(norms)),
-        "singular_values": singular_values,
+        "singular_values": unscaled,
         "row_norms": row_norms,
     }
 
@@ -458,7 +458,7 @@ def _row_norms(matrix: np.ndarray, factor: float, inner: np.ndarray | None = Non
     return np.sqrt(np.concatenate(squares))
 
 
-def _singular_values(matrix: np.ndarray, factor: float) -> np.ndarray:
+def singular_values(matrix: np.ndarray, factor: float = 1.0) -> np.ndarray:
     """Singular values of a matrix times `factor`, descending.
 
     The Gram matrix in double precision loses what lies below about 1e-8 of the largest, where entries of single

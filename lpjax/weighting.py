@@ -86,6 +86,8 @@ WEIGHTINGS: dict[str, Weighting] = {
 their second moment (DRONE, Chen et al., NeurIPS 2021, and SVD-LLM, arXiv 2403.07378); "asvd", inputs by (mean |x|)^½
 (ASVD, arXiv 2312.05821); "fwsvd", rows of W by Fisher information (FWSVD, arXiv 2207.00112); "gauss_newton", all."""
 
+DEFAULT = "gauss_newton"
+
 
 def sides_of(statistics: Statistics, weighting: Weighting, table: bool) -> Sides:
     """The metrics of one matrix in the net's orientation, (inputs, outputs).

@@ -65,8 +65,8 @@ def test_compress_prints_a_table(run, folder, tmp_path):
     [
         (["--keep", "0"], "--keep is 0"),
         (["--keep", "1.5"], "--keep is 1.5"),
-        (["--keep", "0.5", "--rank", "2"], "exactly one of --keep and --rank"),
-        ([], "exactly one of --keep and --rank"),
+        (["--keep", "0.5", "--rank", "2"], "exactly one of --keep, --rank, --budget and --plan"),
+        ([], "exactly one of --keep, --rank, --budget and --plan"),
         (["--rank", "0"], "--rank is 0"),
         (["--keep", "0.5", "--method", "irls_rows", "--p", "0.5"], "--p is 0.5"),
         (["--keep", "0.5", "--method", "admm"], "did you mean admm_entries"),

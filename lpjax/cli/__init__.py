@@ -16,6 +16,7 @@ from lpjax.cli._evaluate import demo, evaluate
 from lpjax.cli._export import export
 from lpjax.cli._finetune import finetune
 from lpjax.cli._inspect import inspect
+from lpjax.cli._recover import recover
 from lpjax.cli._report import report
 
 app = typer.Typer(
@@ -33,6 +34,7 @@ for command, example in (
     (export, "lpjax export smaller dense"),
     (evaluate, f"lpjax evaluate smaller --baseline {ALIAS}"),
     (finetune, f"lpjax finetune {ALIAS} tuned --task sst2"),
+    (recover, "lpjax recover smaller recovered --text sentences.txt"),
     (report, f"lpjax report smaller --baseline {ALIAS}"),
     (demo, "lpjax demo --out demo"),
 ):

@@ -128,6 +128,12 @@ def read_texts(text: Path | None) -> tuple[str, list[str]]:
     return "Python's own reference" if text is None else str(text), lines
 
 
+def spaced(count: int, most: int) -> list[int]:
+    """So many evenly spaced numbers at most, of 0 to count − 1."""
+    chosen = min(most, count)
+    return [i * count // chosen for i in range(chosen)]
+
+
 def calibrate_on(
     checkpoint: Checkpoint,
     source: str,
@@ -145,8 +151,7 @@ def calibrate_on(
     import lpjax
     from lpjax.report import run_record
 
-    count = min(most, len(first))
-    places = [i * len(first) // count for i in range(count)]
+    places = spaced(len(first), most)
     first = [first[i] for i in places]
     second, values = (None if one is None else [one[i] for i in places] for one in (second, values))
     digest = hashlib.sha256("\n".join([*first, *(second or ())]).encode("utf-8", "replace")).hexdigest()

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
-from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,24 +12,42 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from lpjax.cli._calibrate import MOST_TEXTS, calibrate_on, read_texts
-from lpjax.cli._common import AsJson, Force, Model, Out, find_model, misuse, progress, split_patterns
+from lpjax.cli._common import AsJson, Force, Model, Out, check_new_file, find_model, misuse, progress
+from lpjax.cli._planning import check_paths, decide, make_wish, origin, plan_of
 from lpjax.cli._report import print_missing
 
 if TYPE_CHECKING:
-    from lpjax.calibration import Calibration
     from lpjax.checkpoint import Checkpoint
+    from lpjax.plan import Plan
 
 
 def compress(
     model: Model,
     out: Out,
     layers: Annotated[
-        str,
-        typer.Option(help="embeddings, attention, feed_forward, encoder, or a regular expression; several by commas."),
-    ] = "embeddings",
+        str | None,
+        typer.Option(
+            help="embeddings, attention, feed_forward, encoder, or a regular expression; several by commas. Default: "
+            "embeddings; with --budget embeddings,encoder."
+        ),
+    ] = None,
     keep: Annotated[float | None, typer.Option(help="Share of these layers' parameters to keep, in (0, 1].")] = None,
     rank: Annotated[int | None, typer.Option(help="Rank of every pair, instead of --keep.")] = None,
+    budget: Annotated[
+        float | None, typer.Option(help="Share of the whole net to keep, in (0, 1), shared out among the layers.")
+    ] = None,
+    budget_of: Annotated[str, typer.Option(help="What --budget counts: parameters or multiply_adds.")] = "parameters",
+    allocation: Annotated[
+        str | None,
+        typer.Option(
+            help="How --budget is shared out: uniform, energy, minimax or measured; default: measured where "
+            "--calibrate names text, else uniform."
+        ),
+    ] = None,
+    plan: Annotated[
+        Path | None, typer.Option(help="File of --plan-out: the same rank, method and exponent of each layer again.")
+    ] = None,
+    plan_out: Annotated[Path | None, typer.Option(help="Write what was chosen for each layer to this file.")] = None,
     method: Annotated[
         str | None,
         typer.Option(
@@ -59,7 +75,9 @@ def compress(
     ] = False,
     break_even: Annotated[
         Path | None,
-        typer.Option("--break-even", help="File of `lpjax bench`: say which layers will be slower than dense."),
+        typer.Option(
+            "--break-even", help="File of `lpjax bench`: say which layers will be slower; with --budget have none be."
+        ),
     ] = None,
     force: Force = False,
     as_json: AsJson = False,
@@ -69,65 +87,59 @@ def compress(
     from lpjax.checkpoint import load_checkpoint, save_checkpoint
     from lpjax.checkpoint._save import check_target
     from lpjax.checkpoint._source import weight_bytes
-    from lpjax.report import RECORD, Record, Step, read_break_even, record_of, record_text, run_record
-    from lpjax.select import leaves_with_paths, select_paths
-    from lpjax.solvers import SOLVERS
-    from lpjax.weighting import WEIGHTINGS
+    from lpjax.report import RECORD, Record, Step, read_break_even, record_of, record_text, run_record, save_plan
+    from lpjax.select import leaves_with_paths
 
-    method = method or ("lewis" if calibrate is None else "svd")
-    p = p if p is not None else 2.0 if method == "svd" else 1.0
     with misuse():
-        _check_name("--method", method, SOLVERS)
-        if weighting is not None and calibrate is None:
-            raise ValueError("--weighting is given without --calibrate, whose text it would weight by")
-        weighting = weighting or "gauss_newton"
-        _check_name("--weighting", weighting, WEIGHTINGS)
-        _check_request(keep, rank, p, num_iters, tol, method)
+        wish = make_wish(
+            layers=layers, keep=keep, rank=rank, budget=budget, budget_of=budget_of, allocation=allocation, plan=plan,
+            method=method, p=p, calibrate=calibrate, weighting=weighting, num_iters=num_iters, tol=tol,
+        )  # fmt: skip
         check_target(out, None, force)
+        if plan_out is not None:
+            check_new_file("--plan-out", plan_out, force)
         timings = None if break_even is None else read_break_even(break_even)
         folder = find_model(model)
     checkpoint = load_checkpoint(folder)
-    patterns = split_patterns(layers)
     with misuse():
         check_target(out, checkpoint.source, force)
-        select_paths(checkpoint.params, patterns)
+        check_paths(wish, checkpoint)
     earlier = record_of(checkpoint).steps
-    options: dict[str, Any] = {
-        key: value for key, value in (("num_iters", num_iters), ("tol", tol)) if value is not None
-    }
-    calibration = None if calibrate is None else _calibration(checkpoint, calibrate, model, patterns, weighting)
+    calibration, chosen = decide(wish, checkpoint, model, timings)
     with progress() as advance:
         params, records = lpjax.compress(
             checkpoint.params,
-            select=patterns,
-            keep=keep,
-            rank=rank,
-            solver=method,
-            p=p,
+            **chosen,
             calibration=calibration,
-            weighting=None if calibration is None else weighting,
+            weighting=None if calibration is None else wish.weighting,
             break_even=timings,
             progress=lambda done, total, record: advance(done, total, record.path),
-            **options,
+            **wish.options,
         )
     fresh = [record for record in records if record.rank is not None and not record.note]
     if not fresh:
         notes = "; ".join(dict.fromkeys(record.note for record in records))
         raise ValueError(f"no layer got smaller, so nothing was written: {notes}; ask for a lower --keep or --rank")
-    block = {"method": method, "p": p, "steps": _steps(checkpoint.compression, method, p, [r.path for r in fresh])}
+    made = plan_of(wish, calibration, chosen, records, model)
+    methods = dict.fromkeys((made.layers[record.path].method, made.layers[record.path].p) for record in fresh)
+    solver, exponent = next(iter(methods)) if len(methods) == 1 else ("several", None)
+    block = {"method": solver, "p": exponent, "steps": _steps(checkpoint.compression, made, [r.path for r in fresh])}
     smaller = dataclasses.replace(checkpoint, params=params, compression=block)
     before = weight_bytes(checkpoint.source)
     total, left = (sum(leaf.size for _, leaf in leaves_with_paths(tree)) for tree in (checkpoint.params, params))
     step = Step(
         model=model,
-        method=method,
-        p=p,
+        method=solver,
+        p=exponent,
         keep=keep,
         rank=rank,
-        options=options,
-        weighting=None if calibration is None else weighting,
-        calibration={} if calibration is None else _origin(calibration),
-        patterns=tuple(patterns),
+        budget=made.budget,
+        budget_of=made.budget_of,
+        allocation=made.allocation,
+        options=wish.options,
+        weighting=None if calibration is None else wish.weighting,
+        calibration={} if calibration is None else origin(calibration),
+        patterns=wish.patterns,
         parameters_before=total,
         parameters_after=left,
         bytes_before=before,
@@ -139,25 +151,28 @@ def compress(
         return record_text(Record((*earlier, dataclasses.replace(step, bytes_after=size))))
 
     size = save_checkpoint(smaller, out, overwrite=force, extra_files={RECORD: record})
+    if plan_out is not None:
+        save_plan(made, plan_out, overwrite=force)
     page = _write_page(checkpoint, out, model) if report else None
     result = {
         "model": model,
         "out": str(out),
-        "method": method,
-        "p": p,
+        "method": solver,
+        "p": exponent,
         "parameters_before": total,
         "parameters_after": left,
         "bytes_before": before,
         "bytes_after": size,
         "layers": [dataclasses.asdict(record) for record in records],
     }
+    result |= {"plan": str(plan_out)} if plan_out is not None else {}
     if page is not None:
         result["report"] = str(page)
     if as_json:
         print(json.dumps(result))
         return
     console = Console()
-    console.print(_records_table(records, f"{method}, p = {p:g}"))
+    console.print(_records_table(records, " and ".join(f"{name}, p = {power:g}" for name, power in methods)))
     console.print(f"parameters {total / 1e6:.2f} M → {left / 1e6:.2f} M; "
                   f"weights {before / 1e6:.1f} MB → {size / 1e6:.1f} MB; saved in {escape(str(out))}",
                   highlight=False, soft_wrap=True)  # fmt: skip
@@ -166,8 +181,9 @@ def compress(
         text = f"{len(slower)} of {len(records)} layers take longer than dense, by {escape(str(break_even))}: "
         text += f"{1e3 * more:.2f} ms in all for {timings.tokens} tokens"
         console.print(text, highlight=False, soft_wrap=True)
-    if page is not None:
-        console.print(f"report: {escape(str(page))}", highlight=False, soft_wrap=True)
+    for name, path in (("plan", plan_out), ("report", page)):
+        if path is not None:
+            console.print(f"{name}: {escape(str(path))}", highlight=False, soft_wrap=True)
 
 
 def _write_page(checkpoint: Checkpoint, out: Path, model: str) -> Path:
@@ -189,7 +205,7 @@ def _write_page(checkpoint: Checkpoint, out: Path, model: str) -> Path:
     return out / PAGE
 
 
-def _steps(earlier: dict[str, Any] | None, method: str, p: float, paths: list[str]) -> list[dict[str, Any]]:
+def _steps(earlier: dict[str, Any] | None, plan: Plan, paths: list[str]) -> list[dict[str, Any]]:
     """Which leaves were factored by what, the steps of earlier runs first; ranks are told beside it, by path."""
     past = earlier or {}
     if "steps" in past:
@@ -197,57 +213,10 @@ def _steps(earlier: dict[str, Any] | None, method: str, p: float, paths: list[st
     else:
         known = {key: past[key] for key in ("method", "p") if key in past}
         steps = [known | {"paths": sorted(past["ranks"])}] if past.get("ranks") else []
-    return [*steps, {"method": method, "p": p, "paths": paths}]
-
-
-def _check_name(option: str, name: str, known: Collection[str]) -> None:
-    if name not in known:
-        near = difflib.get_close_matches(name, known, 1, cutoff=0.4)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise ValueError(f"{option} is {name!r}; expected one of {', '.join(known)}{hint}")
-
-
-def _calibration(checkpoint: Checkpoint, source: Path, model: str, patterns: list[str], weighting: str) -> Calibration:
-    """What a calibration's file holds, or what the texts of another one say."""
-    from lpjax.report import load_calibration
-    from lpjax.weighting import WEIGHTINGS
-
-    if source.suffix == ".safetensors":
-        with misuse():
-            return load_calibration(source)
-    name, lines = read_texts(source)
-    gradients = WEIGHTINGS[weighting].wants_gradients
-    with progress() as advance:
-        return calibrate_on(
-            checkpoint, name, lines, None, None, MOST_TEXTS, advance, model=model, select=patterns, gradients=gradients
-        )
-
-
-def _origin(calibration: Calibration) -> dict[str, str]:
-    """Where a calibration came from, for the record."""
-    told = {key: calibration.provenance[key] for key in ("model", "source", "sha256") if key in calibration.provenance}
-    return {key: str(value) for key, value in told.items()} | {
-        key: str(getattr(calibration, key)) for key in ("texts", "tokens", "target", "seed")
-    }
-
-
-def _check_request(
-    keep: float | None, rank: int | None, p: float, num_iters: int | None, tol: float | None, method: str
-) -> None:
-    if (keep is None) == (rank is None):
-        raise ValueError("expected exactly one of --keep and --rank, e.g. --keep 0.72")
-    if keep is not None and not 0 < keep <= 1:
-        raise ValueError(f"--keep is {keep:g}; expected a share of the parameters in (0, 1], e.g. 0.72")
-    if rank is not None and rank < 1:
-        raise ValueError(f"--rank is {rank}; expected 1 or more")
-    inside = 0 < p < 4 if method == "lewis" else 1 <= p <= 2
-    if not inside:
-        expected = "above 0 and below 4" if method == "lewis" else "from 1 to 2"
-        raise ValueError(f"--p is {p:g}; expected a number {expected} for {method}")
-    if num_iters is not None and num_iters < 0:
-        raise ValueError(f"--num-iters is {num_iters}; expected 0 or more")
-    if tol is not None and not tol >= 0:
-        raise ValueError(f"--tol is {tol:g}; expected 0 or more")
+    by_method: dict[tuple[str, float], list[str]] = {}
+    for path in paths:
+        by_method.setdefault((plan.layers[path].method, plan.layers[path].p), []).append(path)
+    return [*steps, *({"method": method, "p": p, "paths": own} for (method, p), own in by_method.items())]
 
 
 def _records_table(records: Any, title: str) -> Table:

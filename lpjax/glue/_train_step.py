@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -97,11 +97,11 @@ def loss_sum(
     return jnp.sum(losses * weights)
 
 
-@functools.partial(jax.jit, static_argnames=("config", "optimizer", "dtype"), donate_argnames=("state",))
+@functools.partial(jax.jit, static_argnames=("config", "optimizer", "dtype", "loss"), donate_argnames=("state",))
 def train_step(
     state: TrainState,
     inputs: dict[str, Array],
-    labels: Float[Array, "parts rows"],
+    labels: Any,
     weights: Float[Array, "parts rows"],
     key: Array,
     rate: Float[Array, ""],
@@ -109,6 +109,7 @@ def train_step(
     config: ModelConfig,
     optimizer: optax.GradientTransformation,
     dtype: np.dtype,
+    loss: Callable[..., Array] = loss_sum,
 ) -> tuple[TrainState, Array]:
     """One update by the mean loss of a batch, and that loss.
 
@@ -118,31 +119,32 @@ def train_step(
     Args:
         state: is consumed; `begin` makes the first.
         inputs: of `classify`, each (parts, rows, length).
-        labels: label numbers or scores.
+        labels: label numbers or scores, or what `loss` wants in their place, (parts, rows, …).
         weights: 1 for an example, 0 for padding.
         key: of dropout.
         rate: the learning rate.
         config, optimizer, dtype: static.
+        loss: of the arguments of `loss_sum`; static.
     """
 
-    def part(one: tuple[dict[str, Array], Array, Array, Array]) -> tuple[Array, Params]:
+    def part(one: tuple[dict[str, Array], Any, Array, Array]) -> tuple[Array, Params]:
         inputs, labels, weights, key = one
-        return jax.value_and_grad(loss_sum)(state.params, config, inputs, labels, weights, key, dtype)
+        return jax.value_and_grad(loss)(state.params, config, inputs, labels, weights, key, dtype)
 
-    parts = (inputs, labels, weights, jax.random.split(key, labels.shape[0]))
-    if labels.shape[0] == 1:
-        loss, grads = part(jax.tree.map(lambda x: x[0], parts))
+    parts = (inputs, labels, weights, jax.random.split(key, weights.shape[0]))
+    if weights.shape[0] == 1:
+        lost, grads = part(jax.tree.map(lambda x: x[0], parts))
     else:
 
         def add(so_far: Any, one: Any) -> tuple[Any, None]:
             return jax.tree.map(jnp.add, so_far, part(one)), None
 
         zero = (jnp.zeros((), at_least_float32(dtype)), jax.tree.map(jnp.zeros_like, state.params))
-        (loss, grads), _ = jax.lax.scan(add, zero, parts)
+        (lost, grads), _ = jax.lax.scan(add, zero, parts)
     total = jnp.sum(weights)
     grads = jax.tree.map(lambda g: g / total, grads)
     with jax.numpy_dtype_promotion("standard"):  # optax counts on it, whatever the caller has set
         updates, moments = optimizer.update(_as_dicts(grads), state.moments, _as_dicts(state.params))
     leaves, structure = jax.tree.flatten(state.params)
     moved = [leaf - rate * update for leaf, update in zip(leaves, jax.tree.leaves(updates), strict=True)]
-    return TrainState(jax.tree.unflatten(structure, moved), moments), loss / total
+    return TrainState(jax.tree.unflatten(structure, moved), moments), lost / total

@@ -15,6 +15,8 @@ from lpjax.report._page import Baseline as Baseline
 from lpjax.report._page import Missing as Missing
 from lpjax.report._page import check_page as check_page
 from lpjax.report._page import write_report as write_report
+from lpjax.report._plan import load_plan as load_plan
+from lpjax.report._plan import save_plan as save_plan
 from lpjax.report._plots import plot_results as plot_results
 from lpjax.report._record import RECORD as RECORD
 from lpjax.report._record import Record as Record

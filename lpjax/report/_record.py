@@ -25,7 +25,7 @@ class Step:
 
     Attributes:
         model: what was compressed, as the command line named it.
-        method, p, keep, rank, options: of the solver.
+        method, p, keep, rank, options: of the solver; "several" where layers had different ones.
         patterns: which layers were asked for.
         parameters_before, parameters_after: of the whole net.
         bytes_before, bytes_after: of the files of weights.
@@ -33,6 +33,7 @@ class Step:
         seed, versions, machine: as `run_record` tells them.
         weighting: name of the weighting that the errors were under, None without a calibration.
         calibration: where that came from: model, source, sha256 of its texts, how many texts and tokens, target, seed.
+        budget, budget_of, allocation: as of `Plan`; None where ranks came otherwise.
     """
 
     model: str | None = None
@@ -52,6 +53,9 @@ class Step:
     machine: Mapping[str, str] = dataclasses.field(default_factory=dict)
     weighting: str | None = None
     calibration: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    budget: float | None = None
+    budget_of: str | None = None
+    allocation: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,6 +142,9 @@ def _read_step(fields: Fields) -> Step:
         options=fields.numbers("options") or {},
         weighting=fields.text("weighting"),
         calibration=fields.plain("calibration"),
+        budget=fields.number("budget"),
+        budget_of=fields.text("budget_of"),
+        allocation=fields.text("allocation"),
         patterns=fields.texts("patterns"),
         parameters_before=fields.count("parameters_before"),
         parameters_after=fields.count("parameters_after"),

@@ -1,0 +1,255 @@
+"""What `lpjax compress` is asked for, and what it then makes of each layer."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Collection, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+from lpjax.cli._calibrate import MOST_TEXTS, calibrate_on, read_texts, spaced
+from lpjax.cli._common import misuse, progress, split_patterns
+
+if TYPE_CHECKING:
+    from lpjax.break_even import BreakEven
+    from lpjax.calibration import Calibration
+    from lpjax.checkpoint import Checkpoint
+    from lpjax.compress import LayerRecord
+    from lpjax.plan import Plan
+
+_HELD_OUT = 128
+"""Texts at most that ranks are chosen by, and that the weights know nothing of."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Wish:
+    """What was asked for, checked as far as it can be without the net.
+
+    Attributes:
+        patterns: which layers; None where a plan names them.
+        keep, rank, budget: one of them, or `plan`.
+        budget_of, allocation: of `budget`; an allocation of None is the default one.
+        plan: what is to be replayed.
+        method, p: of the solver, but for a plan.
+        source: text, or statistics; None for no calibration.
+        weighting: by what of it.
+        options: of the solver.
+    """
+
+    patterns: tuple[str, ...] | None
+    keep: float | None
+    rank: int | None
+    budget: float | None
+    budget_of: str
+    allocation: str | None
+    plan: Plan | None
+    method: str
+    p: float
+    source: Path | None
+    weighting: str
+    options: dict[str, Any]
+
+
+def make_wish(
+    *,
+    layers: str | None,
+    keep: float | None,
+    rank: int | None,
+    budget: float | None,
+    budget_of: str,
+    allocation: str | None,
+    plan: Path | None,
+    method: str | None,
+    p: float | None,
+    calibrate: Path | None,
+    weighting: str | None,
+    num_iters: int | None,
+    tol: float | None,
+) -> Wish:
+    """The options of the command, as one.
+
+    Raises:
+        ValueError: what can't be meant, naming the options.
+    """
+    from lpjax.allocate import Allocation
+    from lpjax.plan import Costs
+    from lpjax.report import load_plan
+    from lpjax.solvers import SOLVERS
+    from lpjax.weighting import DEFAULT, WEIGHTINGS
+
+    goals = {"--keep": keep, "--rank": rank, "--budget": budget, "--plan": plan}
+    if sum(value is not None for value in goals.values()) != 1:
+        raise ValueError("expected exactly one of --keep, --rank, --budget and --plan, e.g. --keep 0.72")
+    if plan is not None:
+        for name, value in (("--layers", layers), ("--method", method), ("--p", p)):
+            if value is not None:
+                raise ValueError(f"{name} is what --plan says of each layer; edit {plan} instead")
+    if budget is None and allocation is not None:
+        raise ValueError("--allocation is how a --budget is shared out; expected that, too")
+    replayed = None if plan is None else load_plan(plan)
+    if replayed is not None and replayed.weighting is not None and calibrate is None:
+        raise ValueError(
+            f"{plan} was made under the weighting {replayed.weighting!r}, by a text; give that by --calibrate, "
+            "or set its weighting to null"
+        )
+    if weighting is not None and calibrate is None:
+        raise ValueError("--weighting is given without --calibrate, whose text it would weight by")
+    weighting = weighting or (replayed.weighting if replayed is not None else None) or DEFAULT
+    method = method or ("lewis" if calibrate is None else "svd")
+    p = p if p is not None else 2.0 if method == "svd" else 1.0
+    _check_name("--method", method, SOLVERS)
+    _check_name("--weighting", weighting, WEIGHTINGS)
+    _check_name("--budget-of", budget_of, get_args(Costs))
+    if allocation is not None:
+        _check_name("--allocation", allocation, get_args(Allocation))
+    _check_numbers(keep, rank, budget, p, num_iters, tol, method)
+    if allocation == "measured" and (calibrate is None or _is_statistics(calibrate)):
+        raise ValueError("--allocation measured needs text to measure on: name some by --calibrate")
+    named = layers or ("embeddings" if budget is None else "embeddings,encoder")
+    return Wish(
+        None if plan is not None else tuple(split_patterns(named)),
+        keep,
+        rank,
+        budget,
+        budget_of,
+        allocation,
+        replayed,
+        method,
+        p,
+        calibrate,
+        weighting,
+        {name: value for name, value in (("num_iters", num_iters), ("tol", tol)) if value is not None},
+    )
+
+
+def check_paths(wish: Wish, checkpoint: Checkpoint) -> None:
+    """Refuse patterns that match nothing, and plans of another net."""
+    from lpjax.select import leaves_with_paths, select_paths
+
+    if wish.patterns is not None:
+        select_paths(checkpoint.params, wish.patterns)
+    elif wish.plan is not None:
+        known = {path for path, _ in leaves_with_paths(checkpoint.params)}
+        if strangers := [path for path in wish.plan.layers if path not in known]:
+            raise ValueError(f"--plan names {', '.join(strangers[:5])}, which the net does not have")
+
+
+def decide(
+    wish: Wish, checkpoint: Checkpoint, model: str, timings: BreakEven | None
+) -> tuple[Calibration | None, dict[str, Any]]:
+    """The calibration, and what `lpjax.compress` is to be told of layers, ranks and solvers."""
+    import lpjax
+    from lpjax.report import load_calibration
+    from lpjax.weighting import WEIGHTINGS
+
+    select = list(wish.patterns) if wish.patterns is not None else _layers_of(wish.plan)
+    calibration = measure = None
+    if wish.source is not None and _is_statistics(wish.source):
+        with misuse():
+            calibration = load_calibration(wish.source)
+    elif wish.source is not None:
+        name, lines = read_texts(wish.source)
+        if wish.budget is not None and wish.allocation in (None, "measured"):
+            held, lines = _hold_out(lines)
+            measure = lpjax.Divergence(checkpoint, held)
+        gradients = WEIGHTINGS[wish.weighting].wants_gradients
+        with progress() as advance:
+            calibration = calibrate_on(
+                checkpoint, name, lines, None, None, MOST_TEXTS, advance, model=model, select=select,
+                gradients=gradients,
+            )  # fmt: skip
+    if wish.plan is not None:
+        return calibration, {"plan": wish.plan}
+    if wish.budget is None:
+        goal = {"keep": wish.keep, "rank": wish.rank, "solver": wish.method, "p": wish.p}
+        return calibration, {"select": select, **goal}
+    with progress() as advance:
+        plan = lpjax.allocate(
+            checkpoint.params,
+            budget=wish.budget,
+            budget_of=wish.budget_of,  # pyright: ignore[reportArgumentType]
+            select=select,
+            allocation=wish.allocation,  # pyright: ignore[reportArgumentType]
+            calibration=calibration,
+            weighting=None if calibration is None else wish.weighting,
+            measure=measure,
+            methods=((wish.method, wish.p),),
+            break_even=timings,
+            progress=advance,
+            **wish.options,
+        )
+    return calibration, {"plan": plan}
+
+
+def plan_of(
+    wish: Wish, calibration: Calibration | None, chosen: dict[str, Any], records: Iterable[LayerRecord], model: str
+) -> Plan:
+    """What was made of each layer, to be replayed."""
+    from lpjax.plan import Choice, Plan
+    from lpjax.report import run_record
+
+    told: dict[str, Any] = {"model": model, **run_record(None)}
+    if calibration is not None:
+        told["calibration"] = origin(calibration)
+    if (plan := chosen.get("plan")) is not None:
+        return dataclasses.replace(plan, provenance=told)
+    layers = {record.path: Choice(record.rank, wish.method, wish.p) for record in records}
+    return Plan(layers, None if calibration is None else wish.weighting, provenance=told)
+
+
+def origin(calibration: Calibration) -> dict[str, str]:
+    """Where a calibration came from, for the record."""
+    told = {key: calibration.provenance[key] for key in ("model", "source", "sha256") if key in calibration.provenance}
+    return {key: str(value) for key, value in told.items()} | {
+        key: str(getattr(calibration, key)) for key in ("texts", "tokens", "target", "seed")
+    }
+
+
+def _layers_of(plan: Plan | None) -> Any:
+    layers = {} if plan is None else plan.layers
+    return lambda path, _: path in layers
+
+
+def _hold_out(lines: list[str]) -> tuple[list[str], list[str]]:
+    """Evenly spaced texts to choose ranks by, at most a fifth of all, and the others; of fewer than five all, twice."""
+    if len(lines) < 5:
+        return lines, lines
+    places = set(spaced(len(lines), min(_HELD_OUT, len(lines) // 5)))
+    return [lines[i] for i in sorted(places)], [line for i, line in enumerate(lines) if i not in places]
+
+
+def _is_statistics(source: Path) -> bool:
+    return source.suffix == ".safetensors"
+
+
+def _check_name(option: str, name: str, known: Collection[str]) -> None:
+    if name not in known:
+        near = difflib.get_close_matches(name, known, 1, cutoff=0.4)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise ValueError(f"{option} is {name!r}; expected one of {', '.join(known)}{hint}")
+
+
+def _check_numbers(
+    keep: float | None,
+    rank: int | None,
+    budget: float | None,
+    p: float,
+    num_iters: int | None,
+    tol: float | None,
+    method: str,
+) -> None:
+    if keep is not None and not 0 < keep <= 1:
+        raise ValueError(f"--keep is {keep:g}; expected a share of the parameters in (0, 1], e.g. 0.72")
+    if rank is not None and rank < 1:
+        raise ValueError(f"--rank is {rank}; expected 1 or more")
+    if budget is not None and not 0 < budget < 1:
+        raise ValueError(f"--budget is {budget:g}; expected a share of the whole net, above 0 and below 1, e.g. 0.5")
+    inside = 0 < p < 4 if method == "lewis" else 1 <= p <= 2
+    if not inside:
+        expected = "above 0 and below 4" if method == "lewis" else "from 1 to 2"
+        raise ValueError(f"--p is {p:g}; expected a number {expected} for {method}")
+    if num_iters is not None and num_iters < 0:
+        raise ValueError(f"--num-iters is {num_iters}; expected 0 or more")
+    if tol is not None and not tol >= 0:
+        raise ValueError(f"--tol is {tol:g}; expected 0 or more")

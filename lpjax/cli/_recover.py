@@ -1,0 +1,110 @@
+"""`lpjax recover`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from lpjax.cli._calibrate import read_texts, spaced
+from lpjax.cli._common import AsJson, Force, Glue, Out, find_model, misuse, progress
+
+
+def recover(
+    smaller: Annotated[Path, typer.Argument(help="Folder of a net that `lpjax compress` made.")],
+    out: Out,
+    baseline: Annotated[
+        str | None,
+        typer.Option(help="The dense net; default: what the record of SMALLER names."),
+    ] = None,
+    text: Annotated[
+        Path | None, typer.Option(help="UTF-8 text, one a line; default: the prose of Python's own reference.")
+    ] = None,
+    task: Annotated[str | None, typer.Option(help="GLUE task whose texts to take, instead of --text.")] = None,
+    split: Annotated[str | None, typer.Option(help="Split of the task; default: train.")] = None,
+    glue: Glue = None,
+    texts: Annotated[int | None, typer.Option(help="Take so many texts at most, evenly spaced; default: all.")] = None,
+    epochs: Annotated[int, typer.Option(help="Passes over the texts.")] = 1,
+    batch_size: Annotated[int, typer.Option(help="Texts of an update.")] = 32,
+    learning_rate: Annotated[float, typer.Option("--lr", help="Peak of the learning rate.")] = 1e-4,
+    hidden: Annotated[float, typer.Option(help="Share of hidden states in the loss; 0: outputs alone.")] = 1.0,
+    max_length: Annotated[int, typer.Option(help="Most tokens of a text or pair, as far as the net has them.")] = 128,
+    seed: Annotated[int, typer.Option(help="Of the order, and of what is held out.")] = 0,
+    force: Force = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train a compressed net to say what the dense one says of texts, without labels, and save its best epoch."""
+    import lpjax
+    from lpjax.checkpoint import load_checkpoint, save_checkpoint
+    from lpjax.checkpoint._save import check_target
+    from lpjax.glue import find_task, load_examples
+    from lpjax.report import RECORD, record_of, record_text, run_record
+
+    with misuse():
+        settings = lpjax.Recovery(
+            epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, hidden=hidden, max_length=max_length,
+            seed=seed,
+        )  # fmt: skip
+        if task is not None and text is not None:
+            raise ValueError("--text and --task both name texts; expected one of them")
+        if task is None and (split is not None or glue is not None):
+            raise ValueError("--split and --glue are those of a --task; give that, or leave them out")
+        if texts is not None and texts < 2:
+            raise ValueError(f"--texts is {texts}; expected 2 or more")
+        chosen = None if task is None else find_task(task)
+        check_target(out, None, force)
+        folder = find_model(str(smaller))
+    net = load_checkpoint(folder)
+    record = record_of(net)
+    with misuse():
+        check_target(out, net.source, force)
+        if not record.steps:
+            raise ValueError(f"{smaller} is a dense net; expected one that `lpjax compress` made")
+        named = baseline or record.source
+        if named is None:
+            raise ValueError(f"{smaller} does not tell which dense net it was made of; name that by --baseline")
+        dense = load_checkpoint(find_model(named))
+        check_target(out, dense.source, force)
+    if chosen is None:
+        source, first = read_texts(text)
+        second = None
+    else:
+        examples = load_examples(chosen, split or "train", glue)
+        source, first, second = f"{chosen.title} {examples.split}", examples.first, examples.second
+    places = spaced(len(first), len(first) if texts is None else texts)
+    first, second = ([one[i] for i in places] if one is not None else None for one in (first, second))
+    with progress() as advance:
+        found = lpjax.recover(net, dense, first or [], second, settings, progress=advance)
+    told: dict[str, Any] = {
+        "model": str(smaller),
+        "baseline": named,
+        "source": source,
+        "texts": found.texts,
+        "held_out": found.held_out,
+        "settings": dataclasses.asdict(settings),
+        "best": found.best,
+        "curve": list(found.curve),
+        "seconds": round(found.seconds, 1),
+        **run_record(seed),
+    }
+    files = {"recover.json": json.dumps(told, indent=2) + "\n", RECORD: record_text(record)}
+    save_checkpoint(found.checkpoint, out, overwrite=force, extra_files=files)
+    if as_json:
+        print(json.dumps(told | {"out": str(out)}))
+        return
+    table = Table(title=f"{escape(source)}: {found.texts} texts, {found.held_out} held out", title_justify="left")
+    for heading in ("update", "epoch", "training loss", "divergence, held out"):
+        table.add_column(heading, justify="right")
+    for entry in found.curve:
+        style = "bold" if entry == found.best else None
+        loss = f"{entry['loss']:.5f}" if "loss" in entry else ""
+        table.add_row(f"{entry['step']:g}", f"{entry['epoch']:g}", loss, f"{entry['divergence']:.5f}", style=style)
+    console = Console()
+    console.print(table)
+    console.print(f"saved in {escape(str(out))} as of update {found.best['step']:g}", highlight=False, soft_wrap=True)

@@ -1,0 +1,145 @@
+"""What a net says of a text, and how far a smaller net is from it."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Array, Bool, Float
+
+from lpjax._mesh import by_rows, data_mesh, replicated, spread
+from lpjax.batching import by_length, collate, round_up, tokenize
+from lpjax.checkpoint import Checkpoint
+from lpjax.models import ModelConfig, architecture, classify, device_params, encode
+from lpjax.models.head import num_outputs
+from lpjax.models.layers import NO_DROPOUT
+from lpjax.tokenize import tokenizer_of
+
+
+def net_outputs(
+    params: dict[str, Any], config: ModelConfig, inputs: dict[str, Array], headed: bool
+) -> Float[Array, "batch outputs"]:
+    """Logits of a classification head, or of a net without one the mean-pooled embedding at length 1; of padding 0.
+
+    Weights may be `Probe`s; nothing is checked.
+    """
+    return hidden_and_outputs(params, config, inputs, headed)[1]
+
+
+def hidden_and_outputs(
+    params: dict[str, Any], config: ModelConfig, inputs: dict[str, Array], headed: bool
+) -> tuple[Float[Array, "batch length hidden"], Float[Array, "batch outputs"]]:
+    """The last hidden states that `net_outputs` are made of, all or those that a head reads, and those."""
+    arch = architecture(config)
+    base = params.get(arch.name_table(config).prefix, params)
+    wanted = arch.summarized(config) if headed else slice(None)
+    given = inputs["input_ids"], inputs["attention_mask"].astype(bool), inputs.get("token_type_ids")
+    hidden = arch.forward(base, config, *given, np.dtype("float32"), NO_DROPOUT, wanted)
+    if headed:
+        return hidden, arch.classify(params, config, hidden, NO_DROPOUT)
+    return hidden, _embedding(hidden, given[1])
+
+
+def _embedding(hidden: Float[Array, "batch length d"], mask: Bool[Array, "batch length"]) -> Float[Array, "batch d"]:
+    """The mean over the tokens, at length 1."""
+    tokens = mask.astype(hidden.dtype)
+    pooled = jnp.sum(hidden * tokens[..., None], axis=1) / jnp.maximum(jnp.sum(tokens, axis=1, keepdims=True), 1)
+    there = jnp.max(tokens, axis=1, keepdims=True)
+    square = jnp.where(there > 0, jnp.sum(pooled**2, axis=1, keepdims=True), 1)
+    return pooled * jax.lax.rsqrt(jnp.maximum(square, jnp.finfo(square.dtype).tiny))
+
+
+def divergence(
+    found: Float[Array, "batch outputs"], wanted: Float[Array, "batch outputs"], headed: bool
+) -> Float[Array, " batch"]:
+    """How far the outputs of one net are from another's, text by text.
+
+    Of classes KL(wanted ‖ found) in nats, the loss of distillation (Hinton et al., arXiv 1503.02531, at temperature
+    1); of a regression the squared difference; of embeddings half the squared distance, 1 − cosine.
+    """
+    if not headed:
+        return jnp.sum((found - wanted) ** 2, axis=1) / 2
+    if wanted.shape[1] == 1:
+        return (found[:, 0] - wanted[:, 0]) ** 2
+    logs, wanted_logs = jax.nn.log_softmax(found), jax.nn.log_softmax(wanted)
+    return jnp.sum(jnp.exp(wanted_logs) * (wanted_logs - logs), axis=1)
+
+
+class Divergence:
+    """How far nets are from a dense one on some texts: called with params, the mean of `divergence` over the texts.
+
+    Tokens and outputs of the dense net stay on the devices. Compiled once per shape of a batch and structure of params:
+    of many ranks, better call it with dense leaves.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        first: Sequence[str],
+        second: Sequence[str] | None = None,
+        *,
+        tokenizer: Any = None,
+        batch_size: int = 32,
+        max_length: int | None = 128,
+        mesh: Mesh | None = None,
+    ) -> None:
+        """Run the dense net.
+
+        Args:
+            checkpoint: it.
+            first: n texts, or the first of n pairs.
+            second: the second texts.
+            tokenizer: of transformers; by default the one in `checkpoint.source`.
+            batch_size: texts of a batch over all devices.
+            max_length: tokens of a text at most.
+            mesh: devices, along an axis "data"; by default all.
+
+        Raises:
+            ValueError: a batch size below 1, or what `tokenize` refuses.
+        """
+        if batch_size < 1:
+            raise ValueError(f"`batch_size` is {batch_size}; expected 1 or more")
+        self._config, self._texts = checkpoint.config, len(first)
+        self._headed = num_outputs(checkpoint.params, checkpoint.config) is not None
+        self._mesh = data_mesh() if mesh is None else mesh
+        tokenizer = tokenizer_of(checkpoint) if tokenizer is None else tokenizer
+        limits = [limit for limit in (max_length, self._config.max_length) if limit is not None]
+        tokens = tokenize(tokenizer, self._config, first, second, max_length=min(limits, default=None))
+        rows = round_up(batch_size, self._mesh, self._config)
+        self._batches = [spread(collate(tokens, batch, rows), by_rows(self._mesh)) for batch in by_length(tokens, rows)]
+        params = self._on_devices(checkpoint.params)
+        self._wanted = [_outputs(params, self._config, inputs, self._headed) for inputs in self._batches]
+
+    def _on_devices(self, params: Any) -> Any:
+        return jax.device_put(device_params(params), replicated(self._mesh))
+
+    def __call__(self, params: Any) -> float:
+        """The mean divergence, 0 for the dense net."""
+        params = self._on_devices(params)
+        parts = [
+            _divergence(params, self._config, inputs, wanted, self._headed)
+            for inputs, wanted in zip(self._batches, self._wanted, strict=True)
+        ]
+        return float(np.sum(np.asarray(jax.device_get(parts), np.float64))) / self._texts
+
+
+@functools.partial(jax.jit, static_argnums=(1, 3))
+def _outputs(params: dict[str, Any], config: ModelConfig, inputs: dict[str, Array], headed: bool) -> Array:
+    if headed:
+        return classify(params, config, inputs)
+    return _embedding(encode(params, config, inputs), inputs["attention_mask"].astype(bool))
+
+
+@functools.partial(jax.jit, static_argnums=(1, 4))
+def _divergence(
+    params: dict[str, Any], config: ModelConfig, inputs: dict[str, Array], wanted: Array, headed: bool
+) -> Array:
+    """The sum over the texts of a batch."""
+    found = _outputs(params, config, inputs, headed)
+    there = jnp.max(inputs["attention_mask"].astype(found.dtype), axis=1)  # 0 for the rows that fill up a batch
+    return jnp.sum(divergence(found, wanted, headed) * there)

@@ -1,0 +1,238 @@
+"""Recovery without labels: a smaller net is trained to say of texts what the dense one says."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Array, Float
+
+from lpjax._mesh import by_rows, data_mesh, replicated, spread
+from lpjax.batching import Batch, Tokens, collate, round_up, shuffled, tokenize
+from lpjax.checkpoint import Checkpoint
+from lpjax.glue._train_step import Params, Schedule, begin, make_optimizer, train_step
+from lpjax.models import ModelConfig, device_params
+from lpjax.models.head import num_outputs
+from lpjax.outputs import Divergence, divergence, hidden_and_outputs
+from lpjax.tokenize import tokenizer_of
+
+Progress = Callable[[int, int, str], None]
+
+_FEWEST_HELD_OUT, _MOST_HELD_OUT = 1, 256
+
+
+@dataclasses.dataclass(frozen=True)
+class Recovery:
+    """How to train.
+
+    Attributes:
+        epochs: passes over the texts.
+        batch_size: texts of an update, over all devices.
+        learning_rate: peak of AdamW's, reached after the warm-up, from where it falls linearly to 0.
+        warmup: share of all updates that it rises in.
+        weight_decay: of AdamW.
+        clip: largest norm of a gradient.
+        hidden: what the loss has of the last hidden states' relative squared error, beside the divergence.
+        max_length: tokens of a text at most.
+        seed: of the order, and of the texts that are held out.
+
+    Raises:
+        ValueError: naming a value out of range.
+    """
+
+    epochs: int = 1
+    batch_size: int = 32
+    learning_rate: float = 1e-4
+    warmup: float = 0.1
+    weight_decay: float = 0.0
+    clip: float = 1.0
+    hidden: float = 1.0
+    max_length: int = 128
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, least in (("epochs", 1), ("batch_size", 1), ("max_length", 1), ("seed", 0)):
+            value = getattr(self, name)
+            if type(value) is not int or value < least:
+                raise ValueError(f"`{name}` is {value!r}; expected a whole number, {least} or more")
+        for name, fits, expected in (
+            ("learning_rate", lambda x: 0 < x < math.inf, "above 0"),
+            ("warmup", lambda x: 0 <= x <= 1, "from 0 to 1"),
+            ("weight_decay", lambda x: 0 <= x < math.inf, "0 or more"),
+            ("clip", lambda x: 0 < x < math.inf, "above 0"),
+            ("hidden", lambda x: 0 <= x < math.inf, "0 or more"),
+        ):
+            value = getattr(self, name)
+            if type(value) not in (int, float) or not fits(value):
+                raise ValueError(f"`{name}` is {value!r}; expected a number, {expected}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Recovered:
+    """What came of it.
+
+    Attributes:
+        checkpoint: the net of the least divergence on the texts held out, which may be that of the start; its weights
+            are float32 arrays on the host.
+        curve: an entry an epoch, the first at its start: step, epoch, divergence of the texts held out, and from the
+            second on loss, the mean over the epoch's updates.
+        best: that of `checkpoint`, one of `curve`.
+        texts: how many were trained on; held_out: how many were not.
+        seconds: of training, with compilation.
+    """
+
+    checkpoint: Checkpoint
+    curve: tuple[dict[str, float], ...]
+    best: dict[str, float]
+    texts: int
+    held_out: int
+    seconds: float
+
+
+def recover(
+    smaller: Checkpoint,
+    dense: Checkpoint,
+    first: Sequence[str],
+    second: Sequence[str] | None = None,
+    settings: Recovery | None = None,
+    *,
+    tokenizer: Any = None,
+    mesh: Mesh | None = None,
+    progress: Progress | None = None,
+) -> Recovered:
+    """Train a factored net on the outputs of the dense one, without labels (distillation, Hinton et al., 1503.02531).
+
+    The loss of a text is the `divergence` of the outputs plus `hidden` times the relative squared error of the last
+    hidden states that the outputs are made of. Factors stay factors; a tenth of the texts, at most 256, is held out to
+    choose the epoch to keep by. There is no dropout: the nets should agree, not generalize from few labels.
+
+    Args:
+        smaller: the net to be trained.
+        dense: the one to agree with, of the same config and head.
+        first: n texts, or the first of n pairs.
+        second: the second texts.
+        settings: by default `Recovery()`.
+        tokenizer: of transformers; by default the one in `dense.source`.
+        mesh: devices, along an axis "data"; by default all. A batch is spread over them.
+        progress: called with (updates done, updates in all, what) after each.
+
+    Raises:
+        ValueError: nets of different configs or heads, fewer than two texts, a loss that is not finite, or what
+            `tokenize` refuses.
+    """
+    settings = settings or Recovery()
+    config = dense.config
+    outputs = [num_outputs(net.params, net.config) for net in (dense, smaller)]
+    if smaller.config != config or outputs[0] != outputs[1]:
+        raise ValueError("`smaller` and `dense` have different configs or heads; expected one net, compressed and not")
+    if len(first) < 2:
+        raise ValueError(f"`first` has {len(first)} texts; expected 2 or more, for some are held out")
+    mesh = data_mesh() if mesh is None else mesh
+    tokenizer = tokenizer_of(dense) if tokenizer is None else tokenizer
+    max_length = min(settings.max_length, config.max_length or settings.max_length)
+    order = np.random.default_rng(settings.seed).permutation(len(first))
+    count = min(_MOST_HELD_OUT, max(_FEWEST_HELD_OUT, len(first) // 10))
+
+    def some(texts: Sequence[str] | None, places: np.ndarray) -> list[str] | None:
+        return None if texts is None else [texts[int(i)] for i in places]
+
+    held, learnt = order[:count], order[count:]
+    options = {"tokenizer": tokenizer, "batch_size": settings.batch_size, "max_length": max_length, "mesh": mesh}
+    measure = Divergence(dense, some(first, held) or [], some(second, held), **options)
+    tokens = tokenize(tokenizer, config, some(first, learnt) or [], some(second, learnt), max_length=max_length)
+    rows = round_up(settings.batch_size, mesh, config)
+    per_epoch = -(-len(tokens) // settings.batch_size)
+    total = settings.epochs * per_epoch
+    schedule = Schedule(settings.learning_rate, min(round(settings.warmup * total), total - 1), total)
+    optimizer = make_optimizer(settings.weight_decay, settings.clip)
+    loss = functools.partial(_loss, headed=outputs[0] is not None, hidden=settings.hidden)
+
+    began = time.perf_counter()
+    teacher = jax.device_put(device_params(dense.params), replicated(mesh))
+    params = device_params(smaller.params, jnp.float32)
+    best = jax.device_get(params)
+    state = jax.device_put(begin(params, optimizer), replicated(mesh))
+    curve: list[dict[str, float]] = [{"step": 0, "epoch": 0, "divergence": measure(state.params)}]
+    step = 0
+    for epoch in range(settings.epochs):
+        losses: list[Array] = []
+        for batch in shuffled(tokens, settings.batch_size, np.random.default_rng([settings.seed, epoch])):
+            inputs, weights = _batch(tokens, batch, rows)
+            wanted = _teach(teacher, config, spread(inputs, by_rows(mesh)), outputs[0] is not None)
+            state, one = train_step(
+                state,
+                spread(_part(inputs), by_rows(mesh, axis=1)),
+                _part(wanted),
+                spread(_part(weights), by_rows(mesh, axis=1)),
+                jax.random.key(0),  # of no dropout
+                jnp.float32(schedule(step)),
+                config=config,
+                optimizer=optimizer,
+                dtype=np.dtype(np.float32),
+                loss=loss,
+            )
+            losses.append(one)
+            step += 1
+            jax.block_until_ready(losses[-2:-1])
+            if progress is not None:
+                progress(step, total, f"epoch {epoch + 1}")
+        mean = float(np.mean(np.asarray(jax.device_get(losses), np.float64)))
+        if not math.isfinite(mean):
+            raise ValueError(f"the loss is {mean} by update {step}; try a lower learning rate")
+        found = measure(state.params)
+        if found < min(entry["divergence"] for entry in curve):
+            best = jax.device_get(state.params)
+        curve.append({"step": step, "epoch": epoch + 1, "divergence": found, "loss": mean})
+    kept = min(curve, key=lambda entry: entry["divergence"])
+    net = dataclasses.replace(smaller, params=best)
+    return Recovered(net, tuple(curve), kept, len(tokens), count, time.perf_counter() - began)
+
+
+def _batch(tokens: Tokens, batch: Batch, rows: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Inputs of a batch, and 1 for its texts, 0 for padding."""
+    return collate(tokens, batch, rows), (np.arange(rows) < len(batch.rows)).astype(np.float32)
+
+
+def _part(tree: Any) -> Any:
+    """A batch in one part, as `train_step` takes it."""
+    return jax.tree.map(lambda x: x[None], tree)
+
+
+@functools.partial(jax.jit, static_argnums=(1, 3))
+def _teach(params: Params, config: ModelConfig, inputs: dict[str, Array], headed: bool) -> tuple[Array, Array]:
+    with jax.default_matmul_precision("highest"):
+        return hidden_and_outputs(params, config, inputs, headed)
+
+
+def _loss(
+    params: Params,
+    config: ModelConfig,
+    inputs: dict[str, Array],
+    wanted: tuple[Array, Array],
+    weights: Float[Array, " rows"],
+    key: Array | None,
+    dtype: np.dtype,
+    *,
+    headed: bool,
+    hidden: float,
+) -> Array:
+    """Σ weight · loss over the rows."""
+    with jax.default_matmul_precision("highest"):
+        states, outputs = hidden_and_outputs(params, config, inputs, headed)
+    wanted_states, wanted_outputs = wanted
+    losses = divergence(outputs, wanted_outputs, headed)
+    if hidden:
+        mask = inputs["attention_mask"].astype(states.dtype)
+        tokens = mask if states.shape[1] == mask.shape[1] else jnp.ones(states.shape[:2], states.dtype)
+        errors, sizes = (jnp.sum(x**2, axis=2) for x in (states - wanted_states, wanted_states))
+        share = jnp.sum(errors * tokens, axis=1) / jnp.maximum(jnp.sum(sizes * tokens, axis=1), 1e-6)
+        losses = losses + hidden * share
+    return jnp.sum(losses * weights)

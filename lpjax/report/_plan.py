@@ -1,0 +1,77 @@
+"""The file of a plan: what to make of each matrix, a line each, to be read, edited and replayed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, get_args
+
+from lpjax.plan import Choice, Costs, Plan
+from lpjax.report._fields import Fields, RecordError, read_object
+from lpjax.report._write import write_text
+
+SCHEMA = "lpjax-plan/1"
+
+
+def save_plan(plan: Plan, path: str | Path, *, overwrite: bool = False) -> None:
+    """Write a plan as JSON, whole or not at all.
+
+    Raises:
+        FileExistsError: the file is there, and `overwrite` is not given.
+        ValueError: `provenance` holds what JSON cannot say.
+        OSError: it cannot be written.
+    """
+    path = Path(path)
+    if path.is_dir() or (path.exists() and not overwrite):
+        raise FileExistsError(f"{path} exists; choose another name, or overwrite=True to replace a file")
+    told: dict[str, Any] = {"schema": SCHEMA}
+    told |= {key: getattr(plan, key) for key in ("budget", "budget_of", "allocation", "weighting")}
+    head = json.dumps(told | {"provenance": dict(plan.provenance)}, indent=2, ensure_ascii=False, allow_nan=False)
+    layers = [
+        json.dumps({"path": path, **choice._asdict()}, ensure_ascii=False, allow_nan=False)
+        for path, choice in plan.layers.items()
+    ]
+    lines = ",\n".join(f"    {layer}" for layer in layers)
+    write_text(path, f'{head[:-2]},\n  "layers": [\n{lines}\n  ]\n}}\n')
+
+
+def load_plan(path: str | Path) -> Plan:
+    """The plan in a file.
+
+    Raises:
+        RecordError: it is no plan; names the file and the key.
+    """
+    fields = read_object(Path(path), SCHEMA)
+    layers: dict[str, Choice] = {}
+    for layer in fields.objects("layers"):
+        name = layer.need("path", layer.text("path"))
+        if name in layers:
+            raise RecordError(f"{path}: {name} is there twice; leave one of them")
+        rank = layer.count("rank", 1)
+        chosen = Choice(rank) if rank is None else Choice(rank, _method(layer), layer.need("p", layer.number("p")))
+        layers[name] = chosen
+    if not layers:
+        raise fields.refuse("layers", "objects with path, rank, method and p, one or more")
+    costs = fields.text("budget_of")
+    if costs is not None and costs not in get_args(Costs):
+        raise fields.refuse("budget_of", " or ".join(map(repr, get_args(Costs))))
+    provenance = fields.data.get("provenance", {})
+    if not isinstance(provenance, dict):
+        raise fields.refuse("provenance", "an object")
+    return Plan(
+        layers,
+        fields.text("weighting"),
+        fields.number("budget"),
+        costs,  # pyright: ignore[reportArgumentType]
+        fields.text("allocation"),
+        provenance,
+    )
+
+
+def _method(layer: Fields) -> str:
+    from lpjax.solvers import SOLVERS
+
+    method = layer.need("method", layer.text("method"))
+    if method not in SOLVERS:
+        raise layer.refuse("method", f"one of {', '.join(SOLVERS)}")
+    return method

@@ -1,0 +1,127 @@
+"""`lpjax compress --budget`: from text to a plan and back, and ways to get it wrong."""
+
+from __future__ import annotations
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+import lpjax
+from lpjax.report import load_plan, read_record
+
+pytestmark = pytest.mark.usefixtures("quick_compilations")
+
+
+@pytest.fixture
+def text(tmp_path):
+    path = tmp_path / "some.txt"
+    path.write_text("a b c\nd e f g\n\nh i j a\nb\nc d\ne f\nj i h\n")
+    return path
+
+
+def same_weights(one, other) -> bool:
+    a, b = (jax.tree.leaves(lpjax.load_checkpoint(folder).params) for folder in (one, other))
+    return all(np.array_equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+@pytest.mark.parametrize("allocation", [None, "minimax"])
+def test_a_budget_by_text_its_plan_and_the_same_again(command, folder, text, tmp_path, allocation):
+    options = [] if allocation is None else ["--allocation", allocation]
+    plan = tmp_path / "plan.json"
+    status, said, errors = command(
+        "compress",
+        folder,
+        tmp_path / "out",
+        "--calibrate",
+        text,
+        "--budget",
+        0.7,
+        "--plan-out",
+        plan,
+        *options,
+        "--json",
+    )
+    assert status == 0, errors
+    told = json.loads(said)
+    assert told["plan"] == str(plan)
+    assert 0.6 < told["parameters_after"] / told["parameters_before"] <= 0.7
+    assert f"calibrating on {text}" in errors.replace("\n/", " /").replace("  ", " ")
+    found = load_plan(plan)
+    assert (found.budget, found.allocation, found.weighting) == (0.7, allocation or "measured", "gauss_newton")
+    step = read_record(tmp_path / "out" / "lpjax_record.json").steps[-1]
+    assert (step.budget, step.budget_of, step.allocation) == (0.7, "parameters", allocation or "measured")
+    assert {layer.path: layer.rank for layer in step.layers} == {p: c.rank for p, c in found.layers.items()}
+
+    if allocation is not None:  # what is held out to measure by, calibration does not see
+        again = ["--plan", plan, "--calibrate", text]
+        assert command("compress", folder, tmp_path / "again", *again)[0] == 0
+        assert same_weights(tmp_path / "out", tmp_path / "again")
+    edited = plan.read_text().replace('"weighting": "gauss_newton"', '"weighting": null')
+    plan.write_text(edited)
+    assert command("compress", folder, tmp_path / "plain", "--plan", plan, "--plan-out", tmp_path / "next.json")[0] == 0
+    assert load_plan(tmp_path / "next.json").layers == found.layers
+    ranks = {path: leaf.rank for path, leaf in _pairs(tmp_path / "plain")}
+    assert ranks == {path: choice.rank for path, choice in found.layers.items() if choice.rank is not None}
+
+
+def _pairs(folder):
+    leaves = lpjax.select.leaves_with_paths(lpjax.load_checkpoint(folder).params)
+    return [(path, leaf) for path, leaf in leaves if isinstance(leaf, lpjax.LowRank)]
+
+
+def test_a_plan_of_several_methods(command, folder, tmp_path):
+    plan = tmp_path / "plan.json"
+    assert (
+        command("compress", folder, tmp_path / "out", "--rank", 2, "--layers", "attention", "--plan-out", plan)[0] == 0
+    )
+    document = json.loads(plan.read_text())
+    assert {layer["method"] for layer in document["layers"]} == {"lewis"}
+    document["layers"][0] |= {"method": "irls_rows", "rank": 3}
+    document["layers"][1] |= {"rank": None}
+    plan.write_text(json.dumps(document))
+    status, said, errors = command("compress", folder, tmp_path / "mixed", "--plan", plan)
+    assert status == 0, errors
+    assert "irls_rows, p = 1 and lewis, p = 1" in said or "lewis, p = 1 and irls_rows, p = 1" in said
+    config = json.loads((tmp_path / "mixed" / "config.json").read_text())["lpjax"]
+    assert config["method"] == "several"
+    assert {step["method"] for step in config["steps"]} == {"lewis", "irls_rows"}
+    assert len(_pairs(tmp_path / "mixed")) == len(document["layers"]) - 1
+    assert command("report", tmp_path / "mixed", "--out", tmp_path / "page.html")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--budget", "1.5"], "--budget is 1.5"),
+        (["--budget", "0.5", "--keep", "0.5"], "exactly one of --keep, --rank, --budget and --plan"),
+        (["--budget", "0.5", "--budget-of", "bytes"], "--budget-of is 'bytes'"),
+        (["--budget", "0.5", "--allocation", "unifrom"], "did you mean uniform?"),
+        (["--budget", "0.5", "--allocation", "measured"], "needs text to measure on"),
+        (["--keep", "0.5", "--allocation", "uniform"], "--allocation is how a --budget is shared out"),
+        (["--plan", "PLAN", "--method", "svd"], "--method is what --plan says"),
+        (["--plan", "PLAN"], "was made under the weighting"),
+        (["--plan", "TEXT"], "is no JSON"),
+        (["--plan", "OTHER"], "which the net does not have"),
+        (["--keep", "0.5", "--plan-out", "TEXT"], "--force to replace it"),
+        (["--keep", "0.5", "--plan-out", "nowhere/plan.json"], "there is no folder nowhere"),
+    ],
+)
+def test_misuse_writes_nothing(command, folder, text, tmp_path, arguments, said):
+    lpjax.report.save_plan(lpjax.Plan({"a": lpjax.Choice(1)}, "drone"), tmp_path / "plan.json")
+    lpjax.report.save_plan(lpjax.Plan({"a": lpjax.Choice(1)}), tmp_path / "other.json")
+    names = {"TEXT": text, "PLAN": tmp_path / "plan.json", "OTHER": tmp_path / "other.json"}
+    before = {path: path.read_bytes() if path.is_file() else None for path in tmp_path.iterdir()}
+    status, out, errors = command("compress", folder, tmp_path / "out", *(names.get(one, one) for one in arguments))
+    assert status == 2
+    assert said in errors.replace("\n", " ")
+    assert not out
+    assert {path: path.read_bytes() if path.is_file() else None for path in tmp_path.iterdir()} == before
+
+
+def test_a_budget_that_nothing_can_keep(command, folder, tmp_path):
+    status, _, errors = command("compress", folder, tmp_path / "out", "--budget", "0.01")
+    assert status == 1
+    assert "with the smallest pairs" in errors.replace("\n", " ")
+    assert not (tmp_path / "out").exists()

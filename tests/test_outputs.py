@@ -1,0 +1,68 @@
+"""Divergence of nets against SciPy and against texts run one by one."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.special import log_softmax, rel_entr, softmax
+
+import lpjax
+from lpjax.outputs import Divergence, divergence
+from tests.glue.test_evaluate import base_net, net_with_head
+from tests.models.golden_cases import NETS
+from tests.test_batching import make_tokenizer
+from tests.test_calibrate import LONGEST, TEXTS, one_at_a_time
+
+pytestmark = pytest.mark.usefixtures("quick_compilations")
+
+
+def test_divergences_are_those_of_scipy():
+    rng = np.random.default_rng(0)
+    found, wanted = rng.normal(size=(2, 5, 3)).astype(np.float32)
+    entropy = rel_entr(softmax(wanted, axis=1), softmax(found, axis=1)).sum(axis=1)
+    assert np.allclose(divergence(found, wanted, headed=True), entropy, atol=1e-6)
+    assert np.allclose(divergence(found[:, :1], wanted[:, :1], headed=True), (found - wanted)[:, 0] ** 2)
+    a, b = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (found, wanted))
+    assert np.allclose(divergence(a, b, headed=False), 1 - (a * b).sum(axis=1), atol=1e-6)
+
+
+@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("headed", [False, True])
+def test_the_mean_over_texts_one_by_one(name, headed):
+    checkpoint = net_with_head(name, "mnli") if headed else base_net(name)
+    smaller = lpjax.compress(checkpoint.params, select="encoder", keep=0.5, solver="svd").params
+
+    def outputs(params):
+        for batch in one_at_a_time(checkpoint, TEXTS):
+            if headed:
+                yield np.asarray(lpjax.classify(params, checkpoint.config, batch), np.float64)[0]
+            else:
+                mean = np.asarray(lpjax.encode(params, checkpoint.config, batch), np.float64)[0].mean(axis=0)
+                yield mean / np.linalg.norm(mean)
+
+    expected = []
+    for found, wanted in zip(outputs(smaller), outputs(checkpoint.params), strict=True):
+        if headed:
+            logs = log_softmax(wanted)
+            expected.append(np.sum(np.exp(logs) * (logs - log_softmax(found))))
+        else:
+            expected.append(np.sum((found - wanted) ** 2) / 2)
+    tokenizer = make_tokenizer(checkpoint.config)
+    measure = Divergence(checkpoint, TEXTS, tokenizer=tokenizer, batch_size=4, max_length=LONGEST)
+    assert measure(smaller) == pytest.approx(np.mean(expected), rel=1e-3, abs=1e-7)
+    assert measure(checkpoint.params) == pytest.approx(0, abs=1e-7)
+    dense = jax.tree.map(
+        lpjax.densify, jax.tree.map(jnp.asarray, smaller), is_leaf=lambda leaf: isinstance(leaf, lpjax.LowRank)
+    )
+    assert measure(dense) == pytest.approx(measure(smaller), rel=1e-3, abs=1e-7)
+
+
+def test_what_is_refused():
+    checkpoint = base_net("bert_base")
+    tokenizer = make_tokenizer(checkpoint.config)
+    with pytest.raises(ValueError, match="`batch_size` is 0"):
+        Divergence(checkpoint, TEXTS, tokenizer=tokenizer, batch_size=0)
+    with pytest.raises(ValueError, match="`sentences` is empty"):
+        Divergence(checkpoint, [], tokenizer=tokenizer)

@@ -1,0 +1,80 @@
+"""`lpjax recover`: from a compressed folder to a better one, and ways to get it wrong."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+import lpjax
+
+pytestmark = pytest.mark.usefixtures("quick_compilations")
+
+OPTIONS = ["--lr", 3e-3, "--epochs", 2, "--batch-size", 4]
+
+
+@pytest.fixture
+def text(tmp_path):
+    path = tmp_path / "some.txt"
+    path.write_text("\n".join(" ".join("abcdefghij"[i % 7 : i % 7 + 1 + i % 4]) + " j" * (i // 7) for i in range(28)))
+    return path
+
+
+@pytest.fixture
+def smaller(command, folder, tmp_path):
+    assert command("compress", folder, tmp_path / "smaller", "--layers", "encoder", "--keep", 0.4)[0] == 0
+    return tmp_path / "smaller"
+
+
+def test_a_compressed_net_recovers(command, folder, smaller, text, tmp_path):
+    out = tmp_path / "recovered"
+    status, said, errors = command("recover", smaller, out, "--text", text, *OPTIONS, "--json")
+    assert status == 0, errors
+    told = json.loads(said)
+    assert told["baseline"] == str(folder)
+    assert told["best"]["divergence"] < told["curve"][0]["divergence"]
+    assert json.loads((out / "recover.json").read_text())["texts"] == told["texts"]
+    before, after = (lpjax.load_checkpoint(path) for path in (smaller, out))
+    assert [leaf.shape for _, leaf in lpjax.select.leaves_with_paths(before.params)] == [
+        leaf.shape for _, leaf in lpjax.select.leaves_with_paths(after.params)
+    ]
+    dense = lpjax.load_checkpoint(folder)
+    measure = lpjax.Divergence(dense, text.read_text().splitlines())
+    assert measure(after.params) < measure(before.params)
+    assert command("report", out, "--out", tmp_path / "page.html")[0] == 0
+
+
+def test_a_table_without_json(command, folder, smaller, text, tmp_path):
+    status, said, _ = command("recover", smaller, tmp_path / "out", "--text", text, "--texts", 12, "--baseline", folder)
+    assert status == 0
+    assert "11 texts, 1 held out" in said
+    assert "divergence" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--epochs", "0"], "`epochs` is 0"),
+        (["--lr", "-1"], "`learning_rate` is -1"),
+        (["--text", "TEXT", "--task", "sst2"], "expected one of them"),
+        (["--split", "train"], "--split and --glue are those of a --task"),
+        (["--texts", "1"], "--texts is 1; expected 2 or more"),
+        (["--baseline", "./nowhere"], "there is no folder"),
+        (["--text", "nowhere.txt"], "nowhere.txt can't be read"),
+    ],
+)
+def test_misuse_writes_nothing(command, smaller, text, tmp_path, arguments, said):
+    before = {path.name for path in tmp_path.iterdir()}
+    status, out, errors = command(
+        "recover", smaller, tmp_path / "out", *(text if one == "TEXT" else one for one in arguments)
+    )
+    assert status == 2
+    assert said in errors.replace("\n", " ")
+    assert not out
+    assert {path.name for path in tmp_path.iterdir()} == before
+
+
+def test_a_dense_net_has_nothing_to_recover(command, folder, text, tmp_path):
+    status, _, errors = command("recover", folder, tmp_path / "out", "--text", text)
+    assert status == 2
+    assert "is a dense net" in errors
