@@ -15,6 +15,8 @@ import jax
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from lpjax.calibrate import calibrate
+from lpjax.calibration import Calibration
 from lpjax.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from lpjax.checkpoint._save import swap_in
 from lpjax.checkpoint._source import installed_encoder, weight_bytes
@@ -26,8 +28,11 @@ from lpjax.tokenize import tokenizer_of
 
 _SEED = 0
 _MARK = "lpjax demo"
+_BY_TEXT = "svd, by text"
+_TEXTS = 1000  # to calibrate on
 # 16 steps of ADMM come within 1 % of the best objective known, on the embedding (benchmarks/results).
 _METHODS: list[tuple[str, float, dict[str, Any]]] = [
+    (_BY_TEXT, 2.0, {}),
     ("svd", 2.0, {}),
     ("lewis", 1.0, {}),
     ("lewis", 1.5, {}),
@@ -53,7 +58,8 @@ def run_demo(
     """Compress an encoder with every fast solver, evaluate each, save the smallest good one, and report.
 
     Scores are Spearman on the STS-B dev pairs where GLUE is found or reachable; else Spearman between the
-    similarities of the dense and the compressed net over sentences that every Python has.
+    similarities of the dense and the compressed net over sentences that every Python has. One row is the SVD under the
+    weights of a calibration, on other such sentences.
 
     Args:
         out: folder to be written: model/ (the smaller checkpoint), results.json, results.png. One that an earlier
@@ -74,7 +80,8 @@ def run_demo(
     check_out(out)
     began = time.perf_counter()
     checkpoint = load_checkpoint(model if model is not None else encoder_folder())
-    score, heading, reason = _scorer(checkpoint, glue)
+    sentences = load_sentences()
+    score, heading, reason = _scorer(checkpoint, glue, sentences[1::2])
     console.print(f"Scored by {heading}: {reason}")
 
     cells = [(layers, keep, *method) for layers, keep in _LAYERS for method in _METHODS]
@@ -82,11 +89,17 @@ def run_demo(
         task = progress.add_task("dense: evaluating")
         dense = score(checkpoint)
         console.print(f"dense: {dense:.4f}")
+        learnt = sentences[::2]
+        learnt = learnt[:: -(-len(learnt) // _TEXTS)]
+        progress.update(task, description=f"{len(learnt)} sentences of Python's documentation: calibrating")
+        calibration = calibrate(checkpoint, learnt, seed=_SEED)
         rows, candidates = [], {}
         for i, (layers, keep, method, p, options) in enumerate(cells, start=1):
-            name = f"{i}/{len(cells)} {layers} at keep {keep:g}, {method} p = {p:g}"
+            name = f"{i}/{len(cells)} {layers} at keep {keep:g}, {method}" + (
+                "" if method == _BY_TEXT else f" p = {p:g}"
+            )
             progress.update(task, description=f"{name}: solving")
-            row, smaller = _cell(checkpoint, layers, keep, method, p, options)
+            row, smaller = _cell(checkpoint, layers, keep, method, p, options, calibration)
             progress.update(task, description=f"{name}: evaluating")
             row["score"] = score(smaller)
             rows.append(row)
@@ -107,6 +120,7 @@ def run_demo(
                 "score": heading,
                 "score_reason": reason,
                 "dense": dense,
+                "calibration": {"texts": calibration.texts, "tokens": calibration.tokens},
                 "dense_parameters": _parameters(checkpoint),
                 "rows": rows,
                 "saved": saved,
@@ -152,7 +166,9 @@ def check_out(out: Path) -> None:
         raise DemoError(f"{out} exists and was not made by the demo; choose another with --out")
 
 
-def _scorer(checkpoint: Checkpoint, glue: str | Path | None) -> tuple[Callable[[Checkpoint], float], str, str]:
+def _scorer(
+    checkpoint: Checkpoint, glue: str | Path | None, sentences: list[str]
+) -> tuple[Callable[[Checkpoint], float], str, str]:
     """A function checkpoint -> score, what the score is called, and why it is this one."""
     tokenizer = tokenizer_of(checkpoint)
     try:
@@ -160,7 +176,6 @@ def _scorer(checkpoint: Checkpoint, glue: str | Path | None) -> tuple[Callable[[
     except DataError as error:
         if glue is not None:
             raise
-        sentences = load_sentences()
         baseline = embed_sentences(checkpoint, sentences, tokenizer=tokenizer)
         reason = f"{len(sentences)} sentences of Python's documentation, for GLUE was not found ({error})"
 
@@ -176,12 +191,22 @@ def _scorer(checkpoint: Checkpoint, glue: str | Path | None) -> tuple[Callable[[
 
 
 def _cell(
-    checkpoint: Checkpoint, layers: str, keep: float, method: str, p: float, options: dict[str, Any]
+    checkpoint: Checkpoint,
+    layers: str,
+    keep: float,
+    method: str,
+    p: float,
+    options: dict[str, Any],
+    calibration: Calibration,
 ) -> tuple[dict[str, Any], Checkpoint]:
     began = time.perf_counter()
-    params, records = compress(checkpoint.params, select=layers, keep=keep, solver=method, p=p, **options)
+    known = calibration if method == _BY_TEXT else None
+    solver = "svd" if method == _BY_TEXT else method
+    params, records = compress(
+        checkpoint.params, select=layers, keep=keep, solver=solver, p=p, calibration=known, **options
+    )
     wall = time.perf_counter() - began
-    block = {"method": method, "p": p}
+    block = {"method": solver, "p": p}
     smaller = dataclasses.replace(checkpoint, params=params, compression=block)
     dense_size = sum(record.dense_size for record in records)
     entries = sum(record.objective_entries * record.dense_size for record in records) / dense_size
@@ -189,7 +214,7 @@ def _cell(
         "layers": layers,
         "keep": keep,
         "method": method,
-        "p": p,
+        "p": None if method == _BY_TEXT else p,
         "options": options,
         "compression": 1 - sum(record.stored_size for record in records) / dense_size,
         "parameters": _parameters(smaller),
@@ -243,7 +268,7 @@ def _print(console: Console, result: dict[str, Any], out: Path) -> None:
     console.print(results_table([first, *rows], score=result["score"], dense=dense))
     console.print(
         f"{out}/model: {saved['layers']} at keep {saved['keep']:g} by {saved['method']}"
-        + ("" if saved["method"] == "svd" else f" p = {saved['p']:g}")
+        + ("" if saved["method"] in ("svd", _BY_TEXT) else f" p = {saved['p']:g}")
         + f"; {saved['dense_bytes'] / 1e6:.1f} MB became {saved['bytes'] / 1e6:.1f} MB; "
         f"reloaded it scores {saved['score_reloaded']:.4f}"
     )

@@ -21,6 +21,7 @@ from lpjax.glue import data
 pytestmark = pytest.mark.filterwarnings("default")
 
 PAIRS = ["a b\tc d\t1", "e f g\te g\t4.5", "abc\tab c\t3", "h i\tj\t0.5", "g h\tg h i\t5", "b\tf a\t2"]
+SENTENCES = ["a b", "c d e", "ab cd", "f", "g h i j", "abc", "j i h"]
 
 
 @pytest.fixture
@@ -37,7 +38,8 @@ def glue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two methods and two settings are enough to see the loop work."""
-    monkeypatch.setattr(demo, "_METHODS", [("svd", 2.0, {}), ("lewis", 1.0, {})])
+    monkeypatch.setattr(demo, "_METHODS", [("svd, by text", 2.0, {}), ("svd", 2.0, {}), ("lewis", 1.0, {})])
+    monkeypatch.setattr(demo, "load_sentences", lambda: SENTENCES)
     monkeypatch.setattr(demo, "_LAYERS", [("embeddings", 0.5), ("encoder", 0.5)])
 
 
@@ -47,17 +49,21 @@ def test_the_table_the_files_and_the_reloaded_score_agree(folder, glue, tmp_path
     assert json.loads((tmp_path / "demo" / "results.json").read_text()) == json.loads(json.dumps(result))
     assert (tmp_path / "demo" / "results.png").read_bytes().startswith(b"\x89PNG")
     assert [(row["layers"], row["method"]) for row in result["rows"]] == [
-        ("embeddings", "svd"),
-        ("embeddings", "lewis"),
-        ("encoder", "svd"),
-        ("encoder", "lewis"),
+        (layers, method) for layers in ("embeddings", "encoder") for method in ("svd, by text", "svd", "lewis")
     ]
     dense = lpjax.load_checkpoint(folder)
     pairs = data.load_stsb(glue)
     assert result["dense"] == pytest.approx(stsb(dense, pairs).spearman)
+    calibration = lpjax.calibrate(dense, SENTENCES[::2])
     for row in result["rows"]:
+        by_text = row["method"] == "svd, by text"
         params = lpjax.compress(
-            dense.params, select=row["layers"], keep=row["keep"], solver=row["method"], p=row["p"]
+            dense.params,
+            select=row["layers"],
+            keep=row["keep"],
+            solver=None if by_text else row["method"],
+            p=row["p"],
+            calibration=calibration if by_text else None,
         ).params
         assert row["score"] == pytest.approx(stsb(dataclasses.replace(dense, params=params), pairs).spearman)
         assert 0 < row["compression"] < 1
@@ -74,7 +80,6 @@ def test_the_table_the_files_and_the_reloaded_score_agree(folder, glue, tmp_path
 def test_without_glue_it_scores_by_fidelity_and_says_so(folder, tmp_path, short, monkeypatch):
     monkeypatch.delenv("LPJAX_GLUE_DIR", raising=False)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setattr(demo, "load_sentences", lambda: ["a b", "c d e", "ab cd", "f", "g h i j", "abc"])
     printed = io.StringIO()
     result = run_demo(tmp_path / "demo", model=folder, console=Console(file=printed, width=120))
     assert result["score"] == "Spearman with the dense net's similarities"

@@ -150,9 +150,10 @@ def decide(
             calibration = load_calibration(wish.source)
     elif wish.source is not None:
         name, lines = read_texts(wish.source)
-        if wish.budget is not None and wish.allocation in (None, "measured"):
-            held, lines = _hold_out(lines)
-            measure = lpjax.Divergence(checkpoint, held)
+        allocation = wish.plan.allocation if wish.plan is not None else wish.allocation or "measured"
+        if allocation == "measured" and (wish.plan is not None or wish.budget is not None):
+            held, lines = _hold_out(lines)  # for a plan, too: its weights are those of the other texts
+            measure = None if wish.plan is not None else lpjax.Divergence(checkpoint, held)
         gradients = WEIGHTINGS[wish.weighting].wants_gradients
         with progress() as advance:
             calibration = calibrate_on(
