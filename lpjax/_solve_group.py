@@ -6,9 +6,9 @@ import collections
 import functools
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +24,9 @@ from lpjax.objectives import entries_bound, lp_norm
 from lpjax.solvers import Solution
 from lpjax.solvers._problem import solving_dtype
 from lpjax.solvers._spectrum import descending_eigh, with_pseudo_inverse
+
+T = TypeVar("T")
+U = TypeVar("U")
 
 
 class Metric(NamedTuple):
@@ -172,45 +175,53 @@ def solve_group(
         by_job = everywhere_alike = SingleDeviceSharding(mesh.devices.flat[0])
     one_cpu = mesh.size == 1 and mesh.devices.flat[0].platform == "cpu"
     workers = min(_cores(), len(jobs)) if one_cpu and batch_size is None else 1
-    size = batch_size or _default_batch(jobs[0])
+    size = (batch_size or _default_batch(jobs[0])) * mesh.size
     exponent = np.asarray(p, solving_dtype(canonicalize_dtype(jobs[0].leaf.dtype)))
     exponent = spread(exponent, everywhere_alike)
-    programs: dict[int, Callable[..., Solved]] = {}
 
-    def run(program: Callable[..., Solved], arguments: tuple[Any, ...]) -> tuple[Solved, float]:
+    def prepared() -> Iterator[tuple[list[Job], int, tuple[Any, ...]]]:
+        for start in range(0, len(jobs), size):
+            batch = jobs[start : start + size]
+            height = -(-len(batch) // mesh.size) * mesh.size
+            padded = batch + [batch[-1]] * (height - len(batch))
+            matrices = _stack([job.matrix() for job in padded])
+            # Trees of one structure, for what one job of a group has, all have.
+            known = jax.tree.map(lambda *arrays: _stack(arrays), *((job.weights, job.metrics) for job in padded))
+            arguments = (spread(matrices, by_job), spread(known, by_job), exponent)
+            if height not in programs:
+                programs[height] = _compiled(solve, rank, options, mesh, arguments)
+            yield batch, height, arguments
+
+    def run(one: tuple[list[Job], int, tuple[Any, ...]]) -> list[Part]:
+        batch, height, arguments = one
         began = time.perf_counter()
-        solved = fetch(program(*arguments))
-        return solved, (time.perf_counter() - began) / workers
+        solved = fetch(programs[height](*arguments))
+        seconds = (time.perf_counter() - began) / len(batch) / workers
+        return [
+            Part(job, solved if height == 1 else jax.tree.map(lambda x, i=i: x[i], solved), seconds)
+            for i, job in enumerate(batch)
+        ]
 
-    def parts(batch: list[Job], ran: tuple[Solved, float]) -> Iterator[Part]:
-        solved, seconds = ran
-        for i, job in enumerate(batch):
-            one = solved if len(batch) == 1 and mesh.size == 1 else jax.tree.map(lambda x, i=i: x[i], solved)
-            yield Part(job, one, seconds / len(batch))
+    programs: dict[int, Callable[..., Solved]] = {}
+    for parts in _in_order(run, prepared(), workers):
+        yield from parts
 
+
+def _in_order(function: Callable[[T], U], items: Iterable[T], workers: int) -> Iterator[U]:
+    """`function` of each item, as many at work as there are workers, and one that waits for a core."""
+    if workers == 1:
+        yield from map(function, items)
+        return
+    running: collections.deque[Future[U]] = collections.deque()
     pool = ThreadPoolExecutor(workers)
-    running: collections.deque[tuple[list[Job], Future[tuple[Solved, float]]]] = collections.deque()
     try:
-        with threadpool_limits(1 if workers > 1 else None, "blas"):
-            for start in range(0, len(jobs), size * mesh.size):
-                batch = jobs[start : start + size * mesh.size]
-                height = -(-len(batch) // mesh.size) * mesh.size
-                padded = batch + [batch[-1]] * (height - len(batch))
-                matrices = _stack([job.matrix() for job in padded])
-                # Trees of one structure, for what one job of a group has, all have.
-                known = jax.tree.map(lambda *arrays: _stack(arrays), *((job.weights, job.metrics) for job in padded))
-                arguments = (spread(matrices, by_job), spread(known, by_job), exponent)
-                if height not in programs:
-                    programs[height] = _compiled(solve, rank, options, mesh, arguments)
-                if workers == 1:
-                    yield from parts(batch, run(programs[height], arguments))
-                    continue
-                running.append((batch, pool.submit(run, programs[height], arguments)))
-                if len(running) > workers:  # one waits, so that no core does
-                    batch, future = running.popleft()
-                    yield from parts(batch, future.result())
-            for batch, future in running:
-                yield from parts(batch, future.result())
+        with threadpool_limits(1, "blas"):
+            for item in items:
+                running.append(pool.submit(function, item))
+                if len(running) > workers:
+                    yield running.popleft().result()
+            while running:
+                yield running.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -307,9 +318,7 @@ def _solve_weighted(
         halves.append(half)
         inverses.append(inverse)
 
-    def weighted(matrix: Array) -> Array:
-        return _on_the_left(halves[1], _on_the_left(halves[0], matrix).T).T
-
+    weighted = functools.partial(_on_both_sides, halves)
     solution = solve(weighted(matrix), rank)
     left, right = _on_the_left(inverses[0], solution.left), _on_the_left(inverses[1], solution.right.T).T
     return solution._replace(left=left, right=right), weighted
@@ -317,13 +326,9 @@ def _solve_weighted(
 
 def weighted_matrix(matrix: Any, metrics: Sides) -> np.ndarray:
     """H^{1/2} A G^{1/2}, on the host."""
-    found = np.asarray(matrix)
-    for metric, transposed in ((metrics.rows, False), (metrics.columns, True)):
-        if metric is not None:
-            root = roots(metric, solving_dtype(found.dtype))[0]
-            found = np.asarray(_on_the_left(root, jnp.asarray(found.T if transposed else found)))
-            found = found.T if transposed else found
-    return found
+    dtype = solving_dtype(matrix.dtype)
+    halves = [None if metric is None else roots(metric, dtype)[0] for metric in metrics]
+    return np.asarray(_on_both_sides(halves, matrix))
 
 
 def roots(metric: Metric, dtype: Any) -> tuple[Array, Array]:
@@ -344,10 +349,15 @@ def roots(metric: Metric, dtype: Any) -> tuple[Array, Array]:
     return with_pseudo_inverse(vectors, half)
 
 
-def _on_the_left(root: Array | None, matrix: Array) -> Array:
+def _on_the_left(root: Array | None, matrix: Any) -> Any:
     if root is None:
         return matrix
     return root[:, None] * matrix if root.ndim == 1 else jnp.matmul(root, matrix, precision="highest")
+
+
+def _on_both_sides(halves: Sequence[Array | None], matrix: Any) -> Any:
+    """H^{1/2} A G^{1/2}, the halves matrices or diagonals; None for the identity."""
+    return _on_the_left(halves[1], _on_the_left(halves[0], matrix).T).T
 
 
 def _stack(arrays: Sequence[np.ndarray]) -> np.ndarray:

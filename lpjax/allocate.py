@@ -181,11 +181,11 @@ def _measured(
             plans[level, method] = _choices({path: rank for path, rank in ranks.items() if rank is not None}, method)
     total, done = len(leaves) * (len(plans) + 1) + len(plans) + 1, 0
 
-    def tell(what: str, steps: int = 1) -> None:
+    def tell(what: str) -> None:
         nonlocal done
         if progress is not None:
             progress(done, total, what)
-        done += steps
+        done += 1
 
     def solved(plan: Mapping[str, Choice]) -> dict[str, Any]:
         found = dict(leaves_with_paths(compress(params, plan=plan, **solve).params))

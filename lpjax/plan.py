@@ -32,7 +32,7 @@ class Plan:
         weighting: name of the weighting that errors are under, None without a calibration.
         budget: share of `budget_of` that the whole net may keep; None where the choices were not made by one.
         budget_of: "parameters" or "multiply_adds".
-        allocation: how ranks were chosen, a name in `ALLOCATIONS`; None where not by a budget.
+        allocation: how ranks were chosen, as `allocate` names it; None where not by a budget.
         provenance: of the model, the texts, the versions; what JSON can say.
     """
 

@@ -18,7 +18,6 @@ from jaxtyping import Array, Float
 from lpjax._mesh import by_rows, data_mesh, replicated, spread
 from lpjax.batching import Batch, Tokens, collate, round_up, shuffled, tokenize
 from lpjax.checkpoint import Checkpoint
-from lpjax.glue._train_step import Params, Schedule, begin, make_optimizer, train_step
 from lpjax.models import ModelConfig, device_params
 from lpjax.models.head import num_outputs
 from lpjax.outputs import Divergence, divergence, hidden_and_outputs
@@ -26,7 +25,7 @@ from lpjax.tokenize import tokenizer_of
 
 Progress = Callable[[int, int, str], None]
 
-_FEWEST_HELD_OUT, _MOST_HELD_OUT = 1, 256
+_MOST_HELD_OUT = 256
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,6 +127,9 @@ def recover(
         ValueError: nets of different configs or heads, fewer than two texts, a loss that is not finite, or what
             `tokenize` refuses.
     """
+    # Not above: optax takes a seventh of a second to import, and `import lpjax` comes by here.
+    from lpjax.glue._train_step import Schedule, begin, make_optimizer, train_step
+
     settings = settings or Recovery()
     config = dense.config
     outputs = [num_outputs(net.params, net.config) for net in (dense, smaller)]
@@ -139,7 +141,7 @@ def recover(
     tokenizer = tokenizer_of(dense) if tokenizer is None else tokenizer
     max_length = min(settings.max_length, config.max_length or settings.max_length)
     order = np.random.default_rng(settings.seed).permutation(len(first))
-    count = min(_MOST_HELD_OUT, max(_FEWEST_HELD_OUT, len(first) // 10))
+    count = min(_MOST_HELD_OUT, max(1, len(first) // 10))
 
     def some(texts: Sequence[str] | None, places: np.ndarray) -> list[str] | None:
         return None if texts is None else [texts[int(i)] for i in places]
@@ -207,13 +209,13 @@ def _part(tree: Any) -> Any:
 
 
 @functools.partial(jax.jit, static_argnums=(1, 3))
-def _teach(params: Params, config: ModelConfig, inputs: dict[str, Array], headed: bool) -> tuple[Array, Array]:
+def _teach(params: dict[str, Any], config: ModelConfig, inputs: dict[str, Array], headed: bool) -> tuple[Array, Array]:
     with jax.default_matmul_precision("highest"):
         return hidden_and_outputs(params, config, inputs, headed)
 
 
 def _loss(
-    params: Params,
+    params: dict[str, Any],
     config: ModelConfig,
     inputs: dict[str, Array],
     wanted: tuple[Array, Array],
