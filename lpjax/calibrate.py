@@ -18,7 +18,7 @@ from lpjax.calibration import Calibration, Statistics
 from lpjax.checkpoint import Checkpoint
 from lpjax.models import ModelConfig, device_params
 from lpjax.models.head import num_outputs
-from lpjax.outputs import net_outputs
+from lpjax.outputs import hidden_and_outputs
 from lpjax.probe import Probe, Taps
 from lpjax.select import Select, is_table, leaves_with_paths, replace_leaves, select_paths
 from lpjax.tokenize import tokenizer_of
@@ -235,7 +235,7 @@ def _scalar(
     target: str,
 ) -> Array:
     """Σ over the texts of uᵀ output, of a head or of the mean-pooled embedding."""
-    found = net_outputs(params, config, inputs, headed)
+    found = hidden_and_outputs(params, config, inputs, headed)[1]
     if headed:
         direction = jax.lax.stop_gradient(_direction(found, labels, key, target))
     else:

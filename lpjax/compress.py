@@ -158,7 +158,7 @@ def compress(
         if doubled := [name for name, value in given.items() if value is not None]:
             raise ValueError(f"`plan` says what `{doubled[0]}` would; expected one of them")
         layers = plan.layers if isinstance(plan, Plan) else plan
-        paths = _planned(params, layers, leaves, input_axes)
+        paths = planned_paths(params, layers, input_axes)
         goals = [_Goal(None, layers[path].rank, layers[path].method, layers[path].p) for path in paths]
     else:
         solver = solver or ("svd" if calibration is not None else "lewis")
@@ -233,9 +233,7 @@ class _Goal(NamedTuple):
     p: float
 
 
-def _planned(
-    params: Any, layers: Mapping[str, Choice], leaves: Mapping[str, Any], input_axes: InputAxes | None
-) -> list[str]:
+def planned_paths(params: Any, layers: Mapping[str, Choice], input_axes: InputAxes | None = None) -> list[str]:
     """The paths of a plan, in tree order.
 
     Raises:
@@ -243,8 +241,9 @@ def _planned(
     """
     if not layers:
         raise ValueError("`plan` names no layer")
-    if strangers := [path for path in layers if path not in leaves]:
-        raise ValueError(f"`plan` names {', '.join(strangers[:5])}, no leaf of the tree: it is of another net")
+    known = {path for path, _ in leaves_with_paths(params)}
+    if strangers := [path for path in layers if path not in known]:
+        raise ValueError(f"`plan` names {', '.join(strangers[:5])}, which the net does not have: it is of another net")
     for path, choice in layers.items():
         if choice.rank is not None and not _is_count(choice.rank):
             raise ValueError(

@@ -20,6 +20,7 @@ from lpjax.batching import by_length, collate, tokenize
 from lpjax.checkpoint import Checkpoint
 from lpjax.glue.data import Pairs
 from lpjax.models import ModelConfig, device_params, encode
+from lpjax.models.layers import mean_pool
 from lpjax.tokenize import tokenizer_of
 
 Progress = Callable[[int, int], None]
@@ -137,9 +138,7 @@ def _sentence_length(checkpoint: Checkpoint) -> int | None:
 @functools.partial(jax.jit, static_argnames=("config", "dtype"))
 def _pool(params: dict[str, Any], config: ModelConfig, inputs: dict[str, Array], dtype: np.dtype) -> Array:
     hidden = encode(params, config, inputs, dtype=dtype).astype(jnp.float32)
-    weights = inputs["attention_mask"].astype(jnp.float32)[:, :, None]
-    # A row of padding has no token: 0/1 instead of 0/0.
-    return jnp.sum(hidden * weights, axis=1) / jnp.maximum(jnp.sum(weights, axis=1), 1)
+    return mean_pool(hidden, inputs["attention_mask"])
 
 
 def stsb(checkpoint: Checkpoint, pairs: Pairs, **options: Any) -> StsbResult:

@@ -17,24 +17,18 @@ from lpjax.batching import by_length, collate, round_up, tokenize
 from lpjax.checkpoint import Checkpoint
 from lpjax.models import ModelConfig, architecture, classify, device_params, encode
 from lpjax.models.head import num_outputs
-from lpjax.models.layers import NO_DROPOUT
+from lpjax.models.layers import NO_DROPOUT, mean_pool
 from lpjax.tokenize import tokenizer_of
-
-
-def net_outputs(
-    params: dict[str, Any], config: ModelConfig, inputs: dict[str, Array], headed: bool
-) -> Float[Array, "batch outputs"]:
-    """Logits of a classification head, or of a net without one the mean-pooled embedding at length 1; of padding 0.
-
-    Weights may be `Probe`s; nothing is checked.
-    """
-    return hidden_and_outputs(params, config, inputs, headed)[1]
 
 
 def hidden_and_outputs(
     params: dict[str, Any], config: ModelConfig, inputs: dict[str, Array], headed: bool
 ) -> tuple[Float[Array, "batch length hidden"], Float[Array, "batch outputs"]]:
-    """The last hidden states that `net_outputs` are made of, all or those that a head reads, and those."""
+    """The last hidden states, all or those that a head reads, and the outputs that are made of them.
+
+    Those are logits of a classification head, or of a net without one the mean-pooled embedding at length 1; of padding
+    0. Weights may be `Probe`s; nothing is checked.
+    """
     arch = architecture(config)
     base = params.get(arch.name_table(config).prefix, params)
     wanted = arch.summarized(config) if headed else slice(None)
@@ -47,10 +41,9 @@ def hidden_and_outputs(
 
 def _embedding(hidden: Float[Array, "batch length d"], mask: Bool[Array, "batch length"]) -> Float[Array, "batch d"]:
     """The mean over the tokens, at length 1."""
-    tokens = mask.astype(hidden.dtype)
-    pooled = jnp.sum(hidden * tokens[..., None], axis=1) / jnp.maximum(jnp.sum(tokens, axis=1, keepdims=True), 1)
-    there = jnp.max(tokens, axis=1, keepdims=True)
-    square = jnp.where(there > 0, jnp.sum(pooled**2, axis=1, keepdims=True), 1)
+    pooled = mean_pool(hidden, mask)
+    there = jnp.any(mask, axis=1, keepdims=True)
+    square = jnp.where(there, jnp.sum(pooled**2, axis=1, keepdims=True), 1)
     return pooled * jax.lax.rsqrt(jnp.maximum(square, jnp.finfo(square.dtype).tiny))
 
 

@@ -29,7 +29,8 @@ class Wish:
     Attributes:
         patterns: which layers; None where a plan names them.
         keep, rank, budget: one of them, or `plan`.
-        budget_of, allocation: of `budget`; an allocation of None is the default one.
+        budget_of: of `budget`.
+        allocation: how that is, or that of the plan was, shared out; None without.
         plan: what is to be replayed.
         method, p: of the solver, but for a plan.
         source: text, or statistics; None for no calibration.
@@ -106,6 +107,10 @@ def make_wish(
     _check_numbers(keep, rank, budget, p, num_iters, tol, method)
     if allocation == "measured" and (calibrate is None or _is_statistics(calibrate)):
         raise ValueError("--allocation measured needs text to measure on: name some by --calibrate")
+    if replayed is not None:
+        allocation = replayed.allocation
+    elif budget is not None and allocation is None:
+        allocation = "uniform" if calibrate is None or _is_statistics(calibrate) else "measured"
     named = layers or ("embeddings" if budget is None else "embeddings,encoder")
     return Wish(
         None if plan is not None else tuple(split_patterns(named)),
@@ -125,14 +130,13 @@ def make_wish(
 
 def check_paths(wish: Wish, checkpoint: Checkpoint) -> None:
     """Refuse patterns that match nothing, and plans of another net."""
-    from lpjax.select import leaves_with_paths, select_paths
+    from lpjax.compress import planned_paths
+    from lpjax.select import select_paths
 
     if wish.patterns is not None:
         select_paths(checkpoint.params, wish.patterns)
     elif wish.plan is not None:
-        known = {path for path, _ in leaves_with_paths(checkpoint.params)}
-        if strangers := [path for path in wish.plan.layers if path not in known]:
-            raise ValueError(f"--plan names {', '.join(strangers[:5])}, which the net does not have")
+        planned_paths(checkpoint.params, wish.plan.layers)
 
 
 def decide(
@@ -150,10 +154,9 @@ def decide(
             calibration = load_calibration(wish.source)
     elif wish.source is not None:
         name, lines = read_texts(wish.source)
-        allocation = wish.plan.allocation if wish.plan is not None else wish.allocation or "measured"
-        if allocation == "measured" and (wish.plan is not None or wish.budget is not None):
+        if wish.allocation == "measured":
             held, lines = _hold_out(lines)  # for a plan, too: its weights are those of the other texts
-            measure = None if wish.plan is not None else lpjax.Divergence(checkpoint, held)
+            measure = lpjax.Divergence(checkpoint, held) if wish.plan is None else None
         gradients = WEIGHTINGS[wish.weighting].wants_gradients
         with progress() as advance:
             calibration = calibrate_on(

@@ -15,6 +15,7 @@ from lpjax._replacing import replacing
 from lpjax.calibration import Calibration, Statistics
 from lpjax.checkpoint._tensors import read_tensors, write_tensors
 from lpjax.report._fields import Fields, RecordError, parse_object
+from lpjax.report._write import refuse_existing
 
 SCHEMA = "lpjax-calibration/1"
 _SUMS = tuple(field.name for field in dataclasses.fields(Statistics) if field.name != "tokens")
@@ -31,8 +32,7 @@ def save_calibration(calibration: Calibration, path: str | Path, *, overwrite: b
         OSError: it cannot be written.
     """
     path = Path(path)
-    if path.is_dir() or (path.exists() and not overwrite):
-        raise FileExistsError(f"{path} exists; choose another name, or overwrite=True to replace a file")
+    refuse_existing(path, overwrite=overwrite)
     arrays: dict[str, np.ndarray] = {}
     names: dict[bytes, str] = {}
     layers = []
@@ -80,15 +80,8 @@ def load_calibration(path: str | Path) -> Calibration:
         fields.need("texts", fields.count("texts", 1)),
         fields.need("tokens", fields.count("tokens", 1)),
         fields.need("seed", fields.count("seed")),
-        _provenance(fields),
+        fields.anything("provenance"),
     )
-
-
-def _provenance(fields: Fields) -> dict[str, Any]:
-    found = fields.data.get("provenance", {})
-    if not isinstance(found, dict):
-        raise fields.refuse("provenance", "an object")
-    return found
 
 
 def _array(layer: Fields, name: str, arrays: Mapping[str, np.ndarray]) -> np.ndarray:

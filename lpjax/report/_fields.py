@@ -125,6 +125,13 @@ class Fields:
 
         return self._get(key, "an object of strings and numbers", convert) or {}
 
+    def anything(self, key: str) -> dict[str, Any]:
+        """An object, of whatever; empty where there is none."""
+        found = self.data.get(key, {})
+        if not isinstance(found, dict):
+            raise self.refuse(key, "an object")
+        return found
+
     def objects(self, key: str) -> Iterator[Fields]:
         """The objects of a list."""
         found = self._get(key, "a list of objects", lambda value: value if isinstance(value, list) else None)

@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 from lpjax.plan import Choice, Costs, Plan
 from lpjax.report._fields import Fields, RecordError, read_object
-from lpjax.report._write import write_text
+from lpjax.report._write import refuse_existing, write_text
 
 SCHEMA = "lpjax-plan/1"
 
@@ -22,8 +22,7 @@ def save_plan(plan: Plan, path: str | Path, *, overwrite: bool = False) -> None:
         OSError: it cannot be written.
     """
     path = Path(path)
-    if path.is_dir() or (path.exists() and not overwrite):
-        raise FileExistsError(f"{path} exists; choose another name, or overwrite=True to replace a file")
+    refuse_existing(path, overwrite=overwrite)
     told: dict[str, Any] = {"schema": SCHEMA}
     told |= {key: getattr(plan, key) for key in ("budget", "budget_of", "allocation", "weighting")}
     head = json.dumps(told | {"provenance": dict(plan.provenance)}, indent=2, ensure_ascii=False, allow_nan=False)
@@ -55,16 +54,13 @@ def load_plan(path: str | Path) -> Plan:
     costs = fields.text("budget_of")
     if costs is not None and costs not in get_args(Costs):
         raise fields.refuse("budget_of", " or ".join(map(repr, get_args(Costs))))
-    provenance = fields.data.get("provenance", {})
-    if not isinstance(provenance, dict):
-        raise fields.refuse("provenance", "an object")
     return Plan(
         layers,
         fields.text("weighting"),
         fields.number("budget"),
         costs,  # pyright: ignore[reportArgumentType]
         fields.text("allocation"),
-        provenance,
+        fields.anything("provenance"),
     )
 
 

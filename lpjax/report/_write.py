@@ -32,3 +32,13 @@ def write_json(path: str | Path, content: Mapping[str, Any]) -> None:
         OSError: the folder cannot be written to.
     """
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def refuse_existing(path: Path, *, overwrite: bool) -> None:
+    """Refuse to write over a folder, or over a file unless told to.
+
+    Raises:
+        FileExistsError: as said.
+    """
+    if path.is_dir() or (path.exists() and not overwrite):
+        raise FileExistsError(f"{path} exists; choose another name, or overwrite=True to replace a file")
