@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from lpjax._mesh import by_rows, data_mesh, replicated, spread
+from lpjax._settings import check_settings
 from lpjax.batching import Batch, Tokens, collate, round_up, shuffled, tokenize
 from lpjax.checkpoint import Checkpoint
 from lpjax.models import ModelConfig, device_params
@@ -58,20 +59,8 @@ class Recovery:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, least in (("epochs", 1), ("batch_size", 1), ("max_length", 1), ("seed", 0)):
-            value = getattr(self, name)
-            if type(value) is not int or value < least:
-                raise ValueError(f"`{name}` is {value!r}; expected a whole number, {least} or more")
-        for name, fits, expected in (
-            ("learning_rate", lambda x: 0 < x < math.inf, "above 0"),
-            ("warmup", lambda x: 0 <= x <= 1, "from 0 to 1"),
-            ("weight_decay", lambda x: 0 <= x < math.inf, "0 or more"),
-            ("clip", lambda x: 0 < x < math.inf, "above 0"),
-            ("hidden", lambda x: 0 <= x < math.inf, "0 or more"),
-        ):
-            value = getattr(self, name)
-            if type(value) not in (int, float) or not fits(value):
-                raise ValueError(f"`{name}` is {value!r}; expected a number, {expected}")
+        counts = {"epochs": 1, "batch_size": 1, "max_length": 1, "seed": 0}
+        check_settings(self, counts, ("learning_rate", "warmup", "weight_decay", "clip", "hidden"))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,10 +14,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from lpjax.cli._common import AsJson, Glue, Model, check_new_file, find_model, load_selected, misuse, progress
+from lpjax.cli._texts import Split, TaskName, Text, check_source, load_texts, spaced
 
 if TYPE_CHECKING:
     from lpjax.calibration import Calibration
     from lpjax.checkpoint import Checkpoint
+    from lpjax.glue.data import Examples
 
 MOST_TEXTS = 4000
 
@@ -25,11 +27,9 @@ MOST_TEXTS = 4000
 def calibrate(
     model: Model,
     out: Annotated[Path, typer.Argument(help="File to be written, for `lpjax compress --calibrate`.")],
-    text: Annotated[
-        Path | None, typer.Option(help="UTF-8 text, one a line; default: the prose of Python's own reference.")
-    ] = None,
-    task: Annotated[str | None, typer.Option(help="GLUE task whose texts to take, instead of --text.")] = None,
-    split: Annotated[str | None, typer.Option(help="Split of the task; default: train.")] = None,
+    text: Text = None,
+    task: TaskName = None,
+    split: Split = None,
     glue: Glue = None,
     labels: Annotated[
         bool, typer.Option("--labels", help="Gradients of the loss by the task's labels, not by the net's predictions.")
@@ -49,14 +49,10 @@ def calibrate(
     as_json: AsJson = False,
 ) -> None:
     """Run text through a net and note which rows and directions of its matrices matter."""
-    from lpjax.glue import find_task
     from lpjax.report import save_calibration
 
     with misuse():
-        if task is not None and text is not None:
-            raise ValueError("--text and --task both name texts; expected one of them")
-        if task is None and (split is not None or glue is not None):
-            raise ValueError("--split and --glue are those of a --task; give that, or leave them out")
+        chosen = check_source(text, task, split, glue)
         if out.suffix != ".safetensors":
             raise ValueError(f"OUT is {out}; expected a name that ends in .safetensors, which compress knows it by")
         if seed < 0:
@@ -70,11 +66,11 @@ def calibrate(
         ):
             if value < least:
                 raise ValueError(f"{name} is {value}; expected {least} or more")
-        chosen = None if task is None else find_task(task)
         check_new_file("OUT", out, force)
         folder = find_model(model)
     checkpoint, patterns = load_selected(folder, layers)
-    source, first, second, values = _texts(checkpoint, text, chosen, split or "train", glue, labels)
+    source, first, second, examples = load_texts(text, chosen, split, glue)
+    values = _values(checkpoint, examples) if labels and examples is not None else None
     with progress() as advance:
         found = calibrate_on(
             checkpoint, source, first, second, values, texts, advance, model=model, select=patterns,
@@ -97,41 +93,17 @@ def calibrate(
     console.print(f"{size / 1e6:.1f} MB in {escape(str(out))}", highlight=False, soft_wrap=True)
 
 
-def _texts(
-    checkpoint: Checkpoint, text: Path | None, task: Any, split: str, glue: Path | None, labels: bool
-) -> tuple[str, list[str], list[str] | None, Any]:
-    """Where texts are from, the texts, their second parts, and what the net's outputs should be of them."""
-    if task is None:
-        return *read_texts(text), None, None
-    from lpjax.glue.data import load_examples
+def _values(checkpoint: Checkpoint, examples: Examples) -> Any:
+    """What the net's outputs should be of the examples."""
     from lpjax.glue.labels import label_order
     from lpjax.models.head import num_outputs
 
-    examples = load_examples(task, split, glue)
-    values = None
-    if labels:
-        with misuse():
-            outputs = num_outputs(checkpoint.params, checkpoint.config)
-            if outputs is None:
-                raise ValueError("--labels want a net with a head; leave them out, or fine-tune it: lpjax finetune")
-            order = label_order(task, checkpoint.config_json, outputs)
-        values = examples.labels if task.is_regression else [list(order).index(label) for label in examples.labels]
-    return f"{task.title} {examples.split}", examples.first, examples.second, values
-
-
-def read_texts(text: Path | None) -> tuple[str, list[str]]:
-    """What a text file is called, and its lines; without one, the prose of Python's own reference."""
-    from lpjax.glue.data import load_sentences
-
     with misuse():
-        lines = load_sentences(text)
-    return "Python's own reference" if text is None else str(text), lines
-
-
-def spaced(count: int, most: int) -> list[int]:
-    """So many evenly spaced numbers at most, of 0 to count − 1."""
-    chosen = min(most, count)
-    return [i * count // chosen for i in range(chosen)]
+        outputs = num_outputs(checkpoint.params, checkpoint.config)
+        if outputs is None:
+            raise ValueError("--labels want a net with a head; leave them out, or fine-tune it: lpjax finetune")
+        order = list(label_order(examples.task, checkpoint.config_json, outputs))
+    return examples.labels if examples.task.is_regression else [order.index(label) for label in examples.labels]
 
 
 def calibrate_on(

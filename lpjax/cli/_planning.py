@@ -8,8 +8,9 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from lpjax.cli._calibrate import MOST_TEXTS, calibrate_on, read_texts, spaced
+from lpjax.cli._calibrate import MOST_TEXTS, calibrate_on
 from lpjax.cli._common import misuse, progress, split_patterns
+from lpjax.cli._texts import read_texts, spaced
 
 if TYPE_CHECKING:
     from lpjax.break_even import BreakEven

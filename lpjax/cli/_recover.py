@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from lpjax.cli._calibrate import read_texts, spaced
 from lpjax.cli._common import AsJson, Force, Glue, Out, find_model, misuse, progress
+from lpjax.cli._texts import Split, TaskName, Text, check_source, load_texts, spaced
 
 
 def recover(
@@ -23,11 +23,9 @@ def recover(
         str | None,
         typer.Option(help="The dense net; default: what the record of SMALLER names."),
     ] = None,
-    text: Annotated[
-        Path | None, typer.Option(help="UTF-8 text, one a line; default: the prose of Python's own reference.")
-    ] = None,
-    task: Annotated[str | None, typer.Option(help="GLUE task whose texts to take, instead of --text.")] = None,
-    split: Annotated[str | None, typer.Option(help="Split of the task; default: train.")] = None,
+    text: Text = None,
+    task: TaskName = None,
+    split: Split = None,
     glue: Glue = None,
     texts: Annotated[int | None, typer.Option(help="Take so many texts at most, evenly spaced; default: all.")] = None,
     epochs: Annotated[int, typer.Option(help="Passes over the texts.")] = 1,
@@ -43,7 +41,6 @@ def recover(
     import lpjax
     from lpjax.checkpoint import load_checkpoint, save_checkpoint
     from lpjax.checkpoint._save import check_target
-    from lpjax.glue import find_task, load_examples
     from lpjax.report import RECORD, record_of, record_text, run_record
 
     with misuse():
@@ -51,13 +48,9 @@ def recover(
             epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, hidden=hidden, max_length=max_length,
             seed=seed,
         )  # fmt: skip
-        if task is not None and text is not None:
-            raise ValueError("--text and --task both name texts; expected one of them")
-        if task is None and (split is not None or glue is not None):
-            raise ValueError("--split and --glue are those of a --task; give that, or leave them out")
+        chosen = check_source(text, task, split, glue)
         if texts is not None and texts < 2:
             raise ValueError(f"--texts is {texts}; expected 2 or more")
-        chosen = None if task is None else find_task(task)
         check_target(out, None, force)
         folder = find_model(str(smaller))
     net = load_checkpoint(folder)
@@ -71,16 +64,11 @@ def recover(
             raise ValueError(f"{smaller} does not tell which dense net it was made of; name that by --baseline")
         dense = load_checkpoint(find_model(named))
         check_target(out, dense.source, force)
-    if chosen is None:
-        source, first = read_texts(text)
-        second = None
-    else:
-        examples = load_examples(chosen, split or "train", glue)
-        source, first, second = f"{chosen.title} {examples.split}", examples.first, examples.second
+    source, first, second, _ = load_texts(text, chosen, split, glue)
     places = spaced(len(first), len(first) if texts is None else texts)
-    first, second = ([one[i] for i in places] if one is not None else None for one in (first, second))
+    first, second = [first[i] for i in places], None if second is None else [second[i] for i in places]
     with progress() as advance:
-        found = lpjax.recover(net, dense, first or [], second, settings, progress=advance)
+        found = lpjax.recover(net, dense, first, second, settings, progress=advance)
     told: dict[str, Any] = {
         "model": str(smaller),
         "baseline": named,

@@ -15,6 +15,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from lpjax._mesh import by_rows, data_mesh, replicated, spread
+from lpjax._settings import check_settings
 from lpjax.batching import Batch, Tokens, collate, round_up, shuffled
 from lpjax.checkpoint import Checkpoint
 from lpjax.glue._train_state import Log, load_state, save_state
@@ -64,25 +65,12 @@ class Settings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "accumulate", "max_length", "eval_every", "patience"):
-            value = getattr(self, name)
-            if value is not None and (type(value) is not int or value < 1):
-                raise ValueError(f"`{name}` is {value!r}; expected a whole number, 1 or more")
-        if type(self.seed) is not int or self.seed < 0:
-            raise ValueError(f"`seed` is {self.seed!r}; expected a whole number, 0 or more")
+        counts = dict.fromkeys(("epochs", "batch_size", "accumulate", "max_length", "eval_every", "patience"), 1)
+        check_settings(self, counts | {"seed": 0}, ("learning_rate", "warmup", "weight_decay", "clip"))
         if self.batch_size % self.accumulate:
             raise ValueError(
                 f"`batch_size` is {self.batch_size}; expected a multiple of `accumulate`, {self.accumulate}"
             )
-        for name, fits, expected in (
-            ("learning_rate", lambda x: 0 < x < math.inf, "above 0"),
-            ("warmup", lambda x: 0 <= x <= 1, "from 0 to 1"),
-            ("weight_decay", lambda x: 0 <= x < math.inf, "0 or more"),
-            ("clip", lambda x: 0 < x < math.inf, "above 0"),
-        ):
-            value = getattr(self, name)
-            if type(value) not in (int, float) or not fits(value):
-                raise ValueError(f"`{name}` is {value!r}; expected a number, {expected}")
         if self.dtype not in ("float32", "bfloat16"):
             raise ValueError(f"`dtype` is {self.dtype!r}; expected 'float32' or 'bfloat16'")
 
