@@ -187,11 +187,25 @@ def _measured(
             progress(done, total, what)
         done += 1
 
-    def solved(plan: Mapping[str, Choice]) -> dict[str, Any]:
+    def pairs_of(plan: Mapping[str, Choice]) -> dict[str, Any]:
         found = dict(leaves_with_paths(compress(params, plan=plan, **solve).params))
-        return {path: densify(jax.tree.map(jnp.asarray, found[path])) for path in plan}
+        return {path: found[path] for path in plan}
 
     tell("solving")
+    nested = _largest_by_svd([around, *plans.values()])
+    largest = pairs_of(nested) if nested else {}
+
+    def solved(plan: Mapping[str, Choice]) -> dict[str, Any]:
+        rest = {path: choice for path, choice in plan.items() if choice.rank is not None and choice.method != "svd"}
+        found = pairs_of(rest) if rest else {}
+        for path in plan.keys() - found.keys():
+            rank = plan[path].rank
+            if rank is None:
+                found[path] = tree[path]
+            else:
+                found[path] = LowRank(largest[path].left[:, :rank], largest[path].right[:rank])
+        return {path: densify(jax.tree.map(jnp.asarray, pair)) for path, pair in found.items()}
+
     on_device = {path: jnp.asarray(leaf) for path, leaf in tree.items() if hasattr(leaf, "dtype")}
     net = replace_leaves(params, on_device | solved(around))
     options: dict[str, list[Option]] = {leaf.path: [] for leaf in leaves}
@@ -209,3 +223,15 @@ def _measured(
                 loss = measure(replace_leaves(net, {leaf.path: pairs[leaf.path]}))
                 options[leaf.path].append(Option(leaf.cost(choice.rank, of), loss, choice))
     return options
+
+
+def _largest_by_svd(plans: Sequence[Mapping[str, Choice]]) -> dict[str, Choice]:
+    """Of each leaf its largest rank by the SVD: the pairs of all smaller ranks are the first parts of that one."""
+    found: dict[str, Choice] = {}
+    for plan in plans:
+        for path, choice in plan.items():
+            if choice.method != "svd" or choice.rank is None:
+                continue
+            if path not in found or choice.rank > (found[path].rank or 0):
+                found[path] = choice
+    return found

@@ -150,6 +150,43 @@ def test_measured_chooses_between_methods():
     assert [record.rank for record in records] == [choice.rank for choice in plan.layers.values()]
 
 
+@pytest.mark.parametrize("methods", [(("svd", 2.0),), (("svd", 2.0), ("lewis", 1.0))])
+def test_measured_tries_what_compress_makes(methods):
+    """Ranks of the SVD are cut out of one pair; under weights, too, that is the pair of the smaller rank."""
+    rng = np.random.default_rng(0)
+    tree = {
+        key: {"kernel": rng.normal(size=shape).astype(np.float32)} for key, shape in (("a", (24, 16)), ("b", (8, 30)))
+    }
+    statistics = {}
+    for key, leaf in tree.items():
+        inputs, outputs = (x.T @ x for x in (rng.normal(size=(40, size)) for size in leaf["kernel"].shape))
+        statistics[f"{key}/kernel"] = Statistics(
+            40, inputs=inputs.astype(np.float32), outputs=outputs.astype(np.float32)
+        )
+    solve: dict[str, Any] = {"calibration": Calibration(statistics, "embedding", 3, 40, 0)}
+    tried: list[Any] = []
+
+    def measure(found: Any) -> float:
+        tried.append(jax.tree.map(np.asarray, found))
+        return 0.0
+
+    levels = (0.3, 0.6)
+    lpjax.allocate(tree, budget=0.5, select="kernel", measure=measure, methods=methods, levels=levels, **solve)
+    for key, leaf in tree.items():
+        n, d = leaf["kernel"].shape
+        ranks = [1, *(int(level * n * d / (n + d)) for level in levels)]
+        wanted = [
+            lpjax.compress({key: leaf}, select="kernel", rank=rank, solver=solver, p=p, **solve).params[key]["kernel"]
+            for rank in ranks
+            for solver, p in methods
+        ]
+        for pair in wanted:
+            product = pair.left @ pair.right
+            apart = [np.abs(one[key]["kernel"] - product).max() for one in tried]
+            assert min(apart) <= 1e-5 * np.abs(product).max()
+            assert any(gap > 0.1 * np.abs(product).max() for gap in apart)
+
+
 def test_weights_decide_what_energy_is():
     """Of two equal matrices that whose inputs lie in one direction can lose the others."""
     rng = np.random.default_rng(0)
