@@ -64,9 +64,9 @@ from lpjax.weighting import Weighting as Weighting
 
 
 def __getattr__(name: str) -> _Any:
-    # On first use: flax is an optional dependency, and slow to import.
-    if name == "flax":
-        return _import_module("lpjax.flax")
+    # On first use: flax is an optional dependency, and both are slow to import.
+    if name in ("flax", "report"):
+        return _import_module(f"lpjax.{name}")
     raise AttributeError(f"module 'lpjax' has no attribute {name!r}")
 
 

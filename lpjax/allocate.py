@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, get_args
@@ -18,6 +19,7 @@ from lpjax.inspect import singular_values
 from lpjax.lowrank import LowRank, densify
 from lpjax.plan import Choice, Costs, Plan
 from lpjax.select import GROUPS, Select, is_table, leaves_with_paths, max_rank, replace_leaves, select_paths
+from lpjax.solvers import SOLVERS
 from lpjax.weighting import DEFAULT, Weighting
 
 Allocation = Literal["uniform", "energy", "minimax", "measured"]
@@ -89,6 +91,10 @@ def allocate(
         raise ValueError(f"`rank_multiple` is {rank_multiple!r}; expected a whole number, 1 or more")
     if not methods:
         raise ValueError("`methods` is empty; expected pairs of a solver's name and an exponent")
+    if unknown := [name for name, _ in methods if name not in SOLVERS]:
+        raise ValueError(f"`methods` names {unknown[0]!r}; expected one of {', '.join(SOLVERS)}")
+    if weighting is not None and calibration is None:
+        raise ValueError("`weighting` is given without a `calibration` to weight by; see `lpjax.calibrate`")
 
     tree = dict(leaves_with_paths(params))
     paths = select_paths(params, select)
@@ -112,8 +118,18 @@ def allocate(
         solve = {"calibration": calibration, "weighting": weighting, **options}
         measured = _measured(params, leaves, choices, measure, methods, levels, budget_of, progress, solve)
         choices = share_out(leaves, measured, allowed, budget_of)
-    told = None if calibration is None else weighting or DEFAULT
-    return Plan(choices, told if isinstance(told, str) else None, budget, budget_of, allocation)
+    return Plan(choices, None if calibration is None else weighting or DEFAULT, budget, budget_of, allocation)
+
+
+def require_budget(params: Any, budget: float, budget_of: Any, select: Select) -> None:
+    """Refuse a budget that not even the smallest pairs fit, before there is a calibration or a measure.
+
+    Raises:
+        ValueError: as `allocate`.
+    """
+    tree = dict(leaves_with_paths(params))
+    found = [_leaf(path, tree[path], 1, None) for path in select_paths(params, select)]
+    _allowed(tree, [leaf for leaf in found if leaf is not None and leaf.shrinks(budget_of)], budget, budget_of)
 
 
 def _choices(ranks: Ranks, method: tuple[str, float]) -> dict[str, Choice]:
@@ -144,7 +160,7 @@ def _allowed(tree: Mapping[str, Any], leaves: Sequence[Leaf], budget: float, of:
     least = sum(leaf.cost(leaf.least, of) for leaf in leaves)
     allowed = budget * (ours + others) - others
     if least > allowed or not leaves:
-        share = (least + others) / (ours + others)
+        share = (least + others) / ((ours + others) or 1)
         raise ValueError(
             f"`budget` is {budget:g}, but with the smallest pairs of what is selected the net has {share:.3f} of its "
             f"{of.replace('_', '-')}; select more layers, or allow more"
@@ -206,12 +222,20 @@ def _measured(
                 found[path] = LowRank(largest[path].left[:, :rank], largest[path].right[:rank])
         return {path: densify(jax.tree.map(jnp.asarray, pair)) for path, pair in found.items()}
 
-    on_device = {path: jnp.asarray(leaf) for path, leaf in tree.items() if hasattr(leaf, "dtype")}
+    # Pairs of before, too: a `LowRank` has a dtype.
+    on_device = {path: jax.tree.map(jnp.asarray, leaf) for path, leaf in tree.items() if hasattr(leaf, "dtype")}
     net = replace_leaves(params, on_device | solved(around))
+
+    def loss_with(path: str, leaf: Any) -> float:
+        loss = float(measure(replace_leaves(net, {path: leaf})))
+        if not math.isfinite(loss):
+            raise ValueError(f"`measure` gives {loss} where {path} is changed; expected finite numbers")
+        return loss
+
     options: dict[str, list[Option]] = {leaf.path: [] for leaf in leaves}
     for leaf in leaves:
         tell(leaf.path)
-        loss = measure(replace_leaves(net, {leaf.path: tree[leaf.path]}))
+        loss = loss_with(leaf.path, tree[leaf.path])
         options[leaf.path].append(Option(leaf.cost(None, of), loss, Choice(None)))
     for (level, _), plan in plans.items():
         tell(f"solving at {level:g}")
@@ -220,7 +244,7 @@ def _measured(
             tell(f"{leaf.path} at {level:g}")
             if leaf.path in plan:
                 choice = plan[leaf.path]
-                loss = measure(replace_leaves(net, {leaf.path: pairs[leaf.path]}))
+                loss = loss_with(leaf.path, pairs[leaf.path])
                 options[leaf.path].append(Option(leaf.cost(choice.rank, of), loss, choice))
     return options
 

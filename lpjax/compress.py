@@ -119,7 +119,7 @@ def compress(
             transform. By default "lewis", and "svd" with a calibration.
         p: exponent, by default 1; of "svd" with a calibration 2.
         calibration: what text says of the matrices, from `calibrate`: errors are then weighted by it.
-        weighting: how, a `Weighting` or a name in `WEIGHTINGS`; "gauss_newton" by default.
+        weighting: how, a `Weighting` or a name in `WEIGHTINGS`; by default the plan's, or else "gauss_newton".
         row_weights: path -> ω ≥ 0, one a row: (vocab,) for an embedding, (out,) for a kernel; behind the axes of
             a stack.
         rows: axis of a leaf that holds its rows, "first", "last", or "auto": first for a leaf that is called
@@ -148,6 +148,12 @@ def compress(
     """
     if weighting is not None and calibration is None:
         raise ValueError("`weighting` is given without a `calibration` to weight by; see `lpjax.calibrate`")
+    if isinstance(plan, Plan) and plan.weighting is not None:
+        if calibration is None:
+            raise ValueError(
+                f"`plan` was made under the weighting {plan.weighting!r}; give the `calibration`, or set it to None"
+            )
+        weighting = plan.weighting if weighting is None else weighting
     if rows not in ("auto", "first", "last"):
         raise ValueError(f'`rows` is {rows!r}; expected "auto", "first" or "last"')
     if batch_size is not None and not _is_count(batch_size):

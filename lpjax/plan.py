@@ -6,6 +6,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
+from lpjax.weighting import Weighting
+
 Costs = Literal["parameters", "multiply_adds"]
 
 
@@ -29,7 +31,7 @@ class Plan:
 
     Attributes:
         layers: path -> `Choice`.
-        weighting: name of the weighting that errors are under, None without a calibration.
+        weighting: that errors are under, by its name or itself; None without a calibration.
         budget: share of `budget_of` that the whole net may keep; None where the choices were not made by one.
         budget_of: "parameters" or "multiply_adds".
         allocation: how ranks were chosen, as `allocate` names it; None where not by a budget.
@@ -37,7 +39,7 @@ class Plan:
     """
 
     layers: Mapping[str, Choice]
-    weighting: str | None = None
+    weighting: str | Weighting | None = None
     budget: float | None = None
     budget_of: Costs | None = None
     allocation: str | None = None

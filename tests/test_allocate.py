@@ -226,6 +226,51 @@ def test_what_is_a_pair_already_counts_and_stays():
     assert size(lpjax.compress(tree, plan=plan).params) <= 0.7 * size(tree)
 
 
+def test_measured_leaves_pairs_as_they_are():
+    tree = lpjax.compress(params(), select="embeddings", rank=4, solver="svd").params
+    pair = tree["words"]["embedding"]
+
+    def measure(found: Any) -> float:
+        assert found["words"]["embedding"].rank == 4
+        dense = dict(leaves_with_paths(params()))
+        kernels = {path: leaf for path, leaf in leaves_with_paths(found) if path.endswith("kernel")}
+        return sum(float(np.sum((np.asarray(leaf) - dense[path]) ** 2)) for path, leaf in kernels.items())
+
+    plan = lpjax.allocate(tree, budget=0.7, measure=measure)
+    small = lpjax.compress(tree, plan=plan).params
+    assert size(small) <= 0.7 * size(tree)
+    assert np.array_equal(small["words"]["embedding"].left, pair.left)
+
+
+@pytest.mark.parametrize("weighting", ["drone", lpjax.Weighting(inputs_power=0.5)])
+def test_a_plan_is_solved_under_its_weighting(weighting):
+    rng = np.random.default_rng(0)
+    inputs, outputs = (x.T @ x for x in rng.normal(size=(2, 40, 12)))
+    magnitude = np.sqrt(np.diagonal(inputs) / 40).astype(np.float32)
+    moments = {"inputs": inputs.astype(np.float32), "outputs": outputs.astype(np.float32)}
+    statistics = Statistics(40, **moments, magnitude=magnitude)
+    path = "layer/attention/query/kernel"
+    calibration = Calibration({path: statistics}, "embedding", 3, 40, 0)
+    plan = lpjax.allocate(params(), budget=0.95, select=path, calibration=calibration, weighting=weighting)
+    assert plan.weighting == weighting
+
+    def product(**options: Any) -> np.ndarray:
+        leaf = lpjax.compress(params(), calibration=calibration, **options).params["layer"]["attention"]["query"]
+        return np.asarray(leaf["kernel"].left @ leaf["kernel"].right)
+
+    ranks: dict[str, Any] = {"select": path, "rank": rank_of(plan, path)}
+    assert np.array_equal(product(plan=plan), product(**ranks, weighting=weighting))
+    assert np.array_equal(product(plan=plan, weighting="asvd"), product(**ranks, weighting="asvd"))
+    assert not np.allclose(product(plan=plan), product(**ranks), atol=1e-3)
+    with pytest.raises(ValueError, match="was made under the weighting"):
+        lpjax.compress(params(), plan=plan)
+
+
+def test_a_measure_that_is_not_finite_is_refused():
+    with pytest.raises(ValueError, match="`measure` gives nan where layer/attention/query/kernel is changed"):
+        lpjax.allocate(params(), budget=0.5, measure=lambda _: math.nan)
+
+
 def test_ranks_are_multiples_and_none_is_slower():
     plan = lpjax.allocate(params(), budget=0.6, rank_multiple=4)
     assert all(choice.rank is None or choice.rank % 4 == 0 for choice in plan.layers.values())
@@ -257,6 +302,8 @@ def test_progress_ends_where_it_says():
         ({"budget": 0.0}, "`budget` is 0.0"),
         ({"budget": 1.0}, "`budget` is 1.0"),
         ({"budget": 0.5, "budget_of": "bytes"}, "`budget_of` is 'bytes'; expected one of parameters, multiply_adds"),
+        ({"budget": 0.5, "methods": [("sdv", 2.0)]}, "`methods` names 'sdv'; expected one of svd"),
+        ({"budget": 0.5, "weighting": "drone"}, "without a `calibration`"),
         ({"budget": 0.5, "allocation": "best"}, "`allocation` is 'best'; expected one of uniform"),
         ({"budget": 0.5, "allocation": "measured"}, "there is no `measure`"),
         ({"budget": 0.5, "levels": (0.5, 0.2)}, "expected rising shares"),

@@ -123,8 +123,45 @@ def test_misuse_writes_nothing(command, folder, text, tmp_path, arguments, said)
     assert {path: path.read_bytes() if path.is_file() else None for path in tmp_path.iterdir()} == before
 
 
+def test_a_plan_tells_what_it_was_replayed_under(command, folder, text, tmp_path):
+    plan, other = tmp_path / "plan.json", tmp_path / "other.json"
+    given = ["compress", folder]
+    options = ["--calibrate", text, "--weighting", "drone", "--layers", "attention"]
+    assert command(*given, tmp_path / "a", "--budget", 0.9, *options, "--plan-out", plan)[0] == 0
+    assert load_plan(plan).weighting == "drone"
+    options = ["--calibrate", text, "--weighting", "asvd", "--plan-out", other]
+    assert command(*given, tmp_path / "b", "--plan", plan, *options)[0] == 0
+    found = load_plan(other)
+    assert (found.weighting, found.budget, found.layers) == ("asvd", 0.9, load_plan(plan).layers)
+    assert command(*given, tmp_path / "c", "--plan", other, "--calibrate", text)[0] == 0
+    assert same_weights(tmp_path / "b", tmp_path / "c")
+    assert not same_weights(tmp_path / "a", tmp_path / "c")
+    # Ranks that were raised keep no budget.
+    document = json.loads(plan.read_text())
+    for layer in document["layers"]:
+        layer["rank"] = 5
+    document["budget"] = 0.2
+    plan.write_text(json.dumps(document))
+    options = ["--calibrate", text, "--force", "--plan-out", other]
+    assert command(*given, tmp_path / "d", "--plan", plan, *options)[0] == 0
+    assert load_plan(other).budget is None
+
+
+def test_a_net_with_pairs_gets_smaller_within_a_budget(command, folder, text, tmp_path):
+    assert command("compress", folder, tmp_path / "one", "--keep", 0.6, "--layers", "attention")[0] == 0
+    options = ["--budget", 0.7, "--calibrate", text, "--json"]
+    status, said, errors = command("compress", tmp_path / "one", tmp_path / "two", *options)
+    assert status == 0, errors
+    told = json.loads(said)
+    assert told["parameters_after"] <= 0.7 * told["parameters_before"]
+    assert len(_pairs(tmp_path / "two")) > len(_pairs(tmp_path / "one"))
+
+
 def test_a_budget_that_nothing_can_keep(command, folder, tmp_path):
-    status, _, errors = command("compress", folder, tmp_path / "out", "--budget", "0.01")
-    assert status == 1
+    text = tmp_path / "some.txt"
+    text.write_text("a b\nc d\n")
+    status, _, errors = command("compress", folder, tmp_path / "out", "--budget", "0.01", "--calibrate", text)
+    assert status == 2
+    assert "calibrating" not in errors  # before any work
     assert "with the smallest pairs" in errors.replace("\n", " ")
     assert not (tmp_path / "out").exists()

@@ -121,12 +121,14 @@ def compress(
         notes = "; ".join(dict.fromkeys(record.note for record in records))
         raise ValueError(f"no layer got smaller, so nothing was written: {notes}; ask for a lower --keep or --rank")
     made = plan_of(wish, calibration, chosen, records, model)
+    total, left = (sum(leaf.size for _, leaf in leaves_with_paths(tree)) for tree in (checkpoint.params, params))
+    if plan is not None and made.budget_of == "parameters" and left > (made.budget or 1) * total:
+        made = dataclasses.replace(made, budget=None, budget_of=None)  # somebody raised its ranks
     methods = dict.fromkeys((made.layers[record.path].method, made.layers[record.path].p) for record in fresh)
     solver, exponent = next(iter(methods)) if len(methods) == 1 else ("several", None)
     block = {"method": solver, "p": exponent, "steps": _steps(checkpoint.compression, made, [r.path for r in fresh])}
     smaller = dataclasses.replace(checkpoint, params=params, compression=block)
     before = weight_bytes(checkpoint.source)
-    total, left = (sum(leaf.size for _, leaf in leaves_with_paths(tree)) for tree in (checkpoint.params, params))
     step = Step(
         model=model,
         method=solver,

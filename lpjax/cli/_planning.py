@@ -97,7 +97,8 @@ def make_wish(
         )
     if weighting is not None and calibrate is None:
         raise ValueError("--weighting is given without --calibrate, whose text it would weight by")
-    weighting = weighting or (replayed.weighting if replayed is not None else None) or DEFAULT
+    if weighting is None:
+        weighting = str(replayed.weighting) if replayed is not None and replayed.weighting else DEFAULT
     method = method or ("lewis" if calibrate is None else "svd")
     p = p if p is not None else 2.0 if method == "svd" else 1.0
     _check_name("--method", method, SOLVERS)
@@ -130,11 +131,14 @@ def make_wish(
 
 
 def check_paths(wish: Wish, checkpoint: Checkpoint) -> None:
-    """Refuse patterns that match nothing, and plans of another net."""
+    """Refuse patterns that match nothing, budgets that no ranks fit, and plans of another net."""
+    from lpjax.allocate import require_budget
     from lpjax.compress import planned_paths
     from lpjax.select import select_paths
 
-    if wish.patterns is not None:
+    if wish.budget is not None:
+        require_budget(checkpoint.params, wish.budget, wish.budget_of, list(wish.patterns or ()))
+    elif wish.patterns is not None:
         select_paths(checkpoint.params, wish.patterns)
     elif wish.plan is not None:
         planned_paths(checkpoint.params, wish.plan.layers)
@@ -197,10 +201,11 @@ def plan_of(
     told: dict[str, Any] = {"model": model, **run_record(None)}
     if calibration is not None:
         told["calibration"] = origin(calibration)
+    weighting = None if calibration is None else wish.weighting
     if (plan := chosen.get("plan")) is not None:
-        return dataclasses.replace(plan, provenance=told)
+        return dataclasses.replace(plan, weighting=weighting, provenance=told)
     layers = {record.path: Choice(record.rank, wish.method, wish.p) for record in records}
-    return Plan(layers, None if calibration is None else wish.weighting, provenance=told)
+    return Plan(layers, weighting, provenance=told)
 
 
 def origin(calibration: Calibration) -> dict[str, str]:

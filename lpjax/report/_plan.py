@@ -9,6 +9,7 @@ from typing import Any, get_args
 from lpjax.plan import Choice, Costs, Plan
 from lpjax.report._fields import Fields, RecordError, read_object
 from lpjax.report._write import refuse_existing, write_text
+from lpjax.weighting import WEIGHTINGS, Weighting
 
 SCHEMA = "lpjax-plan/1"
 
@@ -18,20 +19,39 @@ def save_plan(plan: Plan, path: str | Path, *, overwrite: bool = False) -> None:
 
     Raises:
         FileExistsError: the file is there, and `overwrite` is not given.
-        ValueError: `provenance` holds what JSON cannot say.
+        ValueError: `provenance` holds what JSON cannot say, or the weighting has no name in `WEIGHTINGS`.
         OSError: it cannot be written.
     """
     path = Path(path)
     refuse_existing(path, overwrite=overwrite)
     told: dict[str, Any] = {"schema": SCHEMA}
-    told |= {key: getattr(plan, key) for key in ("budget", "budget_of", "allocation", "weighting")}
-    head = json.dumps(told | {"provenance": dict(plan.provenance)}, indent=2, ensure_ascii=False, allow_nan=False)
-    layers = [
-        json.dumps({"path": path, **choice._asdict()}, ensure_ascii=False, allow_nan=False)
-        for path, choice in plan.layers.items()
-    ]
+    told |= {key: getattr(plan, key) for key in ("budget", "budget_of", "allocation")}
+    told |= {"weighting": _name(plan.weighting), "provenance": dict(plan.provenance)}
+    try:
+        head = json.dumps(told, indent=2, ensure_ascii=False, allow_nan=False)
+        layers = [
+            json.dumps({"path": path, **_plain(choice)}, ensure_ascii=False, allow_nan=False)
+            for path, choice in plan.layers.items()
+        ]
+    except TypeError as error:
+        raise ValueError(f"`plan` holds what JSON cannot say: {error}") from error
     lines = ",\n".join(f"    {layer}" for layer in layers)
     write_text(path, f'{head[:-2]},\n  "layers": [\n{lines}\n  ]\n}}\n')
+
+
+def _plain(choice: Choice) -> dict[str, Any]:
+    """Of Python's own numbers."""
+    rank = None if choice.rank is None else int(choice.rank)
+    return {"rank": rank, "method": choice.method, "p": float(choice.p)}
+
+
+def _name(weighting: str | Weighting | None) -> str | None:
+    if not isinstance(weighting, Weighting):
+        return weighting
+    for name, known in WEIGHTINGS.items():
+        if known == weighting:
+            return name
+    raise ValueError(f"`plan.weighting` is {weighting}, which has no name; expected one of {', '.join(WEIGHTINGS)}")
 
 
 def load_plan(path: str | Path) -> Plan:
@@ -46,6 +66,8 @@ def load_plan(path: str | Path) -> Plan:
         name = layer.need("path", layer.text("path"))
         if name in layers:
             raise RecordError(f"{path}: {name} is there twice; leave one of them")
+        if "rank" not in layer.data:
+            raise layer.refuse("rank", "a whole number, 1 or more, or null for a layer that stays dense")
         rank = layer.count("rank", 1)
         chosen = Choice(rank) if rank is None else Choice(rank, _method(layer), layer.need("p", layer.number("p")))
         layers[name] = chosen

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
+import numpy as np
 import pytest
 
-from lpjax import Choice, Plan
+from lpjax import WEIGHTINGS, Choice, Plan, Weighting
 from lpjax.report import RecordError, load_plan, save_plan
 
 PLAN = Plan(
@@ -37,6 +39,17 @@ def test_a_layer_is_a_line(tmp_path):
     assert load_plan(tmp_path / "plan.json").layers["a/kernel"] == Choice(9, "irls_rows", 1.5)
 
 
+def test_what_json_cannot_say_is_refused(tmp_path):
+    path = tmp_path / "plan.json"
+    with pytest.raises(ValueError, match="JSON cannot say"):
+        save_plan(dataclasses.replace(PLAN, provenance={"seen": {1}}), path)
+    with pytest.raises(ValueError, match="which has no name; expected one of none"):
+        save_plan(dataclasses.replace(PLAN, weighting=Weighting(inputs_power=0.3)), path)
+    assert not path.exists()
+    save_plan(Plan({"a": Choice(np.int64(3), "svd", 2)}, WEIGHTINGS["drone"]), path)  # pyright: ignore
+    assert load_plan(path) == Plan({"a": Choice(3)}, "drone")
+
+
 def test_nothing_is_overwritten(tmp_path):
     (tmp_path / "plan.json").write_text("mine")
     with pytest.raises(FileExistsError, match="exists"):
@@ -52,6 +65,7 @@ def test_nothing_is_overwritten(tmp_path):
         ({"schema": "another"}, "schema"),
         ({"layers": []}, "layers"),
         ({"layers": [{"rank": 1, "method": "svd", "p": 2}]}, r"layers\[0\].path is missing"),
+        ({"layers": [{"path": "a", "method": "svd", "p": 2}]}, r"layers\[0\].rank is missing"),
         ({"layers": [{"path": "a", "rank": 0, "method": "svd", "p": 2}]}, r"layers\[0\].rank is 0"),
         ({"layers": [{"path": "a", "rank": 1.5, "method": "svd", "p": 2}]}, r"layers\[0\].rank is 1.5"),
         ({"layers": [{"path": "a", "rank": 1, "method": "sdv", "p": 2}]}, "expected one of svd"),
