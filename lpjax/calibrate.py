@@ -17,8 +17,7 @@ from lpjax.batching import by_length, collate, round_up, tokenize
 from lpjax.calibration import Calibration, Statistics
 from lpjax.checkpoint import Checkpoint
 from lpjax.models import ModelConfig, device_params
-from lpjax.models.head import num_outputs
-from lpjax.outputs import hidden_and_outputs
+from lpjax.outputs import hidden_and_outputs, outputs_of
 from lpjax.probe import Probe, Taps
 from lpjax.select import Select, is_table, leaves_with_paths, replace_leaves, select_paths
 from lpjax.tokenize import tokenizer_of
@@ -76,7 +75,7 @@ def calibrate(
     config, params = checkpoint.config, checkpoint.params
     if batch_size < 1:
         raise ValueError(f"`batch_size` is {batch_size}; expected 1 or more")
-    outputs = num_outputs(params, config)
+    outputs = outputs_of(checkpoint)
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
         raise ValueError(f"`seed` is {seed!r}; expected a whole number, 0 or more")
     if labels is not None and not gradients:
@@ -107,7 +106,9 @@ def calibrate(
         if progress is not None:
             progress(done, len(tokens))
     count = int(tokens.lengths.sum())
-    statistics = {path: _statistics(found, len(tokens)) for path, found in sums.total().items()}
+    total = sums.total()
+    del sums  # with what is on the devices; and of the sums no layer stays longer than it takes
+    statistics = {path: _statistics(total.pop(path), len(tokens)) for path in list(total)}
     return Calibration(statistics, target, len(tokens), count, seed)
 
 
@@ -169,7 +170,9 @@ class Sums:
         self._some, self._added = None, 0
 
     def total(self) -> Any:
-        """The sums so far."""
+        """The sums, once there are no more."""
+        if self._added and self._all is None:  # few batches: nothing to be gained from float64
+            return fetch(self._some)
         if self._added:
             self._flush()
         return self._all

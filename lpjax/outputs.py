@@ -18,7 +18,29 @@ from lpjax.checkpoint import Checkpoint
 from lpjax.models import ModelConfig, architecture, classify, device_params, encode
 from lpjax.models.head import num_outputs
 from lpjax.models.layers import NO_DROPOUT, mean_pool
+from lpjax.models.names import names_classifier
 from lpjax.tokenize import tokenizer_of
+
+
+def outputs_of(checkpoint: Checkpoint) -> int | None:
+    """How many outputs a net has by its head for sequence classification; None of a net without one, or whose
+    config.json says that it has another kind of head: the embedding is then what it says of a text.
+
+    Raises:
+        ValueError: several labels at a time, which is neither a classification nor a regression.
+    """
+    data = checkpoint.config_json or {}
+    names = data.get("architectures")
+    names = [str(name) for name in names] if isinstance(names, list) else []
+    if any("For" in name for name in names) and not names_classifier(names):
+        return None
+    outputs = num_outputs(checkpoint.params, checkpoint.config)
+    if outputs is not None and data.get("problem_type") == "multi_label_classification":
+        raise ValueError(
+            "the net tells several labels at a time (`problem_type` in its config.json), and only classes that exclude "
+            "each other, regressions and embeddings can be compared; leave its head out"
+        )
+    return outputs
 
 
 def hidden_and_outputs(
@@ -98,7 +120,7 @@ class Divergence:
         if batch_size < 1:
             raise ValueError(f"`batch_size` is {batch_size}; expected 1 or more")
         self._config, self._texts = checkpoint.config, len(first)
-        self._headed = num_outputs(checkpoint.params, checkpoint.config) is not None
+        self._headed = outputs_of(checkpoint) is not None
         self._mesh = data_mesh() if mesh is None else mesh
         tokenizer = tokenizer_of(checkpoint) if tokenizer is None else tokenizer
         limits = [limit for limit in (max_length, self._config.max_length) if limit is not None]

@@ -85,8 +85,12 @@ class Probe:
 
     def take(self, ids: Int[Array, "batch length"]) -> Float[Array, "batch length d"]:
         """Rows `ids` of the weight."""
-        taps = self.taps
-        found: Any = take_rows(jax.tree.map(jnp.asarray, self.weight), ids)
+        taps, dtype = self.taps, self.tokens.dtype
+        # Wide before any tap, as `embed` does: float16 would lose small gradients.
+        if isinstance(self.weight, LowRank):
+            found: Any = take_rows(jax.tree.map(lambda factor: jnp.asarray(factor).astype(dtype), self.weight), ids)
+        else:
+            found = take_rows(jnp.asarray(self.weight), ids).astype(dtype)
         tokens = self._counted(found)
         if taps.tokens is not None:
             found = _tell(found, taps.tokens, jnp.sum(tokens))

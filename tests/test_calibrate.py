@@ -14,6 +14,8 @@ from safetensors.numpy import load_file, save_file
 import lpjax
 from lpjax.batching import collate, tokenize
 from lpjax.calibrate import calibrate
+from lpjax.lowrank import LowRank
+from lpjax.probe import Probe, Taps
 from lpjax.select import leaves_with_paths, replace_leaves, select_paths
 from tests.glue.test_evaluate import base_net, net_with_head
 from tests.helpers import on_devices
@@ -270,3 +272,20 @@ def test_eight_devices_sum_up_the_same_as_one(tmp_path):
 
 def test_words_are_known():
     assert set(" ".join(TEXTS).split()) <= set(WORDS)
+
+
+def test_tables_in_half_precision_lose_no_gradients():
+    """What a float16 could not say: gradients of 1e-8."""
+    table = np.eye(4, 3)
+    taps = Taps(outputs=jnp.zeros((3, 3)), gradients=jnp.zeros(4), counts=jnp.zeros(4), tokens=jnp.zeros(()))
+    ids, tokens = jnp.asarray([[0, 2]]), jnp.ones((1, 2))
+    for dtype in ("float32", "float16", "bfloat16"):
+        for weight in (table.astype(dtype), LowRank(table.astype(dtype), np.eye(3).astype(dtype))):
+
+            def tiny(taps, weight=weight):
+                return 1e-8 * jnp.sum(Probe(weight, taps, tokens).take(ids))
+
+            found = jax.grad(tiny)(taps)
+            assert np.allclose(found.outputs, 2e-16, rtol=1e-3, atol=0)
+            assert np.allclose(found.gradients, [3e-16, 0, 3e-16, 0], rtol=1e-3, atol=0)
+            assert np.allclose(found.counts, [1, 0, 1, 0])

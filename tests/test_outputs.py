@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +11,7 @@ import pytest
 from scipy.special import log_softmax, rel_entr, softmax
 
 import lpjax
-from lpjax.outputs import Divergence, divergence
+from lpjax.outputs import Divergence, divergence, outputs_of
 from tests.glue.test_evaluate import base_net, net_with_head
 from tests.models.golden_cases import NETS
 from tests.test_batching import make_tokenizer
@@ -57,6 +59,39 @@ def test_the_mean_over_texts_one_by_one(name, headed):
         lpjax.densify, jax.tree.map(jnp.asarray, smaller), is_leaf=lambda leaf: isinstance(leaf, lpjax.LowRank)
     )
     assert measure(dense) == pytest.approx(measure(smaller), rel=1e-3, abs=1e-7)
+
+
+@pytest.mark.parametrize("name", ["bert_base", "distilbert_base"])
+def test_a_head_for_tokens_is_no_head(name):
+    """Files of nets that classify tokens have a classifier and nothing that would read the first token for it."""
+    headed, base = net_with_head(name, "mnli"), base_net(name)
+    assert outputs_of(headed) == 3
+    tokens = {key: leaf for key, leaf in headed.params.items() if key != "pre_classifier"}
+    tokens |= {key: {k: v for k, v in leaf.items() if k != "pooler"} for key, leaf in tokens.items() if key == "bert"}
+    named = {**(headed.config_json or {}), "architectures": ["BertForTokenClassification"]}
+    for net in (
+        dataclasses.replace(headed, params=tokens, config_json=None),
+        dataclasses.replace(headed, config_json=named),
+    ):
+        assert outputs_of(net) is None
+        tokenizer = make_tokenizer(net.config)
+        other = lpjax.compress(net.params, select="encoder", keep=0.5, solver="svd").params
+        expected = lpjax.compress(base.params, select="encoder", keep=0.5, solver="svd").params
+        options = {"tokenizer": tokenizer, "max_length": LONGEST}
+        assert Divergence(net, TEXTS, **options)(other) == pytest.approx(
+            Divergence(base, TEXTS, **options)(expected), rel=1e-4
+        )
+        assert lpjax.calibrate(net, TEXTS, **options).target == "embedding"
+
+
+def test_several_labels_at_a_time_are_refused():
+    headed = net_with_head("bert_base", "mnli")
+    named = {**(headed.config_json or {}), "problem_type": "multi_label_classification"}
+    net = dataclasses.replace(headed, config_json=named)
+    tokenizer = make_tokenizer(net.config)
+    for run in (Divergence, lpjax.calibrate):
+        with pytest.raises(ValueError, match="several labels at a time"):
+            run(net, TEXTS, tokenizer=tokenizer)
 
 
 def test_what_is_refused():

@@ -96,10 +96,10 @@ def calibrate(
 def _values(checkpoint: Checkpoint, examples: Examples) -> Any:
     """What the net's outputs should be of the examples."""
     from lpjax.glue.labels import label_order
-    from lpjax.models.head import num_outputs
+    from lpjax.outputs import outputs_of
 
     with misuse():
-        outputs = num_outputs(checkpoint.params, checkpoint.config)
+        outputs = outputs_of(checkpoint)
         if outputs is None:
             raise ValueError("--labels want a net with a head; leave them out, or fine-tune it: lpjax finetune")
         order = list(label_order(examples.task, checkpoint.config_json, outputs))

@@ -24,9 +24,15 @@ def output_path(config: ModelConfig) -> str:
 
 
 def num_outputs(params: Mapping[str, Any], config: ModelConfig) -> int | None:
-    """Outputs of the head for sequence classification; None where there is none."""
-    leaf = dict(walk(params)).get(output_path(config))
-    return None if leaf is None else int(leaf.shape[-1])
+    """Outputs of the head for sequence classification; None where there is none, or a part of it is missing, as of
+    nets that classify tokens."""
+    table = architecture(config).name_table(config)
+    leaves = dict(walk(params))
+    own = [w.path for w in table.heads if w.group in table.classifier]
+    own += [f"{table.prefix}/{w.path}" for w in table.base if w.group in table.classifier]
+    if any(path not in leaves for path in own):
+        return None
+    return int(leaves[output_path(config)].shape[-1])
 
 
 def with_head(
