@@ -20,8 +20,7 @@ from lpjax._settings import check_settings
 from lpjax.batching import Batch, Tokens, collate, round_up, shuffled, tokenize
 from lpjax.checkpoint import Checkpoint
 from lpjax.models import ModelConfig, device_params
-from lpjax.models.head import num_outputs
-from lpjax.outputs import Divergence, divergence, hidden_and_outputs
+from lpjax.outputs import Divergence, divergence, hidden_and_outputs, outputs_of
 from lpjax.tokenize import tokenizer_of
 
 Progress = Callable[[int, int, str], None]
@@ -69,7 +68,7 @@ class Recovered:
 
     Attributes:
         checkpoint: the net of the least divergence on the texts held out, which may be that of the start; its weights
-            are float32 arrays on the host.
+            are arrays on the host, of the dtypes that they had.
         curve: an entry an epoch, the first at its start: step, epoch, divergence of the texts held out, and from the
             second on loss, the mean over the epoch's updates.
         best: that of `checkpoint`, one of `curve`.
@@ -98,9 +97,10 @@ def recover(
 ) -> Recovered:
     """Train a factored net on the outputs of the dense one, without labels (distillation, Hinton et al., 1503.02531).
 
-    The loss of a text is the `divergence` of the outputs plus `hidden` times the relative squared error of the last
-    hidden states that the outputs are made of. Factors stay factors; a tenth of the texts, at most 256, is held out to
-    choose the epoch to keep by. There is no dropout: the nets should agree, not generalize from few labels.
+    All weights are trained, those that are no pairs, too. The loss of a text is the `divergence` of the outputs plus
+    `hidden` times the relative squared error of the last hidden states that the outputs are made of. Factors stay
+    factors; a tenth of the texts, at most 256, is held out to choose the epoch to keep by. There is no dropout: the
+    nets should agree, not generalize from few labels.
 
     Args:
         smaller: the net to be trained.
@@ -121,7 +121,7 @@ def recover(
 
     settings = settings or Recovery()
     config = dense.config
-    outputs = [num_outputs(net.params, net.config) for net in (dense, smaller)]
+    outputs = [outputs_of(net) for net in (dense, smaller)]
     if smaller.config != config or outputs[0] != outputs[1]:
         raise ValueError("`smaller` and `dense` have different configs or heads; expected one net, compressed and not")
     if len(first) < 2:
@@ -144,7 +144,7 @@ def recover(
     total = settings.epochs * per_epoch
     schedule = Schedule(settings.learning_rate, min(round(settings.warmup * total), total - 1), total)
     optimizer = make_optimizer(settings.weight_decay, settings.clip)
-    loss = functools.partial(_loss, headed=outputs[0] is not None, hidden=settings.hidden)
+    loss = _loss_of(outputs[0] is not None, settings.hidden)
 
     began = time.perf_counter()
     teacher = jax.device_put(device_params(dense.params), replicated(mesh))
@@ -183,6 +183,8 @@ def recover(
             best = jax.device_get(state.params)
         curve.append({"step": step, "epoch": epoch + 1, "divergence": found, "loss": mean})
     kept = min(curve, key=lambda entry: entry["divergence"])
+    # Trained in float32; a net in half precision is saved as one.
+    best = jax.tree.map(lambda found, before: np.asarray(found).astype(before.dtype), best, smaller.params)
     net = dataclasses.replace(smaller, params=best)
     return Recovered(net, tuple(curve), kept, len(tokens), count, time.perf_counter() - began)
 
@@ -201,6 +203,12 @@ def _part(tree: Any) -> Any:
 def _teach(params: dict[str, Any], config: ModelConfig, inputs: dict[str, Array], headed: bool) -> tuple[Array, Array]:
     with jax.default_matmul_precision("highest"):
         return hidden_and_outputs(params, config, inputs, headed)
+
+
+@functools.cache
+def _loss_of(headed: bool, hidden: float) -> Any:
+    """The same function for the same arguments, so that it is compiled once for all runs."""
+    return functools.partial(_loss, headed=headed, hidden=hidden)
 
 
 def _loss(

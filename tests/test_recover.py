@@ -11,6 +11,7 @@ from safetensors.numpy import save_file
 
 import lpjax
 from lpjax import Divergence, LowRank, Recovery, recover
+from lpjax.recover import _loss_of
 from lpjax.select import leaves_with_paths
 from tests.glue.test_evaluate import base_net, net_with_head
 from tests.helpers import on_devices
@@ -74,6 +75,19 @@ def test_the_same_seed_gives_the_same_weights():
     leaves = [jax.tree.leaves(found.checkpoint.params) for found in (one, same, other)]
     assert all(np.array_equal(a, b) for a, b in zip(leaves[0], leaves[1], strict=True))
     assert not all(np.array_equal(a, b) for a, b in zip(leaves[0], leaves[2], strict=True))
+
+
+def test_a_net_in_half_precision_stays_one():
+    dense = base_net("bert_base")
+    half = dataclasses.replace(dense, params=jax.tree.map(lambda x: np.asarray(x, "bfloat16"), dense.params))
+    found = run(shrink(half), half)
+    assert {str(leaf.dtype) for leaf in jax.tree.leaves(found.checkpoint.params)} == {"bfloat16"}
+    assert found.best["divergence"] < found.curve[0]["divergence"]
+
+
+def test_runs_share_what_is_compiled():
+    assert _loss_of(False, 1.0) is _loss_of(False, 1.0)
+    assert _loss_of(True, 1.0) is not _loss_of(False, 1.0)
 
 
 def test_pairs_of_texts():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
@@ -42,6 +43,21 @@ def test_a_compressed_net_recovers(command, folder, smaller, text, tmp_path):
     measure = lpjax.Divergence(dense, text.read_text().splitlines())
     assert measure(after.params) < measure(before.params)
     assert command("report", out, "--out", tmp_path / "page.html")[0] == 0
+
+
+def test_a_net_saved_without_a_record(command, folder, text, tmp_path):
+    """From Python, with nothing said of how it was made."""
+    dense = lpjax.load_checkpoint(folder)
+    params = lpjax.compress(dense.params, select="encoder", keep=0.5).params
+    lpjax.save_checkpoint(dataclasses.replace(dense, params=params), tmp_path / "bare")
+    out = tmp_path / "recovered"
+    options = ["--text", text, "--baseline", folder, *OPTIONS]
+    status, _, errors = command("recover", tmp_path / "bare", out, *options)
+    assert status == 0, errors
+    assert not (out / "lpjax_record.json").exists()
+    assert command("report", out, "--baseline", folder, "--out", tmp_path / "page.html")[0] == 0
+    assert command("compress", out, tmp_path / "more", "--keep", 0.5, "--layers", "embeddings")[0] == 0
+    assert command("report", tmp_path / "more", "--baseline", folder, "--out", tmp_path / "more.html")[0] == 0
 
 
 def test_a_table_without_json(command, folder, smaller, text, tmp_path):

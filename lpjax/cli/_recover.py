@@ -81,7 +81,9 @@ def recover(
         "seconds": round(found.seconds, 1),
         **run_record(seed),
     }
-    files = {"recover.json": json.dumps(told, indent=2) + "\n", RECORD: record_text(record)}
+    files = {"recover.json": json.dumps(told, indent=2) + "\n"}
+    if record.complete:  # else config.json and the weights tell as much as it could
+        files[RECORD] = record_text(record)
     save_checkpoint(found.checkpoint, out, overwrite=force, extra_files=files)
     if as_json:
         print(json.dumps(told | {"out": str(out)}))

@@ -19,6 +19,10 @@ RECORD = "lpjax_record.json"
 SCHEMA = "lpjax-record/1"
 
 
+UNKNOWN = "unknown"
+"""Method of a step that nobody told."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Step:
     """One `lpjax compress`. What is not known of an earlier one is None.
@@ -200,7 +204,7 @@ def _told(checkpoint: Checkpoint, ranks: Mapping[str, int]) -> Record:
         method, p = step.get("method"), step.get("p")
         steps.append(
             Step(
-                method=method if isinstance(method, str) else None,
+                method=method if isinstance(method, str) else UNKNOWN,
                 p=float(p) if isinstance(p, int | float) and abs(p) <= 4 else None,
                 layers=layers,
             )
