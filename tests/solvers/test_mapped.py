@@ -14,6 +14,8 @@ import lpjax
 from lpjax.solvers import _blocks, _mapped
 from tests.helpers import SOLVERS, heavy_tailed, product, subspace_distance, truncated_svd
 
+pytestmark = pytest.mark.usefixtures("quick_compilations")
+
 FROM_FILE = ["svd", "lewis", "irls_rows"]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 
+import jax
 import numpy as np
 import pytest
 
@@ -96,6 +97,7 @@ def test_every_step_of_irls_lowers_the_objective(name, p, monkeypatch):
 
     def descend(step, state, candidate, value, num_iters, optimal):
         objectives.append(float(value))
+        step = jax.jit(step)
         for _ in range(25):
             state, candidate, value, _ = step(state)
             objectives.append(float(value))
