@@ -85,8 +85,34 @@ def divergence(
     return jnp.sum(jnp.exp(wanted_logs) * (wanted_logs - logs), axis=1)
 
 
+def disagreement(
+    found: tuple[Array, Array],
+    wanted: tuple[Array, Array],
+    mask: Array,
+    headed: bool,
+    hidden: float,
+) -> Float[Array, " batch"]:
+    """The `divergence` of outputs plus `hidden` times the relative squared error of hidden states, text by text.
+
+    Args:
+        found, wanted: as `hidden_and_outputs` gives them; without `hidden` states may be anything.
+        mask: shape (batch, length), 0 for padding.
+        headed: whether the outputs are a head's.
+        hidden: share of the hidden states.
+    """
+    losses = divergence(found[1], wanted[1], headed)
+    if not hidden:
+        return losses
+    states, wanted_states = found[0], wanted[0]
+    mask = mask.astype(states.dtype)
+    tokens = mask if states.shape[1] == mask.shape[1] else jnp.ones(states.shape[:2], states.dtype)
+    errors, sizes = (jnp.sum(x**2, axis=2) for x in (states - wanted_states, wanted_states))
+    share = jnp.sum(errors * tokens, axis=1) / jnp.maximum(jnp.sum(sizes * tokens, axis=1), 1e-6)
+    return losses + hidden * share
+
+
 class Divergence:
-    """How far nets are from a dense one on some texts: called with params, the mean of `divergence` over the texts.
+    """How far nets are from a dense one on some texts: called with params, the mean of `disagreement` over the texts.
 
     Tokens and outputs of the dense net stay on the devices. Compiled once per shape of a batch and structure of params:
     of many ranks, better call it with dense leaves.
@@ -98,6 +124,7 @@ class Divergence:
         first: Sequence[str],
         second: Sequence[str] | None = None,
         *,
+        hidden: float | None = None,
         tokenizer: Any = None,
         batch_size: int = 32,
         max_length: int | None = 128,
@@ -109,18 +136,24 @@ class Divergence:
             checkpoint: it.
             first: n texts, or the first of n pairs.
             second: the second texts.
+            hidden: what the relative squared error of the last hidden states that the outputs are made of counts
+                beside the outputs; by default 1 where a head makes them, else 0. The few outputs of a head say little
+                of a net on few texts: nets whose hidden states are far apart can agree in them by chance.
             tokenizer: of transformers; by default the one in `checkpoint.source`.
             batch_size: texts of a batch over all devices.
             max_length: tokens of a text at most.
             mesh: devices, along an axis "data"; by default all.
 
         Raises:
-            ValueError: a batch size below 1, or what `tokenize` refuses.
+            ValueError: a batch size below 1, a share below 0, or what `tokenize` refuses.
         """
+        if hidden is not None and not 0 <= hidden < float("inf"):
+            raise ValueError(f"`hidden` is {hidden}; expected a finite number, 0 or more")
         if batch_size < 1:
             raise ValueError(f"`batch_size` is {batch_size}; expected 1 or more")
         self._config, self._texts = checkpoint.config, len(first)
         self._headed = outputs_of(checkpoint) is not None
+        self._hidden = float(self._headed) if hidden is None else hidden
         self._mesh = data_mesh() if mesh is None else mesh
         tokenizer = tokenizer_of(checkpoint) if tokenizer is None else tokenizer
         limits = [limit for limit in (max_length, self._config.max_length) if limit is not None]
@@ -128,7 +161,9 @@ class Divergence:
         rows = round_up(batch_size, self._mesh, self._config)
         self._batches = [spread(collate(tokens, batch, rows), by_rows(self._mesh)) for batch in by_length(tokens, rows)]
         params = self._on_devices(checkpoint.params)
-        self._wanted = [_outputs(params, self._config, inputs, self._headed) for inputs in self._batches]
+        self._wanted = [
+            _says(params, self._config, inputs, self._headed, bool(self._hidden)) for inputs in self._batches
+        ]
 
     def _on_devices(self, params: Any) -> Any:
         return jax.device_put(device_params(params), replicated(self._mesh))
@@ -137,24 +172,37 @@ class Divergence:
         """The mean divergence, 0 for the dense net."""
         params = self._on_devices(params)
         parts = [
-            _divergence(params, self._config, inputs, wanted, self._headed)
+            _sum_over(params, self._config, inputs, wanted, self._headed, self._hidden)
             for inputs, wanted in zip(self._batches, self._wanted, strict=True)
         ]
         return float(np.sum(np.asarray(jax.device_get(parts), np.float64))) / self._texts
 
 
-@functools.partial(jax.jit, static_argnums=(1, 3))
-def _outputs(params: dict[str, Any], config: ModelConfig, inputs: dict[str, Array], headed: bool) -> Array:
+@functools.partial(jax.jit, static_argnums=(1, 3, 4))
+def _says(
+    params: dict[str, Any], config: ModelConfig, inputs: dict[str, Array], headed: bool, hidden: bool
+) -> tuple[Array, Array]:
+    """Hidden states, where they are asked for, and outputs."""
+    if hidden:
+        with jax.default_matmul_precision("highest"):
+            return hidden_and_outputs(params, config, inputs, headed)
     if headed:
-        return classify(params, config, inputs)
-    return _embedding(encode(params, config, inputs), inputs["attention_mask"].astype(bool))
+        outputs = classify(params, config, inputs)
+    else:
+        outputs = _embedding(encode(params, config, inputs), inputs["attention_mask"].astype(bool))
+    return jnp.zeros(()), outputs
 
 
-@functools.partial(jax.jit, static_argnums=(1, 4))
-def _divergence(
-    params: dict[str, Any], config: ModelConfig, inputs: dict[str, Array], wanted: Array, headed: bool
+@functools.partial(jax.jit, static_argnums=(1, 4, 5))
+def _sum_over(
+    params: dict[str, Any],
+    config: ModelConfig,
+    inputs: dict[str, Array],
+    wanted: tuple[Array, Array],
+    headed: bool,
+    hidden: float,
 ) -> Array:
     """The sum over the texts of a batch."""
-    found = _outputs(params, config, inputs, headed)
-    there = jnp.max(inputs["attention_mask"].astype(found.dtype), axis=1)  # 0 for the rows that fill up a batch
-    return jnp.sum(divergence(found, wanted, headed) * there)
+    found, mask = _says(params, config, inputs, headed, bool(hidden)), inputs["attention_mask"]
+    there = jnp.max(mask.astype(found[1].dtype), axis=1)  # 0 for the rows that fill up a batch
+    return jnp.sum(disagreement(found, wanted, mask, headed, hidden) * there)

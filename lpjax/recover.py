@@ -20,7 +20,7 @@ from lpjax._settings import check_settings
 from lpjax.batching import Batch, Tokens, collate, round_up, shuffled, tokenize
 from lpjax.checkpoint import Checkpoint
 from lpjax.models import ModelConfig, device_params
-from lpjax.outputs import Divergence, divergence, hidden_and_outputs, outputs_of
+from lpjax.outputs import Divergence, disagreement, hidden_and_outputs, outputs_of
 from lpjax.tokenize import tokenizer_of
 
 Progress = Callable[[int, int, str], None]
@@ -136,8 +136,10 @@ def recover(
         return None if texts is None else [texts[int(i)] for i in places]
 
     held, learnt = order[:count], order[count:]
-    options = {"tokenizer": tokenizer, "batch_size": settings.batch_size, "max_length": max_length, "mesh": mesh}
-    measure = Divergence(dense, some(first, held) or [], some(second, held), **options)
+    measure = Divergence(
+        dense, some(first, held) or [], some(second, held), hidden=0, tokenizer=tokenizer,
+        batch_size=settings.batch_size, max_length=max_length, mesh=mesh,
+    )  # fmt: skip
     tokens = tokenize(tokenizer, config, some(first, learnt) or [], some(second, learnt), max_length=max_length)
     rows = round_up(settings.batch_size, mesh, config)
     per_epoch = -(-len(tokens) // settings.batch_size)
@@ -225,13 +227,5 @@ def _loss(
 ) -> Array:
     """Σ weight · loss over the rows."""
     with jax.default_matmul_precision("highest"):
-        states, outputs = hidden_and_outputs(params, config, inputs, headed)
-    wanted_states, wanted_outputs = wanted
-    losses = divergence(outputs, wanted_outputs, headed)
-    if hidden:
-        mask = inputs["attention_mask"].astype(states.dtype)
-        tokens = mask if states.shape[1] == mask.shape[1] else jnp.ones(states.shape[:2], states.dtype)
-        errors, sizes = (jnp.sum(x**2, axis=2) for x in (states - wanted_states, wanted_states))
-        share = jnp.sum(errors * tokens, axis=1) / jnp.maximum(jnp.sum(sizes * tokens, axis=1), 1e-6)
-        losses = losses + hidden * share
-    return jnp.sum(losses * weights)
+        found = hidden_and_outputs(params, config, inputs, headed)
+    return jnp.sum(disagreement(found, wanted, inputs["attention_mask"], headed, hidden) * weights)

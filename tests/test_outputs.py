@@ -52,13 +52,32 @@ def test_the_mean_over_texts_one_by_one(name, headed):
         else:
             expected.append(np.sum((found - wanted) ** 2) / 2)
     tokenizer = make_tokenizer(checkpoint.config)
-    measure = Divergence(checkpoint, TEXTS, tokenizer=tokenizer, batch_size=4, max_length=LONGEST)
+    options = {"tokenizer": tokenizer, "batch_size": 4, "max_length": LONGEST}
+    measure = Divergence(checkpoint, TEXTS, **options, hidden=0)
     assert measure(smaller) == pytest.approx(np.mean(expected), rel=1e-3, abs=1e-7)
     assert measure(checkpoint.params) == pytest.approx(0, abs=1e-7)
     dense = jax.tree.map(
         lpjax.densify, jax.tree.map(jnp.asarray, smaller), is_leaf=lambda leaf: isinstance(leaf, lpjax.LowRank)
     )
     assert measure(dense) == pytest.approx(measure(smaller), rel=1e-3, abs=1e-7)
+    assert_hidden_states_count(checkpoint, smaller, headed, measure(smaller), options)
+
+
+def assert_hidden_states_count(checkpoint, smaller, headed, without, options):
+    """By their relative squared error, text by text: of the token that a head reads, or of all."""
+    batches = list(one_at_a_time(checkpoint, TEXTS))
+    wanted, found = (
+        [np.asarray(lpjax.encode(params, checkpoint.config, batch), np.float64)[0] for batch in batches]
+        for params in (checkpoint.params, smaller)
+    )
+    if headed:
+        last = checkpoint.config.model_type == "xlnet"
+        wanted, found = ([states[-1:] if last else states[:1] for states in net] for net in (wanted, found))
+    shares = [np.sum((a - b) ** 2) / np.sum(a**2) for a, b in zip(wanted, found, strict=True)]
+    with_hidden = Divergence(checkpoint, TEXTS, **options, hidden=2.0)(smaller)
+    assert with_hidden == pytest.approx(without + 2 * np.mean(shares), rel=1e-3)
+    default = Divergence(checkpoint, TEXTS, **options)(smaller)
+    assert default == pytest.approx(without + (np.mean(shares) if headed else 0), rel=1e-3, abs=1e-7)
 
 
 @pytest.mark.parametrize("name", ["bert_base", "distilbert_base"])
@@ -99,5 +118,7 @@ def test_what_is_refused():
     tokenizer = make_tokenizer(checkpoint.config)
     with pytest.raises(ValueError, match="`batch_size` is 0"):
         Divergence(checkpoint, TEXTS, tokenizer=tokenizer, batch_size=0)
+    with pytest.raises(ValueError, match="`hidden` is -1; expected a finite number, 0 or more"):
+        Divergence(checkpoint, TEXTS, tokenizer=tokenizer, hidden=-1)
     with pytest.raises(ValueError, match="`sentences` is empty"):
         Divergence(checkpoint, [], tokenizer=tokenizer)
