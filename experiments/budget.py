@@ -18,12 +18,12 @@ from rich.console import Console
 
 import lpjax
 from experiments.data_aware import texts
+from experiments.glue_table import size
 from lpjax.allocate import Allocation
 from lpjax.checkpoint._source import installed_encoder
 from lpjax.evaluate import stsb
 from lpjax.glue.data import load_stsb
 from lpjax.report import run_record, write_json
-from lpjax.select import leaves_with_paths
 
 RESULTS = Path(__file__).parent / "results" / "budget.json"
 SEED = 0
@@ -55,11 +55,11 @@ def main() -> None:
     calibration = lpjax.calibrate(dense, others, seed=SEED)
     calibrating = time.perf_counter() - began
     measure = lpjax.Divergence(dense, held)
-    whole = _size(dense.params)
+    whole = size(dense.params)
 
     def entry(case: dict[str, Any], net: lpjax.Checkpoint, **more: Any) -> dict[str, Any]:
         score, away = stsb(net, pairs).spearman, measure(net.params)
-        found = case | {"spearman": score, "divergence": away, "share": _size(net.params) / whole, **more}
+        found = case | {"spearman": score, "divergence": away, "share": size(net.params) / whole, **more}
         console.print({key: value for key, value in found.items() if key != "ranks"})
         return found
 
@@ -98,10 +98,6 @@ def main() -> None:
         "rows": rows,
     }
     write_json(RESULTS, record)
-
-
-def _size(params: Any) -> int:
-    return sum(leaf.size for _, leaf in leaves_with_paths(params))
 
 
 if __name__ == "__main__":

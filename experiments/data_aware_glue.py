@@ -15,6 +15,7 @@ goes to experiments/results/data_aware_glue/NET-TASK.jsonl; a cell that is there
 from __future__ import annotations
 
 import dataclasses
+import functools
 import sys
 import time
 from collections.abc import Iterator
@@ -26,7 +27,7 @@ import numpy as np
 
 import lpjax
 from experiments.config import Cell, chosen_cells, parser
-from experiments.glue_table import append_record, read_lines
+from experiments.glue_table import compute_missing, read_lines, size
 from lpjax.checkpoint import Checkpoint
 from lpjax.glue import Examples, load_examples
 from lpjax.glue.evaluate import evaluate_task, prepare
@@ -34,7 +35,6 @@ from lpjax.glue.finetune import Settings, finetune
 from lpjax.glue.labels import label_order
 from lpjax.glue.split import first_rows, hold_out
 from lpjax.report import run_record
-from lpjax.select import leaves_with_paths
 
 RESULTS = Path(__file__).parent / "results" / "data_aware_glue"
 SEED = 0
@@ -73,6 +73,9 @@ class Key(NamedTuple):
     keep: float
     way: str
     then: str
+
+    def __str__(self) -> str:
+        return "/".join(filter(None, (f"{self.keep:g}", self.way, self.then)))
 
 
 DENSE = Key(1.0, "dense", "")
@@ -122,7 +125,7 @@ class Bench:
             "complete": dev.complete,
             "held_out": held.metrics,
             "held_out_rows": held.rows,
-            "parameters": _size(net),
+            "parameters": size(net.params),
             "seconds": round(seconds, 1),
             **more,
             **run_record(SEED),
@@ -146,9 +149,8 @@ class Bench:
             return dataclasses.replace(self.dense, params=uniform)
         some = first_rows(self.held.examples, MEASURED)
         # As many parameters in all as the uniform ranks have.
-        size = _size(dataclasses.replace(self.dense, params=uniform))
         plan = lpjax.allocate(
-            self.dense.params, budget=(size + 0.5) / _size(self.dense), select="encoder", levels=LEVELS,
+            self.dense.params, budget=(size(uniform) + 0.5) / size(self.dense.params), select="encoder", levels=LEVELS,
             measure=lpjax.Divergence(self.dense, some.first, some.second, hidden=way.hidden), **how,
         )  # fmt: skip
         found = lpjax.compress(self.dense.params, plan=plan, calibration=known)
@@ -180,10 +182,6 @@ class Bench:
         return tuned.checkpoint, {"curve": list(tuned.curve)}
 
 
-def _size(checkpoint: Checkpoint) -> int:
-    return sum(leaf.size for _, leaf in leaves_with_paths(checkpoint.params))
-
-
 def main() -> int:
     """Compute what is missing."""
     arguments = parser(__doc__)
@@ -195,13 +193,7 @@ def main() -> int:
         done = {Key(*(record[name] for name in Key._fields)) for record in read_lines(path)}
         todo = [key for key in keys() if key not in done]
         todo = [key for key in todo if not options.then or (key.then or "none") in options.then]
-        bench = Bench(cell, cell.source(options.runs)) if todo else None
-        for i, key in enumerate(todo, start=1):
-            assert bench is not None
-            record = bench.compute(key)
-            append_record(path, record)
-            scores = ", ".join(f"{name} {value:.4f}" for name, value in record["metrics"].items())
-            print(f"{cell.name} {i}/{len(todo)} {tuple(key)}: {scores}, {record['seconds']} s", flush=True)
+        compute_missing(cell.name, path, todo, functools.partial(Bench, cell, cell.source(options.runs)))
     return 0
 
 

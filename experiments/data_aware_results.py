@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from experiments.glue_results import choose_p, score
+from experiments.glue_results import choose_p, read_lines, score
 from lpjax.glue import TASKS
 
 RESULTS = Path(__file__).parent / "results" / "data_aware_glue"
@@ -19,12 +19,8 @@ Record = dict[str, Any]
 
 def read_records() -> dict[str, list[Record]]:
     """Task -> records, in GLUE's order."""
-    found = {task: RESULTS / f"{NET}-{task}.jsonl" for task in TASKS}
-    return {
-        task: [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        for task, path in found.items()
-        if path.exists()
-    }
+    found = {task: read_lines(RESULTS / f"{NET}-{task}.jsonl") for task in TASKS}
+    return {task: records for task, records in found.items() if records}
 
 
 def cell(records: list[Record], keep: float, way: str, then: str = "") -> float | None:

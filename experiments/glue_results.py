@@ -26,7 +26,7 @@ def read_records(net: str) -> dict[str, list[Record]]:
     """Task -> records of a net, the dense one first; tasks in GLUE's order."""
     found = {}
     for task in TASKS:
-        if records := _lines(RESULTS / "glue" / f"{net}-{task}.jsonl"):
+        if records := read_lines(RESULTS / "glue" / f"{net}-{task}.jsonl"):
             found[task] = records
     return found
 
@@ -198,7 +198,7 @@ def small_table() -> str:
 
 def outliers_table() -> str:
     """Scores of every variant of a net, dense and by each method, with how far its rows and entries stand out."""
-    records = _lines(RESULTS / "outliers.jsonl")
+    records = read_lines(RESULTS / "outliers.jsonl")
     variants = list(dict.fromkeys(record["variant"] for record in records))
     records.sort(key=lambda record: (record["net"], record["layers"], variants.index(record["variant"])))
     ways = list(dict.fromkeys((row["method"], row["p"]) for record in records for row in record["rows"]))
@@ -236,7 +236,8 @@ def _compressions(found: dict[str, list[Record]]) -> list[int]:
     return sorted({r["compression"] for records in found.values() for r in records[1:]})
 
 
-def _lines(path: Path) -> list[Record]:
+def read_lines(path: Path) -> list[Record]:
+    """The records of a file; none where there is no file."""
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
 
 

@@ -12,11 +12,12 @@ versions and machine; a cell that is there is never computed again, and a run th
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -86,6 +87,22 @@ def append_record(path: Path, record: dict[str, Any]) -> None:
         os.fsync(file.fileno())
 
 
+def size(params: Any) -> int:
+    """Parameters of a net."""
+    return sum(leaf.size for _, leaf in leaves_with_paths(params))
+
+
+def compute_missing(name: str, path: Path, todo: Sequence[Any], make_bench: Callable[[], Any]) -> None:
+    """Compute cells of a net on a task, by a bench that is made if there are any, and add each to the file."""
+    bench = make_bench() if todo else None
+    for i, key in enumerate(todo, start=1):
+        assert bench is not None
+        record = bench.compute(key)
+        append_record(path, record)
+        scores = ", ".join(f"{metric} {value:.4f}" for metric, value in record["metrics"].items())
+        print(f"{name} {i}/{len(todo)} {key}: {scores}", flush=True)
+
+
 class Bench:
     """A fine-tuned net with its tokenized examples, and the factors of its layers so far."""
 
@@ -119,8 +136,8 @@ class Bench:
             "complete": dev.complete,
             "held_out": None if held is None else held.metrics,
             "held_out_rows": None if held is None else held.rows,
-            "parameters": _size(checkpoint),
-            "parameters_dense": _size(self.checkpoint),
+            "parameters": size(checkpoint.params),
+            "parameters_dense": size(self.checkpoint.params),
             "factored": len(factored),
             "left_dense": len(layers) - len(factored),
             "ranks": sorted({layer.rank for layer in factored}),
@@ -154,10 +171,6 @@ class Bench:
             params = replace_leaves(params, {path: new[path] for path in paths})
             records += found.records
         return dataclasses.replace(self.checkpoint, params=params), records
-
-
-def _size(checkpoint: Checkpoint) -> int:
-    return sum(leaf.size for _, leaf in leaves_with_paths(checkpoint.params))
 
 
 def same_scores(one: dict[str, Any], other: dict[str, Any]) -> bool:
@@ -215,13 +228,7 @@ def main() -> int:
         for name in ("compression", "layers", "method"):
             wanted = getattr(options, name)
             todo = [key for key in todo if key == DENSE or not wanted or getattr(key, name) in wanted]
-        bench = Bench(cell, grid, cell.source(options.runs)) if todo else None
-        for i, key in enumerate(todo, start=1):
-            assert bench is not None
-            record = bench.compute(key)
-            append_record(path, record)
-            scores = ", ".join(f"{name} {value:.4f}" for name, value in record["metrics"].items())
-            print(f"{cell.name} {i}/{len(todo)} {key}: {scores}", flush=True)
+        compute_missing(cell.name, path, todo, functools.partial(Bench, cell, grid, cell.source(options.runs)))
     return 0
 
 
