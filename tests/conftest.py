@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,19 @@ _hook = install_import_hook(["lpjax.lowrank", *(f"lpjax.solvers.{name}" for name
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
+# Compiled programs are shared by the workers of one run, and forgotten after it.
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+_CACHE = "LPJAX_TESTS_CACHE"  # not JAX's own variable, which processes that tests start would follow
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Make the cache's folder, once: xdist's workers inherit it."""
+    if _CACHE not in os.environ:
+        folder = tempfile.TemporaryDirectory(prefix="lpjax-tests-", ignore_cleanup_errors=True)
+        config.add_cleanup(folder.cleanup)
+        os.environ[_CACHE] = folder.name
+    jax.config.update("jax_compilation_cache_dir", os.environ[_CACHE])
 
 
 @pytest.fixture(autouse=True, scope="module")
