@@ -88,12 +88,21 @@ class Known:
         return self._found[solver, p]
 
     def iterations_within(self, solver: str, p: float, share: float) -> int:
-        """Fewest iterations that come within `share` of it."""
-        for count in range(REFERENCES[solver]["num_iters"] + 1):
+        """Fewest iterations that come within `share` of it, by bisection: more come nearer."""
+
+        def is_near(count: int) -> bool:
             found = lpjax.SOLVERS[solver](self.matrix, self.rank, p=p, num_iters=count, tol=0.0).objective
-            if found <= (1 + share) * self.best(solver, p):
-                return count
-        raise RuntimeError(f"{solver} does not come within {share} of {self.best(solver, p)}")
+            return bool(found <= (1 + share) * self.best(solver, p))
+
+        most = REFERENCES[solver]["num_iters"]
+        enough = next((count for count in (0, *(2**i for i in range(20))) if count >= most or is_near(count)), most)
+        if enough >= most and not is_near(enough := most):
+            raise RuntimeError(f"{solver} does not come within {share} of {self.best(solver, p)}")
+        short = enough // 2 if enough > 1 else -1
+        while enough - short > 1:
+            middle = (short + enough) // 2
+            short, enough = (short, middle) if is_near(middle) else (middle, enough)
+        return enough
 
 
 def peak_copies(label: str, solver: str, options: dict[str, Any]) -> float:
