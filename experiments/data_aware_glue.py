@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 
 import lpjax
 from experiments.config import Cell, chosen_cells, parser
@@ -32,7 +31,7 @@ from lpjax.checkpoint import Checkpoint
 from lpjax.glue import Examples, load_examples
 from lpjax.glue.evaluate import evaluate_task, prepare
 from lpjax.glue.finetune import Settings, finetune
-from lpjax.glue.labels import label_order
+from lpjax.glue.labels import output_labels
 from lpjax.glue.split import first_rows, hold_out
 from lpjax.report import run_record
 
@@ -167,10 +166,8 @@ class Bench:
 
     def _labels(self, examples: Examples) -> list[float]:
         """In the order of the net's outputs."""
-        if examples.task.is_regression:
-            return examples.labels.tolist()
-        order = label_order(examples.task, self.dense.config_json, examples.task.num_outputs)
-        return np.argsort(order)[examples.labels].tolist()
+        task = examples.task
+        return output_labels(task, examples.labels, self.dense.config_json, task.num_outputs).tolist()
 
     def _trained(self, net: Checkpoint, then: str) -> tuple[Checkpoint, dict[str, Any]]:
         """After one epoch."""

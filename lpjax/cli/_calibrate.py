@@ -95,15 +95,14 @@ def calibrate(
 
 def _values(checkpoint: Checkpoint, examples: Examples) -> Any:
     """What the net's outputs should be of the examples."""
-    from lpjax.glue.labels import label_order
+    from lpjax.glue.labels import output_labels
     from lpjax.outputs import outputs_of
 
     with misuse():
         outputs = outputs_of(checkpoint)
         if outputs is None:
             raise ValueError("--labels want a net with a head; leave them out, or fine-tune it: lpjax finetune")
-        order = list(label_order(examples.task, checkpoint.config_json, outputs))
-    return examples.labels if examples.task.is_regression else [order.index(label) for label in examples.labels]
+        return output_labels(examples.task, examples.labels, checkpoint.config_json, outputs)
 
 
 def calibrate_on(

@@ -22,7 +22,7 @@ from lpjax.glue._train_state import Log, load_state, save_state
 from lpjax.glue._train_step import Params, Schedule, begin, make_optimizer, train_step
 from lpjax.glue.data import Examples
 from lpjax.glue.evaluate import MAX_LENGTH, predict, prepare, to_predictions
-from lpjax.glue.labels import label_config, label_order
+from lpjax.glue.labels import label_config, label_order, output_labels
 from lpjax.glue.tasks import Task
 from lpjax.models import CLASS_NAMES, architecture, device_params
 from lpjax.models.head import output_path, with_head
@@ -150,12 +150,11 @@ def finetune(
     mesh = data_mesh() if mesh is None else mesh
     config, dtype = checkpoint.config, np.dtype(settings.dtype)
     params, config_json, fresh = _start(checkpoint, task, settings.seed)
-    order = label_order(task, config_json, task.num_outputs)
+    labels = output_labels(task, train.labels, config_json, task.num_outputs)
     max_length = min(settings.max_length, config.max_length or settings.max_length)
     options: dict[str, Any] = {"tokenizer": tokenizer, "max_length": max_length}
     learn, check = (prepare(checkpoint, examples, **options).tokens for examples in (train, dev))
 
-    labels = np.asarray(train.labels, np.float32) if task.is_regression else np.argsort(order)[train.labels]
     optimizer = make_optimizer(settings.weight_decay, settings.clip)
     per_epoch = -(-len(learn) // settings.batch_size)
     total = settings.epochs * per_epoch

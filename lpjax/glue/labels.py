@@ -67,6 +67,16 @@ def label_order(task: Task, config_json: Mapping[str, Any] | None, num_outputs: 
     return np.asarray(numbers, np.int32)
 
 
+def output_labels(task: Task, labels: Any, config_json: Mapping[str, Any] | None, num_outputs: int) -> np.ndarray:
+    """What a net's head should say: the output of each of the task's `labels`, int; of a regression they themselves.
+
+    Raises:
+        ValueError: as `label_order`.
+    """
+    order = label_order(task, config_json, num_outputs)
+    return np.asarray(labels, np.float32) if task.is_regression else np.argsort(order)[np.asarray(labels)]
+
+
 def label_config(task: Task) -> dict[str, Any]:
     """What config.json says of a head trained for the task, with outputs in the hub's order.
 

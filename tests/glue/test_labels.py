@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from lpjax.glue import TASKS, label_config, label_order
+from lpjax.glue.labels import output_labels
 
 
 @pytest.mark.parametrize("task", TASKS.values(), ids=list(TASKS))
@@ -17,6 +18,18 @@ def test_what_is_written_is_read(task):
     assert order.tolist() == list(range(task.num_outputs))
     assert label_order(task, None, task.num_outputs).tolist() == order.tolist()
     assert label_order(task, {}, task.num_outputs).tolist() == order.tolist()
+
+
+@pytest.mark.parametrize("task", TASKS.values(), ids=list(TASKS))
+def test_labels_are_put_as_the_head_has_them(task):
+    """Whatever the order of the names: output i of the head is called what label the answer i is of."""
+    if task.is_regression:
+        assert output_labels(task, [0.5, 4], {"id2label": {"0": "score"}}, 1).tolist() == [0.5, 4.0]
+        return
+    for names in itertools.permutations(task.labels):
+        config = {"id2label": dict(enumerate(names))}
+        found = output_labels(task, [0, 1, 1], config, len(names))
+        assert [names[output] for output in found] == [task.labels[number] for number in (0, 1, 1)]
 
 
 @pytest.mark.parametrize("task", TASKS.values(), ids=list(TASKS))
