@@ -20,8 +20,9 @@ from jaxtyping import Array
 from threadpoolctl import threadpool_limits
 
 from lpjax._mesh import by_rows, data_mesh, fetch, replicated, spread
+from lpjax._single_entries import with_entries
 from lpjax.objectives import entries_bound, lp_norm
-from lpjax.solvers import Solution
+from lpjax.solvers import SOLVERS, Solution
 from lpjax.solvers._problem import solving_dtype
 from lpjax.solvers._spectrum import descending_eigh, with_pseudo_inverse
 
@@ -65,6 +66,7 @@ class Job(NamedTuple):
         rank: of the pair.
         weights: ω of its rows, or None.
         metrics: of its rows and its columns; with them the solver gets H^{1/2} A G^{1/2}.
+        entries: how many entries of A are to be kept by themselves, beside the pair.
     """
 
     path: str
@@ -76,6 +78,7 @@ class Job(NamedTuple):
     rank: int
     weights: np.ndarray | None
     metrics: Sides = PLAIN
+    entries: int = 0
 
     def matrix(self) -> np.ndarray:
         """A, on the host."""
@@ -84,10 +87,14 @@ class Job(NamedTuple):
 
 
 class Solved(NamedTuple):
-    """Factors in the leaf's dtype, what they lose as shares of ‖A‖_p, and how the solver ended."""
+    """Factors in the leaf's dtype, what they lose as shares of ‖A‖_p, and how the solver ended.
+
+    Single entries, where a job asks for any, are a matrix that is 0 elsewhere.
+    """
 
     left: Array
     right: Array
+    single: Array | None
     entries: Array
     rows: Array
     bound: Array | None
@@ -160,7 +167,8 @@ def solve_group(
 
     Args:
         solve: matrix, rank, *, p -> `Solution`.
-        jobs: of one rank; with weights and metrics, of one kind on either side, all of them or none.
+        jobs: of one rank and number of entries; with weights and metrics, of one kind on either side, all of them or
+            none.
         p: exponent.
         options: further keywords of the solver.
         batch_size: matrices that a device solves at a time, in one program; None for what its memory or cores allow.
@@ -189,7 +197,7 @@ def solve_group(
             known = jax.tree.map(lambda *arrays: _stack(arrays), *((job.weights, job.metrics) for job in padded))
             arguments = (spread(matrices, by_job), spread(known, by_job), exponent)
             if height not in programs:
-                programs[height] = _compiled(solve, rank, options, mesh, arguments)
+                programs[height] = _compiled(solve, (rank, jobs[0].entries), options, mesh, arguments)
             yield batch, height, arguments
 
     def run(one: tuple[list[Job], int, tuple[Any, ...]]) -> list[Part]:
@@ -227,7 +235,11 @@ def _in_order(function: Callable[[T], U], items: Iterable[T], workers: int) -> I
 
 
 def _compiled(
-    solve: Callable[..., Solution], rank: int, options: dict[str, Any], mesh: Mesh, arguments: tuple[Any, ...]
+    solve: Callable[..., Solution],
+    sizes: tuple[int, int],
+    options: dict[str, Any],
+    mesh: Mesh,
+    arguments: tuple[Any, ...],
 ) -> Callable[..., Solved]:
     """What solves arguments like these; compiled once, for whoever asks, where the options can be compared."""
     kinds = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), arguments)
@@ -236,7 +248,7 @@ def _compiled(
     precision = getattr(jax.config, "jax_default_matmul_precision")  # noqa: B009, not in jax's stubs
     settings = canonicalize_dtype(np.float64), precision, jax.config.read("jax_disable_most_optimizations")
     build = _compile if _comparable((solve, given)) else _compile.__wrapped__
-    return build(solve, rank, given, mesh, kinds, settings)
+    return build(solve, sizes, given, mesh, kinds, settings)
 
 
 def _comparable(options: tuple[Any, ...]) -> bool:
@@ -251,23 +263,34 @@ def _comparable(options: tuple[Any, ...]) -> bool:
 @functools.lru_cache(maxsize=64)
 def _compile(
     solve: Callable[..., Solution],
-    rank: int,
+    sizes: tuple[int, int],
     options: tuple[tuple[str, type, Any], ...],
     mesh: Mesh,
     kinds: tuple[Any, ...],
     settings: tuple[Any, ...],
 ) -> Callable[..., Solved]:
-    """What solves arguments of these kinds. Types of options and settings tell programs apart, and are not read."""
+    """What solves arguments of these kinds, for pairs of a rank and so many entries beside them.
+
+    Types of options and settings tell programs apart, and are not read.
+    """
     given = {name: value for name, _, value in options}
+    rank, entries = sizes
 
     def one(matrix: Array, known: tuple[Array | None, Sides], p: Array) -> Solved:
         weights, metrics = known
         wide = matrix.astype(solving_dtype(matrix.dtype))
         partial = functools.partial(solve, p=p, **_with_weights(given, weights))
-        solution, weighted = _solve_weighted(partial, wide, rank, metrics)
+        pair, weighted = _weighted_by(metrics, partial, rank, wide.dtype)
+        if entries:
+            power = jnp.asarray(2, p.dtype) if solve is SOLVERS["svd"] else p  # of whose norm p has no say
+            solution, single = with_entries(pair, wide, entries, _importance(wide, weights, metrics, power))
+            single = single.astype(matrix.dtype)
+        else:
+            solution, single = pair(wide), None
         left, right = solution.left.astype(matrix.dtype), solution.right.astype(matrix.dtype)
         # Measured on the factors as they will be stored, after any rounding to half precision.
         residual = wide - jnp.matmul(left.astype(wide.dtype), right.astype(wide.dtype), precision="highest")
+        residual = residual if single is None else residual - single.astype(wide.dtype)
         total, rows_total = lp_norm(wide, p), lp_norm(wide, p, "rows")
         squares = None
         if weights is not None or metrics != PLAIN:
@@ -275,13 +298,14 @@ def _compile(
             left_over, whole = (jnp.sum(_on_the_left(scale, weighted(one)) ** 2) for one in (residual, wide))
             squares = left_over, whole
         bound = None
-        if solution.ellipsoid is not None and squares is None:
+        if solution.ellipsoid is not None and squares is None and single is None:
             ellipsoid = solution.ellipsoid
             bound = entries_bound(ellipsoid.values, rank, ellipsoid.upper, wide.shape[1], p)
             bound = _share(jnp.where(p <= 2, bound, jnp.inf), total)
         return Solved(
             left,
             right,
+            single,
             _share(lp_norm(residual, p), total),
             _share(lp_norm(residual, p, "rows"), rows_total),
             bound,
@@ -308,20 +332,30 @@ def _compile(
     return jax.jit(everywhere).lower(*kinds).compile()
 
 
-def _solve_weighted(
-    solve: Callable[..., Solution], matrix: Array, rank: int, metrics: Sides
-) -> tuple[Solution, Callable[[Array], Array]]:
-    """The pair of least H^{1/2} (A − LR) G^{1/2}, that of H^{1/2} A G^{1/2} taken back; and how to weight a matrix."""
-    halves, inverses = [], []
-    for metric in metrics:
-        half, inverse = (None, None) if metric is None else roots(metric, matrix.dtype)
-        halves.append(half)
-        inverses.append(inverse)
+def _weighted_by(
+    metrics: Sides, solve: Callable[..., Solution], rank: int, dtype: Any
+) -> tuple[Callable[[Array], Solution], Callable[[Array], Array]]:
+    """What finds the pair of least H^{1/2} (A − LR) G^{1/2}, that of H^{1/2} A G^{1/2} taken back, and what weights."""
+    both = [(None, None) if metric is None else roots(metric, dtype) for metric in metrics]
+    weighted = functools.partial(_on_both_sides, [half for half, _ in both])
 
-    weighted = functools.partial(_on_both_sides, halves)
-    solution = solve(weighted(matrix), rank)
-    left, right = _on_the_left(inverses[0], solution.left), _on_the_left(inverses[1], solution.right.T).T
-    return solution._replace(left=left, right=right), weighted
+    def pair(matrix: Array) -> Solution:
+        solution = solve(weighted(matrix), rank)
+        left, right = _on_the_left(both[0][1], solution.left), _on_the_left(both[1][1], solution.right.T).T
+        return solution._replace(left=left, right=right)
+
+    return pair, weighted
+
+
+def _importance(matrix: Array, weights: Array | None, metrics: Sides, p: Array) -> Array:
+    """What an error of an entry counts, to be multiplied by its size; of metrics their diagonals say it."""
+    sides = []
+    for metric, length in zip(metrics, matrix.shape, strict=True):
+        half = jnp.ones(length, matrix.dtype) if metric is None else roots(metric, matrix.dtype)[0]
+        sides.append(half if half.ndim == 1 else jnp.sqrt(jnp.sum(half**2, axis=0)))
+    if weights is not None:
+        sides[0] = sides[0] * weights.astype(matrix.dtype) ** (1 / p)
+    return sides[0][:, None] * sides[1][None, :]
 
 
 def weighted_matrix(matrix: Any, metrics: Sides) -> np.ndarray:

@@ -41,6 +41,7 @@ def allocate(
     weighting: str | Weighting | None = None,
     measure: Measure | None = None,
     methods: Sequence[tuple[str, float]] = (("svd", 2.0),),
+    sparse: float = 0.0,
     levels: Sequence[float] = LEVELS,
     rank_multiple: int = 1,
     break_even: BreakEven | None = None,
@@ -67,6 +68,7 @@ def allocate(
         calibration, weighting: as of `compress`.
         measure: params -> what a net loses, such as a `Divergence` from the dense net; leaves are dense ones.
         methods: (solver, p) to choose from; the other allocations take the first.
+        sparse: share of each pair that single entries get, as of `compress`; the budget is one of parameters then.
         levels: shares, rising.
         rank_multiple: ranks are multiples of it, in matrices that have so many.
         break_even: no rank that takes longer than dense is chosen, of shapes that were timed.
@@ -93,9 +95,14 @@ def allocate(
         raise ValueError("`methods` is empty; expected pairs of a solver's name and an exponent")
     if unknown := [name for name, _ in methods if name not in SOLVERS]:
         raise ValueError(f"`methods` names {unknown[0]!r}; expected one of {', '.join(SOLVERS)}")
+    if not 0 <= sparse < 1:
+        raise ValueError(f"`sparse` is {sparse}; expected a share of what a pair stores in [0, 1), such as 0.2")
+    if sparse and (budget_of != "parameters" or break_even is not None):
+        raise ValueError("`sparse` saves no time; expected a budget of parameters, and no `break_even`")
     if weighting is not None and calibration is None:
         raise ValueError("`weighting` is given without a `calibration` to weight by; see `lpjax.calibrate`")
 
+    ways = [(*method, sparse) for method in methods]
     tree = dict(leaves_with_paths(params))
     paths = select_paths(params, select)
     found = [_leaf(path, tree[path], rank_multiple, break_even) for path in paths]
@@ -111,12 +118,12 @@ def allocate(
             values = singular_values(weighted_matrix(tree[leaf.path], sides.get(leaf.path, PLAIN)))
             losses[leaf.path] = losses_of(values, spectral=allocation == "minimax")
         ranks = by_level(leaves, allowed, budget_of, lambda leaf, level: rank_of_loss(losses[leaf.path], level))
-        choices = _choices(ranks, methods[0])
+        choices = _choices(ranks, ways[0])
     else:
-        choices = _choices(by_level(leaves, allowed, budget_of, rank_of_share), methods[0])
+        choices = _choices(by_level(leaves, allowed, budget_of, rank_of_share), ways[0])
     if measure is not None and allocation == "measured":
         solve = {"calibration": calibration, "weighting": weighting, **options}
-        measured = _measured(params, leaves, choices, measure, methods, levels, budget_of, progress, solve)
+        measured = _measured(params, leaves, choices, measure, ways, levels, budget_of, progress, solve)
         choices = share_out(leaves, measured, allowed, budget_of)
     return Plan(choices, None if calibration is None else weighting or DEFAULT, budget, budget_of, allocation)
 
@@ -132,8 +139,12 @@ def require_budget(params: Any, budget: float, budget_of: Any, select: Select) -
     _allowed(tree, [leaf for leaf in found if leaf is not None and leaf.shrinks(budget_of)], budget, budget_of)
 
 
-def _choices(ranks: Ranks, method: tuple[str, float]) -> dict[str, Choice]:
-    return {path: Choice(rank, *method) for path, rank in ranks.items()}
+Way = tuple[str, float, float]
+"""Method, exponent, and the share of single entries."""
+
+
+def _choices(ranks: Ranks, way: Way) -> dict[str, Choice]:
+    return {path: Choice(rank, *way) for path, rank in ranks.items()}
 
 
 def _leaf(path: str, leaf: Any, multiple: int, break_even: BreakEven | None) -> Leaf | None:
@@ -182,7 +193,7 @@ def _measured(
     leaves: Sequence[Leaf],
     around: Mapping[str, Choice],
     measure: Measure,
-    methods: Sequence[tuple[str, float]],
+    ways: Sequence[Way],
     levels: Sequence[float],
     of: Costs,
     progress: Progress | None,
@@ -193,8 +204,8 @@ def _measured(
     plans = {}
     for level in (0.0, *levels):  # at 0 the least rank
         ranks = {leaf.path: leaf.allowed(rank_of_share(leaf, 1 - level)) for leaf in leaves}
-        for method in methods:
-            plans[level, method] = _choices({path: rank for path, rank in ranks.items() if rank is not None}, method)
+        for way in ways:
+            plans[level, way] = _choices({path: rank for path, rank in ranks.items() if rank is not None}, way)
     total, done = len(leaves) * (len(plans) + 1) + len(plans) + 1, 0
 
     def tell(what: str) -> None:
@@ -212,7 +223,7 @@ def _measured(
     largest = pairs_of(nested) if nested else {}
 
     def solved(plan: Mapping[str, Choice]) -> dict[str, Any]:
-        rest = {path: choice for path, choice in plan.items() if choice.rank is not None and choice.method != "svd"}
+        rest = {path: choice for path, choice in plan.items() if choice.rank is not None and not _nests(choice)}
         found = pairs_of(rest) if rest else {}
         for path in plan.keys() - found.keys():
             rank = plan[path].rank
@@ -254,8 +265,13 @@ def _largest_by_svd(plans: Sequence[Mapping[str, Choice]]) -> dict[str, Choice]:
     found: dict[str, Choice] = {}
     for plan in plans:
         for path, choice in plan.items():
-            if choice.method != "svd" or choice.rank is None:
+            if choice.rank is None or not _nests(choice):
                 continue
             if path not in found or choice.rank > (found[path].rank or 0):
                 found[path] = choice
     return found
+
+
+def _nests(choice: Choice) -> bool:
+    """Whether pairs of smaller ranks are parts of those of larger ones."""
+    return choice.method == "svd" and not choice.sparse

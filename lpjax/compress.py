@@ -28,6 +28,7 @@ from lpjax.select import (
     select_paths,
 )
 from lpjax.solvers import SOLVERS, Solution
+from lpjax.sparse import Sparse, entries_for
 from lpjax.weighting import DEFAULT, WEIGHTINGS, Weighting, sides_of
 
 
@@ -51,6 +52,7 @@ class LayerRecord:
         seconds: solving, without compilation; divided by how many were solved at a time.
         note: why it stayed dense, or empty.
         time_ratio: time that the layer takes as a share of the dense one's, by `break_even`; None where not known.
+        entries: kept by themselves, beside the pair.
     """
 
     path: str
@@ -67,6 +69,7 @@ class LayerRecord:
     note: str = ""
     time_ratio: float | None = None
     objective_weighted: float | None = None
+    entries: int = 0
 
 
 class Compressed(NamedTuple):
@@ -86,6 +89,7 @@ def compress(
     keep: float | None = None,
     rank: int | None = None,
     plan: Plan | Mapping[str, Choice] | None = None,
+    sparse: float | None = None,
     solver: str | Callable[..., Solution] | None = None,
     p: float | None = None,
     calibration: Calibration | None = None,
@@ -115,6 +119,9 @@ def compress(
         rank: the rank of every pair; instead of `keep`.
         plan: a rank, method and exponent for each path, from `allocate` or by hand; instead of `select`, `keep`,
             `rank`, `solver` and `p`.
+        sparse: share of what each pair may store, in [0, 1), that single entries get instead: those that the smaller
+            pair misses worst, under the weights (GoDec, Zhou & Tao, ICML 2011). The net is as small and nearer to the
+            dense one, but its kernels take the time of dense ones.
         solver: a name in `SOLVERS`, or a function matrix, rank, *, p -> `Solution` that jit and vmap can
             transform. By default "lewis", and "svd" with a calibration.
         p: exponent, by default 1; of "svd" with a calibration 2.
@@ -156,16 +163,18 @@ def compress(
         weighting = plan.weighting if weighting is None else weighting
     if rows not in ("auto", "first", "last"):
         raise ValueError(f'`rows` is {rows!r}; expected "auto", "first" or "last"')
+    if sparse is not None and not 0 <= sparse < 1:
+        raise ValueError(f"`sparse` is {sparse}; expected a share of what a pair stores in [0, 1), such as 0.2")
     if batch_size is not None and not _is_count(batch_size):
         raise ValueError(f"`batch_size` is {batch_size!r}; expected a whole number, 1 or more")
     leaves = dict(leaves_with_paths(params))
     if plan is not None:
-        given = {"select": select, "keep": keep, "rank": rank, "solver": solver, "p": p}
+        given = {"select": select, "keep": keep, "rank": rank, "sparse": sparse, "solver": solver, "p": p}
         if doubled := [name for name, value in given.items() if value is not None]:
             raise ValueError(f"`plan` says what `{doubled[0]}` would; expected one of them")
         layers = plan.layers if isinstance(plan, Plan) else plan
         paths = planned_paths(params, layers, input_axes)
-        goals = [_Goal(None, layers[path].rank, layers[path].method, layers[path].p) for path in paths]
+        goals = [_Goal(None, *layers[path]) for path in paths]
     else:
         solver = solver or ("svd" if calibration is not None else "lewis")
         p = (2.0 if calibration is not None and solver == "svd" else 1.0) if p is None else p
@@ -178,7 +187,7 @@ def compress(
         if select is None:
             raise ValueError("`select` is missing; expected a group, a pattern or a function, or a `plan` instead")
         paths = select_paths(params, select, input_axes)
-        goals = [_Goal(keep, rank, solver, p)] * len(paths)
+        goals = [_Goal(keep, rank, solver, p, sparse or 0.0)] * len(paths)
     solvers = {goal.solver: _solver(goal.solver) for goal in goals}
     axes = {path: kernel_axes(path, entry, leaves) for path, entry in (input_axes or {}).items()}
     weights = dict(row_weights or {})
@@ -192,13 +201,15 @@ def compress(
     records: dict[str, LayerRecord] = {}
     groups: dict[Any, list[Job]] = {}
     for path, goal in zip(paths, goals, strict=True):
-        jobs = _jobs(path, leaves[path], axes.get(path, (0, 1)), goal, rows, weights.get(path), sides.get(path, PLAIN))
+        view = axes.get(path, (0, 1))
+        jobs = _jobs(path, leaves[path], view, goal, rows, weights.get(path), sides.get(path, PLAIN))
         if isinstance(jobs, LayerRecord):
             records[path] = jobs
         else:
             weighted = jax.tree.structure((jobs[0].weights, jobs[0].metrics))
             dimensions = tuple(leaf.ndim for leaf in jax.tree.leaves(jobs[0].metrics))
-            key = (goal.solver, goal.p, jobs[0].shape, jobs[0].leaf.dtype, jobs[0].rank, weighted, dimensions)
+            sizes = jobs[0].rank, jobs[0].entries
+            key = (goal.solver, goal.p, jobs[0].shape, jobs[0].leaf.dtype, sizes, weighted, dimensions)
             groups.setdefault(key, []).extend(jobs)
     for (name, exponent, *_), jobs in groups.items():
         rehearse(solvers[name], jobs[0], exponent, options)
@@ -221,7 +232,7 @@ def compress(
             parts.append(part)
             if len(parts) == part.job.height:
                 record, pair = _record(parts, exponent)
-                if break_even is not None:
+                if break_even is not None and pair.sparse is None:
                     ratio = break_even.ratio(record.path, record.shape, pair.rank)
                     record = dataclasses.replace(record, time_ratio=ratio)
                 records[record.path], replaced[record.path] = record, pair
@@ -231,12 +242,14 @@ def compress(
 
 
 class _Goal(NamedTuple):
-    """What is asked of a matrix: a share of its parameters, a rank, or neither; by which solver, at which exponent."""
+    """What is asked of a matrix: a share of its parameters, a rank, or neither; by which solver, at which exponent, and
+    what share of it in single entries."""
 
     keep: float | None
     rank: int | None
     solver: str | Callable[..., Solution]
     p: float
+    sparse: float
 
 
 def planned_paths(params: Any, layers: Mapping[str, Choice], input_axes: InputAxes | None = None) -> list[str]:
@@ -255,6 +268,8 @@ def planned_paths(params: Any, layers: Mapping[str, Choice], input_axes: InputAx
             raise ValueError(
                 f"`plan` gives {path} the rank {choice.rank!r}; expected a whole number, 1 or more, or None"
             )
+        if not 0 <= choice.sparse < 1:
+            raise ValueError(f"`plan` gives {path} `sparse` = {choice.sparse!r}; expected a share in [0, 1)")
     return select_paths(params, lambda path, _: path in layers, input_axes)
 
 
@@ -345,6 +360,13 @@ def _jobs(
     if not size or chosen > max_rank((n, d)):
         note = f"stays dense: a pair of rank {chosen} has {chosen * (n + d)} parameters, no fewer"
         return LayerRecord(path, shape, None, size, size, note=note)
+    entries = 0
+    if goal.sparse:
+        if len(shape) != 2:
+            raise ValueError(f"`sparse` is for matrices, but {path} has shape {shape}; leave it out of `select`")
+        smaller = max(1, int((1 - goal.sparse) * chosen))
+        entries = entries_for((chosen - smaller) * (n + d), (n, d), leaf.dtype)
+        chosen = smaller if entries else chosen
     dtype = jax.dtypes.canonicalize_dtype(leaf.dtype)  # without x64, what float32 cannot hold is infinite
     for start in range(0, shape[0], 4096):  # in pieces: a mask of the whole would be a copy
         with np.errstate(over="ignore"):
@@ -382,6 +404,7 @@ def _jobs(
             chosen,
             None if weights is None else weights[place],
             sides,
+            entries,
         )
         for place in np.ndindex(stack)
     ]
@@ -401,6 +424,9 @@ def _record(parts: Sequence[Part], p: float) -> tuple[LayerRecord, LowRank]:
         stacked([one.right for one in solved], (job.rank, job.shape[1])),
     )
     pair = pair.T if job.transposed else pair
+    if solved[0].single is not None:
+        single = np.asarray(solved[0].single, job.leaf.dtype)
+        pair = dataclasses.replace(pair, sparse=Sparse.of(single.T if job.transposed else single))
     totals, rows_totals = ([float(one.totals[i]) for one in solved] for i in (0, 1))
     bounds = [None if one.bound is None or not np.isfinite(one.bound) else float(one.bound) for one in solved]
     bound = None if None in bounds else _joint([bound for bound in bounds if bound is not None], totals, p)
@@ -417,6 +443,7 @@ def _record(parts: Sequence[Part], p: float) -> tuple[LayerRecord, LowRank]:
         converged=all(bool(one.converged) for one in solved),
         seconds=sum(part.seconds for part in parts),
         objective_weighted=_weighted(solved),
+        entries=0 if pair.sparse is None else pair.sparse.values.size,
     )
     return record, pair
 

@@ -15,7 +15,7 @@ from jax.core import Tracer
 
 from lpjax.compress import kernel_axes
 from lpjax.lowrank import LowRank
-from lpjax.models.names import NameTable
+from lpjax.models.names import NameTable, parts_of
 from lpjax.select import InputAxes, Select, is_table, leaves_with_paths, rank_for, select_paths
 
 ENERGY = 0.9
@@ -279,14 +279,14 @@ def _leaves(params: Any) -> list[tuple[str, Any]]:
     leaves = leaves_with_paths(params)
     leaves = [(path, np.asarray(leaf) if isinstance(leaf, int | float | complex) else leaf) for path, leaf in leaves]
     for path, leaf in leaves:
-        parts = _parts(leaf)
+        parts = tuple(parts_of(leaf).values()) if isinstance(leaf, LowRank) else (leaf,)
         if any(isinstance(part, Tracer) for part in parts):
             raise ValueError(f"{path} is traced and has no values; inspect outside of jit, vmap and grad")
         if not all(hasattr(part, "dtype") and hasattr(part, "__array__") for part in parts):
             found = " and ".join(type(part).__name__ for part in parts)
             raise ValueError(f"{path} is {found}; expected arrays and `LowRank` pairs")
-        if len(parts) == 2:
-            left, right = (tuple(part.shape) for part in parts)
+        if isinstance(leaf, LowRank):
+            left, right = (tuple(part.shape) for part in (leaf.left, leaf.right))
             if len(left) < 2 or len(left) != len(right) or left[-1] != right[-2]:
                 raise ValueError(f"{path} has factors of shapes {left} and {right}; expected (n, rank) and (rank, d)")
     return leaves
@@ -314,7 +314,7 @@ def _jobs(path: str, leaf: Any, axes: tuple[int, int] | None, rows: str, chosen:
     # As `compress` has it: a kernel (in, out) is factored as its transpose.
     turned = rows == "last" or (rows == "auto" and not is_table(path))
     shape = tuple(leaf.shape)
-    pair = isinstance(leaf, LowRank)
+    pair = isinstance(leaf, LowRank) and leaf.sparse is None
     if not (axes or (pair and len(shape) > 2)):
         yield _Job(path, leaf, _ranges(leaf), turned, chosen)
         return
@@ -322,18 +322,22 @@ def _jobs(path: str, leaf: Any, axes: tuple[int, int] | None, rows: str, chosen:
     sides = [math.prod(shape[stacked : stacked + inputs]), math.prod(shape[stacked + inputs :])]
     arrays = tuple(map(np.asarray, _parts(leaf)))
     for index in np.ndindex(shape[:stacked]):
-        part = LowRank(*(array[index] for array in arrays)) if pair else arrays[0][index].reshape(sides)
+        part = LowRank(arrays[0][index], arrays[1][index]) if pair else arrays[0][index].reshape(sides)
         name = f"{path}[{','.join(map(str, index))}]" if index else path
         yield _Job(name, part, _ranges(part), turned, chosen)
 
 
 def _parts(leaf: Any) -> tuple[Any, ...]:
-    """The leaf, or its two factors."""
-    return (leaf.left, leaf.right) if isinstance(leaf, LowRank) else (leaf,)
+    """The leaf, or its two factors; of a pair with single entries the dense matrix, whose factors say too little."""
+    if not isinstance(leaf, LowRank):
+        return (leaf,)
+    if leaf.sparse is None:
+        return leaf.left, leaf.right
+    return (np.concatenate([rows for _, rows in leaf.blocks(leaf.shape[0])]).astype(leaf.left.dtype),)
 
 
 def _size(leaf: Any) -> int:
-    return sum(math.prod(part.shape) for part in _parts(leaf))
+    return leaf.size if isinstance(leaf, LowRank) else math.prod(leaf.shape)
 
 
 def _ranges(leaf: Any) -> tuple[_Range, ...] | None:
@@ -382,7 +386,7 @@ def _record(job: _Job, keeps: tuple[float, ...]) -> LeafRecord:
         if leaf.ndim == 2:
             if job.turned:
                 arrays, ranges = tuple(array.T for array in arrays[::-1]), ranges[::-1]
-            known |= _matrix(arrays, tuple(found.factor for found in ranges), keeps)
+            known |= _matrix(arrays, tuple(found.factor for found in ranges), keeps, _size(leaf))
     return LeafRecord(job.path, tuple(leaf.shape), dtype, _size(leaf), 0.0, **known)
 
 
@@ -410,7 +414,9 @@ def _entries(array: np.ndarray, found: _Range) -> dict[str, Any]:
     }
 
 
-def _matrix(arrays: tuple[np.ndarray, ...], factors: tuple[float, ...], keeps: tuple[float, ...]) -> dict[str, Any]:
+def _matrix(
+    arrays: tuple[np.ndarray, ...], factors: tuple[float, ...], keeps: tuple[float, ...], stored: int
+) -> dict[str, Any]:
     """What follows from the rows and the singular values of A, or of the product of two factors."""
     if len(arrays) == 1:
         norms = _row_norms(arrays[0], factors[0])
@@ -421,7 +427,6 @@ def _matrix(arrays: tuple[np.ndarray, ...], factors: tuple[float, ...], keeps: t
         norms = _row_norms(arrays[0], factors[0], right.T)
         values = np.linalg.svd(left @ right.T, compute_uv=False)
     n, d = arrays[0].shape[0], arrays[-1].shape[1]
-    stored = sum(array.size for array in arrays)
     energies = np.cumsum((values / (values[0] or 1)) ** 2)  # of the ranks 1, 2, … over that of rank 1
     total = float(energies[-1])
     # An identity's first 9 of 10 values must not miss 0.9 by a rounding.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -10,11 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from lpjax.sparse import Sparse
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)  # arrays have no single truth value, nor a hash
 class LowRank:
-    """The weight `left @ right`, kept as its two factors.
+    """The weight `left @ right`, kept as its two factors, and where there are any plus single entries.
 
     A registered pytree, so jit, vmap, tree_map and optimizers see two arrays where there was one. Leading
     dimensions, where present, are batch dimensions (a stack of layers, or under vmap).
@@ -22,10 +26,12 @@ class LowRank:
     Attributes:
         left: shape (..., in, rank).
         right: shape (..., rank, out).
+        sparse: entries that are added to the product of one pair, (in, out); None for none.
     """
 
     left: Float[Array | np.ndarray, "*batch n rank"]
     right: Float[Array | np.ndarray, "*batch rank d"]
+    sparse: Sparse | None = None
 
     # A NumPy array on the left of `@` would try to make an array of this; so it leaves the product to `__rmatmul__`.
     __array_ufunc__ = None
@@ -37,7 +43,8 @@ class LowRank:
     @property
     def T(self) -> LowRank:
         """The transposed weight, as a pair too; batch dimensions stay in front."""
-        return LowRank(self.right.mT, self.left.mT)
+        sparse = None if self.sparse is None else self.sparse.transposed(self.shape[-1])
+        return LowRank(self.right.mT, self.left.mT, sparse)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -61,8 +68,22 @@ class LowRank:
 
     @property
     def size(self) -> int:
-        """Number of stored parameters, `left.size + right.size`."""
-        return self.left.size + self.right.size
+        """Number of stored parameters, `left.size + right.size`, and of single entries with their indices."""
+        return self.left.size + self.right.size + (0 if self.sparse is None else self.sparse.size)
+
+    def astype(self, dtype: Any) -> LowRank:
+        """With numbers of another dtype, as JAX arrays."""
+        left, right = (jnp.asarray(factor).astype(dtype) for factor in (self.left, self.right))
+        return LowRank(left, right, None if self.sparse is None else self.sparse.astype(dtype))
+
+    def blocks(self, height: int) -> Iterator[tuple[int, np.ndarray]]:
+        """(first row, rows) of the dense matrix, on the host and in double precision, so many rows at a time."""
+        left, right = np.asarray(self.left), np.asarray(self.right).astype(np.float64)
+        for start in range(0, len(left), height):
+            rows = left[start : start + height].astype(np.float64) @ right
+            if self.sparse is not None:
+                rows += self.sparse.rows(start, start + len(rows), rows.shape[1])
+            yield start, rows
 
 
 def is_lowrank(leaf: Any) -> bool:
@@ -70,31 +91,66 @@ def is_lowrank(leaf: Any) -> bool:
     return isinstance(leaf, LowRank)
 
 
+def floats_of(tree: Any) -> Any:
+    """`tree` without the places of single entries, which are whole numbers: what has a gradient."""
+
+    def bare(leaf: Any) -> Any:
+        if not is_lowrank(leaf) or leaf.sparse is None:
+            return leaf
+        return dataclasses.replace(leaf, sparse=dataclasses.replace(leaf.sparse, columns=None, starts=None))
+
+    return jax.tree.map(bare, tree, is_leaf=is_lowrank)
+
+
+def with_places(floats: Any, tree: Any) -> Any:
+    """`floats`, as of `floats_of`, with the places of `tree`."""
+
+    def whole(leaf: Any, before: Any) -> Any:
+        if not is_lowrank(leaf) or leaf.sparse is None:
+            return leaf
+        sparse = dataclasses.replace(before.sparse, values=leaf.sparse.values)
+        return dataclasses.replace(leaf, sparse=sparse)
+
+    return jax.tree.map(whole, floats, tree, is_leaf=is_lowrank)
+
+
 def matmul(x: Float[Array, "*batch n"], weight: Array | LowRank) -> Float[Array, "*batch d"]:
-    """`x @ weight`; for a `LowRank` as two thin products, `rank·(in + out)` multiply-adds a row of x."""
-    if isinstance(weight, LowRank):
+    """`x @ weight`; for a `LowRank` as two thin products, `rank·(in + out)` multiply-adds a row of x.
+
+    Single entries save no time: with them, few rows of x are multiplied by the pair and by the entries, and many by the
+    dense matrix that both make.
+    """
+    if not isinstance(weight, LowRank):
+        return x @ weight
+    if weight.sparse is None:
         return (x @ weight.left) @ weight.right
-    return x @ weight
+    n, d = weight.shape
+    entries = weight.sparse.dense(d)
+    if math.prod(x.shape[:-1]) * (n + d) > n * d:
+        return x @ (weight.left @ weight.right + entries)
+    return (x @ weight.left) @ weight.right + x @ entries
 
 
 def take_rows(weight: Array | LowRank, ids: Int[Array, "*batch"]) -> Float[Array, "*batch d"]:
     """Rows `ids` of `weight`: an embedding lookup.
 
-    For a `LowRank` this gathers rows of `left` and multiplies them by `right`; the dense table is never
-    formed. Ids outside the table, negative ones included, are clamped to it.
+    For a `LowRank` this gathers rows of `left` and multiplies them by `right`, and adds the single entries of those
+    rows; the dense table is never formed. Ids outside the table, negative ones included, are clamped to it.
 
     Raises:
         ValueError: `weight` is no matrix; a stack of tables wants vmap.
     """
     if weight.ndim != 2:
         raise ValueError(f"`weight` has shape {weight.shape}; expected a table (n, d): vmap over a stack")
-    if isinstance(weight, LowRank):
-        return jnp.take(weight.left, ids, axis=0, mode="clip") @ weight.right
-    return jnp.take(weight, ids, axis=0, mode="clip")
+    if not isinstance(weight, LowRank):
+        return jnp.take(weight, ids, axis=0, mode="clip")
+    rows = jnp.take(weight.left, ids, axis=0, mode="clip") @ weight.right
+    return rows if weight.sparse is None else rows + weight.sparse.take(ids, weight.shape[-1])
 
 
 def densify(weight: Array | LowRank) -> Array:
     """The dense matrix that `weight` stands for, multiplied at the highest precision the device has."""
-    if isinstance(weight, LowRank):
-        return jnp.matmul(weight.left, weight.right, precision=jax.lax.Precision.HIGHEST)
-    return weight
+    if not isinstance(weight, LowRank):
+        return weight
+    product = jnp.matmul(weight.left, weight.right, precision=jax.lax.Precision.HIGHEST)
+    return product if weight.sparse is None else product + weight.sparse.dense(weight.shape[-1])

@@ -18,11 +18,13 @@ class Choice(NamedTuple):
         rank: of its pair; None where it stays dense.
         method: a name in `SOLVERS`.
         p: its exponent; "svd" is that of p = 2, whatever it says.
+        sparse: share of what a pair of that rank stores that single entries get instead; the pair's rank is lower then.
     """
 
     rank: int | None
     method: str = "svd"
     p: float = 2.0
+    sparse: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)

@@ -76,7 +76,7 @@ class Probe:
             x = _tell(x, taps.magnitude, _sum(jnp.abs(seen), tokens))
         if taps.tokens is not None:
             x = _tell(x, taps.tokens, jnp.sum(tokens))
-        product: Any = matmul(x, jax.tree.map(lambda factor: jnp.asarray(factor).astype(x.dtype), self.weight))
+        product: Any = matmul(x, _as(x.dtype, self.weight))
         if taps.outputs is not None:
             product = _tell_backward(_moment_of_gradients, product, taps.outputs, (tokens,))
         if taps.fisher is not None:
@@ -88,7 +88,7 @@ class Probe:
         taps, dtype = self.taps, self.tokens.dtype
         # Wide before any tap, as `embed` does: float16 would lose small gradients.
         if isinstance(self.weight, LowRank):
-            found: Any = take_rows(jax.tree.map(lambda factor: jnp.asarray(factor).astype(dtype), self.weight), ids)
+            found: Any = take_rows(self.weight.astype(dtype), ids)
         else:
             found = take_rows(jnp.asarray(self.weight), ids).astype(dtype)
         tokens = self._counted(found)
@@ -110,6 +110,10 @@ class Probe:
         if x.shape[:2] == (self.tokens.shape[0], 1):
             return jnp.max(self.tokens, axis=1, keepdims=True)
         return jnp.ones(x.shape[:2], self.tokens.dtype)
+
+
+def _as(dtype: Any, weight: Any) -> Any:
+    return (weight if isinstance(weight, LowRank) else jnp.asarray(weight)).astype(dtype)
 
 
 @jax.custom_vjp

@@ -77,11 +77,10 @@ def _product(path: str, pair: LowRank) -> Deferred:
     dtype = np.dtype(pair.left.dtype if pair.left.dtype == pair.right.dtype else pair.dtype)
 
     def multiply() -> np.ndarray:
-        left, right = np.asarray(pair.left), np.asarray(pair.right).astype(np.float64)
         dense = np.empty(pair.shape, dtype)
         with np.errstate(over="ignore", invalid="ignore"):  # told below
-            for start in range(0, len(dense), _ROWS):
-                dense[start : start + _ROWS] = left[start : start + _ROWS].astype(np.float64) @ right
+            for start, rows in pair.blocks(_ROWS):
+                dense[start : start + len(rows)] = rows
         if not np.isfinite(dense).all():
             raise ValueError(f"`params` holds at {path} a product of factors that {dtype} cannot hold")
         return dense

@@ -14,7 +14,7 @@ from lpjax.checkpoint._tensors import not_finite
 from lpjax.checkpoint._weights import nested, read_weights
 from lpjax.lowrank import LowRank
 from lpjax.models import ModelConfig, architecture, config_from_json
-from lpjax.models.names import FACTORS, Misfits, NameTable, walk
+from lpjax.models.names import Misfits, NameTable, parts_of, walk
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,10 +147,10 @@ def _plain(tree: Mapping[Any, Any], path: str = "") -> dict[str, Any]:
 
 
 def _arrays(params: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """(path, array) for every array, a `LowRank`'s factors apart."""
+    """(path, array) for every array, the parts of a `LowRank` apart."""
     for path, leaf in walk(params):
         if isinstance(leaf, LowRank):
-            yield from ((f"{path}.{factor}", getattr(leaf, factor)) for factor in FACTORS)
+            yield from ((f"{path}.{part}", array) for part, array in parts_of(leaf).items())
         else:
             yield path, leaf
 

@@ -58,6 +58,13 @@ def compress(
         float | None,
         typer.Option("--p", help="Exponent of the norm, in [1, 2]; default 1. No say in svd (2)."),
     ] = None,
+    sparse: Annotated[
+        float | None,
+        typer.Option(
+            help="Share of each pair's parameters that goes to the entries that it misses worst, e.g. 0.2: the same "
+            "size, nearer to the dense net, but no faster."
+        ),
+    ] = None,
     calibrate: Annotated[
         Path | None,
         typer.Option(
@@ -93,7 +100,8 @@ def compress(
     with misuse():
         wish = make_wish(
             layers=layers, keep=keep, rank=rank, budget=budget, budget_of=budget_of, allocation=allocation, plan=plan,
-            method=method, p=p, calibrate=calibrate, weighting=weighting, num_iters=num_iters, tol=tol,
+            method=method, p=p, sparse=sparse, break_even=break_even, calibrate=calibrate, weighting=weighting,
+            num_iters=num_iters, tol=tol,
         )  # fmt: skip
         check_target(out, None, force)
         if plan_out is not None:
@@ -138,6 +146,7 @@ def compress(
         budget=made.budget,
         budget_of=made.budget_of,
         allocation=made.allocation,
+        sparse=max(choice.sparse for choice in made.layers.values()),
         options=wish.options,
         weighting=None if calibration is None else wish.weighting,
         calibration={} if calibration is None else origin(calibration),
@@ -225,19 +234,23 @@ def _records_table(records: Any, title: str) -> Table:
     table = Table(title=title, title_justify="left")
     table.add_column("layer", overflow="fold")
     timed = any(record.time_ratio is not None for record in records)
-    for heading in ("shape", "rank", "kept", "objective", "seconds", *(["time / dense"] if timed else [])):
+    sparse = ["entries"] if any(record.entries for record in records) else []
+    for heading in ("shape", "rank", *sparse, "kept", "objective", "seconds", *(["time / dense"] if timed else [])):
         table.add_column(heading, justify="right", no_wrap=True)
     for record in records:
         table.add_row(
             escape(record.path) + (f" [dim]({escape(record.note)})[/]" if record.note else ""),
             "×".join(map(str, record.shape)),
             "dense" if record.rank is None else str(record.rank),
+            *[str(record.entries) for _ in sparse],
             f"{100 * record.stored_size / record.dense_size:.0f} %",
             f"{record.objective_entries:.4f}",
             f"{record.seconds:.2f}" + ("" if record.converged else "*"),
             *(["" if record.time_ratio is None else f"{record.time_ratio:.2f}"] if timed else []),
         )
-    table.caption = "objective: ‖A − LR‖ₚ / ‖A‖ₚ over entries" + (
-        "" if all(record.converged for record in records) else "; * stopped at the iteration limit"
+    table.caption = (
+        "objective: ‖A − LR‖ₚ / ‖A‖ₚ over entries"
+        + (", single entries taken off" if sparse else "")
+        + ("" if all(record.converged for record in records) else "; * stopped at the iteration limit")
     )
     return table

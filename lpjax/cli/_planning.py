@@ -34,6 +34,7 @@ class Wish:
         allocation: how that is, or that of the plan was, shared out; None without.
         plan: what is to be replayed.
         method, p: of the solver, but for a plan.
+        sparse: share of each pair that single entries get.
         source: text, or statistics; None for no calibration.
         weighting: by what of it.
         options: of the solver.
@@ -48,6 +49,7 @@ class Wish:
     plan: Plan | None
     method: str
     p: float
+    sparse: float
     source: Path | None
     weighting: str
     options: dict[str, Any]
@@ -64,6 +66,8 @@ def make_wish(
     plan: Path | None,
     method: str | None,
     p: float | None,
+    sparse: float | None,
+    break_even: Path | None,
     calibrate: Path | None,
     weighting: str | None,
     num_iters: int | None,
@@ -84,7 +88,7 @@ def make_wish(
     if sum(value is not None for value in goals.values()) != 1:
         raise ValueError("expected exactly one of --keep, --rank, --budget and --plan, e.g. --keep 0.72")
     if plan is not None:
-        for name, value in (("--layers", layers), ("--method", method), ("--p", p)):
+        for name, value in (("--layers", layers), ("--method", method), ("--p", p), ("--sparse", sparse)):
             if value is not None:
                 raise ValueError(f"{name} is what --plan says of each layer; edit {plan} instead")
     if budget is None and allocation is not None:
@@ -107,6 +111,10 @@ def make_wish(
     if allocation is not None:
         _check_name("--allocation", allocation, get_args(Allocation))
     _check_numbers(keep, rank, budget, p, num_iters, tol, method)
+    if sparse is not None and not 0 <= sparse < 1:
+        raise ValueError(f"--sparse is {sparse:g}; expected a share of each pair in [0, 1), e.g. 0.2")
+    if sparse and (budget_of != "parameters" or break_even is not None):
+        raise ValueError("--sparse saves no time; expected no --budget-of multiply_adds and no --break-even with it")
     if allocation == "measured" and (calibrate is None or _is_statistics(calibrate)):
         raise ValueError("--allocation measured needs text to measure on: name some by --calibrate")
     if replayed is not None:
@@ -124,6 +132,7 @@ def make_wish(
         replayed,
         method,
         p,
+        sparse or 0.0,
         calibrate,
         weighting,
         {name: value for name, value in (("num_iters", num_iters), ("tol", tol)) if value is not None},
@@ -171,7 +180,7 @@ def decide(
     if wish.plan is not None:
         return calibration, {"plan": wish.plan}
     if wish.budget is None:
-        goal = {"keep": wish.keep, "rank": wish.rank, "solver": wish.method, "p": wish.p}
+        goal = {"keep": wish.keep, "rank": wish.rank, "sparse": wish.sparse, "solver": wish.method, "p": wish.p}
         return calibration, {"select": select, **goal}
     with progress() as advance:
         plan = lpjax.allocate(
@@ -184,6 +193,7 @@ def decide(
             weighting=None if calibration is None else wish.weighting,
             measure=measure,
             methods=((wish.method, wish.p),),
+            sparse=wish.sparse,
             break_even=timings,
             progress=advance,
             **wish.options,
@@ -204,8 +214,18 @@ def plan_of(
     weighting = None if calibration is None else wish.weighting
     if (plan := chosen.get("plan")) is not None:
         return dataclasses.replace(plan, weighting=weighting, provenance=told)
-    layers = {record.path: Choice(record.rank, wish.method, wish.p) for record in records}
+    layers = {record.path: Choice(_asked(wish, record), wish.method, wish.p, wish.sparse) for record in records}
     return Plan(layers, weighting, provenance=told)
+
+
+def _asked(wish: Wish, record: LayerRecord) -> int | None:
+    """The rank before single entries took their share."""
+    from lpjax.select import rank_for
+
+    if not record.entries:
+        return record.rank
+    n, d = record.shape
+    return wish.rank if wish.keep is None else rank_for((n, d), wish.keep)
 
 
 def origin(calibration: Calibration) -> dict[str, str]:

@@ -18,7 +18,13 @@ def normalize(axes: int | Sequence[int], ndim: int) -> tuple[int, ...]:
 
 
 def factors(weight: LowRank) -> tuple[Array, Array]:
-    """Both factors as JAX arrays of one dtype."""
+    """Both factors as JAX arrays of one dtype.
+
+    Raises:
+        ValueError: there are single entries besides.
+    """
+    if weight.sparse is not None:
+        raise ValueError("a LowRank with single entries does not run in flax modules; compress without `sparse`")
     return jnp.asarray(weight.left, weight.dtype), jnp.asarray(weight.right, weight.dtype)
 
 

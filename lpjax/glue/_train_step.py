@@ -12,10 +12,10 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float
 
-from lpjax.lowrank import is_lowrank
+from lpjax.lowrank import floats_of, is_lowrank, with_places
 from lpjax.models import ModelConfig, classify
 from lpjax.models.layers import at_least_float32
-from lpjax.models.names import FACTORS
+from lpjax.models.names import parts_of
 
 Params = dict[str, Any]
 
@@ -45,14 +45,14 @@ class Schedule(NamedTuple):
 
 def begin(params: Params, optimizer: optax.GradientTransformation) -> TrainState:
     """The state to begin with."""
-    return TrainState(params, optimizer.init(_as_dicts(params)))
+    return TrainState(params, optimizer.init(_as_dicts(floats_of(params))))
 
 
 def _as_dicts(tree: Any) -> Any:
     """`tree` with {"left", "right"} for each `LowRank`: optimizers put what is no matrix in the place of leaves."""
 
     def plain(leaf: Any) -> Any:
-        return {name: getattr(leaf, name) for name in FACTORS} if is_lowrank(leaf) else leaf
+        return {name: part for name, part in parts_of(leaf).items() if part is not None} if is_lowrank(leaf) else leaf
 
     return jax.tree.map(plain, tree, is_leaf=is_lowrank)
 
@@ -127,9 +127,15 @@ def train_step(
         loss: of the arguments of `loss_sum`; static.
     """
 
+    floats = floats_of(state.params)
+
     def part(one: tuple[dict[str, Array], Any, Array, Array]) -> tuple[Array, Params]:
         inputs, labels, weights, key = one
-        return jax.value_and_grad(loss)(state.params, config, inputs, labels, weights, key, dtype)
+
+        def of(floats: Params) -> Array:
+            return loss(with_places(floats, state.params), config, inputs, labels, weights, key, dtype)
+
+        return jax.value_and_grad(of)(floats)
 
     parts = (inputs, labels, weights, jax.random.split(key, weights.shape[0]))
     if weights.shape[0] == 1:
@@ -139,12 +145,12 @@ def train_step(
         def add(so_far: Any, one: Any) -> tuple[Any, None]:
             return jax.tree.map(jnp.add, so_far, part(one)), None
 
-        zero = (jnp.zeros((), at_least_float32(dtype)), jax.tree.map(jnp.zeros_like, state.params))
+        zero = (jnp.zeros((), at_least_float32(dtype)), jax.tree.map(jnp.zeros_like, floats))
         (lost, grads), _ = jax.lax.scan(add, zero, parts)
     total = jnp.sum(weights)
     grads = jax.tree.map(lambda g: g / total, grads)
     with jax.numpy_dtype_promotion("standard"):  # optax counts on it, whatever the caller has set
-        updates, moments = optimizer.update(_as_dicts(grads), state.moments, _as_dicts(state.params))
-    leaves, structure = jax.tree.flatten(state.params)
+        updates, moments = optimizer.update(_as_dicts(grads), state.moments, _as_dicts(floats))
+    leaves, structure = jax.tree.flatten(floats)
     moved = [leaf - rate * update for leaf, update in zip(leaves, jax.tree.leaves(updates), strict=True)]
-    return TrainState(jax.tree.unflatten(structure, moved), moments), lost / total
+    return TrainState(with_places(jax.tree.unflatten(structure, moved), state.params), moments), lost / total

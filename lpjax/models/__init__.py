@@ -18,6 +18,7 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from lpjax.lowrank import is_lowrank
 from lpjax.models import bert, distilbert, roberta, xlnet
 from lpjax.models.bert import BertConfig as BertConfig
 from lpjax.models.config import ModelConfig as ModelConfig
@@ -188,7 +189,10 @@ def device_params(params: Mapping[str, Any], dtype: DTypeLike | None = None) -> 
     device anew.
     """
     kind = None if dtype is None else _dtype(dtype)
-    return jax.tree.map(lambda leaf: jnp.asarray(leaf) if kind is None else cast(leaf, kind), dict(params))
+    if kind is None:
+        return jax.tree.map(jnp.asarray, dict(params))
+    # Pairs as one leaf: the places of single entries stay whole numbers.
+    return jax.tree.map(lambda leaf: jax.tree.map(jnp.asarray, cast(leaf, kind)), dict(params), is_leaf=is_lowrank)
 
 
 def _dtype(dtype: DTypeLike) -> np.dtype:

@@ -22,7 +22,7 @@ from lpjax.probe import Probe
 def cast(weight: Any, dtype: Any) -> Any:
     """`weight`, dense or `LowRank`, numpy or jax, as jax arrays of `dtype`."""
     if isinstance(weight, LowRank):
-        return LowRank(cast(weight.left, dtype), cast(weight.right, dtype))
+        return weight.astype(dtype)
     return jnp.asarray(weight).astype(dtype)
 
 

@@ -15,8 +15,12 @@ from typing import Any
 import numpy as np
 
 from lpjax.lowrank import LowRank
+from lpjax.sparse import Sparse, fault_of
 
 FACTORS = ("left", "right")
+ENTRIES = ("values", "columns", "starts")
+PARTS = (*FACTORS, *ENTRIES)
+"""What a `LowRank` consists of, without single entries the first two."""
 CLASSIFIER = "ForSequenceClassification"
 """How transformers ends the names of such classes."""
 
@@ -151,26 +155,30 @@ class NameTable:
 
         Base weights are accepted with and without the prefix. The tree holds the base model under `prefix`
         where the file used the prefix or has a head, else at the root. `N.left` and `N.right` make a
-        `LowRank` of N. Leaves are views of the tensors. Where anything does not fit, the tree is empty.
+        `LowRank` of N, with `N.values`, `N.columns` and `N.starts` one with single entries. Leaves are views
+        of the tensors. Where anything does not fit, the tree is empty.
         """
         misfits = Misfits()
         slots, nested = self._assign(tensors, misfits)
         leaves: dict[str, tuple[str, tuple[Any, ...]]] = {}
         told: set[str] = set()
         for weight in (*self.base, *self.heads):
-            whole, left, right = (slots.get((weight.name, factor)) for factor in ("", *FACTORS))
+            whole, *parts = (slots.get((weight.name, part)) for part in ("", *PARTS))
+            there = [part for part in parts if part]
             if whole:
-                misfits.duplicate += [f"{part[0]} (also {whole[0]})" for part in (left, right) if part]
+                misfits.duplicate += [f"{part[0]} (also {whole[0]})" for part in there]
                 if weight.file_shape in (None, tuple(whole[1].shape)):
                     leaves[weight.name] = (whole[0], (weight.from_file(whole[1]),))
                 else:
                     told.add(weight.name)
                     found, expected = _size(whole[1].shape), _size(weight.file_shape or ())
                     misfits.misshaped.append(f"{whole[0]} is {found}, expected {expected}")
-            elif left and right:
-                leaves[weight.name] = (left[0].removesuffix(".left"), (left[1], right[1]))
-            elif left or right:
-                misfits.missing.append(f"{weight.name}.{'right' if left else 'left'}")
+            elif there:
+                wanted = PARTS if any(parts[len(FACTORS) :]) else FACTORS
+                lacking = [name for name, part in zip(wanted, parts, strict=False) if not part]
+                misfits.missing += [f"{weight.name}.{name}" for name in lacking]
+                if not lacking:
+                    leaves[weight.name] = (there[0][0].removesuffix(".left"), tuple(part[1] for part in there))
         for weight in self.heads:
             # Some files keep the second name of a tied weight and leave out the first.
             if weight.tied_to is not None and weight.name in leaves and weight.tied_to not in leaves:
@@ -185,9 +193,7 @@ class NameTable:
         for part, root in ((self.base, [self.prefix] if nested else []), (self.heads, [])):
             for weight in part:
                 if weight.name in leaves and not _repeats(weight, leaves):
-                    arrays = leaves[weight.name][1]
-                    leaf = LowRank(*arrays) if len(arrays) == 2 else arrays[0]
-                    put(params, [*root, *weight.path.split("/")], leaf)
+                    put(params, [*root, *weight.path.split("/")], _leaf(leaves[weight.name][1]))
         return params, misfits
 
     def write(self, params: Mapping[str, Any], groups: Iterable[str] = ()) -> tuple[list[tuple[str, Any]], Misfits]:
@@ -208,8 +214,9 @@ class NameTable:
             leaf = paths.pop(path)
             name = f"{self.prefix}.{weight.name}" if root else weight.name
             if isinstance(leaf, LowRank):
-                leaves[weight.name] = (path, (leaf.left, leaf.right))
-                pairs += [(f"{name}.{factor}", getattr(leaf, factor)) for factor in FACTORS]
+                parts = parts_of(leaf)
+                leaves[weight.name] = (path, tuple(parts.values()))
+                pairs += [(f"{name}.{part}", array) for part, array in parts.items()]
             else:
                 leaves[weight.name] = (path, (leaf,))
                 pairs.append((name, weight.to_file(leaf)))
@@ -220,7 +227,7 @@ class NameTable:
     def _assign(
         self, tensors: Mapping[str, Any], misfits: Misfits
     ) -> tuple[dict[tuple[str, str], tuple[str, Any]], bool]:
-        """(present name, factor or "") -> (name in the file, tensor), and whether the base is nested."""
+        """(present name, part or "") -> (name in the file, tensor), and whether the base is nested."""
         base, heads = ({weight.name: weight for weight in part} for part in (self.base, self.heads))
         slots: dict[tuple[str, str], tuple[str, Any]] = {}
         nested = False
@@ -231,7 +238,7 @@ class NameTable:
             for pattern, replacement in self.renames:
                 name = re.sub(pattern, replacement, name)
             stem, _, last = name.rpartition(".")
-            name, factor = (stem, last) if last in FACTORS else (name, "")
+            name, factor = (stem, last) if last in PARTS else (name, "")
             bare = name.removeprefix(f"{self.prefix}.")
             weight = base.get(bare) or heads.get(name)
             if weight is None or (factor and len(weight.shape) != 2):
@@ -255,7 +262,7 @@ class NameTable:
         """Add to `misfits` what is missing from `leaves`, and what has a wrong shape or dtype.
 
         Weights in `told` have been reported. `leaves` holds, by present name, what to call a weight, and its array or
-        two factors as in the tree.
+        its `PARTS` as in the tree.
         """
         groups = {weight.group for weight in (*self.base, *self.heads) if weight.name in leaves} | {"", *required}
         told = {*told, *(name.rpartition(".")[0] for name in misfits.missing)}
@@ -265,8 +272,9 @@ class NameTable:
                 if weight.group in groups and weight.tied_to is None and weight.name not in told:
                     misfits.missing.append(weight.path if by_path else weight.name)
                 continue
-            given, arrays = leaves[weight.name]
-            if not all(_is_float(array) for array in arrays):
+            given, parts = leaves[weight.name]
+            arrays, entries = parts[: len(FACTORS)], parts[len(FACTORS) :]
+            if not all(_is_float(array) for array in (*arrays, *entries[:1])):
                 kinds = " and ".join(str(getattr(x, "dtype", type(x).__name__)) for x in arrays)
                 misfits.unusable.append(f"{given} is {kinds}, expected floating-point numbers")
                 continue
@@ -275,6 +283,10 @@ class NameTable:
             if shape is not None and len(shape) == len(expected):
                 sizes |= {n: size for n, size in zip(expected, shape, strict=True) if isinstance(n, str)}
                 if shape == tuple(sizes.get(n, n) if isinstance(n, str) else n for n in expected):
+                    if len(entries) == len(ENTRIES):
+                        values, columns, starts = entries
+                        if fault := fault_of(values, columns, starts, shape, look_inside=not by_path):
+                            misfits.unusable.append(f"{given}.{fault}")
                     continue
             # As the reader has it: in the file's orientation, which for factors is the tree's.
             step = -1 if weight.transposed and not by_path and len(arrays) == 1 else 1
@@ -303,6 +315,22 @@ def put(tree: dict, keys: Iterable[str], leaf: Any) -> None:
     for key in parents:
         tree = tree.setdefault(key, {})
     tree[last] = leaf
+
+
+def parts_of(leaf: LowRank) -> dict[str, Any]:
+    """The arrays of a `LowRank` by name, in the order of `PARTS`."""
+    entries = {} if leaf.sparse is None else {name: getattr(leaf.sparse, name) for name in ENTRIES}
+    return {name: getattr(leaf, name) for name in FACTORS} | entries
+
+
+def _leaf(arrays: tuple[Any, ...]) -> Any:
+    """The leaf that an array is, or the arrays of a pair make."""
+    if len(arrays) == 1:
+        return arrays[0]
+    if len(arrays) == len(FACTORS):
+        return LowRank(arrays[0], arrays[1])
+    left, right, values, columns, starts = arrays
+    return LowRank(left, right, Sparse.checked(values, columns, starts))
 
 
 def _repeats(weight: Weight, leaves: Mapping[str, tuple[str, tuple[Any, ...]]]) -> bool:

@@ -47,15 +47,14 @@ def relative_errors(dense: Any, pair: LowRank, *, turned: bool) -> Errors:
         pair: what stands for it.
         turned: whether the rows of A are the leaf's columns, as those of a kernel are.
     """
-    matrix, left, right = np.asarray(dense), np.asarray(pair.left), np.asarray(pair.right)
+    matrix = np.asarray(dense)
     if turned:
-        matrix, left, right = matrix.T, right.T, left.T
-    right = right.astype(np.float64)
+        matrix, pair = matrix.T, pair.T
     sums = np.zeros((2, 3))
     height = max(1, _ENTRIES // matrix.shape[1])
-    for start in range(0, matrix.shape[0], height):
+    for start, made in pair.blocks(height):
         block = matrix[start : start + height].astype(np.float64)
-        residual = block - left[start : start + height].astype(np.float64) @ right
+        residual = block - made
         for i, part in enumerate((residual, block)):
             norms = np.linalg.norm(part, axis=1)
             sums[i] += np.sum(norms**2), np.sum(np.abs(part)), np.sum(norms)

@@ -42,7 +42,8 @@ def save_plan(plan: Plan, path: str | Path, *, overwrite: bool = False) -> None:
 def _plain(choice: Choice) -> dict[str, Any]:
     """Of Python's own numbers."""
     rank = None if choice.rank is None else int(choice.rank)
-    return {"rank": rank, "method": choice.method, "p": float(choice.p)}
+    told = {"rank": rank, "method": choice.method, "p": float(choice.p)}
+    return told | ({"sparse": float(choice.sparse)} if choice.sparse else {})
 
 
 def _name(weighting: str | Weighting | None) -> str | None:
@@ -69,8 +70,7 @@ def load_plan(path: str | Path) -> Plan:
         if "rank" not in layer.data:
             raise layer.refuse("rank", "a whole number, 1 or more, or null for a layer that stays dense")
         rank = layer.count("rank", 1)
-        chosen = Choice(rank) if rank is None else Choice(rank, _method(layer), layer.need("p", layer.number("p")))
-        layers[name] = chosen
+        layers[name] = Choice(None) if rank is None else _choice(layer, rank)
     if not layers:
         raise fields.refuse("layers", "objects with path, rank, method and p, one or more")
     costs = fields.text("budget_of")
@@ -84,6 +84,13 @@ def load_plan(path: str | Path) -> Plan:
         fields.text("allocation"),
         fields.anything("provenance"),
     )
+
+
+def _choice(layer: Fields, rank: int) -> Choice:
+    sparse = layer.number("sparse") or 0.0
+    if not 0 <= sparse < 1:
+        raise layer.refuse("sparse", "a share in [0, 1)")
+    return Choice(rank, _method(layer), layer.need("p", layer.number("p")), sparse)
 
 
 def _method(layer: Fields) -> str:

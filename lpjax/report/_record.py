@@ -38,6 +38,7 @@ class Step:
         weighting: name of the weighting that the errors were under, None without a calibration.
         calibration: where that came from: model, source, sha256 of its texts, how many texts and tokens, target, seed.
         budget, budget_of, allocation: as of `Plan`; None where ranks came otherwise.
+        sparse: share of what a pair may store that single entries got.
     """
 
     model: str | None = None
@@ -60,6 +61,7 @@ class Step:
     budget: float | None = None
     budget_of: str | None = None
     allocation: str | None = None
+    sparse: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,6 +151,7 @@ def _read_step(fields: Fields) -> Step:
         budget=fields.number("budget"),
         budget_of=fields.text("budget_of"),
         allocation=fields.text("allocation"),
+        sparse=fields.number("sparse") or 0.0,
         patterns=fields.texts("patterns"),
         parameters_before=fields.count("parameters_before"),
         parameters_after=fields.count("parameters_after"),
@@ -182,6 +185,7 @@ def _read_layer(fields: Fields) -> LayerRecord:
         note=fields.text("note") or "",
         time_ratio=fields.number("time_ratio"),
         objective_weighted=fields.number("objective_weighted"),
+        entries=fields.count("entries") or 0,
     )
 
 
@@ -214,8 +218,9 @@ def _told(checkpoint: Checkpoint, ranks: Mapping[str, int]) -> Record:
 
 def _layer_in_file(path: str, leaf: Any) -> LayerRecord:
     unknown = math.nan
+    entries = 0 if leaf.sparse is None else leaf.sparse.values.size
     return LayerRecord(path, tuple(leaf.shape), leaf.rank, math.prod(leaf.shape), leaf.size, unknown, unknown,
-                       seconds=unknown)  # fmt: skip
+                       seconds=unknown, entries=entries)  # fmt: skip
 
 
 def _finite(value: Any) -> Any:

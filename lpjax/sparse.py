@@ -1,0 +1,130 @@
+"""`Sparse`: single entries of a matrix, beside a pair that misses them."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class Sparse:
+    """Entries of a matrix (n, d), row by row, as compressed sparse rows (CSR) have them.
+
+    Attributes:
+        values: the entries.
+        columns: of each; rising within a row; uint16 where that suffices, else int32.
+        starts: where each row begins among them, and at last their number.
+        most: entries of the longest row, static, for what is jitted.
+    """
+
+    values: Float[Array | np.ndarray, " count"]
+    columns: Int[Array | np.ndarray, " count"]
+    starts: Int[Array | np.ndarray, " n+1"]
+    most: int = dataclasses.field(metadata={"static": True})
+
+    @classmethod
+    def of(cls, matrix: np.ndarray, dtype: Any = None) -> Sparse:
+        """The entries of a matrix on the host that are not 0."""
+        rows, columns = np.nonzero(matrix)
+        starts = np.searchsorted(rows, np.arange(matrix.shape[0] + 1)).astype(np.int32)
+        return cls.checked(matrix[rows, columns].astype(dtype or matrix.dtype), columns_as(columns, matrix), starts)
+
+    @classmethod
+    def checked(cls, values: Any, columns: Any, starts: Any) -> Sparse:
+        """With `most` found from `starts`, on the host."""
+        return cls(values, columns, starts, max(np.diff(np.asarray(starts)).tolist(), default=0))
+
+    @property
+    def size(self) -> int:
+        """What it stores, in numbers of the values' size: each value one, and indices by their bytes."""
+        width = np.dtype(self.values.dtype).itemsize
+        indices = sum(part.size * np.dtype(part.dtype).itemsize for part in (self.columns, self.starts))
+        return self.values.size + -(-indices // width)
+
+    def astype(self, dtype: Any) -> Sparse:
+        """With values of another dtype."""
+        return dataclasses.replace(self, values=jnp.asarray(self.values).astype(dtype))
+
+    def dense(self, width: int) -> Float[Array, "n d"]:
+        """The matrix of `width` columns that is 0 elsewhere."""
+        n, starts = self.starts.shape[0] - 1, jnp.asarray(self.starts)
+        rows = jnp.repeat(jnp.arange(n), jnp.diff(starts), total_repeat_length=self.values.shape[0])
+        zero = jnp.zeros((n, width), self.values.dtype)
+        columns = jnp.asarray(self.columns).astype(jnp.int32)
+        return zero.at[rows, columns].add(jnp.asarray(self.values), indices_are_sorted=True, unique_indices=True)
+
+    def rows(self, start: int, stop: int, width: int) -> np.ndarray:
+        """Rows of that matrix on the host, in double precision."""
+        starts = np.asarray(self.starts).astype(np.int64)[start : stop + 1]
+        inside = slice(starts[0], starts[-1])
+        found = np.zeros((stop - start, width))
+        found[np.repeat(np.arange(stop - start), np.diff(starts)), np.asarray(self.columns)[inside]] = np.asarray(
+            self.values
+        )[inside].astype(np.float64)
+        return found
+
+    def take(self, ids: Int[Array, "*batch"], width: int) -> Float[Array, "*batch d"]:
+        """Rows of that matrix; ids outside are clamped to it."""
+        starts, values, columns = (jnp.asarray(part) for part in (self.starts, self.values, self.columns))
+        flat = jnp.clip(jnp.ravel(ids), 0, starts.shape[0] - 2)
+        places = starts[flat][:, None] + jnp.arange(self.most, dtype=starts.dtype)[None]
+        theirs = places < starts[flat + 1][:, None]
+        kept = jnp.where(theirs, jnp.take(values, places, mode="clip"), 0)
+        found = jnp.where(theirs, jnp.take(columns, places, mode="clip").astype(jnp.int32), width)  # outside: dropped
+        rows = jnp.zeros((flat.shape[0], width), values.dtype)
+        rows = rows.at[jnp.arange(flat.shape[0])[:, None], found].add(kept, mode="drop")
+        return rows.reshape(*jnp.shape(ids), width)
+
+    def transposed(self, width: int) -> Sparse:
+        """The entries of the transpose of the matrix of `width` columns, sorted on the host."""
+        starts, columns = np.asarray(self.starts), np.asarray(self.columns)
+        rows = np.repeat(np.arange(len(starts) - 1), np.diff(starts))
+        order = np.argsort(columns, kind="stable")
+        fresh = np.searchsorted(columns[order], np.arange(width + 1)).astype(np.int32)
+        values = self.values[order] if isinstance(self.values, np.ndarray) else jnp.asarray(self.values)[order]
+        return Sparse.checked(values, rows[order].astype(index_dtype(len(starts) - 1)), fresh)
+
+
+def index_dtype(width: int) -> np.dtype:
+    """Of the columns of a matrix so wide."""
+    return np.dtype(np.uint16 if width <= 1 << 16 else np.int32)
+
+
+def columns_as(columns: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    """Columns of a matrix in the dtype that they are stored in."""
+    return columns.astype(index_dtype(matrix.shape[1]))
+
+
+def entries_for(parameters: float, shape: tuple[int, int], dtype: Any) -> int:
+    """How many entries of a matrix of this shape and dtype so many parameters store, with their indices."""
+    width = np.dtype(dtype).itemsize
+    left = parameters * width - 4 * (shape[0] + 1)
+    return max(0, int(left // (width + index_dtype(shape[1]).itemsize)))
+
+
+def fault_of(values: Any, columns: Any, starts: Any, shape: tuple[int, ...], *, look_inside: bool = True) -> str | None:
+    """What is wrong with arrays that are to be entries of a matrix of a shape, or None.
+
+    Without `look_inside`, as for arrays that are traced, only shapes and dtypes.
+    """
+    n, d = shape
+    for name, part, size in (("values", values, None), ("columns", columns, values.size), ("starts", starts, n + 1)):
+        if part.ndim != 1 or (size is not None and part.size != size):
+            return f"{name} has the shape {tuple(part.shape)}, expected ({'count' if size is None else size},)"
+        if name != "values" and np.dtype(part.dtype).kind not in "iu":
+            return f"{name} is {part.dtype}, expected whole numbers"
+    if not look_inside:
+        return None
+    columns, starts = np.asarray(columns), np.asarray(starts).astype(np.int64)
+    if starts[0] != 0 or starts[-1] != values.size or np.any(np.diff(starts) < 0):
+        return f"starts goes from {starts[0]} to {starts[-1]}, expected to rise from 0 to {values.size}"
+    places = np.repeat(np.arange(n), np.diff(starts)) * d + columns.astype(np.int64)
+    if columns.size and (columns.min() < 0 or columns.max() >= d or np.any(np.diff(places) <= 0)):
+        return f"columns is not below {d} and rising in each row"
+    return None
