@@ -1,4 +1,4 @@
-"""A pair and single entries of a matrix, in turns: each is the best for what the other leaves."""
+"""A pair and single entries of a matrix, in turns."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ def with_entries(
     matrix: Float[Array, "n d"],
     count: int,
     importance: Float[Array, "n d"],
+    p: Float[Array, ""],
 ) -> tuple[Solution, Float[Array, "n d"]]:
     """A pair, and the `count` entries whose errors weigh most beside it, at their exact values.
 
@@ -27,13 +28,15 @@ def with_entries(
     12 turns come further than 24 without, on kernels of real nets. It begins without entries, or, where that is better
     after two turns, with the largest of the matrix, as where few are wild and draw the first pair to them (Netrapalli
     et al., arXiv 1410.7660). Under metrics, entries are chosen by their diagonals alone, and set to what the pair
-    misses: not quite the best, but no system of equations for each row.
+    misses: not quite the best, but no system of equations for each row. An entry counts by its own error, for a solver
+    of rows, too.
 
     Args:
         pair: what finds the pair of a matrix.
         matrix: A.
         count: of entries, 1 or more; where fewer are missed at all, they are fewer.
-        importance: of an entry's error.
+        importance: of an entry's error, which is multiplied by it.
+        p: exponent that the two starts are compared by.
 
     Returns:
         The last pair, and the entries as a matrix that is 0 elsewhere.
@@ -52,7 +55,9 @@ def with_entries(
 
     def loss(both: tuple[Array, Array]) -> Array:
         single, _ = both
-        return jnp.sum((importance * (rest_of(pair(matrix - single)) - single)) ** 2)
+        scaled = importance * jnp.abs(rest_of(pair(matrix - single)) - single)
+        most = jnp.max(scaled)
+        return jnp.sum((scaled / jnp.where(most > 0, most, 1)) ** p) ** (1 / p) * most
 
     starts = [jax.lax.fori_loop(0, 2, turn, (start, start)) for start in (jnp.zeros_like(matrix), top(matrix))]
     better = loss(starts[0]) <= loss(starts[1])

@@ -283,14 +283,15 @@ def _compile(
         pair, weighted = _weighted_by(metrics, partial, rank, wide.dtype)
         if entries:
             power = jnp.asarray(2, p.dtype) if solve is SOLVERS["svd"] else p  # of whose norm p has no say
-            solution, single = with_entries(pair, wide, entries, _importance(wide, weights, metrics, power))
-            single = single.astype(matrix.dtype)
+            solution, single = with_entries(pair, wide, entries, _importance(wide, weights, metrics, power), power)
         else:
             solution, single = pair(wide), None
         left, right = solution.left.astype(matrix.dtype), solution.right.astype(matrix.dtype)
         # Measured on the factors as they will be stored, after any rounding to half precision.
         residual = wide - jnp.matmul(left.astype(wide.dtype), right.astype(wide.dtype), precision="highest")
-        residual = residual if single is None else residual - single.astype(wide.dtype)
+        if single is not None:
+            single = jnp.where(single != 0, residual, 0).astype(matrix.dtype)
+            residual = residual - single.astype(wide.dtype)
         total, rows_total = lp_norm(wide, p), lp_norm(wide, p, "rows")
         squares = None
         if weights is not None or metrics != PLAIN:

@@ -185,6 +185,8 @@ def _cost(path: str, leaf: Any, of: Costs) -> int:
         return leaf.size
     if is_table(path):
         return leaf.rank * leaf.shape[-1] if isinstance(leaf, LowRank) else 0
+    if isinstance(leaf, LowRank) and leaf.sparse is not None:
+        return math.prod(leaf.shape)  # with single entries it is multiplied by as a dense one
     return leaf.size if re.search(GROUPS["encoder"], path, re.IGNORECASE) else 0
 
 

@@ -41,9 +41,9 @@ class LayerRecord:
         shape: of the dense leaf, with all of its axes.
         rank: of the pair, None where the leaf stayed dense.
         dense_size, stored_size: parameters before and after.
-        objective_entries, objective_rows: ‖A − LR‖_p / ‖A‖_p of the pair as stored, over entries and over
-            rows (the layer's outputs for a kernel, tokens for an embedding); 0 where dense. Without any
-            weights.
+        objective_entries, objective_rows: ‖A − LR‖_p / ‖A‖_p of the pair as stored, single entries taken off, too,
+            over entries and over rows (the layer's outputs for a kernel, tokens for an embedding); 0 where dense.
+            Without any weights.
         objective_weighted: ‖A − LR‖ / ‖A‖ in the Frobenius norm under the weights, of rows or of a calibration, that
             the pair was solved under; None without any.
         bound: what the solver's ellipsoid guarantees for `objective_entries`, before the factors are rounded
@@ -120,8 +120,9 @@ def compress(
         plan: a rank, method and exponent for each path, from `allocate` or by hand; instead of `select`, `keep`,
             `rank`, `solver` and `p`.
         sparse: share of what each pair may store, in [0, 1), that single entries get instead: those that the smaller
-            pair misses worst, under the weights (GoDec, Zhou & Tao, ICML 2011). The net is as small and nearer to the
-            dense one, but its kernels take the time of dense ones.
+            pair misses worst, under the weights (GoDec, Zhou & Tao, ICML 2011). The net is as small and usually nearer
+            to the dense one, but its kernels take the time of dense ones. Rounded down to whole ranks. Of a `solver`
+            that is no name, errors are taken to count to the power p.
         solver: a name in `SOLVERS`, or a function matrix, rank, *, p -> `Solution` that jit and vmap can
             transform. By default "lewis", and "svd" with a calibration.
         p: exponent, by default 1; of "svd" with a calibration 2.
@@ -348,7 +349,8 @@ def _jobs(
 ) -> list[Job] | LayerRecord:
     size = math.prod(leaf.shape)
     if isinstance(leaf, LowRank):
-        return LayerRecord(path, leaf.shape, leaf.rank, size, leaf.size, note="is factored already; left as it is")
+        note, entries = "is factored already; left as it is", leaf.sparse.values.size if leaf.sparse is not None else 0
+        return LayerRecord(path, leaf.shape, leaf.rank, size, leaf.size, note=note, entries=entries)
     shape = tuple(leaf.shape)
     stack, inputs, outputs = shape[: axes[0]], shape[axes[0] : sum(axes)], shape[sum(axes) :]
     n, d = math.prod(inputs), math.prod(outputs)
@@ -364,7 +366,8 @@ def _jobs(
     if goal.sparse:
         if len(shape) != 2:
             raise ValueError(f"`sparse` is for matrices, but {path} has shape {shape}; leave it out of `select`")
-        smaller = max(1, int((1 - goal.sparse) * chosen))
+        # A share of 0.1 of rank 10 must not miss a whole rank by a rounding.
+        smaller = max(1, chosen - int(goal.sparse * chosen * (1 + 1e-12)))
         entries = entries_for((chosen - smaller) * (n + d), (n, d), leaf.dtype)
         chosen = smaller if entries else chosen
     dtype = jax.dtypes.canonicalize_dtype(leaf.dtype)  # without x64, what float32 cannot hold is infinite

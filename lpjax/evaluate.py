@@ -101,7 +101,7 @@ def embed_sentences(
 
     unique = {sentence: i for i, sentence in enumerate(dict.fromkeys(sentences))}
     tokens = tokenize(tokenizer, checkpoint.config, list(unique), max_length=max_length)
-    params = device_params(checkpoint.params, dtype)
+    params = device_params(checkpoint.params, dtype, expand=True)
 
     pooled, places, done = [], [], 0
     began = time.perf_counter()

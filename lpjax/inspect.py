@@ -314,7 +314,9 @@ def _jobs(path: str, leaf: Any, axes: tuple[int, int] | None, rows: str, chosen:
     # As `compress` has it: a kernel (in, out) is factored as its transpose.
     turned = rows == "last" or (rows == "auto" and not is_table(path))
     shape = tuple(leaf.shape)
-    pair = isinstance(leaf, LowRank) and leaf.sparse is None
+    pair = isinstance(leaf, LowRank)
+    if pair and leaf.sparse is not None:
+        axes = None  # a matrix as it is
     if not (axes or (pair and len(shape) > 2)):
         yield _Job(path, leaf, _ranges(leaf), turned, chosen)
         return
@@ -333,7 +335,9 @@ def _parts(leaf: Any) -> tuple[Any, ...]:
         return (leaf,)
     if leaf.sparse is None:
         return leaf.left, leaf.right
-    return (np.concatenate([rows for _, rows in leaf.blocks(leaf.shape[0])]).astype(leaf.left.dtype),)
+    # Made anew each time: of all leaves together it would take the memory of the dense net.
+    wide = np.promote_types(leaf.left.dtype, np.float32)
+    return (np.concatenate([rows.astype(wide) for _, rows in leaf.blocks(2048)]),)
 
 
 def _size(leaf: Any) -> int:
@@ -377,7 +381,8 @@ def _blocks(matrix: np.ndarray, factor: float = 1.0, least: int = 1) -> Iterator
 def _record(job: _Job, keeps: tuple[float, ...]) -> LeafRecord:
     """The record of one leaf, without its share and its twins."""
     leaf, ranges = job.leaf, job.ranges
-    dtype = "/".join(dict.fromkeys(str(part.dtype) for part in _parts(leaf)))
+    stored = (leaf.left, leaf.right) if isinstance(leaf, LowRank) else (leaf,)
+    dtype = "/".join(dict.fromkeys(str(part.dtype) for part in stored))
     known: dict[str, Any] = {"rank": leaf.rank} if isinstance(leaf, LowRank) else {}
     if ranges is not None:
         arrays = tuple(map(np.asarray, _parts(leaf)))

@@ -21,7 +21,8 @@ class LowRank:
     """The weight `left @ right`, kept as its two factors, and where there are any plus single entries.
 
     A registered pytree, so jit, vmap, tree_map and optimizers see two arrays where there was one. Leading
-    dimensions, where present, are batch dimensions (a stack of layers, or under vmap).
+    dimensions, where present, are batch dimensions (a stack of layers, or under vmap). With single entries there are
+    five arrays, of which two hold whole numbers: `floats_of` leaves those out, for gradients, and `astype` as they are.
 
     Attributes:
         left: shape (..., in, rank).

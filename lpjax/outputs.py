@@ -166,7 +166,7 @@ class Divergence:
         ]
 
     def _on_devices(self, params: Any) -> Any:
-        return jax.device_put(device_params(params), replicated(self._mesh))
+        return jax.device_put(device_params(params, expand=True), replicated(self._mesh))
 
     def __call__(self, params: Any) -> float:
         """The mean divergence, 0 for the dense net."""

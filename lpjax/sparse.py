@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float, Int
 
 
@@ -17,9 +18,9 @@ class Sparse:
     """Entries of a matrix (n, d), row by row, as compressed sparse rows (CSR) have them.
 
     Attributes:
-        values: the entries.
-        columns: of each; rising within a row; uint16 where that suffices, else int32.
-        starts: where each row begins among them, and at last their number.
+        values: the entries; SciPy's `data`.
+        columns: of each; rising within a row; uint16 where that suffices, else int32; SciPy's `indices`.
+        starts: where each row begins among them, and at last their number, int32; SciPy's `indptr`.
         most: entries of the longest row, static, for what is jitted.
     """
 
@@ -29,14 +30,14 @@ class Sparse:
     most: int = dataclasses.field(metadata={"static": True})
 
     @classmethod
-    def of(cls, matrix: np.ndarray, dtype: Any = None) -> Sparse:
+    def of(cls, matrix: np.ndarray) -> Sparse:
         """The entries of a matrix on the host that are not 0."""
         rows, columns = np.nonzero(matrix)
         starts = np.searchsorted(rows, np.arange(matrix.shape[0] + 1)).astype(np.int32)
-        return cls.checked(matrix[rows, columns].astype(dtype or matrix.dtype), columns_as(columns, matrix), starts)
+        return cls.from_parts(matrix[rows, columns], columns.astype(index_dtype(matrix.shape[1])), starts)
 
     @classmethod
-    def checked(cls, values: Any, columns: Any, starts: Any) -> Sparse:
+    def from_parts(cls, values: Any, columns: Any, starts: Any) -> Sparse:
         """With `most` found from `starts`, on the host."""
         return cls(values, columns, starts, max(np.diff(np.asarray(starts)).tolist(), default=0))
 
@@ -71,8 +72,9 @@ class Sparse:
 
     def take(self, ids: Int[Array, "*batch"], width: int) -> Float[Array, "*batch d"]:
         """Rows of that matrix; ids outside are clamped to it."""
-        starts, values, columns = (jnp.asarray(part) for part in (self.starts, self.values, self.columns))
-        flat = jnp.clip(jnp.ravel(ids), 0, starts.shape[0] - 2)
+        starts, values, columns = jnp.asarray(self.starts), jnp.asarray(self.values), jnp.asarray(self.columns)
+        # Wide, for the number of rows may not fit the dtype of ids.
+        flat = jnp.clip(jnp.ravel(ids).astype(starts.dtype), 0, starts.shape[0] - 2)
         places = starts[flat][:, None] + jnp.arange(self.most, dtype=starts.dtype)[None]
         theirs = places < starts[flat + 1][:, None]
         kept = jnp.where(theirs, jnp.take(values, places, mode="clip"), 0)
@@ -82,23 +84,24 @@ class Sparse:
         return rows.reshape(*jnp.shape(ids), width)
 
     def transposed(self, width: int) -> Sparse:
-        """The entries of the transpose of the matrix of `width` columns, sorted on the host."""
+        """The entries of the transpose of the matrix of `width` columns, sorted on the host.
+
+        Raises:
+            ValueError: under jit, which has no places to sort.
+        """
+        if isinstance(self.starts, Tracer) or isinstance(self.columns, Tracer):
+            raise ValueError("single entries can't be transposed under jit; transpose before it, or `densify`")
         starts, columns = np.asarray(self.starts), np.asarray(self.columns)
         rows = np.repeat(np.arange(len(starts) - 1), np.diff(starts))
         order = np.argsort(columns, kind="stable")
         fresh = np.searchsorted(columns[order], np.arange(width + 1)).astype(np.int32)
         values = self.values[order] if isinstance(self.values, np.ndarray) else jnp.asarray(self.values)[order]
-        return Sparse.checked(values, rows[order].astype(index_dtype(len(starts) - 1)), fresh)
+        return Sparse.from_parts(values, rows[order].astype(index_dtype(len(starts) - 1)), fresh)
 
 
 def index_dtype(width: int) -> np.dtype:
     """Of the columns of a matrix so wide."""
     return np.dtype(np.uint16 if width <= 1 << 16 else np.int32)
-
-
-def columns_as(columns: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    """Columns of a matrix in the dtype that they are stored in."""
-    return columns.astype(index_dtype(matrix.shape[1]))
 
 
 def entries_for(parameters: float, shape: tuple[int, int], dtype: Any) -> int:
@@ -117,14 +120,18 @@ def fault_of(values: Any, columns: Any, starts: Any, shape: tuple[int, ...], *, 
     for name, part, size in (("values", values, None), ("columns", columns, values.size), ("starts", starts, n + 1)):
         if part.ndim != 1 or (size is not None and part.size != size):
             return f"{name} has the shape {tuple(part.shape)}, expected ({'count' if size is None else size},)"
-        if name != "values" and np.dtype(part.dtype).kind not in "iu":
+        if name == "columns" and np.dtype(part.dtype).kind not in "iu":
             return f"{name} is {part.dtype}, expected whole numbers"
+        if name == "starts" and part.dtype not in (np.int32, np.int64):
+            return f"{name} is {part.dtype}, expected int32"
     if not look_inside:
         return None
-    columns, starts = np.asarray(columns), np.asarray(starts).astype(np.int64)
-    if starts[0] != 0 or starts[-1] != values.size or np.any(np.diff(starts) < 0):
+    columns, starts = np.asarray(columns).astype(np.int64), np.asarray(starts).astype(np.int64)
+    # Bounded first, for the differences of huge numbers wrap.
+    inside = starts.min() >= 0 and starts.max() <= values.size
+    if not inside or starts[0] != 0 or starts[-1] != values.size or np.any(np.diff(starts) < 0):
         return f"starts goes from {starts[0]} to {starts[-1]}, expected to rise from 0 to {values.size}"
-    places = np.repeat(np.arange(n), np.diff(starts)) * d + columns.astype(np.int64)
-    if columns.size and (columns.min() < 0 or columns.max() >= d or np.any(np.diff(places) <= 0)):
+    outside = columns.size and (columns.min() < 0 or columns.max() >= d)
+    if outside or np.any(np.diff(np.repeat(np.arange(n), np.diff(starts)) * d + columns) <= 0):
         return f"columns is not below {d} and rising in each row"
     return None

@@ -64,12 +64,13 @@ def test_it_is_scipys_csr(matrix):
     assert np.array_equal(turned.starts, expected.indptr)
     ids = np.array([[0, n - 1], [n + 3, -2]])
     assert np.array_equal(found.take(jnp.asarray(ids), d), matrix[np.clip(ids, 0, n - 1)])
+    assert np.array_equal(found.take(jnp.asarray([n - 1], jnp.uint8), d), matrix[[n - 1]])
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16, np.float64])
 @pytest.mark.parametrize("shape", [(17, 9), (3, 70_000)])
 def test_its_size_is_that_of_its_bytes(shape, dtype):
-    matrix = sparse_matrix(*shape, 0.05)
+    matrix = sparse_matrix(shape[0], shape[1], 0.05)
     found = Sparse.of(matrix.astype(dtype))
     assert found.values.dtype == dtype
     width = np.dtype(dtype).itemsize
@@ -122,6 +123,19 @@ def test_rows_transpose_and_dense_matrix():
     np.testing.assert_allclose(np.concatenate([rows for _, rows in blocks]), dense(pair), rtol=1e-12)
 
 
+def test_many_rows_by_narrow_ids():
+    pair = weight(n=300)
+    assert pair.sparse is not None
+    ids = jnp.arange(256, dtype=jnp.uint8)
+    entries = dense(pair) - np.asarray(pair.left, np.float64) @ pair.right
+    np.testing.assert_allclose(pair.sparse.take(ids, 9), entries[:256], rtol=1e-5, atol=1e-5)
+
+
+def test_the_transpose_is_not_for_jit():
+    with pytest.raises(ValueError, match="can't be transposed under jit"):
+        jax.jit(lambda pair: pair.T)(weight())
+
+
 @pytest.mark.parametrize("rows", [2, 50])
 def test_gradients_are_those_of_the_dense_matrix_where_there_are_entries(rows):
     pair = weight()
@@ -147,6 +161,12 @@ FAULTS = {
     "too few columns": ("columns", lambda x: x[1:], "columns has the shape"),
     "no whole columns": ("columns", lambda x: x.astype(np.float32), "expected whole numbers"),
     "starts that fall": ("starts", lambda x: np.where(np.arange(x.size) == 4, x[-1], x), "expected to rise"),
+    "starts whose differences wrap": (
+        "starts",
+        lambda x: np.array([0, 2**62, -(2**63), -(2**62), *[0] * (x.size - 5), x[-1]]),
+        "expected to rise from 0",
+    ),
+    "narrow starts": ("starts", lambda x: x.astype(np.uint8), "expected int32"),
     "starts past the end": ("starts", lambda x: x + 1, "expected to rise from 0"),
     "too few starts": ("starts", lambda x: x[:-1], "starts has the shape"),
     "values of two axes": ("values", lambda x: x[None], "values has the shape"),

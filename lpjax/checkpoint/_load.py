@@ -132,7 +132,7 @@ def lowrank_ranks(params: Mapping[str, Any]) -> dict[str, int]:
 def _read_tree(table: NameTable, tree: Mapping[str, Any], groups: Iterable[str] = ()) -> tuple[dict, Misfits]:
     """`tree` as `table.read` would lay it out, and what does not fit, by path."""
     pairs, misfits = table.write(tree, groups)
-    return ({} if misfits else table.read(dict(pairs))[0]), misfits
+    return ({}, misfits) if misfits else table.read(dict(pairs))
 
 
 def _plain(tree: Mapping[Any, Any], path: str = "") -> dict[str, Any]:

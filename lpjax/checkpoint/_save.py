@@ -63,7 +63,8 @@ def save_checkpoint(
 
     Writes model.safetensors with PyTorch's names, config.json, and the tokenizer's and sentence-transformers'
     files of `checkpoint.source`. A dense checkpoint loads in transformers too. A `LowRank` weight N becomes
-    `N.left` (in, rank) and `N.right` (rank, out), and config.json says so under "lpjax". Everything is
+    `N.left` (in, rank) and `N.right` (rank, out), with single entries also `N.values`, `N.columns` and `N.starts`
+    (`Sparse`), and config.json says so under "lpjax". Everything is
     written beside `folder` and then renamed, so that `folder` is never half written.
 
     Args:

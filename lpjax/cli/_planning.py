@@ -113,8 +113,12 @@ def make_wish(
     _check_numbers(keep, rank, budget, p, num_iters, tol, method)
     if sparse is not None and not 0 <= sparse < 1:
         raise ValueError(f"--sparse is {sparse:g}; expected a share of each pair in [0, 1), e.g. 0.2")
-    if sparse and (budget_of != "parameters" or break_even is not None):
-        raise ValueError("--sparse saves no time; expected no --budget-of multiply_adds and no --break-even with it")
+    singles = sparse or (replayed is not None and any(choice.sparse for choice in replayed.layers.values()))
+    if singles and (budget_of != "parameters" or break_even is not None):
+        raise ValueError(
+            f"{'--sparse' if sparse else f'sparse, in {plan},'} saves no time; expected no --budget-of multiply_adds "
+            "and no --break-even with it"
+        )
     if allocation == "measured" and (calibrate is None or _is_statistics(calibrate)):
         raise ValueError("--allocation measured needs text to measure on: name some by --calibrate")
     if replayed is not None:
@@ -222,7 +226,7 @@ def _asked(wish: Wish, record: LayerRecord) -> int | None:
     """The rank before single entries took their share."""
     from lpjax.select import rank_for
 
-    if not record.entries:
+    if record.rank is None or record.note or not wish.sparse:
         return record.rank
     n, d = record.shape
     return wish.rank if wish.keep is None else rank_for((n, d), wish.keep)

@@ -283,6 +283,7 @@ def _general(
 
 def _setup(module: Any, weight: LowRank) -> None:
     _check_shape(module, "embedding", weight, (module.num_embeddings, module.features))
+    factors(weight)  # refuses single entries before other code reads them
     module.embedding = weight  # as nn.Embed sets it, for code that reads it: `embed.embedding.T`
 
 

@@ -49,7 +49,7 @@ def begin(params: Params, optimizer: optax.GradientTransformation) -> TrainState
 
 
 def _as_dicts(tree: Any) -> Any:
-    """`tree` with {"left", "right"} for each `LowRank`: optimizers put what is no matrix in the place of leaves."""
+    """`tree` with {"left", "right", …} for each `LowRank`: optimizers put what is no matrix in the place of leaves."""
 
     def plain(leaf: Any) -> Any:
         return {name: part for name, part in parts_of(leaf).items() if part is not None} if is_lowrank(leaf) else leaf

@@ -124,7 +124,7 @@ def predict(
     check_known(config, tokens.ids, tokens.types)
     mesh = data_mesh() if mesh is None else mesh
     rows = round_up(batch_size, mesh, config)
-    params = jax.device_put(device_params(params, dtype), replicated(mesh))
+    params = jax.device_put(device_params(params, dtype, expand=True), replicated(mesh))
     found, places, done = [], [], 0
     began = time.perf_counter()
     for batch in by_length(tokens, rows):

@@ -18,15 +18,16 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from lpjax.lowrank import is_lowrank
+from lpjax.lowrank import LowRank, densify, is_lowrank
 from lpjax.models import bert, distilbert, roberta, xlnet
 from lpjax.models.bert import BertConfig as BertConfig
 from lpjax.models.config import ModelConfig as ModelConfig
 from lpjax.models.distilbert import DistilBertConfig as DistilBertConfig
 from lpjax.models.layers import Dropout, at_least_float32, cast
-from lpjax.models.names import NameTable
+from lpjax.models.names import NameTable, walk
 from lpjax.models.roberta import RobertaConfig as RobertaConfig
 from lpjax.models.xlnet import XLNetConfig as XLNetConfig
+from lpjax.select import is_table, replace_leaves
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,17 +183,30 @@ def _require_tree(params: Any) -> None:
         raise ValueError(f"`params` is {type(params).__name__}, expected a nested dict such as Checkpoint.params")
 
 
-def device_params(params: Mapping[str, Any], dtype: DTypeLike | None = None) -> dict[str, Any]:
+def device_params(params: Mapping[str, Any], dtype: DTypeLike | None = None, *, expand: bool = False) -> dict[str, Any]:
     """`params` as jax arrays on the default device, floating leaves cast to `dtype` where it is given.
 
     `load_checkpoint` gives views of the file, which every call of a compiled function would copy to the
-    device anew.
+    device anew. With `expand`, for many passes forward, kernels with single entries are made dense, once and not in
+    every pass: these save no time, and to put them in their places takes more than a short text's product.
     """
+    if expand:
+        params = replace_leaves(params, {path: _dense(leaf) for path, leaf in walk(params) if _to_expand(path, leaf)})
     kind = None if dtype is None else _dtype(dtype)
     if kind is None:
         return jax.tree.map(jnp.asarray, dict(params))
     # Pairs as one leaf: the places of single entries stay whole numbers.
     return jax.tree.map(lambda leaf: jax.tree.map(jnp.asarray, cast(leaf, kind)), dict(params), is_leaf=is_lowrank)
+
+
+def _to_expand(path: str, leaf: Any) -> bool:
+    return is_lowrank(leaf) and leaf.sparse is not None and not is_table(path)
+
+
+def _dense(leaf: LowRank) -> Array:
+    """In the leaf's dtype, rounded once."""
+    wide = leaf.astype(at_least_float32(leaf.dtype))
+    return densify(wide).astype(leaf.dtype)
 
 
 def _dtype(dtype: DTypeLike) -> np.dtype:
@@ -321,7 +335,7 @@ def _forward(
 
 def _require_fit(params: dict, table: NameTable, groups: Iterable[str] = ()) -> None:
     # Shapes are static: this costs nothing once compiled.
-    misfits = table.write(params, groups)[1]
+    misfits = table.write(params, groups, look_inside=False)[1]
     misfits.unknown.clear()  # A head of the caller's own is no business of the encoder.
     if misfits:
         raise ValueError(f"`params` does not fit `config`:\n{misfits}")

@@ -196,11 +196,13 @@ class NameTable:
                     put(params, [*root, *weight.path.split("/")], _leaf(leaves[weight.name][1]))
         return params, misfits
 
-    def write(self, params: Mapping[str, Any], groups: Iterable[str] = ()) -> tuple[list[tuple[str, Any]], Misfits]:
+    def write(
+        self, params: Mapping[str, Any], groups: Iterable[str] = (), *, look_inside: bool = True
+    ) -> tuple[list[tuple[str, Any]], Misfits]:
         """The (name, tensor) pairs of a file for `params`, in the table's order, and what does not fit.
 
         `groups` must be there besides the base. Tensors are in the file's orientation: views of the leaves, or jax
-        arrays. The misfits name paths.
+        arrays. The misfits name paths. Without `look_inside` leaves may be traced: only shapes and dtypes are checked.
         """
         nested = self.prefix in params
         paths = dict(walk(params))
@@ -221,7 +223,7 @@ class NameTable:
                 leaves[weight.name] = (path, (leaf,))
                 pairs.append((name, weight.to_file(leaf)))
         misfits.unknown += paths
-        self._check(leaves, misfits, groups, by_path=True)
+        self._check(leaves, misfits, groups, by_path=True, look_inside=look_inside)
         return pairs, misfits
 
     def _assign(
@@ -258,6 +260,7 @@ class NameTable:
         required: Iterable[str],
         told: Iterable[str] = (),
         by_path: bool = False,
+        look_inside: bool = True,
     ) -> None:
         """Add to `misfits` what is missing from `leaves`, and what has a wrong shape or dtype.
 
@@ -275,7 +278,7 @@ class NameTable:
             given, parts = leaves[weight.name]
             arrays, entries = parts[: len(FACTORS)], parts[len(FACTORS) :]
             if not all(_is_float(array) for array in (*arrays, *entries[:1])):
-                kinds = " and ".join(str(getattr(x, "dtype", type(x).__name__)) for x in arrays)
+                kinds = " and ".join(str(getattr(x, "dtype", type(x).__name__)) for x in (*arrays, *entries[:1]))
                 misfits.unusable.append(f"{given} is {kinds}, expected floating-point numbers")
                 continue
             expected = tuple(sizes.get(n, n) if isinstance(n, str) else n for n in weight.shape)
@@ -285,7 +288,7 @@ class NameTable:
                 if shape == tuple(sizes.get(n, n) if isinstance(n, str) else n for n in expected):
                     if len(entries) == len(ENTRIES):
                         values, columns, starts = entries
-                        if fault := fault_of(values, columns, starts, shape, look_inside=not by_path):
+                        if fault := fault_of(values, columns, starts, shape, look_inside=look_inside):
                             misfits.unusable.append(f"{given}.{fault}")
                     continue
             # As the reader has it: in the file's orientation, which for factors is the tree's.
@@ -330,7 +333,7 @@ def _leaf(arrays: tuple[Any, ...]) -> Any:
     if len(arrays) == len(FACTORS):
         return LowRank(arrays[0], arrays[1])
     left, right, values, columns, starts = arrays
-    return LowRank(left, right, Sparse.checked(values, columns, starts))
+    return LowRank(left, right, Sparse.from_parts(values, columns, starts))
 
 
 def _repeats(weight: Weight, leaves: Mapping[str, tuple[str, tuple[Any, ...]]]) -> bool:

@@ -14,7 +14,7 @@ _ENTRIES = 2**20  # of a block in double precision
 
 
 class Errors(NamedTuple):
-    """‖A − LR‖ / ‖A‖ of one layer; None for A = 0.
+    """‖A − LR‖ / ‖A‖ of one layer, single entries taken off, too; None for A = 0.
 
     Attributes:
         frobenius: (Σ_ij r_ij²)^½.

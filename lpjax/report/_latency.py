@@ -58,7 +58,7 @@ def measure_latency(
         shapes: (texts, tokens) of each batch; lengths beyond the net's positions are cut to them.
         seed: of the tokens.
     """
-    nets = [device_params(net.params, jnp.float32) for net in (dense, factored)]
+    nets = [device_params(net.params, jnp.float32, expand=True) for net in (dense, factored)]
     config = dense.config
     rng = np.random.default_rng(seed)
     found = []

@@ -74,6 +74,8 @@ def load_plan(path: str | Path) -> Plan:
     if not layers:
         raise fields.refuse("layers", "objects with path, rank, method and p, one or more")
     costs = fields.text("budget_of")
+    if costs == "multiply_adds" and any(choice.sparse for choice in layers.values()):
+        raise fields.refuse("budget_of", '"parameters" or null, for single entries (sparse) save no multiply-adds')
     if costs is not None and costs not in get_args(Costs):
         raise fields.refuse("budget_of", " or ".join(map(repr, get_args(Costs))))
     return Plan(
@@ -87,7 +89,7 @@ def load_plan(path: str | Path) -> Plan:
 
 
 def _choice(layer: Fields, rank: int) -> Choice:
-    sparse = layer.number("sparse") or 0.0
+    sparse = layer.need("sparse", layer.number("sparse")) if "sparse" in layer.data else 0.0
     if not 0 <= sparse < 1:
         raise layer.refuse("sparse", "a share in [0, 1)")
     return Choice(rank, _method(layer), layer.need("p", layer.number("p")), sparse)
