@@ -76,7 +76,8 @@ def ablation_table() -> str:
     )
 
     def of(rows: list[Record], **wanted: Any) -> float:
-        (row,) = [row for row in rows if all(row[key] == value for key, value in wanted.items())]
+        wanted = {"sparse": 0.0} | wanted
+        (row,) = [row for row in rows if all(row.get(key, 0.0) == value for key, value in wanted.items())]
         return 100 * row["spearman"]
 
     def under(layers: str, keep: float, weighting: str, p: float = 2.0) -> float:
@@ -102,6 +103,10 @@ def ablation_table() -> str:
         ("measured ranks, on top", "whole net, 0.5", shared("uniform"), shared("measured")),
         ("an epoch of recovery, on top", "whole net, 0.5", shared("measured"), shared("measured", True)),
     ]
+    for (layers, keep), name in ((table, "embedding, keep 0.16"), (kernels, "encoder, keep 0.5")):
+        known = {"layers": layers, "keep": keep, "weighting": "gauss_newton", "solver": "svd"}
+        both = of(weighted, **known), of(weighted, **known, sparse=0.2)
+        rows.append(("a fifth of it in single entries, on top", name, *both))
     for p in (1.5, 1.0):
         for (layers, keep), name in ((table, "embedding, keep 0.16"), (kernels, "encoder, keep 0.5")):
             pair = under(layers, keep, "gauss_newton"), under(layers, keep, "gauss_newton", p)

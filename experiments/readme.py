@@ -192,12 +192,19 @@ def data_aware_table(record: dict[str, Any]) -> str:
     lines = [f"| weighting | solver | {' | '.join(titles)} |", "|---" * (len(columns) + 2) + "|"]
     dense = [f"{100 * record['dense'][layers]:.2f}" for layers, _ in columns]
     lines.append(f"| dense | | {' | '.join(dense)} |")
-    scores = {(r["weighting"], r["solver"], r["p"], r["layers"], r["keep"]): r["spearman"] for r in record["rows"]}
-    for weighting, solver, p in dict.fromkeys(key[:3] for key in scores):
-        found = (scores.get((weighting, solver, p, *column)) for column in columns)
+    ways = ("weighting", "solver", "p", "sparse")
+    # Records of before there were single entries don't tell of them.
+    scores = {(*(r.get(key, 0.0) for key in ways), r["layers"], r["keep"]): r["spearman"] for r in record["rows"]}
+    for weighting, solver, p, sparse in dict.fromkeys(key[: len(ways)] for key in scores):
+        found = (scores.get((weighting, solver, p, sparse, *column)) for column in columns)
         cells = ["" if one is None else f"{100 * one:.2f}" for one in found]
-        lines.append(f"| {weighting} | {method_label(solver, p)} | {' | '.join(cells)} |")
+        method = method_label(solver, p) + _with_entries(sparse)
+        lines.append(f"| {weighting} | {method} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _with_entries(sparse: float) -> str:
+    return f", {sparse:.0%} single entries" if sparse else ""
 
 
 def budget_table(record: dict[str, Any]) -> str:
@@ -205,7 +212,11 @@ def budget_table(record: dict[str, Any]) -> str:
     lines = ["| weighting | ranks | recovered | parameters | Spearman × 100 | divergence |", "|---" * 6 + "|"]
     lines.append(f"| dense | | | 100.0 % | {100 * record['dense']:.2f} | 0 |")
     for row in record["rows"]:
-        cells = [row["weighting"], row["allocation"], "one epoch" if row["recovered"] else ""]
+        cells = [
+            row["weighting"],
+            row["allocation"] + _with_entries(row.get("sparse", 0.0)),
+            "one epoch" if row["recovered"] else "",
+        ]
         cells += [f"{100 * row['share']:.1f} %", f"{100 * row['spearman']:.2f}", f"{row['divergence']:.3f}"]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
