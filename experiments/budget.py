@@ -2,8 +2,9 @@
 
 all-MiniLM-L6-v2 at half of its parameters, Spearman of cosines on STS-B's dev pairs. The calibration texts are those of
 `experiments.data_aware`, none of STS-B; 128 of them are held out for "measured". Ranks by each allocation, plain and
-under the weights; then one epoch of `lpjax.recover` on the same texts for the plain SVD and for the best. Writes
-experiments/results/budget.json; `python -m experiments.readme` makes the table.
+under the weights, and with a fifth of each pair's parameters in single entries; then one epoch of `lpjax.recover` on
+the same texts for the plain SVD and for "measured". Writes experiments/results/budget.json; `python -m
+experiments.readme` makes the table.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import argparse
 import dataclasses
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.console import Console
 
@@ -29,14 +30,26 @@ RESULTS = Path(__file__).parent / "results" / "budget.json"
 SEED = 0
 BUDGET = 0.5
 HELD_OUT = 128
-# (allocation, with calibration)
-CASES: tuple[tuple[Allocation, bool], ...] = (
-    ("uniform", False),
-    ("minimax", False),
-    ("uniform", True),
-    ("energy", True),
-    ("minimax", True),
-    ("measured", True),
+SPARSE = 0.2
+
+
+class Case(NamedTuple):
+    """How a net is made smaller."""
+
+    allocation: Allocation
+    weighted: bool
+    sparse: float = 0.0
+
+
+CASES = (
+    Case("uniform", False),
+    Case("minimax", False),
+    Case("uniform", True),
+    Case("energy", True),
+    Case("minimax", True),
+    Case("measured", True),
+    Case("uniform", True, SPARSE),
+    Case("measured", True, SPARSE),
 )
 
 
@@ -57,35 +70,32 @@ def main() -> None:
     measure = lpjax.Divergence(dense, held)
     whole = size(dense.params)
 
-    def entry(case: dict[str, Any], net: lpjax.Checkpoint, **more: Any) -> dict[str, Any]:
+    def entry(case: Case, net: lpjax.Checkpoint, *, recovered: bool, **more: Any) -> dict[str, Any]:
         score, away = stsb(net, pairs).spearman, measure(net.params)
-        found = case | {"spearman": score, "divergence": away, "share": size(net.params) / whole, **more}
+        weighting = "gauss_newton" if case.weighted else "none"
+        found = {"allocation": case.allocation, "weighting": weighting, "sparse": case.sparse, "recovered": recovered}
+        found |= {"spearman": score, "divergence": away, "share": size(net.params) / whole, **more}
         console.print({key: value for key, value in found.items() if key != "ranks"})
         return found
 
     rows: list[dict[str, Any]] = []
-    nets: dict[tuple[Allocation, bool], lpjax.Checkpoint] = {}
-    for allocation, weighted in CASES:
-        known = calibration if weighted else None
+    nets: dict[Case, lpjax.Checkpoint] = {}
+    for case in CASES:
+        known = calibration if case.weighted else None
         began = time.perf_counter()
         plan = lpjax.allocate(
-            dense.params, budget=BUDGET, allocation=allocation, measure=measure if allocation == "measured" else None,
-            calibration=known,
+            dense.params, budget=BUDGET, allocation=case.allocation,
+            measure=measure if case.allocation == "measured" else None, calibration=known, sparse=case.sparse,
         )  # fmt: skip
         allocating = time.perf_counter() - began
         net = dataclasses.replace(dense, params=lpjax.compress(dense.params, plan=plan, calibration=known).params)
-        nets[allocation, weighted] = net
-        case = {"allocation": allocation, "weighting": plan.weighting or "none", "recovered": False}
+        nets[case] = net
         ranks = {path: choice.rank for path, choice in plan.layers.items()}
-        rows.append(entry(case, net, seconds_allocating=allocating, ranks=ranks))
-    best: Allocation = max((row for row in rows if row["weighting"] != "none"), key=lambda row: row["spearman"])[
-        "allocation"
-    ]
-    ends: tuple[tuple[Allocation, bool], ...] = (("uniform", False), (best, True))
-    for allocation, weighted in ends:
-        found = lpjax.recover(nets[allocation, weighted], dense, others)
-        case = {"allocation": allocation, "weighting": "gauss_newton" if weighted else "none", "recovered": True}
-        rows.append(entry(case, found.checkpoint, curve=list(found.curve), seconds_recovering=found.seconds))
+        rows.append(entry(case, net, recovered=False, seconds_allocating=allocating, ranks=ranks))
+    for case in (CASES[0], Case("measured", True), CASES[-1]):
+        found = lpjax.recover(nets[case], dense, others)
+        more = {"curve": list(found.curve), "seconds_recovering": found.seconds}
+        rows.append(entry(case, found.checkpoint, recovered=True, **more))
     record = {
         "model": "all-MiniLM-L6-v2",
         "budget": BUDGET,
