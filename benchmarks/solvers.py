@@ -10,6 +10,7 @@ benchmarks/results/solvers/MATRIX.json; `python -m experiments.readme` makes the
 from __future__ import annotations
 
 import argparse
+import bisect
 import functools
 import gc
 import json
@@ -95,14 +96,10 @@ class Known:
             return bool(found <= (1 + share) * self.best(solver, p))
 
         most = REFERENCES[solver]["num_iters"]
-        enough = next((count for count in (0, *(2**i for i in range(20))) if count >= most or is_near(count)), most)
-        if enough >= most and not is_near(enough := most):
+        count = bisect.bisect_left(range(most + 1), True, key=is_near)
+        if count > most:
             raise RuntimeError(f"{solver} does not come within {share} of {self.best(solver, p)}")
-        short = enough // 2 if enough > 1 else -1
-        while enough - short > 1:
-            middle = (short + enough) // 2
-            short, enough = (short, middle) if is_near(middle) else (middle, enough)
-        return enough
+        return count
 
 
 def peak_copies(label: str, solver: str, options: dict[str, Any]) -> float:

@@ -193,8 +193,7 @@ def data_aware_table(record: dict[str, Any]) -> str:
     dense = [f"{100 * record['dense'][layers]:.2f}" for layers, _ in columns]
     lines.append(f"| dense | | {' | '.join(dense)} |")
     ways = ("weighting", "solver", "p", "sparse")
-    # Records of before there were single entries don't tell of them.
-    scores = {(*(r.get(key, 0.0) for key in ways), r["layers"], r["keep"]): r["spearman"] for r in record["rows"]}
+    scores = {(*(r[key] for key in ways), r["layers"], r["keep"]): r["spearman"] for r in record["rows"]}
     for weighting, solver, p, sparse in dict.fromkeys(key[: len(ways)] for key in scores):
         found = (scores.get((weighting, solver, p, sparse, *column)) for column in columns)
         cells = ["" if one is None else f"{100 * one:.2f}" for one in found]
