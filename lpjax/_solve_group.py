@@ -280,10 +280,19 @@ def _compile(
         weights, metrics = known
         wide = matrix.astype(solving_dtype(matrix.dtype))
         partial = functools.partial(solve, p=p, **_with_weights(given, weights))
-        pair, weighted = _weighted_by(metrics, partial, rank, wide.dtype)
+        both = [(None, None) if metric is None else roots(metric, wide.dtype) for metric in metrics]
+        halves, inverses = zip(*both, strict=True)
+        weighted = functools.partial(_on_both_sides, halves)
+
+        def pair(matrix: Array) -> Solution:
+            """Of least H^{1/2} (A − LR) G^{1/2}: that of H^{1/2} A G^{1/2}, taken back."""
+            found = partial(weighted(matrix), rank)
+            left, right = _on_the_left(inverses[0], found.left), _on_the_left(inverses[1], found.right.T).T
+            return found._replace(left=left, right=right)
+
         if entries:
             power = jnp.asarray(2, p.dtype) if solve is SOLVERS["svd"] else p  # of whose norm p has no say
-            solution, single = with_entries(pair, wide, entries, _importance(wide, weights, metrics, power), power)
+            solution, single = with_entries(pair, wide, entries, _importance(wide, weights, halves, power), power)
         else:
             solution, single = pair(wide), None
         left, right = solution.left.astype(matrix.dtype), solution.right.astype(matrix.dtype)
@@ -333,26 +342,11 @@ def _compile(
     return jax.jit(everywhere).lower(*kinds).compile()
 
 
-def _weighted_by(
-    metrics: Sides, solve: Callable[..., Solution], rank: int, dtype: Any
-) -> tuple[Callable[[Array], Solution], Callable[[Array], Array]]:
-    """What finds the pair of least H^{1/2} (A − LR) G^{1/2}, that of H^{1/2} A G^{1/2} taken back, and what weights."""
-    both = [(None, None) if metric is None else roots(metric, dtype) for metric in metrics]
-    weighted = functools.partial(_on_both_sides, [half for half, _ in both])
-
-    def pair(matrix: Array) -> Solution:
-        solution = solve(weighted(matrix), rank)
-        left, right = _on_the_left(both[0][1], solution.left), _on_the_left(both[1][1], solution.right.T).T
-        return solution._replace(left=left, right=right)
-
-    return pair, weighted
-
-
-def _importance(matrix: Array, weights: Array | None, metrics: Sides, p: Array) -> Array:
+def _importance(matrix: Array, weights: Array | None, halves: Sequence[Array | None], p: Array) -> Array:
     """What an error of an entry counts, to be multiplied by its size; of metrics their diagonals say it."""
     sides = []
-    for metric, length in zip(metrics, matrix.shape, strict=True):
-        half = jnp.ones(length, matrix.dtype) if metric is None else roots(metric, matrix.dtype)[0]
+    for root, length in zip(halves, matrix.shape, strict=True):
+        half = jnp.ones(length, matrix.dtype) if root is None else root
         sides.append(half if half.ndim == 1 else jnp.sqrt(jnp.sum(half**2, axis=0)))
     if weights is not None:
         sides[0] = sides[0] * weights.astype(matrix.dtype) ** (1 / p)

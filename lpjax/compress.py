@@ -349,8 +349,8 @@ def _jobs(
 ) -> list[Job] | LayerRecord:
     size = math.prod(leaf.shape)
     if isinstance(leaf, LowRank):
-        note, entries = "is factored already; left as it is", leaf.sparse.values.size if leaf.sparse is not None else 0
-        return LayerRecord(path, leaf.shape, leaf.rank, size, leaf.size, note=note, entries=entries)
+        note = "is factored already; left as it is"
+        return LayerRecord(path, leaf.shape, leaf.rank, size, leaf.size, note=note, entries=leaf.entries)
     shape = tuple(leaf.shape)
     stack, inputs, outputs = shape[: axes[0]], shape[axes[0] : sum(axes)], shape[sum(axes) :]
     n, d = math.prod(inputs), math.prod(outputs)
@@ -446,7 +446,7 @@ def _record(parts: Sequence[Part], p: float) -> tuple[LayerRecord, LowRank]:
         converged=all(bool(one.converged) for one in solved),
         seconds=sum(part.seconds for part in parts),
         objective_weighted=_weighted(solved),
-        entries=0 if pair.sparse is None else pair.sparse.values.size,
+        entries=pair.entries,
     )
     return record, pair
 

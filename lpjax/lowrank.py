@@ -72,6 +72,11 @@ class LowRank:
         """Number of stored parameters, `left.size + right.size`, and of single entries with their indices."""
         return self.left.size + self.right.size + (0 if self.sparse is None else self.sparse.size)
 
+    @property
+    def entries(self) -> int:
+        """Number of single entries."""
+        return 0 if self.sparse is None else self.sparse.values.size
+
     def astype(self, dtype: Any) -> LowRank:
         """With numbers of another dtype, as JAX arrays."""
         left, right = (jnp.asarray(factor).astype(dtype) for factor in (self.left, self.right))

@@ -218,9 +218,8 @@ def _told(checkpoint: Checkpoint, ranks: Mapping[str, int]) -> Record:
 
 def _layer_in_file(path: str, leaf: Any) -> LayerRecord:
     unknown = math.nan
-    entries = 0 if leaf.sparse is None else leaf.sparse.values.size
     return LayerRecord(path, tuple(leaf.shape), leaf.rank, math.prod(leaf.shape), leaf.size, unknown, unknown,
-                       seconds=unknown, entries=entries)  # fmt: skip
+                       seconds=unknown, entries=leaf.entries)  # fmt: skip
 
 
 def _finite(value: Any) -> Any:
