@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -70,9 +71,20 @@ def on_devices(function: str, target: Path, devices: int = 8, processes: int = 1
     Of several processes, joined by `jax.distributed`, each has its share of the devices, and the first must write.
     """
     running = start_on_devices(function, target, devices, processes)
-    said = [one.communicate(timeout=600)[0] for one in running]
+    said = outcome(running, timeout=600)
     assert all(one.returncode == 0 for one in running), "\n".join(said)
     return load_file(target)
+
+
+def outcome(running: list[subprocess.Popen[str]], timeout: float) -> list[str]:
+    """What processes print until they end, all within so many seconds; none outlives this."""
+    until = time.monotonic() + timeout
+    try:
+        return [one.communicate(timeout=max(until - time.monotonic(), 0))[0] for one in running]
+    finally:
+        for one in running:
+            one.kill()
+            one.wait()
 
 
 def start_on_devices(function: str, target: Path, devices: int, processes: int) -> list[subprocess.Popen[str]]:

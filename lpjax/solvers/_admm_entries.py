@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float, Int, Scalar
 
 from lpjax.objectives import blocked_sum, power_sums
 from lpjax.solvers._blocks import over_devices, scan_rows
+from lpjax.solvers._lapack import qr, solve_definite
 from lpjax.solvers._problem import (
     Problem,
     default_tol,
@@ -188,7 +189,7 @@ def _admm_entries(problem: Problem, rho: Scalar, plan: Scalar, *, rank: int, ini
         total, (left, carried), sums = scan_rows(block, scaled.rows, empty, given=weights, state=rows)
         state = _consider(state, root_of_sum(scaled, sums))
         right = _regress(jnp.matmul(state.basis, total, precision="highest"), total.T, state.basis)
-        basis = jnp.linalg.qr(total)[0].T
+        basis = qr(total)[0].T
         return state._replace(
             left=left, carried=carried, right=right, basis=basis, age=state.age + 1, steps=state.steps + 1
         )
@@ -254,7 +255,7 @@ def _consider(state: _State, value: Scalar) -> _State:
 
 def _orthonormalize(left: Float[Array, "n k"], right: Float[Array, "k d"]) -> tuple[Array, Array]:
     """The same product, the rows of `right` orthonormal."""
-    orthonormal, triangle = jnp.linalg.qr(right.T)
+    orthonormal, triangle = qr(right.T)
     return jnp.matmul(left, triangle.T, precision="highest"), orthonormal.T
 
 
@@ -269,6 +270,5 @@ def _regress(gram: Float[Array, "k k"], moment: Float[Array, "k d"], fallback: F
     k = gram.shape[0]
     correlation = gram * scale[:, None] * scale[None, :] + k * jnp.finfo(gram.dtype).eps * jnp.eye(k, dtype=gram.dtype)
     correlation = correlation + jnp.diag((scale == 0).astype(gram.dtype))
-    factor = jax.scipy.linalg.cho_factor(correlation)
-    right = scale[:, None] * jax.scipy.linalg.cho_solve(factor, scale[:, None] * moment)
+    right = scale[:, None] * solve_definite(correlation, scale[:, None] * moment)
     return jnp.where(jnp.all(jnp.isfinite(right)), right, fallback)

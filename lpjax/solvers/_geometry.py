@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float
 
 from lpjax.objectives import Over
 from lpjax.solvers._blocks import Rows
+from lpjax.solvers._lapack import svd
 from lpjax.solvers._problem import Scaled, project
 from lpjax.solvers._solution import Ellipsoid, Solution
 from lpjax.solvers._spectrum import right_singular
@@ -54,7 +55,7 @@ def coordinates(problem: Scaled, rank: int | None = None) -> Coordinates:
 
 def axes(coords: Coordinates, factor: Float[Array, "r r"]) -> tuple[Float[Array, " r"], Float[Array, "d r"]]:
     """D and V of M = V D² Vᵀ, for the metric FᵀF in coordinates: the SVD of F diag(s), by which D is not squared."""
-    _, values, transposed = jnp.linalg.svd(factor * coords.singular_values[None, :])
+    _, values, transposed = svd(factor * coords.singular_values[None, :])
     return values, jnp.matmul(coords.vectors, transposed.T, precision="highest")
 
 

@@ -11,6 +11,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Scalar
 
 from lpjax.objectives import power_sums
+from lpjax.solvers._lapack import qr, solve_definite
 from lpjax.solvers._problem import Problem, default_tol, finish, make_problem, normalize, root_of_sum
 from lpjax.solvers._solution import Solution
 from lpjax.solvers._spread import spread
@@ -90,7 +91,7 @@ def _irls_entries(problem: Problem, rank: int, init: Init) -> Solution:
         smoothing = jnp.maximum(smoothing / 3, floor)
         left = left + _least_squares(right, reweight(residual, smoothing), residual)
         # Orthonormal rows of R keep the systems of the next halves well scaled; LR is unchanged.
-        orthonormal, triangle = jnp.linalg.qr(right.T)
+        orthonormal, triangle = qr(right.T)
         left, right = jnp.matmul(left, triangle.T, precision="highest"), orthonormal.T
         residual = residual_of(left, right)
         weights = reweight(residual, smoothing)
@@ -119,7 +120,7 @@ def _irls_entries(problem: Problem, rank: int, init: Init) -> Solution:
         scaled.num_iters,
         optimal=(p == 2) & (scaled.init is None and init != "clipped"),
     )
-    orthonormal, triangle = jnp.linalg.qr(outcome.best[1].T)
+    orthonormal, triangle = qr(outcome.best[1].T)
     left = jnp.matmul(outcome.best[0], triangle.T, precision="highest")
     solution = Solution(left, orthonormal.T, outcome.objective, outcome.num_iters, outcome.converged)
     return finish(solution, scaling, problem.p)
@@ -143,8 +144,7 @@ def _least_squares(
         normal = jnp.matmul(weighted, design.T, precision="highest")
         right_side = jnp.matmul(weighted, rest, precision="highest")
         ridge = k * eps * jnp.trace(normal) + jnp.finfo(design.dtype).tiny
-        factor = jax.scipy.linalg.cho_factor(normal + ridge * jnp.eye(k, dtype=design.dtype))
-        step = jax.scipy.linalg.cho_solve(factor, right_side)
+        step = solve_definite(normal + ridge * jnp.eye(k, dtype=design.dtype), right_side)
         return jnp.where(jnp.all(jnp.isfinite(step)), step, 0)
 
     # As many systems at a time as fit in the memory of one copy of the matrix.

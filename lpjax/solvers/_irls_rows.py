@@ -11,6 +11,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Scalar
 
 from lpjax.solvers._blocks import Rows, multiply, over_devices, scan_rows
+from lpjax.solvers._lapack import qr
 from lpjax.solvers._problem import (
     Problem,
     Scaled,
@@ -82,7 +83,7 @@ def _irls_rows(problem: Problem, rank: int, init: Init) -> Solution:
     n, d = scaled.rows.shape
     if n < d:
         # All rows lie in n dimensions: solve there, where eigenvectors cost n³ instead of d³.
-        span, triangle = jnp.linalg.qr(scaled.rows.read().T)
+        span, triangle = qr(scaled.rows.read().T)
         narrow = scaled._replace(rows=Rows(triangle.T, jnp.ones((), triangle.dtype)))
         if scaled.init is not None:
             pair = (scaled.init[0], jnp.matmul(scaled.init[1], span, precision="highest"))

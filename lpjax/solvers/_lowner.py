@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float, Int, Scalar
 
 from lpjax.objectives import Over
 from lpjax.solvers._geometry import Coordinates, axes, coordinates, truncate
+from lpjax.solvers._lapack import svd
 from lpjax.solvers._problem import Problem, finish, make_problem, normalize
 from lpjax.solvers._solution import Ellipsoid, Solution
 from lpjax.solvers._spread import spread
@@ -68,7 +69,7 @@ def _lowner(problem: Problem, rank: int, over: Over, limit: int) -> Solution:
     scaled, scaling = normalize(problem)
     coords = coordinates(scaled)
     final = _cut(coords, scaled.p, scaled.tol, limit)
-    directions, radii, _ = jnp.linalg.svd(final.points)
+    directions, radii, _ = svd(final.points)
     usable = (jnp.arange(radii.shape[0], dtype=radii.dtype) < coords.dimension) & (radii > 0)
     inverse = jnp.where(usable, 1 / jnp.where(usable, radii, 1), 0)
     values, vectors = axes(coords, inverse[:, None] * directions.T)

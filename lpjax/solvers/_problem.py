@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, Float, Scalar
 
 from lpjax.objectives import Over, blocked_sum, power_of_two_above, power_sums
 from lpjax.solvers._blocks import Rows, over_devices, scan_rows
+from lpjax.solvers._lapack import eigh
 from lpjax.solvers._mapped import Mapped, map_matrix
 from lpjax.solvers._solution import Solution
 from lpjax.solvers._spectrum import with_pseudo_inverse
@@ -243,7 +244,7 @@ def normalize(problem: Problem) -> tuple[Scaled, Scaling]:
 
 def _square_roots(metric: Float[Array, "d d"]) -> tuple[Float[Array, "d d"], Float[Array, "d d"]]:
     """C^{1/2} and its pseudo-inverse, through eigenvalues: a singular C is no failure, unlike with Cholesky."""
-    values, vectors = jnp.linalg.eigh(metric)
+    values, vectors = eigh(metric)
     floor = values.shape[0] * jnp.finfo(values.dtype).eps * jnp.maximum(values[-1], 0)
     root = jnp.sqrt(jnp.where(values > floor, values, 0))
     return with_pseudo_inverse(vectors, root)

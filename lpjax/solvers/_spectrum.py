@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from lpjax.solvers._blocks import Rows, scan_rows
+from lpjax.solvers._lapack import eigh, qr, qr_triangle, svd
 
 _SLAB = 128  # rows of a slab at the least: thinner ones cost more than they save
 
@@ -67,19 +68,19 @@ def triangle_of_rows(rows: Rows) -> Float[Array, "d d"]:
         flat = jax.lax.optimization_barrier(jnp.where(fresh[:, None], piece, 0).reshape(-1))
         piece = flat.reshape(piece.shape)
         stacked = jnp.concatenate([total, piece])
-        return jnp.linalg.qr(stacked, mode="r"), (), ()
+        return qr_triangle(stacked), (), ()
 
     d = rows.shape[1]
     own = dataclasses.replace(rows, axes=())  # an R is no sum
     triangle = scan_rows(block, own, jnp.zeros((d, d), rows.dtype))[0]
     if not rows.axes:
         return triangle
-    return jnp.linalg.qr(jax.lax.all_gather(triangle, rows.axes, tiled=True), mode="r")
+    return qr_triangle(jax.lax.all_gather(triangle, rows.axes, tiled=True))
 
 
 def descending_eigh(symmetric: Float[Array, "d d"]) -> tuple[Float[Array, " d"], Float[Array, "d d"]]:
     """Eigenvalues, largest first and not below zero, and eigenvectors as columns."""
-    values, vectors = jnp.linalg.eigh(symmetric)
+    values, vectors = eigh(symmetric)
     return jnp.maximum(values[::-1], 0), vectors[:, ::-1]
 
 
@@ -114,7 +115,7 @@ def right_singular(
         # and keeps the span of the leading columns.
         transposed = rows.read().T
         _, left = right_singular(Rows(transposed, jnp.ones((), rows.dtype)), tail_start, count)
-        vectors, triangle = jnp.linalg.qr(jnp.matmul(transposed, left, precision="highest"))
+        vectors, triangle = qr(jnp.matmul(transposed, left, precision="highest"))
         return jnp.abs(jnp.diagonal(triangle)), vectors
 
     eps = jnp.finfo(rows.dtype).eps
@@ -126,7 +127,7 @@ def right_singular(
         return jnp.sqrt(values[:count]), vectors[:, :count]
 
     def by_qr() -> tuple[Array, Array]:
-        _, singular, transposed = jnp.linalg.svd(triangle_of_rows(rows))
+        _, singular, transposed = svd(triangle_of_rows(rows))
         return singular[:count], transposed[:count].T
 
     return jax.lax.cond(accurate, by_gram, by_qr)

@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Float, Int, Scalar
 
 from lpjax.solvers._blocks import Rows, multiply, over_devices
 from lpjax.solvers._geometry import Coordinates, coordinates
+from lpjax.solvers._lapack import complete_basis
 from lpjax.solvers._lewis import fixed_point
 from lpjax.solvers._problem import Scaled, objective, project
 from lpjax.solvers._spectrum import descending_eigh
@@ -62,7 +63,7 @@ def starting_bases(problem: Scaled, rank: int, init: Init) -> list[Float[Array, 
     Of a problem with n ≥ d.
     """
     if problem.init is not None:
-        return [jnp.linalg.qr(problem.init[1].T, mode="complete")[0]]
+        return [complete_basis(problem.init[1].T)]
     return _svd_and_lewis(problem, rank) if init == "best" else [_vectors(problem, rank, init)]
 
 

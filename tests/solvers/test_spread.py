@@ -16,7 +16,7 @@ from safetensors.numpy import save_file
 import lpjax
 from benchmarks.traffic import SPREAD, compiled_text, traffic
 from lpjax._mesh import fetch
-from tests.helpers import heavy_tailed, low_rank, on_devices, start_on_devices
+from tests.helpers import heavy_tailed, low_rank, on_devices, outcome, start_on_devices
 
 RANK = 5
 
@@ -181,6 +181,6 @@ def die_in_the_middle(target: str) -> None:
 
 def test_a_process_that_dies_ends_the_others_with_an_error(tmp_path):
     running = start_on_devices("tests.solvers.test_spread.die_in_the_middle", tmp_path / "none", 2, 2)
-    said = [one.communicate(timeout=300)[0] for one in running]
+    said = outcome(running, timeout=300)
     assert running[1].returncode == -signal.SIGKILL
     assert running[0].returncode not in (0, None), said[0]

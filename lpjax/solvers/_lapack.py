@@ -1,0 +1,74 @@
+"""LAPACK's factorizations of one matrix; of a batch, on a CPU, one after another.
+
+jaxlib shares out a batch among the threads of the pool that it runs on itself, and waits there until they are done:
+where as many such calls as there are threads run at once, of one program or of several, they wait for ever (seen with
+jaxlib 0.10.2, two batched QRs on two cores). Elsewhere a batch is factored as one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+from jax.custom_batching import custom_vmap
+from jaxtyping import Array, Float
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def _in_turns(function: _Function) -> _Function:
+    found: Any = custom_vmap(function)
+
+    @found.def_vmap
+    def batched(axis_size: int, in_batched: list[bool], *arrays: Array) -> tuple[Any, Any]:
+        stacks = [
+            array if is_stack else jnp.broadcast_to(array, (axis_size, *array.shape))
+            for array, is_stack in zip(arrays, in_batched, strict=True)
+        ]
+        out = jax.lax.platform_dependent(
+            *stacks, cpu=lambda *stacks: jax.lax.map(lambda one: found(*one), stacks), default=jax.vmap(function)
+        )
+        return out, jax.tree.map(lambda _: True, out)
+
+    return found
+
+
+@_in_turns
+def qr(matrix: Float[Array, "n d"]) -> tuple[Float[Array, "n k"], Float[Array, "k d"]]:
+    """Q and R, k = min(n, d)."""
+    found = jnp.linalg.qr(matrix)
+    return found[0], found[1]
+
+
+@_in_turns
+def qr_triangle(matrix: Float[Array, "n d"]) -> Float[Array, "k d"]:
+    """R alone."""
+    return jnp.linalg.qr(matrix, mode="r")
+
+
+@_in_turns
+def complete_basis(matrix: Float[Array, "n d"]) -> Float[Array, "n n"]:
+    """Q, with the complement of the columns' span after it."""
+    return jnp.linalg.qr(matrix, mode="complete")[0]
+
+
+@_in_turns
+def eigh(symmetric: Float[Array, "d d"]) -> tuple[Float[Array, " d"], Float[Array, "d d"]]:
+    """Eigenvalues, rising, and eigenvectors as columns."""
+    found = jnp.linalg.eigh(symmetric)
+    return found[0], found[1]
+
+
+@_in_turns
+def svd(matrix: Float[Array, "n n"]) -> tuple[Float[Array, "n n"], Float[Array, " n"], Float[Array, "n n"]]:
+    """U, the singular values, falling, and Vᵀ, of a square matrix."""
+    found = jnp.linalg.svd(matrix)
+    return found[0], found[1], found[2]
+
+
+@_in_turns
+def solve_definite(definite: Float[Array, "k k"], right: Float[Array, "k ..."]) -> Float[Array, "k ..."]:
+    """X with definite @ X = right, by Cholesky."""
+    return jax.scipy.linalg.cho_solve(jax.scipy.linalg.cho_factor(definite), right)
