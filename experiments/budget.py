@@ -3,7 +3,7 @@
 all-MiniLM-L6-v2 at half of its parameters, Spearman of cosines on STS-B's dev pairs. The calibration texts are those of
 `experiments.data_aware`, none of STS-B; 128 of them are held out for "measured". Ranks by each allocation, plain and
 under the weights, and with a fifth of each pair's parameters in single entries; then one epoch of `lpjax.recover` on
-the same texts for the plain SVD and for "measured". Writes experiments/results/budget.json; `python -m
+the same texts for three of these. Writes experiments/results/budget.json; `python -m
 experiments.readme` makes the table.
 """
 
@@ -47,10 +47,13 @@ CASES = (
     Case("uniform", True),
     Case("energy", True),
     Case("minimax", True),
+    Case("error", True),
     Case("measured", True),
     Case("uniform", True, SPARSE),
+    Case("error", True, SPARSE),
     Case("measured", True, SPARSE),
 )
+RECOVERED = (Case("uniform", False), Case("measured", True), Case("error", True, SPARSE))
 
 
 def main() -> None:
@@ -92,7 +95,7 @@ def main() -> None:
         nets[case] = net
         ranks = {path: choice.rank for path, choice in plan.layers.items()}
         rows.append(entry(case, net, recovered=False, seconds_allocating=allocating, ranks=ranks))
-    for case in (CASES[0], Case("measured", True), CASES[-1]):
+    for case in RECOVERED:
         found = lpjax.recover(nets[case], dense, others)
         more = {"curve": list(found.curve), "seconds_recovering": found.seconds}
         rows.append(entry(case, found.checkpoint, recovered=True, **more))

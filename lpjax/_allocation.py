@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -42,6 +42,13 @@ class Leaf(NamedTuple):
         """The largest rank allowed up to `rank`, or else the least; None, for dense, above the most."""
         return None if rank > self.most else max(self.least, int(rank) // self.multiple * self.multiple)
 
+    def ranks(self) -> Iterator[int]:
+        """All that are allowed, rising."""
+        rank = self.least
+        while rank <= self.most:
+            yield rank
+            rank = (rank // self.multiple + 1) * self.multiple
+
     def shrinks(self, of: Costs) -> bool:
         """Whether its smallest pair costs less than it does."""
         return self.cost(self.least, of) < self.cost(None, of)
@@ -56,6 +63,13 @@ class Option(NamedTuple):
 
 
 Ranks = dict[str, int | None]
+Way = tuple[str, float, float]
+"""Method, exponent, and the share of single entries."""
+
+
+def choices_of(ranks: Ranks, way: Way) -> dict[str, Choice]:
+    """The same way for all ranks."""
+    return {path: Choice(rank, *way) for path, rank in ranks.items()}
 
 
 def by_level(leaves: Sequence[Leaf], budget: float, of: Costs, rank: Callable[[Leaf, float], float]) -> Ranks:
@@ -95,11 +109,15 @@ def rank_of_loss(losses: np.ndarray, level: float) -> float:
     return math.inf if level == 0 else int(np.argmax(losses <= level))
 
 
+def squared_errors(values: np.ndarray) -> np.ndarray:
+    """Σ σ_i² after k, for ranks k from 0 on."""
+    return np.append(np.cumsum(values[::-1].astype(np.float64) ** 2)[::-1], 0.0)
+
+
 def losses_of(values: np.ndarray, spectral: bool) -> np.ndarray:
     """What ranks from 0 on lose: σ_{k+1}/σ_1, or the share of Σ σ_i² that comes after k; nothing, of a matrix of 0."""
     scaled = values / (values[0] or 1)
-    lost = scaled if spectral else np.cumsum(scaled[::-1] ** 2)[::-1] / max(float(np.sum(scaled**2)), 1)
-    return np.append(lost, 0.0)
+    return np.append(scaled, 0.0) if spectral else squared_errors(scaled) / max(float(np.sum(scaled**2)), 1)
 
 
 def hull(options: Iterable[Option]) -> list[Option]:

@@ -29,7 +29,7 @@ from lpjax.select import (
 )
 from lpjax.solvers import SOLVERS, Solution
 from lpjax.sparse import Sparse, entries_for
-from lpjax.weighting import DEFAULT, WEIGHTINGS, Weighting, sides_of
+from lpjax.weighting import DEFAULT, Weighting, sides_of, weighting_named
 
 
 @dataclasses.dataclass(frozen=True)
@@ -282,10 +282,7 @@ def leaf_sides(
     Raises:
         ValueError: it has no statistics of a leaf, or those of another net's.
     """
-    if isinstance(weighting, str):
-        if weighting not in WEIGHTINGS:
-            raise ValueError(f"`weighting` is {weighting!r}; expected one of {', '.join(WEIGHTINGS)}, or a `Weighting`")
-        weighting = WEIGHTINGS[weighting]
+    weighting = weighting_named(weighting)
     if missing := [path for path in paths if path not in calibration.statistics]:
         raise ValueError(
             f"`calibration` has no statistics of {', '.join(missing[:5])}{', …' if len(missing) > 5 else ''}; "

@@ -61,6 +61,12 @@ class Weighting:
         return bool(outputs or (self.inputs == "fisher" and self.inputs_power)
                     or (self.tokens == "gradients" and self.tokens_power))  # fmt: skip
 
+    @property
+    def compares_layers(self) -> bool:
+        """Whether it estimates what a net's outputs lose, so that errors of its matrices compare."""
+        used = (self.inputs, self.inputs_power, self.outputs, self.outputs_power, self.tokens, self.tokens_power)
+        return used == ("moment", 1, "moment", 1, "counts", 1)
+
     def __post_init__(self) -> None:
         for name, known in (("inputs", Inputs), ("outputs", Outputs), ("tokens", Tokens)):
             value, power = getattr(self, name), getattr(self, f"{name}_power")
@@ -87,6 +93,19 @@ their second moment (DRONE, Chen et al., NeurIPS 2021, and SVD-LLM, arXiv 2403.0
 (ASVD, arXiv 2312.05821); "fwsvd", rows of W by Fisher information (FWSVD, arXiv 2207.00112); "gauss_newton", all."""
 
 DEFAULT = "gauss_newton"
+
+
+def weighting_named(weighting: str | Weighting) -> Weighting:
+    """The `Weighting`, which may be named.
+
+    Raises:
+        ValueError: a name that is not in `WEIGHTINGS`.
+    """
+    if isinstance(weighting, Weighting):
+        return weighting
+    if weighting not in WEIGHTINGS:
+        raise ValueError(f"`weighting` is {weighting!r}; expected one of {', '.join(WEIGHTINGS)}, or a `Weighting`")
+    return WEIGHTINGS[weighting]
 
 
 def sides_of(statistics: Statistics, weighting: Weighting, table: bool) -> Sides:

@@ -55,7 +55,7 @@ def squares(tree: Any) -> float:
     return sum(float(np.sum((np.asarray(found[path]) - dense[path]) ** 2)) for path in SHAPES)
 
 
-@pytest.mark.parametrize("allocation", ["uniform", "energy", "minimax", "measured"])
+@pytest.mark.parametrize("allocation", ["uniform", "energy", "minimax", "error", "measured"])
 @pytest.mark.parametrize("budget", [0.3, 0.5, 0.8])
 def test_a_budget_is_used_and_kept(allocation, budget):
     plan = lpjax.allocate(params(), budget=budget, allocation=allocation, measure=squares)
@@ -128,6 +128,56 @@ def test_measured_comes_near_the_best_of_all_choices():
     ]
     assert best * (1 - 1e-4) <= found <= 1.1 * best
     assert found <= min(theirs)
+
+
+def test_error_is_the_least_of_all_choices():
+    budget = 0.5
+    plan = lpjax.allocate(params(), budget=budget, allocation="error")
+    found = squares(densified(lpjax.compress(params(), plan=plan).params))
+    dense = [leaf.astype(np.float64) for path, leaf in leaves_with_paths(params()) if path in SHAPES]
+    tails = [np.append(np.cumsum(np.linalg.svd(leaf, compute_uv=False)[::-1] ** 2)[::-1], 0.0) for leaf in dense]
+    least = min(
+        sum(float(tail[rank]) for tail, rank in zip(tails, ranks, strict=True) if rank is not None)
+        for ranks in plans(40)  # all ranks there are
+        if cost(ranks) <= budget * size(params())
+    )
+    # What is left over at the end may have had a better use.
+    assert least * (1 - 1e-4) <= found <= 1.02 * least
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_error_counts_what_the_tokens_of_all_matrices_lose(seed):
+    """Under statistics of very different sizes; no plan of as many parameters loses less over the tokens."""
+    rng = np.random.default_rng(seed)
+    tree, statistics, metrics = params(), {}, {}
+    for path, (n, d) in SHAPES.items():
+        inputs, outputs = (x.T @ x * 10.0 ** rng.uniform(-2, 2) for x in (rng.normal(size=(90, m)) for m in (n, d)))
+        if "embedding" in path:
+            counts = rng.integers(0, 9, n).astype(np.float32)
+            statistics[path] = Statistics(int(counts.sum()), counts=counts, outputs=outputs.astype(np.float32))
+            metrics[path] = (np.diag(counts + 1.0), outputs)
+        else:
+            moments = {"inputs": inputs.astype(np.float32), "outputs": outputs.astype(np.float32)}
+            statistics[path] = Statistics(1000, **moments)
+            metrics[path] = (1000 * inputs, outputs)
+    known: dict[str, Any] = {"calibration": Calibration(statistics, "embedding", 9, 1000, 0)}
+    dense, tails = dict(leaves_with_paths(tree)), []
+    for path in SHAPES:
+        (h, hs), (g, gs) = (np.linalg.eigh(metric) for metric in metrics[path])
+        weighted = (np.sqrt(np.maximum(h, 0))[:, None] * hs.T) @ dense[path] @ (gs * np.sqrt(np.maximum(g, 0)))
+        tails.append(np.append(np.cumsum(np.linalg.svd(weighted, compute_uv=False)[::-1] ** 2)[::-1], 0.0))
+
+    def loss(ranks: Any) -> float:
+        return sum(float(tail[rank]) for tail, rank in zip(tails, ranks, strict=True) if rank is not None)
+
+    plan = lpjax.allocate(tree, budget=0.5, weighting=lpjax.Weighting(shrinkage=0), **known)
+    assert plan.allocation == "error"
+    found = loss([plan.layers[path].rank for path in SHAPES])
+    best = min(loss(ranks) for ranks in plans(40) if cost(ranks) <= 0.5 * size(tree))
+    assert best * (1 - 1e-3) <= found <= 1.1 * best
+    others = [lpjax.allocate(tree, budget=0.5, allocation=name, **known) for name in ("uniform", "energy", "minimax")]
+    assert found < min(loss([other.layers[path].rank for path in SHAPES]) for other in others)
+    assert lpjax.allocate(tree, budget=0.5, weighting="drone", **known).allocation == "uniform"
 
 
 def densified(tree: Any) -> Any:
@@ -285,7 +335,7 @@ def test_ranks_are_multiples_and_none_is_slower():
 def test_a_matrix_of_zeros_gets_the_least():
     tree = params()
     tree["layer"]["ffn"]["up"]["kernel"] *= 0
-    for allocation in ("energy", "minimax"):
+    for allocation in ("energy", "minimax", "error"):
         assert lpjax.allocate(tree, budget=0.5, allocation=allocation).layers["layer/ffn/up/kernel"].rank == 1
 
 
@@ -391,6 +441,12 @@ def test_levels_fit_tightly():
         spent = sum(leaf.cost(ranks[leaf.path], "parameters") for leaf in leaves)
         assert budget - 60 < spent <= budget
     assert by_level(leaves, 10_000, "parameters", rank_of_share) == {"0": None, "1": None, "2": None}
+
+
+def test_ranks_of_a_leaf_are_its_multiples():
+    assert list(Leaf("a", (9, 9), False, 4, 10, 4).ranks()) == [4, 8]
+    assert list(Leaf("a", (9, 9), False, 3, 3, 4).ranks()) == [3]  # fewer than the multiple
+    assert list(Leaf("a", (9, 9), False, 1, 4, 1).ranks()) == [1, 2, 3, 4]
 
 
 def test_losses_of_a_spectrum():

@@ -40,8 +40,8 @@ def compress(
     allocation: Annotated[
         str | None,
         typer.Option(
-            help="How --budget is shared out: uniform, energy, minimax or measured; default: measured where "
-            "--calibrate names text, else uniform."
+            help="How --budget is shared out: uniform, energy, minimax, error or measured; default: measured where "
+            "--calibrate names text, error where it names statistics, else uniform."
         ),
     ] = None,
     plan: Annotated[

@@ -124,7 +124,9 @@ def make_wish(
     if replayed is not None:
         allocation = replayed.allocation
     elif budget is not None and allocation is None:
-        allocation = "uniform" if calibrate is None or _is_statistics(calibrate) else "measured"
+        allocation = "error" if calibrate is not None and WEIGHTINGS[weighting].compares_layers else "uniform"
+        if calibrate is not None and not _is_statistics(calibrate):
+            allocation = "measured"
     named = layers or ("embeddings" if budget is None else "embeddings,encoder")
     return Wish(
         None if plan is not None else tuple(split_patterns(named)),
