@@ -1,10 +1,10 @@
 """What text is worth on fine-tuned nets: `python -m experiments.data_aware_glue CONFIG [--runs DIR] [--only NET-TASK]`.
 
 The nets that `experiments.finetune` left in DIR, their encoder's kernels at keep 0.75 and 0.5, by the SVD, the paper's
-ℓp (`lewis`), FWSVD, ASVD and DRONE as `lpjax.WEIGHTINGS` has them, and under the default weights, ranks uniform or
-"measured". They are calibrated on the first 1,000 examples that the net was trained on, of which only FWSVD sees the
-labels; "measured" ranks are by the divergence on 64 of those that were held out of training, of outputs and hidden
-states or of outputs alone.
+ℓp (`lewis`), FWSVD, ASVD and DRONE as `lpjax.WEIGHTINGS` has them, and under the default weights, ranks uniform, by
+"error" or "measured". They are calibrated on the first 1,000 examples that the net was trained on, of which only FWSVD
+sees the labels; "measured" ranks are by the divergence on 64 of those that were held out of training, of outputs and
+hidden states or, last, of outputs alone.
 
 Without further training; then, at keep 0.5, after one epoch of fine-tuning (`lpjax.glue.finetune`, at the rate that the
 net was trained at) and after one of `lpjax.recover`, without labels, for the SVD and for "measured". A record a cell
@@ -27,6 +27,7 @@ import jax
 import lpjax
 from experiments.config import Cell, chosen_cells, parser
 from experiments.glue_table import compute_missing, read_lines, size
+from lpjax.allocate import Allocation
 from lpjax.checkpoint import Checkpoint
 from lpjax.glue import Examples, load_examples
 from lpjax.glue.evaluate import evaluate_task, prepare
@@ -48,7 +49,7 @@ class Way(NamedTuple):
     weighting: str | None
     solver: str = "svd"
     p: float = 2.0
-    allocation: str = "uniform"
+    allocation: Allocation = "uniform"
     hidden: float | None = None
 
 
@@ -60,9 +61,11 @@ WAYS = {
     "ASVD": Way("asvd"),
     "DRONE": Way("drone"),
     "ours": Way("gauss_newton"),
+    "ours, ranks by error": Way("gauss_newton", allocation="error"),
     "ours, measured ranks": Way("gauss_newton", allocation="measured"),
     "ours, ranks by outputs alone": Way("gauss_newton", allocation="measured", hidden=0.0),
 }
+LAST = "ours, ranks by outputs alone"
 RECOVERED = ("SVD", "ours, measured ranks")
 
 
@@ -85,10 +88,13 @@ def keys() -> Iterator[Key]:
     yield DENSE
     for keep in KEEPS:
         for way in WAYS:
-            yield Key(keep, way, "")
+            if way != LAST:
+                yield Key(keep, way, "")
     for then in ("recover", "finetune"):
         for way in RECOVERED:
             yield Key(KEEPS[-1], way, then)
+    for keep in KEEPS:
+        yield Key(keep, LAST, "")
 
 
 class Bench:
@@ -147,10 +153,11 @@ class Bench:
         if way.allocation == "uniform":
             return dataclasses.replace(self.dense, params=uniform)
         some = first_rows(self.held.examples, MEASURED)
+        measure = lpjax.Divergence(self.dense, some.first, some.second, hidden=way.hidden)
         # As many parameters in all as the uniform ranks have.
         plan = lpjax.allocate(
             self.dense.params, budget=(size(uniform) + 0.5) / size(self.dense.params), select="encoder", levels=LEVELS,
-            measure=lpjax.Divergence(self.dense, some.first, some.second, hidden=way.hidden), **how,
+            allocation=way.allocation, measure=measure if way.allocation == "measured" else None, **how,
         )  # fmt: skip
         found = lpjax.compress(self.dense.params, plan=plan, calibration=known)
         return dataclasses.replace(self.dense, params=found.params)

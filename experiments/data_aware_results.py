@@ -57,7 +57,7 @@ def _table(columns: list[tuple[str, str, str]], keeps: tuple[float, ...]) -> str
 
 def compressed_table() -> str:
     """Every way to compress, without further training."""
-    ways = ("SVD", LEWIS, "FWSVD", "ASVD", "DRONE", "ours", "ours, measured ranks", "ours, ranks by outputs alone")
+    ways = ("SVD", LEWIS, "FWSVD", "ASVD", "DRONE", "ours", "ours, ranks by error", "ours, measured ranks")
     return _table([(way, way, "") for way in ways], (0.75, 0.5))
 
 
@@ -84,8 +84,8 @@ def ablation_table() -> str:
         solver = "svd" if p == 2 else "irls_rows"
         return of(weighted, layers=layers, keep=keep, weighting=weighting, solver=solver, p=p)
 
-    def shared(allocation: str, recovered: bool = False) -> float:
-        return of(budget, weighting="gauss_newton", allocation=allocation, recovered=recovered)
+    def shared(allocation: str, recovered: bool = False, sparse: float = 0.0) -> float:
+        return of(budget, weighting="gauss_newton", allocation=allocation, recovered=recovered, sparse=sparse)
 
     table, kernels = ("embeddings", 0.16), ("encoder", 0.5)
     rows = [
@@ -100,13 +100,17 @@ def ablation_table() -> str:
             of(beyond, layers="encoder", case="pair"),
             of(beyond, layers="encoder", case="sequential"),
         ),
-        ("measured ranks, on top", "whole net, 0.5", shared("uniform"), shared("measured")),
+        ("ranks by error, on top", "whole net, 0.5", shared("uniform"), shared("error")),
+        ("measured ranks instead", "whole net, 0.5", shared("error"), shared("measured")),
         ("an epoch of recovery, on top", "whole net, 0.5", shared("measured"), shared("measured", True)),
     ]
     for (layers, keep), name in ((table, "embedding, keep 0.16"), (kernels, "encoder, keep 0.5")):
         known = {"layers": layers, "keep": keep, "weighting": "gauss_newton", "solver": "svd"}
         both = of(weighted, **known), of(weighted, **known, sparse=0.2)
         rows.append(("a fifth of it in single entries, on top", name, *both))
+    entries = [shared("error", sparse=0.2), shared("error", True, 0.2)]
+    rows.append(("a fifth of it in single entries, ranks by error", "whole net, 0.5", shared("error"), entries[0]))
+    rows.append(("an epoch of recovery, on top of that", "whole net, 0.5", *entries))
     for p in (1.5, 1.0):
         for (layers, keep), name in ((table, "embedding, keep 0.16"), (kernels, "encoder, keep 0.5")):
             pair = under(layers, keep, "gauss_newton"), under(layers, keep, "gauss_newton", p)
