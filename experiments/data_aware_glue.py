@@ -153,11 +153,13 @@ class Bench:
         if way.allocation == "uniform":
             return dataclasses.replace(self.dense, params=uniform)
         some = first_rows(self.held.examples, MEASURED)
-        measure = lpjax.Divergence(self.dense, some.first, some.second, hidden=way.hidden)
+        measure = None
+        if way.allocation == "measured":
+            measure = lpjax.Divergence(self.dense, some.first, some.second, hidden=way.hidden)
         # As many parameters in all as the uniform ranks have.
         plan = lpjax.allocate(
             self.dense.params, budget=(size(uniform) + 0.5) / size(self.dense.params), select="encoder", levels=LEVELS,
-            allocation=way.allocation, measure=measure if way.allocation == "measured" else None, **how,
+            allocation=way.allocation, measure=measure, **how,
         )  # fmt: skip
         found = lpjax.compress(self.dense.params, plan=plan, calibration=known)
         return dataclasses.replace(self.dense, params=found.params)

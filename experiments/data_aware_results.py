@@ -108,9 +108,9 @@ def ablation_table() -> str:
         known = {"layers": layers, "keep": keep, "weighting": "gauss_newton", "solver": "svd"}
         both = of(weighted, **known), of(weighted, **known, sparse=0.2)
         rows.append(("a fifth of it in single entries, on top", name, *both))
-    entries = [shared("error", sparse=0.2), shared("error", True, 0.2)]
-    rows.append(("a fifth of it in single entries, ranks by error", "whole net, 0.5", shared("error"), entries[0]))
-    rows.append(("an epoch of recovery, on top of that", "whole net, 0.5", *entries))
+    entries, recovered = shared("error", sparse=0.2), shared("error", True, 0.2)
+    rows.append(("a fifth of it in single entries, ranks by error", "whole net, 0.5", shared("error"), entries))
+    rows.append(("an epoch of recovery, on top of that", "whole net, 0.5", entries, recovered))
     for p in (1.5, 1.0):
         for (layers, keep), name in ((table, "embedding, keep 0.16"), (kernels, "encoder, keep 0.5")):
             pair = under(layers, keep, "gauss_newton"), under(layers, keep, "gauss_newton", p)

@@ -117,7 +117,10 @@ def squared_errors(values: np.ndarray) -> np.ndarray:
 def losses_of(values: np.ndarray, spectral: bool) -> np.ndarray:
     """What ranks from 0 on lose: σ_{k+1}/σ_1, or the share of Σ σ_i² that comes after k; nothing, of a matrix of 0."""
     scaled = values / (values[0] or 1)
-    return np.append(scaled, 0.0) if spectral else squared_errors(scaled) / max(float(np.sum(scaled**2)), 1)
+    if spectral:
+        return np.append(scaled, 0.0)
+    errors = squared_errors(scaled)
+    return errors / max(errors[0], 1)
 
 
 def hull(options: Iterable[Option]) -> list[Option]:

@@ -16,7 +16,12 @@ from lpjax.plan import Choice, Costs
 from lpjax.select import leaves_with_paths, replace_leaves
 
 Measure = Callable[[Any], float]
-Progress = Callable[[int, int, str], None]
+
+
+def steps(leaves: int, ways: int, levels: int) -> int:
+    """How many `measured_options` takes."""
+    plans = (levels + 1) * ways
+    return leaves * (plans + 1) + plans + 1
 
 
 def measured_options(
@@ -27,23 +32,19 @@ def measured_options(
     ways: Sequence[Way],
     levels: Sequence[float],
     of: Costs,
-    progress: Progress | None,
+    tell: Callable[[str], None],
     solve: Mapping[str, Any],
 ) -> dict[str, list[Option]]:
-    """What each leaf loses, dense and at every level by every method, while the others are as `around` has them."""
+    """What each leaf loses, dense and at every level by every method, while the others are as `around` has them.
+
+    `tell` hears of each of the `steps` that comes next.
+    """
     tree = dict(leaves_with_paths(params))
     plans = {}
     for level in (0.0, *levels):  # at 0 the least rank
         ranks = {leaf.path: leaf.allowed(rank_of_share(leaf, 1 - level)) for leaf in leaves}
         for way in ways:
             plans[level, way] = choices_of({path: rank for path, rank in ranks.items() if rank is not None}, way)
-    total, done = len(leaves) * (len(plans) + 1) + len(plans) + 1, 0
-
-    def tell(what: str) -> None:
-        nonlocal done
-        if progress is not None:
-            progress(done, total, what)
-        done += 1
 
     def pairs_of(plan: Mapping[str, Choice]) -> dict[str, Any]:
         found = dict(leaves_with_paths(compress(params, plan=plan, **solve).params))

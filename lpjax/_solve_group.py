@@ -360,16 +360,6 @@ def weighted_matrix(matrix: Any, metrics: Sides) -> np.ndarray:
     return np.asarray(_on_both_sides(halves, matrix))
 
 
-def level_of(metrics: Sides) -> float:
-    """What squared errors under the metrics, whose mean eigenvalue is 1, lack to the units of the statistics."""
-    level = 1.0
-    for metric in metrics:
-        if metric is not None:
-            base = np.asarray(metric.base, np.float64)
-            level *= float(np.mean(base if base.ndim == 1 else np.diagonal(base))) ** float(metric.power)
-    return level
-
-
 def roots(metric: Metric, dtype: Any) -> tuple[Array, Array]:
     """M^{1/2} and M^{−1/2} of a metric, as matrices, or diagonals like its base.
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -21,19 +22,20 @@ from lpjax._allocation import (
     share_out,
     squared_errors,
 )
-from lpjax._measuring import Measure, Progress, measured_options
-from lpjax._solve_group import PLAIN, Sides, level_of, weighted_matrix
+from lpjax._measuring import Measure, measured_options, steps
+from lpjax._solve_group import PLAIN, Sides, weighted_matrix
 from lpjax.break_even import BreakEven
 from lpjax.calibration import Calibration
-from lpjax.compress import leaf_sides
+from lpjax.compress import leaf_sides, require_finite
 from lpjax.inspect import singular_values
 from lpjax.lowrank import LowRank
 from lpjax.plan import Choice, Costs, Plan
 from lpjax.select import GROUPS, Select, is_table, leaves_with_paths, max_rank, select_paths
 from lpjax.solvers import SOLVERS
-from lpjax.weighting import DEFAULT, Weighting, weighting_named
+from lpjax.weighting import DEFAULT, Weighting, scale_of_errors, weighting_named
 
 Allocation = Literal["uniform", "energy", "minimax", "error", "measured"]
+Progress = Callable[[int, int, str], None]
 LEVELS = (0.1, 0.2, 0.35, 0.5, 0.65, 0.8)
 """Shares of a matrix that "measured" tries."""
 
@@ -62,9 +64,9 @@ def allocate(
     - "energy": the same share of ‖A‖_F² is lost of each, weighted where there is a calibration.
     - "minimax": the same relative error in the spectral norm, σ_{k+1}/σ_1, the least that all can have (ALDS,
       Liebenwein et al., arXiv 2107.11442, without its splits of a matrix).
-    - "error": the least sum of squared errors over the tokens, Σ tokens·‖H^{1/2}(A − LR)G^{1/2}‖_F². Under the default
-      weights that estimates what the net's outputs lose (Gauss–Newton by blocks, each a product of two metrics: K-FAC,
-      Martens & Grosse, arXiv 1503.05671), so that matrices compare, and no net is run.
+    - "error": the least sum of squared errors: ‖A − LR‖_F², or with a calibration, under the default weights alone,
+      tokens·‖H^{1/2}(A − LR)G^{1/2}‖_F². That estimates what the net's outputs lose (Gauss–Newton by blocks, each a
+      product of two metrics: K-FAC, Martens & Grosse, arXiv 1503.05671), so that matrices compare, and no net is run.
     - "measured": the least sum of what each matrix alone, at each of `levels` and by each of `methods`, adds to
       `measure` while the others are as "error" has them, or "uniform" where the weights are not the default ones.
       Errors of layers do not just add up; around the net that is to come out they nearly do.
@@ -115,6 +117,11 @@ def allocate(
         raise ValueError("`sparse` saves no time; expected a budget of parameters, and no `break_even`")
     if weighting is not None and calibration is None:
         raise ValueError("`weighting` is given without a `calibration` to weight by; see `lpjax.calibrate`")
+    if allocation == "error" and weighting is not None and estimate != "error":
+        raise ValueError(
+            f'`allocation` is "error", but errors of matrices do not compare under the weighting {weighting!r}; '
+            f'expected "{DEFAULT}"'
+        )
 
     ways = [(*method, sparse) for method in methods]
     tree, paths = dict(leaves_with_paths(params)), select_paths(params, select)
@@ -122,18 +129,24 @@ def allocate(
     sides = {} if calibration is None or weighting is None else leaf_sides(calibration, weighting, paths, tree)
 
     first = estimate if allocation == "measured" else allocation
+    spectral = 0 if first == "uniform" else len(leaves)
+    measures = steps(len(leaves), len(ways), len(levels)) if allocation == "measured" else 0
+    done = itertools.count()
+
+    def tell(what: str) -> None:
+        if progress is not None:
+            progress(next(done), spectral + measures, what)
+
     if first == "uniform":
         choices = choices_of(by_level(leaves, allowed, budget_of, rank_of_share), ways[0])
     else:
-        spectra = _spectra(tree, leaves, sides, None if allocation == "measured" else progress)
+        spectra = _spectra(tree, leaves, sides, tell)
         if first == "error":
-            # Statistics of kernels are means over tokens, those of tables sums.
-            tokens = {path: one.tokens for path, one in calibration.statistics.items()} if calibration else {}
-            weights = {
-                leaf.path: level_of(sides.get(leaf.path, PLAIN)) * (1 if leaf.table else tokens.get(leaf.path, 1))
+            errors = {
+                leaf.path: squared_errors(spectra[leaf.path])
+                * (scale_of_errors(calibration.statistics[leaf.path], leaf.table) if calibration else 1)
                 for leaf in leaves
             }
-            errors = {path: weights[path] * squared_errors(values) for path, values in spectra.items()}
             choices = share_out(leaves, _by_rank(leaves, errors, ways[0], budget_of), allowed, budget_of)
         else:
             losses = {path: losses_of(values, spectral=first == "minimax") for path, values in spectra.items()}
@@ -141,7 +154,7 @@ def allocate(
             choices = choices_of(ranks, ways[0])
     if measure is not None and allocation == "measured":
         solve = {"calibration": calibration, "weighting": weighting, **options}
-        measured = measured_options(params, leaves, choices, measure, ways, levels, budget_of, progress, solve)
+        measured = measured_options(params, leaves, choices, measure, ways, levels, budget_of, tell, solve)
         choices = share_out(leaves, measured, allowed, budget_of)
     return Plan(choices, weighting, budget, budget_of, allocation)
 
@@ -156,13 +169,14 @@ def require_budget(params: Any, budget: float, budget_of: Any, select: Select) -
 
 
 def _spectra(
-    tree: Mapping[str, Any], leaves: Sequence[Leaf], sides: Mapping[str, Sides], progress: Progress | None
+    tree: Mapping[str, Any], leaves: Sequence[Leaf], sides: Mapping[str, Sides], tell: Callable[[str], None]
 ) -> dict[str, np.ndarray]:
     """Singular values of each matrix under its weights."""
+    for leaf in leaves:
+        require_finite(leaf.path, tree[leaf.path])
     found = {}
-    for done, leaf in enumerate(leaves):
-        if progress is not None:
-            progress(done, len(leaves), leaf.path)
+    for leaf in leaves:
+        tell(leaf.path)
         found[leaf.path] = singular_values(weighted_matrix(tree[leaf.path], sides.get(leaf.path, PLAIN)))
     return found
 

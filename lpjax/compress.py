@@ -303,6 +303,22 @@ def leaf_sides(
     return found
 
 
+def require_finite(path: str, leaf: Any) -> None:
+    """Refuse NaN and infinity in a leaf.
+
+    Raises:
+        ValueError: naming it.
+    """
+    dtype = jax.dtypes.canonicalize_dtype(leaf.dtype)  # without x64, what float32 cannot hold is infinite
+    for start in range(0, leaf.shape[0], 4096):  # in pieces: a mask of the whole would be a copy
+        with np.errstate(over="ignore"):
+            piece = np.asarray(leaf[start : start + 4096]).astype(dtype)
+        if not np.all(np.isfinite(piece)):
+            raise ValueError(
+                f"{path} holds NaN or infinite entries (as {dtype}); expected finite weights: mend the checkpoint"
+            )
+
+
 def _is_count(value: Any) -> bool:
     return isinstance(value, int | np.integer) and not isinstance(value, bool) and bool(value >= 1)
 
@@ -367,14 +383,7 @@ def _jobs(
         smaller = max(1, chosen - int(goal.sparse * chosen * (1 + 1e-12)))
         entries = entries_for((chosen - smaller) * (n + d), (n, d), leaf.dtype)
         chosen = smaller if entries else chosen
-    dtype = jax.dtypes.canonicalize_dtype(leaf.dtype)  # without x64, what float32 cannot hold is infinite
-    for start in range(0, shape[0], 4096):  # in pieces: a mask of the whole would be a copy
-        with np.errstate(over="ignore"):
-            piece = np.asarray(leaf[start : start + 4096]).astype(dtype)
-        if not np.all(np.isfinite(piece)):
-            raise ValueError(
-                f"{path} holds NaN or infinite entries (as {dtype}); expected finite weights: mend the checkpoint"
-            )
+    require_finite(path, leaf)
     transposed = rows == "last" or (rows == "auto" and not is_table(path))
     view = (d, n) if transposed else (n, d)
     if weights is not None:

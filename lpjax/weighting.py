@@ -108,6 +108,20 @@ def weighting_named(weighting: str | Weighting) -> Weighting:
     return WEIGHTINGS[weighting]
 
 
+def scale_of_errors(statistics: Statistics, table: bool) -> float:
+    """What squared errors under the default metrics, whose mean eigenvalue is 1, are to be multiplied by.
+
+    They are then those of all tokens, in units of the net's outputs. Smoothing moves weight between rows and adds none;
+    a matrix that nothing went into, or on which no output depends, loses nothing.
+    """
+    assert statistics.outputs is not None
+    into = statistics.counts if table else statistics.inputs
+    assert into is not None
+    each = into if table else np.diagonal(into)
+    scale = float(np.mean(each, dtype=np.float64) * np.mean(np.diagonal(statistics.outputs), dtype=np.float64))
+    return scale if table else statistics.tokens * scale  # of tables the statistics are sums
+
+
 def sides_of(statistics: Statistics, weighting: Weighting, table: bool) -> Sides:
     """The metrics of one matrix in the net's orientation, (inputs, outputs).
 

@@ -77,14 +77,15 @@ def on_devices(function: str, target: Path, devices: int = 8, processes: int = 1
 
 
 def outcome(running: list[subprocess.Popen[str]], timeout: float) -> list[str]:
-    """What processes print until they end, all within so many seconds; none outlives this."""
+    """What processes print until they end, all within so many seconds."""
     until = time.monotonic() + timeout
     try:
         return [one.communicate(timeout=max(until - time.monotonic(), 0))[0] for one in running]
-    finally:
+    except subprocess.TimeoutExpired as error:
         for one in running:
             one.kill()
-            one.wait()
+        said = "\n".join(one.communicate()[0] for one in running)
+        raise AssertionError(f"not done within {timeout:g} seconds, but said:\n{said}") from error
 
 
 def start_on_devices(function: str, target: Path, devices: int, processes: int) -> list[subprocess.Popen[str]]:

@@ -155,7 +155,7 @@ def test_error_counts_what_the_tokens_of_all_matrices_lose(seed):
         if "embedding" in path:
             counts = rng.integers(0, 9, n).astype(np.float32)
             statistics[path] = Statistics(int(counts.sum()), counts=counts, outputs=outputs.astype(np.float32))
-            metrics[path] = (np.diag(counts + 1.0), outputs)
+            metrics[path] = (np.diag((counts + 1.0) * counts.sum() / (counts + 1.0).sum()), outputs)
         else:
             moments = {"inputs": inputs.astype(np.float32), "outputs": outputs.astype(np.float32)}
             statistics[path] = Statistics(1000, **moments)
@@ -178,6 +178,58 @@ def test_error_counts_what_the_tokens_of_all_matrices_lose(seed):
     others = [lpjax.allocate(tree, budget=0.5, allocation=name, **known) for name in ("uniform", "energy", "minimax")]
     assert found < min(loss([other.layers[path].rank for path in SHAPES]) for other in others)
     assert lpjax.allocate(tree, budget=0.5, weighting="drone", **known).allocation == "uniform"
+    with pytest.raises(ValueError, match="do not compare under the weighting 'drone'"):
+        lpjax.allocate(tree, budget=0.5, weighting="drone", allocation="error", **known)
+    # Shared out, too: of work, in multiples, with single entries, and beside a pair that stays.
+    work = lpjax.allocate(tree, budget=0.5, budget_of="multiply_adds", **known)
+    assert "words/embedding" not in work.layers
+    several = lpjax.allocate(tree, budget=0.6, rank_multiple=3, **known)
+    assert all(choice.rank is None or choice.rank % 3 == 0 for choice in several.layers.values())
+    entries = lpjax.allocate(tree, budget=0.5, sparse=0.2, weighting=lpjax.Weighting(shrinkage=0), **known)
+    assert entries.layers == {
+        path: choice._replace(sparse=0.2) if choice.rank else choice for path, choice in plan.layers.items()
+    }
+    half = lpjax.compress(tree, select="embeddings", rank=4, **known).params
+    assert "words/embedding" not in lpjax.allocate(half, budget=0.7, **known).layers
+
+
+def test_what_no_output_depends_on_loses_nothing_by_error():
+    rng = np.random.default_rng(0)
+    tree = {"attention": {key: {"kernel": rng.normal(size=(12, 12)).astype(np.float32)} for key in ("dead", "live")}}
+    moment = np.eye(12, dtype=np.float32)
+    statistics = {
+        f"attention/{key}/kernel": Statistics(9, inputs=moment, outputs=scale * moment)
+        for key, scale in (("dead", 0), ("live", 1e-6))
+    }
+    known = Calibration(statistics, "embedding", 3, 9, 0)
+    plan = lpjax.allocate(tree, budget=0.6, select="attention", calibration=known)
+    assert [choice.rank for choice in plan.layers.values()] == [1, None]
+
+
+def test_rare_tokens_weigh_no_table_up():
+    """Ten times the texts, of the same frequencies: the same ranks."""
+    ranks = []
+    for times in (1, 10, 1000):
+        rng = np.random.default_rng(0)
+        statistics = {}
+        for path, (n, d) in SHAPES.items():
+            inputs, outputs = (np.cov(rng.normal(size=(m, 90))).astype(np.float32) for m in (n, d))
+            counts = (times * rng.integers(0, 3, n)).astype(np.float32)
+            given = {"counts": counts} if "embedding" in path else {"inputs": inputs / 1000}
+            statistics[path] = Statistics(60 * times, outputs=outputs, **given)
+        calibration = Calibration(statistics, "embedding", 9, 60 * times, 0)
+        plan = lpjax.allocate(params(), budget=0.5, calibration=calibration)
+        ranks.append([plan.layers[path].rank or 0 for path in SHAPES])
+    assert 1 < ranks[0][2] < 10
+    assert np.abs(np.subtract(ranks[0], ranks[2])).max() <= 1
+
+
+@pytest.mark.parametrize("allocation", ["energy", "minimax", "error", "measured"])
+def test_weights_that_are_not_finite_are_refused(allocation):
+    tree = params()
+    tree["layer"]["ffn"]["up"]["kernel"][3, 5] = np.nan
+    with pytest.raises(ValueError, match="layer/ffn/up/kernel holds NaN or infinite entries"):
+        lpjax.allocate(tree, budget=0.5, allocation=allocation, measure=squares)
 
 
 def densified(tree: Any) -> Any:
@@ -339,9 +391,25 @@ def test_a_matrix_of_zeros_gets_the_least():
         assert lpjax.allocate(tree, budget=0.5, allocation=allocation).layers["layer/ffn/up/kernel"].rank == 1
 
 
-def test_progress_ends_where_it_says():
+@pytest.mark.parametrize("weighted", [False, True])
+def test_progress_ends_where_it_says(weighted):
     told: list[tuple[int, int]] = []
-    lpjax.allocate(params(), budget=0.5, measure=squares, levels=(0.3, 0.6), progress=lambda *one: told.append(one[:2]))
+    known: dict[str, Any] = {}
+    if weighted:
+        statistics = {
+            path: Statistics(
+                9,
+                **{"counts": np.ones(n, np.float32)}
+                if "embedding" in path
+                else {"inputs": np.eye(n, dtype=np.float32)},
+                outputs=np.eye(d, dtype=np.float32),
+            )
+            for path, (n, d) in SHAPES.items()
+        }
+        known["calibration"] = Calibration(statistics, "embedding", 3, 9, 0)
+    lpjax.allocate(
+        params(), budget=0.5, measure=squares, levels=(0.3, 0.6), progress=lambda *one: told.append(one[:2]), **known
+    )
     assert [done for done, _ in told] == list(range(len(told)))
     assert {total for _, total in told} == {len(told)}
 

@@ -69,6 +69,16 @@ def test_a_budget_by_text_its_plan_and_the_same_again(command, folder, text, tmp
     assert ranks == {path: choice.rank for path, choice in found.layers.items() if choice.rank is not None}
 
 
+@pytest.mark.parametrize(("weighting", "allocation"), [("gauss_newton", "error"), ("drone", "uniform")])
+def test_a_budget_by_statistics(command, folder, text, tmp_path, weighting, allocation):
+    statistics, plan = tmp_path / "statistics.safetensors", tmp_path / "plan.json"
+    assert command("calibrate", folder, statistics, "--text", text)[0] == 0
+    options = ["--calibrate", statistics, "--weighting", weighting, "--budget", 0.7, "--plan-out", plan]
+    status, _, errors = command("compress", folder, tmp_path / "out", *options)
+    assert status == 0, errors
+    assert (load_plan(plan).allocation, load_plan(plan).weighting) == (allocation, weighting)
+
+
 def _pairs(folder):
     leaves = lpjax.select.leaves_with_paths(lpjax.load_checkpoint(folder).params)
     return [(path, leaf) for path, leaf in leaves if isinstance(leaf, lpjax.LowRank)]
@@ -102,6 +112,10 @@ def test_a_plan_of_several_methods(command, folder, tmp_path):
         (["--budget", "0.5", "--budget-of", "bytes"], "--budget-of is 'bytes'"),
         (["--budget", "0.5", "--allocation", "unifrom"], "did you mean uniform?"),
         (["--budget", "0.5", "--allocation", "measured"], "needs text to measure on"),
+        (
+            ["--budget", "0.5", "--allocation", "error", "--calibrate", "TEXT", "--weighting", "drone"],
+            "does not compare layers under --weighting drone",
+        ),
         (["--keep", "0.5", "--allocation", "uniform"], "--allocation is how a --budget is shared out"),
         (["--plan", "PLAN", "--method", "svd"], "--method is what --plan says"),
         (["--plan", "PLAN"], "was made under the weighting"),

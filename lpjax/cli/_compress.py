@@ -41,7 +41,7 @@ def compress(
         str | None,
         typer.Option(
             help="How --budget is shared out: uniform, energy, minimax, error or measured; default: measured where "
-            "--calibrate names text, error where it names statistics, else uniform."
+            "--calibrate names text, error where it names statistics (weighting gauss_newton), else uniform."
         ),
     ] = None,
     plan: Annotated[

@@ -119,6 +119,10 @@ def make_wish(
             f"{'--sparse' if sparse else f'sparse, in {plan},'} saves no time; expected no --budget-of multiply_adds "
             "and no --break-even with it"
         )
+    if allocation == "error" and calibrate is not None and not WEIGHTINGS[weighting].compares_layers:
+        raise ValueError(
+            f"--allocation error does not compare layers under --weighting {weighting}; expected {DEFAULT}"
+        )
     if allocation == "measured" and (calibrate is None or _is_statistics(calibrate)):
         raise ValueError("--allocation measured needs text to measure on: name some by --calibrate")
     if replayed is not None:

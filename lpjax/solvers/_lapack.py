@@ -23,6 +23,9 @@ def _in_turns(function: _Function) -> _Function:
 
     @found.def_vmap
     def batched(axis_size: int, in_batched: list[bool], *arrays: Array) -> tuple[Any, Any]:
+        if not any(in_batched):
+            out = found(*arrays)
+            return out, jax.tree.map(lambda _: False, out)
         stacks = [
             array if is_stack else jnp.broadcast_to(array, (axis_size, *array.shape))
             for array, is_stack in zip(arrays, in_batched, strict=True)
@@ -32,7 +35,10 @@ def _in_turns(function: _Function) -> _Function:
         )
         return out, jax.tree.map(lambda _: True, out)
 
-    return found
+    # `custom_vmap` has no reverse mode: what is differentiated is the function itself, whose batches are one call.
+    differentiable: Any = jax.custom_jvp(lambda *arrays: found(*arrays))
+    differentiable.defjvp(lambda primals, tangents: jax.jvp(function, primals, tangents))
+    return differentiable
 
 
 @_in_turns

@@ -42,6 +42,19 @@ def test_a_mapped_solver_makes_no_call_of_a_batch(name):
     assert not batched_calls(jax.vmap(jax.vmap(solve)), stack[None])
 
 
+def test_the_svd_is_differentiable(x64):
+    """By each way to differentiate, against differences."""
+    matrix = np.random.default_rng(0).normal(size=(9, 5))
+    value = lambda matrix: lpjax.svd(matrix, 2).objective  # noqa: E731
+    step = np.random.default_rng(1).normal(size=matrix.shape)
+    wanted = (value(matrix + 1e-6 * step) - value(matrix - 1e-6 * step)) / 2e-6
+    gradient = jax.grad(value)(jnp.asarray(matrix))
+    assert np.sum(gradient * step) == pytest.approx(float(wanted), rel=1e-5)
+    assert jax.jvp(value, (jnp.asarray(matrix),), (jnp.asarray(step),))[1] == pytest.approx(float(wanted), rel=1e-5)
+    assert np.allclose(jax.jacfwd(value)(jnp.asarray(matrix)), gradient)
+    assert np.allclose(jax.vmap(jax.grad(value))(jnp.asarray(matrix)[None]), gradient)
+
+
 def test_factorizations_of_a_batch(x64):
     rng = np.random.default_rng(0)
     stack = rng.normal(size=(4, 6, 6))
