@@ -2,9 +2,9 @@
 
 The nets that `experiments.finetune` left in DIR, their encoder's kernels at keep 0.75 and 0.5, by the SVD, the paper's
 ℓp (`lewis`), FWSVD, ASVD and DRONE as `lpjax.WEIGHTINGS` has them, and under the default weights, ranks uniform, by
-"error" or "measured". They are calibrated on the first 1,000 examples that the net was trained on, of which only FWSVD
-sees the labels; "measured" ranks are by the divergence on 64 of those that were held out of training, of outputs and
-hidden states or, last, of outputs alone.
+"error", with a fifth in single entries, too, or "measured". They are calibrated on the first 1,000 examples that the
+net was trained on, of which only FWSVD sees the labels; "measured" ranks are by the divergence on 64 of those that were
+held out of training, of outputs and hidden states or, last, of outputs alone.
 
 Without further training; then, at keep 0.5, after one epoch of fine-tuning (`lpjax.glue.finetune`, at the rate that the
 net was trained at) and after one of `lpjax.recover`, without labels, for the SVD and for "measured". A record a cell
@@ -44,13 +44,15 @@ LEVELS = (0.2, 0.35, 0.5, 0.65, 0.8)
 
 
 class Way(NamedTuple):
-    """How a net is compressed: `weighting` None is without calibration, `hidden` of the measure of "measured"."""
+    """How a net is compressed: `weighting` None is without calibration, `hidden` of the measure of "measured", `sparse`
+    the share of single entries."""
 
     weighting: str | None
     solver: str = "svd"
     p: float = 2.0
     allocation: Allocation = "uniform"
     hidden: float | None = None
+    sparse: float = 0.0
 
 
 LAST = "ours, ranks by outputs alone"  # it takes longest, and its finding is clear
@@ -64,6 +66,7 @@ WAYS = {
     "ours": Way("gauss_newton"),
     "ours, ranks by error": Way("gauss_newton", allocation="error"),
     "ours, measured ranks": Way("gauss_newton", allocation="measured"),
+    "ours, ranks by error, single entries": Way("gauss_newton", allocation="error", sparse=0.2),
     LAST: Way("gauss_newton", allocation="measured", hidden=0.0),
 }
 RECOVERED = ("SVD", "ours, measured ranks")
@@ -159,7 +162,7 @@ class Bench:
         # As many parameters in all as the uniform ranks have.
         plan = lpjax.allocate(
             self.dense.params, budget=(size(uniform) + 0.5) / size(self.dense.params), select="encoder", levels=LEVELS,
-            allocation=way.allocation, measure=measure, **how,
+            allocation=way.allocation, measure=measure, sparse=way.sparse, **how,
         )  # fmt: skip
         found = lpjax.compress(self.dense.params, plan=plan, calibration=known)
         return dataclasses.replace(self.dense, params=found.params)
