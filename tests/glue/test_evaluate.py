@@ -254,8 +254,10 @@ def logits_of_all_nets(target: str) -> None:
     save_file(found, target)
 
 
-def test_eight_devices_say_the_same_as_one(tmp_path):
-    eight = on_devices("tests.glue.test_evaluate.logits_of_all_nets", tmp_path / "eight.safetensors")
+@pytest.mark.parametrize("processes", [1, 2])
+def test_eight_devices_say_the_same_as_one(processes, tmp_path):
+    target = tmp_path / "eight.safetensors"
+    eight = on_devices("tests.glue.test_evaluate.logits_of_all_nets", target, processes=processes)
     logits_of_all_nets(str(tmp_path / "one.safetensors"))
     one = load_file(tmp_path / "one.safetensors")
     assert (eight.pop("devices"), one.pop("devices")) == (8, 1)

@@ -239,8 +239,10 @@ def test_a_regression_is_learned_in_its_own_units():
     assert metrics["pearson"] == pytest.approx(found.best["pearson"], abs=1e-6)
 
 
-def test_eight_devices_learn_the_same_as_one(tmp_path):
-    eight = on_devices("tests.glue.test_finetune.write_curve", tmp_path / "eight.safetensors")
+@pytest.mark.parametrize("processes", [1, 2])
+def test_eight_devices_learn_the_same_as_one(processes, tmp_path):
+    target = tmp_path / "eight.safetensors"
+    eight = on_devices("tests.glue.test_finetune.write_curve", target, processes=processes)
     write_curve(str(tmp_path / "one.safetensors"))
     one = load_file(tmp_path / "one.safetensors")
     assert (eight["devices"], one["devices"]) == (8, 1)
