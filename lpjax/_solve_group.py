@@ -282,7 +282,7 @@ def _compile(
         partial = functools.partial(solve, p=p, **_with_weights(given, weights))
         both = [(None, None) if metric is None else roots(metric, wide.dtype) for metric in metrics]
         halves, inverses = zip(*both, strict=True)
-        weighted = functools.partial(_on_both_sides, halves)
+        weighted = functools.partial(on_both_sides, halves)
 
         def pair(matrix: Array) -> Solution:
             """Of least H^{1/2} (A − LR) G^{1/2}: that of H^{1/2} A G^{1/2}, taken back."""
@@ -353,13 +353,6 @@ def _importance(matrix: Array, weights: Array | None, halves: Sequence[Array | N
     return sides[0][:, None] * sides[1][None, :]
 
 
-def weighted_matrix(matrix: Any, metrics: Sides) -> np.ndarray:
-    """H^{1/2} A G^{1/2}, on the host."""
-    dtype = solving_dtype(matrix.dtype)
-    halves = [None if metric is None else roots(metric, dtype)[0] for metric in metrics]
-    return np.asarray(_on_both_sides(halves, matrix))
-
-
 def roots(metric: Metric, dtype: Any) -> tuple[Array, Array]:
     """M^{1/2} and M^{−1/2} of a metric, as matrices, or diagonals like its base.
 
@@ -384,7 +377,7 @@ def _on_the_left(root: Array | None, matrix: Any) -> Any:
     return root[:, None] * matrix if root.ndim == 1 else jnp.matmul(root, matrix, precision="highest")
 
 
-def _on_both_sides(halves: Sequence[Array | None], matrix: Any) -> Any:
+def on_both_sides(halves: Sequence[Array | None], matrix: Any) -> Any:
     """H^{1/2} A G^{1/2}, the halves matrices or diagonals; None for the identity."""
     return _on_the_left(halves[1], _on_the_left(halves[0], matrix).T).T
 

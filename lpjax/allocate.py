@@ -23,11 +23,11 @@ from lpjax._allocation import (
     squared_errors,
 )
 from lpjax._measuring import Measure, measured_options, steps
-from lpjax._solve_group import PLAIN, Sides, weighted_matrix
+from lpjax._solve_group import PLAIN, Sides
+from lpjax._spectra import weighted_singular_values
 from lpjax.break_even import BreakEven
 from lpjax.calibration import Calibration
 from lpjax.compress import leaf_sides, require_finite
-from lpjax.inspect import singular_values
 from lpjax.lowrank import LowRank
 from lpjax.plan import Choice, Costs, Plan
 from lpjax.select import GROUPS, Select, is_table, leaves_with_paths, max_rank, select_paths
@@ -177,7 +177,7 @@ def _spectra(
     found = {}
     for leaf in leaves:
         tell(leaf.path)
-        found[leaf.path] = singular_values(weighted_matrix(tree[leaf.path], sides.get(leaf.path, PLAIN)))
+        found[leaf.path] = weighted_singular_values(np.asarray(tree[leaf.path]), sides.get(leaf.path, PLAIN))
     return found
 
 

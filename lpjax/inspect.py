@@ -481,8 +481,14 @@ def singular_values(matrix: np.ndarray, factor: float = 1.0) -> np.ndarray:
     gram = np.zeros((tall.shape[1], tall.shape[1]))
     for piece in _blocks(tall, factor):
         gram += piece.T @ piece
+    return roots_of_gram(gram, max(matrix.shape))
+
+
+def roots_of_gram(gram: np.ndarray, terms: int) -> np.ndarray:
+    """Singular values, descending, from a Gram matrix in double precision, whose entries are sums of so many terms; 0
+    for those that may be rounding."""
     values = np.linalg.eigvalsh(gram)[::-1]
-    rounding = max(matrix.shape) * np.finfo(np.float64).eps * max(values[0], 0)
+    rounding = terms * np.finfo(np.float64).eps * max(values[0], 0)
     return np.sqrt(np.where(values > rounding, values, 0))
 
 

@@ -1,0 +1,38 @@
+"""Singular values of a matrix under its weights."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from lpjax._solve_group import Metric, Sides, on_both_sides, roots
+from lpjax.inspect import roots_of_gram, singular_values
+from lpjax.solvers._problem import solving_dtype
+
+
+def weighted_singular_values(matrix: np.ndarray, metrics: Sides) -> np.ndarray:
+    """Those of H^{1/2} A G^{1/2}, descending, on the host.
+
+    Of the larger metric no root is needed: with X = A G^{1/2}, and H the larger, they are those of XᵀHX. It is in
+    double precision, as in `singular_values`, which see. The eigenvectors of a 3072 × 3072 metric would take several
+    times as long.
+    """
+    matrix = np.asarray(matrix, solving_dtype(matrix.dtype))
+    if matrix.shape[0] < matrix.shape[1]:
+        matrix, metrics = matrix.T, Sides(metrics.columns, metrics.rows)
+    rows, columns = metrics
+    rooted = rows is not None and (rows.base.ndim == 1 or rows.power != 1 or matrix.dtype == np.float64)
+    sides = rows if rooted else None, columns
+    halves = [None if metric is None else roots(metric, matrix.dtype)[0] for metric in sides]
+    half = np.asarray(on_both_sides(halves, matrix))
+    if rows is None or rooted:
+        return singular_values(half)
+    half = half.astype(np.float64)
+    return roots_of_gram(half.T @ _metric(rows) @ half, max(matrix.shape))
+
+
+def _metric(metric: Metric) -> np.ndarray:
+    """M, of power 1."""
+    mean = np.trace(metric.base, dtype=np.float64) / metric.base.shape[0]
+    matrix = metric.base.astype(np.float64) / (mean if mean > 0 else 1)
+    np.fill_diagonal(matrix, np.diagonal(matrix) + metric.shrinkage)
+    return matrix
