@@ -20,39 +20,14 @@ from jaxtyping import Array
 from threadpoolctl import threadpool_limits
 
 from lpjax._mesh import by_rows, data_mesh, fetch, replicated, spread
+from lpjax._metrics import PLAIN, Metric, Roots, Sides, on_both_sides, on_the_left, roots_of_batch
 from lpjax._single_entries import with_entries
 from lpjax.objectives import entries_bound, lp_norm
 from lpjax.solvers import SOLVERS, Solution
 from lpjax.solvers._problem import solving_dtype
-from lpjax.solvers._spectrum import descending_eigh, with_pseudo_inverse
 
 T = TypeVar("T")
 U = TypeVar("U")
-
-
-class Metric(NamedTuple):
-    """(C / mean eigenvalue of C + shrinkage·I)^power, of a C that is symmetric and positive semidefinite.
-
-    A pytree, batched by a leading axis of all.
-
-    Attributes:
-        base: C, shape (m, m), or its diagonal, shape (m,).
-        power, shrinkage: scalars.
-    """
-
-    base: Any
-    power: Any
-    shrinkage: Any
-
-
-class Sides(NamedTuple):
-    """Metrics of a matrix's rows and columns; None for the identity."""
-
-    rows: Metric | None
-    columns: Metric | None
-
-
-PLAIN = Sides(None, None)
 
 
 class Job(NamedTuple):
@@ -276,18 +251,16 @@ def _compile(
     given = {name: value for name, _, value in options}
     rank, entries = sizes
 
-    def one(matrix: Array, known: tuple[Array | None, Sides], p: Array) -> Solved:
-        weights, metrics = known
+    def one(matrix: Array, weights: Array | None, both: tuple[Roots | None, Roots | None], p: Array) -> Solved:
         wide = matrix.astype(solving_dtype(matrix.dtype))
         partial = functools.partial(solve, p=p, **_with_weights(given, weights))
-        both = [(None, None) if metric is None else roots(metric, wide.dtype) for metric in metrics]
-        halves, inverses = zip(*both, strict=True)
+        halves, inverses = zip(*((None, None) if side is None else side for side in both), strict=True)
         weighted = functools.partial(on_both_sides, halves)
 
         def pair(matrix: Array) -> Solution:
-            """Of least H^{1/2} (A − LR) G^{1/2}: that of H^{1/2} A G^{1/2}, taken back."""
+            """Of least B (A − LR) Dᵀ, H = BᵀB, G = DᵀD: that of B A Dᵀ, taken back."""
             found = partial(weighted(matrix), rank)
-            left, right = _on_the_left(inverses[0], found.left), _on_the_left(inverses[1], found.right.T).T
+            left, right = on_the_left(inverses[0], found.left), on_the_left(inverses[1], found.right.T).T
             return found._replace(left=left, right=right)
 
         if entries:
@@ -303,9 +276,9 @@ def _compile(
             residual = residual - single.astype(wide.dtype)
         total, rows_total = lp_norm(wide, p), lp_norm(wide, p, "rows")
         squares = None
-        if weights is not None or metrics != PLAIN:
+        if weights is not None or any(both):
             scale = None if weights is None else jnp.sqrt(weights.astype(wide.dtype))
-            left_over, whole = (jnp.sum(_on_the_left(scale, weighted(one)) ** 2) for one in (residual, wide))
+            left_over, whole = (jnp.sum(on_the_left(scale, weighted(one)) ** 2) for one in (residual, wide))
             squares = left_over, whole
         bound = None
         if solution.ellipsoid is not None and squares is None and single is None:
@@ -326,10 +299,16 @@ def _compile(
         )
 
     def several(matrices: Array, known: tuple[Array | None, Sides], p: Array) -> Solved:
+        weights, metrics = known
+        dtype = solving_dtype(matrices.dtype)
+        # At p = 2 any roots will do; at others the objective is that of the rows under the symmetric ones.
+        find = functools.partial(roots_of_batch, dtype=dtype, symmetric=solve is not SOLVERS["svd"])
+        both = jax.tree.map(find, metrics, is_leaf=lambda part: isinstance(part, Metric))
         if matrices.shape[0] > 1:
-            return jax.vmap(one, in_axes=(0, 0, None))(matrices, known, p)
+            return jax.vmap(one, in_axes=(0, 0, 0, None))(matrices, weights, both, p)
         # One alone is not vmapped: under vmap both sides of a solver's branches would be computed.
-        return one(matrices[0], jax.tree.map(lambda x: x[0], known), p)
+        weights, both = jax.tree.map(lambda x: x[0], (weights, both))
+        return one(matrices[0], weights, both, p)
 
     def share(matrices: Array, known: tuple[Array | None, Sides], p: Array) -> Solved:
         solved = several(matrices, known, p)
@@ -351,35 +330,6 @@ def _importance(matrix: Array, weights: Array | None, halves: Sequence[Array | N
     if weights is not None:
         sides[0] = sides[0] * weights.astype(matrix.dtype) ** (1 / p)
     return sides[0][:, None] * sides[1][None, :]
-
-
-def roots(metric: Metric, dtype: Any) -> tuple[Array, Array]:
-    """M^{1/2} and M^{−1/2} of a metric, as matrices, or diagonals like its base.
-
-    Through eigenvalues: there is no Cholesky factor that may not exist. With shrinkage none is less than that, whatever
-    rounding made of the least; without, the second is the pseudo-inverse where M is singular.
-    """
-    base, power, shrinkage = (jnp.asarray(part).astype(dtype) for part in metric)
-    values, vectors = (base, None) if base.ndim == 1 else descending_eigh(base)
-    mean = jnp.mean(values)
-    values = jnp.maximum(values / jnp.where(mean > 0, mean, 1), 0) + shrinkage
-    rounding = jnp.finfo(dtype).eps * (0 if vectors is None else values.shape[0]) * jnp.max(values)
-    known = values > jnp.where(shrinkage > 0, 0, rounding)
-    half = jnp.where(known, jnp.where(known, values, 1) ** (power / 2), 0)
-    if vectors is None:
-        return half, jnp.where(known, 1 / jnp.where(known, half, 1), 0)
-    return with_pseudo_inverse(vectors, half)
-
-
-def _on_the_left(root: Array | None, matrix: Any) -> Any:
-    if root is None:
-        return matrix
-    return root[:, None] * matrix if root.ndim == 1 else jnp.matmul(root, matrix, precision="highest")
-
-
-def on_both_sides(halves: Sequence[Array | None], matrix: Any) -> Any:
-    """H^{1/2} A G^{1/2}, the halves matrices or diagonals; None for the identity."""
-    return _on_the_left(halves[1], _on_the_left(halves[0], matrix).T).T
 
 
 def _stack(arrays: Sequence[np.ndarray]) -> np.ndarray:

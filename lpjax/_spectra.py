@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from lpjax._solve_group import Metric, Sides, on_both_sides, roots
+from lpjax._metrics import Metric, Sides, on_both_sides, symmetric_roots
 from lpjax.inspect import roots_of_gram, singular_values
 from lpjax.solvers._problem import solving_dtype
 
@@ -22,7 +22,7 @@ def weighted_singular_values(matrix: np.ndarray, metrics: Sides) -> np.ndarray:
     rows, columns = metrics
     rooted = rows is not None and (rows.base.ndim == 1 or rows.power != 1 or matrix.dtype == np.float64)
     sides = rows if rooted else None, columns
-    halves = [None if metric is None else roots(metric, matrix.dtype)[0] for metric in sides]
+    halves = [None if metric is None else symmetric_roots(metric, matrix.dtype)[0] for metric in sides]
     half = np.asarray(on_both_sides(halves, matrix))
     if rows is None or rooted:
         return singular_values(half)

@@ -23,7 +23,7 @@ from lpjax._allocation import (
     squared_errors,
 )
 from lpjax._measuring import Measure, measured_options, steps
-from lpjax._solve_group import PLAIN, Sides
+from lpjax._metrics import PLAIN, Sides
 from lpjax._spectra import weighted_singular_values
 from lpjax.break_even import BreakEven
 from lpjax.calibration import Calibration

@@ -12,7 +12,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from lpjax._mesh import data_mesh
-from lpjax._solve_group import PLAIN, Job, Part, Sides, Solved, rehearse, solve_group
+from lpjax._metrics import PLAIN, Sides
+from lpjax._solve_group import Job, Part, Solved, rehearse, solve_group
 from lpjax.break_even import BreakEven
 from lpjax.calibration import Calibration
 from lpjax.lowrank import LowRank
@@ -398,8 +399,8 @@ def _jobs(
         sides = Sides(sides.columns, sides.rows)
     if sides.rows is not None and sides.rows.base.ndim == 1 and weights is None:
         # Weights of rows are the solver's own: at p < 2 an error of one counts to the power p, its weight but once.
-        base, power, shrinkage = sides.rows
-        weights = (base / np.mean(base, dtype=np.float64) + shrinkage) ** power
+        base = sides.rows.base
+        weights = (base / np.mean(base, dtype=np.float64) + sides.rows.shrinkage) ** sides.rows.power
         weights = weights.astype(jax.dtypes.canonicalize_dtype(np.float64))
         sides = Sides(None, sides.columns)
     return [

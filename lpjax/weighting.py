@@ -7,7 +7,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from lpjax._solve_group import Metric, Sides
+from lpjax._metrics import Metric, Sides
 from lpjax.calibration import Statistics
 
 Inputs = Literal["none", "moment", "magnitude", "fisher"]
@@ -137,7 +137,7 @@ def sides_of(statistics: Statistics, weighting: Weighting, table: bool) -> Sides
         return np.asarray(value)
 
     def metric(base: np.ndarray, power: float, shrinkage: float) -> Metric | None:
-        return Metric(base, np.asarray(power), np.asarray(shrinkage)) if base.any() else None
+        return Metric(base, np.asarray(shrinkage), power) if base.any() else None
 
     outputs = None
     if weighting.outputs == "moment" and weighting.outputs_power:

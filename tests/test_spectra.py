@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 
-from lpjax._solve_group import PLAIN, Metric, Sides
+from lpjax._metrics import PLAIN, Metric, Sides
 from lpjax._spectra import weighted_singular_values
 
 
@@ -20,7 +20,7 @@ def metric(size, kind, power=1.0, shrinkage=1e-3, seed=0):
     else:  # of half the rank where it is singular, its scale far from 1
         tokens = rng.standard_normal((-(-size // 2) if kind == "singular" else 4 * size, size))
         base = tokens.T @ tokens * 1e-5
-    return Metric(base.astype(np.float32), np.asarray(power), np.asarray(shrinkage))
+    return Metric(base.astype(np.float32), np.asarray(shrinkage), power)
 
 
 def expected(matrix, sides):

@@ -75,6 +75,14 @@ def svd(matrix: Float[Array, "n n"]) -> tuple[Float[Array, "n n"], Float[Array, 
 
 
 @_in_turns
+def triangle(definite: Float[Array, "d d"]) -> tuple[Float[Array, "d d"], Float[Array, "d d"]]:
+    """R of RᵀR, Cholesky's, and its inverse; NaN of a matrix that is not positive definite."""
+    lower = jnp.linalg.cholesky(definite)
+    inverse = jax.scipy.linalg.solve_triangular(lower, jnp.eye(lower.shape[0], dtype=lower.dtype), lower=True)
+    return lower.T, inverse.T
+
+
+@_in_turns
 def solve_definite(definite: Float[Array, "k k"], right: Float[Array, "k ..."]) -> Float[Array, "k ..."]:
     """X with definite @ X = right, by Cholesky."""
     return jax.scipy.linalg.cho_solve(jax.scipy.linalg.cho_factor(definite), right)
