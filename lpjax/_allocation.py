@@ -62,14 +62,29 @@ class Option(NamedTuple):
     choice: Choice
 
 
+class Way(NamedTuple):
+    """How pairs are to be found.
+
+    Attributes:
+        method, p: as of a `Choice`.
+        sparse: path -> the share of single entries.
+    """
+
+    method: str
+    p: float
+    sparse: Mapping[str, float]
+
+    def choice(self, path: str, rank: int | None) -> Choice:
+        """Of a matrix at a rank."""
+        return Choice(rank, self.method, self.p, self.sparse[path])
+
+
 Ranks = dict[str, int | None]
-Way = tuple[str, float, float]
-"""Method, exponent, and the share of single entries."""
 
 
 def choices_of(ranks: Ranks, way: Way) -> dict[str, Choice]:
     """The same way for all ranks."""
-    return {path: Choice(rank, *way) for path, rank in ranks.items()}
+    return {path: way.choice(path, rank) for path, rank in ranks.items()}
 
 
 def by_level(leaves: Sequence[Leaf], budget: float, of: Costs, rank: Callable[[Leaf, float], float]) -> Ranks:

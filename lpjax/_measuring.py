@@ -40,18 +40,19 @@ def measured_options(
     `tell` hears of each of the `steps` that comes next.
     """
     tree = dict(leaves_with_paths(params))
-    plans = {}
+    plans: list[tuple[float, dict[str, Choice]]] = []
     for level in (0.0, *levels):  # at 0 the least rank
         ranks = {leaf.path: leaf.allowed(rank_of_share(leaf, 1 - level)) for leaf in leaves}
         for way in ways:
-            plans[level, way] = choices_of({path: rank for path, rank in ranks.items() if rank is not None}, way)
+            plan = choices_of({path: rank for path, rank in ranks.items() if rank is not None}, way)
+            plans.append((level, plan))
 
     def pairs_of(plan: Mapping[str, Choice]) -> dict[str, Any]:
         found = dict(leaves_with_paths(compress(params, plan=plan, **solve).params))
         return {path: found[path] for path in plan}
 
     tell("solving")
-    nested = _largest_by_svd([around, *plans.values()])
+    nested = _largest_by_svd([around, *(plan for _, plan in plans)])
     largest = pairs_of(nested) if nested else {}
 
     def solved(plan: Mapping[str, Choice]) -> dict[str, Any]:
@@ -80,7 +81,7 @@ def measured_options(
         tell(leaf.path)
         loss = loss_with(leaf.path, tree[leaf.path])
         options[leaf.path].append(Option(leaf.cost(None, of), loss, Choice(None)))
-    for (level, _), plan in plans.items():
+    for level, plan in plans:
         tell(f"solving at {level:g}")
         pairs = solved(plan)
         for leaf in leaves:

@@ -29,7 +29,7 @@ from lpjax.break_even import BreakEven
 from lpjax.calibration import Calibration
 from lpjax.compress import leaf_sides, require_finite
 from lpjax.lowrank import LowRank
-from lpjax.plan import Choice, Costs, Plan
+from lpjax.plan import Choice, Costs, Plan, share_of_entries
 from lpjax.select import GROUPS, Select, is_table, leaves_with_paths, max_rank, select_paths
 from lpjax.solvers import SOLVERS
 from lpjax.weighting import DEFAULT, Weighting, scale_of_errors, weighting_named
@@ -51,7 +51,7 @@ def allocate(
     weighting: str | Weighting | None = None,
     measure: Measure | None = None,
     methods: Sequence[tuple[str, float]] = (("svd", 2.0),),
-    sparse: float = 0.0,
+    sparse: float | None = None,
     levels: Sequence[float] = LEVELS,
     rank_multiple: int = 1,
     break_even: BreakEven | None = None,
@@ -82,7 +82,8 @@ def allocate(
         calibration, weighting: as of `compress`.
         measure: params -> what a net loses, such as a `Divergence` from the dense net; leaves are dense ones.
         methods: (solver, p) to choose from; the other allocations take the first.
-        sparse: share of each pair that single entries get, as of `compress`; the budget is one of parameters then.
+        sparse: share of each pair that single entries get, as of `compress`; the budget is one of parameters then. By
+            default none of another budget, or with a `break_even`.
         levels: shares, rising.
         rank_multiple: ranks are multiples of it, in matrices that have so many.
         break_even: no rank that takes longer than dense is chosen, of shapes that were timed.
@@ -111,7 +112,7 @@ def allocate(
         raise ValueError("`methods` is empty; expected pairs of a solver's name and an exponent")
     if unknown := [name for name, _ in methods if name not in SOLVERS]:
         raise ValueError(f"`methods` names {unknown[0]!r}; expected one of {', '.join(SOLVERS)}")
-    if not 0 <= sparse < 1:
+    if sparse is not None and not 0 <= sparse < 1:
         raise ValueError(f"`sparse` is {sparse}; expected a share of what a pair stores in [0, 1), such as 0.2")
     if sparse and (budget_of != "parameters" or break_even is not None):
         raise ValueError("`sparse` saves no time; expected a budget of parameters, and no `break_even`")
@@ -123,8 +124,13 @@ def allocate(
             f'expected "{DEFAULT}"'
         )
 
-    ways = [(*method, sparse) for method in methods]
+    if sparse is None and (budget_of != "parameters" or break_even is not None):
+        sparse = 0.0
     tree, paths = dict(leaves_with_paths(params)), select_paths(params, select)
+    ways = [
+        Way(method, p, {path: share_of_entries(sparse, path, weighting, method) for path in paths})
+        for method, p in methods
+    ]
     leaves, allowed = _within(tree, paths, budget, budget_of, rank_multiple, break_even)
     sides = {} if calibration is None or weighting is None else leaf_sides(calibration, weighting, paths, tree)
 
@@ -186,7 +192,8 @@ def _by_rank(leaves: Sequence[Leaf], errors: Mapping[str, np.ndarray], way: Way,
     found = {}
     for leaf in leaves:
         pairs = [
-            Option(leaf.cost(rank, of), float(errors[leaf.path][rank]), Choice(rank, *way)) for rank in leaf.ranks()
+            Option(leaf.cost(rank, of), float(errors[leaf.path][rank]), way.choice(leaf.path, rank))
+            for rank in leaf.ranks()
         ]
         found[leaf.path] = [*pairs, Option(leaf.cost(None, of), 0.0, Choice(None))]
     return found

@@ -17,7 +17,7 @@ from lpjax._solve_group import Job, Part, Solved, rehearse, solve_group
 from lpjax.break_even import BreakEven
 from lpjax.calibration import Calibration
 from lpjax.lowrank import LowRank
-from lpjax.plan import Choice, Plan
+from lpjax.plan import Choice, Plan, share_of_entries
 from lpjax.select import (
     InputAxes,
     Select,
@@ -123,7 +123,8 @@ def compress(
         sparse: share of what each pair may store, in [0, 1), that single entries get instead: those that the smaller
             pair misses worst, under the weights (GoDec, Zhou & Tao, ICML 2011). The net is as small and usually nearer
             to the dense one, but its kernels take the time of dense ones. Rounded down to whole ranks. Of a `solver`
-            that is no name, errors are taken to count to the power p.
+            that is no name, errors are taken to count to the power p. By default 0.2 of tables by "svd" under the
+            default weights of a calibration, else 0.
         solver: a name in `SOLVERS`, or a function matrix, rank, *, p -> `Solution` that jit and vmap can
             transform. By default "lewis", and "svd" with a calibration.
         p: exponent, by default 1; of "svd" with a calibration 2.
@@ -189,7 +190,8 @@ def compress(
         if select is None:
             raise ValueError("`select` is missing; expected a group, a pattern or a function, or a `plan` instead")
         paths = select_paths(params, select, input_axes)
-        goals = [_Goal(keep, rank, solver, p, sparse or 0.0)] * len(paths)
+        under = None if calibration is None else weighting or DEFAULT
+        goals = [_Goal(keep, rank, solver, p, share_of_entries(sparse, path, under, solver)) for path in paths]
     solvers = {goal.solver: _solver(goal.solver) for goal in goals}
     axes = {path: kernel_axes(path, entry, leaves) for path, entry in (input_axes or {}).items()}
     weights = dict(row_weights or {})

@@ -6,9 +6,24 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
-from lpjax.weighting import Weighting
+from lpjax.select import is_table
+from lpjax.weighting import Weighting, weighting_named
 
 Costs = Literal["parameters", "multiply_adds"]
+
+ENTRIES_OF_TABLES = 0.2
+
+
+def share_of_entries(sparse: float | None, path: str, weighting: str | Weighting | None, method: Any) -> float:
+    """The share of a pair that single entries get: as asked for, or by default of a table a fifth, under the default
+    weights and by "svd", else none.
+
+    Rows of a table are looked up, which single entries hardly slow down; kernels with them take a dense one's time.
+    """
+    if sparse is not None:
+        return sparse
+    weighted = weighting is not None and weighting_named(weighting).compares_layers
+    return ENTRIES_OF_TABLES if weighted and method == "svd" and is_table(path) else 0.0
 
 
 class Choice(NamedTuple):

@@ -16,6 +16,7 @@ from lpjax import Choice, LowRank
 from lpjax._allocation import Leaf, Option, by_level, hull, losses_of, rank_of_loss, rank_of_share, share_out
 from lpjax.break_even import BreakEven, LayerTiming
 from lpjax.calibration import Calibration, Statistics
+from lpjax.plan import ENTRIES_OF_TABLES
 from lpjax.select import leaves_with_paths
 from tests.helpers import truncated_svd
 
@@ -185,10 +186,13 @@ def test_error_counts_what_the_tokens_of_all_matrices_lose(seed):
     assert "words/embedding" not in work.layers
     several = lpjax.allocate(tree, budget=0.6, rank_multiple=3, **known)
     assert all(choice.rank is None or choice.rank % 3 == 0 for choice in several.layers.values())
-    entries = lpjax.allocate(tree, budget=0.5, sparse=0.2, weighting=lpjax.Weighting(shrinkage=0), **known)
-    assert entries.layers == {
-        path: choice._replace(sparse=0.2) if choice.rank else choice for path, choice in plan.layers.items()
-    }
+    for sparse in (0.0, 0.3):
+        entries = lpjax.allocate(tree, budget=0.5, sparse=sparse, weighting=lpjax.Weighting(shrinkage=0), **known)
+        assert entries.layers == {
+            path: choice._replace(sparse=sparse) if choice.rank else choice for path, choice in plan.layers.items()
+        }
+    tables = {path for path, choice in plan.layers.items() if choice.rank and choice.sparse == ENTRIES_OF_TABLES}
+    assert tables == {"words/embedding"}
     half = lpjax.compress(tree, select="embeddings", rank=4, **known).params
     assert "words/embedding" not in lpjax.allocate(half, budget=0.7, **known).layers
 

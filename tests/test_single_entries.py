@@ -140,12 +140,45 @@ def test_under_a_calibration_the_weighted_error_is_what_gets_less(key):
     def weighted(**options: Any) -> lpjax.LayerRecord:
         return compress({key: matrix}, select=".", keep=0.5, calibration=calibration, **options).records[0]
 
-    alone, both, less = weighted(), weighted(sparse=0.3), weighted(sparse=0.15)
+    alone, both, less = weighted(sparse=0.0), weighted(sparse=0.3), weighted(sparse=0.15)
     assert both.objective_weighted is not None
     assert alone.objective_weighted is not None
     assert less.objective_weighted is not None
     assert both.objective_weighted < less.objective_weighted < alone.objective_weighted
     assert both.stored_size <= 0.5 * matrix.size
+
+
+def test_by_default_tables_have_some_under_the_default_weights():
+    rng = np.random.default_rng(0)
+    tree = {"words": {"embedding": rng.normal(size=(60, 30))}, "attention": {"kernel": rng.normal(size=(60, 30))}}
+    tree = jax.tree.map(lambda leaf: leaf.astype(np.float32), tree)
+    moment, counts = np.eye(30, dtype=np.float32), np.arange(60, dtype=np.float32)
+    known = {
+        "words/embedding": Statistics(9, counts=counts, gradients=counts, outputs=moment),
+        "attention/kernel": Statistics(9, inputs=np.eye(60, dtype=np.float32), outputs=moment),
+    }
+    calibration = Calibration(known, "embedding", 1, 9, 0)
+
+    def entries(**options: Any) -> dict[str, int]:
+        options = {"select": [".*"], "keep": 0.8, **options}
+        return {record.path: record.entries for record in compress(tree, **options).records}
+
+    found = entries(calibration=calibration)
+    assert found["words/embedding"] > 0
+    assert not found["attention/kernel"]
+    assert found["words/embedding"] == entries(calibration=calibration, sparse=0.2)["words/embedding"]
+    others = [{"sparse": 0.0}, {"weighting": "counts", "select": "words"}, {"solver": "irls_rows"}, {"solver": "lewis"}]
+    for options in ({"solver": "svd"}, *({"calibration": calibration, **other} for other in others)):
+        assert not any(entries(**options).values()), options
+
+    options: dict[str, Any] = {"budget": 0.4, "select": [".*"], "calibration": calibration}
+    shares = {path: choice.sparse for path, choice in lpjax.allocate(tree, **options).layers.items()}
+    assert shares == {"words/embedding": 0.2, "attention/kernel": 0.0}
+    several = lpjax.allocate(tree, methods=[("irls_rows", 1.0)], **options)
+    for plan in (lpjax.allocate(tree, sparse=0.0, **options), several):
+        assert not any(choice.sparse for choice in plan.layers.values())
+    work = lpjax.allocate({"encoder": tree}, **options | {"budget_of": "multiply_adds", "calibration": None})
+    assert not any(choice.sparse for choice in work.layers.values())
 
 
 def test_zero_rank_one_and_nothing_left_for_entries():

@@ -34,7 +34,7 @@ class Wish:
         allocation: how that is, or that of the plan was, shared out; None without.
         plan: what is to be replayed.
         method, p: of the solver, but for a plan.
-        sparse: share of each pair that single entries get.
+        sparse: share of each pair that single entries get; None for the default.
         source: text, or statistics; None for no calibration.
         weighting: by what of it.
         options: of the solver.
@@ -49,7 +49,7 @@ class Wish:
     plan: Plan | None
     method: str
     p: float
-    sparse: float
+    sparse: float | None
     source: Path | None
     weighting: str
     options: dict[str, Any]
@@ -129,8 +129,6 @@ def make_wish(
         allocation = replayed.allocation
     elif budget is not None and allocation is None:
         allocation = "error" if calibrate is not None and WEIGHTINGS[weighting].compares_layers else "uniform"
-        if calibrate is not None and not _is_statistics(calibrate):
-            allocation = "measured"
     named = layers or ("embeddings" if budget is None else "embeddings,encoder")
     return Wish(
         None if plan is not None else tuple(split_patterns(named)),
@@ -142,7 +140,7 @@ def make_wish(
         replayed,
         method,
         p,
-        sparse or 0.0,
+        sparse,
         calibrate,
         weighting,
         {name: value for name, value in (("num_iters", num_iters), ("tol", tol)) if value is not None},
@@ -215,7 +213,7 @@ def plan_of(
     wish: Wish, calibration: Calibration | None, chosen: dict[str, Any], records: Iterable[LayerRecord], model: str
 ) -> Plan:
     """What was made of each layer, to be replayed."""
-    from lpjax.plan import Choice, Plan
+    from lpjax.plan import Choice, Plan, share_of_entries
     from lpjax.report import run_record
 
     told: dict[str, Any] = {"model": model, **run_record(None)}
@@ -224,7 +222,10 @@ def plan_of(
     weighting = None if calibration is None else wish.weighting
     if (plan := chosen.get("plan")) is not None:
         return dataclasses.replace(plan, weighting=weighting, provenance=told)
-    layers = {record.path: Choice(_asked(wish, record), wish.method, wish.p, wish.sparse) for record in records}
+    layers: dict[str, Choice] = {}
+    for record in records:
+        sparse = share_of_entries(wish.sparse, record.path, weighting, wish.method)
+        layers[record.path] = Choice(_asked(wish, record) if sparse else record.rank, wish.method, wish.p, sparse)
     return Plan(layers, weighting, provenance=told)
 
 
@@ -232,7 +233,7 @@ def _asked(wish: Wish, record: LayerRecord) -> int | None:
     """The rank before single entries took their share."""
     from lpjax.select import rank_for
 
-    if record.rank is None or record.note or not wish.sparse:
+    if record.rank is None or record.note:
         return record.rank
     n, d = record.shape
     return wish.rank if wish.keep is None else rank_for((n, d), wish.keep)
