@@ -4,7 +4,7 @@ The nets that `experiments.finetune` left in DIR, their encoder's kernels at kee
 ℓp (`lewis`), FWSVD, ASVD and DRONE as `lpjax.WEIGHTINGS` has them, and under the default weights, ranks uniform, by
 "error", with a fifth in single entries, too, or "measured". They are calibrated on the first 1,000 examples that the
 net was trained on, of which only FWSVD sees the labels; "measured" ranks are by the divergence on 64 of those that were
-held out of training, of outputs and hidden states or, last, of outputs alone.
+held out of training, of outputs and hidden states or, with `--outputs-alone`, of outputs alone, too.
 
 Without further training; then, at keep 0.5, after one epoch of fine-tuning (`lpjax.glue.finetune`, at the rate that the
 net was trained at) and after one of `lpjax.recover`, without labels, for the SVD and for "measured". A record a cell
@@ -55,7 +55,7 @@ class Way(NamedTuple):
     sparse: float = 0.0
 
 
-LAST = "ours, ranks by outputs alone"  # it takes longest, and its finding is clear
+LAST = "ours, ranks by outputs alone"  # it takes longest, and CoLA says enough
 WAYS = {
     "SVD": Way(None),
     "lewis, p = 1": Way(None, "lewis", 1.0),
@@ -86,8 +86,8 @@ class Key(NamedTuple):
 DENSE = Key(1.0, "dense", "")
 
 
-def keys() -> Iterator[Key]:
-    """All cells of a net on a task."""
+def keys(last: bool) -> Iterator[Key]:
+    """All cells of a net on a task, with those of the last way or without."""
     yield DENSE
     for keep in KEEPS:
         for way in WAYS:
@@ -96,7 +96,7 @@ def keys() -> Iterator[Key]:
     for then in ("recover", "finetune"):
         for way in RECOVERED:
             yield Key(KEEPS[-1], way, then)
-    for keep in KEEPS:
+    for keep in KEEPS if last else ():
         yield Key(keep, LAST, "")
 
 
@@ -195,12 +195,13 @@ def main() -> int:
     """Compute what is missing."""
     arguments = parser(__doc__)
     arguments.add_argument("--then", action="append", help="only 'none', 'recover' or 'finetune'; several times")
+    arguments.add_argument("--outputs-alone", action="store_true", help="measure by outputs alone, too")
     options = arguments.parse_args()
     jax.config.update("jax_compilation_cache_dir", str((options.runs / ".compiled").resolve()))
     for cell in chosen_cells(options):
         path = RESULTS / f"{cell.name}.jsonl"
         done = {Key(*(record[name] for name in Key._fields)) for record in read_lines(path)}
-        todo = [key for key in keys() if key not in done]
+        todo = [key for key in keys(options.outputs_alone) if key not in done]
         todo = [key for key in todo if not options.then or (key.then or "none") in options.then]
         compute_missing(cell.name, path, todo, functools.partial(Bench, cell, cell.source(options.runs)))
     return 0
