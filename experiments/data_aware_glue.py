@@ -2,14 +2,15 @@
 
 The nets that `experiments.finetune` left in DIR, their encoder's kernels at keep 0.75 and 0.5, by the SVD, the paper's
 ℓp (`lewis`), FWSVD, ASVD and DRONE as `lpjax.WEIGHTINGS` has them, and under the default weights, ranks uniform, by
-"error", with a fifth in single entries, too, or "measured". They are calibrated on the first 1,000 examples that the
-net was trained on, of which only FWSVD sees the labels; "measured" ranks are by the divergence on 64 of those that were
-held out of training, of outputs and hidden states or, with `--outputs-alone`, of outputs alone, too.
+"error" and by "error" with a fifth in single entries. They are calibrated on the first 1,000 examples that the net was
+trained on, of which only FWSVD sees the labels.
 
-Without further training; then, at keep 0.5, after one epoch of fine-tuning (`lpjax.glue.finetune`, at the rate that the
-net was trained at) and after one of `lpjax.recover`, without labels, for the SVD and for "measured". A record a cell
-goes to experiments/results/data_aware_glue/NET-TASK.jsonl; a cell that is there is not computed again.
-`python -m experiments.readme` makes the tables.
+Without further training; then, at keep 0.5, after one epoch of `lpjax.recover`, without labels, and after one of
+fine-tuning (`lpjax.glue.finetune`, at the rate that the net was trained at), for the SVD and for ranks by "error". With
+`--measured` also "measured" ranks, which take longest: by the divergence on 64 examples that were held out of training,
+of outputs and hidden states, or of outputs alone. A record a cell goes to
+experiments/results/data_aware_glue/NET-TASK.jsonl; a cell that is there is not computed again. `python -m
+experiments.readme` makes the tables.
 """
 
 from __future__ import annotations
@@ -55,7 +56,6 @@ class Way(NamedTuple):
     sparse: float = 0.0
 
 
-LAST = "ours, ranks by outputs alone"  # it takes longest, and CoLA says enough
 WAYS = {
     "SVD": Way(None),
     "lewis, p = 1": Way(None, "lewis", 1.0),
@@ -65,11 +65,11 @@ WAYS = {
     "DRONE": Way("drone"),
     "ours": Way("gauss_newton"),
     "ours, ranks by error": Way("gauss_newton", allocation="error"),
-    "ours, measured ranks": Way("gauss_newton", allocation="measured"),
     "ours, ranks by error, single entries": Way("gauss_newton", allocation="error", sparse=0.2),
-    LAST: Way("gauss_newton", allocation="measured", hidden=0.0),
+    "ours, measured ranks": Way("gauss_newton", allocation="measured"),
+    "ours, ranks by outputs alone": Way("gauss_newton", allocation="measured", hidden=0.0),
 }
-RECOVERED = ("SVD", "ours, measured ranks")
+RECOVERED = ("SVD", "ours, ranks by error")
 
 
 class Key(NamedTuple):
@@ -86,18 +86,16 @@ class Key(NamedTuple):
 DENSE = Key(1.0, "dense", "")
 
 
-def keys(last: bool) -> Iterator[Key]:
-    """All cells of a net on a task, with those of the last way or without."""
+def keys(measured: bool) -> Iterator[Key]:
+    """All cells of a net on a task, with those of measured ranks or without."""
     yield DENSE
     for keep in KEEPS:
-        for way in WAYS:
-            if way != LAST:
-                yield Key(keep, way, "")
+        for name, way in WAYS.items():
+            if measured or way.allocation != "measured":
+                yield Key(keep, name, "")
     for then in ("recover", "finetune"):
-        for way in RECOVERED:
-            yield Key(KEEPS[-1], way, then)
-    for keep in KEEPS if last else ():
-        yield Key(keep, LAST, "")
+        for name in RECOVERED:
+            yield Key(KEEPS[-1], name, then)
 
 
 class Bench:
@@ -195,13 +193,13 @@ def main() -> int:
     """Compute what is missing."""
     arguments = parser(__doc__)
     arguments.add_argument("--then", action="append", help="only 'none', 'recover' or 'finetune'; several times")
-    arguments.add_argument("--outputs-alone", action="store_true", help="measure by outputs alone, too")
+    arguments.add_argument("--measured", action="store_true", help="measured ranks, too")
     options = arguments.parse_args()
     jax.config.update("jax_compilation_cache_dir", str((options.runs / ".compiled").resolve()))
     for cell in chosen_cells(options):
         path = RESULTS / f"{cell.name}.jsonl"
         done = {Key(*(record[name] for name in Key._fields)) for record in read_lines(path)}
-        todo = [key for key in keys(options.outputs_alone) if key not in done]
+        todo = [key for key in keys(options.measured) if key not in done]
         todo = [key for key in todo if not options.then or (key.then or "none") in options.then]
         compute_missing(cell.name, path, todo, functools.partial(Bench, cell, cell.source(options.runs)))
     return 0

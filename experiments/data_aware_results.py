@@ -57,14 +57,14 @@ def _table(columns: list[tuple[str, str, str]], keeps: tuple[float, ...]) -> str
 
 def compressed_table() -> str:
     """Every way to compress, without further training."""
-    ours = "ours", "ours, ranks by error", "ours, measured ranks", "ours, ranks by error, single entries"
+    ours = "ours", "ours, ranks by error", "ours, ranks by error, single entries"
     ways = ("SVD", LEWIS, "FWSVD", "ASVD", "DRONE", *ours)
     return _table([(way, way, "") for way in ways], (0.75, 0.5))
 
 
 def recovery_table() -> str:
     """The SVD and ours, after an epoch with labels and after one without."""
-    ways = ("SVD", "ours, measured ranks")
+    ways = ("SVD", "ours, ranks by error")
     thens = (("", ""), (", recovered without labels", "recover"), (", fine-tuned", "finetune"))
     return _table([(way + told, way, then) for told, then in thens for way in ways], (0.5,))
 
