@@ -2,9 +2,9 @@
 
 all-MiniLM-L6-v2 at half of its parameters, Spearman of cosines on STS-B's dev pairs. The calibration texts are those of
 `experiments.data_aware`, none of STS-B; 128 of them are held out for "measured". Ranks by each allocation, plain and
-under the weights, and with a fifth of each pair's parameters in single entries; then one epoch of `lpjax.recover` on
-the same texts for three of these. Writes experiments/results/budget.json; `python -m
-experiments.readme` makes the table.
+under the weights; with a fifth of the embedding's parameters, which is the default, or of each pair's in single
+entries; then one epoch of `lpjax.recover` on the same texts for three of these. Writes experiments/results/budget.json;
+`python -m experiments.readme` makes the table.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ RESULTS = Path(__file__).parent / "results" / "budget.json"
 SEED = 0
 BUDGET = 0.5
 HELD_OUT = 128
-SPARSE = 0.2
+SPARSE = {"": 0.0, "embedding": None, "all": 0.2}
 
 
 class Case(NamedTuple):
-    """How a net is made smaller."""
+    """How a net is made smaller; `entries` says which pairs have single ones beside them."""
 
     allocation: Allocation
     weighted: bool
-    sparse: float = 0.0
+    entries: str = ""
 
 
 CASES = (
@@ -49,11 +49,12 @@ CASES = (
     Case("minimax", True),
     Case("error", True),
     Case("measured", True),
-    Case("uniform", True, SPARSE),
-    Case("error", True, SPARSE),
-    Case("measured", True, SPARSE),
+    Case("uniform", True, "embedding"),
+    Case("error", True, "embedding"),
+    Case("measured", True, "embedding"),
+    Case("error", True, "all"),
 )
-RECOVERED = (Case("uniform", False), Case("measured", True), Case("error", True, SPARSE))
+RECOVERED = (Case("uniform", False), Case("error", True, "embedding"), Case("error", True, "all"))
 
 
 def main() -> None:
@@ -76,7 +77,7 @@ def main() -> None:
     def entry(case: Case, net: lpjax.Checkpoint, *, recovered: bool, **more: Any) -> dict[str, Any]:
         score, away = stsb(net, pairs).spearman, measure(net.params)
         weighting = "gauss_newton" if case.weighted else "none"
-        found = {"allocation": case.allocation, "weighting": weighting, "sparse": case.sparse, "recovered": recovered}
+        found = {"allocation": case.allocation, "weighting": weighting, "entries": case.entries, "recovered": recovered}
         found |= {"spearman": score, "divergence": away, "share": size(net.params) / whole, **more}
         console.print({key: value for key, value in found.items() if key != "ranks"})
         return found
@@ -88,7 +89,7 @@ def main() -> None:
         began = time.perf_counter()
         plan = lpjax.allocate(
             dense.params, budget=BUDGET, allocation=case.allocation,
-            measure=measure if case.allocation == "measured" else None, calibration=known, sparse=case.sparse,
+            measure=measure if case.allocation == "measured" else None, calibration=known, sparse=SPARSE[case.entries],
         )  # fmt: skip
         allocating = time.perf_counter() - began
         net = dataclasses.replace(dense, params=lpjax.compress(dense.params, plan=plan, calibration=known).params)

@@ -85,8 +85,8 @@ def ablation_table() -> str:
         solver = "svd" if p == 2 else "irls_rows"
         return of(weighted, layers=layers, keep=keep, weighting=weighting, solver=solver, p=p)
 
-    def shared(allocation: str, recovered: bool = False, sparse: float = 0.0) -> float:
-        return of(budget, weighting="gauss_newton", allocation=allocation, recovered=recovered, sparse=sparse)
+    def shared(allocation: str, recovered: bool = False, entries: str = "") -> float:
+        return of(budget, weighting="gauss_newton", allocation=allocation, recovered=recovered, entries=entries)
 
     table, kernels = ("embeddings", 0.16), ("encoder", 0.5)
     rows = [
@@ -103,15 +103,16 @@ def ablation_table() -> str:
         ),
         ("ranks by error, on top", "whole net, 0.5", shared("uniform"), shared("error")),
         ("measured ranks instead", "whole net, 0.5", shared("error"), shared("measured")),
-        ("an epoch of recovery, on top", "whole net, 0.5", shared("measured"), shared("measured", True)),
     ]
+    for entries, name in (("embedding", "the embedding"), ("all", "all")):
+        where = "whole net, 0.5, ranks by error"
+        both = shared("error"), shared("error", entries=entries)
+        rows.append((f"a fifth of {name} in single entries, on top", where, *both))
+        rows.append(("an epoch of recovery, on top of that", where, both[1], shared("error", True, entries)))
     for (layers, keep), name in ((table, "embedding, keep 0.16"), (kernels, "encoder, keep 0.5")):
         known = {"layers": layers, "keep": keep, "weighting": "gauss_newton", "solver": "svd"}
         both = of(weighted, **known), of(weighted, **known, sparse=0.2)
         rows.append(("a fifth of it in single entries, on top", name, *both))
-    entries, recovered = shared("error", sparse=0.2), shared("error", True, 0.2)
-    rows.append(("a fifth of it in single entries, ranks by error", "whole net, 0.5", shared("error"), entries))
-    rows.append(("an epoch of recovery, on top of that", "whole net, 0.5", entries, recovered))
     for p in (1.5, 1.0):
         for (layers, keep), name in ((table, "embedding, keep 0.16"), (kernels, "encoder, keep 0.5")):
             pair = under(layers, keep, "gauss_newton"), under(layers, keep, "gauss_newton", p)

@@ -213,7 +213,7 @@ def budget_table(record: dict[str, Any]) -> str:
     for row in record["rows"]:
         cells = [
             row["weighting"],
-            row["allocation"] + _with_entries(row.get("sparse", 0.0)),
+            row["allocation"] + {"": "", "embedding": ", entries", "all": ", entries everywhere"}[row["entries"]],
             "one epoch" if row["recovered"] else "",
         ]
         cells += [f"{100 * row['share']:.1f} %", f"{100 * row['spearman']:.2f}", f"{row['divergence']:.3f}"]

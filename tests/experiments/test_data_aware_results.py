@@ -21,7 +21,7 @@ def write(folder, task, cells, complete=True):
 def test_ways_stand_beside_each_other(tmp_path, monkeypatch):
     monkeypatch.setattr(results, "RESULTS", tmp_path)
     dense = (1.0, "dense", "", 0.9, 0.9)
-    ways = ("FWSVD", "ASVD", "DRONE", "ours", "ours, ranks by error", "ours, measured ranks")
+    ways = ("FWSVD", "ASVD", "DRONE", "ours", "ours, ranks by error", "ours, ranks by error, single entries")
     others = [(0.75, way, "", 0.5, 0.5 + i / 100) for i, way in enumerate(ways)]
     lewis = [(0.75, "lewis, p = 1", "", 0.6, 0.55), (0.75, "lewis, p = 1.5", "", 0.7, 0.65)]
     write(tmp_path, "cola", [dense, (0.75, "SVD", "", 0.65, 0.8), *lewis, *others])
