@@ -390,6 +390,18 @@ def test_flax_modules_refuse_them():
         compress_nnx(None, select=".", keep=0.5, sparse=0.2)  # pyright: ignore[reportArgumentType]
 
 
+def test_nnx_models_have_none_by_default_either():
+    nnx = pytest.importorskip("flax.nnx")
+    from lpjax.flax import compress_nnx
+
+    counts, moment = np.arange(60, dtype=np.float32), np.eye(30, dtype=np.float32)
+    known = {"table/embedding": Statistics(9, counts=counts, gradients=counts, outputs=moment)}
+    calibration = Calibration(known, "embedding", 1, 9, 0)
+    model = nnx.Dict(table=nnx.Embed(60, 30, rngs=nnx.Rngs(0)))
+    (record,) = compress_nnx(model, select=".", keep=0.8, solver="svd", calibration=calibration)
+    assert (record.entries, record.rank) == (0, 16)
+
+
 # The command
 
 

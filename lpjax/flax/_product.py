@@ -24,7 +24,7 @@ def factors(weight: LowRank) -> tuple[Array, Array]:
         ValueError: there are single entries besides.
     """
     if weight.sparse is not None:
-        raise ValueError("a LowRank with single entries does not run in flax modules; compress without `sparse`")
+        raise ValueError("a LowRank with single entries does not run in flax modules; compress with `sparse=0.0`")
     return jnp.asarray(weight.left, weight.dtype), jnp.asarray(weight.right, weight.dtype)
 
 
