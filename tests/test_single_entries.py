@@ -379,6 +379,28 @@ def test_inspection_is_of_the_dense_matrix():
     assert found.row == dense.row
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_tables_with_them_run_in_linen(dtype):
+    nn = pytest.importorskip("flax.linen")
+    from lpjax.flax import apply
+
+    matrix = planted()[0].astype(np.float32)
+    (n, d), module = matrix.shape, nn.Embed(*matrix.shape, dtype=jnp.dtype(dtype))
+    small = compress({"embedding": matrix}, select=".", rank=10, sparse=0.5, solver="svd").params
+    assert small["embedding"].entries
+    dense = {"embedding": np.asarray(lpjax.lowrank.densify(jax.tree.map(jnp.asarray, small["embedding"])))}
+    x, ids = jax.random.normal(jax.random.key(0), (2, d), dtype), jnp.array([[0, 3], [n - 1, 3]])
+    for method, argument in ((None, ids), ("attend", x)):
+        run = jax.jit(
+            lambda params, argument, method=method: apply(module, {"params": params}, argument, method=method)
+        )
+        wanted = module.apply({"params": dense}, argument, method=method)
+        found = run(small, argument)
+        assert (found.dtype, found.shape) == (wanted.dtype, wanted.shape)
+        found, wanted = np.asarray(found, np.float64), np.asarray(wanted, np.float64)
+        assert np.linalg.norm(found - wanted) < (1e-5 if dtype == "float32" else 0.02) * np.linalg.norm(wanted)
+
+
 def test_flax_modules_refuse_them():
     nn = pytest.importorskip("flax.linen")
     from lpjax.flax import apply, compress_nnx
@@ -398,7 +420,8 @@ def test_nnx_models_have_none_by_default_either():
     known = {"table/embedding": Statistics(9, counts=counts, gradients=counts, outputs=moment)}
     calibration = Calibration(known, "embedding", 1, 9, 0)
     model = nnx.Dict(table=nnx.Embed(60, 30, rngs=nnx.Rngs(0)))
-    (record,) = compress_nnx(model, select=".", keep=0.8, solver="svd", calibration=calibration)
+    options: dict[str, Any] = {"select": ".", "keep": 0.8, "solver": "svd", "calibration": calibration}
+    (record,) = compress_nnx(model, **options, sparse=None)
     assert (record.entries, record.rank) == (0, 16)
 
 

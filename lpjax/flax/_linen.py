@@ -283,7 +283,6 @@ def _general(
 
 def _setup(module: Any, weight: LowRank) -> None:
     _check_shape(module, "embedding", weight, (module.num_embeddings, module.features))
-    factors(weight)  # refuses single entries before other code reads them
     module.embedding = weight  # as nn.Embed sets it, for code that reads it: `embed.embedding.T`
 
 
@@ -292,15 +291,19 @@ def _embed(module: Any, weight: LowRank, inputs: Array) -> Array:
         raise ValueError(f"`inputs` of nn.Embed have dtype {inputs.dtype}; expected integers")
     left, right = (module.promote_dtype(x, dtype=module.dtype, inexact=False)[0] for x in factors(weight))
     if module.num_embeddings == 1:  # flax's own exception: then every id means the one row
-        return jnp.broadcast_to(left, (*inputs.shape, left.shape[-1])) @ right
-    return jnp.take(left, inputs, axis=0) @ right
+        inputs = jnp.zeros_like(inputs)
+    rows = jnp.take(left, inputs, axis=0) @ right
+    return rows if weight.sparse is None else rows + weight.sparse.astype(rows.dtype).take(inputs, rows.shape[-1])
 
 
 def _attend(module: Any, weight: LowRank, query: Array) -> Array:
     left, right = factors(weight)
     wide, right = module.promote_dtype(query, right, dtype=module.dtype)
     _, left = module.promote_dtype(query, left, dtype=module.dtype)
-    return jnp.dot(jnp.dot(wide, right.T), left.T)
+    scores = jnp.dot(jnp.dot(wide, right.T), left.T)
+    if weight.sparse is None:
+        return scores
+    return scores + jnp.dot(wide, weight.sparse.astype(wide.dtype).dense(wide.shape[-1]).T)
 
 
 def _check_shape(module: nn.Module, name: str, weight: LowRank, expected: tuple[int, ...]) -> None:

@@ -140,8 +140,9 @@ def compress_nnx(
             `nnx.Embed`, belongs to another module besides, or to a layer that cannot be replaced where it is. Nothing
             has been changed then.
     """
-    if options.setdefault("sparse", 0.0):  # tables have some by default, where there is a calibration
+    if options.get("sparse"):
         raise ValueError("`sparse` is not for NNX models, whose factored layers are pairs alone")
+    options["sparse"] = 0.0  # tables have some by default, where there is a calibration
     if "input_axes" in options:
         raise ValueError("`input_axes` is not for NNX models, whose layers say themselves what their inputs are")
     found = _find(model)

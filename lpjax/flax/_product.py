@@ -18,13 +18,7 @@ def normalize(axes: int | Sequence[int], ndim: int) -> tuple[int, ...]:
 
 
 def factors(weight: LowRank) -> tuple[Array, Array]:
-    """Both factors as JAX arrays of one dtype.
-
-    Raises:
-        ValueError: there are single entries besides.
-    """
-    if weight.sparse is not None:
-        raise ValueError("a LowRank with single entries does not run in flax modules; compress with `sparse=0.0`")
+    """Both factors as JAX arrays of one dtype."""
     return jnp.asarray(weight.left, weight.dtype), jnp.asarray(weight.right, weight.dtype)
 
 
@@ -32,7 +26,12 @@ def promoted(promote: Callable[..., Any], x: Any, weight: LowRank, bias: Any) ->
     """x, left, right and bias in the layer's dtype.
 
     `promote` takes (input, kernel, bias), and may be the user's: so each factor goes in as the kernel.
+
+    Raises:
+        ValueError: there are single entries besides.
     """
+    if weight.sparse is not None:
+        raise ValueError("a kernel with single entries does not run in flax modules; compress it with `sparse=0.0`")
     left, right = factors(weight)
     wide, left, shift = promote(x, left, bias)
     return wide, left, promote(x, right, bias)[1], shift
