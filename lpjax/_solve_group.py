@@ -40,7 +40,7 @@ class Job(NamedTuple):
         transposed: whether A is the leaf's transpose.
         rank: of the pair.
         weights: ω of its rows, or None.
-        metrics: of its rows and its columns; with them the solver gets H^{1/2} A G^{1/2}.
+        metrics: of its rows and its columns; with them the solver gets B A Dᵀ, BᵀB and DᵀD being they.
         entries: how many entries of A are to be kept by themselves, beside the pair.
     """
 
@@ -117,9 +117,10 @@ def _default_batch(job: Job) -> int:
     if device.platform == "cpu":
         return 1
     available = (device.memory_stats() or {}).get("bytes_limit", 2**33) / 4
-    # Four of each metric's size: itself, its eigenvectors, and both roots.
-    metrics = sum(4 * metric.base.size for metric in job.metrics if metric is not None)
-    return max(1, int(available // (4 * (8 * job.shape[0] * job.shape[1] + metrics))))
+    # Seven of each metric's size: itself, scaled, its triangle or eigenvectors, both roots, and what LAPACK works in.
+    metrics = sum(7 * metric.base.size for metric in job.metrics if metric is not None)
+    matrices = 18 if job.entries else 8  # of A's size
+    return max(1, int(available // (4 * (matrices * job.shape[0] * job.shape[1] + metrics))))
 
 
 def _cores() -> int:

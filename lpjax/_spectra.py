@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from jax.dtypes import canonicalize_dtype
 
 from lpjax._metrics import Metric, Sides, on_both_sides, symmetric_roots
 from lpjax.inspect import roots_of_gram, singular_values
@@ -16,7 +17,7 @@ def weighted_singular_values(matrix: np.ndarray, metrics: Sides) -> np.ndarray:
     double precision, as in `singular_values`, which see. The eigenvectors of a 3072 × 3072 metric would take several
     times as long.
     """
-    matrix = np.asarray(matrix, solving_dtype(matrix.dtype))
+    matrix = np.asarray(matrix, solving_dtype(canonicalize_dtype(matrix.dtype)))
     if matrix.shape[0] < matrix.shape[1]:
         matrix, metrics = matrix.T, Sides(metrics.columns, metrics.rows)
     rows, columns = metrics

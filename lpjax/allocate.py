@@ -67,6 +67,7 @@ def allocate(
     - "error": the least sum of squared errors: ‖A − LR‖_F², or with a calibration, under the default weights alone,
       tokens·‖H^{1/2}(A − LR)G^{1/2}‖_F². That estimates what the net's outputs lose (Gauss–Newton by blocks, each a
       product of two metrics: K-FAC, Martens & Grosse, arXiv 1503.05671), so that matrices compare, and no net is run.
+      Errors are those of pairs alone, whatever share of them single entries then get.
     - "measured": the least sum of what each matrix alone, at each of `levels` and by each of `methods`, adds to
       `measure` while the others are as "error" has them, or "uniform" where the weights are not the default ones.
       Errors of layers do not just add up; around the net that is to come out they nearly do.
@@ -124,11 +125,10 @@ def allocate(
             f'expected "{DEFAULT}"'
         )
 
-    if sparse is None and (budget_of != "parameters" or break_even is not None):
-        sparse = 0.0
+    by_time = budget_of != "parameters" or break_even is not None
     tree, paths = dict(leaves_with_paths(params)), select_paths(params, select)
     ways = [
-        Way(method, p, {path: share_of_entries(sparse, path, weighting, method) for path in paths})
+        Way(method, p, {path: share_of_entries(sparse, path, weighting, method, by_time=by_time) for path in paths})
         for method, p in methods
     ]
     leaves, allowed = _within(tree, paths, budget, budget_of, rank_multiple, break_even)

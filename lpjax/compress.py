@@ -118,13 +118,14 @@ def compress(
         select: see `select_paths`.
         keep: largest share of a leaf's parameters that its pair may have, in (0, 1]; gives the rank.
         rank: the rank of every pair; instead of `keep`.
-        plan: a rank, method and exponent for each path, from `allocate` or by hand; instead of `select`, `keep`,
-            `rank`, `solver` and `p`.
+        plan: a rank, method, exponent and share of entries for each path, from `allocate` or by hand; instead of
+            `select`, `keep`, `rank`, `solver`, `p` and `sparse`.
         sparse: share of what each pair may store, in [0, 1), that single entries get instead: those that the smaller
             pair misses worst, under the weights (GoDec, Zhou & Tao, ICML 2011). The net is as small and usually nearer
             to the dense one, but its kernels take the time of dense ones. Rounded down to whole ranks. Of a `solver`
             that is no name, errors are taken to count to the power p. By default 0.2 of tables by "svd" under the
-            default weights of a calibration, else 0.
+            default weights of a calibration and without a `break_even`, else 0. A matrix is solved 16 times instead of
+            once, with about ten arrays of its size at work.
         solver: a name in `SOLVERS`, or a function matrix, rank, *, p -> `Solution` that jit and vmap can
             transform. By default "lewis", and "svd" with a calibration.
         p: exponent, by default 1; of "svd" with a calibration 2.
@@ -190,8 +191,9 @@ def compress(
         if select is None:
             raise ValueError("`select` is missing; expected a group, a pattern or a function, or a `plan` instead")
         paths = select_paths(params, select, input_axes)
-        under = None if calibration is None else weighting or DEFAULT
-        goals = [_Goal(keep, rank, solver, p, share_of_entries(sparse, path, under, solver)) for path in paths]
+        under, by_time = None if calibration is None else weighting or DEFAULT, break_even is not None
+        shares = [share_of_entries(sparse, path, under, solver, by_time=by_time) for path in paths]
+        goals = [_Goal(keep, rank, solver, p, share) for share in shares]
     solvers = {goal.solver: _solver(goal.solver) for goal in goals}
     axes = {path: kernel_axes(path, entry, leaves) for path, entry in (input_axes or {}).items()}
     weights = dict(row_weights or {})

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jax
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
@@ -24,6 +23,7 @@ from lpjax.compress import compress
 from lpjax.evaluate import embed_sentences, fidelity, stsb
 from lpjax.glue.data import DataError, load_sentences, load_stsb
 from lpjax.report import plot_results, results_table, run_record, write_json
+from lpjax.select import leaves_with_paths
 from lpjax.tokenize import tokenizer_of
 
 _SEED = 0
@@ -227,7 +227,7 @@ def _cell(
 
 
 def _parameters(checkpoint: Checkpoint) -> int:
-    return sum(leaf.size for leaf in jax.tree.leaves(checkpoint.params))
+    return sum(leaf.size for _, leaf in leaves_with_paths(checkpoint.params))
 
 
 def _save(

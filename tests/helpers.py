@@ -9,8 +9,10 @@ import sys
 import time
 from pathlib import Path
 
+import jax
 import numpy as np
-from safetensors.numpy import load_file
+from jax.dtypes import canonicalize_dtype
+from safetensors.numpy import load_file, save_file
 
 SOLVERS = ["svd", "lewis", "lowner", "irls_rows", "irls_entries", "admm_entries"]
 ITERATIVE = ["irls_rows", "irls_entries", "admm_entries"]
@@ -66,14 +68,25 @@ NAME(sys.argv[1])
 
 
 def on_devices(function: str, target: Path, devices: int = 8, processes: int = 1) -> dict[str, np.ndarray]:
-    """What a function of a test module writes to `target`, a safetensors file, on so many devices of this host.
+    """What a function of a test module writes by `write_first` to `target`, on so many devices of this host.
 
-    Of several processes, joined by `jax.distributed`, each has its share of the devices, and the first must write.
+    Several processes are joined by `jax.distributed`; each has its share of the devices.
     """
     running = start_on_devices(function, target, devices, processes)
     said = outcome(running, timeout=600)
     assert all(one.returncode == 0 for one in running), "\n".join(said)
     return load_file(target)
+
+
+def write_first(arrays: dict[str, np.ndarray], target: str | Path) -> None:
+    """Have the first process write a safetensors file, once all say the same."""
+    if jax.process_count() > 1:
+        from jax.experimental import multihost_utils
+
+        alike = {name: np.asarray(array, canonicalize_dtype(array.dtype)) for name, array in arrays.items()}
+        multihost_utils.assert_equal(alike, "processes have different results")
+    if jax.process_index() == 0:
+        save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, target)
 
 
 def outcome(running: list[subprocess.Popen[str]], timeout: float) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import jax
 import numpy as np
@@ -189,3 +190,34 @@ def test_a_budget_that_nothing_can_keep(command, folder, tmp_path):
     assert "calibrating" not in errors  # before any work
     assert "with the smallest pairs" in errors.replace("\n", " ")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("goal", [["--keep", "0.9"], ["--rank", "7"], ["--budget", "0.8"]])
+def test_tables_have_single_entries_where_there_is_text(command, folder, text, tmp_path, goal):
+    plan = tmp_path / "plan.json"
+    asked = ["--layers", "word_embeddings,attention", "--calibrate", text]
+    status, said, errors = command("compress", folder, tmp_path / "out", *asked, *goal, "--plan-out", plan, "--json")
+    assert status == 0, errors
+    layers = json.loads(said)["layers"]
+    tables = [layer for layer in layers if layer["entries"]]
+    assert [layer["path"].split("/")[-2:] for layer in tables] == [["word_embeddings", "embedding"]]
+    (step,) = read_record(tmp_path / "out" / "lpjax_record.json").steps
+    assert step.sparse == 0.2
+    shares = {path: choice.sparse for path, choice in load_plan(plan).layers.items()}
+    assert {path for path, share in shares.items() if share} == {layer["path"] for layer in tables}
+    assert command("compress", folder, tmp_path / "again", "--plan", plan, "--calibrate", text)[0] == 0
+    assert same_weights(tmp_path / "out", tmp_path / "again")
+    assert command("report", tmp_path / "out", "--out", tmp_path / "page.html")[0] == 0
+    assert f"in 1 of {len(layers)} layers" in re.sub(r"<[^>]*>", "", (tmp_path / "page.html").read_text())
+
+    # Where time is asked for, be it of other layers, pairs alone; but a plan is a plan.
+    timings = tmp_path / "break_even.json"
+    assert command("bench", folder, "--out", timings, "--layers", "feed_forward")[0] == 0
+    status, said, errors = command(
+        "compress", folder, tmp_path / "timed", *asked, *goal, "--break-even", timings, "--json"
+    )
+    assert status == 0, errors
+    assert not any(layer["entries"] for layer in json.loads(said)["layers"])
+    replayed = ["--plan", plan, "--calibrate", text, "--break-even", timings]
+    assert command("compress", folder, tmp_path / "replayed", *replayed)[0] == 0
+    assert same_weights(tmp_path / "out", tmp_path / "replayed")

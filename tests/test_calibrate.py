@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
 import lpjax
 from lpjax.batching import collate, tokenize
@@ -18,7 +18,7 @@ from lpjax.lowrank import LowRank
 from lpjax.probe import Probe, Taps
 from lpjax.select import leaves_with_paths, replace_leaves, select_paths
 from tests.glue.test_evaluate import base_net, net_with_head
-from tests.helpers import on_devices
+from tests.helpers import on_devices, write_first
 from tests.models.golden_cases import NETS
 from tests.test_batching import WORDS, make_tokenizer
 
@@ -258,7 +258,7 @@ def statistics_of_a_net(target: str) -> None:
     checkpoint = net_with_head("roberta_base", "mnli")
     found = run(checkpoint, labels=np.zeros(len(TEXTS)), batch_size=5).statistics
     arrays = {f"{path} {name}": value for path, one in found.items() for name, value in vars(one).items()}
-    save_file({key: np.asarray(value) for key, value in arrays.items() if value is not None}, target)
+    write_first({key: np.asarray(value) for key, value in arrays.items() if value is not None}, target)
 
 
 @pytest.mark.parametrize("processes", [1, 2])

@@ -12,14 +12,23 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
 import lpjax
 from lpjax import LowRank, Solution, _solve_group, compress
 from lpjax._mesh import data_mesh
 from lpjax.select import leaves_with_paths
 from tests.conftest import GOLDENS
-from tests.helpers import heavy_tailed, low_rank, norm, on_devices, product, subspace_distance, truncated_svd
+from tests.helpers import (
+    heavy_tailed,
+    low_rank,
+    norm,
+    on_devices,
+    product,
+    subspace_distance,
+    truncated_svd,
+    write_first,
+)
 
 N, D, RANK = 17, 7, 3
 
@@ -514,11 +523,10 @@ def write_compressed(target: str) -> None:
         pair = dict(leaves_with_paths(found.params))[record.path]
         arrays[record.path] = np.asarray(pair.left @ pair.right)
         arrays[f"{record.path}: objective"] = np.array([record.objective_entries, record.objective_rows])
-    if jax.process_index() == 0:
-        save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, target)
+    write_first(arrays, target)
 
 
-@pytest.mark.parametrize(("devices", "processes"), [(8, 1), (2, 1), (2, 2)])
+@pytest.mark.parametrize(("devices", "processes"), [(8, 1), (2, 1), (2, 2), (8, 2)])
 def test_layers_over_many_devices_come_out_as_on_one(devices, processes, tmp_path):
     write_compressed(str(tmp_path / "one.safetensors"))
     expected = load_file(tmp_path / "one.safetensors")

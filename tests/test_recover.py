@@ -7,14 +7,13 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
 
 import lpjax
 from lpjax import Divergence, LowRank, Recovery, recover
 from lpjax.recover import _loss_of
 from lpjax.select import leaves_with_paths
 from tests.glue.test_evaluate import base_net, net_with_head
-from tests.helpers import on_devices
+from tests.helpers import on_devices, write_first
 from tests.models.golden_cases import NETS
 from tests.test_batching import make_tokenizer
 from tests.test_calibrate import LONGEST
@@ -101,7 +100,7 @@ def write_recovered(target):
     found = run(shrink(dense), dense)
     leaves = {str(i): np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(found.checkpoint.params))}
     curve = np.array([[entry["divergence"], entry.get("loss", 0)] for entry in found.curve])
-    save_file({"curve": curve, **leaves}, target)
+    write_first({"curve": curve, **leaves}, target)
 
 
 @pytest.mark.parametrize("processes", [1, 2])

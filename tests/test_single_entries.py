@@ -451,7 +451,7 @@ def test_the_command_its_plan_and_its_page(command, folder, tmp_path):
     assert "single entries taken off" in said
     page = (tmp_path / "out" / "report.html").read_text()
     assert "<th>single entries</th>" in page
-    assert re.search(r'<dt>single entries</dt><dd><data value="0.4">40[^<]*</data> of each pair', page)
+    assert re.search(r'<dt>single entries</dt><dd><data value="0.4">40[^<]*</data> of what a pair may store, in ', page)
     # A net that has them keeps them in the next record.
     options = ["--layers", "word_embeddings", "--keep", 0.7, "--sparse", 0.2]
     status, _, errors = command("compress", tmp_path / "out", tmp_path / "more", *options)

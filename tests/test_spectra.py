@@ -39,13 +39,23 @@ def expected(matrix, sides):
 @pytest.mark.parametrize("rows", [None, "diagonal", "full", "singular"])
 @pytest.mark.parametrize("columns", [None, "full"])
 @pytest.mark.parametrize("power", [1.0, 0.5])
-def test_values_under_metrics(shape, rows, columns, power):
-    matrix = np.random.default_rng(1).standard_normal(shape).astype(np.float32)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_values_under_metrics(shape, rows, columns, power, dtype):
+    matrix = np.random.default_rng(1).standard_normal(shape).astype(dtype)
     sides = Sides(metric(shape[0], rows, power), metric(shape[1], columns, power))
     found, wanted = weighted_singular_values(matrix, sides), expected(matrix, sides)
     assert found.shape == (min(shape),)
     assert np.all(np.diff(found) <= 0)
     assert np.allclose(found, wanted, rtol=1e-4, atol=1e-5 * wanted[0])
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("shape", [(90, 40), (40, 90)])
+def test_values_in_double_precision(shape):
+    matrix = np.random.default_rng(1).standard_normal(shape)
+    sides = Sides(metric(shape[0], "full"), metric(shape[1], "full"))
+    found, wanted = weighted_singular_values(matrix, sides), expected(matrix, sides)
+    assert np.allclose(found, wanted, rtol=1e-10)
 
 
 @pytest.mark.parametrize("sides", [PLAIN, Sides(metric(90, "full"), metric(40, "full"))])

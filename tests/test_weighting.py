@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 import lpjax
 from lpjax.calibration import Calibration, Statistics
+from lpjax.select import leaves_with_paths
 from lpjax.weighting import WEIGHTINGS, Weighting, sides_of
+from tests.helpers import on_devices, write_first
 
 N, D, K, TOKENS = 17, 11, 4, 60
 
@@ -272,3 +277,74 @@ def test_misuse_is_refused_before_any_work():
         lpjax.compress(
             {"layer": {"kernel": kernel}}, select="kernel", rank=K, calibration=calibration, row_weights=weights
         )
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("rows", ["last", "first"])
+@pytest.mark.parametrize("shape", [(N, D), (D, N)])
+def test_with_shrinkage_the_formula_is_that_of_the_shrunk_metrics(rows, shape):
+    layer, shrinkage = Layer(), 0.05
+    kernel = layer.kernel if shape == (N, D) else layer.kernel.T
+    moments = [layer.x.T @ layer.x, layer.g.T @ layer.g]
+    h, g = moments if shape == (N, D) else moments[::-1]
+    statistics = Statistics(TOKENS, inputs=h, outputs=g)
+    roots = []
+    for metric in (h, g):
+        values, vectors = np.linalg.eigh(metric / np.diagonal(metric).mean() + shrinkage * np.eye(len(metric)))
+        roots.append((vectors * np.sqrt(values)) @ vectors.T)
+    wanted = np.linalg.solve(roots[0], truncated(roots[0] @ kernel @ roots[1])) @ np.linalg.inv(roots[1])
+    found = compressed(kernel, statistics, Weighting(shrinkage=shrinkage), "kernel", solver="svd", rows=rows)
+    assert np.allclose(found, wanted, rtol=1e-9, atol=1e-9)
+
+
+def test_one_metric_without_a_triangle_does_not_harm_its_batch():
+    """Nor is it harmed: solved one by one and two at a time, pairs come out the same."""
+    rng = np.random.default_rng(0)
+    tree = {str(i): {"kernel": rng.normal(size=(N, D)).astype(np.float32)} for i in range(4)}
+    moment = rng.normal(size=(3 * N, N)) * np.geomspace(1, 0.1, N)
+    sound = (moment.T @ moment).astype(np.float32)
+    unsound = sound - 0.01 * np.trace(sound) * np.outer(np.eye(N)[0], np.eye(N)[0]).astype(np.float32)
+    known = {
+        f"{i}/kernel": Statistics(TOKENS, inputs=unsound if i == 2 else sound, outputs=np.eye(D, dtype=np.float32))
+        for i in range(4)
+    }
+    calibration = Calibration(known, "embedding", 1, 1, 0)
+    one, two = (
+        lpjax.compress(tree, select="kernel", rank=K, calibration=calibration, batch_size=size).params
+        for size in (1, 2)
+    )
+    for name in tree:
+        found, alone = (np.asarray(lpjax.densify(params[name]["kernel"])) for params in (two, one))
+        assert np.all(np.isfinite(found))
+        assert np.allclose(found, alone, atol=1e-3 * np.abs(alone).max()), name
+
+
+def write_weighted(target):
+    """Products and errors of five kernels and a table under weights, of all devices of all processes."""
+    rng = np.random.default_rng(0)
+    tree = {str(i): {"kernel": rng.standard_t(3, size=(N, D)).astype(np.float32)} for i in range(5)}
+    tree["words"] = {"embedding": rng.standard_t(3, size=(90, D)).astype(np.float32)}
+    moments = [np.cov(rng.normal(size=(n, 3 * n))).astype(np.float32) for n in (N, D)]
+    counts = rng.geometric(0.1, size=90).astype(np.float32)
+    known = {f"{i}/kernel": Statistics(TOKENS, inputs=moments[0], outputs=moments[1]) for i in range(5)}
+    known["words/embedding"] = Statistics(TOKENS, counts=counts, gradients=counts, outputs=moments[1])
+    calibration = Calibration(known, "embedding", 1, TOKENS, 0)
+    arrays = {}
+    plan = lpjax.allocate(tree, budget=0.6, select=".", calibration=calibration)
+    for name, given in (("planned", {"plan": plan}), ("of one rank", {"select": ".", "rank": K})):
+        params, records = lpjax.compress(tree, calibration=calibration, **given)
+        for record in records:
+            leaf = jax.tree.map(jnp.asarray, dict(leaves_with_paths(params))[record.path])
+            arrays[f"{name}: {record.path}"] = np.asarray(lpjax.densify(leaf))
+            arrays[f"{name}: error of {record.path}"] = np.array([record.objective_weighted or 0.0])
+    write_first(arrays, target)
+
+
+@pytest.mark.parametrize(("devices", "processes"), [(4, 1), (4, 2)])
+def test_devices_make_no_difference(devices, processes, tmp_path):
+    write_weighted(tmp_path / "one.safetensors")
+    one = load_file(tmp_path / "one.safetensors")
+    several = on_devices("tests.test_weighting.write_weighted", tmp_path / "all.safetensors", devices, processes)
+    assert one.keys() == several.keys()
+    for name, array in one.items():
+        assert np.allclose(several[name], array, atol=1e-4 * max(1, np.abs(array).max())), name

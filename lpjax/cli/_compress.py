@@ -63,7 +63,7 @@ def compress(
         typer.Option(
             help="Share of each pair's parameters that goes to the entries that it misses worst, e.g. 0.2: the same "
             "size, nearer to the dense net, but kernels are no faster. Default: 0; of embeddings 0.2 with --calibrate "
-            "(method svd, weighting gauss_newton)."
+            "(method svd, weighting gauss_newton; a budget of parameters, and no --break-even)."
         ),
     ] = None,
     calibrate: Annotated[
@@ -147,7 +147,7 @@ def compress(
         budget=made.budget,
         budget_of=made.budget_of,
         allocation=made.allocation,
-        sparse=max(choice.sparse for choice in made.layers.values()),
+        sparse=max((made.layers[record.path].sparse for record in fresh if record.entries), default=0.0),
         options=wish.options,
         weighting=None if calibration is None else wish.weighting,
         calibration={} if calibration is None else origin(calibration),

@@ -113,12 +113,8 @@ def make_wish(
     _check_numbers(keep, rank, budget, p, num_iters, tol, method)
     if sparse is not None and not 0 <= sparse < 1:
         raise ValueError(f"--sparse is {sparse:g}; expected a share of each pair in [0, 1), e.g. 0.2")
-    singles = sparse or (replayed is not None and any(choice.sparse for choice in replayed.layers.values()))
-    if singles and (budget_of != "parameters" or break_even is not None):
-        raise ValueError(
-            f"{'--sparse' if sparse else f'sparse, in {plan},'} saves no time; expected no --budget-of multiply_adds "
-            "and no --break-even with it"
-        )
+    if sparse and (budget_of != "parameters" or break_even is not None):
+        raise ValueError("--sparse saves no time; expected no --budget-of multiply_adds and no --break-even with it")
     if allocation == "error" and calibrate is not None and not WEIGHTINGS[weighting].compares_layers:
         raise ValueError(
             f"--allocation error does not compare layers under --weighting {weighting}; expected {DEFAULT}"
@@ -188,7 +184,8 @@ def decide(
     if wish.plan is not None:
         return calibration, {"plan": wish.plan}
     if wish.budget is None:
-        goal = {"keep": wish.keep, "rank": wish.rank, "sparse": wish.sparse, "solver": wish.method, "p": wish.p}
+        sparse = 0.0 if wish.sparse is None and timings is not None else wish.sparse
+        goal = {"keep": wish.keep, "rank": wish.rank, "sparse": sparse, "solver": wish.method, "p": wish.p}
         return calibration, {"select": select, **goal}
     with progress() as advance:
         plan = lpjax.allocate(
@@ -224,7 +221,7 @@ def plan_of(
         return dataclasses.replace(plan, weighting=weighting, provenance=told)
     layers: dict[str, Choice] = {}
     for record in records:
-        sparse = share_of_entries(wish.sparse, record.path, weighting, wish.method)
+        sparse = share_of_entries(chosen["sparse"], record.path, weighting, wish.method) if record.entries else 0.0
         layers[record.path] = Choice(_asked(wish, record) if sparse else record.rank, wish.method, wish.p, sparse)
     return Plan(layers, weighting, provenance=told)
 

@@ -38,7 +38,7 @@ class Step:
         weighting: name of the weighting that the errors were under, None without a calibration.
         calibration: where that came from: model, source, sha256 of its texts, how many texts and tokens, target, seed.
         budget, budget_of, allocation: as of `Plan`; None where ranks came otherwise.
-        sparse: share of what a pair may store that single entries got.
+        sparse: share of what a pair may store that single entries got, the most of all layers; 0 where none has any.
     """
 
     model: str | None = None

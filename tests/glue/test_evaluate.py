@@ -8,7 +8,7 @@ import itertools
 import jax
 import numpy as np
 import pytest
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
 import lpjax
 from lpjax.checkpoint import Checkpoint
@@ -16,7 +16,7 @@ from lpjax.glue import TASKS, evaluate, label_config
 from lpjax.glue.data import Examples
 from lpjax.glue.evaluate import Prepared, evaluate_task, predict, prepare, to_predictions
 from lpjax.models.head import output_path, with_head
-from tests.helpers import on_devices
+from tests.helpers import on_devices, write_first
 from tests.models.golden_cases import NETS, load_golden
 from tests.models.test_head import factor
 from tests.test_batching import WORDS, make_tokenizer, some_texts
@@ -251,7 +251,7 @@ def logits_of_all_nets(target: str) -> None:
         examples = make_examples("mnli", first, second)
         tokens = prepare(checkpoint, examples, tokenizer=make_tokenizer(checkpoint.config)).tokens
         found[net] = predict(checkpoint.params, checkpoint.config, tokens, batch_size=batch_size).values
-    save_file(found, target)
+    write_first(found, target)
 
 
 @pytest.mark.parametrize("processes", [1, 2])

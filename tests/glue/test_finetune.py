@@ -29,7 +29,7 @@ from lpjax.models import device_params
 from lpjax.models.head import output_path
 from lpjax.models.names import walk
 from tests.glue.test_evaluate import base_net, make_examples, net_with_head, texts_of
-from tests.helpers import on_devices
+from tests.helpers import on_devices, write_first
 from tests.models.golden_cases import NETS
 from tests.test_batching import make_tokenizer
 
@@ -254,7 +254,7 @@ def write_curve(target: str) -> None:
     settings = Settings(epochs=2, batch_size=12, accumulate=2, learning_rate=3e-3, eval_every=1)
     curve = run(base_net("xlnet_base", rank=3), settings=settings).curve
     found = np.array([[entry["loss"], entry["accuracy"]] for entry in curve])
-    save_file({"curve": found, "devices": np.array(jax.device_count())}, target)
+    write_first({"curve": found, "devices": np.array(jax.device_count())}, target)
 
 
 # What it keeps
