@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from lpjax.solvers import Solution
 
@@ -18,7 +18,7 @@ MOMENTUM = 0.8
 def with_entries(
     pair: Callable[[Array], Solution],
     matrix: Float[Array, "n d"],
-    count: int,
+    count: int | Int[Array, ""],
     importance: Float[Array, "n d"],
     p: Float[Array, ""],
 ) -> tuple[Solution, Float[Array, "n d"]]:
@@ -41,6 +41,8 @@ def with_entries(
     Returns:
         The last pair, and the entries as a matrix that is 0 elsewhere.
     """
+
+    count = jnp.asarray(count).astype(int)
 
     def rest_of(solution: Solution) -> Array:
         return matrix - jnp.matmul(solution.left, solution.right, precision="highest")
@@ -67,7 +69,7 @@ def with_entries(
     return last, top(rest_of(last))
 
 
-def largest(values: Float[Array, "n d"], k: int) -> Bool[Array, "n d"]:
+def largest(values: Float[Array, "n d"], k: int | Int[Array, ""]) -> Bool[Array, "n d"]:
     """Where the k largest of numbers that are not negative are; of equal ones the first."""
     bound = kth_largest(values, k)
     above, equal = values > bound, values == bound
@@ -79,7 +81,7 @@ def largest(values: Float[Array, "n d"], k: int) -> Bool[Array, "n d"]:
     return above | jax.lax.cond(jnp.sum(equal) > room, first, lambda equal: equal, equal)
 
 
-def kth_largest(values: Float[Array, "n d"], k: int) -> Float[Array, ""]:
+def kth_largest(values: Float[Array, "n d"], k: int | Int[Array, ""]) -> Float[Array, ""]:
     """Of numbers that are not negative, exactly, bit by bit from the highest: a few passes, and no sorting."""
     kind = jnp.int64 if values.dtype.itemsize == 8 else jnp.int32
     patterns = jax.lax.bitcast_convert_type(values, kind)  # which are ordered as the numbers are

@@ -143,14 +143,15 @@ def solve_group(
 
     Args:
         solve: matrix, rank, *, p -> `Solution`.
-        jobs: of one rank and number of entries; with weights and metrics, of one kind on either side, all of them or
-            none.
+        jobs: with or without entries, all of them; with weights and metrics, of one kind on either side, all of them
+            or none; of one rank, where the solver does not nest.
         p: exponent.
         options: further keywords of the solver.
         batch_size: matrices that a device solves at a time, in one program; None for what its memory or cores allow.
         mesh: devices, along the axis "data".
     """
-    rank = jobs[0].rank
+    rank = max(job.rank for job in jobs)
+    kind = rank, any(job.rank < rank for job in jobs), bool(jobs[0].entries)
     if len(jobs) < mesh.size and jax.process_count() == 1:
         mesh = data_mesh(mesh.devices.flat[: len(jobs)].tolist())  # the others would only repeat the last job
     by_job, everywhere_alike = by_rows(mesh), replicated(mesh)
@@ -171,9 +172,10 @@ def solve_group(
             matrices = _stack([job.matrix() for job in padded])
             # Trees of one structure, for what one job of a group has, all have.
             known = jax.tree.map(lambda *arrays: _stack(arrays), *((job.weights, job.metrics) for job in padded))
-            arguments = (spread(matrices, by_job), spread(known, by_job), exponent)
+            sizes = np.array([(job.rank, job.entries) for job in padded], np.int32)
+            arguments = (spread(matrices, by_job), spread(known, by_job), spread(sizes, by_job), exponent)
             if height not in programs:
-                programs[height] = _compiled(solve, (rank, jobs[0].entries), options, mesh, arguments)
+                programs[height] = _compiled(solve, kind, options, mesh, arguments)
             yield batch, height, arguments
 
     def run(one: tuple[list[Job], int, tuple[Any, ...]]) -> list[Part]:
@@ -181,14 +183,25 @@ def solve_group(
         began = time.perf_counter()
         solved = fetch(programs[height](*arguments))
         seconds = (time.perf_counter() - began) / len(batch) / workers
-        return [
-            Part(job, solved if height == 1 else jax.tree.map(lambda x, i=i: x[i], solved), seconds)
-            for i, job in enumerate(batch)
-        ]
+        every = [solved if height == 1 else jax.tree.map(lambda x, i=i: x[i], solved) for i in range(len(batch))]
+        return [Part(job, _cut(own, job.rank), seconds) for job, own in zip(batch, every, strict=True)]
 
     programs: dict[int, Callable[..., Solved]] = {}
     for parts in _in_order(run, prepared(), workers):
         yield from parts
+
+
+def nests(solve: Any) -> bool:
+    """Whether a solver's pairs of smaller ranks are parts of those of larger ones: then one program has them all."""
+    return solve is SOLVERS["svd"]
+
+
+def _cut(solved: Solved, rank: int) -> Solved:
+    """Without the part of the factors beyond a rank, which is 0."""
+    if solved.left.shape[1] == rank:
+        return solved
+    left, right = (np.ascontiguousarray(part) for part in (solved.left[:, :rank], solved.right[:rank]))
+    return solved._replace(left=left, right=right)  # pyright: ignore[reportArgumentType]
 
 
 def _in_order(function: Callable[[T], U], items: Iterable[T], workers: int) -> Iterator[U]:
@@ -212,7 +225,7 @@ def _in_order(function: Callable[[T], U], items: Iterable[T], workers: int) -> I
 
 def _compiled(
     solve: Callable[..., Solution],
-    sizes: tuple[int, int],
+    kind: tuple[int, bool, bool],
     options: dict[str, Any],
     mesh: Mesh,
     arguments: tuple[Any, ...],
@@ -224,7 +237,7 @@ def _compiled(
     precision = getattr(jax.config, "jax_default_matmul_precision")  # noqa: B009, not in jax's stubs
     settings = canonicalize_dtype(np.float64), precision, jax.config.read("jax_disable_most_optimizations")
     build = _compile if _comparable((solve, given)) else _compile.__wrapped__
-    return build(solve, sizes, given, mesh, kinds, settings)
+    return build(solve, kind, given, mesh, kinds, settings)
 
 
 def _comparable(options: tuple[Any, ...]) -> bool:
@@ -239,20 +252,23 @@ def _comparable(options: tuple[Any, ...]) -> bool:
 @functools.lru_cache(maxsize=64)
 def _compile(
     solve: Callable[..., Solution],
-    sizes: tuple[int, int],
+    kind: tuple[int, bool, bool],
     options: tuple[tuple[str, type, Any], ...],
     mesh: Mesh,
     kinds: tuple[Any, ...],
     settings: tuple[Any, ...],
 ) -> Callable[..., Solved]:
-    """What solves arguments of these kinds, for pairs of a rank and so many entries beside them.
+    """What solves arguments of these kinds, for pairs of the largest rank, or some of a smaller one, with entries
+    beside them or without.
 
     Types of options and settings tell programs apart, and are not read.
     """
     given = {name: value for name, _, value in options}
-    rank, entries = sizes
+    rank, smaller, entries = kind
 
-    def one(matrix: Array, weights: Array | None, both: tuple[Roots | None, Roots | None], p: Array) -> Solved:
+    def one(
+        matrix: Array, weights: Array | None, both: tuple[Roots | None, Roots | None], sizes: Array, p: Array
+    ) -> Solved:
         wide = matrix.astype(solving_dtype(matrix.dtype))
         partial = functools.partial(solve, p=p, **_with_weights(given, weights))
         halves, inverses = zip(*((None, None) if side is None else side for side in both), strict=True)
@@ -262,11 +278,13 @@ def _compile(
             """Of least B (A − LR) Dᵀ, H = BᵀB, G = DᵀD: that of B A Dᵀ, taken back."""
             found = partial(weighted(matrix), rank)
             left, right = on_the_left(inverses[0], found.left), on_the_left(inverses[1], found.right.T).T
+            if smaller:
+                left = jnp.where(jnp.arange(rank)[None, :] < sizes[0], left, 0)
             return found._replace(left=left, right=right)
 
         if entries:
             power = jnp.asarray(2, p.dtype) if solve is SOLVERS["svd"] else p  # of whose norm p has no say
-            solution, single = with_entries(pair, wide, entries, _importance(wide, weights, halves, power), power)
+            solution, single = with_entries(pair, wide, sizes[1], _importance(wide, weights, halves, power), power)
         else:
             solution, single = pair(wide), None
         left, right = solution.left.astype(matrix.dtype), solution.right.astype(matrix.dtype)
@@ -299,25 +317,25 @@ def _compile(
             solution.converged,
         )
 
-    def several(matrices: Array, known: tuple[Array | None, Sides], p: Array) -> Solved:
+    def several(matrices: Array, known: tuple[Array | None, Sides], sizes: Array, p: Array) -> Solved:
         weights, metrics = known
         dtype = solving_dtype(matrices.dtype)
         # At p = 2 any roots will do; at others the objective is that of the rows under the symmetric ones.
-        find = functools.partial(roots_of_batch, dtype=dtype, symmetric=solve is not SOLVERS["svd"])
+        find = functools.partial(roots_of_batch, dtype=dtype, symmetric=not nests(solve))
         both = jax.tree.map(find, metrics, is_leaf=lambda part: isinstance(part, Metric))
         if matrices.shape[0] > 1:
-            return jax.vmap(one, in_axes=(0, 0, 0, None))(matrices, weights, both, p)
+            return jax.vmap(one, in_axes=(0, 0, 0, 0, None))(matrices, weights, both, sizes, p)
         # One alone is not vmapped: under vmap both sides of a solver's branches would be computed.
         weights, both = jax.tree.map(lambda x: x[0], (weights, both))
-        return one(matrices[0], weights, both, p)
+        return one(matrices[0], weights, both, sizes[0], p)
 
-    def share(matrices: Array, known: tuple[Array | None, Sides], p: Array) -> Solved:
-        solved = several(matrices, known, p)
+    def share(matrices: Array, known: tuple[Array | None, Sides], sizes: Array, p: Array) -> Solved:
+        solved = several(matrices, known, sizes, p)
         return solved if matrices.shape[0] > 1 else jax.tree.map(lambda x: x[None], solved)
 
     everywhere = several  # one alone comes without an axis of its own, which would be a copy of the factors
     if mesh.size > 1:
-        specs = (P("data"), P("data"), P())
+        specs = (P("data"), P("data"), P("data"), P())
         everywhere = jax.shard_map(share, mesh=mesh, in_specs=specs, out_specs=P("data"), check_vma=False)
     return jax.jit(everywhere).lower(*kinds).compile()
 

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 
 from lpjax._mesh import data_mesh
 from lpjax._metrics import PLAIN, Sides
-from lpjax._solve_group import Job, Part, Solved, rehearse, solve_group
+from lpjax._solve_group import Job, Part, Solved, nests, rehearse, solve_group
 from lpjax.break_even import BreakEven
 from lpjax.calibration import Calibration
 from lpjax.lowrank import LowRank
@@ -214,11 +214,11 @@ def compress(
         else:
             weighted = jax.tree.structure((jobs[0].weights, jobs[0].metrics))
             dimensions = tuple(leaf.ndim for leaf in jax.tree.leaves(jobs[0].metrics))
-            sizes = jobs[0].rank, jobs[0].entries
-            key = (goal.solver, goal.p, jobs[0].shape, jobs[0].leaf.dtype, sizes, weighted, dimensions)
+            kind = None if nests(solvers[goal.solver]) else jobs[0].rank, bool(jobs[0].entries)
+            key = (goal.solver, goal.p, jobs[0].shape, jobs[0].leaf.dtype, kind, weighted, dimensions)
             groups.setdefault(key, []).extend(jobs)
     for (name, exponent, *_), jobs in groups.items():
-        rehearse(solvers[name], jobs[0], exponent, options)
+        rehearse(solvers[name], max(jobs, key=lambda job: job.rank), exponent, options)
 
     replaced: dict[str, LowRank] = {}
     done = 0

@@ -15,7 +15,7 @@ import pytest
 from safetensors.numpy import load_file
 
 import lpjax
-from lpjax import LowRank, Solution, _solve_group, compress
+from lpjax import Choice, LowRank, Solution, _solve_group, compress
 from lpjax._mesh import data_mesh
 from lpjax.select import leaves_with_paths
 from tests.conftest import GOLDENS
@@ -389,6 +389,28 @@ def test_a_shape_is_compiled_once_whatever_the_call_and_p():
     assert [times(num_iters=1), times(num_iters=True)] == [2, 2]
     assert [times(tail=np.ones(3)), times(tail=np.ones(3))] == [2, 2]  # arrays cannot be compared
     assert [times(select="kernel", tail=np.ones(3)), len(params()["layers"])] == [2, 2]  # but once a call
+
+
+@pytest.mark.parametrize("batch_size", [None, 2])
+@pytest.mark.parametrize("sparse", [0.0, 0.3])
+def test_one_program_solves_a_shape_at_all_ranks_by_svd(batch_size, sparse):
+    rng = np.random.default_rng(0)
+    tree = {str(i): {"kernel": rng.standard_t(3, size=(30, 20)).astype(np.float32)} for i in range(5)}
+    plan = {f"{i}/kernel": Choice(i + 5, "svd", 2.0, sparse + 0.05 * i * (sparse > 0)) for i in range(5)}
+    _solve_group._compile.cache_clear()
+    found = compress(tree, plan=plan, batch_size=batch_size)
+    heights = 1 if batch_size is None else 2  # and a last one alone
+    assert _solve_group._compile.cache_info().misses == heights
+    for record, (path, choice) in zip(found.records, plan.items(), strict=True):
+        alone = compress(tree, plan={path: choice})
+        pair, wanted = (dict(leaves_with_paths(params))[path] for params in (found.params, alone.params))
+        assert (pair.rank, pair.entries) == (wanted.rank, wanted.entries)
+        assert (record.rank, record.stored_size) == (wanted.rank, alone.records[0].stored_size)
+        for name in ("objective_entries", "objective_rows"):
+            assert getattr(record, name) == pytest.approx(getattr(alone.records[0], name), rel=1e-4)
+        if not sparse:
+            best = truncated_svd(tree[path.split("/")[0]]["kernel"], pair.rank)
+            assert np.allclose(pair.left @ pair.right, best, atol=1e-4)
 
 
 def test_options_reach_the_solver():
