@@ -46,6 +46,13 @@ Roots = tuple[Array, Array]
 """Of a metric M a root B, BᵀB = M, and its (pseudo-)inverse, matrices or diagonals."""
 
 
+def shrunk(metric: Metric, dtype: Any, xp: Any = jnp) -> Any:
+    """C / mean eigenvalue of C + shrinkage·I, of a matrix C, by JAX or, with xp=numpy, on the host."""
+    base, shrinkage = (xp.asarray(part).astype(dtype) for part in (metric.base, metric.shrinkage))
+    mean = xp.trace(base) / base.shape[0]
+    return base / xp.where(mean > 0, mean, 1) + shrinkage * xp.eye(base.shape[0], dtype=dtype)
+
+
 def symmetric_roots(metric: Metric, dtype: Any) -> Roots:
     """M^{1/2} and M^{−1/2}, as matrices, or diagonals like its base.
 
@@ -85,10 +92,8 @@ def _any_roots(metric: Metric, dtype: Any) -> Roots:
 
 def _triangles(metric: Metric, dtype: Any) -> tuple[Roots, Array]:
     """Cholesky's, and whether they are of use."""
-    base, shrinkage = (jnp.asarray(part).astype(dtype) for part in (metric.base, metric.shrinkage))
-    mean = jnp.trace(base) / base.shape[0]
-    base = base / jnp.where(mean > 0, mean, 1) + shrinkage * jnp.eye(base.shape[0], dtype=dtype)
-    found = triangle(base)
+    shrinkage = jnp.asarray(metric.shrinkage).astype(dtype)
+    found = triangle(shrunk(metric, dtype))
     pivots = jnp.diagonal(found[0]) ** 2  # no less than the shrinkage, but for rounding; or NaN
     return found, (shrinkage > 0) & jnp.all(pivots >= shrinkage / 2)
 

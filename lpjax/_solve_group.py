@@ -144,7 +144,7 @@ def solve_group(
     Args:
         solve: matrix, rank, *, p -> `Solution`.
         jobs: with or without entries, all of them; with weights and metrics, of one kind on either side, all of them
-            or none; of one rank, where the solver does not nest.
+            or none; of one rank, but by the SVD.
         p: exponent.
         options: further keywords of the solver.
         batch_size: matrices that a device solves at a time, in one program; None for what its memory or cores allow.
@@ -191,8 +191,9 @@ def solve_group(
         yield from parts
 
 
-def nests(solve: Any) -> bool:
-    """Whether a solver's pairs of smaller ranks are parts of those of larger ones: then one program has them all."""
+def is_svd(solve: Any) -> bool:
+    """Whether a solver is the SVD: whose pairs of smaller ranks are parts of those of larger ones, so that one program
+    has them all; to which all roots of a metric are alike; and of whose norm p has no say."""
     return solve is SOLVERS["svd"]
 
 
@@ -283,7 +284,7 @@ def _compile(
             return found._replace(left=left, right=right)
 
         if entries:
-            power = jnp.asarray(2, p.dtype) if solve is SOLVERS["svd"] else p  # of whose norm p has no say
+            power = jnp.asarray(2, p.dtype) if is_svd(solve) else p
             solution, single = with_entries(pair, wide, sizes[1], _importance(wide, weights, halves, power), power)
         else:
             solution, single = pair(wide), None
@@ -321,7 +322,7 @@ def _compile(
         weights, metrics = known
         dtype = solving_dtype(matrices.dtype)
         # At p = 2 any roots will do; at others the objective is that of the rows under the symmetric ones.
-        find = functools.partial(roots_of_batch, dtype=dtype, symmetric=not nests(solve))
+        find = functools.partial(roots_of_batch, dtype=dtype, symmetric=not is_svd(solve))
         both = jax.tree.map(find, metrics, is_leaf=lambda part: isinstance(part, Metric))
         if matrices.shape[0] > 1:
             return jax.vmap(one, in_axes=(0, 0, 0, 0, None))(matrices, weights, both, sizes, p)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from jax.dtypes import canonicalize_dtype
 
-from lpjax._metrics import Metric, Sides, on_both_sides, symmetric_roots
+from lpjax._metrics import Sides, on_both_sides, shrunk, symmetric_roots
 from lpjax.inspect import roots_of_gram, singular_values
 from lpjax.solvers._problem import solving_dtype
 
@@ -28,12 +28,4 @@ def weighted_singular_values(matrix: np.ndarray, metrics: Sides) -> np.ndarray:
     if rows is None or rooted:
         return singular_values(half)
     half = half.astype(np.float64)
-    return roots_of_gram(half.T @ _metric(rows) @ half, max(matrix.shape))
-
-
-def _metric(metric: Metric) -> np.ndarray:
-    """M, of power 1."""
-    mean = np.trace(metric.base, dtype=np.float64) / metric.base.shape[0]
-    matrix = metric.base.astype(np.float64) / (mean if mean > 0 else 1)
-    np.fill_diagonal(matrix, np.diagonal(matrix) + metric.shrinkage)
-    return matrix
+    return roots_of_gram(half.T @ shrunk(rows, np.float64, np) @ half, max(matrix.shape))

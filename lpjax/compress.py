@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 
 from lpjax._mesh import data_mesh
 from lpjax._metrics import PLAIN, Sides
-from lpjax._solve_group import Job, Part, Solved, nests, rehearse, solve_group
+from lpjax._solve_group import Job, Part, Solved, is_svd, rehearse, solve_group
 from lpjax.break_even import BreakEven
 from lpjax.calibration import Calibration
 from lpjax.lowrank import LowRank
@@ -125,7 +125,7 @@ def compress(
             to the dense one, but its kernels take the time of dense ones. Rounded down to whole ranks. Of a `solver`
             that is no name, errors are taken to count to the power p. By default 0.2 of tables by "svd" under the
             default weights of a calibration and without a `break_even`, else 0. A matrix is solved 16 times instead of
-            once, with about ten arrays of its size at work.
+            once, with more arrays of its size at work.
         solver: a name in `SOLVERS`, or a function matrix, rank, *, p -> `Solution` that jit and vmap can
             transform. By default "lewis", and "svd" with a calibration.
         p: exponent, by default 1; of "svd" with a calibration 2.
@@ -214,7 +214,7 @@ def compress(
         else:
             weighted = jax.tree.structure((jobs[0].weights, jobs[0].metrics))
             dimensions = tuple(leaf.ndim for leaf in jax.tree.leaves(jobs[0].metrics))
-            kind = None if nests(solvers[goal.solver]) else jobs[0].rank, bool(jobs[0].entries)
+            kind = None if is_svd(solvers[goal.solver]) else jobs[0].rank, bool(jobs[0].entries)
             key = (goal.solver, goal.p, jobs[0].shape, jobs[0].leaf.dtype, kind, weighted, dimensions)
             groups.setdefault(key, []).extend(jobs)
     for (name, exponent, *_), jobs in groups.items():

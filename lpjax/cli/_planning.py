@@ -184,8 +184,7 @@ def decide(
     if wish.plan is not None:
         return calibration, {"plan": wish.plan}
     if wish.budget is None:
-        sparse = 0.0 if wish.sparse is None and timings is not None else wish.sparse
-        goal = {"keep": wish.keep, "rank": wish.rank, "sparse": sparse, "solver": wish.method, "p": wish.p}
+        goal = {"keep": wish.keep, "rank": wish.rank, "sparse": wish.sparse, "solver": wish.method, "p": wish.p}
         return calibration, {"select": select, **goal}
     with progress() as advance:
         plan = lpjax.allocate(
@@ -221,8 +220,10 @@ def plan_of(
         return dataclasses.replace(plan, weighting=weighting, provenance=told)
     layers: dict[str, Choice] = {}
     for record in records:
-        sparse = share_of_entries(chosen["sparse"], record.path, weighting, wish.method) if record.entries else 0.0
-        layers[record.path] = Choice(_asked(wish, record) if sparse else record.rank, wish.method, wish.p, sparse)
+        rank, sparse = record.rank, 0.0
+        if record.entries and not record.note:
+            rank, sparse = _asked(wish, record), share_of_entries(wish.sparse, record.path, weighting, wish.method)
+        layers[record.path] = Choice(rank, wish.method, wish.p, sparse)
     return Plan(layers, weighting, provenance=told)
 
 
@@ -230,8 +231,6 @@ def _asked(wish: Wish, record: LayerRecord) -> int | None:
     """The rank before single entries took their share."""
     from lpjax.select import rank_for
 
-    if record.rank is None or record.note:
-        return record.rank
     n, d = record.shape
     return wish.rank if wish.keep is None else rank_for((n, d), wish.keep)
 

@@ -11,12 +11,11 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
-from safetensors.numpy import save_file
 
 import lpjax
 from benchmarks.traffic import SPREAD, compiled_text, traffic
 from lpjax._mesh import fetch
-from tests.helpers import heavy_tailed, low_rank, on_devices, outcome, start_on_devices
+from tests.helpers import heavy_tailed, low_rank, on_devices, outcome, start_on_devices, write_first
 
 RANK = 5
 
@@ -79,14 +78,13 @@ def rows_of(mesh: jax.sharding.Mesh) -> P:
 def write_answers(target: str) -> None:
     """Of a mesh of one axis over all devices."""
     found = answers(jax.make_mesh((jax.device_count(),), ("rows",)), few=jax.process_count() > 1)
-    if jax.process_index() == 0:
-        save_file({name: np.ascontiguousarray(array) for name, array in found.items()}, target)
+    write_first(found, target)
 
 
 def write_answers_of_two_axes(target: str) -> None:
     """Of a mesh of two axes, neither of them explicit in types."""
     mesh = jax.make_mesh((4, 2), ("hosts", "chips"), axis_types=(AxisType.Auto,) * 2)
-    save_file({name: np.ascontiguousarray(array) for name, array in answers(mesh, few=True).items()}, target)
+    write_first(answers(mesh, few=True), target)
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +132,7 @@ def write_traffic(target: str) -> None:
         for height in (8000, 16000):
             counted = traffic(compiled_text(name, (height, 17), RANK, mesh))
             found[f"{name}/{height}"] = np.array([counted["once"], counted["per_iteration"]])
-    save_file(found, target)
+    write_first(found, target)
 
 
 def test_what_devices_say_does_not_depend_on_the_number_of_rows(tmp_path):
