@@ -26,6 +26,7 @@ from lpjax.tokenize import tokenizer_of
 Progress = Callable[[int, int, str], None]
 
 _MOST_HELD_OUT = 256
+_SLOWER = 1 / 3  # what is left of the learning rate after each way back
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +42,9 @@ class Recovery:
         clip: largest norm of a gradient.
         hidden: what the loss has of the last hidden states' relative squared error, beside the divergence.
         max_length: tokens of a text at most.
+        checks: how often an epoch the texts held out are measured. Where a net is further from the dense one than the
+            best so far was, training goes on from that, at a third of the rate: nets that are near need small steps,
+            and AdamW's are of one size however near they are.
         seed: of the order, and of the texts that are held out.
 
     Raises:
@@ -55,10 +59,11 @@ class Recovery:
     clip: float = 1.0
     hidden: float = 1.0
     max_length: int = 128
+    checks: int = 8
     seed: int = 0
 
     def __post_init__(self) -> None:
-        counts = {"epochs": 1, "batch_size": 1, "max_length": 1, "seed": 0}
+        counts = {"epochs": 1, "batch_size": 1, "max_length": 1, "checks": 1, "seed": 0}
         check_settings(self, counts, ("learning_rate", "warmup", "weight_decay", "clip", "hidden"))
 
 
@@ -69,8 +74,8 @@ class Recovered:
     Attributes:
         checkpoint: the net of the least divergence on the texts held out, which may be that of the start; its weights
             are arrays on the host, of the dtypes that they had.
-        curve: an entry an epoch, the first at its start: step, epoch, divergence of the texts held out, and from the
-            second on loss, the mean over the epoch's updates.
+        curve: an entry a check, the first at the start: step, epoch, divergence of the texts held out, and from the
+            second on loss, the mean over the updates since the last, and the learning_rate of the last of them.
         best: that of `checkpoint`, one of `curve`.
         texts: how many were trained on; held_out: how many were not.
         seconds: of training, with compilation.
@@ -99,8 +104,8 @@ def recover(
 
     All weights are trained, those that are no pairs, too. The loss of a text is the `divergence` of the outputs plus
     `hidden` times the relative squared error of the last hidden states that the outputs are made of. Factors stay
-    factors; a tenth of the texts, at most 256, is held out to choose the epoch to keep by. There is no dropout: the
-    nets should agree, not generalize from few labels.
+    factors; a tenth of the texts, at most 256, is held out to check by, several times an epoch, whether the net comes
+    nearer: see `Recovery.checks`. There is no dropout: the nets should agree, not generalize from few labels.
 
     Args:
         smaller: the net to be trained.
@@ -151,22 +156,26 @@ def recover(
     began = time.perf_counter()
     teacher = jax.device_put(device_params(dense.params), replicated(mesh))
     params = device_params(smaller.params, jnp.float32)
-    best = jax.device_get(params)
     state = jax.device_put(begin(params, optimizer), replicated(mesh))
     curve: list[dict[str, float]] = [{"step": 0, "epoch": 0, "divergence": measure(state.params)}]
-    step = 0
+    # On the host, with the moments: on the devices there is no second copy of any.
+    best, kept = jax.device_get(state), curve[0]
+    losses: list[Array] = []
+    between = -(-per_epoch // settings.checks)
+    step, share = 0, 1.0
     for epoch in range(settings.epochs):
-        losses: list[Array] = []
-        for batch in shuffled(tokens, settings.batch_size, np.random.default_rng([settings.seed, epoch])):
+        batches = list(shuffled(tokens, settings.batch_size, np.random.default_rng([settings.seed, epoch])))
+        for i, batch in enumerate(batches, 1):
             inputs, weights = _batch(tokens, batch, rows)
             wanted = _teach(teacher, config, spread(inputs, by_rows(mesh)), outputs[0] is not None)
+            rate = share * schedule(step)
             state, one = train_step(
                 state,
                 spread(_part(inputs), by_rows(mesh, axis=1)),
                 _part(wanted),
                 spread(_part(weights), by_rows(mesh, axis=1)),
                 jax.random.key(0),  # of no dropout
-                jnp.float32(schedule(step)),
+                jnp.float32(rate),
                 config=config,
                 optimizer=optimizer,
                 dtype=np.dtype(np.float32),
@@ -177,17 +186,24 @@ def recover(
             jax.block_until_ready(losses[-2:-1])
             if progress is not None:
                 progress(step, total, f"epoch {epoch + 1}")
-        mean = float(np.mean(np.asarray(jax.device_get(losses), np.float64)))
-        if not math.isfinite(mean):
-            raise ValueError(f"the loss is {mean} by update {step}; try a lower learning rate")
-        found = measure(state.params)
-        if found < min(entry["divergence"] for entry in curve):
-            best = jax.device_get(state.params)
-        curve.append({"step": step, "epoch": epoch + 1, "divergence": found, "loss": mean})
-    kept = min(curve, key=lambda entry: entry["divergence"])
+            if i % between and i < len(batches):
+                continue
+            mean = float(np.mean(np.asarray(jax.device_get(losses), np.float64)))
+            if not math.isfinite(mean):
+                raise ValueError(f"the loss is {mean} by update {step}; try a lower learning rate")
+            found = measure(state.params)
+            curve.append(
+                {"step": step, "epoch": step / per_epoch, "divergence": found, "loss": mean, "learning_rate": rate}
+            )
+            losses = []
+            if found < kept["divergence"]:
+                best, kept = jax.device_get(state), curve[-1]
+            elif step < total:
+                state, share = jax.device_put(best, replicated(mesh)), share * _SLOWER
+    params = best.params
     # Trained in float32; a net in half precision is saved as one.
-    best = jax.tree.map(lambda found, before: np.asarray(found).astype(before.dtype), best, smaller.params)
-    net = dataclasses.replace(smaller, params=best)
+    params = jax.tree.map(lambda found, before: np.asarray(found).astype(before.dtype), params, smaller.params)
+    net = dataclasses.replace(smaller, params=params)
     return Recovered(net, tuple(curve), kept, len(tokens), count, time.perf_counter() - began)
 
 

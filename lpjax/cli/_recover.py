@@ -37,7 +37,7 @@ def recover(
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
-    """Train a compressed net to say what the dense one says of texts, without labels, and save its best epoch."""
+    """Train a compressed net to say what the dense one says of texts, without labels, and save the best that it was."""
     import lpjax
     from lpjax.checkpoint import load_checkpoint, save_checkpoint
     from lpjax.checkpoint._save import check_target
@@ -89,12 +89,14 @@ def recover(
         print(json.dumps(told | {"out": str(out)}))
         return
     table = Table(title=f"{escape(source)}: {found.texts} texts, {found.held_out} held out", title_justify="left")
-    for heading in ("update", "epoch", "training loss", "divergence, held out"):
+    for heading in ("update", "epoch", "learning rate", "training loss", "divergence, held out"):
         table.add_column(heading, justify="right")
     for entry in found.curve:
         style = "bold" if entry == found.best else None
-        loss = f"{entry['loss']:.5f}" if "loss" in entry else ""
-        table.add_row(f"{entry['step']:g}", f"{entry['epoch']:g}", loss, f"{entry['divergence']:.5f}", style=style)
+        trained = (f"{entry['learning_rate']:.1e}", f"{entry['loss']:.5f}") if "loss" in entry else ("", "")
+        table.add_row(
+            f"{entry['step']:g}", f"{entry['epoch']:.2f}", *trained, f"{entry['divergence']:.5f}", style=style
+        )
     console = Console()
     console.print(table)
     console.print(f"saved in {escape(str(out))} as of update {found.best['step']:g}", highlight=False, soft_wrap=True)
