@@ -43,6 +43,7 @@ def test_a_compressed_net_recovers(command, folder, smaller, text, tmp_path):
     measure = lpjax.Divergence(dense, text.read_text().splitlines())
     assert measure(after.params) < measure(before.params)
     assert command("report", out, "--out", tmp_path / "page.html")[0] == 0
+    assert "Trained after it was compressed, without labels" in (tmp_path / "page.html").read_text()
 
 
 def test_a_net_saved_without_a_record(command, folder, text, tmp_path):

@@ -49,6 +49,7 @@ def finetune(
     from lpjax.glue.split import first_rows
     from lpjax.glue.split import hold_out as leave_out
     from lpjax.report import RECORD, record_of, record_text, run_record
+    from lpjax.report._trained import TUNED, training_files
 
     with misuse():
         settings = Settings(
@@ -97,8 +98,9 @@ def finetune(
         **run_record(seed),
     }
     text = json.dumps(record, indent=2) + "\n"
-    files = {"finetune.json": text}
+    files = {TUNED: text}
     if checkpoint.compression is not None:
+        files = training_files(checkpoint.source) | files
         files[RECORD] = record_text(record_of(checkpoint))  # of a compressed net, how it became so
     save_checkpoint(found.checkpoint, out, overwrite=force, extra_files=files)
     snapshot.unlink(missing_ok=True)

@@ -42,6 +42,7 @@ def recover(
     from lpjax.checkpoint import load_checkpoint, save_checkpoint
     from lpjax.checkpoint._save import check_target
     from lpjax.report import RECORD, record_of, record_text, run_record
+    from lpjax.report._trained import RECOVERED, training_files
 
     with misuse():
         settings = lpjax.Recovery(
@@ -81,7 +82,7 @@ def recover(
         "seconds": round(found.seconds, 1),
         **run_record(seed),
     }
-    files = {"recover.json": json.dumps(told, indent=2) + "\n"}
+    files = training_files(net.source) | {RECOVERED: json.dumps(told, indent=2) + "\n"}
     if record.complete:  # else config.json and the weights tell as much as it could
         files[RECORD] = record_text(record)
     save_checkpoint(found.checkpoint, out, overwrite=force, extra_files=files)

@@ -19,6 +19,7 @@ from lpjax.models.names import walk
 from lpjax.report._errors import Errors, Spectrum, dense_records, relative_errors, spectrum
 from lpjax.report._latency import Latency
 from lpjax.report._record import Record, Step, record_of
+from lpjax.report._trained import training_notes
 from lpjax.select import is_table
 
 Found = dict[str, float | None]
@@ -134,6 +135,7 @@ def read_run(name: str | Path) -> tuple[Run, Checkpoint]:
         folder_bytes=sum(path.stat().st_size for path in _files(folder)),
         dense_bytes=record.steps[0].bytes_before,
     )
+    run.notes += training_notes(folder)
     if not record.complete:
         run.notes.append(
             "The folder holds no lpjax_record.json, which lpjax compress writes: what its settings, seconds, versions "
