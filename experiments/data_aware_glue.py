@@ -6,8 +6,8 @@ The nets that `experiments.finetune` left in DIR, their encoder's kernels at kee
 trained on, of which only FWSVD sees the labels.
 
 Without further training; then, at keep 0.5, after one epoch of `lpjax.recover`, without labels, and after one of
-fine-tuning (`lpjax.glue.finetune`, at the rate that the net was trained at), for the SVD and for ranks by "error". With
-`--measured` also "measured" ranks, which take longest: by the divergence on 64 examples that were held out of training,
+fine-tuning (`lpjax.glue.finetune`, at the rate that the net was trained at), for the SVD and for ranks by "error", on
+the examples that the net was trained on, the first 20,000 of them at most (SST-2 has more). With `--measured` also "measured" ranks, which take longest: by the divergence on 64 examples that were held out of training,
 of outputs and hidden states, or of outputs alone. A record a cell goes to
 experiments/results/data_aware_glue/NET-TASK.jsonl; a cell that is there is not computed again. `python -m
 experiments.readme` makes the tables.
@@ -40,7 +40,7 @@ from lpjax.report import run_record
 RESULTS = Path(__file__).parent / "results" / "data_aware_glue"
 SEED = 0
 KEEPS = (0.75, 0.5)
-CALIBRATED, HELD_OUT, MEASURED = 1000, 500, 64
+CALIBRATED, HELD_OUT, MEASURED, TRAINED = 1000, 500, 64, 20_000
 LEVELS = (0.2, 0.35, 0.5, 0.65, 0.8)
 
 
@@ -181,12 +181,13 @@ class Bench:
 
     def _trained(self, net: Checkpoint, then: str) -> tuple[Checkpoint, dict[str, Any]]:
         """After one epoch."""
+        some = first_rows(self.learnt, TRAINED)
         if then == "recover":
-            found = lpjax.recover(net, self.dense, self.learnt.first, self.learnt.second)
-            return found.checkpoint, {"curve": list(found.curve)}
-        settings = Settings(epochs=1, learning_rate=self.cell.settings["lr"], seed=SEED)
-        tuned = finetune(net, self.learnt, self.held.examples, settings)
-        return tuned.checkpoint, {"curve": list(tuned.curve)}
+            found = lpjax.recover(net, self.dense, some.first, some.second)
+        else:
+            settings = Settings(epochs=1, learning_rate=self.cell.settings["lr"], seed=SEED)
+            found = finetune(net, some, self.held.examples, settings)
+        return found.checkpoint, {"curve": list(found.curve), "trained": len(some.first)}
 
 
 def main() -> int:
