@@ -5,12 +5,12 @@ The nets that `experiments.finetune` left in DIR, their encoder's kernels at kee
 "error" and by "error" with a fifth in single entries. They are calibrated on the first 1,000 examples that the net was
 trained on, of which only FWSVD sees the labels.
 
-Without further training; then, at keep 0.5, after one epoch of `lpjax.recover`, without labels, and after one of
-fine-tuning (`lpjax.glue.finetune`, at the rate that the net was trained at), for the SVD and for ranks by "error", on
-the examples that the net was trained on, the first 20,000 of them at most (SST-2 has more). With `--measured` also "measured" ranks, which take longest: by the divergence on 64 examples that were held out of training,
-of outputs and hidden states, or of outputs alone. A record a cell goes to
-experiments/results/data_aware_glue/NET-TASK.jsonl; a cell that is there is not computed again. `python -m
-experiments.readme` makes the tables.
+Without further training; then, at keep 0.5, after one epoch of `lpjax.recover`, without labels, and after one of fine-
+tuning (`lpjax.glue.finetune`, at the rate that the net was trained at), for the SVD and for ranks by "error", on the
+examples that the net was trained on, 20,000 at most (SST-2 has more). With `--measured` also "measured" ranks, which
+take longest: by the divergence on 64 examples that were held out of training, of outputs and hidden states, or of
+outputs alone. A record a cell goes to experiments/results/data_aware_glue/NET-TASK.jsonl; a cell that is there is not
+computed again. `python -m experiments.readme` makes the tables.
 """
 
 from __future__ import annotations
