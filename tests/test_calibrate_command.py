@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
+import jax
 import numpy as np
 import pytest
 
@@ -141,3 +143,23 @@ def test_compress_refuses_what_it_cannot_weight_by(command, folder, text, tmp_pa
     assert status == 1
     assert "no statistics of" in errors
     assert not (tmp_path / "out").exists()
+
+
+def test_the_statistics_of_another_net(command, folder, text, tmp_path):
+    found = tmp_path / "found.safetensors"
+    assert command("calibrate", folder, found, "--text", text)[0] == 0
+    options = ["--layers", "encoder", "--keep", 0.5, "--calibrate", found]
+    net = lpjax.load_checkpoint(folder)
+    other = jax.tree_util.tree_map_with_path(lambda path, x: x * 1.01 if "query" in str(path) else x, net.params)
+    lpjax.save_checkpoint(dataclasses.replace(net, params=other), tmp_path / "tuned")
+    status, _, errors = command("compress", tmp_path / "tuned", tmp_path / "out", *options)
+    assert status == 2
+    errors = " ".join(errors.split())
+    assert f"was made of {folder}, whose" in errors
+    assert "query/kernel is not that of this net" in errors
+    assert not (tmp_path / "out").exists()
+    # Pairs are not compared: what is left of the net that was calibrated is compressed by its file.
+    assert command("compress", folder, tmp_path / "first", *options)[0] == 0
+    options[1] = "embeddings"
+    status, _, errors = command("compress", tmp_path / "first", tmp_path / "second", *options)
+    assert status == 0, errors

@@ -5,9 +5,12 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import zlib
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import numpy as np
 import typer
 from rich.console import Console
 from rich.markup import escape
@@ -79,6 +82,7 @@ def calibrate(
     size = save_calibration(found, out, overwrite=force)
     told = {key: getattr(found, key) for key in ("target", "texts", "tokens", "seed")}
     told |= {"out": str(out), "bytes": size, "layers": len(found.statistics), **found.provenance}
+    del told["weights"]
     if as_json:
         print(json.dumps(told))
         return
@@ -131,4 +135,32 @@ def calibrate_on(
         progress=lambda done, total: advance(done, total, f"calibrating on {source}"), **options,
     )  # fmt: skip
     provenance = {"model": model, "source": source, "sha256": digest, **run_record(seed)}
+    provenance["weights"] = _checksums(checkpoint.params, found.statistics)
     return dataclasses.replace(found, provenance=provenance)
+
+
+def check_weights(calibration: Calibration, checkpoint: Checkpoint, name: Path) -> None:
+    """Refuse the file of another net, or of this one before it was trained further.
+
+    Raises:
+        ValueError: naming the first matrix that is another one.
+    """
+    known = calibration.provenance.get("weights")
+    if not isinstance(known, dict):
+        return  # not of the command line
+    for path, found in _checksums(checkpoint.params, known).items():
+        if found != known[path]:
+            made = calibration.provenance.get("model", "another net")
+            raise ValueError(
+                f"{name} was made of {made}, whose {path} is not that of this net; calibrate the net that is to be "
+                "compressed, in the same dtype: lpjax calibrate"
+            )
+
+
+def _checksums(params: Any, paths: Collection[str]) -> dict[str, int]:
+    """CRC-32 of the matrices at these paths, as far as they are there, and no pairs."""
+    from lpjax.lowrank import is_lowrank
+    from lpjax.models.names import walk
+
+    dense = {path: leaf for path, leaf in walk(params) if path in paths and not is_lowrank(leaf)}
+    return {path: zlib.crc32(np.ascontiguousarray(leaf).view(np.uint8).data) for path, leaf in dense.items()}

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from lpjax.cli._calibrate import MOST_TEXTS, calibrate_on
+from lpjax.cli._calibrate import MOST_TEXTS, calibrate_on, check_weights
 from lpjax.cli._common import misuse, progress, split_patterns
 from lpjax.cli._texts import read_texts, spaced
 
@@ -170,6 +170,7 @@ def decide(
     if wish.source is not None and _is_statistics(wish.source):
         with misuse():
             calibration = load_calibration(wish.source)
+            check_weights(calibration, checkpoint, wish.source)
     elif wish.source is not None:
         name, lines = read_texts(wish.source)
         if wish.allocation == "measured":
