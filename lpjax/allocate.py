@@ -165,13 +165,16 @@ def allocate(
     return Plan(choices, weighting, budget, budget_of, allocation)
 
 
-def require_budget(params: Any, budget: float, budget_of: Any, select: Select) -> None:
+def require_budget(
+    params: Any, budget: float, budget_of: Any, select: Select, break_even: BreakEven | None = None
+) -> None:
     """Refuse a budget that not even the smallest pairs fit, before there is a calibration or a measure.
 
     Raises:
         ValueError: as `allocate`.
     """
-    _within(dict(leaves_with_paths(params)), select_paths(params, select), budget, budget_of)
+    tree = dict(leaves_with_paths(params))
+    _within(tree, select_paths(params, select), budget, budget_of, break_even=break_even)
 
 
 def _spectra(
@@ -233,9 +236,10 @@ def _within(
     allowed = budget * (ours + others) - others
     if least > allowed or not leaves:
         share = (least + others) / ((ours + others) or 1)
+        slow = "" if break_even is None else " that are no slower than dense"
         raise ValueError(
-            f"`budget` is {budget:g}, but with the smallest pairs of what is selected the net has {share:.3f} of its "
-            f"{of.replace('_', '-')}; select more layers, or allow more"
+            f"`budget` is {budget:g}, but with the smallest pairs{slow} of what is selected the net has {share:.3f} of "
+            f"its {of.replace('_', '-')}; select more layers, or allow more"
         )
     return leaves, allowed
 

@@ -69,8 +69,8 @@ def calibrate(
 
     Raises:
         ValueError: no text; labels without a head or without gradients, of another number than texts, or that the net
-            does not have; a batch size below 1 or seed below 0; matrices that the net does not run, such as word heads;
-            and what `tokenize` and `select_paths` refuse.
+            does not have; a batch size below 1 or seed below 0; matrices that the net does not run, such as word heads,
+            or whose statistics are not finite; and what `tokenize` and `select_paths` refuse.
     """
     config, params = checkpoint.config, checkpoint.params
     if batch_size < 1:
@@ -109,6 +109,12 @@ def calibrate(
     total = sums.total()
     del sums  # with what is on the devices; and of the sums no layer stays longer than it takes
     statistics = {path: _statistics(total.pop(path), len(tokens)) for path in list(total)}
+    for path, known in statistics.items():
+        if name := known.not_finite():
+            raise ValueError(
+                f"`{name}` of {path} is not finite: the net's weights are not, or its activations or gradients on "
+                "these texts; mend the checkpoint, or find the text"
+            )
     return Calibration(statistics, target, len(tokens), count, seed)
 
 

@@ -21,7 +21,7 @@ class Statistics:
         tokens: how many. Of the last layer of a net whose head reads one token of a text, one a text. What no text has
             for itself, XLNet's relative positions and other nets' position tables, counts once a batch.
         inputs: mean of x xᵀ, shape (in, in), the metric of DRONE and SVD-LLM.
-        mean: of x, shape (in,).
+        mean: of x, shape (in,): of no weighting, for callers who correct a bias by what its kernel lost.
         magnitude: mean of |x|, shape (in,), of which ASVD makes its scales.
         outputs: mean of g gᵀ, shape (out, out).
         fisher: sums over the outputs of the squared gradients of texts by the kernel, shape (in,), over the number of
@@ -38,6 +38,14 @@ class Statistics:
     fisher: Float[np.ndarray, " n"] | None = None
     counts: Float[np.ndarray, " n"] | None = None
     gradients: Float[np.ndarray, " n"] | None = None
+
+    def not_finite(self) -> str | None:
+        """The first that holds NaN or infinity, by its name."""
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if value is not None and not np.all(np.isfinite(value)):
+                return field.name
+        return None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -285,7 +285,7 @@ def leaf_sides(
     """What `calibration` weights each leaf by, in the net's orientation.
 
     Raises:
-        ValueError: it has no statistics of a leaf, or those of another net's.
+        ValueError: it has no statistics of a leaf, those of another net's, or some that are not finite.
     """
     weighting = weighting_named(weighting)
     if missing := [path for path in paths if path not in calibration.statistics]:
@@ -304,6 +304,8 @@ def leaf_sides(
             if isinstance(value, np.ndarray) and set(value.shape) != {size}:
                 found_shape = f"`{field.name}` of {path} has shape {value.shape}, the leaf {shape}"
                 raise ValueError(f"`calibration` is of another net: {found_shape}")
+        if name := statistics.not_finite():
+            raise ValueError(f"`{name}` of {path} in `calibration` is not finite; calibrate a net whose weights are")
         found[path] = sides_of(statistics, weighting, is_table(path))
     return found
 

@@ -74,8 +74,10 @@ class Recovered:
     Attributes:
         checkpoint: the net of the least divergence on the texts held out, which may be that of the start; its weights
             are arrays on the host, of the dtypes that they had.
-        curve: an entry a check, the first at the start: step, epoch, divergence of the texts held out, and from the
-            second on loss, the mean over the updates since the last, and the learning_rate of the last of them.
+        curve: an entry a check, the first at the start: step, epoch, divergence of the outputs for the texts held out,
+            of the net in the dtypes that it is handed back in, and from the second on loss, the mean over the updates
+            since the last, and the learning_rate of the last of them. What is not finite, of a rate far too high, is
+            infinite.
         best: that of `checkpoint`, one of `curve`.
         texts: how many were trained on; held_out: how many were not.
         seconds: of training, with compilation.
@@ -118,7 +120,7 @@ def recover(
         progress: called with (updates done, updates in all, what) after each.
 
     Raises:
-        ValueError: nets of different configs or heads, fewer than two texts, a loss that is not finite, or what
+        ValueError: nets of different configs or heads, or whose outputs are not finite, fewer than two texts, or what
             `tokenize` refuses.
     """
     # Not above: optax takes a seventh of a second to import, and `import lpjax` comes by here.
@@ -157,7 +159,9 @@ def recover(
     teacher = jax.device_put(device_params(dense.params), replicated(mesh))
     params = device_params(smaller.params, jnp.float32)
     state = jax.device_put(begin(params, optimizer), replicated(mesh))
-    curve: list[dict[str, float]] = [{"step": 0, "epoch": 0, "divergence": measure(state.params)}]
+    curve: list[dict[str, float]] = [{"step": 0, "epoch": 0, "divergence": measure(smaller.params)}]
+    if not math.isfinite(curve[0]["divergence"]):
+        raise ValueError("the outputs of `smaller` or `dense` are not finite on the texts; mend its weights")
     # On the host, with the moments: on the devices there is no second copy of any.
     best, kept = jax.device_get(state), curve[0]
     losses: list[Array] = []
@@ -188,10 +192,8 @@ def recover(
                 progress(step, total, f"epoch {epoch + 1}")
             if i % between and i < len(batches):
                 continue
-            mean = float(np.mean(np.asarray(jax.device_get(losses), np.float64)))
-            if not math.isfinite(mean):
-                raise ValueError(f"the loss is {mean} by update {step}; try a lower learning rate")
-            found = measure(state.params)
+            mean = _finite(np.mean(np.asarray(jax.device_get(losses), np.float64)))
+            found = _finite(measure(_as_stored(state.params, smaller.params)))
             curve.append(
                 {"step": step, "epoch": step / per_epoch, "divergence": found, "loss": mean, "learning_rate": rate}
             )
@@ -199,12 +201,18 @@ def recover(
             if found < kept["divergence"]:
                 best, kept = jax.device_get(state), curve[-1]
             elif step < total:
-                state, share = jax.device_put(best, replicated(mesh)), share * _SLOWER
-    params = best.params
-    # Trained in float32; a net in half precision is saved as one.
-    params = jax.tree.map(lambda found, before: np.asarray(found).astype(before.dtype), params, smaller.params)
-    net = dataclasses.replace(smaller, params=params)
+                state, share = spread(best, replicated(mesh)), share * _SLOWER
+    net = dataclasses.replace(smaller, params=_as_stored(best.params, smaller.params))
     return Recovered(net, tuple(curve), kept, len(tokens), count, time.perf_counter() - began)
+
+
+def _as_stored(params: Any, before: Any) -> Any:
+    """In the dtypes that they had: trained in float32, a net in half precision is saved as one."""
+    return jax.tree.map(lambda x, old: x if x.dtype == old.dtype else x.astype(old.dtype), params, before)
+
+
+def _finite(value: Any) -> float:
+    return float(value) if math.isfinite(value) else math.inf
 
 
 def _batch(tokens: Tokens, batch: Batch, rows: int) -> tuple[dict[str, np.ndarray], np.ndarray]:

@@ -61,6 +61,11 @@ class Weighting:
         return bool(outputs or (self.inputs == "fisher" and self.inputs_power)
                     or (self.tokens == "gradients" and self.tokens_power))  # fmt: skip
 
+    def weights(self, *, table: bool) -> bool:
+        """Whether it has any weights for tables, or for kernels."""
+        kind, power = (self.tokens, self.tokens_power) if table else (self.inputs, self.inputs_power)
+        return bool((kind != "none" and power) or (self.outputs != "none" and self.outputs_power))
+
     @property
     def compares_layers(self) -> bool:
         """Whether it estimates what a net's outputs lose, so that errors of its matrices compare."""

@@ -112,6 +112,11 @@ def test_a_plan_of_several_methods(command, folder, tmp_path):
     assert config["method"] == "several"
     assert {step["method"] for step in config["steps"]} == {"lewis", "irls_rows"}
     assert len(_pairs(tmp_path / "mixed")) == len(document["layers"]) - 1
+    document["layers"][0] |= {"p": 9}
+    (tmp_path / "steep.json").write_text(json.dumps(document))
+    status, _, errors = command("compress", folder, tmp_path / "steep", "--plan", tmp_path / "steep.json")
+    assert status == 2
+    assert f"layer {document['layers'][0]['path']}: p is 9; expected a number from 1 to 2" in " ".join(errors.split())
     assert command("report", tmp_path / "mixed", "--out", tmp_path / "page.html")[0] == 0
 
 

@@ -216,6 +216,15 @@ def test_matrices_that_no_text_goes_through_are_refused():
         run(checkpoint, select="kernel$")
 
 
+def test_a_net_that_is_not_finite_is_refused():
+    net = base_net("bert_base")
+    params = jax.tree_util.tree_map_with_path(
+        lambda path, x: x * np.float32(np.nan) if "LayerNorm" in str(path) else x, net.params
+    )
+    with pytest.raises(ValueError, match=r"`\w+` of .* is not finite"):
+        run(dataclasses.replace(net, params=params))
+
+
 @pytest.mark.parametrize("name", NETS)
 def test_without_gradients_a_head_is_run_all_the_same(name):
     checkpoint = net_with_head(name, "mnli")

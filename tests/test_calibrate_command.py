@@ -140,9 +140,45 @@ def test_compress_refuses_what_it_cannot_weight_by(command, folder, text, tmp_pa
     assert "safetensors" in errors
     assert command("calibrate", folder, tmp_path / "a.safetensors", "--text", text, "--layers", "attention")[0] == 0
     status, _, errors = command(*start, "--calibrate", tmp_path / "a.safetensors")
-    assert status == 1
+    assert status == 2
     assert "no statistics of" in errors
+    assert "--layers that are to be compressed" in " ".join(errors.split())
+    assert command("calibrate", folder, tmp_path / "b.safetensors", "--text", text, "--forward-only")[0] == 0
+    status, _, errors = command(*start, "--calibrate", tmp_path / "b.safetensors")
+    assert status == 2
+    assert "without --forward-only" in " ".join(errors.split())
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("weighting", "layers", "said"),
+    [
+        ("drone", "embeddings", "--weighting drone has no weights for embeddings"),
+        ("asvd", "embeddings", "expected counts, fwsvd, gauss_newton, or other --layers"),
+        ("counts", "encoder", "--weighting counts has no weights for kernels"),
+    ],
+)
+def test_a_weighting_that_has_no_weights_for_the_layers(command, folder, text, tmp_path, weighting, layers, said):
+    options = ["--keep", 0.5, "--calibrate", text, "--weighting", weighting]
+    status, _, errors = command("compress", folder, tmp_path / "out", "--layers", layers, *options)
+    assert status == 2
+    assert said in " ".join(errors.split())
+    assert "calibrating" not in errors
+    assert command("compress", folder, tmp_path / "out", "--layers", "embeddings,encoder", *options)[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("goal", "said"),
+    [
+        (["--rank", 400], "--rank is 400; no layer gets smaller by it, expected"),
+        (["--keep", 0.001], "--keep is 0.001; no layer has a rank that fits"),
+    ],
+)
+def test_goals_by_which_nothing_gets_smaller(command, folder, text, tmp_path, goal, said):
+    status, _, errors = command("compress", folder, tmp_path / "out", "--layers", "encoder", "--calibrate", text, *goal)
+    assert status == 2
+    assert said in " ".join(errors.split())
+    assert "calibrating" not in errors
 
 
 def test_the_statistics_of_another_net(command, folder, text, tmp_path):

@@ -61,9 +61,11 @@ def test_it_comes_nearer_to_the_dense_net(name, task):
         assert getattr(after[path], "rank", None) == getattr(leaf, "rank", None)
 
 
-def held_out(texts, settings):
-    order = np.random.default_rng(settings.seed).permutation(len(texts))
-    return [texts[i] for i in order[: len(texts) // 10]]
+def measure_of(dense):
+    """By the texts that are held out."""
+    order = np.random.default_rng(SETTINGS.seed).permutation(len(TEXTS))
+    held = [TEXTS[i] for i in order[: len(TEXTS) // 10]]
+    return Divergence(dense, held, hidden=0, tokenizer=make_tokenizer(dense.config), max_length=LONGEST, batch_size=8)
 
 
 @pytest.mark.parametrize("rate", [0.1, 1.0])
@@ -81,9 +83,26 @@ def test_a_rate_that_is_too_high_is_made_lower(rate):
     assert share < 0.1
     assert found.best["divergence"] == lowest < 0.9 * found.curve[0]["divergence"]
     # What is handed back is that net, whatever came after it.
-    tokenizer = make_tokenizer(dense.config)
-    measure = Divergence(dense, held_out(TEXTS, settings), tokenizer=tokenizer, max_length=LONGEST, batch_size=8)
-    assert measure(found.checkpoint.params) == pytest.approx(lowest, rel=1e-5)
+    assert measure_of(dense)(found.checkpoint.params) == pytest.approx(lowest, rel=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning")
+def test_a_rate_by_which_nothing_stays_finite():
+    dense = base_net("bert_base")
+    smaller = shrink(dense)
+    settings = dataclasses.replace(SETTINGS, learning_rate=1e38, warmup=0.0, epochs=1)
+    found = run(smaller, dense, settings=settings)
+    assert found.best == found.curve[0]
+    assert not any(np.isnan(value) for entry in found.curve for value in entry.values())
+    for a, b in zip(jax.tree.leaves(smaller.params), jax.tree.leaves(found.checkpoint.params), strict=True):
+        assert np.array_equal(a, b)
+
+
+def test_a_net_whose_outputs_are_not_finite():
+    dense = base_net("bert_base")
+    broken = dataclasses.replace(dense, params=jax.tree.map(lambda x: x * np.float32(np.nan), dense.params))
+    with pytest.raises(ValueError, match=r"`smaller` or `dense` are not finite"):
+        run(broken, dense)
 
 
 def test_the_start_is_kept_where_training_makes_it_worse():
@@ -111,6 +130,8 @@ def test_a_net_in_half_precision_stays_one():
     found = run(shrink(half), half)
     assert {str(leaf.dtype) for leaf in jax.tree.leaves(found.checkpoint.params)} == {"bfloat16"}
     assert found.best["divergence"] < found.curve[0]["divergence"]
+    # That of the net as it is handed back, not of what it was rounded from.
+    assert measure_of(half)(found.checkpoint.params) == pytest.approx(found.best["divergence"], rel=1e-6)
 
 
 def test_runs_share_what_is_compiled():
@@ -129,6 +150,12 @@ def write_recovered(target):
     found = run(shrink(dense), dense)
     leaves = {str(i): np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(found.checkpoint.params))}
     curve = np.array([[entry["divergence"], entry.get("loss", 0)] for entry in found.curve])
+    # And goes back at every check, to the start.
+    wild = dataclasses.replace(SETTINGS, learning_rate=1.0, epochs=1, checks=3)
+    back = run(dense, dense, settings=wild)
+    assert back.best == back.curve[0]
+    same = zip(jax.tree.leaves(back.checkpoint.params), jax.tree.leaves(dense.params), strict=True)
+    assert all(np.array_equal(a, b) for a, b in same)
     write_first({"curve": curve, **leaves}, target)
 
 

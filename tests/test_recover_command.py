@@ -61,6 +61,35 @@ def test_a_net_saved_without_a_record(command, folder, text, tmp_path):
     assert command("report", tmp_path / "more", "--baseline", folder, "--out", tmp_path / "more.html")[0] == 0
 
 
+def test_recovered_again_and_compressed_further(command, folder, smaller, text, tmp_path):
+    first, second, third = (tmp_path / name for name in ("first", "second", "third"))
+    assert command("recover", smaller, first, "--text", text, *OPTIONS)[0] == 0
+    status, said, errors = command("recover", first, second, "--text", text, *OPTIONS, "--json")
+    assert status == 0, errors
+    told = json.loads(said)
+    assert told["earlier"] == json.loads((first / "recover.json").read_text())
+    status, _, errors = command("compress", second, third, "--layers", "embeddings", "--keep", 0.5)
+    assert status == 0, errors
+    assert command("report", third, "--baseline", folder, "--out", tmp_path / "page.html")[0] == 0
+    assert "(recover.json, the last of 2 runs)" in (tmp_path / "page.html").read_text()
+
+
+def test_the_dense_net_has_moved(command, folder, smaller, text, tmp_path):
+    folder.rename(tmp_path / "elsewhere")
+    status, _, errors = command("recover", smaller, tmp_path / "out", "--text", text)
+    assert status == 2
+    errors = " ".join(errors.split())
+    assert "names that as its dense net; say where it is by --baseline" in errors
+    options = ["--text", text, "--baseline", tmp_path / "elsewhere", *OPTIONS]
+    assert command("recover", smaller, tmp_path / "out", *options)[0] == 0
+
+
+def test_a_baseline_that_is_factored(command, smaller, text, tmp_path):
+    status, _, errors = command("recover", smaller, tmp_path / "out", "--text", text, "--baseline", smaller)
+    assert status == 2
+    assert "is factored itself" in errors
+
+
 def test_a_table_without_json(command, folder, smaller, text, tmp_path):
     status, said, _ = command("recover", smaller, tmp_path / "out", "--text", text, "--texts", 12, "--baseline", folder)
     assert status == 0

@@ -268,6 +268,9 @@ def test_misuse_is_refused_before_any_work():
         compressed(kernel, statistics, "kfac")
     with pytest.raises(ValueError, match=r"another net: `inputs` of layer/kernel has shape \(17, 17\)"):
         compressed(kernel[:-1], statistics, "drone")
+    broken = dataclasses.replace(statistics, inputs=np.full((len(kernel),) * 2, np.nan))
+    with pytest.raises(ValueError, match="`inputs` of layer/kernel in `calibration` is not finite"):
+        compressed(kernel, broken, "drone")
     calibration = Calibration({}, "", 1, 1, 0)
     with pytest.raises(ValueError, match="no statistics of layer/kernel"):
         lpjax.compress({"layer": {"kernel": kernel}}, select="kernel", rank=K, calibration=calibration)

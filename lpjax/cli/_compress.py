@@ -74,7 +74,11 @@ def compress(
         ),
     ] = None,
     weighting: Annotated[
-        str | None, typer.Option(help="By what of it: gauss_newton (default), drone, asvd, fwsvd, counts or none.")
+        str | None,
+        typer.Option(
+            help="By what of it: gauss_newton (default), fwsvd, drone, asvd (both of kernels alone), counts (of "
+            "embeddings alone) or none."
+        ),
     ] = None,
     num_iters: Annotated[int | None, typer.Option(help="Iteration limit of the method.")] = None,
     tol: Annotated[float | None, typer.Option(help="Tolerance of the method.")] = None,
@@ -96,6 +100,7 @@ def compress(
     from lpjax.checkpoint._save import check_target
     from lpjax.checkpoint._source import weight_bytes
     from lpjax.report import RECORD, Record, Step, read_break_even, record_of, record_text, run_record, save_plan
+    from lpjax.report._trained import training_files
     from lpjax.select import leaves_with_paths
 
     with misuse():
@@ -112,7 +117,7 @@ def compress(
     checkpoint = load_checkpoint(folder)
     with misuse():
         check_target(out, checkpoint.source, force)
-        check_paths(wish, checkpoint)
+        check_paths(wish, checkpoint, timings)
     earlier = record_of(checkpoint).steps
     calibration, chosen = decide(wish, checkpoint, model, timings)
     with progress() as advance:
@@ -162,7 +167,9 @@ def compress(
     def record(size: int) -> str:
         return record_text(Record((*earlier, dataclasses.replace(step, bytes_after=size))))
 
-    size = save_checkpoint(smaller, out, overwrite=force, extra_files={RECORD: record})
+    # What trained an earlier step's pairs goes with them.
+    files = {RECORD: record} | (training_files(checkpoint.source) if earlier else {})
+    size = save_checkpoint(smaller, out, overwrite=force, extra_files=files)
     if plan_out is not None:
         save_plan(made, plan_out, overwrite=force)
     page = _write_page(checkpoint, out, model) if report else None

@@ -143,18 +143,77 @@ def make_wish(
     )
 
 
-def check_paths(wish: Wish, checkpoint: Checkpoint) -> None:
-    """Refuse patterns that match nothing, budgets that no ranks fit, and plans of another net."""
+def check_paths(wish: Wish, checkpoint: Checkpoint, timings: BreakEven | None) -> None:
+    """Refuse patterns that match nothing, budgets that no ranks fit, plans of another net, and a weighting that none of
+    the layers has weights of."""
     from lpjax.allocate import require_budget
     from lpjax.compress import planned_paths
-    from lpjax.select import select_paths
+    from lpjax.select import is_table, leaves_with_paths, select_paths
+    from lpjax.weighting import WEIGHTINGS
 
+    if wish.plan is not None:
+        paths = planned_paths(checkpoint.params, wish.plan.layers)
+    else:
+        paths = select_paths(checkpoint.params, list(wish.patterns or ()))
+    if wish.source is not None and wish.weighting != "none":
+        kinds = {is_table(path) for path in paths}
+        if not any(WEIGHTINGS[wish.weighting].weights(table=table) for table in kinds):
+            what = "embeddings" if kinds == {True} else "kernels"
+            others = [name for name, one in WEIGHTINGS.items() if any(one.weights(table=table) for table in kinds)]
+            raise ValueError(
+                f"--weighting {wish.weighting} has no weights for {what}, and no other layers are selected; expected "
+                f"{', '.join(others)}, or other --layers"
+            )
     if wish.budget is not None:
-        require_budget(checkpoint.params, wish.budget, wish.budget_of, list(wish.patterns or ()))
-    elif wish.patterns is not None:
-        select_paths(checkpoint.params, wish.patterns)
+        require_budget(checkpoint.params, wish.budget, wish.budget_of, list(wish.patterns or ()), timings)
     elif wish.plan is not None:
-        planned_paths(checkpoint.params, wish.plan.layers)
+        _check_exponents(wish.plan)
+    else:
+        _check_ranks(wish, dict(leaves_with_paths(checkpoint.params)), paths)
+
+
+def _check_statistics(calibration: Calibration, checkpoint: Checkpoint, wish: Wish, select: Any) -> None:
+    """Refuse a file that lacks layers, or what the weighting is made of."""
+    from lpjax.select import select_paths
+    from lpjax.weighting import WEIGHTINGS
+
+    paths = select_paths(checkpoint.params, select)
+    if missing := [path for path in paths if path not in calibration.statistics]:
+        raise ValueError(
+            f"{wish.source} has no statistics of {missing[0]} ({len(missing)} of {len(paths)} layers); make it by "
+            "lpjax calibrate with the --layers that are to be compressed"
+        )
+    gradients = WEIGHTINGS[wish.weighting].wants_gradients
+    if gradients and any(calibration.statistics[path].outputs is None for path in paths):
+        raise ValueError(
+            f"{wish.source} has no gradients, which --weighting {wish.weighting} is made of; make it by lpjax "
+            "calibrate without --forward-only, or name a --weighting such as drone or counts"
+        )
+
+
+def _check_exponents(plan: Plan) -> None:
+    """Refuse what a solver would, once the texts were gone through."""
+    for path, choice in plan.layers.items():
+        if choice.rank is not None:
+            try:
+                _check_exponent("p", choice.p, choice.method)
+            except ValueError as error:
+                raise ValueError(f"--plan, layer {path}: {error}") from None
+
+
+def _check_ranks(wish: Wish, leaves: dict[str, Any], paths: Iterable[str]) -> None:
+    """Refuse a --keep or --rank by which nothing gets smaller."""
+    from lpjax.lowrank import is_lowrank
+    from lpjax.select import max_rank, rank_for
+
+    shapes = [leaves[path].shape for path in paths if not is_lowrank(leaves[path])]
+    shapes = [shape for shape in shapes if len(shape) == 2 and min(shape)]
+    ranks = [(rank_for(shape, wish.keep) if wish.keep is not None else wish.rank or 0) for shape in shapes]
+    if shapes and not any(1 <= rank <= max_rank(shape) for rank, shape in zip(ranks, shapes, strict=True)):
+        most = max(max_rank(shape) for shape in shapes)
+        if wish.keep is None:
+            raise ValueError(f"--rank is {wish.rank}; no layer gets smaller by it, expected {most} or less")
+        raise ValueError(f"--keep is {wish.keep:g}; no layer has a rank that fits; expected another share")
 
 
 def decide(
@@ -171,6 +230,7 @@ def decide(
         with misuse():
             calibration = load_calibration(wish.source)
             check_weights(calibration, checkpoint, wish.source)
+            _check_statistics(calibration, checkpoint, wish, select)
     elif wish.source is not None:
         name, lines = read_texts(wish.source)
         if wish.allocation == "measured":
@@ -268,6 +328,13 @@ def _check_name(option: str, name: str, known: Collection[str]) -> None:
         raise ValueError(f"{option} is {name!r}; expected one of {', '.join(known)}{hint}")
 
 
+def _check_exponent(name: str, p: float, method: str) -> None:
+    inside = 0 < p < 4 if method == "lewis" else 1 <= p <= 2
+    if not inside:
+        expected = "above 0 and below 4" if method == "lewis" else "from 1 to 2"
+        raise ValueError(f"{name} is {p:g}; expected a number {expected} for {method}")
+
+
 def _check_numbers(
     keep: float | None,
     rank: int | None,
@@ -283,10 +350,7 @@ def _check_numbers(
         raise ValueError(f"--rank is {rank}; expected 1 or more")
     if budget is not None and not 0 < budget < 1:
         raise ValueError(f"--budget is {budget:g}; expected a share of the whole net, above 0 and below 1, e.g. 0.5")
-    inside = 0 < p < 4 if method == "lewis" else 1 <= p <= 2
-    if not inside:
-        expected = "above 0 and below 4" if method == "lewis" else "from 1 to 2"
-        raise ValueError(f"--p is {p:g}; expected a number {expected} for {method}")
+    _check_exponent("--p", p, method)
     if num_iters is not None and num_iters < 0:
         raise ValueError(f"--num-iters is {num_iters}; expected 0 or more")
     if tol is not None and not tol >= 0:

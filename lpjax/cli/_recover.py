@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -42,7 +43,8 @@ def recover(
     from lpjax.checkpoint import load_checkpoint, save_checkpoint
     from lpjax.checkpoint._save import check_target
     from lpjax.report import RECORD, record_of, record_text, run_record
-    from lpjax.report._trained import RECOVERED, training_files
+    from lpjax.report._run import check_dense
+    from lpjax.report._trained import RECOVERED, earlier_recovery, training_files
 
     with misuse():
         settings = lpjax.Recovery(
@@ -63,7 +65,14 @@ def recover(
         named = baseline or record.source
         if named is None:
             raise ValueError(f"{smaller} does not tell which dense net it was made of; name that by --baseline")
-        dense = load_checkpoint(find_model(named))
+        try:
+            dense = load_checkpoint(find_model(named))
+        except (OSError, ValueError) as error:
+            if baseline is not None:
+                raise
+            where = f"{smaller} names that as its dense net; say where it is by --baseline"
+            raise ValueError(f"{error}; {where}") from error
+        check_dense(dense, named)
         check_target(out, dense.source, force)
     source, first, second, _ = load_texts(text, chosen, split, glue)
     places = spaced(len(first), len(first) if texts is None else texts)
@@ -78,10 +87,12 @@ def recover(
         "held_out": found.held_out,
         "settings": dataclasses.asdict(settings),
         "best": found.best,
-        "curve": list(found.curve),
+        "curve": [_plain(entry) for entry in found.curve],
         "seconds": round(found.seconds, 1),
         **run_record(seed),
     }
+    if (earlier := earlier_recovery(net.source)) is not None:
+        told["earlier"] = earlier
     files = training_files(net.source) | {RECOVERED: json.dumps(told, indent=2) + "\n"}
     if record.complete:  # else config.json and the weights tell as much as it could
         files[RECORD] = record_text(record)
@@ -101,3 +112,8 @@ def recover(
     console = Console()
     console.print(table)
     console.print(f"saved in {escape(str(out))} as of update {found.best['step']:g}", highlight=False, soft_wrap=True)
+
+
+def _plain(entry: dict[str, float]) -> dict[str, float | None]:
+    """Without infinities, which JSON does not have."""
+    return {name: value if math.isfinite(value) else None for name, value in entry.items()}

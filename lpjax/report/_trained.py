@@ -19,6 +19,15 @@ def training_files(folder: str | Path | None) -> dict[str, str]:
     return {path.name: path.read_text(encoding="utf-8", errors="replace") for path in paths if path.is_file()}
 
 
+def earlier_recovery(folder: str | Path | None) -> Any:
+    """What the last `lpjax recover` of a folder told, for the next to tell with its own; None without one."""
+    text = training_files(folder).get(RECOVERED)
+    try:
+        return None if text is None else json.loads(text)
+    except ValueError:
+        return None
+
+
 def training_notes(folder: str | Path) -> list[str]:
     """A sentence of each, for readers who count on a net as the solvers left it."""
     notes = []
@@ -26,19 +35,22 @@ def training_notes(folder: str | Path) -> list[str]:
         try:
             told = json.loads(text)
             notes.append(_recovered(told) if name == RECOVERED else _tuned(told))
-        except (ValueError, LookupError, TypeError):
+        except (ValueError, LookupError, TypeError, AttributeError):
             notes.append(f"Trained after it was compressed; {name}, which tells how, can't be read.")
     return notes
 
 
 def _recovered(told: Mapping[str, Any]) -> str:
+    runs = [told]
+    while isinstance(earlier := runs[-1].get("earlier"), Mapping) and len(runs) < 100:
+        runs.append(earlier)
     start, best = told["curve"][0], told["best"]
     if best["step"] == 0:
         return f"lpjax recover made it no better, and left it as it was (divergence {start['divergence']:.4g})."
     return (
         f"Trained after it was compressed, without labels, on {told['texts']:,} texts, by {best['step']:,} updates: "
         f"divergence from the dense net {start['divergence']:.4g} → {best['divergence']:.4g} on {told['held_out']:,} "
-        f"texts that were held out ({RECOVERED}). {_SINCE}"
+        f"texts that were held out ({RECOVERED}{_last_of(len(runs))}). {_SINCE}"
     )
 
 
@@ -48,3 +60,7 @@ def _tuned(told: Mapping[str, Any]) -> str:
         f"Trained after it was compressed, with labels, on {told['train']['rows']:,} examples of {told['task']}, by "
         f"{best['step']:,} updates ({TUNED}). {_SINCE}"
     )
+
+
+def _last_of(runs: int) -> str:
+    return f", the last of {runs} runs" if runs > 1 else ""
