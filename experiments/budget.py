@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import tempfile
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -37,11 +38,13 @@ SPARSE = {"": 0.0, "embedding": None, "all": 0.2}
 
 
 class Case(NamedTuple):
-    """How a net is made smaller; `entries` says which pairs have single ones beside them."""
+    """How a net is made smaller; `entries` says which pairs have single ones beside them, `int8` that it is the file
+    with factors in 8 bits."""
 
     allocation: Allocation
     weighted: bool
     entries: str = ""
+    int8: bool = False
 
 
 CASES = (
@@ -57,6 +60,7 @@ CASES = (
     Case("measured", True),
     Case("measured", True, "embedding"),
 )
+IN_8_BITS = (Case("error", True, "embedding", True),)
 RECOVERED = (Case("uniform", False), Case("error", True, "embedding"), Case("error", True, "all"))
 
 
@@ -105,13 +109,21 @@ def main() -> None:
         found = lpjax.recover(compressed(case)[0], dense, others)
         return found.checkpoint, {"curve": list(found.curve), "seconds_recovering": found.seconds}
 
-    cases = [*((case, False) for case in CASES), *((case, True) for case in RECOVERED)]
+    def stored(net: lpjax.Checkpoint, int8: bool) -> tuple[lpjax.Checkpoint, int]:
+        """A net as its file has it, and the bytes of that."""
+        with tempfile.TemporaryDirectory() as folder:
+            size = lpjax.save_checkpoint(net, Path(folder) / "net", int8=int8)
+            return dataclasses.replace(lpjax.load_checkpoint(Path(folder) / "net"), source=net.source), size
+
+    cases = [*((case, False) for case in (*CASES, *IN_8_BITS)), *((case, True) for case in (*RECOVERED, *IN_8_BITS))]
     for case, again in sorted(cases, key=lambda one: one[0].allocation == "measured"):  # which take longest
         weighting = "gauss_newton" if case.weighted else "none"
         row = {"allocation": case.allocation, "weighting": weighting, "entries": case.entries, "recovered": again}
-        if any(row.items() <= done.items() for done in record["rows"]):
+        row["int8"] = case.int8
+        if any(row.items() <= ({"int8": False} | done).items() for done in record["rows"]):
             continue
         net, more = recovered(case) if again else compressed(case)
+        net, more["bytes"] = stored(net, case.int8)
         row |= {"spearman": stsb(net, pairs).spearman, "divergence": measure(net.params)}
         row |= {"share": size(net.params) / whole, **more}
         console.print({key: value for key, value in row.items() if key != "ranks"})

@@ -213,7 +213,9 @@ def budget_table(record: dict[str, Any]) -> str:
     for row in sorted(record["rows"], key=lambda row: row["recovered"]):
         cells = [
             row["weighting"],
-            row["allocation"] + {"": "", "embedding": ", entries", "all": ", entries everywhere"}[row["entries"]],
+            row["allocation"]
+            + {"": "", "embedding": ", entries", "all": ", entries everywhere"}[row["entries"]]
+            + (", 8 bits" if row.get("int8") else ""),
             "one epoch" if row["recovered"] else "",
         ]
         cells += [f"{100 * row['share']:.1f} %", f"{100 * row['spearman']:.2f}", f"{row['divergence']:.3f}"]

@@ -203,8 +203,8 @@ def test_broken_checkpoints_are_exit_1(run, folder, edit_weights, edit_config, t
 
 def test_nothing_got_smaller(run, folder, tmp_path):
     status, _, err = run("compress", folder, tmp_path / "out", "--keep", 0.01)
-    assert status == 1
-    assert "no layer got smaller" in " ".join(err.split())
+    assert status == 2
+    assert "no layer has a rank that fits" in " ".join(err.split())
     assert not (tmp_path / "out").exists()
 
 

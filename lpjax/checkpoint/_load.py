@@ -9,6 +9,7 @@ from typing import Any
 
 from lpjax.checkpoint._error import CheckpointError
 from lpjax.checkpoint._files import BLOCK, CONFIG, read_object
+from lpjax.checkpoint._int8 import restored_factors
 from lpjax.checkpoint._source import find_folder
 from lpjax.checkpoint._tensors import not_finite
 from lpjax.checkpoint._weights import nested, read_weights
@@ -42,7 +43,7 @@ def load_checkpoint(source: str | Path) -> Checkpoint:
 
     Reads config.json and model.safetensors (or its shards), dense or written by `save_checkpoint`, and where
     there is none, flax_model.msgpack. Leaves are read-only views of the file in the dtype it holds: memory is
-    touched as weights are used.
+    touched as weights are used. Factors in int8 are arrays of their own, in the dtype that they had before.
 
     Args:
         source: a folder, or a hub id such as "sentence-transformers/all-MiniLM-L6-v2".
@@ -62,6 +63,10 @@ def load_checkpoint(source: str | Path) -> Checkpoint:
     compression = _compression(data, folder / CONFIG)
 
     path, tensors, separator = read_weights(folder, str(source), data.get("architectures"))
+    try:
+        tensors = restored_factors(tensors)
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {error}") from error
     table = architecture(config).name_table(config)
     groups = table.groups_of(data.get("architectures"))
     if separator is None:

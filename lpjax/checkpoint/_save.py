@@ -15,6 +15,7 @@ import numpy as np
 
 from lpjax.checkpoint._dense import densified
 from lpjax.checkpoint._files import BLOCK, CONFIG, FLAX_WEIGHTS, WEIGHTS
+from lpjax.checkpoint._int8 import FACTORS, INT8, rounded_factors
 from lpjax.checkpoint._load import Checkpoint, lowrank_ranks
 from lpjax.checkpoint._msgpack import write_tree
 from lpjax.checkpoint._tensors import DTYPES, not_finite, write_tensors
@@ -57,6 +58,7 @@ def save_checkpoint(
     folder: str | Path,
     *,
     overwrite: bool = False,
+    int8: bool = False,
     extra_files: Mapping[str, Text] | None = None,
 ) -> int:
     """Save `checkpoint` as a Hugging Face folder that `load_checkpoint` reads back bit-exactly.
@@ -72,6 +74,9 @@ def save_checkpoint(
         folder: where to; parent folders are made.
         overwrite: replace `folder` where it is there, is a checkpoint or empty, and does not hold
             `checkpoint.source`.
+        int8: round factors to 8 bits, a quarter of their bytes: symmetric, with a scale for each column of left and
+            each row of right, `N.left_scale` and `N.right_scale`, (rank,). Reading makes them floating numbers again:
+            it is the file that is smaller, and a net that is trained further is to be rounded anew.
         extra_files: texts to be written beside the weights, by file name, such as a record of the run; or functions
             that make one of the size of model.safetensors in bytes.
 
@@ -81,11 +86,15 @@ def save_checkpoint(
     Raises:
         FileExistsError: `folder` exists and may not be replaced.
         FileNotFoundError: `checkpoint.source` is no longer there.
-        ValueError: params that do not fit the config or are not finite, with every path; nothing is written.
+        ValueError: params that do not fit the config or are not finite, with every path, or `int8` of a net without
+            factors; nothing is written.
     """
     target = check_target(folder, checkpoint.source, overwrite)
     pairs = _checked_pairs(checkpoint)
-    config = _config_text(checkpoint)
+    if int8 and not lowrank_ranks(checkpoint.params):
+        raise ValueError("`int8` is for factors, and `params` has none: compress it first")
+    pairs = rounded_factors(pairs) if int8 else pairs
+    config = _config_text(checkpoint, int8)
     texts = {CONFIG: config, **(extra_files or {})}
     return _write_folder(target, checkpoint.source, overwrite, WEIGHTS, texts, lambda path: write_tensors(path, pairs))
 
@@ -218,7 +227,7 @@ def swap_in(fresh: Path, target: Path, overwrite: bool) -> None:
             shutil.rmtree(old, ignore_errors=True)
 
 
-def _config_text(checkpoint: Checkpoint) -> str:
+def _config_text(checkpoint: Checkpoint, int8: bool = False) -> str:
     """The config.json to write: all of the source's, as far as it still holds, and the `lpjax` block."""
     from lpjax import __version__  # Late: the package imports this module.
 
@@ -239,7 +248,8 @@ def _config_text(checkpoint: Checkpoint) -> str:
         data["label2id"] = {name: int(i) for i, name in data["id2label"].items()}
     ranks = lowrank_ranks(checkpoint.params)
     if checkpoint.compression is not None or ranks:
-        data[BLOCK] = {"version": __version__, **(checkpoint.compression or {}), "ranks": ranks}
+        known = {key: value for key, value in (checkpoint.compression or {}).items() if key != FACTORS}
+        data[BLOCK] = {"version": __version__, **known, **({FACTORS: INT8} if int8 else {}), "ranks": ranks}
     return json.dumps(data, indent=2, allow_nan=False) + "\n"
 
 

@@ -16,6 +16,7 @@ from lpjax.cli._evaluate import demo, evaluate
 from lpjax.cli._export import export
 from lpjax.cli._finetune import finetune
 from lpjax.cli._inspect import inspect
+from lpjax.cli._quantize import quantize
 from lpjax.cli._recover import recover
 from lpjax.cli._report import report
 
@@ -35,6 +36,7 @@ for command, example in (
     (evaluate, f"lpjax evaluate smaller --baseline {ALIAS}"),
     (finetune, f"lpjax finetune {ALIAS} tuned --task sst2"),
     (recover, "lpjax recover smaller recovered --text sentences.txt"),
+    (quantize, "lpjax quantize recovered smallest"),
     (report, f"lpjax report smaller --baseline {ALIAS}"),
     (demo, "lpjax demo --out demo"),
 ):

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from lpjax.checkpoint import Checkpoint, load_checkpoint
+from lpjax.checkpoint._int8 import FACTORS, INT8
 from lpjax.checkpoint._source import weight_bytes
 from lpjax.compress import LayerRecord
 from lpjax.inspect import Kind, LeafRecord, kinds_of
@@ -136,6 +137,11 @@ def read_run(name: str | Path) -> tuple[Run, Checkpoint]:
         dense_bytes=record.steps[0].bytes_before,
     )
     run.notes += training_notes(folder)
+    if (checkpoint.compression or {}).get(FACTORS) == INT8:
+        run.notes.append(
+            "Its file has factors in 8 bits, which are made floating numbers again on loading: bytes are those of the "
+            "file, and errors have the rounding in them. The net in memory is as large, and as fast, as before."
+        )
     if not record.complete:
         run.notes.append(
             "The folder holds no lpjax_record.json, which lpjax compress writes: what its settings, seconds, versions "

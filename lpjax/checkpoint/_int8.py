@@ -1,0 +1,60 @@
+"""Factors in 8 bits: a quarter of their bytes in a file, and floating numbers again once they are loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+FACTORS, INT8 = "factors", "int8"  # of config.json's block
+_AXES = {".left": 0, ".right": 1}  # that scales are the largest over: one a column of left, one a row of right
+_SCALE = "_scale"
+_MOST = 127
+
+
+def rounded_factors(pairs: Sequence[tuple[str, Any]]) -> list[tuple[str, Any]]:
+    """The (name, tensor) pairs of a file, factors as int8, with the scales that they are to be multiplied by.
+
+    `N.left` (in, rank) and `N.right` (rank, out) have scales of shape (rank,), `N.left_scale` and `N.right_scale`, in
+    the dtype that the factors had: an error is at most half a scale, 1/254 of the largest entry of that column or row.
+    """
+    factors = {name for name, _ in pairs}
+    found: list[tuple[str, Any]] = []
+    for name, tensor in pairs:
+        stem, dot, part = name.rpartition(".")
+        axis = _AXES.get(dot + part)
+        if axis is None or not all(f"{stem}{other}" in factors for other in _AXES):
+            found.append((name, tensor))
+            continue
+        wide = np.asarray(tensor).astype(np.float64)
+        scale = (np.max(np.abs(wide), axis=axis) / _MOST).astype(tensor.dtype)
+        divisor = np.expand_dims(scale.astype(np.float64), axis)
+        # A scale that is 0, of a column that is, or that its dtype has no number for.
+        steps = np.divide(wide, divisor, out=np.zeros_like(wide), where=divisor > 0)
+        found += [(name, np.clip(np.round(steps), -_MOST, _MOST).astype(np.int8)), (name + _SCALE, scale)]
+    return found
+
+
+def restored_factors(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """What `rounded_factors` made of the tensors of a file, as near as it gets.
+
+    Raises:
+        ValueError: a scale without its factor, a factor without its scale, or some that do not fit each other.
+    """
+    found = dict(tensors)
+    for part, axis in _AXES.items():
+        scales = [name for name in tensors if name.endswith(part + _SCALE)]
+        for name in scales:
+            factor, scale = tensors.get(name.removesuffix(_SCALE)), found.pop(name)
+            if factor is None or factor.dtype != np.int8:
+                raise ValueError(f"{name} has no int8 {name.removesuffix(_SCALE)} beside it")
+            if factor.ndim != 2 or scale.shape != (factor.shape[1 - axis],) or scale.dtype.kind in "iub":
+                shapes = f"{list(scale.shape)} of {scale.dtype}, and that is {list(factor.shape)}"
+                raise ValueError(f"{name} is {shapes}; expected a floating number for each rank")
+            values = factor.astype(np.float64) * np.expand_dims(scale.astype(np.float64), axis)
+            found[name.removesuffix(_SCALE)] = values.astype(scale.dtype)
+    bare = [name for name, one in found.items() if one.dtype == np.int8 and name.endswith(tuple(_AXES))]
+    if bare:
+        raise ValueError(f"{bare[0]} is int8 and has no {bare[0]}{_SCALE}")
+    return found
