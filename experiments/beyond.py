@@ -65,6 +65,7 @@ SEED = 0
 ENCODER, EMBEDDING = 0.5, (0.26, 0.16)
 SPARSE = (0.05, 0.2)  # shares of the parameters that go into the sparse part
 ROUNDS = 12  # of what alternates
+REWEIGHTED = 5  # rounds of a pass over texts each
 SHRINKAGE = 1e-3
 
 Found = tuple[dict[str, np.ndarray], float]
@@ -369,7 +370,7 @@ def over_tokens(
     found, size = solved(moments_of({path: np.zeros_like(ours[path]) for path in paths}, 2.0))
     before = moments_of(found, p)
     first = last = {path: float(before[path].tokens) for path in paths}
-    for _ in range(ROUNDS if p < 2 else 0):
+    for _ in range(REWEIGHTED if p < 2 else 0):
         found, size = solved(before)
         before = moments_of(found, p)
         last = {path: float(before[path].tokens) for path in paths}
