@@ -19,7 +19,7 @@ def quantize(
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
-    """Save the factors of a compressed checkpoint in 8 bits, a quarter of their bytes: a last step, for smaller files."""
+    """Save the factors of a compressed checkpoint in 8 bits, a quarter of their bytes, as a last step."""
     from lpjax.checkpoint import load_checkpoint, save_checkpoint
     from lpjax.checkpoint._load import lowrank_ranks
     from lpjax.checkpoint._save import check_target
