@@ -86,7 +86,9 @@ def ablation_table() -> str:
         return of(weighted, layers=layers, keep=keep, weighting=weighting, solver=solver, p=p)
 
     def shared(allocation: str, recovered: bool = False, entries: str = "") -> float:
-        return of(budget, weighting="gauss_newton", allocation=allocation, recovered=recovered, entries=entries)
+        return of(
+            budget, weighting="gauss_newton", allocation=allocation, recovered=recovered, entries=entries, int8=False
+        )
 
     table, kernels = ("embeddings", 0.16), ("encoder", 0.5)
     rows = [
