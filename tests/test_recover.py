@@ -48,6 +48,8 @@ def test_it_comes_nearer_to_the_dense_net(name, task):
     assert (found.texts, found.held_out) == (54, 6)
     assert [entry["step"] for entry in found.curve] == [0, 4, 7, 11, 14, 18, 21]
     assert [entry["epoch"] for entry in found.curve[2::2]] == [1, 2, 3]
+    losses = [entry["loss"] for entry in found.curve[1:]]
+    assert np.mean(losses[-2:]) < np.mean(losses[:2])
     assert found.best["divergence"] < found.curve[0]["divergence"]
     # By texts that it never saw, too.
     others = [" ".join(reversed(text.split())) for text in TEXTS if len(text.split()) > 2]
