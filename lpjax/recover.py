@@ -168,7 +168,7 @@ def recover(
     between = -(-per_epoch // settings.checks)
     step, share = 0, 1.0
     for epoch in range(settings.epochs):
-        batches = list(shuffled(tokens, settings.batch_size, np.random.default_rng([settings.seed, epoch])))
+        batches = shuffled(tokens, settings.batch_size, np.random.default_rng([settings.seed, epoch]))
         for i, batch in enumerate(batches, 1):
             inputs, weights = _batch(tokens, batch, rows)
             wanted = _teach(teacher, config, spread(inputs, by_rows(mesh)), outputs[0] is not None)

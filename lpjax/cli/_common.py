@@ -59,6 +59,25 @@ def find_model(name: str) -> Path:
     return find_folder(name)
 
 
+def load_to_save(model: str, out: Path, force: bool) -> Checkpoint:
+    """The checkpoint that a command makes another of, in `out`; where that may not be written, it is not read."""
+    from lpjax.checkpoint import load_checkpoint
+    from lpjax.checkpoint._save import check_target
+
+    with misuse():
+        check_target(out, None, force)
+        folder = find_model(model)
+    checkpoint = load_checkpoint(folder)
+    with misuse():
+        check_target(out, checkpoint.source, force)
+    return checkpoint
+
+
+def sizes(before: int, after: int) -> str:
+    """What became of the bytes of a net's weights."""
+    return f"weights {before / 1e6:.1f} MB → {after / 1e6:.1f} MB"
+
+
 def check_new_file(option: str, path: Path, force: bool) -> None:
     """Refuse a file that an option asks to be written, before any work.
 

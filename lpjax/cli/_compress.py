@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from lpjax.cli._common import AsJson, Force, Model, Out, check_new_file, find_model, misuse, progress
+from lpjax.cli._common import AsJson, Force, Model, Out, check_new_file, find_model, misuse, progress, sizes
 from lpjax.cli._planning import check_paths, decide, make_wish, origin, plan_of
 from lpjax.cli._report import print_missing
 
@@ -193,7 +193,7 @@ def compress(
     console = Console()
     console.print(_records_table(records, " and ".join(f"{name}, p = {power:g}" for name, power in methods)))
     console.print(f"parameters {total / 1e6:.2f} M → {left / 1e6:.2f} M; "
-                  f"weights {before / 1e6:.1f} MB → {size / 1e6:.1f} MB; saved in {escape(str(out))}",
+                  f"{sizes(before, size)}; saved in {escape(str(out))}",
                   highlight=False, soft_wrap=True)  # fmt: skip
     if timings is not None and (slower := [record for record in records if (record.time_ratio or 0) > 1]):
         more = sum(timings.added_seconds(record.path, record.shape, record.rank or 0) or 0 for record in slower)

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from lpjax.cli._common import AsJson, Force, Model, Out, find_model, misuse
+from lpjax.cli._common import AsJson, Force, Model, Out, load_to_save, sizes
 
 
 def export(
@@ -25,18 +25,12 @@ def export(
     as_json: AsJson = False,
 ) -> None:
     """Save a checkpoint, factored or not, as a dense one that transformers loads."""
-    from lpjax.checkpoint import export_checkpoint, load_checkpoint
+    from lpjax.checkpoint import export_checkpoint
     from lpjax.checkpoint._load import lowrank_ranks
-    from lpjax.checkpoint._save import check_target
     from lpjax.checkpoint._source import weight_bytes
 
     del dense  # There is no other form.
-    with misuse():
-        check_target(out, None, force)
-        folder = find_model(model)
-    checkpoint = load_checkpoint(folder)
-    with misuse():
-        check_target(out, checkpoint.source, force)
+    checkpoint = load_to_save(model, out, force)
     format = "msgpack" if msgpack else "safetensors"
     size = export_checkpoint(checkpoint, out, format=format, overwrite=force)
     ranks = lowrank_ranks(checkpoint.params)
@@ -53,8 +47,7 @@ def export(
         print(json.dumps(result))
         return
     Console().print(
-        f"{len(ranks)} factored weights multiplied out; weights {before / 1e6:.1f} MB → {size / 1e6:.1f} MB "
-        f"({format}); saved in {escape(str(out))}",
+        f"{len(ranks)} factored weights multiplied out; {sizes(before, size)} ({format}); saved in {escape(str(out))}",
         highlight=False,
         soft_wrap=True,
     )

@@ -42,9 +42,9 @@ def recover(
     import lpjax
     from lpjax.checkpoint import load_checkpoint, save_checkpoint
     from lpjax.checkpoint._save import check_target
-    from lpjax.report import RECORD, record_of, record_text, run_record
+    from lpjax.report import record_of, run_record
     from lpjax.report._run import check_dense
-    from lpjax.report._trained import RECOVERED, earlier_recovery, training_files
+    from lpjax.report._trained import RECOVERED, earlier_recovery, history_files
 
     with misuse():
         settings = lpjax.Recovery(
@@ -91,11 +91,10 @@ def recover(
         "seconds": round(found.seconds, 1),
         **run_record(seed),
     }
-    if (earlier := earlier_recovery(net.source)) is not None:
+    files = history_files(net.source, record)
+    if (earlier := earlier_recovery(files)) is not None:
         told["earlier"] = earlier
-    files = training_files(net.source) | {RECOVERED: json.dumps(told, indent=2) + "\n"}
-    if record.complete:  # else config.json and the weights tell as much as it could
-        files[RECORD] = record_text(record)
+    files[RECOVERED] = json.dumps(told, indent=2) + "\n"
     save_checkpoint(found.checkpoint, out, overwrite=force, extra_files=files)
     if as_json:
         print(json.dumps(told | {"out": str(out)}))

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lpjax.report._record import RECORD, Record, record_text
+
 RECOVERED, TUNED = "recover.json", "finetune.json"
 _SINCE = "Goals and bounds of layers are of the net before that, which the solvers made."
 
@@ -19,9 +21,14 @@ def training_files(folder: str | Path | None) -> dict[str, str]:
     return {path.name: path.read_text(encoding="utf-8", errors="replace") for path in paths if path.is_file()}
 
 
-def earlier_recovery(folder: str | Path | None) -> Any:
-    """What the last `lpjax recover` of a folder told, for the next to tell with its own; None without one."""
-    text = training_files(folder).get(RECOVERED)
+def history_files(folder: str | Path | None, record: Record) -> dict[str, str]:
+    """Those, and the record of how the net became smaller where config.json and the weights do not tell as much."""
+    return training_files(folder) | ({RECORD: record_text(record)} if record.complete else {})
+
+
+def earlier_recovery(files: Mapping[str, str]) -> Any:
+    """What the last `lpjax recover` told, of `training_files`, for the next to tell with its own; None without one."""
+    text = files.get(RECOVERED)
     try:
         return None if text is None else json.loads(text)
     except ValueError:
@@ -44,13 +51,14 @@ def _recovered(told: Mapping[str, Any]) -> str:
     runs = [told]
     while isinstance(earlier := runs[-1].get("earlier"), Mapping) and len(runs) < 100:
         runs.append(earlier)
+    last = f", the last of {len(runs)} runs" if len(runs) > 1 else ""
     start, best = told["curve"][0], told["best"]
     if best["step"] == 0:
         return f"lpjax recover made it no better, and left it as it was (divergence {start['divergence']:.4g})."
     return (
         f"Trained after it was compressed, without labels, on {told['texts']:,} texts, by {best['step']:,} updates: "
         f"divergence from the dense net {start['divergence']:.4g} → {best['divergence']:.4g} on {told['held_out']:,} "
-        f"texts that were held out ({RECOVERED}{_last_of(len(runs))}). {_SINCE}"
+        f"texts that were held out ({RECOVERED}{last}). {_SINCE}"
     )
 
 
@@ -60,7 +68,3 @@ def _tuned(told: Mapping[str, Any]) -> str:
         f"Trained after it was compressed, with labels, on {told['train']['rows']:,} examples of {told['task']}, by "
         f"{best['step']:,} updates ({TUNED}). {_SINCE}"
     )
-
-
-def _last_of(runs: int) -> str:
-    return f", the last of {runs} runs" if runs > 1 else ""
