@@ -280,14 +280,19 @@ def moments(
     return jax.grad(run)({path: (jnp.zeros((ours[path].shape[0],) * 2),) * 2 for path in watched})
 
 
+def batches_of(dense: lpjax.Checkpoint, sentences: Sequence[str]) -> list[Any]:
+    """Inputs of the net, of 32 texts of similar length each."""
+    tokens = tokenize(tokenizer_of(dense), dense.config, list(sentences), max_length=128)
+    return [collate(tokens, batch, 32) for batch in by_length(tokens, 32)]
+
+
 def sequential(
     dense: lpjax.Checkpoint, calibration: Calibration, keep: float, sentences: Sequence[str], shrinkage: float = 1e-2
 ) -> Found:
     """Kernels in the order that the net runs them; all are in the twin at once, those not yet done as dense."""
     ours = {path: np.asarray(leaf) for path, leaf in leaves_with_paths(dense.params)}
     paths = tuple(select_paths(dense.params, "encoder"))
-    tokens = tokenize(tokenizer_of(dense), dense.config, list(sentences), max_length=128)
-    batches = [collate(tokens, batch, 32) for batch in by_length(tokens, 32)]
+    batches = batches_of(dense, sentences)
     params = jax.tree.map(jnp.asarray, dense.params)
     found: dict[str, np.ndarray] = {}
     size = 0.0
@@ -352,8 +357,7 @@ def over_tokens(
     ours = {path: np.asarray(leaf) for path, leaf in leaves_with_paths(dense.params)}
     paths = select_paths(dense.params, "encoder")
     columns = {path: roots(np.asarray(calibration.statistics[path].outputs, np.float64)) for path in paths}
-    tokens = tokenize(tokenizer_of(dense), dense.config, list(sentences), max_length=128)
-    batches = [collate(tokens, batch, 32) for batch in by_length(tokens, 32)]
+    batches = batches_of(dense, sentences)
     params = jax.tree.map(jnp.asarray, dense.params)
 
     def moments_of(found: dict[str, np.ndarray], p: float) -> Any:
