@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import secrets
 import shutil
 import time
@@ -14,6 +13,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from lpjax._json import read_fields
 from lpjax.calibrate import calibrate
 from lpjax.calibration import Calibration
 from lpjax.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
@@ -159,8 +159,8 @@ def check_out(out: Path) -> None:
     if not out.exists():
         return
     try:
-        mark = json.loads((out / "results.json").read_text(encoding="utf-8")).get("made_by")
-    except (OSError, ValueError, AttributeError):
+        mark = read_fields(out / "results.json").text("made_by")
+    except ValueError:
         mark = None
     if mark != _MARK:
         raise DemoError(f"{out} exists and was not made by the demo; choose another with --out")

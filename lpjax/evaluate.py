@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -18,6 +17,7 @@ from scipy import stats
 
 from lpjax.batching import by_length, collate, tokenize
 from lpjax.checkpoint import Checkpoint
+from lpjax.checkpoint._files import read_object
 from lpjax.glue.data import Pairs
 from lpjax.models import ModelConfig, device_params, encode
 from lpjax.models.layers import mean_pool
@@ -125,14 +125,11 @@ def embed_sentences(
 
 def _sentence_length(checkpoint: Checkpoint) -> int | None:
     """`max_seq_length` of sentence-transformers, where its file is there and says so."""
-    try:
-        text = (
-            (checkpoint.source / "sentence_bert_config.json").read_text(encoding="utf-8") if checkpoint.source else "{}"
-        )
-        length = json.loads(text).get("max_seq_length")
-    except (OSError, ValueError, AttributeError, TypeError):
+    path = None if checkpoint.source is None else checkpoint.source / "sentence_bert_config.json"
+    if path is None or not path.exists():
         return None
-    return length if isinstance(length, int) and length >= 3 else None
+    length = read_object(path).get("max_seq_length")
+    return length if type(length) is int and length >= 3 else None
 
 
 @functools.partial(jax.jit, static_argnames=("config", "dtype"))

@@ -12,8 +12,9 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from lpjax._json import JSON_LIMIT, parse_json
 from lpjax.checkpoint._error import CheckpointError
-from lpjax.checkpoint._files import JSON_LIMIT, map_file, parse_json
+from lpjax.checkpoint._files import map_file
 
 DTYPES = {
     "F64": np.dtype(np.float64),
@@ -57,7 +58,7 @@ def read_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
         tensors = {name: _view(data, name, entry) for name, entry in header.items()}
     except CheckpointError:
         raise
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} is not a whole safetensors file: {error}; fetch or save it again") from error
     return tensors, metadata
 
@@ -75,7 +76,7 @@ def _header(content: Any) -> tuple[dict[str, Any], int]:
         raise ValueError(f"its header is {length} bytes long, expected at most {JSON_LIMIT}")
     try:
         header = parse_json(content[8 : 8 + length], unique=True)
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise ValueError(f"its header is not JSON: {error}") from error
     if not isinstance(header, dict):
         raise ValueError(f"its header is a JSON {type(header).__name__}, expected an object")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import glob
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,12 @@ from typing import Any
 import jax
 import numpy as np
 
+from lpjax._json import Fields, parse_object
 from lpjax._replacing import replacing
+from lpjax.checkpoint._tensors import not_finite, read_tensors
 from lpjax.glue._train_step import Params, TrainState
+
+_MOST_STEPS = 2**31 - 1
 
 
 @dataclasses.dataclass
@@ -60,32 +65,72 @@ def load_state(path: Path, state: TrainState, best: Params, log: Log) -> tuple[T
     Raises:
         ValueError: the file is none of these, or of another run; says what differs.
     """
-    from safetensors import SafetensorError, safe_open
-
     try:
-        with safe_open(path, framework="numpy") as file:
-            found = _read_log(file.metadata())
-            if found.about != log.about:
-                raise ValueError(f"it is of another run: {_difference(found.about, log.about)}")
-            named = list(_named(state, best))
-            leaves = [file.get_tensor(name) for name, _ in named]
+        tensors, metadata = read_tensors(path)
+        found = _read_log(metadata)
+        if found.about != log.about:
+            raise ValueError(f"it is of another run: {_difference(found.about, log.about)}")
+        named = list(_named(state, best))
+        if odd := sorted(tensors.keys() ^ {name for name, _ in named}):
+            raise ValueError(f"it lacks weights of this run, or has others: {', '.join(odd[:3])}")
+        leaves = [tensors[name] for name, _ in named]
         strange = [name for (name, leaf), got in zip(named, leaves, strict=True) if not _alike(leaf, got)]
         if strange:
             raise ValueError(f"the weights {', '.join(strange[:3])} have another shape or format")
-    except (SafetensorError, OSError, ValueError) as error:
+        for (name, _), got in zip(named, leaves, strict=True):
+            _check_values(name, got, found.step)
+    except (OSError, ValueError) as error:
         raise ValueError(f"{path} can't be gone on from: {error}; delete it (--force) to start over") from None
     state, best = jax.tree.unflatten(jax.tree.structure((state, best)), leaves)
     return state, best, found
 
 
 def _read_log(metadata: dict[str, str] | None) -> Log:
+    """What a snapshot says of its run, checked as far as that can be without the run."""
     try:
-        found = Log(**json.loads((metadata or {})["log"]))
-    except (KeyError, TypeError, ValueError):
-        found = None
-    if found is None or not isinstance(found.about, dict):
-        raise ValueError("it holds no record of a run, as `lpjax finetune` writes it")
-    return found
+        return _log(parse_object((metadata or {}).get("log", ""), "log"))
+    except ValueError as error:
+        raise ValueError(f"it holds no record of a run, as `lpjax finetune` writes it: {error}") from None
+
+
+def _log(fields: Fields) -> Log:
+    step = fields.need("step", fields.count("step", 0, _MOST_STEPS))
+    if not (about := fields.anything("about")):
+        raise fields.refuse("about", "an object")
+    curve, last = [], 0
+    for entry in fields.objects("curve"):
+        at = entry.need("step", entry.count("step", last + 1, max(step, last + 1)))
+        for name in entry.data:
+            entry.need(name, entry.number(name))
+        for name in ("epoch", "loss", "learning_rate"):
+            entry.need(name, entry.number(name))
+        curve.append(dict(entry.data))
+        last = at
+    if len({frozenset(entry) for entry in curve}) > 1 or (curve and len(curve[0]) < 5):
+        raise fields.refuse("curve", "entries of the same numbers, metrics among them")
+    losses = fields.data.get("losses")
+    finite = isinstance(losses, list) and all(type(one) is float and math.isfinite(one) for one in losses)
+    if not isinstance(losses, list) or not finite or len(losses) != step - last:
+        raise fields.refuse("losses", f"a list of {step - last} finite numbers")
+    best = fields.count("best", 0, max(len(curve) - 1, 0))
+    if (best is None) == bool(curve):
+        raise fields.refuse("best", "the number of an entry of the curve, or null without one")
+    seconds = fields.need("seconds", fields.number("seconds"))
+    stopped = fields.need("stopped", fields.flag("stopped"))
+    if seconds < 0:
+        raise fields.refuse("seconds", "a number, 0 or more")
+    return Log(about, step, losses, curve, best, stopped, seconds)
+
+
+def _check_values(name: str, array: np.ndarray, step: int) -> None:
+    """Refuse numbers that training never has."""
+    if array.dtype.kind in "iu":  # Adam's count of updates, or places of single entries, which are checked elsewhere
+        if name.endswith("/count") and not np.all(array == step):
+            raise ValueError(f"{name} is {array}, but {step} updates were made")
+    elif any(not_finite([(name, array)])):
+        raise ValueError(f"{name} holds NaN or infinity")
+    elif "/nu/" in name and np.any(array < 0):
+        raise ValueError(f"{name} holds squares below 0")
 
 
 def _alike(leaf: Any, got: np.ndarray) -> bool:

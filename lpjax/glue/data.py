@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import re
 from collections.abc import Callable, Sequence
@@ -12,6 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from lpjax._json import parse_json
+from lpjax._reading import TextError, read_lines
 from lpjax.glue.tasks import TASKS, Task, find_task
 
 # A copy, for its numbers are what `load_stsb` expects.
@@ -248,18 +249,13 @@ def _choose(task: Task, names: Sequence[str], where: str) -> list[str]:
 
 def _read_lines(path: Path) -> list[tuple[int, str]]:
     """Lines that are not blank, with their numbers from 1."""
-    raw = b""
     try:
-        raw = path.read_bytes()
-        text = raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        raise DataError(f"{path}, line {line} can't be read as UTF-8 text: {error}") from None
-    except OSError as error:
+        lines = read_lines(path)
+    except TextError as error:
+        raise DataError(f"{path}, line {error.line} can't be read as UTF-8 text: {error}") from None
+    except (OSError, ValueError) as error:
         raise DataError(f"{path} can't be read: {error}") from None
-    # Not `splitlines`: some texts hold other line separators of Unicode.
-    lines = [(number, line.rstrip("\r")) for number, line in enumerate(text.split("\n"), start=1)]
-    return [(number, line) for number, line in lines if line.strip(" ")]
+    return [(number, line) for number, line in enumerate(lines, start=1) if line.strip(" ")]
 
 
 def _read_tsv(path: Path, task: Task, split: str) -> _Table:
@@ -288,8 +284,8 @@ def _read_jsonl(path: Path, task: Task, split: str) -> _Table:
     kept: list[tuple[int, Sequence[Any]]] = []
     for number, line in _read_lines(path):
         try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
+            row = parse_json(line, lenient=True)
+        except ValueError as error:
             raise DataError(f"{path}, line {number} is not JSON: {error}") from None
         if not isinstance(row, dict):
             raise DataError(f"{path}, line {number} is a JSON {type(row).__name__}; expected an object, {{…}}")
@@ -398,9 +394,10 @@ def load_sentences(path: str | Path | None = None) -> list[str]:
         return _topics()
     path = Path(path)
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} can't be read as UTF-8 text, one sentence a line: {error}") from None
+        lines = read_lines(path)
+    except (OSError, ValueError) as error:
+        where = f", line {error.line}" if isinstance(error, TextError) else ""
+        raise DataError(f"{path}{where} can't be read as UTF-8 text, one sentence a line: {error}") from None
     sentences = list(dict.fromkeys(line.strip() for line in lines if line.strip()))
     if len(sentences) < 3:
         raise DataError(f"{path} has {len(sentences)} different sentences; expected at least three, one a line")

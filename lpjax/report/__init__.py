@@ -1,5 +1,6 @@
 """What a run leaves behind: a record with its circumstances, a table, a plot, and a page that shows all of it."""
 
+from lpjax._json import RecordError as RecordError
 from lpjax.report._break_even import break_even_document as break_even_document
 from lpjax.report._break_even import read_break_even as read_break_even
 from lpjax.report._calibration import load_calibration as load_calibration
@@ -8,7 +9,6 @@ from lpjax.report._cells import Results as Results
 from lpjax.report._cells import read_results as read_results
 from lpjax.report._circumstances import method_label as method_label
 from lpjax.report._circumstances import run_record as run_record
-from lpjax.report._fields import RecordError as RecordError
 from lpjax.report._inspection import plot_inspection as plot_inspection
 from lpjax.report._page import PAGE as PAGE
 from lpjax.report._page import Baseline as Baseline

@@ -6,9 +6,9 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from lpjax._json import Fields, read_object
 from lpjax.break_even import BreakEven, LayerTiming
 from lpjax.report._circumstances import run_record
-from lpjax.report._fields import Fields, read_object
 
 SCHEMA = "lpjax-break-even/1"
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from lpjax._json import Fields, RecordError, parse_object
 from lpjax._replacing import replacing
 from lpjax.calibration import Calibration, Statistics
 from lpjax.checkpoint._tensors import read_tensors, write_tensors
-from lpjax.report._fields import Fields, RecordError, parse_object
 from lpjax.report._write import refuse_existing
 
 SCHEMA = "lpjax-calibration/1"

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from lpjax._json import Fields, RecordError, parse_object, read_text
 from lpjax.report._circumstances import method_label
-from lpjax.report._fields import Fields, RecordError, parse_object, read_text
 
 Scores = Mapping[str, float | None]
 

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any, get_args
 
+from lpjax._json import Fields, RecordError, read_object
 from lpjax.plan import Choice, Costs, Plan
-from lpjax.report._fields import Fields, RecordError, read_object
 from lpjax.report._write import refuse_existing, write_text
 from lpjax.weighting import WEIGHTINGS, Weighting
 

@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lpjax._json import Fields, RecordError, read_object
 from lpjax.checkpoint import Checkpoint
 from lpjax.checkpoint._load import lowrank_ranks
 from lpjax.compress import LayerRecord
 from lpjax.models.names import walk
-from lpjax.report._fields import Fields, RecordError, read_object
 
 RECORD = "lpjax_record.json"
 SCHEMA = "lpjax-record/1"

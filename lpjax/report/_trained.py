@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lpjax._json import RECORD_LIMIT, Fields, RecordError, parse_object
+from lpjax._reading import read_bytes
 from lpjax.report._record import RECORD, Record, record_text
 
 RECOVERED, TUNED = "recover.json", "finetune.json"
@@ -14,11 +15,21 @@ _SINCE = "Goals and bounds of layers are of the net before that, which the solve
 
 
 def training_files(folder: str | Path | None) -> dict[str, str]:
-    """Those of a folder, name -> text, for the folder of a net that is made of it."""
+    """Those of a folder, name -> text, for the folder of a net that is made of it.
+
+    Raises:
+        RecordError: one is no regular file, or too large.
+    """
     if folder is None:
         return {}
-    paths = [Path(folder) / name for name in (RECOVERED, TUNED)]
-    return {path.name: path.read_text(encoding="utf-8", errors="replace") for path in paths if path.is_file()}
+    found = {}
+    for path in (Path(folder) / name for name in (RECOVERED, TUNED)):
+        if path.exists():
+            try:
+                found[path.name] = read_bytes(path, RECORD_LIMIT).decode("utf-8", "replace")
+            except (OSError, ValueError) as error:
+                raise RecordError(f"{path} can't be read: {error}; remove it to go on without it") from None
+    return found
 
 
 def history_files(folder: str | Path | None, record: Record) -> dict[str, str]:
@@ -27,44 +38,58 @@ def history_files(folder: str | Path | None, record: Record) -> dict[str, str]:
 
 
 def earlier_recovery(files: Mapping[str, str]) -> Any:
-    """What the last `lpjax recover` told, of `training_files`, for the next to tell with its own; None without one."""
-    text = files.get(RECOVERED)
-    try:
-        return None if text is None else json.loads(text)
-    except ValueError:
+    """What the last `lpjax recover` told, of `training_files`, for the next to tell with its own; None without one.
+
+    Raises:
+        RecordError: it is no JSON object.
+    """
+    if RECOVERED not in files:
         return None
+    try:
+        return dict(parse_object(files[RECOVERED], RECOVERED).data)
+    except RecordError as error:
+        raise RecordError(f"{error}; remove it to go on without the history of earlier training") from None
 
 
 def training_notes(folder: str | Path) -> list[str]:
     """A sentence of each, for readers who count on a net as the solvers left it."""
     notes = []
-    for name, text in training_files(folder).items():
+    for name, tell in ((RECOVERED, _recovered), (TUNED, _tuned)):
+        path = Path(folder) / name
+        if not path.exists():
+            continue
         try:
-            told = json.loads(text)
-            notes.append(_recovered(told) if name == RECOVERED else _tuned(told))
-        except (ValueError, LookupError, TypeError, AttributeError):
+            notes.append(tell(parse_object(read_bytes(path, RECORD_LIMIT), str(path))))
+        except (OSError, ValueError):
             notes.append(f"Trained after it was compressed; {name}, which tells how, can't be read.")
     return notes
 
 
-def _recovered(told: Mapping[str, Any]) -> str:
+def _recovered(told: Fields) -> str:
     runs = [told]
-    while isinstance(earlier := runs[-1].get("earlier"), Mapping) and len(runs) < 100:
+    while (earlier := runs[-1].object("earlier")) is not None and len(runs) < 100:
         runs.append(earlier)
     last = f", the last of {len(runs)} runs" if len(runs) > 1 else ""
-    start, best = told["curve"][0], told["best"]
-    if best["step"] == 0:
-        return f"lpjax recover made it no better, and left it as it was (divergence {start['divergence']:.4g})."
+    curve = list(told.objects("curve"))
+    if not curve:
+        raise told.refuse("curve", "a list of objects, one or more")
+    best = told.need("best", told.object("best"))
+    start, found = (one.need("divergence", one.number("divergence")) for one in (curve[0], best))
+    step = best.need("step", best.count("step"))
+    if step == 0:
+        return f"lpjax recover made it no better, and left it as it was (divergence {start:.4g})."
+    texts, held_out = (told.need(key, told.count(key)) for key in ("texts", "held_out"))
     return (
-        f"Trained after it was compressed, without labels, on {told['texts']:,} texts, by {best['step']:,} updates: "
-        f"divergence from the dense net {start['divergence']:.4g} → {best['divergence']:.4g} on {told['held_out']:,} "
+        f"Trained after it was compressed, without labels, on {texts:,} texts, by {step:,} updates: "
+        f"divergence from the dense net {start:.4g} → {found:.4g} on {held_out:,} "
         f"texts that were held out ({RECOVERED}{last}). {_SINCE}"
     )
 
 
-def _tuned(told: Mapping[str, Any]) -> str:
-    best = told["best"]
+def _tuned(told: Fields) -> str:
+    best, train = told.need("best", told.object("best")), told.need("train", told.object("train"))
+    rows, step = train.need("rows", train.count("rows")), best.need("step", best.count("step"))
     return (
-        f"Trained after it was compressed, with labels, on {told['train']['rows']:,} examples of {told['task']}, by "
-        f"{best['step']:,} updates ({TUNED}). {_SINCE}"
+        f"Trained after it was compressed, with labels, on {rows:,} examples of "
+        f"{told.need('task', told.text('task'))}, by {step:,} updates ({TUNED}). {_SINCE}"
     )

@@ -145,7 +145,7 @@ SAFETENSORS = [
     Hostile("header is garbage", safetensors(b"garbage!"), WHOLE + "its header is not JSON: Expecting value: line 1"),
     Hostile("header is not UTF-8", safetensors(b'{"\xff": 1}'), WHOLE + "its header is not JSON: 'utf-8' codec can't"),
     Hostile("header is a list", safetensors([]), WHOLE + "its header is a JSON list, expected an object" + AGAIN),
-    Hostile("header is nested deep", safetensors(b"[" * 100_000), WHOLE + "its header is not JSON: maximum recursion"),
+    Hostile("header is nested deep", safetensors(b"[" * 100_000), WHOLE + "its header is not JSON: it is nested more"),
     Hostile("header holds NaN", safetensors(b'{"a": NaN}'), WHOLE + "its header is not JSON: NaN is not JSON" + AGAIN),
     Hostile(
         "header repeats a tensor",
@@ -406,9 +406,9 @@ CONFIGS = [
     Hostile("no config", no_config, "{} holds no config.json, so it is no checkpoint"),
     Hostile("config is cut off", raw(b'{"model_type": "be', CONFIG), NOT_JSON + "Unterminated string"),
     Hostile("config is empty", raw(b"", CONFIG), NOT_JSON + "Expecting value"),
-    Hostile("config is binary", raw(b"\xff\xfe\xfd", CONFIG), NOT_JSON + "'utf-"),
+    Hostile("config is binary", raw(b"\xff\xfe\xfd", CONFIG), NOT_JSON + "it is UTF-16 text"),
     Hostile("config is a list", raw(b"[1, 2]", CONFIG), "{}/config.json holds a JSON list, expected an object"),
-    Hostile("config is nested deep", raw(b"[" * 100_000, CONFIG), NOT_JSON + "maximum recursion depth exceeded"),
+    Hostile("config is nested deep", raw(b"[" * 100_000, CONFIG), NOT_JSON + "it is nested more than 200 deep"),
     Hostile(
         "config of 5 MiB",
         raw(b'{"model_type": "bert"' + b" " * (5 << 20) + b"}", CONFIG),

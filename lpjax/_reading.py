@@ -1,0 +1,80 @@
+"""Bytes and text of files that somebody else wrote: regular files of a limited size, in UTF-8."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+TEXT_LIMIT = 1 << 30
+"""Bytes of a text file that are read at most."""
+LINE_LIMIT = 1_000_000
+"""Characters of a line at most: a file that has more in one is none of a text a line."""
+
+_OTHER_ENCODINGS = (
+    (b"\xff\xfe\0\0", "UTF-32"),
+    (b"\0\0\xfe\xff", "UTF-32"),
+    (b"\xff\xfe", "UTF-16"),
+    (b"\xfe\xff", "UTF-16"),
+)
+
+
+def read_bytes(path: Path, limit: int) -> bytes:
+    """All bytes of a file.
+
+    Raises:
+        ValueError: it is no regular file (a pipe or a device may never end), or has more than `limit` bytes.
+        OSError: it cannot be read.
+    """
+    if path.exists() and not path.is_file():
+        raise ValueError("it is no regular file")
+    with path.open("rb") as file:
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        raise ValueError(f"it is longer than {limit} bytes")
+    return data
+
+
+def decode(data: bytes) -> str:
+    """UTF-8 text, with or without a byte order mark.
+
+    Raises:
+        ValueError: it is another encoding, or binary; UTF-16 and UTF-32 are named.
+    """
+    for mark, name in _OTHER_ENCODINGS:
+        if data.startswith(mark):
+            raise ValueError(f"it is {name} text; save it as UTF-8")
+    if data[:1] == b"\0" or data[1:2] == b"\0":
+        raise ValueError("it begins with NUL bytes, so it is UTF-16 text or no text; save it as UTF-8")
+    return data.decode("utf-8-sig")
+
+
+class TextError(ValueError):
+    """A file is no text; `line` is where it ends to be some, from 1."""
+
+    def __init__(self, line: int, message: str) -> None:
+        super().__init__(message)
+        self.line = line
+
+
+def read_lines(path: Path) -> list[str]:
+    r"""The lines of a text file, without their ends, which are "\n" or "\r\n" alone; empty lines are kept.
+
+    Not `str.splitlines`: texts hold other line separators of Unicode.
+
+    Raises:
+        TextError: it is not UTF-8, holds a NUL byte, which text does not have, or a line of more than `LINE_LIMIT`.
+        ValueError, OSError: as `read_bytes`.
+    """
+    data = read_bytes(path, TEXT_LIMIT)
+    try:
+        text = decode(data)
+    except UnicodeDecodeError as error:
+        raise TextError(data.count(b"\n", 0, error.start) + 1, str(error)) from None
+    except ValueError as error:
+        raise TextError(1, str(error)) from None
+    if (place := text.find("\0")) >= 0:
+        raise TextError(text.count("\n", 0, place) + 1, "it holds a NUL byte, so it is no text")
+    lines = [line.removesuffix("\r") for line in text.split("\n")]
+    for number, line in enumerate(lines, start=1):
+        if len(line) > LINE_LIMIT:
+            raise TextError(number, f"it has {len(line)} characters; expected {LINE_LIMIT} at most")
+    return lines[:-1] if lines[-1] == "" else lines
