@@ -37,6 +37,7 @@ _SIDE_FILES = {
     "vocab.txt",
     "vocab.json",
     "merges.txt",
+    "bpe.codes",
     "spiece.model",
     "sentencepiece.bpe.model",
     "tokenizer.model",

@@ -10,6 +10,7 @@ _WANTED = [
     "*.json",
     "*.txt",
     "*.model",
+    "bpe.codes",
     "model.safetensors",
     "model-*.safetensors",
     "[0-9]_*/model.safetensors",

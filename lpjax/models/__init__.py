@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import functools
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -25,7 +26,9 @@ from lpjax.models.config import ModelConfig as ModelConfig
 from lpjax.models.distilbert import DistilBertConfig as DistilBertConfig
 from lpjax.models.layers import Dropout, at_least_float32, cast
 from lpjax.models.names import NameTable, walk
+from lpjax.models.roberta import CamembertConfig as CamembertConfig
 from lpjax.models.roberta import RobertaConfig as RobertaConfig
+from lpjax.models.roberta import XLMRobertaConfig as XLMRobertaConfig
 from lpjax.models.xlnet import XLNetConfig as XLNetConfig
 from lpjax.select import is_table, replace_leaves
 
@@ -56,14 +59,24 @@ ARCHITECTURES: dict[str, Architecture] = {
         (BertConfig, bert),
         (DistilBertConfig, distilbert),
         (RobertaConfig, roberta),
+        (XLMRobertaConfig, roberta),
+        (CamembertConfig, roberta),
         (XLNetConfig, xlnet),
     )
 }
 """The architectures by the `model_type` of a config.json."""
 
-CLASS_NAMES = {"bert": "Bert", "distilbert": "DistilBert", "roberta": "Roberta", "xlnet": "XLNet"}
+CLASS_NAMES = {
+    "bert": "Bert",
+    "distilbert": "DistilBert",
+    "roberta": "Roberta",
+    "xlm-roberta": "XLMRoberta",
+    "camembert": "Camembert",
+    "xlnet": "XLNet",
+}
 """How transformers begins the names of the classes of each `model_type`."""
 
+_ENDINGS = "Model$|For[A-Z]|LMHeadModel$|PreTrainedModel$"  # of the names of transformers' classes
 _TOKENS = 1024  # at a time, on one CPU
 _INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
@@ -95,7 +108,8 @@ def config_from_json(data: Mapping[str, Any]) -> ModelConfig:
         # The first checkpoints carry no model_type; where there is nothing, the class name tells.
         names = data.get("architectures")
         name = str(names[0]) if isinstance(names, list) and names else ""
-        kind = next((kind for kind, start in CLASS_NAMES.items() if name.startswith(start)), None)
+        # Not by the beginning alone: XLMRobertaXLModel and RobertaPreLayerNormModel are other nets.
+        kind = next((kind for kind, start in CLASS_NAMES.items() if re.match(f"{start}({_ENDINGS})", name)), None)
     if kind is None:
         raise ValueError(f"lacks `model_type`, expected one of {', '.join(map(repr, ARCHITECTURES))}")
     if not isinstance(kind, str) or kind not in ARCHITECTURES:

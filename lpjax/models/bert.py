@@ -84,6 +84,7 @@ def encoder_weights(config: BertConfig) -> tuple[Weight, ...]:
 
 
 RENAMES = ((r"(LayerNorm|layer_norm)\.gamma$", r"\1.weight"), (r"(LayerNorm|layer_norm)\.beta$", r"\1.bias"))
+WORDS = "embeddings.word_embeddings.weight"
 IGNORED = r"(^|\.)embeddings\.(position_ids|token_type_ids)$"
 
 
@@ -94,7 +95,7 @@ def name_table(config: BertConfig) -> NameTable:
         Weight(f"{words}.bias", "cls/predictions/bias", (vocab,), group=words),
         *dense(f"{words}.transform.dense", hidden, hidden, group=words),
         *norm(f"{words}.transform.LayerNorm", hidden, group=words),
-        *decoder(f"{words}.decoder", hidden, vocab, words, "embeddings.word_embeddings.weight", f"{words}.bias"),
+        *decoder(f"{words}.decoder", hidden, vocab, words, WORDS, f"{words}.bias", tied=config.tie_word_embeddings),
         *dense("cls.seq_relationship", hidden, 2, group="cls.seq_relationship"),
         *dense("classifier", hidden, "labels", group="classifier"),
         *dense("qa_outputs", hidden, "outputs", group="qa_outputs"),

@@ -87,7 +87,7 @@ class ConfigReader:
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """What a net's forward pass needs of its config.json; hashable, so static under jit.
+    """What a net's names and forward pass need of its config.json; hashable, so static under jit.
 
     A net's own config is a frozen dataclass whose fields are keys of config.json, and says in `check` what they may
     be.
@@ -98,10 +98,12 @@ class ModelConfig:
 
     model_type: ClassVar[str]
     vocab_size: int
+    tie_word_embeddings: bool = dataclasses.field(default=True, kw_only=True)
 
     def __post_init__(self) -> None:
         reader = ConfigReader(dataclasses.asdict(self))
         self.check(reader)
+        reader.get("tie_word_embeddings", bool, True)
         reader.finish()
 
     @classmethod
@@ -123,6 +125,7 @@ class ModelConfig:
         """
         reader = ConfigReader(data)
         cls.check(reader)
+        reader.get("tie_word_embeddings", bool, True)
         reader.refuse("model_type", (cls.model_type,), "another kind of model")
         reader.refuse("is_decoder", (False, None), "only encoders are supported")
         reader.refuse("add_cross_attention", (False, None), "only encoders are supported")

@@ -81,7 +81,7 @@ def name_table(config: DistilBertConfig) -> NameTable:
     heads: list[Weight] = [
         *dense("vocab_transform", dim, dim, group=words),
         *norm("vocab_layer_norm", dim, group=words),
-        *decoder(words, dim, vocab, words, "embeddings.word_embeddings.weight"),
+        *decoder(words, dim, vocab, words, "embeddings.word_embeddings.weight", tied=config.tie_word_embeddings),
         *dense("pre_classifier", dim, dim, group="pre_classifier"),
         *dense("classifier", dim, "labels", group="classifier"),
         *dense("qa_outputs", dim, "outputs", group="qa_outputs"),

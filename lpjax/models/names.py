@@ -36,8 +36,9 @@ class Weight:
             the same size wherever it occurs in one table.
         transposed: whether the file holds the transpose (PyTorch's `Linear` is (out, in), kernels (in, out)).
         group: weights of one group are all there or all absent; the empty group must be there.
-        tied_to: name of the weight that this one repeats where the two are tied. Not required, and not kept
-            where it is equal to it.
+        tied_to: name of the weight that this one repeats, if the config ties the two. Not required, and not kept
+            if it is equal to it.
+        optional: not required, though its group is there, and kept if it is.
         file_shape: shape of the file's tensor where that has more axes than the leaf, to whose shape, transposed
             or not, it is reshaped.
     """
@@ -48,6 +49,7 @@ class Weight:
     transposed: bool = False
     group: str = ""
     tied_to: str | None = None
+    optional: bool = False
     file_shape: tuple[int, ...] | None = None
 
     def from_file(self, tensor: Any) -> Any:
@@ -90,13 +92,20 @@ def norm(name: str, features: int | str, group: str = "") -> tuple[Weight, Weigh
 
 
 def decoder(
-    name: str, features: int, vocab: int, group: str, table: str, bias: str | None = None
+    name: str, features: int, vocab: int, group: str, table: str, bias: str | None = None, *, tied: bool = True
 ) -> tuple[Weight, Weight]:
     """Kernel (features, vocab) and bias (vocab,) of a word head; files repeat tied ones or leave them out.
 
-    The kernel is tied to the embedding `table`, and the bias to `bias`, where there are two of it.
+    Args:
+        name, features, vocab, group: as in `dense`.
+        table: name of the embedding that the kernel is tied to.
+        bias: the other name of the bias, if there are two.
+        tied: `tie_word_embeddings` of the config. If it is false, the kernel must be there, and what is there is kept,
+            equal or not. The second bias need not be: transformers 4 never writes it, and ties the two in any case.
     """
     kernel, own = dense(name, features, vocab, group)
+    if not tied:
+        return kernel, dataclasses.replace(own, optional=bias is not None)
     return dataclasses.replace(kernel, tied_to=table), dataclasses.replace(own, tied_to=bias)
 
 
@@ -183,8 +192,8 @@ class NameTable:
             # Some files keep the second name of a tied weight and leave out the first.
             if weight.tied_to is not None and weight.name in leaves and weight.tied_to not in leaves:
                 given, arrays = leaves[weight.name]
-                if len(arrays) == 1:
-                    leaves[weight.tied_to] = (given, (arrays[0].T,))
+                if len(arrays) <= len(FACTORS):
+                    leaves[weight.tied_to] = (given, _transposed(arrays))
                     del leaves[weight.name]
         self._check(leaves, misfits, groups, told)
         params: dict = {}
@@ -272,7 +281,8 @@ class NameTable:
         sizes: dict[str, int] = {}
         for weight in (*self.base, *self.heads):
             if weight.name not in leaves:
-                if weight.group in groups and weight.tied_to is None and weight.name not in told:
+                may_lack = weight.group not in groups or weight.tied_to is not None or weight.optional
+                if not may_lack and weight.name not in told:
                     misfits.missing.append(weight.path if by_path else weight.name)
                 continue
             given, parts = leaves[weight.name]
@@ -341,9 +351,14 @@ def _repeats(weight: Weight, leaves: Mapping[str, tuple[str, tuple[Any, ...]]]) 
     if weight.tied_to is None or weight.tied_to not in leaves:
         return False
     arrays, others = leaves[weight.name][1], leaves[weight.tied_to][1]
-    if len(arrays) != 1 or len(others) != 1:
+    if len(arrays) != len(others) or len(arrays) > len(FACTORS):
         return False
-    return np.array_equal(arrays[0].T if weight.transposed else arrays[0], others[0])
+    return all(map(np.array_equal, _transposed(arrays) if weight.transposed else arrays, others))
+
+
+def _transposed(arrays: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The transpose of an array, or the factors of the transpose of a product."""
+    return tuple(array.T for array in reversed(arrays))
 
 
 def _is_float(array: Any) -> bool:

@@ -1,4 +1,8 @@
-"""RoBERTa (Liu et al., arXiv 1907.11692): BERT's encoder with positions that skip padding, and a head of its own."""
+"""RoBERTa (Liu et al., arXiv 1907.11692): BERT's encoder with positions that skip padding, and a head of its own.
+
+XLM-RoBERTa (Conneau et al., arXiv 1911.02116) and CamemBERT (Martin et al., arXiv 1911.03894) are the same net with
+other vocabularies; transformers gives them model types and classes of their own.
+"""
 
 from __future__ import annotations
 
@@ -46,14 +50,28 @@ class RobertaConfig(BertConfig):
         return self.max_position_embeddings - self.pad_token_id - 1
 
 
+@dataclasses.dataclass(frozen=True)
+class XLMRobertaConfig(RobertaConfig):
+    """Config of an XLM-RoBERTa; fields and errors as `RobertaConfig`."""
+
+    model_type: ClassVar[str] = "xlm-roberta"
+
+
+@dataclasses.dataclass(frozen=True)
+class CamembertConfig(RobertaConfig):
+    """Config of a CamemBERT; fields and errors as `RobertaConfig`."""
+
+    model_type: ClassVar[str] = "camembert"
+
+
 def name_table(config: RobertaConfig) -> NameTable:
     """The names, paths and shapes of RoBERTa's weights, with the heads that its checkpoints come with."""
-    hidden, vocab = config.hidden_size, config.vocab_size
+    hidden, vocab, tied = config.hidden_size, config.vocab_size, config.tie_word_embeddings
     heads: list[Weight] = [
         Weight("lm_head.bias", "lm_head/bias", (vocab,), group="lm_head"),
         *dense("lm_head.dense", hidden, hidden, group="lm_head"),
         *norm("lm_head.layer_norm", hidden, group="lm_head"),
-        *decoder("lm_head.decoder", hidden, vocab, "lm_head", "embeddings.word_embeddings.weight", "lm_head.bias"),
+        *decoder("lm_head.decoder", hidden, vocab, "lm_head", bert.WORDS, "lm_head.bias", tied=tied),
         *dense("classifier.dense", hidden, hidden, group="classifier"),
         *dense("classifier.out_proj", hidden, "labels", group="classifier"),
         *dense("classifier", hidden, "labels", group="token classifier"),

@@ -135,7 +135,7 @@ def name_table(config: XLNetConfig) -> NameTable:
         prefix="transformer",
         base=tuple(base),
         heads=(
-            *decoder("lm_loss", hidden, vocab, "lm_loss", "word_embedding.weight"),
+            *decoder("lm_loss", hidden, vocab, "lm_loss", "word_embedding.weight", tied=config.tie_word_embeddings),
             *dense("sequence_summary.summary", hidden, hidden, group="summary"),
             *dense("logits_proj", hidden, "labels", group="logits_proj"),
             *dense("classifier", hidden, "labels", group="token classifier"),

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax
 import ml_dtypes
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from lpjax.checkpoint import CheckpointError, load_checkpoint
+from lpjax.checkpoint import CheckpointError, export_checkpoint, load_checkpoint, save_checkpoint
 from lpjax.checkpoint._tensors import read_tensors, write_tensors
 from lpjax.models.names import walk
 from tests.checkpoint.helpers import GOLDEN_NAMES, assert_same
@@ -87,7 +89,14 @@ def test_old_names_are_understood(folder: Path, edit_weights: Edit):
     assert_same({path.removeprefix("bert/"): leaf for path, leaf in leaves(folder).items()}, expected)
 
 
-PREFIXES = {"bert": "bert.", "distilbert": "distilbert.", "roberta": "roberta.", "xlnet": "transformer."}
+PREFIXES = {
+    "bert": "bert.",
+    "distilbert": "distilbert.",
+    "roberta": "roberta.",
+    "xlm-roberta": "roberta.",
+    "camembert": "roberta.",
+    "xlnet": "transformer.",
+}
 HEADS = (
     "cls.",
     "classifier.",
@@ -170,6 +179,86 @@ def test_tied_weights_are_kept_only_where_they_differ(tmp_path: Path):
     tensors["cls.predictions.decoder.weight"][0] += 1
     save_file(tensors, path)
     assert leaves(tmp_path / "tied").keys() == expected.keys() | {"cls/predictions/decoder/kernel"}
+
+
+DECODERS = {
+    "bert_pretraining": ("cls.predictions.decoder", "bert.embeddings.word_embeddings.weight"),
+    "roberta_masked_lm": ("lm_head.decoder", "roberta.embeddings.word_embeddings.weight"),
+    "distilbert_masked_lm": ("vocab_projector", "distilbert.embeddings.word_embeddings.weight"),
+    "xlnet_same_length": ("lm_loss", "transformer.word_embedding.weight"),
+}
+
+
+def untied(name: str, tmp_path: Path, **more: np.ndarray) -> Path:
+    """A golden whose config says that its embeddings are not tied, with tensors besides."""
+    folder = renamed(name, tmp_path, lambda key: key, **more)
+    data = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(data | {"tie_word_embeddings": False}))
+    return folder
+
+
+@pytest.mark.parametrize(("name", "decoder", "table"), [(name, *pair) for name, pair in DECODERS.items()])
+def test_a_weight_that_repeats_another_is_kept_unless_the_config_ties_them(
+    tmp_path: Path, name: str, decoder: str, table: str
+):
+    tensors = read_tensors(GOLDENS / name / "model.safetensors")[0]
+    bias = f"{decoder}.bias" if f"{decoder}.bias" in tensors else decoder.rpartition(".")[0] + ".bias"
+    twins = {f"{decoder}.weight": tensors[table], f"{decoder}.bias": tensors[bias]}
+    folder = untied(name, tmp_path, **{key.replace(".", "__"): value for key, value in twins.items()})
+    loaded = load_checkpoint(folder)
+    np.testing.assert_array_equal(dict(walk(loaded.params))[f"{decoder.replace('.', '/')}/kernel"].T, tensors[table])
+    for write in (save_checkpoint, export_checkpoint):
+        write(loaded, tmp_path / write.__name__)
+        written = load_file(tmp_path / write.__name__ / "model.safetensors")
+        assert written.keys() == (tensors | twins).keys()
+        for key, value in twins.items():
+            np.testing.assert_array_equal(written[key], value)
+    assert_same(load_checkpoint(tmp_path / "save_checkpoint").params, loaded.params)
+
+
+@pytest.mark.parametrize(("name", "decoder", "table"), [(name, *pair) for name, pair in DECODERS.items()])
+def test_untied_weights_do_not_stand_for_each_other(tmp_path: Path, name: str, decoder: str, table: str):
+    """transformers draws at random what is missing."""
+    with pytest.raises(CheckpointError, match=rf"missing \(1\): {re.escape(decoder)}.weight"):
+        load_checkpoint(untied(name, tmp_path / "decoder"))
+    folder = untied(name, tmp_path / "table")
+    path = folder / "model.safetensors"
+    tensors = {key: np.array(tensor) for key, tensor in read_tensors(path)[0].items()}
+    tensors[f"{decoder}.weight"] = tensors.pop(table)
+    save_file(tensors, path)
+    with pytest.raises(CheckpointError, match=rf"missing \(1\): {re.escape(table.partition('.')[2])}"):
+        load_checkpoint(folder)
+
+
+def test_an_untied_bias_may_be_missing(tmp_path: Path):
+    """transformers 4 ties the two biases in any case, and writes one of them."""
+    table = read_tensors(GOLDENS / "bert_pretraining" / "model.safetensors")[0][DECODERS["bert_pretraining"][1]]
+    folder = untied("bert_pretraining", tmp_path, cls__predictions__decoder__weight=table)
+    assert load_checkpoint(folder).params["cls"]["predictions"]["decoder"].keys() == {"kernel"}
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_factors_that_repeat_others(tmp_path: Path, tied: bool):
+    """The decoder's are those of the table, transposed."""
+    folder = untied("bert_pretraining", tmp_path)
+    data = json.loads((folder / "config.json").read_text())
+    ranks = {"bert/embeddings/word_embeddings/embedding": 2, "cls/predictions/decoder/kernel": 2}
+    data |= {"tie_word_embeddings": tied, "lpjax": {"ranks": dict([*ranks.items()][: 1 if tied else 2])}}
+    (folder / "config.json").write_text(json.dumps(data))
+    decoder, table = DECODERS["bert_pretraining"]
+    tensors = {key: np.array(value) for key, value in read_tensors(folder / "model.safetensors")[0].items()}
+    rows, columns = tensors.pop(table).shape
+    rng = np.random.default_rng(0)
+    left, right = (rng.standard_normal(shape).astype(np.float32) for shape in ((rows, 2), (2, columns)))
+    factors = {f"{table}.left": left, f"{table}.right": right}
+    factors |= {f"{decoder}.weight.left": right.T.copy(), f"{decoder}.weight.right": left.T.copy()}
+    save_file(tensors | factors, folder / "model.safetensors")
+    assert ("decoder" in load_checkpoint(folder).params["cls"]["predictions"]) == (not tied)
+    if tied:  # under the second name alone, as of dense ones
+        expected = jax.tree.map(np.array, load_checkpoint(folder).params)
+        del factors[f"{table}.left"], factors[f"{table}.right"]
+        save_file(tensors | factors, folder / "model.safetensors")
+        assert_same(load_checkpoint(folder).params, expected)
 
 
 def test_shards_are_put_together(folder: Path):

@@ -29,6 +29,8 @@ from transformers import (
     BertForPreTraining,
     BertForSequenceClassification,
     BertModel,
+    CamembertConfig,
+    CamembertModel,
     DistilBertConfig,
     DistilBertForMaskedLM,
     DistilBertForSequenceClassification,
@@ -37,6 +39,8 @@ from transformers import (
     RobertaForMaskedLM,
     RobertaForSequenceClassification,
     RobertaModel,
+    XLMRobertaConfig,
+    XLMRobertaForSequenceClassification,
     XLNetConfig,
     XLNetForSequenceClassification,
     XLNetLMHeadModel,
@@ -192,10 +196,21 @@ CASES = {
         "config": {"d_model": 6, "n_head": 2, "d_inner": 7, "num_labels": 2, "summary_type": "cls_index"},
         "build": XLNetForSequenceClassification,
     },
+    "xlm-roberta_classifier": {
+        "config": {"hidden_size": 10, "num_attention_heads": 5, "intermediate_size": 13, "num_labels": 3},
+        "build": XLMRobertaForSequenceClassification,
+    },
+    "camembert_base": {
+        "config": {"hidden_size": 6, "num_attention_heads": 3, "intermediate_size": 7, "type_vocab_size": 1},
+        "build": CamembertModel,
+    },
 }
+ROBERTA = {"vocab_size": 29, "num_hidden_layers": 2, "max_position_embeddings": 11, "type_vocab_size": 2}
 SIZES = {
     BertConfig: {"vocab_size": 29, "num_hidden_layers": 2, "max_position_embeddings": 9, "type_vocab_size": 2},
-    RobertaConfig: {"vocab_size": 29, "num_hidden_layers": 2, "max_position_embeddings": 11, "type_vocab_size": 2},
+    RobertaConfig: ROBERTA,
+    XLMRobertaConfig: ROBERTA,
+    CamembertConfig: ROBERTA,
     DistilBertConfig: {"vocab_size": 29, "n_layers": 2, "max_position_embeddings": 9},
     XLNetConfig: {"vocab_size": 29, "n_layer": 2},
 }
@@ -257,7 +272,7 @@ def make_case(
     }
     if kind is DistilBertConfig:
         del batch["token_type_ids"]
-    if kind is RobertaConfig:
+    if SIZES[kind] is ROBERTA:
         pad = model.config.pad_token_id
         # Random ids hold no padding of their own but where the mask has it, or else in the middle of a text.
         ids = torch.where(batch["input_ids"] == pad, pad + 1, batch["input_ids"])

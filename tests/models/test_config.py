@@ -53,6 +53,7 @@ def test_config_of_the_first_checkpoints_has_no_model_type():
         ({"quantization_config": {"bits": 8}}, "`quantization_config` is"),
         ({"auto_map": {"AutoModel": "modeling.Custom"}}, "`auto_map` names code of its own"),
         ({"auto_map": "modeling.Custom"}, "`auto_map` names code of its own"),
+        ({"tie_word_embeddings": "no"}, "`tie_word_embeddings` is 'no', expected true or false"),
     ],
 )
 def test_bad_config_is_refused_by_name(change: dict[str, Any], message: str):
@@ -118,7 +119,34 @@ def test_what_changes_nothing_here_is_accepted(change: dict[str, Any]):
 
 
 def test_first_checkpoints_name_only_their_class():
-    for name, kind in (("Roberta", "roberta"), ("DistilBert", "distilbert"), ("XLNet", "xlnet")):
-        data = json.loads((GOLDENS / f"{kind}_base" / "config.json").read_text())
+    for name, golden in (
+        ("Roberta", "roberta_base"),
+        ("XLMRoberta", "xlm-roberta_classifier"),
+        ("Camembert", "camembert_base"),
+        ("DistilBert", "distilbert_base"),
+        ("XLNet", "xlnet_base"),
+    ):
+        data = json.loads((GOLDENS / golden / "config.json").read_text())
         del data["model_type"]
-        assert config_from_json(data | {"architectures": [f"{name}ForMaskedLM"]}) == config_of(f"{kind}_base")
+        assert config_from_json(data | {"architectures": [f"{name}ForMaskedLM"]}) == config_of(golden)
+
+
+LOOK_ALIKES = {
+    "xlm-roberta-xl": "XLMRobertaXLModel",
+    "roberta-prelayernorm": "RobertaPreLayerNormForMaskedLM",
+    "data2vec-text": "Data2VecTextModel",
+    "bert-generation": "BertGenerationEncoder",
+    "xmod": "XmodModel",
+    "roformer": "RoFormerModel",
+}
+
+
+@pytest.mark.parametrize(("kind", "name"), LOOK_ALIKES.items())
+def test_nets_that_look_like_these_are_refused(kind: str, name: str):
+    """By their model type, and by their class where a config has no model type."""
+    with pytest.raises(ValueError, match=f"`model_type` is '{kind}', expected one of 'bert'"):
+        config_of("roberta_base", model_type=kind)
+    data = json.loads((GOLDENS / "roberta_base" / "config.json").read_text()) | {"architectures": [name]}
+    del data["model_type"]
+    with pytest.raises(ValueError, match="lacks `model_type`"):
+        config_from_json(data)
