@@ -54,7 +54,7 @@ from lpjax.evaluate import stsb
 from lpjax.glue.data import Pairs, load_stsb
 from lpjax.lowrank import matmul
 from lpjax.models import ModelConfig
-from lpjax.outputs import hidden_and_outputs
+from lpjax.outputs import Embedding, hidden_and_outputs
 from lpjax.probe import Probe, Taps, _moment, _tell
 from lpjax.report import run_record, write_json
 from lpjax.select import is_table, leaves_with_paths, replace_leaves, select_paths
@@ -275,7 +275,7 @@ def moments(
             twins[path] = Twin(ours[path], Taps(inputs=moment), tokens, others[path], cross)
         both = {name: jnp.concatenate([part, part]) for name, part in inputs.items()}
         with jax.default_matmul_precision("highest"):
-            return jnp.sum(hidden_and_outputs(replace_leaves(dense, twins), config, both, False)[1])
+            return jnp.sum(hidden_and_outputs(replace_leaves(dense, twins), config, both, Embedding())[1])
 
     return jax.grad(run)({path: (jnp.zeros((ours[path].shape[0],) * 2),) * 2 for path in watched})
 
@@ -344,7 +344,7 @@ def reweighted(dense: Any, errors: dict[str, Array], p: float, inputs: Any, conf
     def run(taps: dict[str, Taps]) -> Array:
         probes = {path: Missed(ours[path], taps[path], tokens, error, p) for path, error in errors.items()}
         with jax.default_matmul_precision("highest"):
-            return jnp.sum(hidden_and_outputs(replace_leaves(dense, probes), config, inputs, False)[1])
+            return jnp.sum(hidden_and_outputs(replace_leaves(dense, probes), config, inputs, Embedding())[1])
 
     zeros = {path: Taps(inputs=jnp.zeros((len(error),) * 2), tokens=jnp.zeros(())) for path, error in errors.items()}
     return jax.grad(run)(zeros)

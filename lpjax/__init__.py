@@ -27,6 +27,7 @@ from lpjax.checkpoint import save_checkpoint as save_checkpoint
 from lpjax.compress import Compressed as Compressed
 from lpjax.compress import LayerRecord as LayerRecord
 from lpjax.compress import compress as compress
+from lpjax.divergence import Divergence as Divergence
 from lpjax.inspect import Inspection as Inspection
 from lpjax.inspect import KeepRecord as KeepRecord
 from lpjax.inspect import LeafRecord as LeafRecord
@@ -42,7 +43,6 @@ from lpjax.objectives import entries_bound as entries_bound
 from lpjax.objectives import lower_bound as lower_bound
 from lpjax.objectives import lp_norm as lp_norm
 from lpjax.objectives import operator_bound as operator_bound
-from lpjax.outputs import Divergence as Divergence
 from lpjax.plan import Choice as Choice
 from lpjax.plan import Plan as Plan
 from lpjax.recover import Recovered as Recovered

@@ -10,14 +10,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from lpjax._mesh import by_rows, data_mesh, fetch, replicated, spread
 from lpjax.batching import by_length, collate, round_up, tokenize
 from lpjax.calibration import Calibration, Statistics
 from lpjax.checkpoint import Checkpoint
 from lpjax.models import ModelConfig, device_params
-from lpjax.outputs import hidden_and_outputs, outputs_of
+from lpjax.outputs import Outputs, hidden_and_outputs, outputs_of
 from lpjax.probe import Probe, Taps
 from lpjax.select import Select, is_table, leaves_with_paths, replace_leaves, select_paths
 from lpjax.tokenize import tokenizer_of
@@ -75,13 +75,13 @@ def calibrate(
     config, params = checkpoint.config, checkpoint.params
     if batch_size < 1:
         raise ValueError(f"`batch_size` is {batch_size}; expected 1 or more")
-    outputs = outputs_of(checkpoint)
+    kind = outputs_of(checkpoint)
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
         raise ValueError(f"`seed` is {seed!r}; expected a whole number, 0 or more")
     if labels is not None and not gradients:
         raise ValueError("`labels` are for gradients, which `gradients=False` leaves out; expected one of the two")
-    values = _checked_labels(labels, len(first), outputs)
-    target = "" if not gradients else "labels" if labels is not None else "predictions" if outputs else "embedding"
+    values = None if labels is None else kind.check_labels(labels, len(first))
+    target = "" if not gradients else kind.target if labels is None else "labels"
     paths = select_paths(params, select)
     tokenizer = tokenizer_of(checkpoint) if tokenizer is None else tokenizer
     limits = [limit for limit in (max_length, config.max_length) if limit is not None]
@@ -91,14 +91,14 @@ def calibrate(
     weights = jax.device_put(device_params(params), replicated(mesh))
     shapes = {path: leaf.shape for path, leaf in leaves_with_paths(params)}
     watched = tuple((path, shapes[path]) for path in paths)
-    sums, done = Sums(), 0
+    sums, done, rng = Sums(), 0, np.random.default_rng(seed)
+    shape = (rows,) if values is None else (rows, *values.shape[1:])
     for index, batch in enumerate(by_length(tokens, rows)):
-        inputs = spread(collate(tokens, batch, rows), by_rows(mesh))
-        told = np.zeros(rows, np.float32)
-        told[: len(batch.rows)] = 0 if values is None else values[batch.rows]
+        inputs = spread(kind.prepare(collate(tokens, batch, rows), tokens, rng), by_rows(mesh))
+        given = np.zeros(shape, np.float32)
+        given[: len(batch.rows)] = 0 if values is None else values[batch.rows]
         key = jax.random.fold_in(jax.random.key(seed), index)
-        told = spread(told, by_rows(mesh))
-        one = _sums(weights, inputs, told, key, watched, config, outputs is not None, target, mesh)
+        one = _sums(weights, inputs, spread(given, by_rows(mesh)), key, watched, config, kind, target, mesh)
         if not index:
             _require_run(one)
         sums.add(one)
@@ -126,21 +126,6 @@ def _require_run(sums: dict[str, Taps]) -> None:
         raise ValueError(
             f"`select` names matrices that the net does not run on a text: {', '.join(idle[:5])}{more}; leave them out"
         )
-
-
-def _checked_labels(labels: Sequence[float] | None, texts: int, outputs: int | None) -> np.ndarray | None:
-    if labels is None:
-        return None
-    if outputs is None:
-        raise ValueError("`labels` are given, but the net has no head for classification; leave them out")
-    values = np.asarray(labels, np.float32)
-    if values.shape != (texts,):
-        raise ValueError(f"`labels` has shape {values.shape}; expected ({texts},), one a text")
-    known = np.isin(values, np.arange(outputs)) if outputs > 1 else np.isfinite(values)
-    if not np.all(known):
-        expected = f"whole numbers from 0 to {outputs - 1}" if outputs > 1 else "finite numbers"
-        raise ValueError(f"`labels` holds {values[np.argmin(known)]:g}; expected {expected}")
-    return values
 
 
 def _taps(path: str, shape: tuple[int, ...], gradients: bool) -> Taps:
@@ -211,11 +196,11 @@ def _statistics(sums: Taps, texts: int) -> Statistics:
 def _sums(
     params: dict[str, Any],
     inputs: dict[str, Array],
-    labels: Float[Array, " rows"],
+    labels: Array,  # a row a text
     key: Array,
     watched: tuple[tuple[str, tuple[int, ...]], ...],
     config: ModelConfig,
-    headed: bool,
+    kind: Outputs,
     target: str,
     mesh: Mesh,
 ) -> dict[str, Taps]:
@@ -227,7 +212,7 @@ def _sums(
         probes = {path: Probe(leaves[path], tap, tokens) for path, tap in taps.items()}
         probed = replace_leaves(params, probes)
         with jax.default_matmul_precision("highest"):
-            return _scalar(probed, config, inputs, tokens, labels, key, headed, target)
+            return _scalar(probed, config, inputs, labels if target == "labels" else None, key, kind)
 
     taps = {path: _taps(path, shape, bool(target)) for path, shape in watched}
     return jax.lax.with_sharding_constraint(jax.grad(output)(taps), replicated(mesh))
@@ -237,26 +222,12 @@ def _scalar(
     params: dict[str, Any],
     config: ModelConfig,
     inputs: dict[str, Array],
-    tokens: Array,
-    labels: Array,
+    labels: Array | None,
     key: Array,
-    headed: bool,
-    target: str,
+    kind: Outputs,
 ) -> Array:
-    """Σ over the texts of uᵀ output, of a head or of the mean-pooled embedding."""
-    found = hidden_and_outputs(params, config, inputs, headed)[1]
-    if headed:
-        direction = jax.lax.stop_gradient(_direction(found, labels, key, target))
-    else:
-        direction = jax.random.normal(key, found.shape, found.dtype)
-    there = jnp.max(tokens, axis=1, keepdims=True)  # 0 for the rows that fill up a batch
-    return jnp.sum(direction * found * there)
-
-
-def _direction(logits: Array, labels: Array, key: Array, target: str) -> Array:
-    """The gradient of the loss by the logits: of labels given or drawn from the predictions; of a regression, of the
-    squared error, or Gaussian."""
-    if logits.shape[1] == 1:
-        return 2 * (logits - labels[:, None]) if target == "labels" else jax.random.normal(key, logits.shape)
-    drawn = labels.astype(jnp.int32) if target == "labels" else jax.random.categorical(key, logits)
-    return jax.nn.softmax(logits) - jax.nn.one_hot(drawn, logits.shape[1], dtype=logits.dtype)
+    """Σ over the texts of uᵀ outputs."""
+    outputs = hidden_and_outputs(params, config, inputs, kind)[1]
+    direction = jax.lax.stop_gradient(kind.direction(outputs, inputs, key, labels))
+    there = jnp.max(inputs["attention_mask"], axis=1).astype(outputs.dtype)  # 0 for the rows that fill up a batch
+    return jnp.sum(direction * outputs * there.reshape(-1, *[1] * (outputs.ndim - 1)))

@@ -1,208 +1,270 @@
-"""What a net says of a text, and how far a smaller net is from it."""
+"""What a net says of a text: one class for each kind of output.
+
+A kind says how its outputs are made of hidden states, in which random directions u their gradients are taken for the
+Fisher information, and how far the outputs of two nets are apart. Kinds are hashable, hence static under jit; a new one
+is a class here and a line of `outputs_of`.
+"""
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Sequence
-from typing import Any
+import dataclasses
+from typing import Any, ClassVar, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float
 
-from lpjax._mesh import by_rows, data_mesh, replicated, spread
-from lpjax.batching import by_length, collate, round_up, tokenize
+from lpjax.batching import Tokens
 from lpjax.checkpoint import Checkpoint
-from lpjax.models import ModelConfig, architecture, classify, device_params, encode
+from lpjax.models import ModelConfig, architecture, hidden_states
 from lpjax.models.head import num_outputs
 from lpjax.models.layers import NO_DROPOUT, mean_pool
 from lpjax.models.names import names_classifier
-from lpjax.tokenize import tokenizer_of
+
+Inputs = dict[str, Array]
+States: TypeAlias = Float[Array, "batch places hidden"]
 
 
-def outputs_of(checkpoint: Checkpoint) -> int | None:
-    """How many outputs a net has by its head for sequence classification; None of a net without one, or whose
-    config.json says that it has another kind of head: the embedding is then what it says of a text.
+@dataclasses.dataclass(frozen=True)
+class Outputs:
+    """A kind of output.
 
-    Raises:
-        ValueError: several labels at a time, which is neither a classification nor a regression.
+    Attributes:
+        kind: its name.
+        target: what `Calibration.target` calls gradients of it.
+        hidden: by default, what the relative squared error of the hidden states counts beside the outputs when two nets
+            are compared. The few outputs of a head say little of a net on few texts: nets whose hidden states are far
+            apart can agree in them by chance.
     """
-    data = checkpoint.config_json or {}
-    names = data.get("architectures")
-    names = [str(name) for name in names] if isinstance(names, list) else []
-    if any("For" in name for name in names) and not names_classifier(names):
+
+    kind: ClassVar[str]
+    target: ClassVar[str] = "predictions"
+    hidden: ClassVar[float] = 1.0
+
+    def prepare(self, inputs: dict[str, np.ndarray], tokens: Tokens, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """The inputs of a batch as this kind wants them, on the host; further keys are for its other methods."""
+        return inputs
+
+    def reads(self, config: ModelConfig) -> slice:
+        """The tokens whose last hidden states the outputs are made of."""
+        return slice(None)
+
+    def pick(self, hidden: Float[Array, "batch length d"], inputs: Inputs) -> States:
+        """Of the hidden states of the tokens that it reads, those that the outputs are made of."""
+        return hidden
+
+    def counted(self, states: States, inputs: Inputs) -> Float[Array, "batch places"]:
+        """1 for each of these states that counts, 0 for padding."""
+        mask = inputs["attention_mask"].astype(states.dtype)
+        return mask if states.shape[1] == mask.shape[1] else jnp.max(mask, axis=1, keepdims=True)
+
+    def outputs(
+        self, params: Any, config: ModelConfig, states: Float[Array, "batch places d"], inputs: Inputs
+    ) -> Array:
+        """The outputs, text by text."""
+        raise NotImplementedError
+
+    def direction(self, outputs: Array, inputs: Inputs, key: Array, labels: Array | None) -> Array:
+        """u, of the shape of the outputs: Σ (uᵀ ∂outputs)² estimates the Fisher information.
+
+        It is the gradient of the log-likelihood with respect to the outputs, of labels drawn from the net's own
+        predictions or, if there are any, of `labels`.
+        """
+        raise NotImplementedError
+
+    def divergence(self, found: Array, wanted: Array, inputs: Inputs) -> Float[Array, " batch"]:
+        """How far the outputs of one net are from those of another, text by text."""
+        raise NotImplementedError
+
+    def agreement(self, found: Array, wanted: Array, inputs: Inputs) -> Float[Array, " batch"] | None:
+        """Share of a text's predictions that are equal; None for outputs that are no predictions among few."""
         return None
-    outputs = num_outputs(checkpoint.params, checkpoint.config)
-    if outputs is not None and data.get("problem_type") == "multi_label_classification":
-        raise ValueError(
-            "the net tells several labels at a time (`problem_type` in its config.json), and only classes that exclude "
-            "each other, regressions and embeddings can be compared; leave its head out"
-        )
-    return outputs
+
+    def check_labels(self, labels: Any, texts: int) -> np.ndarray:
+        """`labels` as `direction` takes them, a row a text.
+
+        Raises:
+            ValueError: they are not labels of such outputs.
+        """
+        raise ValueError("`labels` are given, but the net has no head for classification; leave them out")
 
 
-def hidden_and_outputs(
-    params: dict[str, Any], config: ModelConfig, inputs: dict[str, Array], headed: bool
-) -> tuple[Float[Array, "batch length hidden"], Float[Array, "batch outputs"]]:
-    """The last hidden states, all or those that a head reads, and the outputs that are made of them.
+@dataclasses.dataclass(frozen=True)
+class Embedding(Outputs):
+    """The mean of the last hidden states of a text's tokens, at length 1; of a net without a head."""
 
-    Those are logits of a classification head, or of a net without one the mean-pooled embedding at length 1; of padding
-    0. Weights may be `Probe`s; nothing is checked.
-    """
-    arch = architecture(config)
-    base = params.get(arch.name_table(config).prefix, params)
-    wanted = arch.summarized(config) if headed else slice(None)
-    given = inputs["input_ids"], inputs["attention_mask"].astype(bool), inputs.get("token_type_ids")
-    hidden = arch.forward(base, config, *given, np.dtype("float32"), NO_DROPOUT, wanted)
-    if headed:
-        return hidden, arch.classify(params, config, hidden, NO_DROPOUT)
-    return hidden, _embedding(hidden, given[1])
+    kind: ClassVar[str] = "embedding"
+    target: ClassVar[str] = "embedding"
+    hidden: ClassVar[float] = 0.0
+
+    def outputs(
+        self, params: Any, config: ModelConfig, states: Float[Array, "batch places d"], inputs: Inputs
+    ) -> Array:
+        return at_length_1(states, inputs["attention_mask"].astype(bool))
+
+    def direction(self, outputs: Array, inputs: Inputs, key: Array, labels: Array | None) -> Array:
+        """Gaussian: the mean of (uᵀδ)² is ‖δ‖²."""
+        return jax.random.normal(key, outputs.shape, outputs.dtype)
+
+    def divergence(self, found: Array, wanted: Array, inputs: Inputs) -> Float[Array, " batch"]:
+        """Half the squared distance, 1 − cosine."""
+        return jnp.sum((found - wanted) ** 2, axis=1) / 2
 
 
-def _embedding(hidden: Float[Array, "batch length d"], mask: Bool[Array, "batch length"]) -> Float[Array, "batch d"]:
-    """The mean over the tokens, at length 1."""
+def at_length_1(hidden: Float[Array, "batch length d"], mask: Bool[Array, "batch length"]) -> Float[Array, "batch d"]:
+    """The mean over the tokens, at length 1; 0 for a text without any."""
     pooled = mean_pool(hidden, mask)
     there = jnp.any(mask, axis=1, keepdims=True)
     square = jnp.where(there, jnp.sum(pooled**2, axis=1, keepdims=True), 1)
     return pooled * jax.lax.rsqrt(jnp.maximum(square, jnp.finfo(square.dtype).tiny))
 
 
-def divergence(
-    found: Float[Array, "batch outputs"], wanted: Float[Array, "batch outputs"], headed: bool
-) -> Float[Array, " batch"]:
-    """How far the outputs of one net are from another's, text by text.
+@dataclasses.dataclass(frozen=True)
+class _OfHead(Outputs):
+    """Outputs of a head for sequence classification.
 
-    Of classes KL(wanted ‖ found) in nats, the loss of distillation (Hinton et al., arXiv 1503.02531, at temperature
-    1); of a regression the squared difference; of embeddings half the squared distance, 1 − cosine.
+    Attributes:
+        count: how many.
     """
-    if not headed:
-        return jnp.sum((found - wanted) ** 2, axis=1) / 2
-    if wanted.shape[1] == 1:
-        return (found[:, 0] - wanted[:, 0]) ** 2
+
+    count: int
+
+    def reads(self, config: ModelConfig) -> slice:
+        return architecture(config).summarized(config)
+
+    def outputs(
+        self, params: Any, config: ModelConfig, states: Float[Array, "batch places d"], inputs: Inputs
+    ) -> Array:
+        return architecture(config).classify(params, config, states, NO_DROPOUT)
+
+
+@dataclasses.dataclass(frozen=True)
+class Classes(_OfHead):
+    """Logits of classes that exclude each other."""
+
+    kind: ClassVar[str] = "classes"
+
+    def direction(self, outputs: Array, inputs: Inputs, key: Array, labels: Array | None) -> Array:
+        drawn = jax.random.categorical(key, outputs) if labels is None else labels.astype(jnp.int32)
+        return against_drawn(outputs, drawn)
+
+    def divergence(self, found: Array, wanted: Array, inputs: Inputs) -> Float[Array, " batch"]:
+        """KL(wanted ‖ found) in nats: the loss of distillation (Hinton et al., arXiv 1503.02531), temperature 1."""
+        return kl(found, wanted)
+
+    def agreement(self, found: Array, wanted: Array, inputs: Inputs) -> Float[Array, " batch"]:
+        return same_argmax(found, wanted)
+
+    def check_labels(self, labels: Any, texts: int) -> np.ndarray:
+        values = _floats(labels, (texts,), "one a text")
+        return _known(values, np.isin(values, np.arange(self.count)), f"whole numbers from 0 to {self.count - 1}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Regression(_OfHead):
+    """Values of a regression, one or several."""
+
+    kind: ClassVar[str] = "regression"
+
+    def direction(self, outputs: Array, inputs: Inputs, key: Array, labels: Array | None) -> Array:
+        """Gaussian, or the gradient of the squared error."""
+        if labels is None:
+            return jax.random.normal(key, outputs.shape, outputs.dtype)
+        return 2 * (outputs - labels.reshape(outputs.shape))
+
+    def divergence(self, found: Array, wanted: Array, inputs: Inputs) -> Float[Array, " batch"]:
+        """The squared difference, summed over the values."""
+        return jnp.sum((found - wanted) ** 2, axis=1)
+
+    def check_labels(self, labels: Any, texts: int) -> np.ndarray:
+        shape = (texts,) if self.count == 1 else (texts, self.count)
+        values = _floats(labels, shape, "one a text" if self.count == 1 else "a row a text, a column a value")
+        return _known(values, np.isfinite(values), "finite numbers")
+
+
+@dataclasses.dataclass(frozen=True)
+class Labels(_OfHead):
+    """Logits of labels of which a text may have several: independent yes or no (Bernoulli) outputs."""
+
+    kind: ClassVar[str] = "labels"
+
+    def direction(self, outputs: Array, inputs: Inputs, key: Array, labels: Array | None) -> Array:
+        share = jax.nn.sigmoid(outputs)
+        drawn = jax.random.bernoulli(key, share) if labels is None else labels
+        return share - drawn.astype(share.dtype)
+
+    def divergence(self, found: Array, wanted: Array, inputs: Inputs) -> Float[Array, " batch"]:
+        """The sum over the labels of KL(wanted ‖ found), in nats."""
+        yes, no = (jax.nn.log_sigmoid(x * wanted) - jax.nn.log_sigmoid(x * found) for x in (1, -1))
+        share = jax.nn.sigmoid(wanted)
+        return jnp.sum(share * yes + (1 - share) * no, axis=1)
+
+    def agreement(self, found: Array, wanted: Array, inputs: Inputs) -> Float[Array, " batch"]:
+        """Share of the labels that both nets give, or both do not, at the threshold of ½."""
+        return jnp.mean(((found > 0) == (wanted > 0)).astype(found.dtype), axis=1)
+
+    def check_labels(self, labels: Any, texts: int) -> np.ndarray:
+        values = _floats(labels, (texts, self.count), "a row a text, a column a label")
+        return _known(values, np.isin(values, (0, 1)), "0 and 1")
+
+
+def against_drawn(logits: Float[Array, "*batch n"], drawn: Array) -> Float[Array, "*batch n"]:
+    """The gradient of the cross-entropy of classes that were drawn with respect to the logits."""
+    return jax.nn.softmax(logits) - jax.nn.one_hot(drawn, logits.shape[-1], dtype=logits.dtype)
+
+
+def kl(found: Float[Array, "*batch n"], wanted: Float[Array, "*batch n"]) -> Float[Array, "*batch"]:
+    """KL(wanted ‖ found) of two rows of logits, in nats."""
     logs, wanted_logs = jax.nn.log_softmax(found), jax.nn.log_softmax(wanted)
-    return jnp.sum(jnp.exp(wanted_logs) * (wanted_logs - logs), axis=1)
+    return jnp.sum(jnp.exp(wanted_logs) * (wanted_logs - logs), axis=-1)
 
 
-def disagreement(
-    found: tuple[Array, Array],
-    wanted: tuple[Array, Array],
-    mask: Array,
-    headed: bool,
-    hidden: float,
-) -> Float[Array, " batch"]:
-    """The `divergence` of outputs plus `hidden` times the relative squared error of hidden states, text by text.
+def same_argmax(found: Float[Array, "*batch n"], wanted: Float[Array, "*batch n"]) -> Float[Array, "*batch"]:
+    """1 if the largest of both rows of logits stands in the same place, else 0."""
+    return (jnp.argmax(found, axis=-1) == jnp.argmax(wanted, axis=-1)).astype(found.dtype)
 
-    Args:
-        found, wanted: as `hidden_and_outputs` gives them; without `hidden` states may be anything.
-        mask: shape (batch, length), 0 for padding.
-        headed: whether the outputs are a head's.
-        hidden: share of the hidden states.
+
+def _floats(labels: Any, shape: tuple[int, ...], what: str) -> np.ndarray:
+    try:
+        values = np.asarray(labels, np.float32)
+    except (TypeError, ValueError):
+        raise ValueError(f"`labels` holds what is no number; expected an array of shape {shape}, {what}") from None
+    if values.shape != shape:
+        raise ValueError(f"`labels` has shape {values.shape}; expected {shape}, {what}")
+    return values
+
+
+def _known(values: np.ndarray, known: np.ndarray, expected: str) -> np.ndarray:
+    if not np.all(known):
+        raise ValueError(f"`labels` holds {values[~known].flat[0]:g}; expected {expected}")
+    return values
+
+
+def outputs_of(checkpoint: Checkpoint) -> Outputs:
+    """The kind of a net's outputs, by its weights and its config.json; the embedding if it has no head that is run."""
+    data = checkpoint.config_json or {}
+    names = data.get("architectures")
+    names = [str(name) for name in names] if isinstance(names, list) else []
+    if any("For" in name for name in names) and not names_classifier(names):
+        return Embedding()
+    count = num_outputs(checkpoint.params, checkpoint.config)
+    if count is None:
+        return Embedding()
+    problem = data.get("problem_type")
+    if problem == "multi_label_classification":
+        return Labels(count)
+    return Regression(count) if count == 1 or problem == "regression" else Classes(count)
+
+
+def hidden_and_outputs(
+    params: dict[str, Any], config: ModelConfig, inputs: Inputs, kind: Outputs, *, in_pieces: bool = False
+) -> tuple[Float[Array, "batch places hidden"], Array]:
+    """The last hidden states that the outputs are made of, and the outputs.
+
+    Weights may be `Probe`s; nothing is checked. `in_pieces` is for passes without gradients: see `hidden_states`.
     """
-    losses = divergence(found[1], wanted[1], headed)
-    if not hidden:
-        return losses
-    states, wanted_states = found[0], wanted[0]
-    mask = mask.astype(states.dtype)
-    tokens = mask if states.shape[1] == mask.shape[1] else jnp.ones(states.shape[:2], states.dtype)
-    errors, sizes = (jnp.sum(x**2, axis=2) for x in (states - wanted_states, wanted_states))
-    share = jnp.sum(errors * tokens, axis=1) / jnp.maximum(jnp.sum(sizes * tokens, axis=1), 1e-6)
-    return losses + hidden * share
-
-
-class Divergence:
-    """How far nets are from a dense one on some texts: called with params, the mean of `disagreement` over the texts.
-
-    Tokens and outputs of the dense net stay on the devices. Compiled once per shape of a batch and structure of params:
-    of many ranks, better call it with dense leaves.
-    """
-
-    def __init__(
-        self,
-        checkpoint: Checkpoint,
-        first: Sequence[str],
-        second: Sequence[str] | None = None,
-        *,
-        hidden: float | None = None,
-        tokenizer: Any = None,
-        batch_size: int = 32,
-        max_length: int | None = 128,
-        mesh: Mesh | None = None,
-    ) -> None:
-        """Run the dense net.
-
-        Args:
-            checkpoint: it.
-            first: n texts, or the first of n pairs.
-            second: the second texts.
-            hidden: what the relative squared error of the last hidden states that the outputs are made of counts
-                beside the outputs; by default 1 where a head makes them, else 0. The few outputs of a head say little
-                of a net on few texts: nets whose hidden states are far apart can agree in them by chance.
-            tokenizer: of transformers; by default the one in `checkpoint.source`.
-            batch_size: texts of a batch over all devices.
-            max_length: tokens of a text at most.
-            mesh: devices, along an axis "data"; by default all.
-
-        Raises:
-            ValueError: a batch size below 1, a share below 0, or what `tokenize` refuses.
-        """
-        if hidden is not None and not 0 <= hidden < float("inf"):
-            raise ValueError(f"`hidden` is {hidden}; expected a finite number, 0 or more")
-        if batch_size < 1:
-            raise ValueError(f"`batch_size` is {batch_size}; expected 1 or more")
-        self._config, self._texts = checkpoint.config, len(first)
-        self._headed = outputs_of(checkpoint) is not None
-        self._hidden = float(self._headed) if hidden is None else hidden
-        self._mesh = data_mesh() if mesh is None else mesh
-        tokenizer = tokenizer_of(checkpoint) if tokenizer is None else tokenizer
-        limits = [limit for limit in (max_length, self._config.max_length) if limit is not None]
-        tokens = tokenize(tokenizer, self._config, first, second, max_length=min(limits, default=None))
-        rows = round_up(batch_size, self._mesh, self._config)
-        self._batches = [spread(collate(tokens, batch, rows), by_rows(self._mesh)) for batch in by_length(tokens, rows)]
-        params = self._on_devices(checkpoint.params)
-        self._wanted = [
-            _says(params, self._config, inputs, self._headed, bool(self._hidden)) for inputs in self._batches
-        ]
-
-    def _on_devices(self, params: Any) -> Any:
-        return jax.device_put(device_params(params, expand=True), replicated(self._mesh))
-
-    def __call__(self, params: Any) -> float:
-        """The mean divergence, 0 for the dense net."""
-        params = self._on_devices(params)
-        parts = [
-            _sum_over(params, self._config, inputs, wanted, self._headed, self._hidden)
-            for inputs, wanted in zip(self._batches, self._wanted, strict=True)
-        ]
-        return float(np.sum(np.asarray(jax.device_get(parts), np.float64))) / self._texts
-
-
-@functools.partial(jax.jit, static_argnums=(1, 3, 4))
-def _says(
-    params: dict[str, Any], config: ModelConfig, inputs: dict[str, Array], headed: bool, hidden: bool
-) -> tuple[Array, Array]:
-    """Hidden states, where they are asked for, and outputs."""
-    if hidden:
-        with jax.default_matmul_precision("highest"):
-            return hidden_and_outputs(params, config, inputs, headed)
-    if headed:
-        outputs = classify(params, config, inputs)
-    else:
-        outputs = _embedding(encode(params, config, inputs), inputs["attention_mask"].astype(bool))
-    return jnp.zeros(()), outputs
-
-
-@functools.partial(jax.jit, static_argnums=(1, 4, 5))
-def _sum_over(
-    params: dict[str, Any],
-    config: ModelConfig,
-    inputs: dict[str, Array],
-    wanted: tuple[Array, Array],
-    headed: bool,
-    hidden: float,
-) -> Array:
-    """The sum over the texts of a batch."""
-    found, mask = _says(params, config, inputs, headed, bool(hidden)), inputs["attention_mask"]
-    there = jnp.max(mask.astype(found[1].dtype), axis=1)  # 0 for the rows that fill up a batch
-    return jnp.sum(disagreement(found, wanted, mask, headed, hidden) * there)
+    base = params.get(architecture(config).name_table(config).prefix, params)
+    hidden = hidden_states(base, config, inputs, kind.reads(config), in_pieces=in_pieces)
+    states = kind.pick(hidden, inputs)
+    return states, kind.outputs(params, config, states, inputs)

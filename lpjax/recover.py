@@ -19,8 +19,9 @@ from lpjax._mesh import by_rows, data_mesh, replicated, spread
 from lpjax._settings import check_settings
 from lpjax.batching import Batch, Tokens, collate, round_up, shuffled, tokenize
 from lpjax.checkpoint import Checkpoint
+from lpjax.divergence import Divergence, disagreement
 from lpjax.models import ModelConfig, device_params
-from lpjax.outputs import Divergence, disagreement, hidden_and_outputs, outputs_of
+from lpjax.outputs import Outputs, hidden_and_outputs, outputs_of
 from lpjax.tokenize import tokenizer_of
 
 Progress = Callable[[int, int, str], None]
@@ -128,8 +129,8 @@ def recover(
 
     settings = settings or Recovery()
     config = dense.config
-    outputs = [outputs_of(net) for net in (dense, smaller)]
-    if smaller.config != config or outputs[0] != outputs[1]:
+    kind = outputs_of(dense)
+    if smaller.config != config or outputs_of(smaller) != kind:
         raise ValueError("`smaller` and `dense` have different configs or heads; expected one net, compressed and not")
     if len(first) < 2:
         raise ValueError(f"`first` has {len(first)} texts; expected 2 or more, for some are held out")
@@ -153,7 +154,7 @@ def recover(
     total = settings.epochs * per_epoch
     schedule = Schedule(settings.learning_rate, min(round(settings.warmup * total), total - 1), total)
     optimizer = make_optimizer(settings.weight_decay, settings.clip)
-    loss = _loss_of(outputs[0] is not None, settings.hidden)
+    loss = _loss_of(kind, settings.hidden)
 
     began = time.perf_counter()
     teacher = jax.device_put(device_params(dense.params), replicated(mesh))
@@ -171,7 +172,8 @@ def recover(
         batches = shuffled(tokens, settings.batch_size, np.random.default_rng([settings.seed, epoch]))
         for i, batch in enumerate(batches, 1):
             inputs, weights = _batch(tokens, batch, rows)
-            wanted = _teach(teacher, config, spread(inputs, by_rows(mesh)), outputs[0] is not None)
+            inputs = kind.prepare(inputs, tokens, np.random.default_rng([settings.seed, epoch, i]))
+            wanted = _teach(teacher, config, spread(inputs, by_rows(mesh)), kind)
             rate = share * schedule(step)
             state, one = train_step(
                 state,
@@ -226,15 +228,15 @@ def _part(tree: Any) -> Any:
 
 
 @functools.partial(jax.jit, static_argnums=(1, 3))
-def _teach(params: dict[str, Any], config: ModelConfig, inputs: dict[str, Array], headed: bool) -> tuple[Array, Array]:
+def _teach(params: dict[str, Any], config: ModelConfig, inputs: dict[str, Array], kind: Outputs) -> tuple[Array, Array]:
     with jax.default_matmul_precision("highest"):
-        return hidden_and_outputs(params, config, inputs, headed)
+        return hidden_and_outputs(params, config, inputs, kind)
 
 
 @functools.cache
-def _loss_of(headed: bool, hidden: float) -> Any:
+def _loss_of(kind: Outputs, hidden: float) -> Any:
     """The same function for the same arguments, so that it is compiled once for all runs."""
-    return functools.partial(_loss, headed=headed, hidden=hidden)
+    return functools.partial(_loss, kind=kind, hidden=hidden)
 
 
 def _loss(
@@ -246,10 +248,10 @@ def _loss(
     key: Array | None,
     dtype: np.dtype,
     *,
-    headed: bool,
+    kind: Outputs,
     hidden: float,
 ) -> Array:
     """Σ weight · loss over the rows."""
     with jax.default_matmul_precision("highest"):
-        found = hidden_and_outputs(params, config, inputs, headed)
-    return jnp.sum(disagreement(found, wanted, inputs["attention_mask"], headed, hidden) * weights)
+        found = hidden_and_outputs(params, config, inputs, kind)
+    return jnp.sum(disagreement(found, wanted, inputs, kind, hidden) * weights)

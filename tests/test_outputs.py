@@ -8,10 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy.special import log_softmax, rel_entr, softmax
+from scipy.special import expit, log_softmax, rel_entr, softmax
 
 import lpjax
-from lpjax.outputs import Divergence, divergence, outputs_of
+from lpjax.divergence import Divergence
+from lpjax.outputs import Classes, Embedding, Labels, Regression, outputs_of
+from lpjax.select import select_paths
 from tests.glue.test_evaluate import base_net, net_with_head
 from tests.models.golden_cases import NETS
 from tests.test_batching import make_tokenizer
@@ -24,10 +26,13 @@ def test_divergences_are_those_of_scipy():
     rng = np.random.default_rng(0)
     found, wanted = rng.normal(size=(2, 5, 3)).astype(np.float32)
     entropy = rel_entr(softmax(wanted, axis=1), softmax(found, axis=1)).sum(axis=1)
-    assert np.allclose(divergence(found, wanted, headed=True), entropy, atol=1e-6)
-    assert np.allclose(divergence(found[:, :1], wanted[:, :1], headed=True), (found - wanted)[:, 0] ** 2)
+    assert np.allclose(Classes(3).divergence(found, wanted, {}), entropy, atol=1e-6)
+    assert np.allclose(Regression(1).divergence(found[:, :1], wanted[:, :1], {}), (found - wanted)[:, 0] ** 2)
+    assert np.allclose(Regression(3).divergence(found, wanted, {}), np.sum((found - wanted) ** 2, axis=1))
+    yes, no = ((expit(x * wanted), expit(x * found)) for x in (1, -1))
+    assert np.allclose(Labels(3).divergence(found, wanted, {}), (rel_entr(*yes) + rel_entr(*no)).sum(axis=1), atol=1e-6)
     a, b = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (found, wanted))
-    assert np.allclose(divergence(a, b, headed=False), 1 - (a * b).sum(axis=1), atol=1e-6)
+    assert np.allclose(Embedding().divergence(a, b, {}), 1 - (a * b).sum(axis=1), atol=1e-6)
 
 
 @pytest.mark.parametrize("name", NETS)
@@ -84,7 +89,7 @@ def assert_hidden_states_count(checkpoint, smaller, headed, without, options):
 def test_a_head_for_tokens_is_no_head(name):
     """Files of nets that classify tokens have a classifier and nothing that would read the first token for it."""
     headed, base = net_with_head(name, "mnli"), base_net(name)
-    assert outputs_of(headed) == 3
+    assert outputs_of(headed) == Classes(3)
     tokens = {key: leaf for key, leaf in headed.params.items() if key != "pre_classifier"}
     tokens |= {key: {k: v for k, v in leaf.items() if k != "pooler"} for key, leaf in tokens.items() if key == "bert"}
     named = {**(headed.config_json or {}), "architectures": ["BertForTokenClassification"]}
@@ -92,7 +97,7 @@ def test_a_head_for_tokens_is_no_head(name):
         dataclasses.replace(headed, params=tokens, config_json=None),
         dataclasses.replace(headed, config_json=named),
     ):
-        assert outputs_of(net) is None
+        assert outputs_of(net) == Embedding()
         tokenizer = make_tokenizer(net.config)
         other = lpjax.compress(net.params, select="encoder", keep=0.5, solver="svd").params
         expected = lpjax.compress(base.params, select="encoder", keep=0.5, solver="svd").params
@@ -103,14 +108,84 @@ def test_a_head_for_tokens_is_no_head(name):
         assert lpjax.calibrate(net, TEXTS, **options).target == "embedding"
 
 
-def test_several_labels_at_a_time_are_refused():
-    headed = net_with_head("bert_base", "mnli")
-    named = {**(headed.config_json or {}), "problem_type": "multi_label_classification"}
-    net = dataclasses.replace(headed, config_json=named)
-    tokenizer = make_tokenizer(net.config)
-    for run in (Divergence, lpjax.calibrate):
-        with pytest.raises(ValueError, match="several labels at a time"):
-            run(net, TEXTS, tokenizer=tokenizer)
+def several_labels(name: str, problem: str = "multi_label_classification"):
+    """A net of three outputs that do not exclude each other."""
+    net = net_with_head(name, "mnli")
+    return dataclasses.replace(net, config_json={**(net.config_json or {}), "problem_type": problem})
+
+
+def test_directions_are_gradients_of_the_likelihood():
+    """Of labels given; drawn ones have the Fisher information p(1 − p), labels being independent."""
+    logits = jnp.asarray(np.random.default_rng(0).normal(size=(1, 3)).astype(np.float32))
+    given = jnp.asarray([[1.0, 0.0, 1.0]])
+
+    def cost(x):
+        return -jnp.sum(given * jax.nn.log_sigmoid(x) + (1 - given) * jax.nn.log_sigmoid(-x))
+
+    key = jax.random.key(0)
+    assert np.allclose(Labels(3).direction(logits, {}, key, given), jax.grad(cost)(logits), atol=1e-6)
+    many = jnp.tile(logits, (20000, 1))
+    drawn = np.asarray(Labels(3).direction(many, {}, key, None), np.float64)
+    share = expit(np.asarray(logits, np.float64)[0])
+    assert np.allclose(drawn.T @ drawn / len(drawn), np.diag(share * (1 - share)), atol=0.01)
+    drawn = np.asarray(Classes(3).direction(many, {}, key, None), np.float64)
+    share = softmax(np.asarray(logits, np.float64)[0])
+    assert np.allclose(drawn.T @ drawn / len(drawn), np.diag(share) - np.outer(share, share), atol=0.01)
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_several_labels_at_a_time(name):
+    """Divergence text by text by its definition; Fisher information is that of the labels' likelihood."""
+    net = several_labels(name)
+    assert outputs_of(net) == Labels(3)
+    options = {"tokenizer": make_tokenizer(net.config), "max_length": LONGEST}
+    smaller = lpjax.compress(net.params, select="encoder", keep=0.5, solver="svd").params
+    expected = []
+    for batch in one_at_a_time(net, TEXTS):
+        found, wanted = (
+            np.asarray(lpjax.classify(params, net.config, batch), float) for params in (smaller, net.params)
+        )
+        expected.append(sum(rel_entr(expit(x * wanted), expit(x * found)).sum() for x in (1, -1)))
+    assert Divergence(net, TEXTS, **options, hidden=0)(smaller) == pytest.approx(np.mean(expected), rel=1e-3)
+    labels = np.random.default_rng(0).integers(0, 2, (len(TEXTS), 3))
+    (path,) = select_paths(net.params, r"^(classifier(/out_proj)?|logits_proj)/kernel$")
+    found = lpjax.calibrate(net, TEXTS, labels=labels, select=path, **options)
+    assert found.target == "labels"
+    of = [
+        expit(np.asarray(lpjax.classify(net.params, net.config, batch), float)) - labels[i]
+        for i, batch in enumerate(one_at_a_time(net, TEXTS))
+    ]
+    moment = np.mean([one.T @ one for one in of], axis=0)
+    assert np.allclose(found.statistics[path].outputs, moment, rtol=1e-4, atol=1e-6)
+    assert lpjax.calibrate(net, TEXTS, select=path, **options).target == "predictions"
+
+
+def test_several_values_of_a_regression():
+    net = several_labels("bert_base", "regression")
+    assert outputs_of(net) == Regression(3)
+    options = {"tokenizer": make_tokenizer(net.config), "max_length": LONGEST, "select": "^classifier/kernel$"}
+    values = np.random.default_rng(0).normal(size=(len(TEXTS), 3))
+    found = lpjax.calibrate(net, TEXTS, labels=values, **options)
+    of = [
+        2 * (np.asarray(lpjax.classify(net.params, net.config, batch), float) - values[i])
+        for i, batch in enumerate(one_at_a_time(net, TEXTS))
+    ]
+    moment = np.mean([one.T @ one for one in of], axis=0)
+    assert np.allclose(found.statistics["classifier/kernel"].outputs, moment, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        (np.zeros(len(TEXTS)), r"`labels` has shape \(9,\); expected \(9, 3\), a row a text, a column a label"),
+        (np.full((len(TEXTS), 3), 2), "`labels` holds 2; expected 0 and 1"),
+        ([["yes"] * 3] * len(TEXTS), "`labels` holds what is no number"),
+    ],
+)
+def test_labels_that_are_no_matrix_of_0_and_1_are_refused(labels, said):
+    net = several_labels("bert_base")
+    with pytest.raises(ValueError, match=said):
+        lpjax.calibrate(net, TEXTS, labels=labels, tokenizer=make_tokenizer(net.config))
 
 
 def test_what_is_refused():

@@ -100,13 +100,16 @@ def calibrate(
 def _values(checkpoint: Checkpoint, examples: Examples) -> Any:
     """What the net's outputs should be of the examples."""
     from lpjax.glue.labels import output_labels
-    from lpjax.outputs import outputs_of
+    from lpjax.outputs import Classes, Regression, outputs_of
 
     with misuse():
-        outputs = outputs_of(checkpoint)
-        if outputs is None:
-            raise ValueError("--labels want a net with a head; leave them out, or fine-tune it: lpjax finetune")
-        return output_labels(examples.task, examples.labels, checkpoint.config_json, outputs)
+        kind = outputs_of(checkpoint)
+        if not isinstance(kind, Classes | Regression):
+            raise ValueError(
+                "--labels want a net with a head for classes or a regression; leave them out, or fine-tune it: "
+                "lpjax finetune"
+            )
+        return output_labels(examples.task, examples.labels, checkpoint.config_json, kind.count)
 
 
 def calibrate_on(

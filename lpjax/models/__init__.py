@@ -24,7 +24,7 @@ from lpjax.models import bert, distilbert, roberta, xlnet
 from lpjax.models.bert import BertConfig as BertConfig
 from lpjax.models.config import ModelConfig as ModelConfig
 from lpjax.models.distilbert import DistilBertConfig as DistilBertConfig
-from lpjax.models.layers import Dropout, at_least_float32, cast
+from lpjax.models.layers import NO_DROPOUT, Dropout, at_least_float32, cast
 from lpjax.models.names import NameTable, walk
 from lpjax.models.roberta import CamembertConfig as CamembertConfig
 from lpjax.models.roberta import RobertaConfig as RobertaConfig
@@ -307,6 +307,31 @@ def _classify(
         wanted = arch.summarized(config)
         hidden = _forward(params[table.prefix], arch, config, ids, mask, types, dtype, dropout, wanted)
         return arch.classify(params, config, hidden, dropout).astype(at_least_float32(dtype))
+
+
+def hidden_states(
+    base: Mapping[str, Any],
+    config: ModelConfig,
+    inputs: Mapping[str, Array],
+    wanted: slice = slice(None),
+    *,
+    in_pieces: bool = False,
+) -> Float[Array, "batch wanted hidden"]:
+    """Hidden states of the last layer, of the `wanted` tokens, in float32, inside jit; nothing is checked.
+
+    Args:
+        base: the base model's tree, whose weights may be `Probe`s.
+        config: its config.
+        inputs: as `collate` makes them; other keys are left out.
+        wanted: slice of the tokens.
+        in_pieces: on one CPU, some texts at a time, in half the time; not for gradients.
+    """
+    arch = architecture(config)
+    given = inputs["input_ids"], inputs["attention_mask"].astype(bool), inputs.get("token_type_ids")
+    dtype = np.dtype("float32")
+    if in_pieces:
+        return _forward(dict(base), arch, config, *given, dtype, NO_DROPOUT, wanted)
+    return arch.forward(base, config, *given, dtype, NO_DROPOUT, wanted)
 
 
 def _forward(
