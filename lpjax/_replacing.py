@@ -1,19 +1,309 @@
-"""Files that are written whole or not at all."""
+"""Files and folders that are written whole or not at all.
+
+What is to become OUT is made in a folder beside it, `.OUT.<hex>.new`, and takes OUT's place in one step. The folder is
+locked for as long as the process that made it lives; the kernel releases the lock however the process ends. So the
+next run on the same OUT can tell what a killed run left, and removes it, from what another run is still writing.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import os
+import re
+import secrets
+import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+try:
+    import fcntl
+except ImportError:  # Windows has no such locks: nobody can tell what was left there, so nothing of it is removed
+    fcntl = None
+
+_LOCK, _NEW, _OLD, _TRASH = "lock", "new", "old", "trash"
+_TRIES = 5
+_own: dict[Path, Path] = {}  # what `claimed` holds in this process, and its folder
+
+_AT_FDCWD = -100
+_RENAME_EXCHANGE = _RENAME_SWAP = 2  # of Linux's renameat2 and macOS's renamex_np
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A name beside `path` to write under, which takes its place at the end; interrupted, what was there stays."""
-    fresh = path.with_name(f".{path.name}.{os.getpid()}.new")
-    try:
+    """A name to write a file under, which takes the place of `path` at the end; interrupted, what was there stays.
+
+    If `path` is a link, the file that it leads to is replaced.
+
+    Raises:
+        FileExistsError: `path` is a folder, a device or a pipe.
+        OSError: it cannot be written.
+    """
+    check_regular(path)
+    target = path.resolve()
+    with _workshop(target) as (folder, _):
+        fresh = folder / _NEW
         yield fresh
-        fresh.replace(path)
+        _sync(fresh)
+        fresh.replace(target)
+        _sync_folder(target.parent)
+
+
+@contextmanager
+def replacing_folder(target: Path, overwrite: bool) -> Iterator[Path]:
+    """An empty folder that takes the place of `target` at the end; interrupted, what was there stays.
+
+    If the system can, the two are exchanged, so that there is a whole `target` at every moment. If it cannot, a run
+    that is killed between two renames leaves none, and `put_back` restores the old one.
+
+    Args:
+        target: in full, as `Path.resolve` gives it.
+        overwrite: replace a folder that is not empty.
+
+    Raises:
+        OSError: it cannot be written, or there is a folder that is not empty and may not be replaced.
+    """
+    with _workshop(target) as (folder, _):
+        fresh = folder / _NEW
+        fresh.mkdir()
+        yield fresh
+        for path in (*fresh.rglob("*"), fresh):
+            _sync_folder(path) if path.is_dir() else _sync(path)
+        _swap_in(fresh, target, overwrite)
+        _sync_folder(target.parent)
+
+
+@contextmanager
+def claimed(target: Path) -> Iterator[None]:
+    """Hold `target` for this process, as a run does that writes it again and again.
+
+    Raises:
+        FileExistsError: another run that is alive writes it.
+        OSError: its folder cannot be written to.
+    """
+    target = target.resolve()
+    if target in _own:
+        yield
+        return
+    with _workshop(target) as (folder, locked):
+        if locked and any(_is_locked(other) for other in _workshops(target) if other != folder):
+            raise FileExistsError(f"another run is writing {target}; wait for its end, or choose another OUT")
+        _own[target] = folder
+        try:
+            yield
+        finally:
+            del _own[target]
+
+
+def put_back(target: Path) -> None:
+    """Restore `target` if a run died after it had renamed the old one, and before the new one took its place."""
+    target = Path(os.path.realpath(target))
+    if target.exists():
+        return
+    for folder in _workshops(target):
+        old = folder if folder.suffix == ".old" else folder / _OLD
+        if old.is_dir():
+            with _taken(folder) as taken, contextlib.suppress(OSError):  # unless another command did so first
+                if taken:
+                    old.rename(target)
+                    if old == folder:
+                        (target / _LOCK).unlink()
+
+
+def check_regular(path: Path) -> None:
+    """Refuse to replace what is no regular file: a file that is renamed to /dev/null would stand in its place.
+
+    Raises:
+        FileExistsError: `path` is a folder, a device or a pipe.
+    """
+    if path.exists() and not path.is_file():
+        raise FileExistsError(f"{path} is no regular file; choose another name")
+
+
+def check_parent(target: Path) -> None:
+    """Refuse, before any work, a target whose folder cannot be written to or made.
+
+    Raises:
+        NotADirectoryError, PermissionError: naming that folder.
+    """
+    parent = target.parent
+    while not os.path.lexists(parent) and parent != parent.parent:
+        parent = parent.parent
+    if not parent.is_dir():
+        raise NotADirectoryError(f"{target} cannot be made: {parent} is no folder")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise PermissionError(f"{target} cannot be made: {parent} may not be written to; choose another folder")
+
+
+def check_space(target: Path, size: int) -> None:
+    """Refuse, before any work, a target beside which there is less than `size` bytes of free space.
+
+    Raises:
+        OSError: naming both sizes.
+    """
+    parent = target.parent
+    while not parent.is_dir():
+        parent = parent.parent
+    free = shutil.disk_usage(parent).free
+    if free < size:
+        raise OSError(
+            f"{parent} has {free / 1e6:.1f} MB of free space, and this run needs {size / 1e6:.1f} MB there for its "
+            "snapshots and its result; free some, or choose another OUT"
+        )
+
+
+@contextmanager
+def _workshop(target: Path) -> Iterator[tuple[Path, bool]]:
+    """A folder beside `target`, and whether it is locked; it is removed at the end, and what dead runs left before."""
+    _clear(target)
+    folder, lock = None, None
+    try:
+        for attempt in range(1, _TRIES + 1):
+            folder = target.with_name(f".{target.name}.{secrets.token_hex(4)}.new")
+            folder.mkdir(mode=0o700)
+            lock = _locked(folder)
+            if lock is not None or fcntl is None or attempt == _TRIES:
+                break
+            # A run that clears up was faster than the lock; or there are no locks here.
+            shutil.rmtree(folder, ignore_errors=True)
+        assert folder is not None
+        yield folder, lock is not None
     finally:
-        fresh.unlink(missing_ok=True)
+        if folder is not None:
+            _remove_workshop(folder, target)
+        if lock is not None:
+            os.close(lock)
+
+
+def _clear(target: Path) -> None:
+    """Remove what dead runs left beside `target`, and put it back first if they left nothing else of it."""
+    put_back(target)
+    for folder in _workshops(target):
+        with _taken(folder) as taken:
+            if taken:
+                _remove_workshop(folder, target)
+
+
+def _workshops(target: Path) -> list[Path]:
+    """Folders of runs that write or wrote `target`; also what earlier versions of lpjax named so."""
+    name = re.compile(rf"\.{re.escape(target.name)}\.[0-9a-f]+\.(new|old)")
+    try:
+        with os.scandir(target.parent) as entries:
+            return [target.parent / entry.name for entry in entries if name.fullmatch(entry.name) and _is_mine(entry)]
+    except (OSError, ValueError):  # no such folder, or a name that no file can have
+        return []
+
+
+def _is_mine(entry: os.DirEntry[str]) -> bool:
+    try:
+        mine = not hasattr(os, "geteuid") or entry.stat(follow_symlinks=False).st_uid == os.geteuid()
+    except FileNotFoundError:  # gone by now
+        return False
+    return mine and not entry.is_symlink()
+
+
+def _locked(folder: Path) -> int | None:
+    """A descriptor that holds the lock of a folder; None if another process holds it, or if there are no locks here."""
+    if fcntl is None:
+        return None
+    path = folder / _LOCK if folder.is_dir() else folder
+    flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | (os.O_CREAT if path != folder else 0)
+    try:
+        # A file, not the folder itself: NFS locks only what is open for writing.
+        lock = os.open(path, flags, 0o600)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.path.samestat(os.fstat(lock), path.stat()):  # else somebody removed it in the meantime
+            return lock
+    except OSError:
+        pass
+    os.close(lock)
+    return None
+
+
+@contextmanager
+def _taken(folder: Path) -> Iterator[bool]:
+    """Hold the lock of a folder, if nobody else does."""
+    lock = _locked(folder)
+    try:
+        yield lock is not None
+    finally:
+        if lock is not None:
+            os.close(lock)
+
+
+def _is_locked(folder: Path) -> bool:
+    with _taken(folder) as taken:
+        return not taken and folder.exists()
+
+
+def _remove_workshop(folder: Path, target: Path) -> None:
+    """Remove a folder of a run, but never the only whole copy of what `target` was."""
+    try:
+        _remove(folder, target)
+    except BaseException:
+        # A signal; a second one ends the process.
+        _remove(folder, target)
+        raise
+
+
+def _remove(folder: Path, target: Path) -> None:
+    if not folder.is_dir():
+        folder.unlink(missing_ok=True)
+        return
+    if (folder / _OLD).is_dir():
+        if not os.path.lexists(target):
+            return
+        # A part of it must not be taken for the whole, should this be interrupted.
+        (folder / _OLD).replace(folder / f"{_TRASH}{secrets.token_hex(4)}")
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _swap_in(fresh: Path, target: Path, overwrite: bool) -> None:
+    """Put `fresh` in the place of `target`; what was there stays in the folder of `fresh`."""
+    if not (overwrite and target.exists()):
+        # Made in the meantime, an empty folder is replaced by rename and any other makes it fail.
+        fresh.rename(target)
+        return
+    if _exchange(fresh, target):
+        return
+    old = fresh.with_name(_OLD)
+    try:
+        target.rename(old)
+        fresh.rename(target)
+    except BaseException:
+        if old.exists() and not target.exists():
+            old.rename(target)
+        raise
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Exchange two folders in one step; False if the system or the file system cannot."""
+    sys.audit("os.rename", str(one), str(other), -1, -1)
+    first, second = os.fsencode(one), os.fsencode(other)
+    try:
+        system = ctypes.CDLL(None, use_errno=True)
+        if sys.platform == "darwin":
+            return system.renamex_np(first, second, _RENAME_SWAP) == 0
+        return system.renameat2(_AT_FDCWD, first, _AT_FDCWD, second, _RENAME_EXCHANGE) == 0
+    except (AttributeError, OSError, TypeError):  # an old C library; Windows
+        return False
+
+
+def _sync(path: Path) -> None:
+    """Have a file's bytes on the disk before its name is: a power cut must not leave an empty file."""
+    descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sync_folder(path: Path) -> None:
+    if os.name != "nt":
+        with contextlib.suppress(OSError):  # not every file system syncs folders
+            _sync(path)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import secrets
-import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,10 +12,10 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from lpjax._json import read_fields
+from lpjax._replacing import check_parent, put_back, replacing_folder
 from lpjax.calibrate import calibrate
 from lpjax.calibration import Calibration
 from lpjax.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from lpjax.checkpoint._save import swap_in
 from lpjax.checkpoint._source import installed_encoder, weight_bytes
 from lpjax.compress import compress
 from lpjax.evaluate import embed_sentences, fidelity, stsb
@@ -77,6 +75,7 @@ def run_demo(
         CheckpointError, DataError, OSError: as loading and saving raise them.
     """
     out, console = Path(out), console or Console()
+    target = out.resolve()
     check_out(out)
     began = time.perf_counter()
     checkpoint = load_checkpoint(model if model is not None else encoder_folder())
@@ -112,8 +111,7 @@ def run_demo(
             key=lambda i: (round(rows[i]["compression"], 2), rows[i]["score"]),
         )
         progress.update(task, description="saving and reloading")
-        fresh = out.absolute().with_name(f".{out.name}.{secrets.token_hex(4)}.new")
-        try:
+        with replacing_folder(target, overwrite=True) as fresh:
             saved = _save(fresh / "model", checkpoint, candidates[chosen], score, rows[chosen])
             result = run_record(_SEED) | {
                 "made_by": _MARK,
@@ -128,9 +126,6 @@ def run_demo(
             }
             write_json(fresh / "results.json", result)
             plot_results(fresh / "results.png", rows, score=heading, dense=dense)
-            swap_in(fresh, out, overwrite=True)
-        finally:
-            shutil.rmtree(fresh, ignore_errors=True)
     _print(console, result, out)
     return result
 
@@ -156,6 +151,8 @@ def check_out(out: Path) -> None:
     Raises:
         DemoError: as said.
     """
+    put_back(out.resolve())
+    check_parent(out.resolve())
     if not out.exists():
         return
     try:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-import secrets
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from lpjax._replacing import check_parent, put_back, replacing_folder
 from lpjax.checkpoint._dense import densified
 from lpjax.checkpoint._files import BLOCK, CONFIG, FLAX_WEIGHTS, WEIGHTS
 from lpjax.checkpoint._int8 import FACTORS, INT8, rounded_factors
@@ -173,26 +173,22 @@ def _write_folder(
     Files are made anew, never truncated: leaves may be views of the ones that are replaced, and live on.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    fresh = target.with_name(f".{target.name}.{secrets.token_hex(4)}.new")
-    try:
-        fresh.mkdir()
+    with replacing_folder(target, overwrite) as fresh:
         size = write(fresh / name)
         for file, text in texts.items():
             (fresh / file).write_text(text if isinstance(text, str) else text(size), encoding="utf-8")
         if source is not None:
             _copy_side_files(source, fresh)
-        swap_in(fresh, target, overwrite)
-    finally:
-        # Also after Ctrl-C; gone already where the rename was reached.
-        shutil.rmtree(fresh, ignore_errors=True)
     return size
 
 
 def check_target(folder: str | Path, source: Path | None, overwrite: bool) -> Path:
     """`folder` in full, if it may be written: refused as `save_checkpoint` says, and so is a `source` that is gone."""
     target = Path(folder).expanduser().resolve()
+    put_back(target)
     if source is not None and not source.is_dir():
         raise FileNotFoundError(f"`checkpoint.source`, {source}, is no longer there; None saves without a tokenizer")
+    check_parent(target)
     if not target.exists():
         return target
     if not target.is_dir():
@@ -203,29 +199,12 @@ def check_target(folder: str | Path, source: Path | None, overwrite: bool) -> Pa
         origin = source.resolve()
         if origin == target or target in origin.parents or origin in target.parents:
             raise FileExistsError(f"{target} overlaps {origin}, which the checkpoint came from; choose another folder")
+    if target.is_mount():
+        raise FileExistsError(f"{target} is a mount point, which cannot be replaced; choose a folder inside it")
     inside = {path.name for path in target.iterdir()}
     if inside and not (CONFIG in inside and any(name.endswith((".safetensors", ".msgpack")) for name in inside)):
         raise FileExistsError(f"{target} is not empty and not a checkpoint; choose another folder")
     return target
-
-
-def swap_in(fresh: Path, target: Path, overwrite: bool) -> None:
-    """Rename `fresh` to `target`; what was there is kept until the new one stands in its place."""
-    if not (overwrite and target.exists()):
-        # Made in the meantime, an empty folder is replaced by rename and any other makes it fail.
-        fresh.rename(target)
-        return
-    old = fresh.with_suffix(".old")
-    try:
-        target.rename(old)
-        fresh.rename(target)
-    except BaseException:
-        if old.exists() and not target.exists():
-            old.rename(target)
-        raise
-    finally:
-        if target.exists():
-            shutil.rmtree(old, ignore_errors=True)
 
 
 def _config_text(checkpoint: Checkpoint, int8: bool = False) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from lpjax._replacing import put_back
+
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _WANTED = [
     "*.json",
@@ -52,6 +54,7 @@ def find_folder(source: str | Path) -> Path:
         ConnectionError: the hub could not be reached, and its cache does not hold the repository.
     """
     folder = Path(source).expanduser()
+    put_back(folder)
     if folder.is_dir():
         return folder
     if folder.exists():

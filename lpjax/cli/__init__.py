@@ -19,6 +19,7 @@ from lpjax.cli._inspect import inspect
 from lpjax.cli._quantize import quantize
 from lpjax.cli._recover import recover
 from lpjax.cli._report import report
+from lpjax.cli._signals import ends_by_signals
 
 app = typer.Typer(
     help="Compress transformer checkpoints by robust lp low-rank factorization, and measure what that cost.",
@@ -43,6 +44,7 @@ for command, example in (
     app.command(epilog=f"Example: [bold]{example}[/]")(command)
 
 
+@ends_by_signals
 def main() -> None:
     """Entry point: errors that are the input's become one line and an exit status, never a traceback."""
     try:

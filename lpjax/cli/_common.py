@@ -12,6 +12,8 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from lpjax._replacing import check_parent, check_regular
+
 if TYPE_CHECKING:
     from lpjax.checkpoint import Checkpoint
 
@@ -83,13 +85,16 @@ def check_new_file(option: str, path: Path, force: bool) -> None:
 
     Raises:
         FileNotFoundError: there is no folder for it.
-        FileExistsError: it is there and `force` is not given, or is a folder.
+        FileExistsError: it is there and `force` is not given, or is no regular file.
+        PermissionError: its folder may not be written to.
     """
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{option} is {path}, but there is no folder {path.parent}")
     if path.is_dir() or (path.exists() and not force):
         hint = "" if path.is_dir() else ", or --force to replace it"
         raise FileExistsError(f"{path} exists; choose another name{hint}")
+    check_regular(path)
+    check_parent(path.resolve())
 
 
 def split_patterns(text: str) -> list[str]:

@@ -35,11 +35,13 @@ def report(
     force: Annotated[bool, typer.Option("--force", help="Replace the page if it is there.")] = False,
 ) -> None:
     """Show compressed nets on one page: accuracy, errors, spectra, ranks, sizes, latency, settings."""
+    from lpjax._replacing import put_back
     from lpjax.checkpoint import load_checkpoint
     from lpjax.report import PAGE, Baseline, check_page, write_report
 
     with misuse():
         for run in runs:
+            put_back(run)
             if not run.exists():
                 raise FileNotFoundError(
                     f"there is no {run}; expected a folder that `lpjax compress` wrote, or a file of experiments"

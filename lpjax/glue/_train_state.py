@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import glob
 import json
 import math
-import os
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +13,7 @@ import numpy as np
 
 from lpjax._json import Fields, parse_object
 from lpjax._replacing import replacing
-from lpjax.checkpoint._tensors import not_finite, read_tensors
+from lpjax.checkpoint._tensors import not_finite, read_tensors, write_tensors
 from lpjax.glue._train_step import Params, TrainState
 
 _MOST_STEPS = 2**31 - 1
@@ -45,18 +43,11 @@ class Log:
 
 
 def save_state(path: Path, state: TrainState, best: Params, log: Log) -> None:
-    """Write all of it as a safetensors file, under a temporary name that is then renamed."""
-    from safetensors.numpy import save_file
-
+    """Write all of it as a safetensors file, whole or not at all."""
     log.losses = [float(loss) for loss in jax.device_get(log.losses)]
-    tensors = {name: np.asarray(leaf, order="C") for name, leaf in _named(state, best)}
     path.parent.mkdir(parents=True, exist_ok=True)
-    for left in path.parent.glob(f".{glob.escape(path.name)}.*.new"):
-        left.unlink(missing_ok=True)  # of a run that was killed while it wrote
     with replacing(path) as fresh:
-        save_file(tensors, fresh, metadata={"log": json.dumps(dataclasses.asdict(log))})
-        with fresh.open("rb") as file:
-            os.fsync(file.fileno())
+        write_tensors(fresh, _named(state, best), {"log": json.dumps(dataclasses.asdict(log))})
 
 
 def load_state(path: Path, state: TrainState, best: Params, log: Log) -> tuple[TrainState, Params, Log]:

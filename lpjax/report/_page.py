@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from lpjax._replacing import check_parent, check_regular
 from lpjax.checkpoint import Checkpoint
 from lpjax.checkpoint._source import weight_bytes
 from lpjax.glue.data import DataError
@@ -117,13 +118,15 @@ def check_page(out: Path, overwrite: bool) -> None:
     """Refuse to write a page where there is something else.
 
     Raises:
-        FileExistsError, FileNotFoundError: as said.
+        FileExistsError, FileNotFoundError, PermissionError: as said.
     """
     if out.is_dir() or (out.exists() and not overwrite):
         hint = "" if out.is_dir() else ", or --force to replace it"
         raise FileExistsError(f"{out} exists; choose another name with --out{hint}")
     if not out.parent.is_dir():
         raise FileNotFoundError(f"{out} can't be written, for there is no folder {out.parent}")
+    check_regular(out)
+    check_parent(out.resolve())
 
 
 def _measure(

@@ -1,0 +1,90 @@
+"""SIGTERM and SIGHUP end a command as Ctrl-C does: by an exception, so that it cleans up behind itself."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from typing import Any, NoReturn
+
+from lpjax.cli._common import errors
+
+_STOPPING = ("SIGTERM", "SIGHUP")  # of `docker stop`, systemd and Slurm; of a terminal that goes away
+_AGAIN = 0.1  # seconds
+
+
+class Stopped(BaseException):
+    """A signal asked the process to end."""
+
+    def __init__(self, number: int):
+        super().__init__(number)
+        self.number = number
+
+
+def ends_by_signals(main: Callable[[], None]) -> Callable[[], None]:
+    """`main`, which SIGTERM and SIGHUP end with one line and the exit status 128 + number, as shells count them."""
+
+    @wraps(main)
+    def run() -> None:
+        with stopped_by_signals() as received:
+            try:
+                main()
+            except BaseException as error:
+                # Compiled code may have put an exception of its own in the place of `Stopped`.
+                if not received or (isinstance(error, SystemExit) and not error.code):
+                    raise
+                name = signal.Signals(received[0]).name
+                errors.print(f"stopped by {name}; nothing is left half written", highlight=False)
+                sys.exit(128 + received[0])
+
+    return run
+
+
+@contextmanager
+def stopped_by_signals() -> Iterator[list[int]]:
+    """Raise `Stopped` in the main thread at SIGTERM and SIGHUP; a second such signal ends the process at once.
+
+    Python runs handlers between two of its own instructions: during a long computation in compiled code, the exception
+    comes at its end. Signals that are ignored (nohup) or that somebody else handles stay so, and so does everything
+    outside the main thread. What was set before is restored at the end.
+
+    Yields:
+        The signals received so far.
+    """
+    received: list[int] = []
+
+    def stop(number: int, _: Any) -> NoReturn:
+        if received:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        received.append(number)
+        raise Stopped(number)
+
+    def swallowed(unraisable: sys.UnraisableHookArgs) -> None:
+        # Raised in a destructor or a callback of the garbage collector, which nothing gets out of.
+        if isinstance(unraisable.exc_value, Stopped):
+            received.clear()
+            threading.Timer(_AGAIN, os.kill, (os.getpid(), unraisable.exc_value.number)).start()
+        else:
+            hook(unraisable)
+
+    before: dict[int, Any] = {}
+    hook = sys.unraisablehook
+    if threading.current_thread() is threading.main_thread():
+        for name in _STOPPING:
+            number = getattr(signal, name, None)
+            if number is not None and signal.getsignal(number) is signal.SIG_DFL:
+                before[number] = signal.signal(number, stop)
+    if before:
+        sys.unraisablehook = swallowed
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if before:
+            sys.unraisablehook = hook
