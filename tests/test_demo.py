@@ -17,6 +17,7 @@ from lpjax import demo
 from lpjax.demo import DemoError, run_demo
 from lpjax.evaluate import stsb
 from lpjax.glue import data
+from lpjax.report import read_record, record_of
 
 pytestmark = pytest.mark.filterwarnings("default")
 
@@ -72,6 +73,11 @@ def test_the_table_the_files_and_the_reloaded_score_agree(folder, glue, tmp_path
     saved = result["saved"]
     assert stsb(reloaded, pairs).spearman == pytest.approx(saved["score_reloaded"])
     assert saved["bytes"] == (tmp_path / "demo" / "model" / "model.safetensors").stat().st_size < saved["dense_bytes"]
+    record = read_record(tmp_path / "demo" / "model" / "lpjax_record.json")
+    (step,) = record.steps
+    assert (step.keep, step.patterns, step.bytes_after) == (saved["keep"], ("embeddings",), saved["bytes"])
+    assert record.source == str(folder)
+    assert record_of(reloaded) == record
     # A demo may replace a demo, and leaves nothing beside it.
     run_demo(tmp_path / "demo", model=folder, glue=glue, console=Console(file=io.StringIO()))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["demo", "dense", "glue"]

@@ -45,7 +45,10 @@ def test_factored_checkpoint_becomes_dense(run, small: Path, tmp_path: Path, fla
     assert result["bytes_after"] == (out / file).stat().st_size
     assert result["bytes_before"] == (small / "model.safetensors").stat().st_size
     assert result["multiplied"] == json.loads((small / "config.json").read_text())["lpjax"]["ranks"]
-    assert files(out).keys() == files(small).keys() - {"model.safetensors", "lpjax_record.json"} | {file}
+    assert files(out).keys() == files(small).keys() - {"model.safetensors", "lpjax_record.json"} | {
+        file,
+        "lpjax_export.json",
+    }
     assert "lpjax" not in json.loads((out / "config.json").read_text())
     assert not any(isinstance(leaf, lpjax.LowRank) for _, leaf in walk(load_checkpoint(out).params))
 

@@ -101,7 +101,12 @@ def save_checkpoint(
 
 
 def export_checkpoint(
-    checkpoint: Checkpoint, folder: str | Path, *, format: str = "safetensors", overwrite: bool = False
+    checkpoint: Checkpoint,
+    folder: str | Path,
+    *,
+    format: str = "safetensors",
+    overwrite: bool = False,
+    extra_files: Mapping[str, Text] | None = None,
 ) -> int:
     """Save `checkpoint` densely, as a folder for other libraries that knows nothing of lpjax.
 
@@ -115,7 +120,7 @@ def export_checkpoint(
         folder: where to, as in `save_checkpoint`.
         format: "safetensors" (model.safetensors, PyTorch's names) or "msgpack" (flax_model.msgpack, the tree of
             Hugging Face's Flax models).
-        overwrite: as in `save_checkpoint`.
+        overwrite, extra_files: as in `save_checkpoint`.
 
     Returns:
         Size of the file of weights in bytes.
@@ -143,7 +148,8 @@ def export_checkpoint(
         return write_tree(path, table.read(dict(pairs))[0]) if format == "msgpack" else write_tensors(path, pairs)
 
     name = FLAX_WEIGHTS if format == "msgpack" else WEIGHTS
-    return _write_folder(target, dense.source, overwrite, name, {CONFIG: _config_text(dense)}, write)
+    texts = {CONFIG: _config_text(dense), **(extra_files or {})}
+    return _write_folder(target, dense.source, overwrite, name, texts, write)
 
 
 def _checked_pairs(checkpoint: Checkpoint) -> list[tuple[str, Any]]:

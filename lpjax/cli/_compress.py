@@ -99,7 +99,7 @@ def compress(
     from lpjax.checkpoint import load_checkpoint, save_checkpoint
     from lpjax.checkpoint._save import check_target
     from lpjax.checkpoint._source import weight_bytes
-    from lpjax.report import RECORD, Record, Step, read_break_even, record_of, record_text, run_record, save_plan
+    from lpjax.report import read_break_even, record_files, record_of, save_plan
     from lpjax.report._trained import training_files
     from lpjax.select import leaves_with_paths
 
@@ -143,7 +143,10 @@ def compress(
     block = {"method": solver, "p": exponent, "steps": _steps(checkpoint.compression, made, [r.path for r in fresh])}
     smaller = dataclasses.replace(checkpoint, params=params, compression=block)
     before = weight_bytes(checkpoint.source)
-    step = Step(
+    record = record_files(
+        checkpoint,
+        params,
+        records,
         model=model,
         method=solver,
         p=exponent,
@@ -157,18 +160,9 @@ def compress(
         weighting=None if calibration is None else wish.weighting,
         calibration={} if calibration is None else origin(calibration),
         patterns=wish.patterns,
-        parameters_before=total,
-        parameters_after=left,
-        bytes_before=before,
-        layers=records,
-        **run_record(None),
     )
-
-    def record(size: int) -> str:
-        return record_text(Record((*earlier, dataclasses.replace(step, bytes_after=size))))
-
     # What trained an earlier step's pairs goes with them.
-    files = {RECORD: record} | (training_files(checkpoint.source) if earlier else {})
+    files = record | (training_files(checkpoint.source) if earlier else {})
     size = save_checkpoint(smaller, out, overwrite=force, extra_files=files)
     if plan_out is not None:
         save_plan(made, plan_out, overwrite=force)

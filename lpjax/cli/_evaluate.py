@@ -116,7 +116,7 @@ def demo(
     with misuse():
         check_out(out)
         folder = None if model is None else find_model(model)
-    run_demo(out, model=folder, glue=glue)
+    run_demo(out, model=folder, name=model, glue=glue)
 
 
 def _score_task(task: Any, split: str, glue: Path | None, nets: dict[str, Path], options: dict[str, Any]) -> Any:

@@ -28,11 +28,13 @@ def export(
     from lpjax.checkpoint import export_checkpoint
     from lpjax.checkpoint._load import lowrank_ranks
     from lpjax.checkpoint._source import weight_bytes
+    from lpjax.report._trained import export_files
 
     del dense  # There is no other form.
     checkpoint = load_to_save(model, out, force)
     format = "msgpack" if msgpack else "safetensors"
-    size = export_checkpoint(checkpoint, out, format=format, overwrite=force)
+    files = export_files(checkpoint, model)
+    size = export_checkpoint(checkpoint, out, format=format, overwrite=force, extra_files=files)
     ranks = lowrank_ranks(checkpoint.params)
     before = weight_bytes(checkpoint.source)
     result = {

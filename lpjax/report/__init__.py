@@ -22,6 +22,7 @@ from lpjax.report._record import RECORD as RECORD
 from lpjax.report._record import Record as Record
 from lpjax.report._record import Step as Step
 from lpjax.report._record import read_record as read_record
+from lpjax.report._record import record_files as record_files
 from lpjax.report._record import record_of as record_of
 from lpjax.report._record import record_text as record_text
 from lpjax.report._table import results_table as results_table

@@ -5,15 +5,17 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lpjax._json import Fields, RecordError, read_object
 from lpjax.checkpoint import Checkpoint
 from lpjax.checkpoint._load import lowrank_ranks
+from lpjax.checkpoint._source import weight_bytes
 from lpjax.compress import LayerRecord
 from lpjax.models.names import walk
+from lpjax.report._circumstances import run_record
 
 RECORD = "lpjax_record.json"
 SCHEMA = "lpjax-record/1"
@@ -100,7 +102,35 @@ class Record:
 def record_text(record: Record) -> str:
     """`record` as the text of lpjax_record.json; numbers that are not finite become null."""
     steps = [dataclasses.asdict(step) for step in record.steps]
-    return json.dumps({"schema": SCHEMA, "source": record.source, "steps": _finite(steps)}, indent=2) + "\n"
+    return json.dumps({"schema": SCHEMA, "source": record.source, "steps": finite(steps)}, indent=2) + "\n"
+
+
+def record_files(
+    before: Checkpoint, params: Any, records: Sequence[LayerRecord], **settings: Any
+) -> dict[str, Callable[[int], str]]:
+    """The record of one `lpjax.compress`, as `save_checkpoint` takes it by `extra_files`.
+
+    Sizes, versions and the machine are filled in, and the steps that made `before` come first.
+
+    Args:
+        before: what was compressed.
+        params, records: what `lpjax.compress` returned.
+        **settings: further fields of `Step`, as far as you want the page of `lpjax report` to tell them: model (the
+            name of the dense net, by which `lpjax recover` finds it), method, p, keep, rank, options, ….
+
+    Raises:
+        TypeError: a setting that `Step` does not have.
+        RecordError: the record of `before` is damaged.
+    """
+    earlier = record_of(before).steps
+    sizes = [sum(leaf.size for _, leaf in walk(tree)) for tree in (before.params, params)]
+    told = {"method": UNKNOWN, "parameters_before": sizes[0], "parameters_after": sizes[1]} | settings
+    step = Step(bytes_before=weight_bytes(before.source) or None, layers=tuple(records), **run_record(None), **told)
+
+    def text(size: int) -> str:
+        return record_text(Record((*earlier, dataclasses.replace(step, bytes_after=size))))
+
+    return {RECORD: text}
 
 
 def record_of(checkpoint: Checkpoint) -> Record:
@@ -222,9 +252,10 @@ def _layer_in_file(path: str, leaf: Any) -> LayerRecord:
                        seconds=unknown, entries=leaf.entries)  # fmt: skip
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """`value` with null for numbers that JSON does not have."""
     if isinstance(value, Mapping):
-        return {key: _finite(one) for key, one in value.items()}
+        return {key: finite(one) for key, one in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(one) for one in value]
+        return [finite(one) for one in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -20,7 +20,7 @@ from lpjax.models.names import walk
 from lpjax.report._errors import Errors, Spectrum, dense_records, relative_errors, spectrum
 from lpjax.report._latency import Latency
 from lpjax.report._record import Record, Step, record_of
-from lpjax.report._trained import training_notes
+from lpjax.report._trained import export_note, training_notes
 from lpjax.select import is_table
 
 Found = dict[str, float | None]
@@ -113,7 +113,7 @@ def read_run(name: str | Path) -> tuple[Run, Checkpoint]:
     checkpoint = load_checkpoint(folder)
     record = record_of(checkpoint)
     if not record.steps:
-        raise ValueError(f"{name} is a dense checkpoint; expected one that `lpjax compress` wrote")
+        raise ValueError(f"{name} is a dense checkpoint; expected one that `lpjax compress` wrote{export_note(folder)}")
     leaves = dict(walk(checkpoint.params))
     known = record.layers
     layers = [

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lpjax._json import RECORD_LIMIT, Fields, RecordError, parse_object
+from lpjax._json import RECORD_LIMIT, Fields, RecordError, parse_object, read_object
 from lpjax._reading import read_bytes
-from lpjax.report._record import RECORD, Record, record_text
+from lpjax.checkpoint import Checkpoint
+from lpjax.report._circumstances import run_record
+from lpjax.report._record import RECORD, Record, finite, record_of, record_text
 
 RECOVERED, TUNED = "recover.json", "finetune.json"
+EXPORTED, EXPORT_SCHEMA = "lpjax_export.json", "lpjax-export/1"
 _SINCE = "Goals and bounds of layers are of the net before that, which the solvers made."
 
 
@@ -35,6 +40,31 @@ def training_files(folder: str | Path | None) -> dict[str, str]:
 def history_files(folder: str | Path | None, record: Record) -> dict[str, str]:
     """Those, and the record of how the net became smaller where config.json and the weights do not tell as much."""
     return training_files(folder) | ({RECORD: record_text(record)} if record.complete else {})
+
+
+def export_files(checkpoint: Checkpoint, model: str) -> dict[str, str]:
+    """What a dense export of `checkpoint`, called `model`, tells of how it was made, name -> text.
+
+    Raises:
+        RecordError: its record or one of its `training_files` is damaged.
+    """
+    record = record_of(checkpoint)
+    ranks = {path: layer.rank for path, (_, layer) in record.layers.items() if layer.rank is not None}
+    steps = [dataclasses.asdict(step) for step in record.steps]
+    told = {"schema": EXPORT_SCHEMA, "model": model, "ranks": ranks, "steps": finite(steps), **run_record(None)}
+    return training_files(checkpoint.source) | {EXPORTED: json.dumps(told, indent=2, allow_nan=False) + "\n"}
+
+
+def export_note(folder: str | Path) -> str:
+    """What a dense export was made of, as the end of a sentence; empty where the folder does not tell."""
+    path = Path(folder) / EXPORTED
+    if not path.exists():
+        return ""
+    try:
+        fields = read_object(path, EXPORT_SCHEMA)
+        return f"; it is the dense export of {fields.need('model', fields.text('model'))}, which has a page"
+    except RecordError:
+        return f"; it is a dense export, of what its {path.name}, which is damaged, does not tell"
 
 
 def earlier_recovery(files: Mapping[str, str]) -> Any:
