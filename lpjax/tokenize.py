@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lpjax.checkpoint import Checkpoint, CheckpointError
+from lpjax.checkpoint._stages import net_folder
 
 _SENTENCEPIECE = ("sentencepiece.bpe.model", "spiece.model", "tokenizer.model")
 """Vocabularies that the package sentencepiece reads."""
@@ -18,7 +19,7 @@ _COMPLETE = (("tokenizer.json",), ("vocab.txt",), ("vocab.json", "merges.txt"), 
 _ADVICE = "TRANSFORMERS_NO_ADVISORY_WARNINGS"
 
 
-def load_tokenizer(folder: str | Path) -> Any:
+def load_tokenizer(folder: str | Path, **options: Any) -> Any:
     """The transformers tokenizer of a checkpoint's folder; local files only, no code of the folder is run.
 
     A folder without tokenizer.json whose vocabulary is a SentencePiece model (sentencepiece.bpe.model, spiece.model,
@@ -26,6 +27,7 @@ def load_tokenizer(folder: str | Path) -> Any:
 
     Args:
         folder: a local folder, such as `Checkpoint.source`.
+        **options: of `AutoTokenizer.from_pretrained`.
 
     Raises:
         FileNotFoundError: no such folder, or no vocabulary in it.
@@ -35,17 +37,18 @@ def load_tokenizer(folder: str | Path) -> Any:
     path = Path(folder).expanduser()
     if not path.is_dir():
         raise FileNotFoundError(f"there is no folder {folder}; expected the folder of a checkpoint")
+    path = net_folder(path)
     present = [names for names in _COMPLETE if all((path / name).is_file() for name in names)]
     if not present:
-        options = ", ".join(" with ".join(names) for names in _COMPLETE)
+        complete = ", ".join(" with ".join(names) for names in _COMPLETE)
         raise FileNotFoundError(
-            f"{path} holds no tokenizer, expected {options}; copy it from the model that this one was made of"
+            f"{path} holds no tokenizer, expected {complete}; copy it from the model that this one was made of"
         )
     if all(names[0] in _SENTENCEPIECE for names in present):
         _require_sentencepiece(path / present[0][0])
     AutoTokenizer = _auto_tokenizer()
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False, **options)
     except Exception as error:  # tokenizers raises bare Exception on a damaged file
         raise CheckpointError(f"the tokenizer of {path} cannot be loaded: {error}") from error
     # transformers makes a tokenizer of special tokens alone if the vocabulary is not in the files of the class.

@@ -90,12 +90,14 @@ def folder(tmp_path: Path) -> Path:
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghij", *(f"##{c}" for c in "abcdefghij")]
     (target / "vocab.txt").write_text("\n".join(words))
     (target / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer", "do_lower_case": true}')
-    (target / "modules.json").write_text('[{"path": ""}, {"path": "1_Pooling"}]')
+    stages = [("", "Transformer"), ("1_Pooling", "Pooling")]
+    modules = [{"path": path, "type": f"sentence_transformers.models.{name}"} for path, name in stages]
+    (target / "modules.json").write_text(json.dumps(modules))
     (target / "1_Pooling").mkdir()
     (target / "1_Pooling" / "config.json").write_text('{"pooling_mode_mean_tokens": true}')
+    (target / "1_Pooling" / "pytorch_model.bin").write_bytes(b"\x80\x04")  # never read, but copied with its stage
     # What must never be copied.
     (target / "pytorch_model.bin").write_bytes(b"\x80\x04")
-    (target / "1_Pooling" / "pytorch_model.bin").write_bytes(b"\x80\x04")
     (target / "onnx").mkdir()
     (target / "onnx" / "model.onnx").write_bytes(b"onnx")
     return target

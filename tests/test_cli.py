@@ -42,7 +42,7 @@ def test_compress_writes_what_it_says(run, folder, tmp_path):
     status, printed, _ = run("compress", folder, out, "--layers", "embeddings,encoder", "--keep", 0.6, "--json")
     assert status == 0
     result = json.loads(printed)
-    assert result["bytes_after"] == (out / "model.safetensors").stat().st_size
+    assert result["bytes_after"] == (out / "lpjax.safetensors").stat().st_size
     assert result["bytes_before"] == (folder / "model.safetensors").stat().st_size
     reloaded = lpjax.load_checkpoint(out)
     pairs = {path: leaf for path, leaf in leaves_with_paths(reloaded.params) if hasattr(leaf, "rank")}
@@ -103,10 +103,10 @@ def test_places_that_are_not_there_or_taken(run, folder, tmp_path):
 def test_force_replaces_a_checkpoint_only(run, folder, tmp_path):
     out = tmp_path / "out"
     assert run("compress", folder, out, "--keep", 0.7)[0] == 0
-    first = (out / "model.safetensors").stat().st_size
+    first = (out / "lpjax.safetensors").stat().st_size
     assert run("compress", folder, out, "--keep", 0.4)[0] == 2
     assert run("compress", folder, out, "--keep", 0.4, "--force")[0] == 0
-    assert (out / "model.safetensors").stat().st_size < first
+    assert (out / "lpjax.safetensors").stat().st_size < first
     status, _, err = run("compress", out, out, "--keep", 0.3, "--force")
     assert status == 2
     assert "overlaps" in err
@@ -130,7 +130,7 @@ def test_a_second_run_adds_to_the_first(run, folder, tmp_path):
     for key, place in (("before", first), ("after", second)):
         sizes = [leaf.size for _, leaf in leaves_with_paths(lpjax.load_checkpoint(place).params)]
         assert result[f"parameters_{key}"] == sum(sizes)
-        assert result[f"bytes_{key}"] == (place / "model.safetensors").stat().st_size
+        assert result[f"bytes_{key}"] == (place / "lpjax.safetensors").stat().st_size
     steps = json.loads((second / "config.json").read_text())["lpjax"]["steps"]
     assert [(step["method"], step["p"]) for step in steps] == [("svd", 2.0), ("lewis", 1.0)]
     assert steps[0]["paths"] == ["embeddings/word_embeddings/embedding"]

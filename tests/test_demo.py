@@ -72,7 +72,7 @@ def test_the_table_the_files_and_the_reloaded_score_agree(folder, glue, tmp_path
     reloaded = lpjax.load_checkpoint(tmp_path / "demo" / "model")
     saved = result["saved"]
     assert stsb(reloaded, pairs).spearman == pytest.approx(saved["score_reloaded"])
-    assert saved["bytes"] == (tmp_path / "demo" / "model" / "model.safetensors").stat().st_size < saved["dense_bytes"]
+    assert saved["bytes"] == (tmp_path / "demo" / "model" / "lpjax.safetensors").stat().st_size < saved["dense_bytes"]
     record = read_record(tmp_path / "demo" / "model" / "lpjax_record.json")
     (step,) = record.steps
     assert (step.keep, step.patterns, step.bytes_after) == (saved["keep"], ("embeddings",), saved["bytes"])

@@ -43,9 +43,9 @@ def test_factored_checkpoint_becomes_dense(run, small: Path, tmp_path: Path, fla
     file = "flax_model.msgpack" if "--msgpack" in flags else "model.safetensors"
     assert result["format"] == ("msgpack" if "--msgpack" in flags else "safetensors")
     assert result["bytes_after"] == (out / file).stat().st_size
-    assert result["bytes_before"] == (small / "model.safetensors").stat().st_size
+    assert result["bytes_before"] == (small / "lpjax.safetensors").stat().st_size
     assert result["multiplied"] == json.loads((small / "config.json").read_text())["lpjax"]["ranks"]
-    assert files(out).keys() == files(small).keys() - {"model.safetensors", "lpjax_record.json"} | {
+    assert files(out).keys() == files(small).keys() - {"lpjax.safetensors", "lpjax_record.json"} | {
         file,
         "lpjax_export.json",
     }

@@ -27,4 +27,4 @@ def test_python_examples_run_as_they_stand(tmp_path: Path, monkeypatch: pytest.M
         assert examples
         for example in examples:
             exec(compile(example, document, "exec"), {})
-    assert (tmp_path / "smaller" / "model.safetensors").stat().st_size < 0.9 * 90.9e6
+    assert (tmp_path / "smaller" / "lpjax.safetensors").stat().st_size < 0.9 * 90.9e6

@@ -309,7 +309,7 @@ def test_a_damaged_checkpoint_is_refused(part, change, said, folder, edit_weight
     net = lpjax.load_checkpoint(folder)
     params = compress(net.params, select="word_embeddings", keep=0.7, sparse=0.4, solver="svd").params
     lpjax.save_checkpoint(dataclasses.replace(net, params=params), tmp_path / "small")
-    (tmp_path / "small" / "model.safetensors").replace(folder / "model.safetensors")
+    (tmp_path / "small" / "lpjax.safetensors").replace(folder / "model.safetensors")
     name = f"embeddings.word_embeddings.weight.{part}"
 
     def damage(tensors: dict[str, np.ndarray]) -> None:

@@ -10,11 +10,15 @@ from lpjax._json import read_json
 from lpjax.checkpoint._error import CheckpointError
 
 WEIGHTS = "model.safetensors"
+FACTORED_WEIGHTS = "lpjax.safetensors"
+"""Weights of which some are factors: a name that no other library reads, for it would load the rest and make up what it
+misses."""
 INDEX = "model.safetensors.index.json"
 FLAX_WEIGHTS = "flax_model.msgpack"
 FLAX_INDEX = "flax_model.msgpack.index.json"
 CONFIG = "config.json"
 BLOCK = "lpjax"  # key of config.json under which a compressed checkpoint says how it was made
+WEIGHTS_KEY = "weights"  # of that block: the file that the weights are in
 
 
 def map_file(path: Path) -> mmap.mmap:
@@ -39,10 +43,19 @@ def read_object(path: Path) -> dict[str, Any]:
     """
     if not path.exists():
         raise CheckpointError(f"{path.parent} holds no {path.name}, so it is no checkpoint")
-    try:
-        data = read_json(path)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read as JSON: {error}") from error
+    data = read_any(path)
     if not isinstance(data, dict):
         raise CheckpointError(f"{path} holds a JSON {type(data).__name__}, expected an object")
     return data
+
+
+def read_any(path: Path) -> Any:
+    """What a JSON file holds.
+
+    Raises:
+        CheckpointError: it cannot be read, or is not JSON.
+    """
+    try:
+        return read_json(path)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read as JSON: {error}") from error

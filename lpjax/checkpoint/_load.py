@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from lpjax.checkpoint._error import CheckpointError
-from lpjax.checkpoint._files import BLOCK, CONFIG, read_object
+from lpjax.checkpoint._files import BLOCK, CONFIG, WEIGHTS_KEY, read_object
 from lpjax.checkpoint._int8 import restored_factors
 from lpjax.checkpoint._source import find_folder
+from lpjax.checkpoint._stages import net_folder
 from lpjax.checkpoint._tensors import not_finite
 from lpjax.checkpoint._weights import nested, read_weights
 from lpjax.lowrank import LowRank
@@ -25,8 +26,9 @@ class Checkpoint:
     Attributes:
         params: nested dict in the layout of Hugging Face's Flax models; leaves are arrays or `LowRank`.
         config: static config of the forward pass.
-        source: folder that the tokenizer's files are copied from by `save_checkpoint`, or None.
-        compression: how the weights were compressed (method, p, ranks by path), or None.
+        source: folder that the tokenizer's and sentence-transformers' files come from, or None. They say how a text
+            becomes a vector, and `save_checkpoint` copies them.
+        compression: how the weights were compressed (method, p, ranks by path, file), or None.
         config_json: the whole object of the config.json that was read, so that saving keeps what `config`
             does not know; or None.
     """
@@ -41,9 +43,11 @@ class Checkpoint:
 def load_checkpoint(source: str | Path) -> Checkpoint:
     """Load a checkpoint from a folder or from the Hugging Face Hub; nothing is unpickled.
 
-    Reads config.json and model.safetensors (or its shards), dense or written by `save_checkpoint`, and where
-    there is none, flax_model.msgpack. Leaves are read-only views of the file in the dtype it holds: memory is
-    touched as weights are used. Factors in int8 are arrays of their own, in the dtype that they had before.
+    Reads config.json and the weights: lpjax.safetensors if config.json names it, as `save_checkpoint` does for a net
+    with factors, else model.safetensors (or its shards), else flax_model.msgpack. If modules.json says that the net is
+    in a folder such as 0_Transformer, as sentence-transformers once had it, they are read there. Leaves are read-only
+    views of the file in the dtype it holds: memory is touched as weights are used. Factors in int8 are arrays of their
+    own, in the dtype that they had before.
 
     Args:
         source: a folder, or a hub id such as "sentence-transformers/all-MiniLM-L6-v2".
@@ -55,14 +59,18 @@ def load_checkpoint(source: str | Path) -> Checkpoint:
             on the hub, or cannot be fetched.
     """
     folder = find_folder(source)
-    data = read_object(folder / CONFIG)
+    inner = net_folder(folder)
+    data = read_object(inner / CONFIG)
     try:
         config = config_from_json(data)
     except ValueError as error:
-        raise CheckpointError(f"{folder / CONFIG}: {error}") from error
-    compression = _compression(data, folder / CONFIG)
+        raise CheckpointError(f"{inner / CONFIG}: {error}") from error
+    compression = _compression(data, inner / CONFIG)
 
-    path, tensors, separator = read_weights(folder, str(source), data.get("architectures"))
+    name = str(source) if inner == folder else str(inner)
+    path, tensors, separator = read_weights(
+        inner, name, data.get("architectures"), (compression or {}).get(WEIGHTS_KEY)
+    )
     try:
         tensors = restored_factors(tensors)
     except ValueError as error:
@@ -77,12 +85,12 @@ def load_checkpoint(source: str | Path) -> Checkpoint:
         except ValueError as error:
             raise CheckpointError(f"{path} holds no tree: {error}") from error
     if misfits:
-        raise CheckpointError(f"{path} does not fit the {config.model_type} of {folder / CONFIG}:\n{misfits}")
+        raise CheckpointError(f"{path} does not fit the {config.model_type} of {inner / CONFIG}:\n{misfits}")
     ranks = lowrank_ranks(params)
     if compression is not None and compression["ranks"] != ranks:
         differing = sorted(set(compression["ranks"].items()) ^ set(ranks.items()))
         raise CheckpointError(
-            f"{folder / CONFIG}: `{BLOCK}.ranks` and the factored weights of {path} differ at "
+            f"{inner / CONFIG}: `{BLOCK}.ranks` and the factored weights of {path} differ at "
             + ", ".join(dict.fromkeys(name for name, _ in differing))
         )
     bad = [*not_finite((name, tensor) for name, tensor in tensors.items() if tensor.dtype.kind not in "iub")]

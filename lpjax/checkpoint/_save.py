@@ -14,10 +14,11 @@ import numpy as np
 
 from lpjax._replacing import check_parent, put_back, replacing_folder
 from lpjax.checkpoint._dense import densified
-from lpjax.checkpoint._files import BLOCK, CONFIG, FLAX_WEIGHTS, WEIGHTS
+from lpjax.checkpoint._files import BLOCK, CONFIG, FACTORED_WEIGHTS, FLAX_WEIGHTS, WEIGHTS, WEIGHTS_KEY
 from lpjax.checkpoint._int8 import FACTORS, INT8, rounded_factors
 from lpjax.checkpoint._load import Checkpoint, lowrank_ranks
 from lpjax.checkpoint._msgpack import write_tree
+from lpjax.checkpoint._stages import MODULES, OWN_TYPES, SENTENCE_CONFIGS, modules_at_root, net_folder, read_stages
 from lpjax.checkpoint._tensors import DTYPES, not_finite, write_tensors
 from lpjax.models import architecture, config_from_json
 from lpjax.models.names import NameTable, walk
@@ -29,7 +30,8 @@ Text = str | Callable[[int], str]
 
 # What a tokenizer and sentence-transformers read. A list of what to copy, not of what to leave out: a source
 # folder also holds the weights in other formats, logs, and whatever else lay there.
-_SIDE_FILES = {
+_ROOT_FILES = {MODULES, "config_sentence_transformers.json"}
+_NET_FILES = {
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
@@ -42,16 +44,9 @@ _SIDE_FILES = {
     "sentencepiece.bpe.model",
     "tokenizer.model",
     "chat_template.jinja",
-    "modules.json",
-    "sentence_bert_config.json",
-    "config_sentence_transformers.json",
+    *SENTENCE_CONFIGS,
 }
 _LICENSES = re.compile(r"(LICENSE|LICENCE|NOTICE|COPYING)(\.\w+)?", re.IGNORECASE)
-_MODULES = re.compile(r"[0-9]+_\w+")  # stages of sentence-transformers, such as 1_Pooling
-_MODULE_FILES = {
-    "config.json",
-    "model.safetensors",
-}  # a stage such as 2_Dense has weights of its own
 
 
 def save_checkpoint(
@@ -64,11 +59,12 @@ def save_checkpoint(
 ) -> int:
     """Save `checkpoint` as a Hugging Face folder that `load_checkpoint` reads back bit-exactly.
 
-    Writes model.safetensors with PyTorch's names, config.json, and the tokenizer's and sentence-transformers'
-    files of `checkpoint.source`. A dense checkpoint loads in transformers too. A `LowRank` weight N becomes
-    `N.left` (in, rank) and `N.right` (rank, out), with single entries also `N.values`, `N.columns` and `N.starts`
-    (`Sparse`), and config.json says so under "lpjax". Everything is
-    written beside `folder` and then renamed, so that `folder` is never half written.
+    Writes the weights with PyTorch's names, config.json, and the tokenizer's and sentence-transformers' files of
+    `checkpoint.source`, all of its stages among them; the net itself is in the root even if it was in 0_Transformer. A
+    dense checkpoint is in model.safetensors, and loads in transformers and sentence-transformers too. One with factors
+    is in lpjax.safetensors, which they refuse to load: a `LowRank` weight N becomes `N.left` (in, rank) and `N.right`
+    (rank, out), with single entries also `N.values`, `N.columns` and `N.starts` (`Sparse`), and config.json says so
+    under "lpjax". Everything is written beside `folder` and then renamed, so that `folder` is never half written.
 
     Args:
         checkpoint: what to save; leaves keep their dtype.
@@ -79,12 +75,13 @@ def save_checkpoint(
             each row of right, `N.left_scale` and `N.right_scale`, (rank,). Reading makes them floating numbers again:
             it is the file that is smaller, and a net that is trained further is to be rounded anew.
         extra_files: texts to be written beside the weights, by file name, such as a record of the run; or functions
-            that make one of the size of model.safetensors in bytes.
+            that make one of the size of the weights' file in bytes.
 
     Returns:
-        Size of model.safetensors in bytes.
+        Size of the weights' file in bytes.
 
     Raises:
+        CheckpointError: modules.json of `checkpoint.source` is damaged.
         FileExistsError: `folder` exists and may not be replaced.
         FileNotFoundError: `checkpoint.source` is no longer there.
         ValueError: params that do not fit the config or are not finite, with every path, or `int8` of a net without
@@ -92,12 +89,14 @@ def save_checkpoint(
     """
     target = check_target(folder, checkpoint.source, overwrite)
     pairs = _checked_pairs(checkpoint)
-    if int8 and not lowrank_ranks(checkpoint.params):
+    factored = bool(lowrank_ranks(checkpoint.params))
+    if int8 and not factored:
         raise ValueError("`int8` is for factors, and `params` has none: compress it first")
     pairs = rounded_factors(pairs) if int8 else pairs
     config = _config_text(checkpoint, int8)
     texts = {CONFIG: config, **(extra_files or {})}
-    return _write_folder(target, checkpoint.source, overwrite, WEIGHTS, texts, lambda path: write_tensors(path, pairs))
+    name = FACTORED_WEIGHTS if factored else WEIGHTS
+    return _write_folder(target, checkpoint.source, overwrite, name, texts, lambda path: write_tensors(path, pairs))
 
 
 def export_checkpoint(
@@ -234,8 +233,10 @@ def _config_text(checkpoint: Checkpoint, int8: bool = False) -> str:
         data["label2id"] = {name: int(i) for i, name in data["id2label"].items()}
     ranks = lowrank_ranks(checkpoint.params)
     if checkpoint.compression is not None or ranks:
-        known = {key: value for key, value in (checkpoint.compression or {}).items() if key != FACTORS}
-        data[BLOCK] = {"version": __version__, **known, **({FACTORS: INT8} if int8 else {}), "ranks": ranks}
+        fresh = (FACTORS, WEIGHTS_KEY, "ranks")
+        known = {key: value for key, value in (checkpoint.compression or {}).items() if key not in fresh}
+        file = {WEIGHTS_KEY: FACTORED_WEIGHTS} if ranks else {}
+        data[BLOCK] = {"version": __version__, **known, **({FACTORS: INT8} if int8 else {}), **file, "ranks": ranks}
     return json.dumps(data, indent=2, allow_nan=False) + "\n"
 
 
@@ -255,12 +256,25 @@ def _told_labels(data: Mapping[str, Any]) -> int:
 
 
 def _copy_side_files(source: Path, target: Path) -> None:
+    """Copy what turns text into tokens, and hidden states into vectors; nothing of it is run or unpickled."""
+    stages, inner = read_stages(source), net_folder(source)
+    own_code = any(stage.type and not stage.type.startswith(OWN_TYPES) for stage in stages)
+    for folder, names in ((source, _ROOT_FILES), (inner, _NET_FILES)):
+        for path in folder.iterdir():
+            code = own_code and folder == source and path.suffix == ".py"
+            if path.is_file() and (path.name in names or code or _LICENSES.fullmatch(path.name)):
+                shutil.copyfile(path, target / path.name)
+    for stage in stages[1:]:
+        if stage.path and (source / stage.path).is_dir():
+            _copy_folder(source / stage.path, target / stage.path)
+    if inner != source:
+        (target / MODULES).write_text(modules_at_root(source), encoding="utf-8")
+
+
+def _copy_folder(source: Path, target: Path) -> None:
+    target.mkdir(parents=True, exist_ok=True)
     for path in source.iterdir():
-        if path.is_file() and (path.name in _SIDE_FILES or _LICENSES.fullmatch(path.name)):
+        if path.is_dir():
+            _copy_folder(path, target / path.name)
+        elif path.is_file():
             shutil.copyfile(path, target / path.name)
-        elif path.is_dir() and _MODULES.fullmatch(path.name):
-            files = [file for file in path.iterdir() if file.is_file() and file.name in _MODULE_FILES]
-            if files:
-                (target / path.name).mkdir()
-            for file in files:
-                shutil.copyfile(file, target / path.name / file.name)

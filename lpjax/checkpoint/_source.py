@@ -6,6 +6,8 @@ import re
 from pathlib import Path
 
 from lpjax._replacing import put_back
+from lpjax.checkpoint._files import FACTORED_WEIGHTS
+from lpjax.checkpoint._stages import OWN_TYPES, net_folder, read_stages
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _WANTED = [
@@ -15,11 +17,15 @@ _WANTED = [
     "bpe.codes",
     "model.safetensors",
     "model-*.safetensors",
-    "[0-9]_*/model.safetensors",
+    FACTORED_WEIGHTS,
+    "0_*/model.safetensors",  # the net, in old folders of sentence-transformers
+    "0_*/model-*.safetensors",
+    "[1-9]_*/*",  # a further stage, whole: save and export copy it as it is
+    "[1-9][0-9]_*/*",
     "LICENSE*",
     "NOTICE*",
 ]
-_FLAX = ["flax_model.msgpack", "flax_model-*.msgpack"]  # fetched only where there are no safetensors
+_FLAX = ["flax_model.msgpack", "flax_model-*.msgpack"]  # fetched only if there are no safetensors
 _UNWANTED = ["onnx/*", "openvino/*", "*.onnx", "*.mlpackage/*", "runs/*", "checkpoint-*/*"]
 
 
@@ -27,8 +33,10 @@ def weight_bytes(folder: Path | None) -> int:
     """Size of the files that `load_checkpoint` reads a folder's weights from, in bytes; 0 for None."""
     if folder is None:
         return 0
-    for pattern in ("model.safetensors", "model-*.safetensors", "flax_model.msgpack", "flax_model-*.msgpack"):
-        if files := list(folder.glob(pattern)):
+    files = (FACTORED_WEIGHTS, "model.safetensors", "model-*.safetensors", "flax_model.msgpack", "flax_model-*.msgpack")
+    inner = net_folder(folder)
+    for pattern in files:
+        if files := list(inner.glob(pattern)):
             return sum(path.stat().st_size for path in files)
     return 0
 
@@ -78,8 +86,8 @@ def _fetch(repo: str) -> Path:
 
     try:
         folder = Path(snapshot_download(repo, allow_patterns=_WANTED, ignore_patterns=_UNWANTED))
-        if not any(folder.glob("model*.safetensors")):
-            folder = Path(snapshot_download(repo, allow_patterns=[*_WANTED, *_FLAX], ignore_patterns=_UNWANTED))
+        if more := _also_wanted(folder):
+            folder = Path(snapshot_download(repo, allow_patterns=[*_WANTED, *more], ignore_patterns=_UNWANTED))
         return folder
     except GatedRepoError as error:
         raise PermissionError(
@@ -96,3 +104,16 @@ def _fetch(repo: str) -> Path:
             f"there is no folder {repo}, and the Hugging Face Hub could not be reached for a model of that "
             f"id ({reason}); check the network, or give the path of a local folder"
         ) from error
+
+
+def _also_wanted(folder: Path) -> list[str]:
+    """Patterns of what else is needed of a repository, by the configs that are in `folder` already."""
+    stages = read_stages(folder)
+    first = f"{stages[0].path}/" if stages and stages[0].path else ""
+    numbered = re.compile(r"[1-9][0-9]?_")
+    wanted = [f"{stage.path}/*" for stage in stages[1:] if stage.path and not numbered.match(stage.path)]
+    if any(stage.type and not stage.type.startswith(OWN_TYPES) for stage in stages):
+        wanted.append("*.py")
+    if not (folder / first / FACTORED_WEIGHTS).exists() and not any((folder / first).glob("model*.safetensors")):
+        wanted += [first + name for name in ("model.safetensors", "model-*.safetensors", *_FLAX)]
+    return wanted

@@ -9,7 +9,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lpjax.checkpoint._error import CheckpointError
-from lpjax.checkpoint._files import FLAX_INDEX, FLAX_WEIGHTS, INDEX, WEIGHTS, read_object
+from lpjax.checkpoint._files import (
+    BLOCK,
+    CONFIG,
+    FACTORED_WEIGHTS,
+    FLAX_INDEX,
+    FLAX_WEIGHTS,
+    INDEX,
+    WEIGHTS,
+    read_object,
+)
 from lpjax.checkpoint._msgpack import MAX_DEPTH, read_tree
 from lpjax.checkpoint._tensors import read_tensors
 
@@ -31,17 +40,30 @@ class Weights(NamedTuple):
     separator: str | None
 
 
-def read_weights(folder: Path, source: str, architectures: Any) -> Weights:
-    """The weights of `folder`: safetensors where it has them, else flax's msgpack; one file or shards.
+def read_weights(folder: Path, source: str, architectures: Any, named: Any = None) -> Weights:
+    """The weights of `folder`: those that config.json names, or safetensors, or flax's msgpack; one file or shards.
 
     Args:
         folder: where they are.
         source: what the user called it, a hub id perhaps, to be told how to convert what is not read.
         architectures: of config.json, for the class that does so without losing a head.
+        named: the file that config.json's block names, `FACTORED_WEIGHTS`; None if it names none.
 
     Raises:
-        CheckpointError: there are none, or they cannot be read.
+        CheckpointError: there are none, they cannot be read, or config.json and the files contradict each other.
     """
+    factored = folder / FACTORED_WEIGHTS
+    if named not in (None, FACTORED_WEIGHTS):
+        raise CheckpointError(f"{folder / CONFIG}: `{BLOCK}.weights` is {named!r}, expected {FACTORED_WEIGHTS!r}")
+    if named is not None and not factored.exists():
+        raise CheckpointError(f"{folder / CONFIG} says that the weights are in {FACTORED_WEIGHTS}, which is not there")
+    if named is None and factored.exists():
+        raise CheckpointError(
+            f"{folder} holds {FACTORED_WEIGHTS}, but its {CONFIG} does not name that file, so it is another net's; "
+            f"put back the one that was written with it, or remove {FACTORED_WEIGHTS}"
+        )
+    if named is not None:
+        return Weights(factored, read_tensors(factored)[0], None)
     if (folder / WEIGHTS).exists():
         tensors, metadata = read_tensors(folder / WEIGHTS)
         # transformers' Flax models in safetensors: paths joined by dots.

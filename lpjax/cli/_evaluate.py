@@ -39,6 +39,7 @@ def evaluate(
     """Score a checkpoint: on a GLUE task if it has a head, else on STS-B by embeddings and against the dense net."""
     from lpjax.checkpoint import load_checkpoint
     from lpjax.checkpoint._files import CONFIG, read_object
+    from lpjax.checkpoint._stages import net_folder
     from lpjax.evaluate import fidelity, stsb
     from lpjax.glue.data import DataError, load_sentences, load_stsb
     from lpjax.glue.labels import own_task
@@ -59,7 +60,7 @@ def evaluate(
         sentences = load_sentences(text)
     options: dict[str, Any] = {"dtype": dtype, "batch_size": batch_size, "max_length": max_length}
     if chosen is None and text is None:
-        chosen = own_task(read_object(folder / CONFIG))
+        chosen = own_task(read_object(net_folder(folder) / CONFIG))
     if chosen is not None:
         nets = {"result": folder} | ({} if dense_folder is None else {"baseline_result": dense_folder})
         result = {"model": model, "dtype": dtype} | ({} if baseline is None else {"baseline": baseline})

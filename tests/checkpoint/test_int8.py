@@ -122,10 +122,10 @@ def test_a_dense_net_has_no_factors(tmp_path):
 def test_damaged_files_are_refused(tmp_path, change, said):
     save_checkpoint(shrink(GOLDEN_NAMES[0]), tmp_path / "small", int8=True)
     shutil.copytree(tmp_path / "small", tmp_path / "bad")
-    found = {name: np.array(one) for name, one in read_tensors(tmp_path / "small" / "model.safetensors")[0].items()}
+    found = {name: np.array(one) for name, one in read_tensors(tmp_path / "small" / "lpjax.safetensors")[0].items()}
     change(found, next(name for name in found if name.endswith(".left")))
-    (tmp_path / "bad" / "model.safetensors").unlink()
-    write_tensors(tmp_path / "bad" / "model.safetensors", found.items())
+    (tmp_path / "bad" / "lpjax.safetensors").unlink()
+    write_tensors(tmp_path / "bad" / "lpjax.safetensors", found.items())
     with pytest.raises(CheckpointError, match=said):
         load_checkpoint(tmp_path / "bad")
 
@@ -136,7 +136,7 @@ def test_the_command(command, folder, tmp_path):
     status, said, errors = command("quantize", small, smallest, "--json")
     assert status == 0, errors
     told = json.loads(said)
-    assert told["bytes_after"] == (smallest / "model.safetensors").stat().st_size
+    assert told["bytes_after"] == (smallest / "lpjax.safetensors").stat().st_size
     assert told["quantized"] == json.loads((small / "config.json").read_text())["lpjax"]["ranks"]
     status, _, errors = command("report", smallest, "--baseline", folder, "--out", tmp_path / "page.html")
     assert status == 0, errors

@@ -74,13 +74,14 @@ def test_factored_checkpoint_comes_back_bit_for_bit(factored: Checkpoint, tmp_pa
         "version": lpjax.__version__,
         "method": "admm_entries",
         "p": 1.25,
+        "weights": "lpjax.safetensors",
         "ranks": ranks,
     }
     data = json.loads((tmp_path / "small" / "config.json").read_text())
     assert data.pop("lpjax") == again.compression
     assert data == factored.config_json
 
-    names = load_file(tmp_path / "small" / "model.safetensors")
+    names = load_file(tmp_path / "small" / "lpjax.safetensors")
     query = "encoder.layer.0.attention.self.query.weight"
     assert names[f"{query}.left"].shape == (12, 2)
     assert names[f"{query}.right"].shape == (2, 12)
@@ -113,11 +114,17 @@ def test_dense_again_after_factors_drops_the_block(factored: Checkpoint, folder:
     assert "lpjax" not in json.loads((tmp_path / "dense again" / "config.json").read_text())
 
 
-def test_side_files_are_copied_and_weights_in_other_formats_are_not(folder: Path, tmp_path: Path):
+def test_stages_are_copied_whole_and_weights_in_other_formats_are_not(folder: Path, tmp_path: Path):
     (folder / "LICENSE.txt").write_text("terms")
     (folder / "2_Dense").mkdir()
     (folder / "2_Dense" / "config.json").write_text("{}")
     (folder / "2_Dense" / "model.safetensors").write_bytes(b"weights of another stage")
+    (folder / "2_Dense" / "deep" / "er").mkdir(parents=True)
+    (folder / "2_Dense" / "deep" / "er" / "file").write_text("of a router's stages")
+    modules = json.loads((folder / "modules.json").read_text())
+    (folder / "modules.json").write_text(json.dumps([*modules, {"path": "2_Dense", "type": ""}]))
+    (folder / "3_Results").mkdir()  # which modules.json does not name
+    (folder / "3_Results" / "config.json").write_text("{}")
     save_checkpoint(load_checkpoint(folder), tmp_path / "saved")
     assert files(tmp_path / "saved").keys() == {
         "config.json",
@@ -127,8 +134,10 @@ def test_side_files_are_copied_and_weights_in_other_formats_are_not(folder: Path
         "modules.json",
         "LICENSE.txt",
         "1_Pooling/config.json",
+        "1_Pooling/pytorch_model.bin",
         "2_Dense/config.json",
         "2_Dense/model.safetensors",
+        "2_Dense/deep/er/file",
     }
     before, after = files(folder), files(tmp_path / "saved")
     assert all(after[name] == before[name] for name in after.keys() - {"config.json", "model.safetensors"})
@@ -341,7 +350,7 @@ def test_factors_that_do_not_pair_are_refused(
     factored: Checkpoint, folder: Path, edit_weights: Edit, tmp_path: Path, change: Any, message: str
 ):
     save_checkpoint(factored, tmp_path / "small")
-    shutil.copyfile(tmp_path / "small" / "model.safetensors", folder / "model.safetensors")
+    shutil.copyfile(tmp_path / "small" / "lpjax.safetensors", folder / "model.safetensors")
 
     def apply(tensors: dict[str, np.ndarray]) -> None:
         change(tensors)

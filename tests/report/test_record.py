@@ -56,7 +56,7 @@ def test_compress_writes_the_whole_record(run: Command, folder, tmp_path, monkey
     assert step.patterns == ("embeddings", "layer/1/.*query/kernel")
     for key in ("parameters_before", "parameters_after", "bytes_before", "bytes_after"):
         assert getattr(step, key) == result[key]
-    assert step.bytes_after == (tmp_path / "out" / "model.safetensors").stat().st_size
+    assert step.bytes_after == (tmp_path / "out" / "lpjax.safetensors").stat().st_size
     assert json.loads(text)["steps"][0]["layers"] == result["layers"]
     told = run_record(None)
     assert (step.versions, step.seed) == (told["versions"], None)
