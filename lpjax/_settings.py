@@ -16,6 +16,42 @@ _RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
 }
 
 
+MOST = 2**31 - 1
+"""Whole numbers of settings at most: sizes and counts are int32 on devices."""
+MOST_SEED = 2**32 - 1
+"""Of larger seeds, JAX takes the last 32 bits alone: 2³² would be 0 again."""
+
+
+def check_whole(name: str, value: Any, least: int, most: int = MOST) -> None:
+    """Refuse what is no whole number from `least` to `most`.
+
+    Raises:
+        ValueError: naming it and the range.
+    """
+    if type(value) is int and least <= value <= most:
+        return
+    range_ = f"{least} or more" if type(value) is int and value < least else f"from {least} to {most}"
+    raise ValueError(f"{name} is {shown(value)}; expected a whole number, {range_}")
+
+
+def check_seed(name: str, value: Any) -> None:
+    """Refuse what is no seed.
+
+    Raises:
+        ValueError: as `check_whole`.
+    """
+    check_whole(name, value, 0, MOST_SEED)
+
+
+def shown(value: Any) -> str:
+    """`value` as a message shows it: numbers beyond 60 digits are cut."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no number of more than 4300 digits
+        return "a number of thousands of digits"
+    return text if len(text) <= 60 else f"{text[:60]}…"
+
+
 def check_settings(settings: Any, counts: Mapping[str, int], numbers: Sequence[str]) -> None:
     """Refuse a field out of range.
 
@@ -32,9 +68,8 @@ def check_settings(settings: Any, counts: Mapping[str, int], numbers: Sequence[s
         value = getattr(settings, name)
         if value is None and name in optional:
             continue
-        if type(value) is not int or value < least:
-            raise ValueError(f"`{name}` is {value!r}; expected a whole number, {least} or more")
+        check_whole(f"`{name}`", value, least, MOST_SEED if name == "seed" else MOST)
     for name in numbers:
         value, (fits, expected) = getattr(settings, name), _RANGES[name]
         if type(value) not in (int, float) or not fits(value):
-            raise ValueError(f"`{name}` is {value!r}; expected a number, {expected}")
+            raise ValueError(f"`{name}` is {shown(value)}; expected a number, {expected}")

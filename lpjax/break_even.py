@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.optimize import isotonic_regression
 
+from lpjax._settings import check_seed, check_whole
 from lpjax._timing import least_seconds
 from lpjax.lowrank import LowRank, matmul, take_rows
 from lpjax.select import Select, is_table, leaves_with_paths, max_rank, select_paths
@@ -111,8 +113,9 @@ def measure_break_even(
     Raises:
         ValueError: nothing matches; tokens below 1.
     """
-    if isinstance(tokens, bool) or not isinstance(tokens, int | np.integer) or tokens < 1:
-        raise ValueError(f"`tokens` is {tokens!r}; expected a whole number, 1 or more")
+    tokens = operator.index(tokens) if isinstance(tokens, np.integer) else tokens
+    check_whole("`tokens`", tokens, 1)
+    check_seed("`seed`", seed)
     leaves = dict(leaves_with_paths(params))
     chosen = [(tuple(leaves[path].shape), is_table(path)) for path in select_paths(params, select)]
     shapes = dict.fromkeys((shape, table) for shape, table in chosen if len(shape) == 2 and max_rank(shape))

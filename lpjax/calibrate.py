@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array
 
 from lpjax._mesh import by_rows, data_mesh, fetch, replicated, spread
+from lpjax._settings import check_seed, check_whole
 from lpjax.batching import by_length, collate, round_up, tokenize
 from lpjax.calibration import Calibration, Statistics
 from lpjax.checkpoint import Checkpoint
@@ -69,15 +70,13 @@ def calibrate(
 
     Raises:
         ValueError: no text; labels without a head or without gradients, of another number than texts, or that the net
-            does not have; a batch size below 1 or seed below 0; matrices that the net does not run, such as word heads,
+            does not have; a batch size or seed out of range; matrices that the net does not run, such as word heads,
             or whose statistics are not finite; and what `tokenize` and `select_paths` refuse.
     """
     config, params = checkpoint.config, checkpoint.params
-    if batch_size < 1:
-        raise ValueError(f"`batch_size` is {batch_size}; expected 1 or more")
+    check_whole("`batch_size`", batch_size, 1)
     kind = outputs_of(checkpoint)
-    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-        raise ValueError(f"`seed` is {seed!r}; expected a whole number, 0 or more")
+    check_seed("`seed`", seed)
     if labels is not None and not gradients:
         raise ValueError("`labels` are for gradients, which `gradients=False` leaves out; expected one of the two")
     values = None if labels is None else kind.check_labels(labels, len(first))

@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from lpjax._mesh import by_rows, data_mesh, replicated, spread
+from lpjax._settings import check_whole
 from lpjax.batching import by_length, collate, round_up, tokenize
 from lpjax.checkpoint import Checkpoint
 from lpjax.models import ModelConfig, device_params
@@ -82,8 +83,7 @@ class Divergence:
         """
         if hidden is not None and not 0 <= hidden < float("inf"):
             raise ValueError(f"`hidden` is {hidden}; expected a finite number, 0 or more")
-        if batch_size < 1:
-            raise ValueError(f"`batch_size` is {batch_size}; expected 1 or more")
+        check_whole("`batch_size`", batch_size, 1)
         self._config, self._texts = checkpoint.config, len(first)
         self._kind = outputs_of(checkpoint)
         self._hidden = self._kind.hidden if hidden is None else float(hidden)

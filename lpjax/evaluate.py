@@ -15,6 +15,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 from scipy import stats
 
+from lpjax._settings import check_seed, check_whole
 from lpjax.batching import by_length, collate, tokenize
 from lpjax.checkpoint import Checkpoint
 from lpjax.checkpoint._files import read_object
@@ -90,8 +91,7 @@ def embed_sentences(
     Raises:
         ValueError: no sentence, something that is no string, or a batch size or length out of range.
     """
-    if batch_size < 1:
-        raise ValueError(f"`batch_size` is {batch_size}; expected 1 or more")
+    check_whole("`batch_size`", batch_size, 1)
     if tokenizer is None:
         tokenizer = tokenizer_of(checkpoint)
     if max_length is None:
@@ -187,6 +187,7 @@ def fidelity(
             "expected the same sentences and the same hidden size"
         )
     cosine = float(jnp.mean(_cosines(ours.vectors, theirs.vectors)))
+    check_seed("`seed`", seed)
     rng = np.random.default_rng(seed)
     count = len(sentences)
     first = np.repeat(np.arange(count), 10)

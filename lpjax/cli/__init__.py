@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 from rich.markup import escape
@@ -20,6 +21,7 @@ from lpjax.cli._quantize import quantize
 from lpjax.cli._recover import recover
 from lpjax.cli._report import report
 from lpjax.cli._signals import ends_by_signals
+from lpjax.cli._streams import lasting_streams
 
 app = typer.Typer(
     help="Compress transformer checkpoints by robust lp low-rank factorization, and measure what that cost.",
@@ -46,7 +48,15 @@ for command, example in (
 
 @ends_by_signals
 def main() -> None:
-    """Entry point: errors that are the input's become one line and an exit status, never a traceback."""
+    """Entry point: errors become one line and an exit status, never a traceback unless LPJAX_TRACEBACK is set."""
+    try:
+        with lasting_streams():
+            _run()
+    except OSError as error:  # what was printed could not be written
+        _fail(error, 1)
+
+
+def _run() -> None:
     try:
         app(standalone_mode=True)
     except Misuse as error:
@@ -61,18 +71,34 @@ def main() -> None:
         _fail(error, 1)
     except MemoryError:
         _fail(_OUT_OF_MEMORY, 1)
-    except RuntimeError as error:
+    except Exception as error:
         # XLA's own exception for a device that has no memory left.
-        if "RESOURCE_EXHAUSTED" not in str(error):
+        if "RESOURCE_EXHAUSTED" in str(error):
+            _fail(_OUT_OF_MEMORY, 1)
+        if os.environ.get("LPJAX_TRACEBACK"):
             raise
-        _fail(_OUT_OF_MEMORY, 1)
+        _fail(_bug(error), 1)
 
 
+def _bug(error: Exception) -> str:
+    """What is no fault of the input, as far as anybody knew."""
+    lines = str(error).strip().splitlines()
+    what = f"{type(error).__name__}: {lines[0]:.300}" if lines else type(error).__name__
+    return f"{INTERNAL}, {what}; please report it with the traceback, which LPJAX_TRACEBACK=1 before the command shows"
+
+
+INTERNAL = "a fault inside lpjax"
 _OUT_OF_MEMORY = "out of memory; select fewer layers, or run on a machine or device that has more"
 
 
-def _fail(error: object, status: int) -> None:
-    errors.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+_LONGEST = 1 << 14
+
+
+def _fail(error: object, status: int) -> NoReturn:
+    text = str(error)[:_LONGEST]
+    # Names in it come from files, and may not drive the terminal.
+    text = "".join(letter if letter.isprintable() or letter == "\n" else ascii(letter)[1:-1] for letter in text)
+    errors.print(f"[bold red]error:[/] {escape(text)}", highlight=False, soft_wrap=True)
     sys.exit(status)
 
 

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from lpjax._settings import check_whole
 from lpjax.cli._common import AsJson, Model, check_new_file, find_model, load_selected, misuse, progress
 
 if TYPE_CHECKING:
@@ -38,8 +39,7 @@ def bench(
     from lpjax.report import break_even_document, write_json
 
     with misuse():
-        if tokens < 1:
-            raise ValueError(f"--tokens is {tokens}; expected 1 or more")
+        check_whole("--tokens", tokens, 1)
         if out is not None:
             check_new_file("--out", out, force)
         folder = find_model(model)

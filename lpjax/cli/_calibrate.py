@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from lpjax._settings import check_seed, check_whole
 from lpjax.cli._common import AsJson, Glue, Model, check_new_file, find_model, load_selected, misuse, progress
 from lpjax.cli._texts import Split, TaskName, Text, check_source, load_texts, spaced
 
@@ -58,8 +59,7 @@ def calibrate(
         chosen = check_source(text, task, split, glue)
         if out.suffix != ".safetensors":
             raise ValueError(f"OUT is {out}; expected a name that ends in .safetensors, which compress knows it by")
-        if seed < 0:
-            raise ValueError(f"--seed is {seed}; expected 0 or more")
+        check_seed("--seed", seed)
         if labels and (task is None or forward_only):
             raise ValueError("--labels are those of a --task, for its gradients; give --task, and not --forward-only")
         for name, value, least in (
@@ -67,8 +67,7 @@ def calibrate(
             ("--batch-size", batch_size, 1),
             ("--max-length", max_length, 3),
         ):
-            if value < least:
-                raise ValueError(f"{name} is {value}; expected {least} or more")
+            check_whole(name, value, least)
         check_new_file("OUT", out, force)
         folder = find_model(model)
     checkpoint, patterns = load_selected(folder, layers)

@@ -119,6 +119,7 @@ def compress(
         check_target(out, checkpoint.source, force)
         check_paths(wish, checkpoint, timings)
     earlier = record_of(checkpoint).steps
+    history = training_files(checkpoint.source) if earlier else {}
     calibration, chosen = decide(wish, checkpoint, model, timings)
     with progress() as advance:
         params, records = lpjax.compress(
@@ -162,7 +163,7 @@ def compress(
         patterns=wish.patterns,
     )
     # What trained an earlier step's pairs goes with them.
-    files = record | (training_files(checkpoint.source) if earlier else {})
+    files = record | history
     size = save_checkpoint(smaller, out, overwrite=force, extra_files=files)
     if plan_out is not None:
         save_plan(made, plan_out, overwrite=force)

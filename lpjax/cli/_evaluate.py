@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from lpjax._settings import check_whole
 from lpjax.cli._common import ALIAS, AsJson, Glue, Model, find_model, misuse, progress
 
 
@@ -48,10 +49,9 @@ def evaluate(
     with misuse():
         if dtype not in ("float32", "bfloat16"):
             raise ValueError(f"--dtype is {dtype!r}; expected float32 or bfloat16")
-        if batch_size < 1:
-            raise ValueError(f"--batch-size is {batch_size}; expected 1 or more")
-        if max_length is not None and max_length < 3:
-            raise ValueError(f"--max-length is {max_length}; expected 3 or more")
+        check_whole("--batch-size", batch_size, 1)
+        if max_length is not None:
+            check_whole("--max-length", max_length, 3)
         folder = find_model(model)
         dense_folder = None if baseline is None else find_model(baseline)
         chosen = None if task is None else find_task(task)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from typing import Annotated, Any
 
 import typer
@@ -11,6 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from lpjax._settings import check_whole
 from lpjax.cli._common import AsJson, Force, Glue, Model, Out, find_model, misuse, progress
 
 
@@ -66,6 +68,11 @@ def finetune(
             patience=patience,
             seed=seed,
         )
+        check_whole("--hold-out", hold_out, 0)
+        if eval_rows is not None:
+            check_whole("--eval-rows", eval_rows, 1)
+        if not 0 <= save_every < math.inf:
+            raise ValueError(f"--save-every is {save_every:g}; expected a number, 0 or more")
         chosen = find_task(task)
         target = check_target(out, None, force)
         snapshot = target.with_name(f"{target.name}.finetune.safetensors")
@@ -79,6 +86,9 @@ def finetune(
     checkpoint = load_checkpoint(folder)
     with misuse():
         check_target(out, checkpoint.source, force)
+    history: dict[str, str] = {}
+    if checkpoint.compression is not None:  # how it became so; damaged, it is refused before the work
+        history = training_files(checkpoint.source) | {RECORD: record_text(record_of(checkpoint))}
     if force and not resume:
         snapshot.unlink(missing_ok=True)
     with progress() as advance:
@@ -98,10 +108,7 @@ def finetune(
         **run_record(seed),
     }
     text = json.dumps(record, indent=2) + "\n"
-    files = {TUNED: text}
-    if checkpoint.compression is not None:
-        files = training_files(checkpoint.source) | files
-        files[RECORD] = record_text(record_of(checkpoint))  # of a compressed net, how it became so
+    files = history | {TUNED: text}
     save_checkpoint(found.checkpoint, out, overwrite=force, extra_files=files)
     snapshot.unlink(missing_ok=True)
     if as_json:

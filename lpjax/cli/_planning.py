@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
+from lpjax._settings import check_whole
 from lpjax.cli._calibrate import MOST_TEXTS, calibrate_on, check_weights
 from lpjax.cli._common import misuse, progress, split_patterns
 from lpjax.cli._texts import read_texts, spaced
@@ -346,12 +348,12 @@ def _check_numbers(
 ) -> None:
     if keep is not None and not 0 < keep <= 1:
         raise ValueError(f"--keep is {keep:g}; expected a share of the parameters in (0, 1], e.g. 0.72")
-    if rank is not None and rank < 1:
-        raise ValueError(f"--rank is {rank}; expected 1 or more")
+    if rank is not None:
+        check_whole("--rank", rank, 1)
     if budget is not None and not 0 < budget < 1:
         raise ValueError(f"--budget is {budget:g}; expected a share of the whole net, above 0 and below 1, e.g. 0.5")
     _check_exponent("--p", p, method)
-    if num_iters is not None and num_iters < 0:
-        raise ValueError(f"--num-iters is {num_iters}; expected 0 or more")
-    if tol is not None and not tol >= 0:
-        raise ValueError(f"--tol is {tol:g}; expected 0 or more")
+    if num_iters is not None:
+        check_whole("--num-iters", num_iters, 0)
+    if tol is not None and not 0 <= tol < math.inf:
+        raise ValueError(f"--tol is {tol:g}; expected a number, 0 or more")

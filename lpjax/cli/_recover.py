@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from lpjax._settings import check_whole
 from lpjax.cli._common import AsJson, Force, Glue, Out, find_model, misuse, progress
 from lpjax.cli._texts import Split, TaskName, Text, check_source, load_texts, spaced
 
@@ -52,8 +53,8 @@ def recover(
             seed=seed,
         )  # fmt: skip
         chosen = check_source(text, task, split, glue)
-        if texts is not None and texts < 2:
-            raise ValueError(f"--texts is {texts}; expected 2 or more")
+        if texts is not None:
+            check_whole("--texts", texts, 2)
         check_target(out, None, force)
         folder = find_model(str(smaller))
     net = load_checkpoint(folder)
@@ -74,6 +75,8 @@ def recover(
             raise ValueError(f"{error}; {where}") from error
         check_dense(dense, named)
         check_target(out, dense.source, force)
+    files = history_files(net.source, record)
+    earlier = earlier_recovery(files)
     source, first, second, _ = load_texts(text, chosen, split, glue)
     places = spaced(len(first), len(first) if texts is None else texts)
     first, second = [first[i] for i in places], None if second is None else [second[i] for i in places]
@@ -91,8 +94,7 @@ def recover(
         "seconds": round(found.seconds, 1),
         **run_record(seed),
     }
-    files = history_files(net.source, record)
-    if (earlier := earlier_recovery(files)) is not None:
+    if earlier is not None:
         told["earlier"] = earlier
     files[RECOVERED] = json.dumps(told, indent=2) + "\n"
     save_checkpoint(found.checkpoint, out, overwrite=force, extra_files=files)

@@ -16,6 +16,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from lpjax._mesh import by_rows, data_mesh, replicated, spread
+from lpjax._settings import check_whole
 from lpjax.batching import Tokens, by_length, check_known, collate, round_up, tokenize
 from lpjax.checkpoint import Checkpoint
 from lpjax.glue.data import Examples
@@ -119,8 +120,7 @@ def predict(
     Raises:
         ValueError: a batch size below 1, tokens that the net does not have, or what `classify` refuses.
     """
-    if batch_size < 1:
-        raise ValueError(f"`batch_size` is {batch_size}; expected 1 or more")
+    check_whole("`batch_size`", batch_size, 1)
     check_known(config, tokens.ids, tokens.types)
     mesh = data_mesh() if mesh is None else mesh
     rows = round_up(batch_size, mesh, config)

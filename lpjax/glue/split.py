@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from lpjax._settings import check_whole
 from lpjax.glue.data import Examples
 
 
@@ -40,8 +41,7 @@ def first_rows(examples: Examples, rows: int) -> Examples:
     Raises:
         ValueError: `rows` below 1.
     """
-    if rows < 1:
-        raise ValueError(f"`rows` is {rows}; expected 1 or more")
+    check_whole("`rows`", rows, 1)
     if rows >= len(examples.labels):
         return examples
     return take(examples, np.arange(rows), f"{examples.split}, first {rows}")

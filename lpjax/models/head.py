@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lpjax._settings import check_seed, check_whole
 from lpjax.models import architecture
 from lpjax.models.config import ModelConfig
 from lpjax.models.names import put, walk
@@ -53,10 +54,10 @@ def with_head(
         (params, paths): a new tree that shares the leaves, base model under its prefix; sorted paths of fresh leaves.
 
     Raises:
-        ValueError: `num_outputs` below 1.
+        ValueError: `num_outputs` or `seed` out of range.
     """
-    if num_outputs < 1:
-        raise ValueError(f"`num_outputs` is {num_outputs}; expected 1 or more")
+    check_whole("`num_outputs`", num_outputs, 1)
+    check_seed("`seed`", seed)
     table = architecture(config).name_table(config)
     present = dict(walk(params if table.prefix in params else {table.prefix: params}))
     leaves = {path: leaf for path, leaf in present.items() if path.startswith(f"{table.prefix}/")}

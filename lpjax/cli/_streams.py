@@ -1,0 +1,65 @@
+"""stdout and stderr that last: what their encoding lacks is replaced, and a reader that left ends nothing."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+
+class _Lasting:
+    """A text stream that, once its reader is gone (`lpjax … | head`), takes what is written and drops it."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        try:
+            return self._stream.write(text)
+        except OSError as error:
+            self._drop(error)
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except OSError as error:
+            self._drop(error)
+
+    def _drop(self, error: OSError) -> None:
+        # What is still in the buffers goes nowhere, also at the interpreter's end; any other error is told.
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        try:
+            os.dup2(nowhere, self._stream.fileno())
+        finally:
+            os.close(nowhere)
+        if not isinstance(error, BrokenPipeError) and not (sys.platform == "win32" and error.errno == errno.EINVAL):
+            raise error
+
+
+@contextmanager
+def lasting_streams() -> Iterator[None]:
+    """Within, letters that stdout or stderr cannot say become question marks, and both outlive their readers.
+
+    Raises:
+        OSError: what was printed cannot be written, because a disk is full, say.
+    """
+    before = sys.stdout, sys.stderr
+    for stream in before:
+        with suppress(AttributeError, OSError, ValueError):  # no stream at all (`>&-`), or one of somebody's own
+            stream.reconfigure(errors="replace")  # pyright: ignore[reportAttributeAccessIssue]
+    sys.stdout, sys.stderr = (None if stream is None else _Lasting(stream) for stream in before)  # pyright: ignore[reportAttributeAccessIssue]
+    lasting = sys.stdout, sys.stderr
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = before
+        for stream in lasting:
+            if stream is not None:
+                stream.flush()
