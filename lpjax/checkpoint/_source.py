@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
+from lpjax._hub import first_line, hub_or_cache
 from lpjax._replacing import put_back
 from lpjax.checkpoint._files import FACTORED_WEIGHTS
 from lpjax.checkpoint._stages import OWN_TYPES, net_folder, read_stages
@@ -84,11 +86,14 @@ def _fetch(repo: str) -> Path:
     )  # Imported late: it is slow, and a local folder needs none of it.
     from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
 
+    away: str | None = None
     try:
-        folder = Path(snapshot_download(repo, allow_patterns=_WANTED, ignore_patterns=_UNWANTED))
-        if more := _also_wanted(folder):
-            folder = Path(snapshot_download(repo, allow_patterns=[*_WANTED, *more], ignore_patterns=_UNWANTED))
-        return folder
+        with hub_or_cache() as away:
+            options: dict[str, Any] = {"ignore_patterns": _UNWANTED, "local_files_only": away is not None}
+            folder = Path(snapshot_download(repo, allow_patterns=_WANTED, **options))
+            if more := _also_wanted(folder):
+                folder = Path(snapshot_download(repo, allow_patterns=[*_WANTED, *more], **options))
+            return folder
     except GatedRepoError as error:
         raise PermissionError(
             f"{repo} is gated on the Hugging Face Hub: accept its terms there and log in with `hf auth login`"
@@ -99,7 +104,7 @@ def _fetch(repo: str) -> Path:
             "log in with `hf auth login` where it is private"
         ) from error
     except (LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = first_line(error) if away is None else away
         raise ConnectionError(
             f"there is no folder {repo}, and the Hugging Face Hub could not be reached for a model of that "
             f"id ({reason}); check the network, or give the path of a local folder"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -71,7 +72,14 @@ def evaluate(
             _print_task(result, chosen)
         return
     result: dict[str, Any] = {"model": model, "dtype": dtype}
+    # The nets first: data may have to be fetched.
+    checkpoint = load_checkpoint(folder)
+    dense = None if dense_folder is None else load_checkpoint(dense_folder)
     try:
+        if text is not None and not (glue or os.environ.get("LPJAX_GLUE_DIR")):
+            raise DataError(
+                "not fetched from the hub if --text is given; set LPJAX_GLUE_DIR to a GLUE folder, or pass --glue"
+            )
         pairs = load_stsb(glue)
     except DataError as error:
         if glue is not None:
@@ -82,7 +90,6 @@ def evaluate(
             ) from None
         pairs = None
         result["stsb_missing"] = str(error)
-    checkpoint = load_checkpoint(folder)
     with progress() as advance:
 
         def report(what: str) -> Any:
@@ -90,8 +97,7 @@ def evaluate(
 
         if pairs is not None:
             result["stsb"] = dataclasses.asdict(stsb(checkpoint, pairs, progress=report("STS-B"), **options))
-        if dense_folder is not None:
-            dense = load_checkpoint(dense_folder)
+        if dense is not None:
             result["baseline"] = baseline
             result["fidelity"] = dataclasses.asdict(
                 fidelity(checkpoint, dense, sentences, progress=report("fidelity"), **options)
@@ -124,8 +130,11 @@ def _score_task(task: Any, split: str, glue: Path | None, nets: dict[str, Path],
     """Scores of each of `nets`, under its key."""
     from lpjax.checkpoint import load_checkpoint
     from lpjax.glue.data import load_examples
-    from lpjax.glue.evaluate import evaluate_task
+    from lpjax.glue.evaluate import check_head, evaluate_task
 
+    loaded = {key: load_checkpoint(folder) for key, folder in nets.items()}
+    for net in loaded.values():
+        check_head(net, task)
     examples = load_examples(task, split, glue)
     found = {}
     with progress() as advance:
@@ -133,8 +142,7 @@ def _score_task(task: Any, split: str, glue: Path | None, nets: dict[str, Path],
         def report(done: int, total: int) -> None:
             advance(done, total, task.title)
 
-        for key, folder in nets.items():
-            net = load_checkpoint(folder)
+        for key, net in loaded.items():
             found[key] = dataclasses.asdict(evaluate_task(net, examples, progress=report, **options))
     return found
 

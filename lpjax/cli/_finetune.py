@@ -79,13 +79,13 @@ def finetune(
         if snapshot.exists() and not (resume or force):
             raise ValueError(f"{snapshot} is left of a run that was interrupted; --resume goes on, --force starts over")
         folder = find_model(model)
+    checkpoint = load_checkpoint(folder)
+    with misuse():
+        check_target(out, checkpoint.source, force)
     train, dev = (load_examples(chosen, split, glue) for split in (train_split, eval_split))
     with misuse():
         train = leave_out(train, hold_out)[0] if hold_out else train
         dev = first_rows(dev, eval_rows) if eval_rows is not None else dev
-    checkpoint = load_checkpoint(folder)
-    with misuse():
-        check_target(out, checkpoint.source, force)
     history: dict[str, str] = {}
     if checkpoint.compression is not None:  # how it became so; damaged, it is refused before the work
         history = training_files(checkpoint.source) | {RECORD: record_text(record_of(checkpoint))}

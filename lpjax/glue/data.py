@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from lpjax._hub import first_line, hub_or_cache
 from lpjax._json import parse_json
 from lpjax._reading import TextError, read_lines
 from lpjax.glue.tasks import TASKS, Task, find_task
@@ -330,11 +331,13 @@ def _from_hub(task: Task, split: str) -> _Table:
         raise DataError(
             f"{task.title} comes from the hub by the package `datasets`, which is not installed; {hint}"
         ) from None
+    away: str | None = None
     try:
-        table: Any = datasets.load_dataset(_HUB, task.name, split=split)
+        with hub_or_cache() as away:
+            table: Any = datasets.load_dataset(_HUB, task.name, split=split)
     except Exception as error:  # a hub's failures are of many kinds, and none says anything of ours
-        reason = (str(error).strip().splitlines() or [""])[0]
-        raise DataError(f"{task.title} can't be had from the hub ({type(error).__name__}: {reason}); {hint}") from None
+        reason = f"{type(error).__name__}: {first_line(error)}" if away is None else away
+        raise DataError(f"{task.title} can't be had from the hub ({reason}); {hint}") from None
     chosen = _choose(task, table.column_names, f"{_HUB} {task.name}")
     names = getattr(table.features[chosen[-1]], "names", None)
     if names is not None and tuple(names) != task.labels:

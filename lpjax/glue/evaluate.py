@@ -21,6 +21,7 @@ from lpjax.batching import Tokens, by_length, check_known, collate, round_up, to
 from lpjax.checkpoint import Checkpoint
 from lpjax.glue.data import Examples
 from lpjax.glue.labels import label_order
+from lpjax.glue.tasks import Task
 from lpjax.models import ModelConfig, classify, device_params
 from lpjax.models.head import num_outputs
 from lpjax.tokenize import tokenizer_of
@@ -172,6 +173,21 @@ def to_predictions(logits: np.ndarray, examples: Examples, config_json: Mapping[
     return np.asarray(order)[np.argmax(logits, axis=1)]
 
 
+def check_head(checkpoint: Checkpoint, task: Task) -> None:
+    """Refuse a net that cannot be scored on a task, before its examples are looked for.
+
+    Raises:
+        ValueError: it has no head, or another number of outputs, or labels of another task.
+    """
+    outputs = num_outputs(checkpoint.params, checkpoint.config)
+    if outputs is None:
+        raise ValueError(
+            f"the net has no head for classification; pass one that was fine-tuned on {task.title}, "
+            "or fine-tune this one (lpjax finetune)"
+        )
+    label_order(task, checkpoint.config_json, outputs)
+
+
 def evaluate_task(checkpoint: Checkpoint, examples: Examples | Prepared, **options: Any) -> TaskResult:
     """Score a net with a classification head on a split of a GLUE task, by GLUE's own metrics.
 
@@ -189,13 +205,7 @@ def evaluate_task(checkpoint: Checkpoint, examples: Examples | Prepared, **optio
 
     known = {key: options.pop(key) for key in ("tokenizer", "max_length") if key in options}
     split = examples.examples if isinstance(examples, Prepared) else examples
-    outputs = num_outputs(checkpoint.params, checkpoint.config)
-    if outputs is None:
-        raise ValueError(
-            f"the net has no head for classification; pass one that was fine-tuned on {split.task.title}, "
-            "or fine-tune this one (lpjax finetune)"
-        )
-    label_order(split.task, checkpoint.config_json, outputs)
+    check_head(checkpoint, split.task)
     score(split.task, split.labels, split.labels)  # refuses labels that nothing can be scored by
     prepared = examples if isinstance(examples, Prepared) else prepare(checkpoint, examples, **known)
     logits = predict(checkpoint.params, checkpoint.config, prepared.tokens, **options)

@@ -1,0 +1,129 @@
+"""Whether the Hugging Face Hub answers: asked once, within seconds, before anything is fetched from it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+TIMEOUT = "LPJAX_HUB_TIMEOUT"
+_SECONDS = 5.0
+_REMEMBERED = 60.0  # seconds that an answer, or none, is taken to hold
+
+_OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE")
+_TRUE = {"1", "ON", "YES", "TRUE"}
+
+
+@contextmanager
+def hub_or_cache() -> Iterator[str | None]:
+    """Within, huggingface_hub and datasets fetch, or read what they fetched before if the hub is out of reach.
+
+    They try again and again otherwise, for half a minute, with a line each. A slow network has as long as it takes once
+    the hub has answered.
+
+    Yields:
+        Why the hub is out of reach, in a few words; None if it answers.
+    """
+    reason = out_of_reach()
+    with ExitStack() as stack:
+        stack.enter_context(_quiet("huggingface_hub", "datasets"))
+        if reason is not None:
+            import huggingface_hub.constants
+
+            stack.enter_context(_set(huggingface_hub.constants, "HF_HUB_OFFLINE", True))
+            try:
+                from datasets import config
+            except ImportError:
+                pass
+            else:
+                stack.enter_context(_set(config, "HF_HUB_OFFLINE", True))
+        yield reason
+
+
+def out_of_reach() -> str | None:
+    """Why the hub is out of reach: it should not be asked, or gave no answer; None if it did."""
+    for name in _OFFLINE:
+        if os.environ.get(name, "").upper() in _TRUE:
+            return f"{name} is set"
+    return _probed()
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says, or else its kind."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+_known: tuple[float, str | None] | None = None
+
+
+def _probed() -> str | None:
+    global _known
+    if _known is None or time.monotonic() - _known[0] > _REMEMBERED:
+        reason = _probe()
+        _known = time.monotonic(), reason
+    return _known[1]
+
+
+def _probe() -> str | None:
+    """Ask the hub for its front page's head, once; a thread of its own, for a name server may take its time, too."""
+    from huggingface_hub import constants
+    from huggingface_hub.utils import get_session
+
+    seconds = _seconds()
+    found: list[Any] = []
+
+    def ask() -> None:
+        try:
+            get_session().head(constants.ENDPOINT, timeout=seconds)
+            found.append(None)
+        except Exception as error:
+            found.append(error)
+
+    thread = threading.Thread(target=ask, daemon=True)
+    with _quiet("huggingface_hub", "httpx", "urllib3"):
+        thread.start()
+        thread.join(seconds)
+    if found and found[0] is None:
+        return None
+    what = first_line(found[0]) if found else "no answer"
+    return f"{constants.ENDPOINT}: {what:.200}, within {seconds:g} s; {TIMEOUT} gives it more seconds"
+
+
+def _seconds() -> float:
+    try:
+        seconds = float(os.environ.get(TIMEOUT, _SECONDS))
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds <= 3600:
+        raise ValueError(f"{TIMEOUT} is {os.environ[TIMEOUT]!r}; expected seconds, above 0 and up to 3600")
+    return seconds
+
+
+@contextmanager
+def _set(module: Any, name: str, value: Any) -> Iterator[None]:
+    """A module's variable, set for a while."""
+    before = getattr(module, name)
+    setattr(module, name, value)
+    try:
+        yield
+    finally:
+        setattr(module, name, before)
+
+
+@contextmanager
+def _quiet(*names: str) -> Iterator[None]:
+    """Without warnings of these loggers."""
+    loggers = [logging.getLogger(name) for name in names]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
