@@ -128,8 +128,11 @@ def test_the_same_seed_gives_the_same_weights():
 
 def test_a_net_in_half_precision_stays_one():
     dense = base_net("bert_base")
-    half = dataclasses.replace(dense, params=jax.tree.map(lambda x: np.asarray(x, "bfloat16"), dense.params))
+    extra = {"crf.transitions": np.eye(3)}  # of the file, beside the net
+    params = jax.tree.map(lambda x: np.asarray(x, "bfloat16"), dense.params)
+    half = dataclasses.replace(dense, params=params, extra=extra)
     found = run(shrink(half), half)
+    assert found.checkpoint.extra == extra
     assert {str(leaf.dtype) for leaf in jax.tree.leaves(found.checkpoint.params)} == {"bfloat16"}
     assert found.best["divergence"] < found.curve[0]["divergence"]
     # That of the net as it is handed back, not of what it was rounded from.

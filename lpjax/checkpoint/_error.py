@@ -11,8 +11,13 @@ class CheckpointError(ValueError):
     """
 
     def __init__(self, message: str):
-        kept = message[:_LONGEST]
-        if not kept.isprintable():
-            kept = "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in kept)
-        more = len(message) - _LONGEST
-        super().__init__(f"{kept} … and {more} more characters" if more > 0 else kept)
+        super().__init__(printable(message))
+
+
+def printable(message: str) -> str:
+    """`message` as a `CheckpointError` has it."""
+    kept = message[:_LONGEST]
+    if not kept.isprintable():
+        kept = "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in kept)
+    more = len(message) - _LONGEST
+    return f"{kept} … and {more} more characters" if more > 0 else kept

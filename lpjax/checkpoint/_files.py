@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import os
 from pathlib import Path
 from typing import Any
 
@@ -21,18 +22,28 @@ BLOCK = "lpjax"  # key of config.json under which a compressed checkpoint says h
 WEIGHTS_KEY = "weights"  # of that block: the file that the weights are in
 
 
-def map_file(path: Path) -> mmap.mmap:
-    """The file's bytes, mapped and read-only.
+def map_file(path: Path, *, copy: bool = False) -> mmap.mmap | bytes:
+    """The file's bytes, read-only: mapped, or with `copy` read into memory.
+
+    Mapped bytes are the file's own: they change if somebody writes into it, and if it is made shorter, reading beyond
+    its end kills the process (SIGBUS). A copy is safe from both.
 
     Raises:
-        OSError, ValueError: it cannot be read, or has no bytes.
+        OSError, ValueError: it cannot be read, has no bytes, or changes while it is copied.
     """
     if path.exists() and not path.is_file():
         raise ValueError("it is no regular file")  # A pipe would never end.
     with path.open("rb") as file:
-        if path.stat().st_size == 0:
+        before = os.fstat(file.fileno())
+        if before.st_size == 0:
             raise ValueError("it is empty")
-        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        if not copy:
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        content = file.read()
+        after = os.fstat(file.fileno())
+    if len(content) != before.st_size or (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+        raise ValueError("it changed while it was read")
+    return content
 
 
 def read_object(path: Path) -> dict[str, Any]:

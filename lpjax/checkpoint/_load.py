@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping
+import logging
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from lpjax.checkpoint._error import CheckpointError
+from lpjax.checkpoint._error import CheckpointError, printable
 from lpjax.checkpoint._files import BLOCK, CONFIG, WEIGHTS_KEY, read_object
+from lpjax.checkpoint._fit import fit, read_tree
 from lpjax.checkpoint._int8 import restored_factors
 from lpjax.checkpoint._source import find_folder
 from lpjax.checkpoint._stages import net_folder
 from lpjax.checkpoint._tensors import not_finite
-from lpjax.checkpoint._weights import nested, read_weights
+from lpjax.checkpoint._weights import read_weights
 from lpjax.lowrank import LowRank
 from lpjax.models import ModelConfig, architecture, config_from_json
-from lpjax.models.names import Misfits, NameTable, parts_of, walk
+from lpjax.models.names import listed, parts_of, shape_text, walk
+
+_log = logging.getLogger("lpjax")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +35,8 @@ class Checkpoint:
         compression: how the weights were compressed (method, p, ranks by path, file), or None.
         config_json: the whole object of the config.json that was read, so that saving keeps what `config`
             does not know; or None.
+        extra: arrays of any dtype that the file holds besides the net's weights, by name (weights of a loss, a CRF, a
+            projection): not used, and written back bit for bit by `save_checkpoint` and `export_checkpoint`.
     """
 
     params: dict[str, Any]
@@ -38,9 +44,10 @@ class Checkpoint:
     source: Path | None = None
     compression: dict[str, Any] | None = None
     config_json: Mapping[str, Any] | None = None
+    extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
-def load_checkpoint(source: str | Path) -> Checkpoint:
+def load_checkpoint(source: str | Path, *, copy: bool = False) -> Checkpoint:
     """Load a checkpoint from a folder or from the Hugging Face Hub; nothing is unpickled.
 
     Reads config.json and the weights: lpjax.safetensors if config.json names it, as `save_checkpoint` does for a net
@@ -49,12 +56,22 @@ def load_checkpoint(source: str | Path) -> Checkpoint:
     views of the file in the dtype it holds: memory is touched as weights are used. Factors in int8 are arrays of their
     own, in the dtype that they had before.
 
+    Views follow the file: if another program writes into it, the weights change, and if one makes it shorter, reading
+    them ends the process by SIGBUS (a file that is replaced or deleted does no harm; lpjax itself only replaces). Use
+    `copy` if the folder may be written to while the checkpoint is in use.
+
+    A prefix that a wrapper put before the names ("module.", "_orig_mod.") is left out, and tensors that are not the
+    net's are kept in `extra`, if all else fits; a warning of the logger "lpjax" says so in one line each. A tensor that
+    is or may be a part of what the net computes is refused all the same: a layer beyond the config's, an adapter,
+    quantized weights, a name that is one letter from one of the net's own.
+
     Args:
         source: a folder, or a hub id such as "sentence-transformers/all-MiniLM-L6-v2".
+        copy: read the weights into memory, as many bytes as the files have, and check them there.
 
     Raises:
-        CheckpointError: naming the file and everything in it that is missing, unknown, repeated, mis-shaped,
-            not finite, or not supported.
+        CheckpointError: naming the file and what in it is missing, unknown, repeated, mis-shaped, not finite, or not
+            supported: the first ten of each kind.
         FileNotFoundError, NotADirectoryError, PermissionError, ConnectionError: `source` is nothing here or
             on the hub, or cannot be fetched.
     """
@@ -68,24 +85,21 @@ def load_checkpoint(source: str | Path) -> Checkpoint:
     compression = _compression(data, inner / CONFIG)
 
     name = str(source) if inner == folder else str(inner)
-    path, tensors, separator = read_weights(
-        inner, name, data.get("architectures"), (compression or {}).get(WEIGHTS_KEY)
-    )
+    named = (compression or {}).get(WEIGHTS_KEY)
+    path, tensors, separator = read_weights(inner, name, data.get("architectures"), named, copy=copy)
     try:
         tensors = restored_factors(tensors)
     except ValueError as error:
         raise CheckpointError(f"{path}: {error}") from error
     table = architecture(config).name_table(config)
-    groups = table.groups_of(data.get("architectures"))
-    if separator is None:
-        params, misfits = table.read(tensors, groups)
-    else:
-        try:
-            params, misfits = _read_tree(table, nested(tensors, separator), groups)
-        except ValueError as error:
-            raise CheckpointError(f"{path} holds no tree: {error}") from error
-    if misfits:
-        raise CheckpointError(f"{path} does not fit the {config.model_type} of {inner / CONFIG}:\n{misfits}")
+    try:
+        found = fit(table, tensors, separator, table.groups_of(data.get("architectures")))
+    except ValueError as error:
+        raise CheckpointError(f"{path} holds no tree: {error}") from error
+    if found.misfits:
+        told = "\n".join([str(found.misfits), *(f"  {hint}" for hint in found.hints)])
+        raise CheckpointError(f"{path} does not fit the {config.model_type} of {inner / CONFIG}:\n{told}")
+    params = found.params
     ranks = lowrank_ranks(params)
     if compression is not None and compression["ranks"] != ranks:
         differing = sorted(set(compression["ranks"].items()) ^ set(ranks.items()))
@@ -93,10 +107,16 @@ def load_checkpoint(source: str | Path) -> Checkpoint:
             f"{inner / CONFIG}: `{BLOCK}.ranks` and the factored weights of {path} differ at "
             + ", ".join(dict.fromkeys(name for name, _ in differing))
         )
-    bad = [*not_finite((name, tensor) for name, tensor in tensors.items() if tensor.dtype.kind not in "iub")]
+    own = ((name, tensor) for name, tensor in tensors.items() if name not in found.beside)
+    bad = [*not_finite((name, tensor) for name, tensor in own if tensor.dtype.kind not in "iub")]
     if bad:
         raise CheckpointError(f"{path} holds NaN or infinite weights: {', '.join(bad)}")
-    return Checkpoint(params, config, folder, compression, data)
+    if found.wrapper:
+        _log.warning(printable(f"{path}: names begin with {found.wrapper}, which is left out"))
+    if found.extra:
+        names = listed([f"{name} {shape_text(array.shape)}" for name, array in found.extra.items()])
+        _log.warning(printable(f"{path}: kept beside the net, and written back as they are: {names}"))
+    return Checkpoint(params, config, folder, compression, data, found.extra)
 
 
 def from_tree(params: Mapping[str, Any], config: Any, *, source: str | Path | None = None) -> Checkpoint:
@@ -128,7 +148,7 @@ def from_tree(params: Mapping[str, Any], config: Any, *, source: str | Path | No
         raise ValueError(f"`params` is {type(params).__name__}, expected nested dicts of arrays")
     known = architecture(config)
     tree = _plain(params["params"] if params.keys() == {"params"} else params)
-    kept, misfits = _read_tree(known.name_table(config), tree)
+    kept, misfits = read_tree(known.name_table(config), tree)
     if misfits:
         raise ValueError(f"`params` does not fit `config`:\n{misfits}")
     bad = [*not_finite(_arrays(kept))]
@@ -140,12 +160,6 @@ def from_tree(params: Mapping[str, Any], config: Any, *, source: str | Path | No
 def lowrank_ranks(params: Mapping[str, Any]) -> dict[str, int]:
     """Rank of every factored weight, by path."""
     return {path: leaf.rank for path, leaf in walk(params) if isinstance(leaf, LowRank)}
-
-
-def _read_tree(table: NameTable, tree: Mapping[str, Any], groups: Iterable[str] = ()) -> tuple[dict, Misfits]:
-    """`tree` as `table.read` would lay it out, and what does not fit, by path."""
-    pairs, misfits = table.write(tree, groups)
-    return ({}, misfits) if misfits else table.read(dict(pairs))
 
 
 def _plain(tree: Mapping[Any, Any], path: str = "") -> dict[str, Any]:

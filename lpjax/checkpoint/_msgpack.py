@@ -50,8 +50,10 @@ _SIZED = {
 _MAPS = {*range(0x80, 0x90), 0xDE, 0xDF}
 
 
-def read_tree(path: Path) -> dict[str, np.ndarray]:
+def read_tree(path: Path, *, copy: bool = False) -> dict[str, np.ndarray]:
     """Every array of a flax msgpack file, by its keys joined by "/", as read-only views of the mapped file.
+
+    With `copy` they are views of its bytes in memory.
 
     The views are unaligned, for msgpack does not pad; NumPy and jax take them. A chunked array is a copy.
 
@@ -60,7 +62,7 @@ def read_tree(path: Path) -> dict[str, np.ndarray]:
             claims more than a params tree does, or holds anything but arrays in a number format of `DTYPES`.
     """
     try:
-        content = map_file(path)
+        content = map_file(path, copy=copy)
         if content[0] not in _MAPS:
             raise ValueError(f"it begins with {content[:8]!r}, expected a map")
         reader = _Reader(content)

@@ -20,8 +20,9 @@ from lpjax.checkpoint._load import Checkpoint, lowrank_ranks
 from lpjax.checkpoint._msgpack import write_tree
 from lpjax.checkpoint._stages import MODULES, OWN_TYPES, SENTENCE_CONFIGS, modules_at_root, net_folder, read_stages
 from lpjax.checkpoint._tensors import DTYPES, not_finite, write_tensors
+from lpjax.checkpoint._weights import nested
 from lpjax.models import architecture, config_from_json
-from lpjax.models.names import NameTable, walk
+from lpjax.models.names import NameTable, listed, walk
 
 FORMATS = ("safetensors", "msgpack")
 
@@ -92,7 +93,7 @@ def save_checkpoint(
     factored = bool(lowrank_ranks(checkpoint.params))
     if int8 and not factored:
         raise ValueError("`int8` is for factors, and `params` has none: compress it first")
-    pairs = rounded_factors(pairs) if int8 else pairs
+    pairs = [*(rounded_factors(pairs) if int8 else pairs), *checkpoint.extra.items()]
     config = _config_text(checkpoint, int8)
     texts = {CONFIG: config, **(extra_files or {})}
     name = FACTORED_WEIGHTS if factored else WEIGHTS
@@ -141,10 +142,11 @@ def export_checkpoint(
         params = dense.params | {table.prefix: {key: leaf for key, leaf in base.items() if key != "pooler"}}
         dense = dataclasses.replace(dense, params=params)
     pairs = table.write(dense.params)[0]
+    # Read back, so that the base model is where Hugging Face's trees have it.
+    tree = _with_extra(table.read(dict(pairs))[0], dense.extra) if format == "msgpack" else {}
 
     def write(path: Path) -> int:
-        # Read back, so that the base model is where Hugging Face's trees have it.
-        return write_tree(path, table.read(dict(pairs))[0]) if format == "msgpack" else write_tensors(path, pairs)
+        return write_tree(path, tree) if tree else write_tensors(path, [*pairs, *dense.extra.items()])
 
     name = FLAX_WEIGHTS if format == "msgpack" else WEIGHTS
     texts = {CONFIG: _config_text(dense), **(extra_files or {})}
@@ -162,7 +164,29 @@ def _checked_pairs(checkpoint: Checkpoint) -> list[tuple[str, Any]]:
     bad = [*not_finite(pairs)]
     if bad:
         raise ValueError(f"`params` holds NaN or infinite weights: {', '.join(bad)}")
+    repeated = sorted(checkpoint.extra.keys() & {name for name, _ in pairs})
+    if repeated:
+        raise ValueError(f"`checkpoint.extra` holds names of the net's own weights: {listed(repeated)}")
+    formats = {str(dtype) for dtype in DTYPES.values()}
+    odd = [name for name, array in checkpoint.extra.items() if str(getattr(array, "dtype", "")) not in formats]
+    if odd:
+        raise ValueError(f"`checkpoint.extra` holds what is no array in a format that files have: {listed(odd)}")
     return pairs
+
+
+def _with_extra(tree: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
+    """A Flax tree with arrays besides; parts of their names are joined by "."."""
+
+    def merged(one: Any, other: Any) -> Any:
+        if not isinstance(one, Mapping) or not isinstance(other, Mapping):
+            raise ValueError("a name leads through an array of the net")
+        both = one.keys() & other.keys()
+        return {**one, **other, **{key: merged(one[key], other[key]) for key in both}}
+
+    try:
+        return merged(tree, nested(extra, "."))
+    except ValueError as error:
+        raise ValueError(f"`checkpoint.extra` cannot be written as a Flax tree: {error}") from error
 
 
 def _write_folder(

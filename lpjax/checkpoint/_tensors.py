@@ -34,18 +34,19 @@ _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _CHUNK = 1 << 18  # elements that are checked at a time: small beside any weight, large beside a call
 
 
-def read_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+def read_tensors(path: Path, *, copy: bool = False) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """Every tensor of a safetensors file by name, and its metadata.
 
-    Tensors are read-only views of the mapped file. The header is read by hand, not by the safetensors library,
-    because that accepts shapes that NumPy does not and rarely says which tensor is at fault.
+    Tensors are read-only views of the mapped file, or with `copy` of its bytes in memory. The header is read by hand,
+    not by the safetensors library, because that accepts shapes that NumPy does not and rarely says which tensor is at
+    fault.
 
     Raises:
         CheckpointError: where the file cannot be read, is not whole, or holds a number format that lpjax does
             not know; every tensor at fault is named.
     """
     try:
-        content = map_file(path)
+        content = map_file(path, copy=copy)
         header, start = _header(content)
         metadata = header.pop("__metadata__", {})
         if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):

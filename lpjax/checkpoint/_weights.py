@@ -40,7 +40,7 @@ class Weights(NamedTuple):
     separator: str | None
 
 
-def read_weights(folder: Path, source: str, architectures: Any, named: Any = None) -> Weights:
+def read_weights(folder: Path, source: str, architectures: Any, named: Any = None, *, copy: bool = False) -> Weights:
     """The weights of `folder`: those that config.json names, or safetensors, or flax's msgpack; one file or shards.
 
     Args:
@@ -48,6 +48,7 @@ def read_weights(folder: Path, source: str, architectures: Any, named: Any = Non
         source: what the user called it, a hub id perhaps, to be told how to convert what is not read.
         architectures: of config.json, for the class that does so without losing a head.
         named: the file that config.json's block names, `FACTORED_WEIGHTS`; None if it names none.
+        copy: whether the tensors are in memory, instead of views of the mapped files.
 
     Raises:
         CheckpointError: there are none, they cannot be read, or config.json and the files contradict each other.
@@ -62,18 +63,25 @@ def read_weights(folder: Path, source: str, architectures: Any, named: Any = Non
             f"{folder} holds {FACTORED_WEIGHTS}, but its {CONFIG} does not name that file, so it is another net's; "
             f"put back the one that was written with it, or remove {FACTORED_WEIGHTS}"
         )
+
+    def of_torch(path: Path) -> dict[str, np.ndarray]:
+        return read_tensors(path, copy=copy)[0]
+
+    def of_flax(path: Path) -> dict[str, np.ndarray]:
+        return read_tree(path, copy=copy)
+
     if named is not None:
-        return Weights(factored, read_tensors(factored)[0], None)
+        return Weights(factored, of_torch(factored), None)
     if (folder / WEIGHTS).exists():
-        tensors, metadata = read_tensors(folder / WEIGHTS)
+        tensors, metadata = read_tensors(folder / WEIGHTS, copy=copy)
         # transformers' Flax models in safetensors: paths joined by dots.
         return Weights(folder / WEIGHTS, tensors, "." if metadata.get("format") == "flax" else None)
     if (folder / INDEX).exists():
-        return Weights(folder / INDEX, _read_shards(folder / INDEX, lambda path: read_tensors(path)[0]), None)
+        return Weights(folder / INDEX, _read_shards(folder / INDEX, of_torch), None)
     if (folder / FLAX_WEIGHTS).exists():
-        return Weights(folder / FLAX_WEIGHTS, read_tree(folder / FLAX_WEIGHTS), "/")
+        return Weights(folder / FLAX_WEIGHTS, of_flax(folder / FLAX_WEIGHTS), "/")
     if (folder / FLAX_INDEX).exists():
-        return Weights(folder / FLAX_INDEX, _read_shards(folder / FLAX_INDEX, read_tree), "/")
+        return Weights(folder / FLAX_INDEX, _read_shards(folder / FLAX_INDEX, of_flax), "/")
     known = isinstance(architectures, list) and architectures and str(architectures[0]).isidentifier()
     convert = (
         f"where PyTorch is installed, convert it by transformers.{architectures[0] if known else 'AutoModel'}"

@@ -17,6 +17,7 @@ from lpjax.cli._evaluate import demo, evaluate
 from lpjax.cli._export import export
 from lpjax.cli._finetune import finetune
 from lpjax.cli._inspect import inspect
+from lpjax.cli._notes import prints_notes
 from lpjax.cli._quantize import quantize
 from lpjax.cli._recover import recover
 from lpjax.cli._report import report
@@ -47,6 +48,7 @@ for command, example in (
 
 
 @ends_by_signals
+@prints_notes
 def main() -> None:
     """Entry point: errors become one line and an exit status, never a traceback unless LPJAX_TRACEBACK is set."""
     try:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -120,14 +120,19 @@ class Misfits:
     unusable: list[str] = dataclasses.field(default_factory=list)
 
     def __bool__(self) -> bool:
-        return any(dataclasses.asdict(self).values())
+        return any(getattr(self, kind) for kind in self.kinds())
 
     def __str__(self) -> str:
         return "\n".join(
-            f"  {kind.replace('misshaped', 'mis-shaped')} ({len(names)}): {', '.join(names)}"
-            for kind, names in dataclasses.asdict(self).items()
-            if names
+            f"  {kind.replace('misshaped', 'mis-shaped')} ({len(names)}): {listed(names)}"
+            for kind in self.kinds()
+            if (names := getattr(self, kind))
         )
+
+    @classmethod
+    def kinds(cls) -> tuple[str, ...]:
+        """The names of the lists."""
+        return tuple(field.name for field in dataclasses.fields(cls))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -180,7 +185,7 @@ class NameTable:
                     leaves[weight.name] = (whole[0], (weight.from_file(whole[1]),))
                 else:
                     told.add(weight.name)
-                    found, expected = _size(whole[1].shape), _size(weight.file_shape or ())
+                    found, expected = shape_text(whole[1].shape), shape_text(weight.file_shape or ())
                     misfits.misshaped.append(f"{whole[0]} is {found}, expected {expected}")
             elif there:
                 wanted = PARTS if any(parts[len(FACTORS) :]) else FACTORS
@@ -245,11 +250,7 @@ class NameTable:
         for given, tensor in tensors.items():
             if self.ignored is not None and re.search(self.ignored, given):
                 continue
-            name = given
-            for pattern, replacement in self.renames:
-                name = re.sub(pattern, replacement, name)
-            stem, _, last = name.rpartition(".")
-            name, factor = (stem, last) if last in PARTS else (name, "")
+            name, factor = self._parsed(given)
             bare = name.removeprefix(f"{self.prefix}.")
             weight = base.get(bare) or heads.get(name)
             if weight is None or (factor and len(weight.shape) != 2):
@@ -261,6 +262,17 @@ class NameTable:
             else:
                 slots[weight.name, factor] = (given, tensor)
         return slots, nested
+
+    def stem(self, given: str) -> str:
+        """The present name of the weight that a name in a file stands for, whole or a part of a `LowRank`."""
+        return self._parsed(given)[0]
+
+    def _parsed(self, given: str) -> tuple[str, str]:
+        name = given
+        for pattern, replacement in self.renames:
+            name = re.sub(pattern, replacement, name)
+        stem, _, last = name.rpartition(".")
+        return (stem, last) if last in PARTS else (name, "")
 
     def _check(
         self,
@@ -303,8 +315,14 @@ class NameTable:
                     continue
             # As the reader has it: in the file's orientation, which for factors is the tree's.
             step = -1 if weight.transposed and not by_path and len(arrays) == 1 else 1
-            found = " times ".join(_size(array.shape[::step]) for array in arrays)
-            misfits.misshaped.append(f"{given} is {found}, expected {_size(expected[::step])}")
+            found = " times ".join(shape_text(array.shape[::step]) for array in arrays)
+            misfits.misshaped.append(f"{given} is {found}, expected {shape_text(expected[::step])}")
+
+
+def listed(names: Sequence[str], most: int = 10) -> str:
+    """The first `most` names, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def names_classifier(architectures: Any) -> bool:
@@ -376,5 +394,6 @@ def _product_shape(arrays: tuple[Any, ...]) -> tuple[int, ...] | None:
     return (left[0], right[1])
 
 
-def _size(shape: Iterable[int | str]) -> str:
+def shape_text(shape: Iterable[int | str]) -> str:
+    """A shape as text, "(3, 4)"."""
     return "(" + ", ".join(map(str, shape)) + ")"

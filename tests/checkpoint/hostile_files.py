@@ -266,7 +266,7 @@ SAFETENSORS = [
     Hostile(
         "ten thousand unknown names",
         safetensors({f"{'long' * 20}{i}": entry(0, 0) for i in range(10_000)}),
-        " more characters",
+        "unknown (10000): longlong",
     ),
     Hostile(
         "Flax paths that lead through an array",

@@ -39,6 +39,7 @@ CLASSES = {
     "roberta_base": "FlaxRobertaModel",
     "roberta_classifier": "FlaxRobertaForSequenceClassification",
     "roberta_masked_lm": "FlaxRobertaForMaskedLM",
+    "xlm-roberta_classifier": "FlaxXLMRobertaForSequenceClassification",
 }
 
 
@@ -150,4 +151,4 @@ def test_logits_are_those_of_the_flax_class(source: Path, flax_class: Any, tmp_p
 
 def test_every_golden_that_flax_has_a_class_for_is_covered():
     left = {name for name in GOLDEN_NAMES if not name.startswith("xlnet")} - CLASSES.keys()
-    assert left == {"bert_no_pooler", "bert_regression"}
+    assert left == {"bert_no_pooler", "bert_regression", "camembert_base"}

@@ -288,7 +288,8 @@ def test_one_error_names_everything_that_does_not_fit(folder: Path, edit_weights
         "(also encoder.layer.0.output.LayerNorm.gamma)\n"
         "  mis-shaped (2): embeddings.token_type_embeddings.weight is (24), expected (2, 12), "
         "encoder.layer.0.output.dense.weight is (17, 12), expected (12, 17)\n"
-        "  unusable (1): encoder.layer.1.output.dense.bias is int32, expected floating-point numbers"
+        "  unusable (1): encoder.layer.1.output.dense.bias is int32, expected floating-point numbers\n"
+        "  the file has more layers than its config.json says"
     )
 
 

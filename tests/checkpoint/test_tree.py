@@ -231,6 +231,7 @@ def test_misfits_of_a_msgpack_are_named_by_path(flax_folder: Path):
         "  missing (1): pooler/dense/bias",
         "  unknown (1): encoder/layer/7/output/dense/bias",
         f"  mis-shaped (1): {TABLE} is (3, 4), expected (29, 12)",
+        "  the file has more layers than its config.json says",
     ]
 
 

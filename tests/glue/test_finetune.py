@@ -322,11 +322,13 @@ def test_one_example_is_enough():
 
 
 def test_weights_in_half_precision_are_trained_and_kept_in_full(tmp_path):
-    checkpoint = base_net("bert_bfloat16")
+    extra = {"crf.transitions": np.eye(3)}  # of the file, beside the net
+    checkpoint = dataclasses.replace(base_net("bert_bfloat16"), extra=extra)
     assert checkpoint.config_json["dtype"] == "bfloat16"
     found = run(checkpoint, settings=replace(epochs=1, dtype="bfloat16"))
     lpjax.save_checkpoint(found.checkpoint, tmp_path / "tuned")
     loaded = lpjax.load_checkpoint(tmp_path / "tuned")
+    np.testing.assert_array_equal(loaded.extra["crf.transitions"], np.eye(3))
     assert {leaf.dtype for leaf in leaves_of(loaded.params).values()} == {np.dtype(np.float32)}
     assert loaded.config_json["dtype"] == "float32"
 

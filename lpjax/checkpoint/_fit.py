@@ -1,0 +1,221 @@
+"""Which tensors of a file are the net's, under which names, and which only lie beside it.
+
+A state dict that was saved from a wrapper (torch.compile, DataParallel, a Lightning module) has a prefix before every
+name; a net of the user's own has tensors besides those of the class (weights of a loss, a CRF, a projection). Both are
+accepted if the rest fits whole. What would change the encoder's own outputs is not: adapters, quantized weights, layers
+beyond the config's, misspelt names.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+from lpjax.checkpoint._weights import nested
+from lpjax.models.names import Misfits, NameTable
+
+_INNER = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module"}
+"""What PyTorch's wrappers of single layers put inside a name; no module is called so."""
+
+_HINTED = 200  # unknown names that are looked at for a hint
+_LONGEST = 256  # characters of the name of a tensor that is kept; a longer one, or one that does not print, is damage
+
+_FOREIGN = (
+    (
+        r"(^|\.)(lora_\w+|hada_w\w+|lokr_\w+|oft_[rsR]|ia3_l|vera_\w+|base_layer|modules_to_save|original_module)(\.|$)",
+        "the file holds an adapter (LoRA or the like): merge it into the net first, by `merge_and_unload()` of peft",
+    ),
+    (
+        r"(^|\.)(adapters?|prefix_tuning|prefix_encoder|prompt_encoder|prompt_embeddings|soft_prompt)(\.|$)",
+        "the file holds an adapter or a trained prompt, which changes what the net computes and is not supported",
+    ),
+    (
+        r"(^|\.)(qweight|qzeros|g_idx|SCB|weight_format|absmax|quant_map|nested_absmax|nested_quant_map|quant_state"
+        r"|weight_scale|weight_scale_inv|weight_zero_point|weight_packed|input_scale|_packed_params)(\.|$)",
+        "the file holds quantized weights (GPTQ, AWQ, bitsandbytes or the like): take the net as it was before",
+    ),
+    (
+        r"(^|\.)(weight_orig|weight_mask|bias_orig|bias_mask|weight_g|weight_v|parametrizations)(\.|$)",
+        "the file holds weights in parts (torch.nn.utils.prune or parametrize): remove the parametrization first",
+    ),
+)
+"""Patterns of names that change what a net computes, and what is said of them."""
+
+
+class Fit(NamedTuple):
+    """What became of a file's tensors.
+
+    Attributes:
+        params: the parameter tree; empty if something does not fit.
+        extra: tensors that are not the net's, by their names without the wrapper's prefix, parts joined by ".".
+        beside: names of the same tensors in the file.
+        wrapper: what was taken off the names, such as "module.", or "".
+        misfits: what does not fit.
+        hints: sentences on what does not fit.
+    """
+
+    params: dict[str, Any]
+    extra: dict[str, Any]
+    beside: frozenset[str]
+    wrapper: str
+    misfits: Misfits
+    hints: tuple[str, ...]
+
+
+def fit(table: NameTable, tensors: Mapping[str, Any], separator: str | None, groups: Iterable[str] = ()) -> Fit:
+    """Lay out `tensors` as the net of `table`, with what lies beside it apart.
+
+    Args:
+        table: names of the net.
+        tensors: of a file, by name.
+        separator: between the parts of a Flax path; None for PyTorch's names.
+        groups: weights that must be there besides the base.
+
+    Raises:
+        ValueError: paths of a Flax tree that make no tree.
+    """
+    own = _OwnNames(table, separator)
+    names, wrapper, hints = _unwrapped(own, tensors)
+    found = {name: tensors[given] for name, given in names.items()}
+    params, misfits = _read(table, found, separator, groups)
+    told = {name.replace(own.separator, "/") if separator else name: name for name in found}
+    absent = own.absent(found)
+    extra: dict[str, str] = {}  # name to keep -> name in the file
+    if misfits.unknown and not any(getattr(misfits, kind) for kind in misfits.kinds() if kind != "unknown"):
+        refused = [name for name in misfits.unknown if own.refuses(told[name], absent)]
+        if refused:
+            misfits.unknown = refused
+        else:
+            beside = {told[name] for name in misfits.unknown}
+            extra = {name.replace(own.separator, "."): names[name] for name in sorted(beside)}
+            rest = {name: tensor for name, tensor in found.items() if name not in beside}
+            params, misfits = _read(table, rest, separator, groups)
+    if misfits:
+        hints += own.hints([told.get(name, name) for name in misfits.unknown[:_HINTED]], absent)
+        hints += (f"names are compared without `{wrapper}`, which they begin with",) if wrapper else ()
+        return Fit({}, {}, frozenset(), wrapper, misfits, hints)
+    kept = {name: tensors[given] for name, given in extra.items()}
+    return Fit(params, kept, frozenset(extra.values()), wrapper, misfits, ())
+
+
+def read_tree(table: NameTable, tree: Mapping[str, Any], groups: Iterable[str] = ()) -> tuple[dict, Misfits]:
+    """`tree` as `table.read` would lay it out, and what does not fit, by path."""
+    pairs, misfits = table.write(tree, groups)
+    return ({}, misfits) if misfits else table.read(dict(pairs))
+
+
+class _OwnNames:
+    """The names that a table knows, as a file has them."""
+
+    def __init__(self, table: NameTable, separator: str | None):
+        self.separator = separator or "."
+        self._table, self._torch = table, separator is None
+        self._base = {self._spelt(weight) for weight in table.base}
+        self._heads = {self._spelt(weight) for weight in table.heads}
+        self._prefix = table.prefix + self.separator
+        self._modules = {table.prefix, *(name.split(self.separator)[0] for name in self._base)}
+        self._depth = 1 + max(name.count(self.separator) + 1 for name in (*self._base, *self._heads))
+
+    def _spelt(self, weight: Any) -> str:
+        return weight.name if self._torch else weight.path.replace("/", self.separator)
+
+    def before(self, given: str) -> str | None:
+        """What stands before the name of a base weight, with or without the base model's prefix; None if it is none."""
+        parts = (self._table.stem(given) if self._torch else given).split(self.separator)
+        for start in range(max(0, len(parts) - self._depth), len(parts)):
+            name = self.separator.join(parts[start:])
+            if name.removeprefix(self._prefix) in self._base:
+                return "".join(part + self.separator for part in parts[:start])
+        return None
+
+    def absent(self, present: Iterable[str]) -> list[str]:
+        """The names that are not there."""
+        there = {(self._table.stem(name) if self._torch else name).removeprefix(self._prefix) for name in present}
+        return [name for name in (*self._base, *self._heads) if name not in there]
+
+    def refuses(self, name: str, absent: Iterable[str]) -> bool:
+        """Whether an unknown tensor may not be kept beside the net, for it may be a part of what the net computes."""
+        return (
+            name.split(self.separator)[0] in self._modules
+            or len(name) > _LONGEST
+            or not name.isprintable()
+            or self._foreign(name) is not None
+            or self._nearest(name, absent) is not None
+        )
+
+    def hints(self, unknown: Iterable[str], absent: Iterable[str]) -> tuple[str, ...]:
+        """What the unknown names point to, a sentence each."""
+        found: dict[str, None] = {}
+        for name in unknown:
+            if (reason := self._foreign(name)) is not None:
+                found[reason] = None
+            elif re.sub(r"\d+", "0", name.removeprefix(self._prefix)) in self._base:
+                found["the file has more layers than its config.json says"] = None
+            elif (near := self._nearest(name, absent)) is not None:
+                found[f"{name} looks like {near}"] = None
+        return tuple(found)[:5]
+
+    def _foreign(self, name: str) -> str | None:
+        dotted = name.replace(self.separator, ".")
+        return next((reason for pattern, reason in _FOREIGN if re.search(pattern, dotted)), None)
+
+    def _nearest(self, name: str, absent: Iterable[str]) -> str | None:
+        """A weight that is not there, and whose name differs from `name` by a slip in one of its parts."""
+        parts = name.removeprefix(self._prefix).split(self.separator)
+        for other in absent:
+            theirs = other.split(self.separator)
+            if len(theirs) != len(parts):
+                continue
+            different = [(a, b) for a, b in zip(parts, theirs, strict=True) if a != b]
+            if len(different) == 1 and _is_slip(*different[0]):
+                return other
+        return None
+
+
+def _unwrapped(own: _OwnNames, given: Iterable[str]) -> tuple[dict[str, str], str, tuple[str, ...]]:
+    """Names without what wrappers added -> names in the file, what that was, and sentences if it is not clear."""
+    names = list(given)
+    cleared = {own.separator.join(p for p in n.split(own.separator) if p not in _INNER): n for n in names}
+    inside = len(cleared) == len(names) and list(cleared) != names
+    cleared = cleared if inside else {name: name for name in names}
+    counts: dict[str, int] = {}
+    for name in cleared:
+        if (before := own.before(name)) is not None:
+            counts[before] = counts.get(before, 0) + 1
+    most = max(counts.values(), default=0)
+    best = [before for before, count in counts.items() if count == most]
+    if not best:
+        return cleared, "", ("no name in the file is one of such a net",)
+    if len(best) > 1 and "" not in best:
+        nets = ", ".join(f"`{before}`" for before in best[:5])
+        return cleared, "", (f"the file holds several nets, under {nets}; expected one",)
+    wrapper = "" if "" in best else best[0]
+    bare = {name.removeprefix(wrapper): original for name, original in cleared.items()}
+    if len(bare) < len(cleared):
+        return cleared, "", (f"some names are there with and without `{wrapper}`",)
+    told = wrapper
+    if inside:
+        first = next(name for name in names if any(part in _INNER for part in name.split(own.separator)))
+        told = wrapper or next(part for part in first.split(own.separator) if part in _INNER) + own.separator
+    return bare, told, ()
+
+
+def _read(
+    table: NameTable, tensors: Mapping[str, Any], separator: str | None, groups: Iterable[str]
+) -> tuple[dict, Misfits]:
+    if separator is None:
+        return table.read(tensors, groups)
+    return read_tree(table, nested(tensors, separator), groups)
+
+
+def _is_slip(word: str, other: str) -> bool:
+    """Whether two words differ by one or two letters, but not only by digits: those number heads of a kind."""
+    if re.sub(r"\d", "", word) == re.sub(r"\d", "", other) or abs(len(word) - len(other)) > 2:
+        return False
+    row = list(range(len(other) + 1))  # Levenshtein's distance
+    for i, letter in enumerate(word, 1):
+        before, row = row, [i]
+        for j, theirs in enumerate(other, 1):
+            row.append(min(before[j] + 1, row[j - 1] + 1, before[j - 1] + (letter != theirs)))
+    return row[-1] <= (1 if len(other) < 8 else 2)
