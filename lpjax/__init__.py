@@ -39,6 +39,7 @@ from lpjax.lowrank import take_rows as take_rows
 from lpjax.models import classify as classify
 from lpjax.models import config_from_json as config_from_json
 from lpjax.models import encode as encode
+from lpjax.models import fill_mask as fill_mask
 from lpjax.objectives import entries_bound as entries_bound
 from lpjax.objectives import lower_bound as lower_bound
 from lpjax.objectives import lp_norm as lp_norm

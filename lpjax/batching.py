@@ -26,6 +26,10 @@ class Tokens:
         padding: id of padding, the net's own.
         left: whether padding goes to the left, as XLNet's summary of the last token wants it.
         max_length: tokens that a text has at most.
+        special: ids of the tokens that the tokenizer adds to texts, such as [CLS].
+        mask: id of the token that stands for a masked word; None without one.
+        vocab_size: ids that the net has.
+        truncated: how many texts were cut off at `max_length`.
     """
 
     ids: list[np.ndarray]
@@ -33,6 +37,10 @@ class Tokens:
     padding: int
     left: bool
     max_length: int
+    special: frozenset[int] = frozenset()
+    mask: int | None = None
+    vocab_size: int = 0
+    truncated: int = 0
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -98,7 +106,27 @@ def tokenize(
     check_known(config, ids, types)
     # RoBERTa's positions are counted by the id of padding, so that must be the net's.
     padding = getattr(config, "pad_token_id", getattr(tokenizer, "pad_token_id", 0) or 0)
-    return Tokens(ids, types, padding, isinstance(config, XLNetConfig), max_length)
+    special = {getattr(tokenizer, f"{name}_token_id", None) for name in ("cls", "sep", "bos", "eos", "pad")}
+    return Tokens(
+        ids,
+        types,
+        padding,
+        isinstance(config, XLNetConfig),
+        max_length,
+        frozenset(int(one) for one in special if one is not None),
+        getattr(tokenizer, "mask_token_id", None),
+        config.vocab_size,
+        _truncated(tokenizer, texts, ids, max_length),
+    )
+
+
+def _truncated(tokenizer: Any, texts: list[Any], ids: list[np.ndarray], max_length: int) -> int:
+    """How many texts have more tokens than `max_length`: of those that have as many, once more without a limit."""
+    full = [i for i, row in enumerate(ids) if len(row) == max_length]
+    if not full:
+        return 0
+    whole = tokenizer(*([part[i] for i in full] for part in texts), truncation=False, verbose=False)["input_ids"]
+    return sum(len(row) > max_length for row in whole)
 
 
 def check_known(config: ModelConfig, ids: Sequence[np.ndarray], types: Sequence[np.ndarray] | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -18,7 +19,7 @@ from lpjax.batching import by_length, collate, round_up, tokenize
 from lpjax.calibration import Calibration, Statistics
 from lpjax.checkpoint import Checkpoint
 from lpjax.models import ModelConfig, device_params
-from lpjax.outputs import Outputs, hidden_and_outputs, outputs_of
+from lpjax.outputs import Outputs, Words, hidden_and_outputs, outputs_of
 from lpjax.probe import Probe, Taps
 from lpjax.select import Select, is_table, leaves_with_paths, replace_leaves, select_paths
 from lpjax.tokenize import tokenizer_of
@@ -52,12 +53,16 @@ def calibrate(
     the outputs' square changes by an error in a layer (Gauss–Newton). Of a net with a classification head u is that of
     the log-likelihood of labels drawn from its own predictions (the Fisher information), or of the `labels`; of a
     regression it is Gaussian; of a net without a head, too, and the output is the mean-pooled embedding at length 1.
+    Independent labels are drawn each for itself; classes of tokens for each token but padding and special ones; an
+    answer's first and last token among the text's tokens. A masked language model sees a text with 15 % of its tokens
+    masked, and words are drawn in their places.
 
     Args:
         checkpoint: the net; dense and `LowRank` leaves alike.
         first: n texts, or the first of n pairs.
         second: the second texts.
-        labels: numbers of labels, or values of a regression, in the order of the net's outputs.
+        labels: numbers of labels, or values of a regression, in the order of the net's outputs; of a net of several
+            labels a text, 0 or 1 for each, shape (n, labels). Not for heads of tokens, spans or words.
         gradients: whether to run the backward pass, too, in about twice the time more; without it there are no
             `outputs`, `fisher`, `gradients`.
         select: the matrices; see `select_paths`.
@@ -127,11 +132,16 @@ def _require_run(sums: dict[str, Taps]) -> None:
         )
 
 
-def _taps(path: str, shape: tuple[int, ...], gradients: bool) -> Taps:
+def _taps(path: str, shape: tuple[int, ...], gradients: bool, words: bool) -> Taps:
     (n, d), zeros = shape, functools.partial(jnp.zeros, dtype=jnp.float32)
     outputs = zeros((d, d)) if gradients else None
     if is_table(path):
-        return Taps(counts=zeros(n), outputs=outputs, gradients=zeros(n) if gradients else None, tokens=zeros(()))
+        found = Taps(counts=zeros(n), outputs=outputs, gradients=zeros(n) if gradients else None, tokens=zeros(()))
+        if not (gradients and words):
+            return found
+        return dataclasses.replace(
+            found, places=zeros(()), decoder=zeros((d, d)), decoded=zeros(n), decoded_gradients=zeros(n)
+        )
     fisher = zeros(n) if gradients else None
     return Taps(zeros((n, n)), zeros(n), zeros(n), outputs, fisher, tokens=zeros(()))
 
@@ -179,7 +189,7 @@ def _statistics(sums: Taps, texts: int) -> Statistics:
     def mean(total: Any, over: int) -> np.ndarray | None:
         return None if total is None else (np.asarray(total) / over).astype(np.float32)
 
-    return Statistics(
+    found = Statistics(
         tokens,
         mean(sums.inputs, tokens),
         mean(sums.mean, tokens),
@@ -188,6 +198,34 @@ def _statistics(sums: Taps, texts: int) -> Statistics:
         mean(sums.fisher, texts),
         mean(sums.counts, 1),
         mean(sums.gradients, 1),
+    )
+    return _with_decoder(found, sums)
+
+
+def _with_decoder(found: Statistics, sums: Taps) -> Statistics:
+    """Of a table that also is a word head's decoder, the statistics of both its uses.
+
+    Its Gauss–Newton matrix is the sum of two products, diag(c) ⊗ mean g gᵀ as a table with the counts c, and
+    diag(Σ u²) ⊗ mean x xᵀ as a decoder. The one product that stands for them has the partial traces of the sum, in
+    units in which ‖g‖² has the mean that it has: so counts stay those of tokens, plus what predictions add.
+    """
+    if sums.places is None or not float(np.asarray(sums.places)):
+        return found
+    counts, outputs, moment, decoded, squares = (
+        np.asarray(part, np.float64)
+        for part in (sums.counts, sums.outputs, sums.decoder, sums.decoded, sums.decoded_gradients)
+    )
+    moment = moment / float(np.asarray(sums.places))
+    each = np.trace(outputs) / found.tokens
+    unit = each or 1.0
+    rows = (counts * each + decoded * np.trace(moment)) / unit
+    columns = (outputs + decoded.sum() * moment) / (rows.sum() or 1.0)
+    gradients = np.asarray(sums.gradients, np.float64) + squares
+    return dataclasses.replace(
+        found,
+        counts=rows.astype(np.float32),
+        outputs=columns.astype(np.float32),
+        gradients=gradients.astype(np.float32),
     )
 
 
@@ -208,12 +246,14 @@ def _sums(
     leaves = dict(leaves_with_paths(params))
 
     def output(taps: dict[str, Taps]) -> Array:
-        probes = {path: Probe(leaves[path], tap, tokens) for path, tap in taps.items()}
+        places = kind.places(inputs)
+        probes = {path: Probe(leaves[path], tap, tokens, places) for path, tap in taps.items()}
         probed = replace_leaves(params, probes)
         with jax.default_matmul_precision("highest"):
             return _scalar(probed, config, inputs, labels if target == "labels" else None, key, kind)
 
-    taps = {path: _taps(path, shape, bool(target)) for path, shape in watched}
+    words = isinstance(kind, Words)
+    taps = {path: _taps(path, shape, bool(target), words) for path, shape in watched}
     return jax.lax.with_sharding_constraint(jax.grad(output)(taps), replicated(mesh))
 
 

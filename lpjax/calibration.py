@@ -28,6 +28,9 @@ class Statistics:
             texts: the weights of FWSVD.
         counts: tokens of each row of a table, shape (rows,).
         gradients: sum of ‖g‖² over the tokens of each row, shape (rows,).
+
+    Of a table that a word head decodes by, too, `counts`, `outputs` and `gradients` are those of both uses together, if
+    there were gradients: a word counts as often as it is read, and for what its logit does to the predictions.
     """
 
     tokens: int

@@ -98,16 +98,36 @@ class Divergence:
             for batch in by_length(tokens, rows)
         ]
         params = self._on_devices(checkpoint.params)
-        self._wanted = [_says(params, self._config, inputs, self._kind, bool(self._hidden)) for inputs in self._batches]
+        self._dense = params if self._kind.wide else None
+        self._wanted = [self._kept(params, inputs) for inputs in self._batches]
+
+    def _kept(self, params: Any, inputs: dict[str, Array]) -> tuple[Array, Array | None]:
+        """What is kept of the dense net: outputs, or if these are wide the hidden states that make them."""
+        states, outputs = _says(params, self._config, inputs, self._kind, self._kind.wide or bool(self._hidden))
+        return states, None if self._kind.wide else outputs
 
     def _on_devices(self, params: Any) -> Any:
         return jax.device_put(device_params(params, expand=True), replicated(self._mesh))
 
     def __call__(self, params: Any) -> float:
         """The mean divergence, 0 for the dense net."""
+        return self._mean(params, agreement=False)
+
+    def agreement(self, params: Any) -> float | None:
+        """The mean share of a text's predictions that are those of the dense net; None if there are none."""
+        if type(self._kind).agreement is Outputs.agreement:
+            return None
+        return self._mean(params, agreement=True)
+
+    @property
+    def kind(self) -> Outputs:
+        """What outputs are compared."""
+        return self._kind
+
+    def _mean(self, params: Any, agreement: bool) -> float:
         params = self._on_devices(params)
         parts = [
-            _sum_over(params, self._config, inputs, wanted, self._kind, self._hidden)
+            _sum_over(params, self._config, inputs, wanted, self._kind, self._hidden, self._dense, agreement)
             for inputs, wanted in zip(self._batches, self._wanted, strict=True)
         ]
         return float(np.sum(np.asarray(jax.device_get(parts), np.float64))) / self._texts
@@ -123,16 +143,26 @@ def _says(
     return states if hidden else jnp.zeros(()), outputs
 
 
-@functools.partial(jax.jit, static_argnums=(1, 4, 5))
+@functools.partial(jax.jit, static_argnums=(1, 4, 5, 7))
 def _sum_over(
     params: dict[str, Any],
     config: ModelConfig,
     inputs: dict[str, Array],
-    wanted: tuple[Array, Array],
+    wanted: tuple[Array, Array | None],
     kind: Outputs,
     hidden: float,
+    dense: dict[str, Any] | None,
+    agreement: bool,
 ) -> Array:
-    """The sum over the texts of a batch."""
+    """The sum over the texts of a batch, of how far the two nets disagree or how far they agree."""
     found, mask = _says(params, config, inputs, kind, bool(hidden)), inputs["attention_mask"]
+    states, outputs = wanted
+    if outputs is None:
+        with jax.default_matmul_precision("highest"):
+            outputs = kind.outputs(dense, config, states, inputs)
     there = jnp.max(mask.astype(found[1].dtype), axis=1)  # 0 for the rows that fill up a batch
-    return jnp.sum(disagreement(found, wanted, inputs, kind, hidden) * there)
+    if agreement:
+        shares = kind.agreement(found[1], outputs, inputs)
+        assert shares is not None
+        return jnp.sum(shares * there)
+    return jnp.sum(disagreement(found, (states, outputs), inputs, kind, hidden) * there)

@@ -137,6 +137,15 @@ def matmul(x: Float[Array, "*batch n"], weight: Array | LowRank) -> Float[Array,
     return (x @ weight.left) @ weight.right + x @ entries
 
 
+def matmul_transposed(x: Float[Array, "*batch d"], weight: Array | LowRank) -> Float[Array, "*batch n"]:
+    """`x @ weight.T`, also under jit and of single entries: a word head that is tied to a table, say."""
+    if not isinstance(weight, LowRank):
+        return x @ weight.T
+    if weight.sparse is not None:
+        return x @ (weight.left @ weight.right + weight.sparse.dense(weight.shape[-1])).T
+    return (x @ weight.right.T) @ weight.left.T
+
+
 def take_rows(weight: Array | LowRank, ids: Int[Array, "*batch"]) -> Float[Array, "*batch d"]:
     """Rows `ids` of `weight`: an embedding lookup.
 

@@ -8,6 +8,7 @@ is a class here and a line of `outputs_of`.
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any, ClassVar, TypeAlias
 
 import jax
@@ -17,10 +18,10 @@ from jaxtyping import Array, Bool, Float
 
 from lpjax.batching import Tokens
 from lpjax.checkpoint import Checkpoint
-from lpjax.models import ModelConfig, architecture, hidden_states
+from lpjax.models import ModelConfig, architecture, hidden_states, logits_of, tokens_of
 from lpjax.models.head import num_outputs
 from lpjax.models.layers import NO_DROPOUT, mean_pool
-from lpjax.models.names import names_classifier
+from lpjax.models.names import names_classifier, names_of
 
 Inputs = dict[str, Array]
 States: TypeAlias = Float[Array, "batch places hidden"]
@@ -36,9 +37,11 @@ class Outputs:
         hidden: by default, what the relative squared error of the hidden states counts beside the outputs when two nets
             are compared. The few outputs of a head say little of a net on few texts: nets whose hidden states are far
             apart can agree in them by chance.
+        wide: whether outputs are so large that hidden states are kept in their stead.
     """
 
     kind: ClassVar[str]
+    wide: ClassVar[bool] = False
     target: ClassVar[str] = "predictions"
     hidden: ClassVar[float] = 1.0
 
@@ -59,9 +62,11 @@ class Outputs:
         mask = inputs["attention_mask"].astype(states.dtype)
         return mask if states.shape[1] == mask.shape[1] else jnp.max(mask, axis=1, keepdims=True)
 
-    def outputs(
-        self, params: Any, config: ModelConfig, states: Float[Array, "batch places d"], inputs: Inputs
-    ) -> Array:
+    def places(self, inputs: Inputs) -> Float[Array, "batch places"] | None:
+        """1 for places that count, if outputs are made of some of a text's tokens, of each text others; else None."""
+        return None
+
+    def outputs(self, params: Any, config: ModelConfig, states: States, inputs: Inputs) -> Array:
         """The outputs, text by text."""
         raise NotImplementedError
 
@@ -87,20 +92,21 @@ class Outputs:
         Raises:
             ValueError: they are not labels of such outputs.
         """
-        raise ValueError("`labels` are given, but the net has no head for classification; leave them out")
+        raise ValueError(
+            f"`labels` are given, but the net has no head for classification of texts, its outputs are {self.kind}; "
+            "leave them out"
+        )
 
 
 @dataclasses.dataclass(frozen=True)
 class Embedding(Outputs):
     """The mean of the last hidden states of a text's tokens, at length 1; of a net without a head."""
 
-    kind: ClassVar[str] = "embedding"
+    kind: ClassVar[str] = "embeddings"
     target: ClassVar[str] = "embedding"
     hidden: ClassVar[float] = 0.0
 
-    def outputs(
-        self, params: Any, config: ModelConfig, states: Float[Array, "batch places d"], inputs: Inputs
-    ) -> Array:
+    def outputs(self, params: Any, config: ModelConfig, states: States, inputs: Inputs) -> Array:
         return at_length_1(states, inputs["attention_mask"].astype(bool))
 
     def direction(self, outputs: Array, inputs: Inputs, key: Array, labels: Array | None) -> Array:
@@ -131,12 +137,10 @@ class _OfHead(Outputs):
     count: int
 
     def reads(self, config: ModelConfig) -> slice:
-        return architecture(config).summarized(config)
+        return tokens_of(config, "sequence")
 
-    def outputs(
-        self, params: Any, config: ModelConfig, states: Float[Array, "batch places d"], inputs: Inputs
-    ) -> Array:
-        return architecture(config).classify(params, config, states, NO_DROPOUT)
+    def outputs(self, params: Any, config: ModelConfig, states: States, inputs: Inputs) -> Array:
+        return logits_of(params, config, states, NO_DROPOUT, "sequence")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -209,6 +213,128 @@ class Labels(_OfHead):
         return _known(values, np.isin(values, (0, 1)), "0 and 1")
 
 
+@dataclasses.dataclass(frozen=True)
+class TokenClasses(Outputs):
+    """Logits of classes for each token; those of padding and special tokens, such as [CLS], are no predictions.
+
+    Attributes:
+        count: of classes.
+    """
+
+    kind: ClassVar[str] = "classes of tokens"
+
+    count: int
+
+    def prepare(self, inputs: dict[str, np.ndarray], tokens: Tokens, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """With `labelled`: 1 for a token of the text itself."""
+        return inputs | {"labelled": _ordinary(inputs, tokens).astype(np.float32)}
+
+    def outputs(self, params: Any, config: ModelConfig, states: States, inputs: Inputs) -> Array:
+        return logits_of(params, config, states, NO_DROPOUT, "tokens")
+
+    def direction(self, outputs: Array, inputs: Inputs, key: Array, labels: Array | None) -> Array:
+        return against_drawn(outputs, jax.random.categorical(key, outputs)) * inputs["labelled"][..., None]
+
+    def divergence(self, found: Array, wanted: Array, inputs: Inputs) -> Float[Array, " batch"]:
+        """The mean over the tokens of KL(wanted ‖ found), in nats."""
+        return _mean(kl(found, wanted), inputs["labelled"])
+
+    def agreement(self, found: Array, wanted: Array, inputs: Inputs) -> Float[Array, " batch"]:
+        """Share of the tokens; 1 for a text without any."""
+        return 1 - _mean(1 - same_argmax(found, wanted), inputs["labelled"])
+
+
+@dataclasses.dataclass(frozen=True)
+class Spans(Outputs):
+    """Logits of each token as the first and the last of an answer, two distributions over a text's tokens."""
+
+    kind: ClassVar[str] = "spans"
+
+    def outputs(self, params: Any, config: ModelConfig, states: States, inputs: Inputs) -> Array:
+        """Shape (batch, 2, length), of padding so low that it is never drawn."""
+        logits = jnp.swapaxes(logits_of(params, config, states, NO_DROPOUT, "spans"), 1, 2)
+        return jnp.where(inputs["attention_mask"].astype(bool)[:, None], logits, -1e30)
+
+    def direction(self, outputs: Array, inputs: Inputs, key: Array, labels: Array | None) -> Array:
+        return against_drawn(outputs, jax.random.categorical(key, outputs))
+
+    def divergence(self, found: Array, wanted: Array, inputs: Inputs) -> Float[Array, " batch"]:
+        """KL(wanted ‖ found) of the first token plus that of the last, in nats."""
+        return jnp.sum(kl(found, wanted), axis=1)
+
+    def agreement(self, found: Array, wanted: Array, inputs: Inputs) -> Float[Array, " batch"]:
+        """1 if both the likeliest first and the likeliest last token are the same."""
+        return jnp.prod(same_argmax(found, wanted), axis=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Words(Outputs):
+    """Logits of the words behind masks: 15 % of a text's tokens are masked, at least one, as in BERT's training.
+
+    Of large vocabularies and batches fewer, so that the logits of a batch take at most 256 MB.
+    """
+
+    kind: ClassVar[str] = "words"
+    wide: ClassVar[bool] = True
+
+    def prepare(self, inputs: dict[str, np.ndarray], tokens: Tokens, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """With masks in `input_ids`, and `places`: where they are, and `masked`: 1 for these, 0 for filling.
+
+        Raises:
+            ValueError: the tokenizer has no mask.
+        """
+        if tokens.mask is None:
+            raise ValueError("`tokenizer` has no mask token, which a net that fills masks wants; pass the net's own")
+        rows, length = inputs["input_ids"].shape
+        most = max(1, min(math.ceil(MASKED * length), _MOST_LOGITS // (rows * max(tokens.vocab_size, 1))))
+        places, masked = np.zeros((rows, most), np.int32), np.zeros((rows, most), np.float32)
+        ids = inputs["input_ids"].copy()
+        for row, free in enumerate(_ordinary(inputs, tokens)):
+            known = np.flatnonzero(free)
+            count = min(most, max(1, round(MASKED * len(known))), len(known))
+            chosen = np.sort(rng.choice(known, count, replace=False)) if count else known
+            places[row, :count], masked[row, :count], ids[row, chosen] = chosen, 1, tokens.mask
+        return inputs | {"input_ids": ids, "places": places, "masked": masked}
+
+    def pick(self, hidden: Float[Array, "batch length d"], inputs: Inputs) -> States:
+        return jnp.take_along_axis(hidden, inputs["places"][..., None], axis=1)
+
+    def places(self, inputs: Inputs) -> Float[Array, "batch places"]:
+        return inputs["masked"]
+
+    def counted(self, states: States, inputs: Inputs) -> Float[Array, "batch places"]:
+        return inputs["masked"]
+
+    def outputs(self, params: Any, config: ModelConfig, states: States, inputs: Inputs) -> Array:
+        return logits_of(params, config, states, NO_DROPOUT, "words")
+
+    def direction(self, outputs: Array, inputs: Inputs, key: Array, labels: Array | None) -> Array:
+        return against_drawn(outputs, jax.random.categorical(key, outputs)) * inputs["masked"][..., None]
+
+    def divergence(self, found: Array, wanted: Array, inputs: Inputs) -> Float[Array, " batch"]:
+        """The mean over the masks of KL(wanted ‖ found), in nats."""
+        return _mean(kl(found, wanted), inputs["masked"])
+
+    def agreement(self, found: Array, wanted: Array, inputs: Inputs) -> Float[Array, " batch"]:
+        """Share of the masks; 1 for a text without any."""
+        return 1 - _mean(1 - same_argmax(found, wanted), inputs["masked"])
+
+
+MASKED = 0.15
+"""Share of a text's tokens that `Words` masks."""
+_MOST_LOGITS = 1 << 26
+
+
+def _ordinary(inputs: dict[str, np.ndarray], tokens: Tokens) -> Bool[np.ndarray, "batch length"]:
+    """Which tokens are neither padding nor special."""
+    return (inputs["attention_mask"] != 0) & ~np.isin(inputs["input_ids"], list(tokens.special))
+
+
+def _mean(x: Float[Array, "batch places"], counted: Float[Array, "batch places"]) -> Float[Array, " batch"]:
+    """The mean over what counts, 0 if nothing does."""
+    return jnp.sum(x * counted, axis=1) / jnp.maximum(jnp.sum(counted, axis=1), 1)
+
+
 def against_drawn(logits: Float[Array, "*batch n"], drawn: Array) -> Float[Array, "*batch n"]:
     """The gradient of the cross-entropy of classes that were drawn with respect to the logits."""
     return jax.nn.softmax(logits) - jax.nn.one_hot(drawn, logits.shape[-1], dtype=logits.dtype)
@@ -242,15 +368,22 @@ def _known(values: np.ndarray, known: np.ndarray, expected: str) -> np.ndarray:
 
 
 def outputs_of(checkpoint: Checkpoint) -> Outputs:
-    """The kind of a net's outputs, by its weights and its config.json; the embedding if it has no head that is run."""
-    data = checkpoint.config_json or {}
-    names = data.get("architectures")
-    names = [str(name) for name in names] if isinstance(names, list) else []
-    if any("For" in name for name in names) and not names_classifier(names):
-        return Embedding()
-    count = num_outputs(checkpoint.params, checkpoint.config)
-    if count is None:
-        return Embedding()
+    """The kind of a net's outputs, by its weights and its config; the embedding if it has no head that is run.
+
+    Raises:
+        ValueError: a head for spans that has not two outputs.
+    """
+    params, config, data = checkpoint.params, checkpoint.config, checkpoint.config_json or {}
+    count = num_outputs(params, config, config.head)
+    if config.head != "sequence":
+        if count is None:
+            return Embedding()
+        if config.head == "spans" and count != 2:
+            raise ValueError(f"`qa_outputs` has {count} outputs; expected 2, an answer's first and last token")
+        return {"tokens": TokenClasses(count), "spans": Spans(), "words": Words()}[config.head]
+    names = names_of(data.get("architectures"))
+    if count is None or (any("For" in name for name in names) and not names_classifier(names)):
+        return Embedding()  # of a head for several choices, say, a text's output says nothing by itself
     problem = data.get("problem_type")
     if problem == "multi_label_classification":
         return Labels(count)

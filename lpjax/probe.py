@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from lpjax.lowrank import LowRank, matmul, take_rows
+from lpjax.lowrank import LowRank, matmul, matmul_transposed, take_rows
 
 
 @jax.tree_util.register_dataclass
@@ -37,6 +37,9 @@ class Taps:
         counts: of a table, how many tokens of each row, shape (rows,).
         gradients: of a table, Σ ‖g‖² over the tokens of each row, shape (rows,).
         tokens: how many went through, a scalar.
+        places, decoder, decoded, decoded_gradients: of a table that is also a word head's decoder, of the places where
+            words are predicted: how many; Σ x xᵀ of what the table is multiplied by, shape (d, d); Σ u_i² of each
+            word's logit, shape (rows,), u the gradient by the logits; Σ u_i² ‖x‖², shape (rows,).
     """
 
     inputs: Float[Array | np.ndarray, "n n"] | None = None
@@ -47,6 +50,10 @@ class Taps:
     counts: Float[Array | np.ndarray, " n"] | None = None
     gradients: Float[Array | np.ndarray, " n"] | None = None
     tokens: Float[Array | np.ndarray, ""] | None = None
+    places: Float[Array | np.ndarray, ""] | None = None
+    decoder: Float[Array | np.ndarray, "d d"] | None = None
+    decoded: Float[Array | np.ndarray, " n"] | None = None
+    decoded_gradients: Float[Array | np.ndarray, " n"] | None = None
 
 
 @jax.tree_util.register_dataclass
@@ -58,11 +65,14 @@ class Probe:
         weight: dense or a pair.
         taps: of what is to be known.
         tokens: 1 for tokens that count, 0 for padding.
+        places: 1 for places of a text that count, 0 for padding, if a head reads only some of the tokens, of each text
+            others.
     """
 
     weight: Array | LowRank
     taps: Taps
     tokens: Float[Array, "batch length"]
+    places: Float[Array, "batch places"] | None = None
 
     def multiply(self, x: Float[Array, "batch length n"]) -> Float[Array, "batch length d"]:
         """`x @ weight`."""
@@ -102,11 +112,29 @@ class Probe:
             found = _tell_backward(_squares_of_rows, found, taps.gradients, (tokens, ids))
         return found
 
+    def decode(self, x: Float[Array, "batch length d"]) -> Float[Array, "batch length n"]:
+        """`x @ weight.T`: the table as the decoder of a word head."""
+        taps, counted = self.taps, self._counted(x)
+        seen = jax.lax.stop_gradient(x).astype(counted.dtype)
+        if taps.places is not None:
+            x = _tell(x, taps.places, jnp.sum(counted))
+        if taps.decoder is not None:
+            x = _tell(x, taps.decoder, _moment(seen, counted))
+        product: Any = matmul_transposed(x, _as(x.dtype, self.weight))
+        if taps.decoded is not None:
+            product = _tell_backward(_squares_of_words, product, taps.decoded, (counted,))
+        if taps.decoded_gradients is not None:
+            weights = counted * jnp.sum(seen**2, axis=-1)
+            product = _tell_backward(_squares_of_words, product, taps.decoded_gradients, (weights,))
+        return product
+
     def _counted(self, x: Array) -> Float[Array, "batch length"]:
         """The weight of each token of x: of one token a text, where the net goes on with that alone, of the text; of
         what belongs to no text, such as relative positions, 1."""
         if x.shape[:2] == self.tokens.shape:
             return self.tokens
+        if self.places is not None and x.shape[:2] == self.places.shape:
+            return self.places
         if x.shape[:2] == (self.tokens.shape[0], 1):
             return jnp.max(self.tokens, axis=1, keepdims=True)
         return jnp.ones(x.shape[:2], self.tokens.dtype)
@@ -166,6 +194,10 @@ def _moment_of_gradients(tap: Array, gradient: Array, tokens: Array) -> Array:
 
 def _squares_of_rows(tap: Array, gradient: Array, tokens: Array, ids: Array) -> Array:
     return jnp.zeros_like(tap).at[ids].add(jnp.sum(gradient**2, axis=-1) * tokens, mode="clip")
+
+
+def _squares_of_words(tap: Array, gradient: Array, weights: Array) -> Array:
+    return jnp.einsum("bl,bln->n", weights, gradient**2, precision="highest")
 
 
 def _fisher(tap: Array, gradient: Array, tokens: Array, x: Array) -> Array:

@@ -41,7 +41,7 @@ def make_tokenizer(config: ModelConfig) -> PreTrainedTokenizerFast:
     kind = config.model_type
     pad = {"roberta": getattr(config, "pad_token_id", 0), "xlnet": 5}.get(kind, 0)
     numbers = iter(i for i in range(_FIRST) if i != pad)
-    ids = {"<pad>": pad} | {name: next(numbers) for name in ("<cls>", "<sep>", "<unk>")}
+    ids = {"<pad>": pad} | {name: next(numbers) for name in ("<cls>", "<sep>", "<unk>", "<mask>")}
     ids |= {word: _FIRST + i for i, word in enumerate(WORDS)}
     made = Tokenizer(models.WordLevel(ids, unk_token="<unk>"))
     made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()  # pyright: ignore[reportAttributeAccessIssue]
@@ -50,7 +50,7 @@ def make_tokenizer(config: ModelConfig) -> PreTrainedTokenizerFast:
     made.post_processor = processors.TemplateProcessing(  # pyright: ignore[reportAttributeAccessIssue]
         single=single, pair=pair, special_tokens=special
     )
-    names = {f"{name}_token": f"<{name}>" for name in ("pad", "cls", "sep", "unk")}
+    names = {f"{name}_token": f"<{name}>" for name in ("pad", "cls", "sep", "unk", "mask")}
     return PreTrainedTokenizerFast(tokenizer_object=made, padding_side="left" if kind == "xlnet" else "right", **names)
 
 

@@ -148,8 +148,10 @@ def finetune(
         raise ValueError(f"`train` is of {task.name} and `dev` of {dev.task.name}; expected the same task")
     score(task, dev.labels, dev.labels)  # refuses labels that nothing can be scored by
     mesh = data_mesh() if mesh is None else mesh
-    config, dtype = checkpoint.config, np.dtype(settings.dtype)
+    dtype = np.dtype(settings.dtype)
+    checkpoint = _for_texts(checkpoint)
     params, config_json, fresh = _start(checkpoint, task, settings.seed)
+    config = checkpoint.config
     labels = output_labels(task, train.labels, config_json, task.num_outputs)
     max_length = min(settings.max_length, config.max_length or settings.max_length)
     options: dict[str, Any] = {"tokenizer": tokenizer, "max_length": max_length}
@@ -273,6 +275,16 @@ def _parts(
         golds[i, : len(piece)] = labels[piece]
         weights[i, : len(piece)] = 1
     return inputs, golds, weights
+
+
+def _for_texts(checkpoint: Checkpoint) -> Checkpoint:
+    """With a config for a head of texts, and without a head of tokens, whose weights could be taken for one."""
+    config, params = checkpoint.config, checkpoint.params
+    if config.head == "sequence":
+        return checkpoint
+    prefix = architecture(config).name_table(config).prefix
+    params = {prefix: params[prefix]} if config.head == "tokens" and prefix in params else params
+    return dataclasses.replace(checkpoint, config=dataclasses.replace(config, head="sequence"), params=params)
 
 
 def _start(checkpoint: Checkpoint, task: Task, seed: int) -> tuple[dict[str, Any], dict[str, Any], list[str]]:

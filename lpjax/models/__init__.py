@@ -44,6 +44,8 @@ class Architecture:
             hidden states of those.
         summarized: config -> slice of the tokens that the head reads.
         classify: (params, config, hidden states of those, dropout) -> logits.
+        label_tokens, find_spans: (params, config, hidden states, dropout) -> logits of every token.
+        fill_words: (params, config, hidden states) -> logits of words; None without a head for masked words.
     """
 
     config: type[ModelConfig]
@@ -51,10 +53,22 @@ class Architecture:
     forward: Callable[..., Array]
     summarized: Callable[[Any], slice]
     classify: Callable[..., Array]
+    label_tokens: Callable[..., Array]
+    find_spans: Callable[..., Array]
+    fill_words: Callable[..., Array] | None
 
 
 ARCHITECTURES: dict[str, Architecture] = {
-    config.model_type: Architecture(config, module.name_table, module.forward, module.summarized, module.classify)
+    config.model_type: Architecture(
+        config,
+        module.name_table,
+        module.forward,
+        module.summarized,
+        module.classify,
+        module.label_tokens,
+        module.find_spans,
+        module.fill_words,
+    )
     for config, module in (
         (BertConfig, bert),
         (DistilBertConfig, distilbert),
@@ -162,11 +176,13 @@ def classify(
     *,
     dtype: DTypeLike = jnp.float32,
     dropout_key: Array | None = None,
-) -> Float[Array, "batch labels"]:
-    """Logits of the sequence classification head; of a regression, its value, with one label.
+) -> Array:
+    """Logits of the net's head: of texts, of their tokens, or of where an answer begins and ends.
 
-    BERT's head reads its pooler, DistilBERT's and RoBERTa's the first token, XLNet's `config.summary_type`. Weights do
-    not tell a head of BERT or DistilBERT for tokens or multiple choice, of the same names, from one for sequences.
+    `config.head` says which head it is, for the weights of BERT and DistilBERT do not: heads for sequences, tokens and
+    multiple choice have the same names. `load_checkpoint` and `config_from_json` read it from the class in
+    `architectures`. A head for sequences, the default, reads BERT's pooler, DistilBERT's and RoBERTa's first token, and
+    XLNet's `config.summary_type`; one of a regression gives its value.
 
     Args:
         params: tree of a model with a classification head.
@@ -174,22 +190,57 @@ def classify(
             left, as its tokenizer pads.
 
     Returns:
-        (batch, labels), float32, or float64 where `dtype` is.
+        float32, or float64 where `dtype` is: (batch, labels); for `head="tokens"` (batch, length, labels); for
+        `head="spans"` (batch, length, 2), logits of each token as the first and the last of the answer. Logits of
+        padding mean nothing.
 
     Raises:
         ValueError: as `encode`; params without the head, naming what is missing; and for XLNet a mask (numpy) that
             hides a text's last token while that is its summary.
     """
+    head = config.head if getattr(config, "head", "") in ("tokens", "spans") else "sequence"
     arch = architecture(config)
     _require_tree(params)
     ids, mask, types = _inputs(batch, config)
-    last = isinstance(config, XLNetConfig) and config.summary_type in ("last", "cls_index")
+    last = isinstance(config, XLNetConfig) and head == "sequence" and config.summary_type in ("last", "cls_index")
     if last and isinstance(mask, np.ndarray) and np.any((mask[:, -1] == 0) & (mask != 0).any(axis=1)):
         raise ValueError(
             "`attention_mask` hides the last token of a row, of which XLNet's summary is made; pad on the left: "
             'tokenizer.padding_side = "left"'
         )
-    return _classify(params, arch, config, ids, mask, types, _dtype(dtype), dropout_key)
+    return _classify(params, arch, config, ids, mask, types, _dtype(dtype), dropout_key, head)
+
+
+def fill_mask(
+    params: Mapping[str, Any],
+    config: ModelConfig,
+    batch: Mapping[str, Any],
+    *,
+    dtype: DTypeLike = jnp.float32,
+    dropout_key: Array | None = None,
+) -> Float[Array, "batch length vocab"]:
+    """Logits of the words that a masked language model puts in the place of each token, masked or not.
+
+    A decoder that is tied to the table of words uses that, dense or factored.
+
+    Args:
+        params: tree of a BERT, DistilBERT or RoBERTa with a head for words.
+        config, batch, dtype, dropout_key: as for `encode`.
+
+    Returns:
+        (batch, length, vocab), float32, or float64 if `dtype` is: 4 bytes for each word of the vocabulary and each
+        token. Logits of padding mean nothing.
+
+    Raises:
+        ValueError: as `encode`; params without the head, naming what is missing; an XLNet, whose word head predicts
+            permuted words.
+    """
+    arch = architecture(config)
+    if arch.fill_words is None:
+        known = ", ".join(one.config.model_type for one in ARCHITECTURES.values() if one.fill_words is not None)
+        raise ValueError(f"`config` is of {config.model_type}, whose word head fills no masks; expected one of {known}")
+    _require_tree(params)
+    return _classify(params, arch, config, *_inputs(batch, config), _dtype(dtype), dropout_key, "words")
 
 
 def _require_tree(params: Any) -> None:
@@ -287,7 +338,7 @@ def _encode(
         return _forward(base, arch, config, ids, mask, types, dtype, Dropout(key), slice(None))
 
 
-@functools.partial(jax.jit, static_argnums=(1, 2, 6))
+@functools.partial(jax.jit, static_argnums=(1, 2, 6, 8))
 def _classify(
     params: dict,
     arch: Architecture,
@@ -297,16 +348,44 @@ def _classify(
     types: Array | None,
     dtype: np.dtype,
     key: Array | None,
+    head: str,
 ) -> Array:
     table = arch.name_table(config)
     if table.prefix not in params:
         raise ValueError(f"`params` is a base model's tree, without a head; expected `{table.prefix}` and a head in it")
-    _require_fit(params, table, table.classifier)
+    _require_fit(params, table, table.head_groups(head))
     with _precision(dtype):
         dropout = Dropout(key)
-        wanted = arch.summarized(config)
-        hidden = _forward(params[table.prefix], arch, config, ids, mask, types, dtype, dropout, wanted)
-        return arch.classify(params, config, hidden, dropout).astype(at_least_float32(dtype))
+        hidden = _forward(params[table.prefix], arch, config, ids, mask, types, dtype, dropout, tokens_of(config, head))
+        return logits_of(params, config, hidden, dropout, head).astype(at_least_float32(dtype))
+
+
+def tokens_of(config: ModelConfig, head: str) -> slice:
+    """The tokens that a head reads, one of `HEADS`."""
+    return architecture(config).summarized(config) if head == "sequence" else slice(None)
+
+
+def logits_of(
+    params: Mapping[str, Any],
+    config: ModelConfig,
+    hidden: Float[Array, "batch places hidden"],
+    dropout: Dropout,
+    head: str,
+) -> Array:
+    """Logits of a head, one of `HEADS`, over the hidden states of the tokens that it reads; nothing is checked.
+
+    Raises:
+        ValueError: a head for spans that has not two outputs.
+    """
+    arch = architecture(config)
+    if head == "words":
+        assert arch.fill_words is not None
+        return arch.fill_words(params, config, hidden)
+    run = {"sequence": arch.classify, "tokens": arch.label_tokens, "spans": arch.find_spans}[head]
+    logits = run(params, config, hidden, dropout)
+    if head == "spans" and logits.shape[-1] != 2:
+        raise ValueError(f"`qa_outputs` has {logits.shape[-1]} outputs; expected 2, an answer's first and last token")
+    return logits
 
 
 def hidden_states(

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from lpjax.models.config import ConfigReader, ModelConfig
-from lpjax.models.layers import ACTIVATIONS, Dropout, attention, embed, layer_norm, linear
+from lpjax.models.layers import ACTIVATIONS, Dropout, attention, embed, layer_norm, linear, unembed
 from lpjax.models.names import NameTable, Weight, decoder, dense, embedding, norm
 
 
@@ -107,6 +107,9 @@ def name_table(config: BertConfig) -> NameTable:
         renames=RENAMES,
         ignored=IGNORED,
         classifier=("pooler", "classifier"),
+        tokens=("classifier",),
+        spans=("qa_outputs",),
+        words=(words,),
     )
 
 
@@ -167,3 +170,27 @@ def classify(
 def classifier_dropout(config: BertConfig) -> float:
     """`classifier_dropout`, which defaults to that of the hidden states."""
     return config.hidden_dropout_prob if config.classifier_dropout is None else config.classifier_dropout
+
+
+def label_tokens(
+    params: Mapping[str, Any], config: BertConfig, hidden: Float[Array, "batch length hidden"], dropout: Dropout
+) -> Float[Array, "batch length labels"]:
+    """Logits of the head over every token; `params` is the whole tree."""
+    return linear(dropout(hidden, classifier_dropout(config)), params["classifier"])
+
+
+def find_spans(
+    params: Mapping[str, Any], config: Any, hidden: Float[Array, "batch length hidden"], dropout: Dropout
+) -> Float[Array, "batch length 2"]:
+    """Logits of each token as an answer's first and last; `params` is the whole tree."""
+    return linear(hidden, params["qa_outputs"])
+
+
+def fill_words(
+    params: Mapping[str, Any], config: BertConfig, hidden: Float[Array, "batch places hidden"]
+) -> Float[Array, "batch places vocab"]:
+    """Logits of the words; `params` is the whole tree."""
+    head = params["cls"]["predictions"]
+    x = ACTIVATIONS[config.hidden_act](linear(hidden, head["transform"]["dense"]))
+    x = layer_norm(x, head["transform"]["LayerNorm"], config.layer_norm_eps)
+    return unembed(x, params["bert"]["embeddings"]["word_embeddings"], head.get("decoder", {}), head["bias"])

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
 from lpjax.models.layers import ACTIVATIONS
+from lpjax.models.names import HEADS, head_named
 
 _KINDS = {int: "a whole number", float: "a number", str: "a string", bool: "true or false"}
 _MOST_LAYERS = 1000  # a config that claims more is a typing error, or meant to fill the memory
@@ -92,6 +93,10 @@ class ModelConfig:
     A net's own config is a frozen dataclass whose fields are keys of config.json, and says in `check` what they may
     be.
 
+    Attributes:
+        head: what `lpjax.classify` takes the net's head for, one of `lpjax.models.names.HEADS`: "sequence", "tokens",
+            "spans" or "words". No key of config.json: the class in its `architectures` tells.
+
     Raises:
         ValueError: listing every field of a wrong type or value.
     """
@@ -99,11 +104,14 @@ class ModelConfig:
     model_type: ClassVar[str]
     vocab_size: int
     tie_word_embeddings: bool = dataclasses.field(default=True, kw_only=True)
+    head: str = dataclasses.field(default="sequence", kw_only=True)
 
     def __post_init__(self) -> None:
         reader = ConfigReader(dataclasses.asdict(self))
         self.check(reader)
         reader.get("tie_word_embeddings", bool, True)
+        if self.head not in HEADS:
+            reader.fault(f"`head` is {self.head!r}, expected one of {', '.join(HEADS)}")
         reader.finish()
 
     @classmethod
@@ -136,11 +144,18 @@ class ModelConfig:
         if code and (not isinstance(code, Mapping) or "AutoModel" in code):
             reader.fault("`auto_map` names code of its own for the model, which lpjax does not run")
         reader.finish()
-        return cls(**{field.name: data[field.name] for field in dataclasses.fields(cls) if field.name in data})
+        known = {field.name for field in dataclasses.fields(cls)} - {"head"}
+        return cls(**{key: data[key] for key in known if key in data}, head=head_named(data.get("architectures")))
 
     def to_json(self) -> dict[str, Any]:
         """The object of a config.json that `from_json` reads this config from."""
-        return {"model_type": self.model_type, **dataclasses.asdict(self)}
+        from lpjax.models import CLASS_NAMES  # late: the package imports this module
+
+        data = {"model_type": self.model_type, **dataclasses.asdict(self)}
+        head = data.pop("head")
+        if head == "sequence":
+            return data
+        return {"architectures": [f"{CLASS_NAMES[self.model_type]}{HEADS[head][0]}"], **data}
 
     @property
     def max_length(self) -> int | None:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from lpjax.models.config import ConfigReader, ModelConfig
-from lpjax.models.layers import ACTIVATIONS, Dropout, attention, embed, layer_norm, linear
+from lpjax.models.layers import ACTIVATIONS, Dropout, attention, embed, layer_norm, linear, unembed
 from lpjax.models.names import NameTable, Weight, decoder, dense, embedding, norm
 
 _EPS = 1e-12  # of every layer normalization; no key of config.json
@@ -36,6 +36,7 @@ class DistilBertConfig(ModelConfig):
     dropout: float = 0.1
     attention_dropout: float = 0.1
     seq_classif_dropout: float = 0.2
+    qa_dropout: float = 0.1
 
     @classmethod
     def check(cls, reader: ConfigReader) -> None:
@@ -48,6 +49,7 @@ class DistilBertConfig(ModelConfig):
         reader.share("dropout", 0.1)
         reader.share("attention_dropout", 0.1)
         reader.share("seq_classif_dropout", 0.2)
+        reader.share("qa_dropout", 0.1)
 
     @property
     def hidden_size(self) -> int:
@@ -93,6 +95,9 @@ def name_table(config: DistilBertConfig) -> NameTable:
         renames=((r"(LayerNorm|_norm)\.gamma$", r"\1.weight"), (r"(LayerNorm|_norm)\.beta$", r"\1.bias")),
         ignored=r"(^|\.)embeddings\.position_ids$",
         classifier=("pre_classifier", "classifier"),
+        tokens=("classifier",),
+        spans=("qa_outputs",),
+        words=(words,),
     )
 
 
@@ -136,3 +141,26 @@ def classify(
     """Logits of the head over the first token, which is all of `hidden`; `params` is the whole tree."""
     x = jax.nn.relu(linear(hidden, params["pre_classifier"]))
     return linear(dropout(x, config.seq_classif_dropout), params["classifier"])[:, 0]
+
+
+def label_tokens(
+    params: Mapping[str, Any], config: DistilBertConfig, hidden: Float[Array, "batch length hidden"], dropout: Dropout
+) -> Float[Array, "batch length labels"]:
+    """Logits of the head over every token; `params` is the whole tree."""
+    return linear(dropout(hidden, config.dropout), params["classifier"])
+
+
+def find_spans(
+    params: Mapping[str, Any], config: DistilBertConfig, hidden: Float[Array, "batch length hidden"], dropout: Dropout
+) -> Float[Array, "batch length 2"]:
+    """Logits of each token as an answer's first and last; `params` is the whole tree."""
+    return linear(dropout(hidden, config.qa_dropout), params["qa_outputs"])
+
+
+def fill_words(
+    params: Mapping[str, Any], config: DistilBertConfig, hidden: Float[Array, "batch places hidden"]
+) -> Float[Array, "batch places vocab"]:
+    """Logits of the words; `params` is the whole tree."""
+    x = ACTIVATIONS[config.activation](linear(hidden, params["vocab_transform"]))
+    x, decoder = layer_norm(x, params["vocab_layer_norm"], _EPS), params["vocab_projector"]
+    return unembed(x, params["distilbert"]["embeddings"]["word_embeddings"], decoder, decoder["bias"])

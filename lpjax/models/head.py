@@ -24,16 +24,23 @@ def output_path(config: ModelConfig) -> str:
     return next(w.path for w in table.heads if w.group in table.classifier and "labels" in w.shape)
 
 
-def num_outputs(params: Mapping[str, Any], config: ModelConfig) -> int | None:
-    """Outputs of the head for sequence classification; None where there is none, or a part of it is missing, as of
-    nets that classify tokens."""
+def num_outputs(params: Mapping[str, Any], config: ModelConfig, head: str = "sequence") -> int | None:
+    """Outputs of a head, one of `HEADS`: labels, 2 of spans, or words; None if there is none, or a part is missing.
+
+    A head for sequences is not told from one for tokens by its outputs: BERT's lacks the pooler, DistilBERT's an inner
+    layer.
+    """
     table = architecture(config).name_table(config)
-    leaves = dict(walk(params))
-    own = [w.path for w in table.heads if w.group in table.classifier]
-    own += [f"{table.prefix}/{w.path}" for w in table.base if w.group in table.classifier]
-    if any(path not in leaves for path in own):
+    leaves, groups = dict(walk(params)), table.head_groups(head)
+    needed = [w for w in table.heads if w.group in groups and w.tied_to is None]
+    own = [w.path for w in needed]
+    own += [f"{table.prefix}/{w.path}" for w in table.base if w.group in groups]
+    if not own or any(path not in leaves for path in own):
         return None
-    return int(leaves[output_path(config)].shape[-1])
+    if head == "words":
+        return config.vocab_size
+    last = next(w.path for w in needed if w.path.endswith("kernel") and isinstance(w.shape[-1], str))
+    return int(leaves[last].shape[-1])
 
 
 def with_head(

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from lpjax.lowrank import LowRank, matmul, take_rows
+from lpjax.lowrank import LowRank, matmul, matmul_transposed, take_rows
 from lpjax.probe import Probe
 
 
@@ -71,6 +71,22 @@ def embed(ids: Int[Array, "batch length"], params: Mapping[str, Any], dtype: Any
         return take_rows(cast(table, dtype), ids)
     # Gather, then cast: the rows that are used, not the whole table.
     return take_rows(jnp.asarray(table), ids).astype(dtype)
+
+
+def unembed(
+    x: Float[Array, "batch length d"], table: Mapping[str, Any], decoder: Mapping[str, Any], bias: Any
+) -> Float[Array, "batch length vocab"]:
+    """Logits of words: x times the decoder's own kernel, or else the transpose of the table, plus a bias.
+
+    The decoder's own bias, if it has one, goes before `bias`.
+    """
+    if "kernel" in decoder:
+        product = linear(x, {"kernel": decoder["kernel"]})
+    elif isinstance(table["embedding"], Probe):
+        product = table["embedding"].decode(x)
+    else:
+        product = matmul_transposed(x, cast(table["embedding"], x.dtype))
+    return product + cast(decoder.get("bias", bias), x.dtype)[None, None]
 
 
 def layer_norm(

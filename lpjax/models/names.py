@@ -23,6 +23,14 @@ PARTS = (*FACTORS, *ENTRIES)
 """What a `LowRank` consists of, without single entries the first two."""
 CLASSIFIER = "ForSequenceClassification"
 """How transformers ends the names of such classes."""
+HEADS = {
+    "sequence": (CLASSIFIER,),
+    "tokens": ("ForTokenClassification",),
+    "spans": ("ForQuestionAnswering", "ForQuestionAnsweringSimple"),
+    "words": ("ForMaskedLM", "ForPreTraining"),
+}
+"""Heads by what they predict (a text's class, its tokens' classes, where an answer begins and ends, the words behind
+masks), and how transformers ends the names of such classes."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,6 +154,7 @@ class NameTable:
         renames: (pattern, replacement) pairs that bring old names to the present ones, by `re.sub`.
         ignored: pattern of names that hold no weight (index buffers of old files).
         classifier: groups that make up the head of a model for sequence classification.
+        tokens, spans, words: groups that make up the other `HEADS`; empty for those that are not run.
     """
 
     prefix: str
@@ -154,13 +163,22 @@ class NameTable:
     renames: tuple[tuple[str, str], ...] = ()
     ignored: str | None = None
     classifier: tuple[str, ...] = ()
+    tokens: tuple[str, ...] = ()
+    spans: tuple[str, ...] = ()
+    words: tuple[str, ...] = ()
+
+    def head_groups(self, head: str) -> tuple[str, ...]:
+        """The groups that make up one of `HEADS`."""
+        return {"sequence": self.classifier, "tokens": self.tokens, "spans": self.spans, "words": self.words}[head]
 
     def groups_of(self, architectures: Any) -> tuple[str, ...]:
         """The groups that the file of a model must have, from the `architectures` of its config.json.
 
         Word heads are not among them: files of encoders often name the class that they were trained as.
         """
-        return self.classifier if names_classifier(architectures) else ()
+        names = names_of(architectures)
+        heads = [head for head in HEADS if head != "words" and any(name.endswith(HEADS[head]) for name in names)]
+        return self.head_groups(heads[0]) if heads else ()
 
     def read(self, tensors: Mapping[str, Any], groups: Iterable[str] = ()) -> tuple[dict, Misfits]:
         """The parameter tree that `tensors`, by the names of a file, make up, and what does not fit.
@@ -327,8 +345,18 @@ def listed(names: Sequence[str], most: int = 10) -> str:
 
 def names_classifier(architectures: Any) -> bool:
     """Whether the `architectures` of a config.json name a class for sequence classification."""
-    names = architectures if isinstance(architectures, list) else []
-    return any(str(name).endswith(CLASSIFIER) for name in names)
+    return any(name.endswith(CLASSIFIER) for name in names_of(architectures))
+
+
+def names_of(architectures: Any) -> list[str]:
+    """The names of classes in the `architectures` of a config.json."""
+    return [str(name) for name in architectures] if isinstance(architectures, list) else []
+
+
+def head_named(architectures: Any) -> str:
+    """Which of `HEADS` the `architectures` of a config.json name; "sequence" if they name none of them."""
+    names = names_of(architectures)
+    return next((head for head, ends in HEADS.items() if any(name.endswith(ends) for name in names)), "sequence")
 
 
 def walk(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:

@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 from lpjax.models import bert
 from lpjax.models.bert import BertConfig, classifier_dropout
 from lpjax.models.config import ConfigReader
-from lpjax.models.layers import Dropout, linear
+from lpjax.models.layers import ACTIVATIONS, Dropout, layer_norm, linear, unembed
 from lpjax.models.names import NameTable, Weight, decoder, dense, norm
 
 
@@ -84,6 +84,9 @@ def name_table(config: RobertaConfig) -> NameTable:
         renames=bert.RENAMES,
         ignored=bert.IGNORED,
         classifier=("classifier",),
+        tokens=("token classifier",),
+        spans=("qa_outputs",),
+        words=("lm_head",),
     )
 
 
@@ -114,3 +117,16 @@ def classify(
     rate, head = classifier_dropout(config), params["classifier"]
     x = jnp.tanh(linear(dropout(hidden, rate), head["dense"]))
     return linear(dropout(x, rate), head["out_proj"])[:, 0]
+
+
+label_tokens = bert.label_tokens
+find_spans = bert.find_spans
+
+
+def fill_words(
+    params: Mapping[str, Any], config: RobertaConfig, hidden: Float[Array, "batch places hidden"]
+) -> Float[Array, "batch places vocab"]:
+    """Logits of the words; `params` is the whole tree. Its activation is gelu, whatever the encoder's is."""
+    head = params["lm_head"]
+    x = layer_norm(ACTIVATIONS["gelu"](linear(hidden, head["dense"])), head["layer_norm"], config.layer_norm_eps)
+    return unembed(x, params["roberta"]["embeddings"]["word_embeddings"], head.get("decoder", {}), head["bias"])

