@@ -9,6 +9,7 @@ from typing import Any
 
 from lpjax._json import read_json
 from lpjax.checkpoint._error import CheckpointError
+from lpjax.checkpoint._recognise import told_of_file, told_of_folder
 
 WEIGHTS = "model.safetensors"
 FACTORED_WEIGHTS = "lpjax.safetensors"
@@ -53,7 +54,8 @@ def read_object(path: Path) -> dict[str, Any]:
         CheckpointError: there is no such file, or it holds something else.
     """
     if not path.exists():
-        raise CheckpointError(f"{path.parent} holds no {path.name}, so it is no checkpoint")
+        hint = told_of_folder(path.parent) if path.name == CONFIG else ""
+        raise CheckpointError(f"{path.parent} holds no {path.name}, so it is no checkpoint{hint}")
     data = read_any(path)
     if not isinstance(data, dict):
         raise CheckpointError(f"{path} holds a JSON {type(data).__name__}, expected an object")
@@ -69,4 +71,4 @@ def read_any(path: Path) -> Any:
     try:
         return read_json(path)
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read as JSON: {error}") from error
+        raise CheckpointError(f"{path} cannot be read as JSON: {error}{told_of_file(path)}") from error

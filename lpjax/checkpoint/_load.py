@@ -12,6 +12,7 @@ from lpjax.checkpoint._error import CheckpointError, printable
 from lpjax.checkpoint._files import BLOCK, CONFIG, WEIGHTS_KEY, read_object
 from lpjax.checkpoint._fit import fit, read_tree
 from lpjax.checkpoint._int8 import restored_factors
+from lpjax.checkpoint._recognise import newer_lpjax
 from lpjax.checkpoint._source import find_folder
 from lpjax.checkpoint._stages import net_folder
 from lpjax.checkpoint._tensors import not_finite
@@ -78,6 +79,16 @@ def load_checkpoint(source: str | Path, *, copy: bool = False) -> Checkpoint:
     folder = find_folder(source)
     inner = net_folder(folder)
     data = read_object(inner / CONFIG)
+    try:
+        return _load(source, folder, inner, data, copy)
+    except CheckpointError as error:
+        if hint := newer_lpjax(data.get(BLOCK)):
+            raise CheckpointError(f"{error}{hint}") from error
+        raise
+
+
+def _load(source: str | Path, folder: Path, inner: Path, data: dict[str, Any], copy: bool) -> Checkpoint:
+    """The checkpoint in `folder`, whose net is in `inner`, with the config.json `data`."""
     try:
         config = config_from_json(data)
     except ValueError as error:

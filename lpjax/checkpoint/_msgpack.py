@@ -19,6 +19,7 @@ import numpy as np
 
 from lpjax.checkpoint._error import CheckpointError
 from lpjax.checkpoint._files import map_file
+from lpjax.checkpoint._recognise import told_of_file
 from lpjax.checkpoint._tensors import DTYPES, MAX_NDIM
 from lpjax.models.names import walk
 
@@ -76,7 +77,8 @@ def read_tree(path: Path, *, copy: bool = False) -> dict[str, np.ndarray]:
             if not isinstance(leaf, np.ndarray):
                 raise ValueError(f"{key} is {leaf!r}, expected an array or a map")
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} is not a whole flax msgpack file: {error}; fetch or save it again") from error
+        hint = f"fetch or save it again{told_of_file(path)}"
+        raise CheckpointError(f"{path} is not a whole flax msgpack file: {error}; {hint}") from error
     return leaves
 
 

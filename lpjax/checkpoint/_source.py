@@ -9,6 +9,7 @@ from typing import Any
 from lpjax._hub import first_line, hub_or_cache
 from lpjax._replacing import put_back
 from lpjax.checkpoint._files import FACTORED_WEIGHTS
+from lpjax.checkpoint._recognise import told_of_file
 from lpjax.checkpoint._stages import OWN_TYPES, net_folder, read_stages
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
@@ -68,7 +69,8 @@ def find_folder(source: str | Path) -> Path:
     if folder.is_dir():
         return folder
     if folder.exists():
-        raise NotADirectoryError(f"{source} is a file, expected the folder that holds it")
+        hint = told_of_file(folder) or f": {folder.resolve().parent}"
+        raise NotADirectoryError(f"{source} is a file, expected the folder that holds it{hint}")
     text = str(source)
     # The first part of a local path is there more often than not, even where the rest is mistyped.
     local = isinstance(source, Path) or not _HUB_ID.fullmatch(text) or ".." in text

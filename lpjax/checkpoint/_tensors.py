@@ -15,6 +15,7 @@ import numpy as np
 from lpjax._json import JSON_LIMIT, parse_json
 from lpjax.checkpoint._error import CheckpointError
 from lpjax.checkpoint._files import map_file
+from lpjax.checkpoint._recognise import told_of_file
 
 DTYPES = {
     "F64": np.dtype(np.float64),
@@ -60,7 +61,9 @@ def read_tensors(path: Path, *, copy: bool = False) -> tuple[dict[str, np.ndarra
     except CheckpointError:
         raise
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} is not a whole safetensors file: {error}; fetch or save it again") from error
+        raise CheckpointError(
+            f"{path} is not a whole safetensors file: {error}; fetch or save it again{told_of_file(path)}"
+        ) from error
     return tensors, metadata
 
 

@@ -20,6 +20,7 @@ from lpjax.checkpoint._files import (
     read_object,
 )
 from lpjax.checkpoint._msgpack import MAX_DEPTH, read_tree
+from lpjax.checkpoint._recognise import told_of_folder
 from lpjax.checkpoint._tensors import read_tensors
 
 _PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "model.pt", "model.pth", "model.ckpt")
@@ -87,14 +88,16 @@ def read_weights(folder: Path, source: str, architectures: Any, named: Any = Non
         f"where PyTorch is installed, convert it by transformers.{architectures[0] if known else 'AutoModel'}"
         f'.from_pretrained("{source}").save_pretrained("<new folder>")'
     )
+    renamed = any(folder.glob("*.safetensors*"))  # or a link or pointer to such a file
     for name in _PICKLES:
-        if (folder / name).exists():
+        if (folder / name).exists() and not renamed:
             raise CheckpointError(f"{folder} holds only {name}, a pickle, which may run code; {convert}")
     for name in _OTHERS:
-        if (folder / name).exists():
+        if (folder / name).exists() and not renamed:
             raise CheckpointError(f"{folder} holds only {name}, expected {WEIGHTS} or {FLAX_WEIGHTS}; {convert}")
     raise CheckpointError(
-        f"{folder} holds no {WEIGHTS} and no {FLAX_WEIGHTS}; if the model has them in another format, {convert}"
+        f"{folder} holds no {WEIGHTS} and no {FLAX_WEIGHTS}"
+        + (told_of_folder(folder) or f"; if the model has them in another format, {convert}")
     )
 
 
