@@ -32,7 +32,7 @@ _FOREIGN = (
     ),
     (
         r"(^|\.)(qweight|qzeros|g_idx|SCB|weight_format|absmax|quant_map|nested_absmax|nested_quant_map|quant_state"
-        r"|weight_scale|weight_scale_inv|weight_zero_point|weight_packed|input_scale|_packed_params)(\.|$)",
+        r"|weight_scale|weight_scale_inv|weight_zero_point|zero_point|weight_packed|input_scale|_packed_params)(\.|$)",
         "the file holds quantized weights (GPTQ, AWQ, bitsandbytes or the like): take the net as it was before",
     ),
     (

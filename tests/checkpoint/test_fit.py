@@ -27,6 +27,7 @@ BESIDE = {
     "linear.weight": np.ones((16, 12), ml_dtypes.bfloat16),
     "classifier2.weight": np.ones((3, 12), np.float32),
     "queue_ptr": np.array(7),
+    "hashes": np.array([2**63 + 1, 3], np.uint64),
     "seen": np.array([True, False]),
     "empty.codes": np.zeros((0, 5), np.uint8),
 }
@@ -251,6 +252,7 @@ NUMBERS = np.ones((12, 12), np.float32)
         ("head.lora_A.default.weight", r"an adapter \(LoRA or the like\): merge it"),
         ("encoder.layer.0.output.dense.weight_scale", "quantized weights"),
         ("head.qweight", "quantized weights"),
+        ("head.zero_point", "quantized weights"),
         ("encoder.layer.0.output.dense.SCB", "quantized weights"),
         ("head.weight_mask", "weights in parts"),
         ("a" * 300, ""),
