@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 
 from lpjax._mesh import by_rows, data_mesh, replicated, spread
 from lpjax._settings import check_whole
-from lpjax.batching import by_length, collate, round_up, tokenize
+from lpjax.batching import Tokens, by_length, collate, round_up, tokenize
 from lpjax.checkpoint import Checkpoint
 from lpjax.models import ModelConfig, device_params
 from lpjax.outputs import Outputs, hidden_and_outputs, outputs_of
@@ -90,7 +90,7 @@ class Divergence:
         self._mesh = data_mesh() if mesh is None else mesh
         tokenizer = tokenizer_of(checkpoint) if tokenizer is None else tokenizer
         limits = [limit for limit in (max_length, self._config.max_length) if limit is not None]
-        tokens = tokenize(tokenizer, self._config, first, second, max_length=min(limits, default=None))
+        self._tokens = tokens = tokenize(tokenizer, self._config, first, second, max_length=min(limits, default=None))
         rows = round_up(batch_size, self._mesh, self._config)
         rng = np.random.default_rng(0)
         self._batches = [
@@ -118,6 +118,11 @@ class Divergence:
         if type(self._kind).agreement is Outputs.agreement:
             return None
         return self._mean(params, agreement=True)
+
+    @property
+    def tokens(self) -> Tokens:
+        """The texts, tokenized."""
+        return self._tokens
 
     @property
     def kind(self) -> Outputs:

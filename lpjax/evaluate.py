@@ -19,9 +19,11 @@ from lpjax._settings import check_seed, check_whole
 from lpjax.batching import by_length, collate, tokenize
 from lpjax.checkpoint import Checkpoint
 from lpjax.checkpoint._files import read_object
+from lpjax.divergence import Divergence
 from lpjax.glue.data import Pairs
 from lpjax.models import ModelConfig, device_params, encode
 from lpjax.models.layers import mean_pool
+from lpjax.outputs import Embedding, outputs_of
 from lpjax.tokenize import tokenizer_of
 
 Progress = Callable[[int, int], None]
@@ -61,6 +63,27 @@ class FidelityResult:
     sentences: int
     tokens_per_second: float
     seconds: float
+
+
+@dataclasses.dataclass(frozen=True)
+class OutputsResult:
+    """Nearness to the dense net by what the heads of both say of texts.
+
+    Attributes:
+        kind: what they say: "classes", "regression", "labels", "classes of tokens", "spans", "words".
+        divergence: mean over the texts, see `Outputs.divergence`: KL in nats, or squared differences of a regression.
+        agreement: mean share of the predictions that are equal; None for a regression.
+        texts: how many.
+        truncated: how many of them were cut off at `max_length` tokens.
+        max_length: of that.
+    """
+
+    kind: str
+    divergence: float
+    agreement: float | None
+    texts: int
+    truncated: int
+    max_length: int
 
 
 def embed_sentences(
@@ -196,6 +219,42 @@ def fidelity(
         np.asarray(_cosines(vectors[first], vectors[second]), np.float64) for vectors in (ours.vectors, theirs.vectors)
     ]
     return FidelityResult(cosine, _spearman(*similarities), count, ours.tokens / ours.seconds, ours.seconds)
+
+
+def compare_outputs(
+    checkpoint: Checkpoint,
+    baseline: Checkpoint,
+    sentences: Sequence[str],
+    *,
+    tokenizer: Any = None,
+    batch_size: int = 32,
+    max_length: int | None = 128,
+) -> OutputsResult:
+    """How near the outputs of a compressed net's head stay to the dense one's, without labels; in float32.
+
+    Args:
+        checkpoint: the compressed net.
+        baseline: the dense net, with the same head.
+        sentences: n texts.
+        tokenizer, batch_size, max_length: as of `Divergence`.
+
+    Raises:
+        ValueError: nets without heads or with different ones, and what `Divergence` refuses.
+    """
+    kind = outputs_of(baseline)
+    if isinstance(kind, Embedding) or outputs_of(checkpoint) != kind:
+        raise ValueError("the two nets have no head, or different ones; compare their embeddings: `fidelity`")
+    measure = Divergence(
+        baseline, sentences, hidden=0, tokenizer=tokenizer, batch_size=batch_size, max_length=max_length
+    )
+    return OutputsResult(
+        kind.kind,
+        measure(checkpoint.params),
+        measure.agreement(checkpoint.params),
+        len(sentences),
+        measure.tokens.truncated,
+        measure.tokens.max_length,
+    )
 
 
 @jax.jit

@@ -28,7 +28,10 @@ def evaluate(
     glue: Glue = None,
     text: Annotated[
         Path | None,
-        typer.Option(help="Text to compare embeddings on, one sentence a line; default: Python's own reference."),
+        typer.Option(
+            help="Text to compare embeddings and outputs of heads on, one sentence a line; default: Python's own "
+            "reference."
+        ),
     ] = None,
     dtype: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
     batch_size: Annotated[int, typer.Option(help="Sentences in a batch.")] = 32,
@@ -38,14 +41,16 @@ def evaluate(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Score a checkpoint: on a GLUE task if it has a head, else on STS-B by embeddings and against the dense net."""
+    """Score a checkpoint on a GLUE task that its head was trained for, or else on STS-B by embeddings, and compare its
+    embeddings and its head's outputs with the dense net's."""
     from lpjax.checkpoint import load_checkpoint
     from lpjax.checkpoint._files import CONFIG, read_object
     from lpjax.checkpoint._stages import net_folder
-    from lpjax.evaluate import fidelity, stsb
+    from lpjax.evaluate import compare_outputs, fidelity, stsb
     from lpjax.glue.data import DataError, load_sentences, load_stsb
     from lpjax.glue.labels import own_task
     from lpjax.glue.tasks import find_task
+    from lpjax.outputs import Embedding, outputs_of
 
     with misuse():
         if dtype not in ("float32", "bfloat16"):
@@ -102,6 +107,13 @@ def evaluate(
             result["fidelity"] = dataclasses.asdict(
                 fidelity(checkpoint, dense, sentences, progress=report("fidelity"), **options)
             )
+            kinds = [outputs_of(net) for net in (checkpoint, dense)]
+            if kinds[0] == kinds[1] and not isinstance(kinds[0], Embedding):
+                lengths = {} if max_length is None else {"max_length": max_length}
+                found = compare_outputs(checkpoint, dense, sentences, batch_size=batch_size, **lengths)
+                result["outputs"] = dataclasses.asdict(found)
+            elif kinds[0] != kinds[1]:
+                result["outputs_missing"] = f"the nets have different heads: {kinds[0].kind} and {kinds[1].kind}"
             if pairs is not None:
                 result["baseline_stsb"] = dataclasses.asdict(
                     stsb(dense, pairs, progress=report("STS-B, dense"), **options)
@@ -143,7 +155,8 @@ def _score_task(task: Any, split: str, glue: Path | None, nets: dict[str, Path],
             advance(done, total, task.title)
 
         for key, net in loaded.items():
-            found[key] = dataclasses.asdict(evaluate_task(net, examples, progress=report, **options))
+            scored = evaluate_task(net, examples, progress=report, **options)
+            found[key] = dataclasses.asdict(scored) | {"warnings": scored.warnings()}
     return found
 
 
@@ -158,7 +171,15 @@ def _print_task(result: dict[str, Any], task: Any) -> None:
     table.add_row("tokens a second", *(f"{one['tokens_per_second']:,.0f}" for one in (found, dense) if one))
     if not found["complete"]:
         table.caption = "a subset: no GLUE score"
-    Console().print(table)
+    console = Console()
+    console.print(table)
+    nets = [(result["model"], found)] + ([(result["baseline"], dense)] if dense else [])
+    notes = {name: one["warnings"] for name, one in nets}
+    if dense and notes[result["model"]] == notes[result["baseline"]]:
+        notes = {"both nets": found["warnings"]}
+    for name, lines in notes.items():
+        for line in lines:
+            console.print(f"{name}: {line}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _print_scores(result: dict[str, Any]) -> None:
@@ -176,6 +197,17 @@ def _print_scores(result: dict[str, Any]) -> None:
         found = result["fidelity"]
         table.add_row("mean cosine with the baseline", f"{found['mean_cosine']:.4f}", "1")
         table.add_row("Spearman with its similarities", f"{found['spearman']:.4f}", "1")
+    if "outputs" in result:
+        found = result["outputs"]
+        table.add_row(f"divergence of its {found['kind']}", f"{found['divergence']:.5f}", "0")
+        if found["agreement"] is not None:
+            table.add_row(f"agreement of its {found['kind']}", f"{found['agreement']:.4f}", "1")
     speed = result["stsb" if "stsb" in result else "fidelity"]["tokens_per_second"]
     table.add_row("tokens a second", f"{speed:,.0f}", *([""] if "baseline" in result else []))
     console.print(table)
+    lines = [f"outputs: not compared, {result['outputs_missing']}"] if "outputs_missing" in result else []
+    if result.get("outputs", {}).get("truncated"):
+        found = result["outputs"]
+        lines.append(f"outputs: {found['truncated']} of {found['texts']} texts cut off at {found['max_length']} tokens")
+    for line in lines:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -20,10 +20,12 @@ from lpjax._settings import check_whole
 from lpjax.batching import Tokens, by_length, check_known, collate, round_up, tokenize
 from lpjax.checkpoint import Checkpoint
 from lpjax.glue.data import Examples
-from lpjax.glue.labels import label_order
+from lpjax.glue.labels import is_assumed, label_order, own_task
+from lpjax.glue.order import likelier_order
 from lpjax.glue.tasks import Task
 from lpjax.models import ModelConfig, classify, device_params
-from lpjax.models.head import num_outputs
+from lpjax.models.head import num_outputs, output_path
+from lpjax.models.names import walk
 from lpjax.tokenize import tokenizer_of
 
 Progress = Callable[[int, int], None]
@@ -64,6 +66,13 @@ class TaskResult:
         metrics: GLUE's own, by name.
         tokens_per_second: tokens without padding, over `seconds`.
         seconds: of encoding, with compilation where a shape was new.
+        labels: the label that each output was taken for; empty for a regression.
+        labels_assumed: whether the net's config.json does not name its outputs, so that the hub's order was assumed.
+        likelier_labels: the labels in the order that fits the examples far better, see `likelier_order`, if there is
+            one: the metrics are then likely to be those of the wrong labels.
+        truncated: examples that were cut off at `max_length` tokens.
+        max_length: of that.
+        notes: what else makes the scores doubtful, a sentence each.
     """
 
     task: str
@@ -73,6 +82,28 @@ class TaskResult:
     metrics: dict[str, float]
     tokens_per_second: float
     seconds: float
+    labels: tuple[str, ...] = ()
+    labels_assumed: bool = False
+    likelier_labels: tuple[str, ...] | None = None
+    truncated: int = 0
+    max_length: int = MAX_LENGTH
+    notes: tuple[str, ...] = ()
+
+    def warnings(self) -> list[str]:
+        """All that a reader of the scores should know, a sentence each."""
+        found = []
+        names = ", ".join(self.labels)
+        if self.likelier_labels is not None:
+            why = "assumed, for config.json names no labels" if self.labels_assumed else "as config.json says"
+            found.append(
+                f"the outputs were taken for {names} ({why}), but {', '.join(self.likelier_labels)} fits the examples "
+                "far better: check `id2label` in config.json"
+            )
+        elif self.labels_assumed:
+            found.append(f"config.json names no labels; the outputs are assumed to be {names}, in this order")
+        if self.truncated:
+            found.append(f"{self.truncated} of {self.rows} examples were cut off at {self.max_length} tokens")
+        return [*found, *self.notes]
 
 
 def prepare(
@@ -179,6 +210,13 @@ def check_head(checkpoint: Checkpoint, task: Task) -> None:
     Raises:
         ValueError: it has no head, or another number of outputs, or labels of another task.
     """
+    head = checkpoint.config.head
+    if head in ("tokens", "spans"):
+        what = {"tokens": "classifies tokens", "spans": "finds answers"}[head]
+        raise ValueError(
+            f"the net's head {what} (`architectures` in its config.json), and {task.title} is of texts; pass a net "
+            "that was fine-tuned on it, or fine-tune this one (lpjax finetune)"
+        )
     outputs = num_outputs(checkpoint.params, checkpoint.config)
     if outputs is None:
         raise ValueError(
@@ -186,6 +224,26 @@ def check_head(checkpoint: Checkpoint, task: Task) -> None:
             "or fine-tune this one (lpjax finetune)"
         )
     label_order(task, checkpoint.config_json, outputs)
+    if not task.is_regression and (checkpoint.config_json or {}).get("problem_type") == "regression":
+        raise ValueError(
+            f"the net's head is one of a regression (`problem_type` in its config.json), and {task.title} has classes; "
+            "pass a net that was fine-tuned on it"
+        )
+
+
+def notes_of(checkpoint: Checkpoint, task: Task) -> tuple[str, ...]:
+    """What makes a net's scores on a task doubtful, by its weights and config.json alone, a sentence each."""
+    data, found = checkpoint.config_json or {}, []
+    tuned = own_task(data)
+    if tuned is not None and tuned.name != task.name:
+        found.append(f"config.json says that the net was fine-tuned on {tuned.title}, not on {task.title}")
+    if not task.is_regression and data.get("problem_type") == "multi_label_classification":
+        found.append("the net gives several labels a text (`problem_type`); the likeliest one was taken")
+    kernel = output_path(checkpoint.config)
+    bias = dict(walk(checkpoint.params)).get(kernel.replace("kernel", "bias"))
+    if bias is not None and not np.asarray(bias).any():
+        found.append("the biases of the head are all 0, as those of a fresh one: it may never have been trained")
+    return tuple(found)
 
 
 def evaluate_task(checkpoint: Checkpoint, examples: Examples | Prepared, **options: Any) -> TaskResult:
@@ -210,12 +268,24 @@ def evaluate_task(checkpoint: Checkpoint, examples: Examples | Prepared, **optio
     prepared = examples if isinstance(examples, Prepared) else prepare(checkpoint, examples, **known)
     logits = predict(checkpoint.params, checkpoint.config, prepared.tokens, **options)
     predictions = to_predictions(logits.values, split, checkpoint.config_json)
+    task, names, likelier = split.task, split.task.labels, None
+    if not task.is_regression:
+        order = label_order(task, checkpoint.config_json, logits.values.shape[1])
+        names = tuple(task.labels[i] for i in order)
+        better = likelier_order(predictions, np.asarray(split.labels, np.int64), len(names))
+        likelier = None if better is None else tuple(task.labels[better[i]] for i in order)
     return TaskResult(
-        split.task.name,
+        task.name,
         split.split,
         len(split.labels),
         split.complete,
-        score(split.task, predictions, split.labels),
+        score(task, predictions, split.labels),
         logits.tokens / logits.seconds,
         logits.seconds,
+        names,
+        is_assumed(task, checkpoint.config_json),
+        likelier,
+        prepared.tokens.truncated,
+        prepared.tokens.max_length,
+        notes_of(checkpoint, task),
     )

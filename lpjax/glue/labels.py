@@ -67,6 +67,17 @@ def label_order(task: Task, config_json: Mapping[str, Any] | None, num_outputs: 
     return np.asarray(numbers, np.int32)
 
 
+def is_assumed(task: Task, config_json: Mapping[str, Any] | None) -> bool:
+    """Whether a net's config.json does not name its outputs, so that they are taken to be in the hub's order.
+
+    Names such as LABEL_0 and 0 are numbers of outputs, no names of labels.
+    """
+    if task.is_regression:
+        return False
+    names = _names(config_json or {})
+    return names is None or all(re.fullmatch("(label)?[0-9]+", _bare(name)) for name in names.values())
+
+
 def output_labels(task: Task, labels: Any, config_json: Mapping[str, Any] | None, num_outputs: int) -> np.ndarray:
     """What a net's head should say: the output of each of the task's `labels`, int; of a regression they themselves.
 

@@ -60,11 +60,14 @@ def task_scorer(dense: Checkpoint, task: Task, glue: str | Path | None = None) -
         DataError: the task is not found, as `load_examples`.
     """
     from lpjax.glue.evaluate import evaluate_task, prepare
+    from lpjax.glue.labels import is_assumed
 
     prepared = prepare(dense, load_examples(task, "validation", glue))
+    # Said in the name of the score, for it holds for all nets of a page.
+    assumed = " (order of the labels assumed)" if is_assumed(task, dense.config_json) else ""
 
     def score(checkpoint: Checkpoint) -> Mapping[str, float]:
         metrics = evaluate_task(checkpoint, prepared).metrics
-        return {f"{task.title} dev, {name}": value for name, value in metrics.items()}
+        return {f"{task.title} dev, {name}{assumed}": value for name, value in metrics.items()}
 
     return score

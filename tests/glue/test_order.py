@@ -1,0 +1,158 @@
+"""Another order of labels is named if it fits far better, and not by chance; scores tell what they assume."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+
+import numpy as np
+import pytest
+
+from lpjax.glue.data import Examples
+from lpjax.glue.evaluate import TaskResult, check_head, evaluate_task, predict, prepare
+from lpjax.glue.labels import is_assumed, label_config
+from lpjax.glue.order import _beyond_chance, likelier_order
+from lpjax.glue.tasks import TASKS
+from tests.glue.test_evaluate import make_examples, net_with_head, texts_of
+from tests.models.golden_cases import load_golden
+from tests.test_batching import make_tokenizer
+
+pytestmark = pytest.mark.usefixtures("quick_compilations")
+
+
+def planted(classes: int, n: int, accuracy: float, seed: int, order: tuple[int, ...]):
+    """Predictions that are right so often, with labels in another order."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, classes, n)
+    said = np.where(rng.random(n) < accuracy, labels, rng.integers(0, classes, n))
+    return np.argsort(order)[said], labels
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_every_planted_order_is_found(classes):
+    for order in itertools.permutations(range(classes)):
+        said, labels = planted(classes, 200, 0.8, 1, order)
+        found = likelier_order(said, labels, classes)
+        if order == tuple(range(classes)):
+            assert found is None
+        else:
+            assert found == list(order)
+            assert np.mean(np.asarray(found)[said] == labels) > 0.8
+
+
+def test_chance_is_no_order():
+    """Nets that tell nothing, that always say the same, and too few examples."""
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        classes = int(rng.integers(2, 4))
+        n = int(rng.integers(5, 400))
+        shares = rng.dirichlet(np.ones(classes), size=2)  # frequencies of its own each
+        said, labels = (rng.choice(classes, n, p=share) for share in shares)
+        assert likelier_order(said, labels, classes) is None
+    assert likelier_order(np.zeros(400, int), np.repeat([0, 1], [40, 360]), 2) is None
+    assert likelier_order(np.array([1, 0, 1, 0, 1, 0]), np.array([0, 1, 0, 1, 0, 1]), 2) is None
+    assert likelier_order(np.zeros(0, int), np.zeros(0, int), 2) is None
+
+
+def test_standard_deviations_are_those_of_random_permutations():
+    rng = np.random.default_rng(0)
+    said, labels = rng.choice(3, 60, p=[0.5, 0.3, 0.2]), rng.choice(3, 60, p=[0.2, 0.2, 0.6])
+    order = (1, 2, 0)
+    counts = np.zeros((3, 3))
+    np.add.at(counts, (said, labels), 1)
+    right = np.asarray(order)[said]
+    random = [np.sum(right == rng.permutation(labels)) for _ in range(20000)]
+    expected = (np.sum(right == labels) - np.mean(random)) / np.std(random)
+    assert _beyond_chance(counts, order) == pytest.approx(expected, abs=0.05)
+
+
+def test_which_names_are_none():
+    mnli = TASKS["mnli"]
+    assert is_assumed(mnli, None)
+    assert is_assumed(mnli, {"id2label": {"0": "LABEL_0", "1": "LABEL_1", "2": "LABEL_2"}})
+    assert is_assumed(mnli, {"label2id": {"0": 0, "1": 1, "2": 2}})
+    assert not is_assumed(mnli, label_config(mnli))
+    assert not is_assumed(TASKS["stsb"], None)
+
+
+def right_examples(net, tokenizer, order: list[int]) -> Examples:
+    """Texts with the labels that the net gives them if its outputs are in this order."""
+    texts = texts_of(1, 3, n=64)
+    examples = make_examples("mnli", texts, texts[::-1])
+    logits = predict(net.params, net.config, prepare(net, examples, tokenizer=tokenizer).tokens).values
+    return examples._replace(labels=np.asarray(order, np.int32)[np.argmax(logits - logits.mean(0), 1)])
+
+
+def scored(**names) -> tuple[TaskResult, TaskResult]:
+    """A net whose outputs are contradiction, entailment, neutral, scored under `names` and under the right ones."""
+    net = net_with_head("bert_base", "mnli")
+    bias = dict(net.params["classifier"])
+    tokenizer = make_tokenizer(net.config)
+    examples = right_examples(net, tokenizer, [2, 0, 1])
+    logits = predict(net.params, net.config, prepare(net, examples, tokenizer=tokenizer).tokens).values
+    bias["bias"] = (np.asarray(bias["bias"]) - logits.mean(axis=0)).astype(np.float32)  # so that each comes up
+    net = dataclasses.replace(net, params={**net.params, "classifier": bias})
+    bare = {key: value for key, value in (net.config_json or {}).items() if key not in ("id2label", "label2id")}
+    right = {"id2label": {"0": "contradiction", "1": "entailment", "2": "neutral"}}
+    one, other = (
+        evaluate_task(dataclasses.replace(net, config_json=bare | told), examples, tokenizer=tokenizer)
+        for told in (names, right)
+    )
+    return one, other
+
+
+def test_scores_tell_the_order_that_they_assume_and_the_one_that_fits():
+    found, right = scored()
+    assert right.metrics["accuracy"] == 1
+    assert (right.labels_assumed, right.likelier_labels, right.truncated) == (False, None, 0)
+    assert right.warnings() == []
+    assert found.metrics["accuracy"] < 0.5
+    assert found.labels == ("entailment", "neutral", "contradiction")
+    assert found.labels_assumed
+    assert found.likelier_labels == right.labels == ("contradiction", "entailment", "neutral")
+    (said,) = found.warnings()
+    assert "taken for entailment, neutral, contradiction (assumed" in said
+    assert "contradiction, entailment, neutral fits the examples far better" in said
+
+
+def test_named_labels_that_fit_badly_are_told_too():
+    found, _ = scored(id2label={"0": "neutral", "1": "contradiction", "2": "entailment"})
+    assert not found.labels_assumed
+    assert found.likelier_labels == ("contradiction", "entailment", "neutral")
+    assert "(as config.json says)" in found.warnings()[0]
+
+
+def test_other_reasons_to_doubt_a_score():
+    net = net_with_head("bert_base", "rte")
+    tokenizer = make_tokenizer(net.config)
+    examples = make_examples("qnli", ["a b c d e f g h i j k l m n", "a"] * 2, ["b", "c"] * 2)
+    said = (net.config_json or {}) | {
+        "architectures": ["BertForSequenceClassification"],
+        "problem_type": "multi_label_classification",
+    }
+    found = evaluate_task(dataclasses.replace(net, config_json=said), examples, tokenizer=tokenizer)
+    assert (found.truncated, found.max_length) == (2, 9)
+    assert found.warnings() == [
+        "2 of 4 examples were cut off at 9 tokens",
+        "config.json says that the net was fine-tuned on RTE, not on QNLI",
+        "the net gives several labels a text (`problem_type`); the likeliest one was taken",
+        "the biases of the head are all 0, as those of a fresh one: it may never have been trained",
+    ]
+
+
+def test_heads_that_score_nothing_of_a_task_are_refused():
+    tokens = load_golden("heads/bert_tokens").checkpoint
+    with pytest.raises(ValueError, match=r"head classifies tokens .* and MNLI is of texts"):
+        check_head(tokens, TASKS["mnli"])
+    net = net_with_head("bert_base", "rte")
+    values = dataclasses.replace(net, config_json={**(net.config_json or {}), "problem_type": "regression"})
+    with pytest.raises(ValueError, match=r"one of a regression .* and RTE has classes"):
+        check_head(values, TASKS["rte"])
+    with pytest.raises(ValueError, match="`num_outputs` is 2; expected 3"):
+        check_head(net, TASKS["mnli"])
+
+
+def test_results_are_json():
+    found = TaskResult("rte", "x", 3, False, {"accuracy": 1.0}, 1.0, 1.0, ("a", "b"), True, ("b", "a"), 1)
+    assert json.loads(json.dumps(dataclasses.asdict(found)))["likelier_labels"] == ["b", "a"]
