@@ -48,7 +48,7 @@ def divergence_of(found: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     return rel_entr(softmax(wanted, axis=-1), softmax(found, axis=-1)).sum(axis=-1)
 
 
-@pytest.mark.parametrize("name", ["bert_tokens", "distilbert_tokens", "xlnet_tokens"])
+@pytest.mark.parametrize("name", ["bert_tokens", "xlnet_tokens"])
 def test_classes_of_tokens_but_special_ones(name):
     net = net_of(name)
     assert outputs_of(net) == TokenClasses(3)
@@ -235,7 +235,7 @@ def test_calibration_weights_the_words_that_a_decoder_predicts(monkeypatch):
     assert loss(calibration=found) < min(loss(), loss(calibration=read)) / 10
 
 
-@pytest.mark.parametrize("name", ["roberta_tokens", "distilbert_spans", "bert_words"])
+@pytest.mark.parametrize("name", ["distilbert_spans", "bert_words"])
 def test_recovery_and_measured_budgets(name):
     net = net_of(name)
     options = {"tokenizer": make_tokenizer(net.config)}

@@ -21,8 +21,8 @@ from lpjax.checkpoint._msgpack import write_tree
 from lpjax.checkpoint._stages import MODULES, OWN_TYPES, SENTENCE_CONFIGS, modules_at_root, net_folder, read_stages
 from lpjax.checkpoint._tensors import DTYPES, not_finite, write_tensors
 from lpjax.checkpoint._weights import nested
-from lpjax.models import architecture, config_from_json
-from lpjax.models.names import NameTable, listed, walk
+from lpjax.models import CLASS_NAMES, architecture, config_from_json
+from lpjax.models.names import HEADS, NameTable, head_named, listed, walk
 
 FORMATS = ("safetensors", "msgpack")
 
@@ -244,6 +244,9 @@ def _config_text(checkpoint: Checkpoint, int8: bool = False) -> str:
     data.pop(BLOCK, None)
     if not data or config_from_json(data) != checkpoint.config:
         data |= checkpoint.config.to_json()
+    head = checkpoint.config.head
+    if head_named(data.get("architectures")) != head:
+        data["architectures"] = [f"{CLASS_NAMES[checkpoint.config.model_type]}{HEADS[head][0]}"]
     data["model_type"] = checkpoint.config.model_type  # which the first checkpoints lack, and transformers wants
     table = architecture(checkpoint.config).name_table(checkpoint.config)
     if table.write(checkpoint.params, table.groups_of(data.get("architectures")))[1]:

@@ -127,7 +127,8 @@ def test_other_reasons_to_doubt_a_score():
     net = net_with_head("bert_base", "rte")
     tokenizer = make_tokenizer(net.config)
     examples = make_examples("qnli", ["a b c d e f g h i j k l m n", "a"] * 2, ["b", "c"] * 2)
-    said = (net.config_json or {}) | {
+    said = {
+        **(net.config_json or {}),
         "architectures": ["BertForSequenceClassification"],
         "problem_type": "multi_label_classification",
     }

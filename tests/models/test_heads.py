@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 
 import lpjax
+from lpjax.glue.finetune import _for_texts, _start
+from lpjax.glue.tasks import TASKS
 from lpjax.models import CLASS_NAMES, config_from_json
-from lpjax.models.head import num_outputs
+from lpjax.models.head import num_outputs, output_path
 from lpjax.models.names import HEADS, head_named, walk
 from lpjax.sparse import Sparse
 from tests.models.golden_cases import GOLDENS, Golden, load_golden
@@ -146,3 +148,23 @@ def test_heads_that_are_not_there_are_refused():
     permuted = load_golden("xlnet_same_length")
     with pytest.raises(ValueError, match="xlnet, whose word head fills no masks; expected one of bert, distilbert"):
         lpjax.fill_mask(permuted.checkpoint.params, permuted.checkpoint.config, permuted.batch)
+
+
+@pytest.mark.parametrize("name", ["bert_tokens", "roberta_words", "distilbert_spans"])
+def test_fine_tuning_begins_with_a_fresh_head_for_texts(name):
+    """Also if a head for tokens has weights of the same name and shape."""
+    net = load_head(name)[0].checkpoint
+    begun = _for_texts(net)
+    params, data, fresh = _start(begun, TASKS["mnli"], 0)
+    assert begun.config.head == "sequence"
+    assert output_path(net.config) in fresh
+    assert data["architectures"] == [f"{CLASS_NAMES[net.config.model_type]}ForSequenceClassification"]
+    assert config_from_json(data) == begun.config
+    assert num_outputs(params, begun.config) == 3
+
+
+def test_a_head_that_was_set_by_hand_is_written(tmp_path):
+    net = load_head("bert_tokens")[0].checkpoint
+    bare = dataclasses.replace(net, config_json={**(net.config_json or {}), "architectures": ["BertModel"]})
+    lpjax.save_checkpoint(bare, tmp_path / "set")
+    assert lpjax.load_checkpoint(tmp_path / "set").config.head == "tokens"
