@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -26,6 +26,7 @@ from lpjax.tokenize import tokenizer_of
 
 Progress = Callable[[int, int], None]
 
+_MOST_OUTPUTS = 1 << 14  # of a kernel: 1 GB of second moments
 _ADDED_IN_FLOAT32 = 32  # batches, before their sum goes to the host's float64
 
 
@@ -75,8 +76,9 @@ def calibrate(
 
     Raises:
         ValueError: no text; labels without a head or without gradients, of another number than texts, or that the net
-            does not have; a batch size or seed out of range; matrices that the net does not run, such as word heads,
-            or whose statistics are not finite; and what `tokenize` and `select_paths` refuse.
+            does not have; a batch size or seed out of range; matrices that the net does not run, or
+            with gradients kernels of more than 16,384 outputs; statistics that are not finite; and what `tokenize` and
+            `select_paths` refuse.
     """
     config, params = checkpoint.config, checkpoint.params
     check_whole("`batch_size`", batch_size, 1)
@@ -87,13 +89,15 @@ def calibrate(
     values = None if labels is None else kind.check_labels(labels, len(first))
     target = "" if not gradients else kind.target if labels is None else "labels"
     paths = select_paths(params, select)
+    shapes = {path: leaf.shape for path, leaf in leaves_with_paths(params)}
+    if gradients:
+        _require_narrow({path: shapes[path] for path in paths})
     tokenizer = tokenizer_of(checkpoint) if tokenizer is None else tokenizer
     limits = [limit for limit in (max_length, config.max_length) if limit is not None]
     tokens = tokenize(tokenizer, config, first, second, max_length=min(limits, default=None))
     mesh = data_mesh() if mesh is None else mesh
     rows = round_up(batch_size, mesh, config)
     weights = jax.device_put(device_params(params), replicated(mesh))
-    shapes = {path: leaf.shape for path, leaf in leaves_with_paths(params)}
     watched = tuple((path, shapes[path]) for path in paths)
     sums, done, rng = Sums(), 0, np.random.default_rng(seed)
     shape = (rows,) if values is None else (rows, *values.shape[1:])
@@ -120,6 +124,16 @@ def calibrate(
                 "these texts; mend the checkpoint, or find the text"
             )
     return Calibration(statistics, target, len(tokens), count, seed)
+
+
+def _require_narrow(shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Refuse kernels of so many outputs, such as an untied decoder's words, that their second moments fill memory."""
+    for path, (_, d) in shapes.items():
+        if not is_table(path) and d > _MOST_OUTPUTS:
+            raise ValueError(
+                f"`select` names {path}, whose {d} outputs have second moments of {4e-9 * d * d:.1f} GB; leave it out, "
+                "or pass `gradients=False` (--forward-only)"
+            )
 
 
 def _require_run(sums: dict[str, Taps]) -> None:

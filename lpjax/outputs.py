@@ -18,6 +18,7 @@ from jaxtyping import Array, Bool, Float
 
 from lpjax.batching import Tokens
 from lpjax.checkpoint import Checkpoint
+from lpjax.checkpoint._stages import read_stages
 from lpjax.models import ModelConfig, architecture, hidden_states, logits_of, tokens_of
 from lpjax.models.head import num_outputs
 from lpjax.models.layers import NO_DROPOUT, mean_pool
@@ -376,7 +377,9 @@ def outputs_of(checkpoint: Checkpoint) -> Outputs:
     params, config, data = checkpoint.params, checkpoint.config, checkpoint.config_json or {}
     count = num_outputs(params, config, config.head)
     if config.head != "sequence":
-        if count is None:
+        # A sentence encoder often keeps the head that it was trained with before; its folder says what it is for.
+        encoder = config.head == "words" and checkpoint.source is not None and bool(read_stages(checkpoint.source))
+        if count is None or encoder:
             return Embedding()
         if config.head == "spans" and count != 2:
             raise ValueError(f"`qa_outputs` has {count} outputs; expected 2, an answer's first and last token")

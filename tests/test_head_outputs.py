@@ -248,6 +248,21 @@ def test_recovery_and_measured_budgets(name):
     assert found.best["divergence"] < found.curve[0]["divergence"]
 
 
+def test_decoders_of_many_words_are_refused_before_any_work():
+    net = net_of("bert_untied_words")
+    params = lpjax.select.replace_leaves(
+        net.params, {"cls/predictions/decoder/kernel": np.broadcast_to(np.float32(0), (6, 30522))}
+    )
+    with pytest.raises(ValueError, match=r"names cls/predictions/decoder/kernel, whose 30522 outputs .* 3.7 GB"):
+        lpjax.calibrate(dataclasses.replace(net, params=params), TEXTS, select="decoder/kernel", **options_of(net))
+
+
+def test_a_sentence_encoder_with_a_word_head_is_one_all_the_same(tmp_path):
+    net = net_of("bert_words")
+    (tmp_path / "modules.json").write_text('[{"path": "", "type": "sentence_transformers.models.Transformer"}]')
+    assert outputs_of(dataclasses.replace(net, source=tmp_path)) == Embedding()
+
+
 def test_labels_and_heads_without_their_weights():
     net = net_of("bert_tokens")
     with pytest.raises(ValueError, match="no head for classification of texts, its outputs are classes of tokens"):
