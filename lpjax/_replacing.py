@@ -137,6 +137,24 @@ def check_parent(target: Path) -> None:
         raise PermissionError(f"{target} cannot be made: {parent} may not be written to; choose another folder")
 
 
+def overlap(one: Path, other: Path) -> bool:
+    """Whether one of two folders is, or lies in, the other: links and the case of letters count as the file system
+    has them, as far as the folders are there."""
+
+    def within(path: Path, folder: Path) -> bool:
+        return any(_same(parent, folder) for parent in (path, *path.parents))
+
+    one, other = one.resolve(), other.resolve()
+    return within(one, other) or within(other, one)
+
+
+def _same(one: Path, other: Path) -> bool:
+    try:
+        return one.samefile(other)
+    except OSError:
+        return one == other
+
+
 def check_space(target: Path, size: int) -> None:
     """Refuse, before any work, a target beside which there is less than `size` bytes of free space.
 

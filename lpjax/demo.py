@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from lpjax._json import read_fields
-from lpjax._replacing import check_parent, put_back, replacing_folder
+from lpjax._replacing import check_parent, overlap, put_back, replacing_folder
 from lpjax.calibrate import calibrate
 from lpjax.calibration import Calibration
 from lpjax.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
@@ -84,6 +84,7 @@ def run_demo(
     check_out(out)
     began = time.perf_counter()
     checkpoint = load_checkpoint(model if model is not None else encoder_folder())
+    check_out(out, checkpoint.source)
     sentences = load_sentences()
     score, heading, reason = _scorer(checkpoint, glue, sentences[1::2])
     console.print(f"Scored by {heading}: {reason}")
@@ -152,12 +153,14 @@ def encoder_folder() -> Path:
     return folder
 
 
-def check_out(out: Path) -> None:
-    """Refuse a folder that no demo wrote.
+def check_out(out: Path, model: Path | None = None) -> None:
+    """Refuse a folder that no demo wrote, or that lies in the model's, or the model in it.
 
     Raises:
         DemoError: as said.
     """
+    if model is not None and overlap(out, model):
+        raise DemoError(f"{out} overlaps {model}, which is to be compressed; choose another with --out")
     put_back(out.resolve())
     check_parent(out.resolve())
     if not out.exists():

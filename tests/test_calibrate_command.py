@@ -92,7 +92,7 @@ def test_compress_by_a_text_and_by_its_statistics(command, folder, text, tmp_pat
         (["--labels"], "--labels are those of a --task"),
         (["--split", "train"], "--split and --glue are those of a --task"),
         (["--seed", "-1"], "--seed is -1"),
-        (["--texts", "0"], "--texts is 0; expected 1 or more"),
+        (["--texts", "0"], "--texts is 0; expected a whole number, 1 or more"),
         (["--batch-size", "0"], "--batch-size is 0"),
         (["--max-length", "2"], "--max-length is 2"),
         (["--text", "nowhere.txt"], "nowhere.txt can't be read"),
@@ -116,6 +116,9 @@ def test_an_old_file_stays_unless_forced(command, folder, text, tmp_path):
     status, _, errors = command("calibrate", folder, out, "--text", text)
     assert (status, out.read_text()) == (2, "mine")
     assert "--force" in errors
+    assert command("calibrate", folder, out, "--text", text, "--force")[0] == 2  # it is no calibration
+    assert out.read_text() == "mine"
+    out.write_text("")
     assert command("calibrate", folder, out, "--text", text, "--force")[0] == 0
     assert load_calibration(out).texts == 5
 

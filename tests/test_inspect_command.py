@@ -146,7 +146,7 @@ def test_plot_is_written_and_not_overwritten(run, folder, tmp_path):
     status, printed, err = run(folder, "--plot", picture)
     assert (status, printed) == (2, "")
     assert "exists; choose another name, or --force" in " ".join(err.split())
-    picture.write_bytes(b"old")
+    picture.write_bytes(first[:100])
     assert run(folder, "--plot", picture, "--force", "--json")[0] == 0
     assert picture.read_bytes() == first
     assert sorted(path.name for path in tmp_path.iterdir()) == ["dense", "spectra.png"]

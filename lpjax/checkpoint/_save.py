@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from lpjax._replacing import check_parent, put_back, replacing_folder
+from lpjax._replacing import check_parent, overlap, put_back, replacing_folder
 from lpjax.checkpoint._dense import densified
 from lpjax.checkpoint._files import BLOCK, CONFIG, FACTORED_WEIGHTS, FLAX_WEIGHTS, WEIGHTS, WEIGHTS_KEY
 from lpjax.checkpoint._int8 import FACTORS, INT8, rounded_factors
@@ -218,16 +218,15 @@ def check_target(folder: str | Path, source: Path | None, overwrite: bool) -> Pa
     if source is not None and not source.is_dir():
         raise FileNotFoundError(f"`checkpoint.source`, {source}, is no longer there; None saves without a tokenizer")
     check_parent(target)
+    if source is not None and overlap(target, source):
+        origin = source.resolve()
+        raise FileExistsError(f"{target} overlaps {origin}, which the checkpoint came from; choose another folder")
     if not target.exists():
         return target
     if not target.is_dir():
         raise FileExistsError(f"{target} is a file, expected a folder that is not there yet")
     if not overwrite:
         raise FileExistsError(f"{target} exists; choose another folder, or overwrite=True (--force) to replace it")
-    if source is not None:
-        origin = source.resolve()
-        if origin == target or target in origin.parents or origin in target.parents:
-            raise FileExistsError(f"{target} overlaps {origin}, which the checkpoint came from; choose another folder")
     if target.is_mount():
         raise FileExistsError(f"{target} is a mount point, which cannot be replaced; choose a folder inside it")
     inside = {path.name for path in target.iterdir()}

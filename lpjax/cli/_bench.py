@@ -41,7 +41,7 @@ def bench(
     with misuse():
         check_whole("--tokens", tokens, 1)
         if out is not None:
-            check_new_file("--out", out, force)
+            check_new_file("--out", out, force, "break-even file")
         folder = find_model(model)
     checkpoint, patterns = load_selected(folder, layers)
     with progress() as advance:

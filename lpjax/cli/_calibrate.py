@@ -68,7 +68,7 @@ def calibrate(
             ("--max-length", max_length, 3),
         ):
             check_whole(name, value, least)
-        check_new_file("OUT", out, force)
+        check_new_file("OUT", out, force, "calibration")
         folder = find_model(model)
     checkpoint, patterns = load_selected(folder, layers)
     source, first, second, examples = load_texts(text, chosen, split, glue)

@@ -80,20 +80,24 @@ def sizes(before: int, after: int) -> str:
     return f"weights {before / 1e6:.1f} MB → {after / 1e6:.1f} MB"
 
 
-def check_new_file(option: str, path: Path, force: bool) -> None:
-    """Refuse a file that an option asks to be written, before any work.
+def check_new_file(option: str, path: Path, force: bool, kind: str) -> None:
+    """Refuse a file of a kind (see `check_replaceable`) that an option asks to be written, before any work.
 
     Raises:
         FileNotFoundError: there is no folder for it.
-        FileExistsError: it is there and `force` is not given, or is no regular file.
+        FileExistsError: it is there and `force` is not given, or is no regular file, or of another kind, or a file of
+            a checkpoint.
         PermissionError: its folder may not be written to.
     """
+    from lpjax._targets import check_replaceable
+
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{option} is {path}, but there is no folder {path.parent}")
     if path.is_dir() or (path.exists() and not force):
         hint = "" if path.is_dir() else ", or --force to replace it"
         raise FileExistsError(f"{path} exists; choose another name{hint}")
     check_regular(path)
+    check_replaceable(path, kind)
     check_parent(path.resolve())
 
 

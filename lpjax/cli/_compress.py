@@ -111,7 +111,7 @@ def compress(
         )  # fmt: skip
         check_target(out, None, force)
         if plan_out is not None:
-            check_new_file("--plan-out", plan_out, force)
+            check_new_file("--plan-out", plan_out, force, "plan")
         timings = None if break_even is None else read_break_even(break_even)
         folder = find_model(model)
     checkpoint = load_checkpoint(folder)

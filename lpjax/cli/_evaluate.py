@@ -135,6 +135,7 @@ def demo(
     with misuse():
         check_out(out)
         folder = None if model is None else find_model(model)
+        check_out(out, folder)
     run_demo(out, model=folder, name=model, glue=glue)
 
 

@@ -109,7 +109,7 @@ def _keeps(text: str) -> tuple[float, ...]:
 def _check_plot(plot: Path, force: bool) -> None:
     if plot.suffix.lower() != ".png":
         raise ValueError(f"--plot is {plot}; expected a name that ends in .png")
-    check_new_file("--plot", plot, force)
+    check_new_file("--plot", plot, force, "PNG picture")
 
 
 def _document(model: str, inspection: Inspection) -> dict[str, Any]:

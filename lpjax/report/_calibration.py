@@ -32,7 +32,7 @@ def save_calibration(calibration: Calibration, path: str | Path, *, overwrite: b
         OSError: it cannot be written.
     """
     path = Path(path)
-    refuse_existing(path, overwrite=overwrite)
+    refuse_existing(path, "calibration", overwrite=overwrite)
     arrays: dict[str, np.ndarray] = {}
     names: dict[bytes, str] = {}
     layers = []

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lpjax._replacing import check_parent, check_regular
+from lpjax._targets import check_replaceable
 from lpjax.checkpoint import Checkpoint
 from lpjax.checkpoint._source import weight_bytes
 from lpjax.glue.data import DataError
@@ -123,6 +124,7 @@ def check_page(out: Path, overwrite: bool) -> None:
     if out.is_dir() or (out.exists() and not overwrite):
         hint = "" if out.is_dir() else ", or --force to replace it"
         raise FileExistsError(f"{out} exists; choose another name with --out{hint}")
+    check_replaceable(out, "page of lpjax report")
     if not out.parent.is_dir():
         raise FileNotFoundError(f"{out} can't be written, for there is no folder {out.parent}")
     check_regular(out)

@@ -23,7 +23,7 @@ def save_plan(plan: Plan, path: str | Path, *, overwrite: bool = False) -> None:
         OSError: it cannot be written.
     """
     path = Path(path)
-    refuse_existing(path, overwrite=overwrite)
+    refuse_existing(path, "plan", overwrite=overwrite)
     told: dict[str, Any] = {"schema": SCHEMA}
     told |= {key: getattr(plan, key) for key in ("budget", "budget_of", "allocation")}
     told |= {"weighting": _name(plan.weighting), "provenance": dict(plan.provenance)}

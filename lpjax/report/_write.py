@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lpjax._replacing import replacing
+from lpjax._targets import check_replaceable
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -34,11 +35,12 @@ def write_json(path: str | Path, content: Mapping[str, Any]) -> None:
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def refuse_existing(path: Path, *, overwrite: bool) -> None:
-    """Refuse to write over a folder, or over a file unless told to.
+def refuse_existing(path: Path, kind: str, *, overwrite: bool) -> None:
+    """Refuse to write over a folder, over a file unless told to, and over files of another kind or of a checkpoint.
 
     Raises:
         FileExistsError: as said.
     """
     if path.is_dir() or (path.exists() and not overwrite):
         raise FileExistsError(f"{path} exists; choose another name, or overwrite=True to replace a file")
+    check_replaceable(path, kind)

@@ -55,6 +55,7 @@ def test_nothing_is_overwritten(tmp_path):
     with pytest.raises(FileExistsError, match="exists"):
         save_plan(PLAN, tmp_path / "plan.json")
     assert (tmp_path / "plan.json").read_text() == "mine"
+    (tmp_path / "plan.json").write_text('{"schema": "lpjax-plan/1"}')
     save_plan(PLAN, tmp_path / "plan.json", overwrite=True)
     assert load_plan(tmp_path / "plan.json") == PLAN
 
