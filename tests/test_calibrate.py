@@ -270,7 +270,7 @@ def statistics_of_a_net(target: str) -> None:
     write_first({key: np.asarray(value) for key, value in arrays.items() if value is not None}, target)
 
 
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("processes", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_eight_devices_sum_up_the_same_as_one(processes, tmp_path):
     target = tmp_path / "eight.safetensors"
     eight = on_devices("tests.test_calibrate.statistics_of_a_net", target, processes=processes)

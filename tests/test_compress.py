@@ -548,7 +548,10 @@ def write_compressed(target: str) -> None:
     write_first(arrays, target)
 
 
-@pytest.mark.parametrize(("devices", "processes"), [(8, 1), (2, 1), (2, 2), (8, 2)])
+@pytest.mark.parametrize(
+    ("devices", "processes"),
+    [pytest.param(8, 1, marks=pytest.mark.slow), (2, 1), pytest.param(2, 2, marks=pytest.mark.slow), (8, 2)],
+)
 def test_layers_over_many_devices_come_out_as_on_one(devices, processes, tmp_path):
     write_compressed(str(tmp_path / "one.safetensors"))
     expected = load_file(tmp_path / "one.safetensors")

@@ -24,6 +24,7 @@ def tolerance(dtype: str) -> float:
     return 2e-6 if dtype == "float32" else 1e-13
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize("p", EXPONENTS)
 @pytest.mark.parametrize("over", ["entries", "rows"])
 @pytest.mark.parametrize("shape", [(17, 7), (1, 5), (5, 1)])

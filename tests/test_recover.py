@@ -35,6 +35,7 @@ def run(smaller, dense, texts=TEXTS, settings=SETTINGS, **options):
     return recover(smaller, dense, texts, settings=settings, tokenizer=make_tokenizer(dense.config), **options)
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("name", NETS)
 @pytest.mark.parametrize("task", [None, "mnli", "stsb"])
 def test_it_comes_nearer_to_the_dense_net(name, task):
@@ -164,7 +165,7 @@ def write_recovered(target):
     write_first({"curve": curve, **leaves}, target)
 
 
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("processes", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_eight_devices_are_as_one(processes, tmp_path):
     one = on_devices("tests.test_recover.write_recovered", tmp_path / "one.safetensors", devices=1)
     eight = on_devices("tests.test_recover.write_recovered", tmp_path / "eight.safetensors", processes=processes)

@@ -35,6 +35,7 @@ def expected(matrix, sides):
     return np.linalg.svd(weighted, compute_uv=False)
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize("shape", [(90, 40), (40, 90), (40, 40), (1, 30), (30, 1)])
 @pytest.mark.parametrize("rows", [None, "diagonal", "full", "singular"])
 @pytest.mark.parametrize("columns", [None, "full"])

@@ -343,7 +343,7 @@ def write_weighted(target):
     write_first(arrays, target)
 
 
-@pytest.mark.parametrize(("devices", "processes"), [(4, 1), (4, 2)])
+@pytest.mark.parametrize(("devices", "processes"), [pytest.param(4, 1, marks=pytest.mark.slow), (4, 2)])
 def test_devices_make_no_difference(devices, processes, tmp_path):
     write_weighted(tmp_path / "one.safetensors")
     one = load_file(tmp_path / "one.safetensors")

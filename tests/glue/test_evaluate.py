@@ -254,7 +254,7 @@ def logits_of_all_nets(target: str) -> None:
     write_first(found, target)
 
 
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_eight_devices_say_the_same_as_one(processes, tmp_path):
     target = tmp_path / "eight.safetensors"
     eight = on_devices("tests.glue.test_evaluate.logits_of_all_nets", target, processes=processes)

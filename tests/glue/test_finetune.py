@@ -205,6 +205,7 @@ def test_dropout_follows_from_its_key():
 # It learns
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("rank", [None, 4], ids=["dense", "factored"])
 @pytest.mark.parametrize("name", NETS)
 def test_every_net_learns(name, rank):
@@ -239,7 +240,7 @@ def test_a_regression_is_learned_in_its_own_units():
     assert metrics["pearson"] == pytest.approx(found.best["pearson"], abs=1e-6)
 
 
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("processes", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_eight_devices_learn_the_same_as_one(processes, tmp_path):
     target = tmp_path / "eight.safetensors"
     eight = on_devices("tests.glue.test_finetune.write_curve", target, processes=processes)

@@ -13,6 +13,8 @@ import lpjax
 from lpjax.solvers._admm_entries import _planned
 from tests.helpers import heavy_tailed
 
+pytestmark = pytest.mark.optimized
+
 
 def noisy(n: int, d: int, seed: int = 0) -> np.ndarray:
     """A matrix with the slowly falling spectrum of real weights, and Laplace noise."""
@@ -29,7 +31,7 @@ def optimum_of_irls(rank: int, p: float) -> float:
 
 
 @pytest.mark.parametrize(("p", "steps", "share"), [(1.0, 5, 0.5), (1.0, 16, 0.15), (1.5, 4, 0.4), (1.5, 16, 0.1)])
-@pytest.mark.parametrize("rank", [6, 20, 30])
+@pytest.mark.parametrize("rank", [6, pytest.param(20, marks=pytest.mark.slow), 30])
 def test_a_short_plan_comes_near_the_optimum(p, steps, share, rank, x64):
     """Of what alternating IRLS finds below the SVD in hundreds of sweeps."""
     matrix = noisy(400, 40)

@@ -13,7 +13,7 @@ import pytest
 import lpjax
 from tests.helpers import ITERATIVE, OBJECTIVE, SOLVERS, heavy_tailed, low_rank, norm, product, truncated_svd
 
-pytestmark = pytest.mark.parametrize("name", SOLVERS)
+pytestmark = [pytest.mark.parametrize("name", SOLVERS), pytest.mark.covering]
 
 
 def solve(name: str, matrix, rank: int, **options):
@@ -179,6 +179,7 @@ def test_jit_vmap_and_eager_agree(name, x64):
 def test_compiles_once_a_shape(name):
     """Values, p, tolerance and iteration limit may change; a rank or a shape that changes compiles anew."""
     core = getattr(__import__(f"lpjax.solvers._{name}", fromlist=[name]), f"_{name}")
+    core.clear_cache()
     solve(name, heavy_tailed(17, 7).astype(np.float32), 3, p=1.0)
     compiled = core._cache_size()
     for seed, p in ((1, 1.2), (2, 2.0)):

@@ -15,7 +15,6 @@ from lpjax.solvers import _lapack
 from tests.helpers import SOLVERS, heavy_tailed
 
 pytestmark = [
-    pytest.mark.usefixtures("quick_compilations"),
     pytest.mark.skipif(jax.default_backend() != "cpu", reason="where LAPACK is not used, a batch is one call"),
 ]
 

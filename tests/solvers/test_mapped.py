@@ -14,7 +14,7 @@ import lpjax
 from lpjax.solvers import _blocks, _mapped
 from tests.helpers import SOLVERS, heavy_tailed, product, subspace_distance, truncated_svd
 
-pytestmark = pytest.mark.usefixtures("quick_compilations")
+pytestmark = pytest.mark.covering
 
 FROM_FILE = ["svd", "lewis", "irls_rows"]
 

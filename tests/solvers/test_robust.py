@@ -13,6 +13,8 @@ from lpjax.solvers._problem import make_problem
 from lpjax.solvers._start import Outcome
 from tests.helpers import heavy_tailed, low_rank, norm, product, subspace_distance
 
+pytestmark = pytest.mark.optimized
+
 
 @pytest.fixture(autouse=True)
 def _double(x64):

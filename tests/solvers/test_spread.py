@@ -118,7 +118,7 @@ def test_spread_columns_are_refused():
         lpjax.svd(matrix.astype(np.float32), 2)
 
 
-@pytest.mark.parametrize(("processes", "devices"), [(2, 4), (4, 4)])
+@pytest.mark.parametrize(("processes", "devices"), [(2, 4), pytest.param(4, 4, marks=pytest.mark.slow)])
 def test_processes_say_the_same_as_one_device(processes, devices, one_device, tmp_path):
     target = tmp_path / "found.safetensors"
     compare(on_devices("tests.solvers.test_spread.write_answers", target, devices, processes), one_device)

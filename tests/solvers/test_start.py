@@ -11,6 +11,8 @@ import lpjax
 from lpjax.solvers import _start
 from tests.helpers import low_rank, norm, product
 
+pytestmark = pytest.mark.optimized
+
 TALL = (6000, 12)  # so tall that a start is chosen by a sample of the rows
 
 

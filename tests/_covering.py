@@ -1,0 +1,50 @@
+"""Which cases of a product of parameters are run always: so many that every two values meet in one of them."""
+
+from __future__ import annotations
+
+import itertools
+from collections import defaultdict
+from collections.abc import Hashable, Mapping, Sequence
+
+import pytest
+
+
+def covering(cases: Sequence[Mapping[str, Hashable]], strength: int = 2) -> list[int]:
+    """The cases, by number, that have among them all values, two by two, that any case has.
+
+    Args:
+        cases: value by parameter.
+        strength: how many values are to meet: 2, or 1 for every value by itself.
+
+    Returns:
+        numbers in ascending order. The choice is greedy: the case that has most of what no case before has, and of
+        equal ones the first.
+    """
+    missing = [_groups(case, strength) for case in cases]
+    chosen = []
+    while any(missing):
+        best = max(range(len(cases)), key=lambda i: len(missing[i]))
+        covered = missing[best].copy()
+        for groups in missing:
+            groups -= covered
+        chosen.append(best)
+    return sorted(chosen)
+
+
+def _groups(case: Mapping[str, Hashable], strength: int) -> set[frozenset[tuple[str, Hashable]]]:
+    """Values with their parameters, up to so many at a time: a test may have fewer parameters."""
+    return {frozenset(group) for n in range(1, strength + 1) for group in itertools.combinations(case.items(), n)}
+
+
+def mark_the_rest_slow(items: Sequence[pytest.Item]) -> None:
+    """Of tests with the mark `covering`: the cases that the function leaves out get the mark `slow`."""
+    tests: defaultdict[tuple[object, ...], list[pytest.Function]] = defaultdict(list)
+    for item in items:
+        if isinstance(item, pytest.Function) and hasattr(item, "callspec") and item.get_closest_marker("covering"):
+            tests[item.path, item.cls, item.originalname].append(item)
+    for cases in tests.values():
+        mark = cases[0].get_closest_marker("covering")
+        assert mark is not None
+        values = [{name: repr(value) for name, value in item.callspec.params.items()} for item in cases]
+        for number in set(range(len(cases))) - set(covering(values, *mark.args)):
+            cases[number].add_marker("slow")
