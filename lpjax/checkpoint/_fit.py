@@ -112,6 +112,7 @@ class _OwnNames:
         self.separator = separator or "."
         self._table, self._torch = table, separator is None
         self._base = {self._spelt(weight) for weight in table.base}
+        self.required = {self._spelt(weight) for weight in table.base if not weight.group}
         self._heads = {self._spelt(weight) for weight in table.heads}
         self._prefix = table.prefix + self.separator
         self._modules = {table.prefix, *(name.split(self.separator)[0] for name in self._base)}
@@ -120,13 +121,13 @@ class _OwnNames:
     def _spelt(self, weight: Any) -> str:
         return weight.name if self._torch else weight.path.replace("/", self.separator)
 
-    def before(self, given: str) -> str | None:
-        """What stands before the name of a base weight, with or without the base model's prefix; None if it is none."""
+    def before(self, given: str) -> tuple[str, str] | None:
+        """What stands before the name of a base weight, with or without the base model's prefix, and that name."""
         parts = (self._table.stem(given) if self._torch else given).split(self.separator)
         for start in range(max(0, len(parts) - self._depth), len(parts)):
-            name = self.separator.join(parts[start:])
-            if name.removeprefix(self._prefix) in self._base:
-                return "".join(part + self.separator for part in parts[:start])
+            name = self.separator.join(parts[start:]).removeprefix(self._prefix)
+            if name in self._base:
+                return "".join(part + self.separator for part in parts[:start]), name
         return None
 
     def absent(self, present: Iterable[str]) -> list[str]:
@@ -179,14 +180,15 @@ def _unwrapped(own: _OwnNames, given: Iterable[str]) -> tuple[dict[str, str], st
     cleared = {own.separator.join(p for p in n.split(own.separator) if p not in _INNER): n for n in names}
     inside = len(cleared) == len(names) and list(cleared) != names
     cleared = cleared if inside else {name: name for name in names}
-    counts: dict[str, int] = {}
+    under: dict[str, set[str]] = {}
     for name in cleared:
-        if (before := own.before(name)) is not None:
-            counts[before] = counts.get(before, 0) + 1
-    most = max(counts.values(), default=0)
-    best = [before for before, count in counts.items() if count == most]
-    if not best:
+        if (found := own.before(name)) is not None:
+            under.setdefault(found[0], set()).add(found[1])
+    if not under:
         return cleared, "", ("no name in the file is one of such a net",)
+    most = max(map(len, under.values()))
+    whole = [before for before, weights in under.items() if own.required <= weights]
+    best = whole or [before for before, weights in under.items() if len(weights) == most]
     if len(best) > 1 and "" not in best:
         nets = ", ".join(f"`{before}`" for before in best[:5])
         return cleared, "", (f"the file holds several nets, under {nets}; expected one",)

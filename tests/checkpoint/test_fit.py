@@ -127,12 +127,33 @@ def test_a_prefix_of_the_net_alone_and_tensors_besides(tmp_path: Path, caplog: p
     assert len(said(caplog)) == 2
 
 
-def test_two_nets_in_one_file_are_refused(tmp_path: Path):
+@pytest.mark.parametrize("alike", [True, False])
+def test_two_nets_in_one_file_are_refused(alike: bool, tmp_path: Path):
+    """Though one of them has a pooler and the other has not."""
+
     def twice(tensors: dict[str, Any]) -> dict[str, Any]:
-        return {f"{side}.{key}": value for side in ("query", "document") for key, value in tensors.items()}
+        both = {f"{side}.{key}": value for side in ("query", "document") for key, value in tensors.items()}
+        return {key: value for key, value in both.items() if alike or not key.startswith("document.pooler")}
 
     with pytest.raises(CheckpointError, match=r"holds several nets, under `query.`, `document.`; expected one"):
         load_checkpoint(rewritten(GOLDENS / "bert_base", tmp_path / "net", twice))
+
+
+def test_a_whole_net_comes_before_one_with_a_prefix(tmp_path: Path):
+    """A teacher beside the net, which has a pooler, and the net has none."""
+    source = rewritten(
+        GOLDENS / "bert_base",
+        tmp_path / "net",
+        lambda t: (
+            {f"teacher.{key}": value for key, value in t.items()}
+            | {key: 2 * value for key, value in t.items() if not key.startswith("pooler")}
+        ),
+    )
+    loaded = load_checkpoint(source)
+    table = load_checkpoint(GOLDENS / "bert_base").params["embeddings"]["word_embeddings"]["embedding"]
+    np.testing.assert_array_equal(loaded.params["embeddings"]["word_embeddings"]["embedding"], 2 * table)
+    assert len(loaded.extra) == 39
+    assert "teacher.pooler.dense.bias" in loaded.extra
 
 
 def test_what_does_not_fit_without_the_prefix_is_told_once(tmp_path: Path):
