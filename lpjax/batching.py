@@ -93,7 +93,12 @@ def tokenize(
         raise ValueError(f"`max_length` is {max_length}; expected {expected}")
     segments = second is not None and config.num_token_types != 1
     options = {"return_token_type_ids": True} if segments or isinstance(config, XLNetConfig) else {}
-    found = tokenizer(*map(list, texts), truncation=True, max_length=max_length, add_special_tokens=True, **options)
+    try:
+        found = tokenizer(*map(list, texts), truncation=True, max_length=max_length, add_special_tokens=True, **options)
+    except (ValueError, OSError):
+        raise
+    except Exception as error:  # tokenizers raises bare Exception, of a vocabulary without its own [UNK], say
+        raise ValueError(f"`tokenizer` fails on the texts: {error}; its files are damaged, or another net's") from error
     ids = [np.asarray(row, np.int32) for row in found["input_ids"]]
     sizes = [len(row) for row in ids]
     if not all(1 <= size <= max_length for size in sizes):
