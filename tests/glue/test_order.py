@@ -9,11 +9,14 @@ import json
 import numpy as np
 import pytest
 
+import lpjax
 from lpjax.glue.data import Examples
 from lpjax.glue.evaluate import TaskResult, check_head, evaluate_task, predict, prepare
 from lpjax.glue.labels import is_assumed, label_config
 from lpjax.glue.order import _beyond_chance, likelier_order
 from lpjax.glue.tasks import TASKS
+from lpjax.models.head import with_head
+from lpjax.report._scores import task_scorer
 from tests.glue.test_evaluate import make_examples, net_with_head, texts_of
 from tests.models.golden_cases import load_golden
 from tests.test_batching import make_tokenizer
@@ -157,3 +160,33 @@ def test_heads_that_score_nothing_of_a_task_are_refused():
 def test_results_are_json():
     found = TaskResult("rte", "x", 3, False, {"accuracy": 1.0}, 1.0, 1.0, ("a", "b"), True, ("b", "a"), 1)
     assert json.loads(json.dumps(dataclasses.asdict(found)))["likelier_labels"] == ["b", "a"]
+
+
+def test_the_command_and_the_page_tell(command, folder, tmp_path, monkeypatch):
+    """A net whose two outputs are the other way round than LABEL_0 and LABEL_1 say."""
+    base = lpjax.load_checkpoint(folder)
+    params, _ = with_head(base.params, base.config, 2, seed=1)
+    texts = [f"{a} {b}" for a in "abcdefg" for b in "abcdef"]
+    tokens = prepare(base, make_examples("sst2", texts)).tokens
+    logits = predict(params, base.config, tokens).values
+    params["classifier"] = {**params["classifier"], "bias": -np.median(logits, axis=0)}
+    data = {**(base.config_json or {}), "architectures": ["BertForSequenceClassification"]}
+    lpjax.save_checkpoint(dataclasses.replace(base, params=params, config_json=data), tmp_path / "net")
+    labels = 1 - np.argmax(predict(params, base.config, tokens).values, axis=1)
+    (tmp_path / "glue" / "SST-2").mkdir(parents=True)
+    rows = ["sentence\tlabel", *(f"{text}\t{label}" for text, label in zip(texts, labels, strict=True))]
+    (tmp_path / "glue" / "SST-2" / "some.tsv").write_text("\n".join(rows) + "\n")
+    options = ["--task", "sst2", "--glue", tmp_path / "glue", "--split", "some"]
+    status, said, errors = command("evaluate", tmp_path / "net", *options, "--json")
+    assert status == 0, errors
+    told = json.loads(said)["result"]
+    assert told["metrics"]["accuracy"] == 0
+    assert (told["labels_assumed"], told["likelier_labels"]) == (True, ["positive", "negative"])
+    status, said, _ = command("evaluate", tmp_path / "net", *options)
+    assert status == 0
+    assert all(line in said for line in told["warnings"])
+
+    net = lpjax.load_checkpoint(tmp_path / "net")
+    examples = make_examples("sst2", texts, labels=labels)
+    monkeypatch.setattr("lpjax.report._scores.load_examples", lambda *_: examples)
+    assert task_scorer(net, TASKS["sst2"])(net) == {"SST-2 dev, accuracy (order of the labels assumed)": 0}
