@@ -53,6 +53,7 @@ def calibrate(
     as_json: AsJson = False,
 ) -> None:
     """Run text through a net and note which rows and directions of its matrices matter."""
+    from lpjax.glue.labels import is_assumed
     from lpjax.report import save_calibration
 
     with misuse():
@@ -82,6 +83,9 @@ def calibrate(
     told = {key: getattr(found, key) for key in ("target", "texts", "tokens", "seed")}
     told |= {"out": str(out), "bytes": size, "layers": len(found.statistics), **found.provenance}
     del told["weights"]
+    assumed = values is not None and examples is not None and is_assumed(examples.task, checkpoint.config_json)
+    if values is not None:
+        told["labels_assumed"] = assumed
     if as_json:
         print(json.dumps(told))
         return
@@ -94,6 +98,11 @@ def calibrate(
     console = Console()
     console.print(table)
     console.print(f"{size / 1e6:.1f} MB in {escape(str(out))}", highlight=False, soft_wrap=True)
+    if assumed and examples is not None:
+        names = ", ".join(examples.task.labels)
+        console.print(
+            f"config.json names no labels; the outputs are assumed to be {names}, in this order", soft_wrap=True
+        )
 
 
 def _values(checkpoint: Checkpoint, examples: Examples) -> Any:

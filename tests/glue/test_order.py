@@ -186,6 +186,11 @@ def test_the_command_and_the_page_tell(command, folder, tmp_path, monkeypatch):
     assert status == 0
     assert all(line in said for line in told["warnings"])
 
+    options = [*options, "--labels", "--layers", "encoder", "--json"]
+    status, said, errors = command("calibrate", tmp_path / "net", tmp_path / "s.safetensors", *options)
+    assert status == 0, errors
+    assert json.loads(said)["labels_assumed"]
+
     net = lpjax.load_checkpoint(tmp_path / "net")
     examples = make_examples("sst2", texts, labels=labels)
     monkeypatch.setattr("lpjax.report._scores.load_examples", lambda *_: examples)
