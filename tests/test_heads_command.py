@@ -43,6 +43,7 @@ def compared(command, net: Path, dense: Path, text: Path) -> dict:
     return told["outputs"]
 
 
+@pytest.mark.slow
 def test_a_masked_language_model_is_compressed_recovered_and_compared(command, text, tmp_path):
     dense = make_folder(tmp_path, "heads/bert_words")
     small, better = tmp_path / "small", tmp_path / "better"
@@ -62,6 +63,7 @@ def test_a_masked_language_model_is_compressed_recovered_and_compared(command, t
     assert isinstance(net.params["bert"]["embeddings"]["word_embeddings"]["embedding"], lpjax.LowRank)
 
 
+@pytest.mark.slow
 def test_measured_budgets_of_a_net_that_labels_tokens(command, text, tmp_path):
     dense, small = make_folder(tmp_path, "heads/distilbert_tokens"), tmp_path / "small"
     options = ["--layers", "encoder", "--budget", 0.95, "--allocation", "measured", "--calibrate", text]
