@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -81,7 +83,7 @@ class Recovered:
             infinite.
         best: that of `checkpoint`, one of `curve`.
         texts: how many were trained on; held_out: how many were not.
-        seconds: of training, with compilation.
+        seconds: of training, with compilation, of all runs of it together.
     """
 
     checkpoint: Checkpoint
@@ -100,6 +102,8 @@ def recover(
     settings: Recovery | None = None,
     *,
     tokenizer: Any = None,
+    snapshot: str | Path | None = None,
+    save_every: float = 60.0,
     mesh: Mesh | None = None,
     progress: Progress | None = None,
 ) -> Recovered:
@@ -109,6 +113,8 @@ def recover(
     `hidden` times the relative squared error of the last hidden states that the outputs are made of. Factors stay
     factors; a tenth of the texts, at most 256, is held out to check by, several times an epoch, whether the net comes
     nearer: see `Recovery.checks`. There is no dropout: the nets should agree, not generalize from few labels.
+    Two runs of the same settings and texts, on the same machine and number of devices, give the same weights, also if
+    one was interrupted and went on from its snapshot.
 
     Args:
         smaller: the net to be trained.
@@ -117,15 +123,20 @@ def recover(
         second: the second texts.
         settings: by default `Recovery()`.
         tokenizer: of transformers; by default the one in `dense.source`.
+        snapshot: file to save the state in now and then, and to go on from if it is there, as in `finetune`.
+        save_every: seconds between snapshots; there is one at every check anyway.
         mesh: devices, along an axis "data"; by default all. A batch is spread over them.
         progress: called with (updates done, updates in all, what) after each.
 
     Raises:
-        ValueError: nets of different configs or heads, or whose outputs are not finite, fewer than two texts, or what
-            `tokenize` refuses.
+        ValueError: nets of different configs or heads, or whose outputs are not finite, fewer than two texts, a
+            snapshot of another run (naming what differs), or what `tokenize` refuses.
+        OSError: another run that is alive writes to `snapshot`, or there is too little space beside it.
     """
     # Not above: optax takes a seventh of a second to import, and `import lpjax` comes by here.
-    from lpjax.glue._train_step import Schedule, begin, make_optimizer, train_step
+    from lpjax.glue._fit import Run, fit, resumed
+    from lpjax.glue._train_state import Log
+    from lpjax.glue._train_step import Schedule, TrainState, begin, make_optimizer, train_step
 
     settings = settings or Recovery()
     config = dense.config
@@ -156,56 +167,98 @@ def recover(
     optimizer = make_optimizer(settings.weight_decay, settings.clip)
     loss = _loss_of(kind, settings.hidden)
 
-    began = time.perf_counter()
     teacher = jax.device_put(device_params(dense.params), replicated(mesh))
-    params = device_params(smaller.params, jnp.float32)
-    state = jax.device_put(begin(params, optimizer), replicated(mesh))
-    curve: list[dict[str, float]] = [{"step": 0, "epoch": 0, "divergence": measure(smaller.params)}]
-    if not math.isfinite(curve[0]["divergence"]):
-        raise ValueError("the outputs of `smaller` or `dense` are not finite on the texts; mend its weights")
+    state = begin(device_params(smaller.params, jnp.float32), optimizer)
     # On the host, with the moments: on the devices there is no second copy of any.
-    best, kept = jax.device_get(state), curve[0]
-    losses: list[Array] = []
+    run = Run(state, jax.device_get(state), Log(_about(smaller, dense, first, second, settings)))
+    if not resumed(run, snapshot, from_start=True):
+        began = time.perf_counter()
+        divergence = measure(smaller.params)
+        if not math.isfinite(divergence):
+            raise ValueError("the outputs of `smaller` or `dense` are not finite on the texts; mend its weights")
+        run.log.curve.append({"step": 0, "epoch": 0, "divergence": divergence})
+        run.log.best, run.log.seconds = 0, time.perf_counter() - began
+    run.state, log = jax.device_put(run.state, replicated(mesh)), run.log
     between = -(-per_epoch // settings.checks)
-    step, share = 0, 1.0
-    for epoch in range(settings.epochs):
-        batches = shuffled(tokens, settings.batch_size, np.random.default_rng([settings.seed, epoch]))
-        for i, batch in enumerate(batches, 1):
-            inputs, weights = _batch(tokens, batch, rows)
-            inputs = kind.prepare(inputs, tokens, np.random.default_rng([settings.seed, epoch, i]))
-            wanted = _teach(teacher, config, spread(inputs, by_rows(mesh)), kind)
-            rate = share * schedule(step)
-            state, one = train_step(
-                state,
-                spread(_part(inputs), by_rows(mesh, axis=1)),
-                _part(wanted),
-                spread(_part(weights), by_rows(mesh, axis=1)),
-                jax.random.key(0),  # of no dropout
-                jnp.float32(rate),
-                config=config,
-                optimizer=optimizer,
-                dtype=np.dtype(np.float32),
-                loss=loss,
-            )
-            losses.append(one)
-            step += 1
-            jax.block_until_ready(losses[-2:-1])
-            if progress is not None:
-                progress(step, total, f"epoch {epoch + 1}")
-            if i % between and i < len(batches):
-                continue
-            mean = _finite(np.mean(np.asarray(jax.device_get(losses), np.float64)))
-            found = _finite(measure(_as_stored(state.params, smaller.params)))
-            curve.append(
-                {"step": step, "epoch": step / per_epoch, "divergence": found, "loss": mean, "learning_rate": rate}
-            )
-            losses = []
-            if found < kept["divergence"]:
-                best, kept = jax.device_get(state), curve[-1]
-            elif step < total:
-                state, share = spread(best, replicated(mesh)), share * _SLOWER
-    net = dataclasses.replace(smaller, params=_as_stored(best.params, smaller.params))
-    return Recovered(net, tuple(curve), kept, len(tokens), count, time.perf_counter() - began)
+
+    def update(state: TrainState, batch: Batch, step: int) -> tuple[TrainState, Array]:
+        inputs, weights = _batch(tokens, batch, rows)
+        wanted = _teach(teacher, config, spread(inputs, by_rows(mesh)), outputs[0] is not None)
+        return train_step(
+            state,
+            spread(_part(inputs), by_rows(mesh, axis=1)),
+            _part(wanted),
+            spread(_part(weights), by_rows(mesh, axis=1)),
+            jax.random.key(0),  # of no dropout
+            jnp.float32(_share(log.curve) * schedule(step)),
+            config=config,
+            optimizer=optimizer,
+            dtype=np.dtype(np.float32),
+            loss=loss,
+        )
+
+    def is_due(step: int) -> bool:
+        within = (step - 1) % per_epoch + 1
+        return within % between == 0 or within == per_epoch
+
+    def check(run: Run) -> None:
+        mean = _finite(np.mean(np.asarray(jax.device_get(log.losses), np.float64)))
+        found = _finite(measure(_as_stored(run.state.params, smaller.params)))
+        rate = _share(log.curve) * schedule(log.step - 1)
+        log.curve.append(
+            {"step": log.step, "epoch": log.step / per_epoch, "divergence": found, "loss": mean, "learning_rate": rate}
+        )
+        log.losses = []
+        assert log.best is not None
+        if found < log.curve[log.best]["divergence"]:
+            run.best, log.best = jax.device_get(run.state), len(log.curve) - 1
+        else:
+            run.state = spread(run.best, replicated(mesh))
+
+    fit(
+        run,
+        total=total,
+        per_epoch=per_epoch,
+        batches=lambda epoch: shuffled(tokens, settings.batch_size, np.random.default_rng([settings.seed, epoch])),
+        update=update,
+        is_due=is_due,
+        check=check,
+        may_save=lambda run: all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(run.state)),
+        snapshot=None if snapshot is None else Path(snapshot),
+        save_every=save_every,
+        progress=progress,
+    )
+    assert log.best is not None
+    net = dataclasses.replace(smaller, params=_as_stored(run.best.params, smaller.params))
+    return Recovered(net, tuple(log.curve), log.curve[log.best], len(tokens), count, log.seconds)
+
+
+def _share(curve: Sequence[Mapping[str, float]]) -> float:
+    """What is left of the learning rate after as many ways back as the curve tells."""
+    share, least = 1.0, math.inf
+    for entry in curve:
+        if entry["divergence"] < least:
+            least = entry["divergence"]
+        else:
+            share *= _SLOWER
+    return share
+
+
+def _about(
+    smaller: Checkpoint, dense: Checkpoint, first: Sequence[str], second: Sequence[str] | None, settings: Recovery
+) -> dict[str, Any]:
+    """What must be the same if a run goes on."""
+    from lpjax.glue._fit import fingerprint
+
+    digest = hashlib.sha256("\0".join([*first, *(second or ())]).encode("utf-8", "replace")).hexdigest()
+    return {
+        "command": "recover",
+        "texts": [len(first), second is not None, digest],
+        "net": smaller.config.to_json(),
+        "weights": fingerprint(smaller.params),
+        "dense": fingerprint(dense.params),
+        "settings": dataclasses.asdict(settings),
+    }
 
 
 def _as_stored(params: Any, before: Any) -> Any:

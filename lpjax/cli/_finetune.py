@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 from typing import Annotated, Any
 
 import typer
@@ -14,6 +13,7 @@ from rich.table import Table
 
 from lpjax._settings import check_whole
 from lpjax.cli._common import AsJson, Force, Glue, Model, Out, find_model, misuse, progress
+from lpjax.cli._snapshots import Resume, SaveEvery, check_save_every, find_snapshot, holding
 
 
 def finetune(
@@ -37,8 +37,8 @@ def finetune(
     eval_every: Annotated[int | None, typer.Option(help="Updates between evaluations; default: an epoch.")] = None,
     patience: Annotated[int | None, typer.Option(help="Stop after so many evaluations without a better score.")] = None,
     seed: Annotated[int, typer.Option(help="Of head, order and dropout.")] = 0,
-    save_every: Annotated[float, typer.Option(help="Seconds between snapshots, which --resume goes on from.")] = 60,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was interrupted.")] = False,
+    save_every: SaveEvery = 60,
+    resume: Resume = False,
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
@@ -71,13 +71,10 @@ def finetune(
         check_whole("--hold-out", hold_out, 0)
         if eval_rows is not None:
             check_whole("--eval-rows", eval_rows, 1)
-        if not 0 <= save_every < math.inf:
-            raise ValueError(f"--save-every is {save_every:g}; expected a number, 0 or more")
+        check_save_every(save_every)
         chosen = find_task(task)
         target = check_target(out, None, force)
-        snapshot = target.with_name(f"{target.name}.finetune.safetensors")
-        if snapshot.exists() and not (resume or force):
-            raise ValueError(f"{snapshot} is left of a run that was interrupted; --resume goes on, --force starts over")
+        snapshot = find_snapshot(target, "finetune", resume=resume, force=force)
         folder = find_model(model)
     checkpoint = load_checkpoint(folder)
     with misuse():
@@ -89,28 +86,26 @@ def finetune(
     history: dict[str, str] = {}
     if checkpoint.compression is not None:  # how it became so; damaged, it is refused before the work
         history = training_files(checkpoint.source) | {RECORD: record_text(record_of(checkpoint))}
-    if force and not resume:
-        snapshot.unlink(missing_ok=True)
-    with progress() as advance:
-        found = run(checkpoint, train, dev, settings, snapshot=snapshot, save_every=save_every, progress=advance)
-    record: dict[str, Any] = {
-        "model": model,
-        "task": chosen.name,
-        "train": {"split": train.split, "rows": len(train.labels), "complete": train.complete},
-        "dev": {"split": dev.split, "rows": len(dev.labels), "complete": dev.complete},
-        "settings": dataclasses.asdict(settings),
-        "best": found.best,
-        "curve": list(found.curve),
-        "steps": found.steps,
-        "stopped_early": found.stopped_early,
-        "fresh": list(found.fresh),
-        "seconds": round(found.seconds, 1),
-        **run_record(seed),
-    }
-    text = json.dumps(record, indent=2) + "\n"
-    files = history | {TUNED: text}
-    save_checkpoint(found.checkpoint, out, overwrite=force, extra_files=files)
-    snapshot.unlink(missing_ok=True)
+    with holding(snapshot, start_over=not resume):
+        with progress() as advance:
+            found = run(checkpoint, train, dev, settings, snapshot=snapshot, save_every=save_every, progress=advance)
+        record: dict[str, Any] = {
+            "model": model,
+            "task": chosen.name,
+            "train": {"split": train.split, "rows": len(train.labels), "complete": train.complete},
+            "dev": {"split": dev.split, "rows": len(dev.labels), "complete": dev.complete},
+            "settings": dataclasses.asdict(settings),
+            "best": found.best,
+            "curve": list(found.curve),
+            "steps": found.steps,
+            "stopped_early": found.stopped_early,
+            "fresh": list(found.fresh),
+            "seconds": round(found.seconds, 1),
+            **run_record(seed),
+        }
+        text = json.dumps(record, indent=2) + "\n"
+        files = history | {TUNED: text}
+        save_checkpoint(found.checkpoint, out, overwrite=force, extra_files=files)
     if as_json:
         print(json.dumps(record | {"out": str(out)}))
         return

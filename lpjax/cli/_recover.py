@@ -15,6 +15,7 @@ from rich.table import Table
 
 from lpjax._settings import check_whole
 from lpjax.cli._common import AsJson, Force, Glue, Out, find_model, misuse, progress
+from lpjax.cli._snapshots import Resume, SaveEvery, check_save_every, find_snapshot, holding
 from lpjax.cli._texts import Split, TaskName, Text, check_source, load_texts, spaced
 
 
@@ -36,6 +37,8 @@ def recover(
     hidden: Annotated[float, typer.Option(help="Share of hidden states in the loss; 0: outputs alone.")] = 1.0,
     max_length: Annotated[int, typer.Option(help="Most tokens of a text or pair, as far as the net has them.")] = 128,
     seed: Annotated[int, typer.Option(help="Of the order, and of what is held out.")] = 0,
+    save_every: SaveEvery = 60,
+    resume: Resume = False,
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
@@ -55,7 +58,9 @@ def recover(
         chosen = check_source(text, task, split, glue)
         if texts is not None:
             check_whole("--texts", texts, 2)
-        check_target(out, None, force)
+        check_save_every(save_every)
+        target = check_target(out, None, force)
+        snapshot = find_snapshot(target, "recover", resume=resume, force=force)
         folder = find_model(str(smaller))
     net = load_checkpoint(folder)
     record = record_of(net)
@@ -80,24 +85,27 @@ def recover(
     source, first, second, _ = load_texts(text, chosen, split, glue)
     places = spaced(len(first), len(first) if texts is None else texts)
     first, second = [first[i] for i in places], None if second is None else [second[i] for i in places]
-    with progress() as advance:
-        found = lpjax.recover(net, dense, first, second, settings, progress=advance)
-    told: dict[str, Any] = {
-        "model": str(smaller),
-        "baseline": named,
-        "source": source,
-        "texts": found.texts,
-        "held_out": found.held_out,
-        "settings": dataclasses.asdict(settings),
-        "best": found.best,
-        "curve": [_plain(entry) for entry in found.curve],
-        "seconds": round(found.seconds, 1),
-        **run_record(seed),
-    }
-    if earlier is not None:
-        told["earlier"] = earlier
-    files[RECOVERED] = json.dumps(told, indent=2) + "\n"
-    save_checkpoint(found.checkpoint, out, overwrite=force, extra_files=files)
+    with holding(snapshot, start_over=not resume):
+        with progress() as advance:
+            found = lpjax.recover(
+                net, dense, first, second, settings, snapshot=snapshot, save_every=save_every, progress=advance
+            )
+        told: dict[str, Any] = {
+            "model": str(smaller),
+            "baseline": named,
+            "source": source,
+            "texts": found.texts,
+            "held_out": found.held_out,
+            "settings": dataclasses.asdict(settings),
+            "best": found.best,
+            "curve": [_plain(entry) for entry in found.curve],
+            "seconds": round(found.seconds, 1),
+            **run_record(seed),
+        }
+        if earlier is not None:
+            told["earlier"] = earlier
+        files[RECOVERED] = json.dumps(told, indent=2) + "\n"
+        save_checkpoint(found.checkpoint, out, overwrite=force, extra_files=files)
     if as_json:
         print(json.dumps(told | {"out": str(out)}))
         return

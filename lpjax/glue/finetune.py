@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,8 +17,9 @@ from lpjax._mesh import by_rows, data_mesh, replicated, spread
 from lpjax._settings import check_settings
 from lpjax.batching import Batch, Tokens, collate, round_up, shuffled
 from lpjax.checkpoint import Checkpoint
-from lpjax.glue._train_state import Log, load_state, save_state
-from lpjax.glue._train_step import Params, Schedule, begin, make_optimizer, train_step
+from lpjax.glue._fit import Run, fingerprint, fit, resumed
+from lpjax.glue._train_state import Log
+from lpjax.glue._train_step import Schedule, TrainState, begin, make_optimizer, train_step
 from lpjax.glue.data import Examples
 from lpjax.glue.evaluate import MAX_LENGTH, predict, prepare, to_predictions
 from lpjax.glue.labels import label_config, label_order, output_labels
@@ -130,8 +130,8 @@ def finetune(
         dev: examples of the same task that choose the evaluation to keep.
         settings: by default `Settings()`.
         tokenizer: of transformers; by default the one in `checkpoint.source`.
-        snapshot: file to save the state in now and then, and to go on from where it is there. Of several processes the
-            first writes it, and all read it.
+        snapshot: file to save the state in now and then, and to go on from if it is there. Of several processes the
+            first writes it, and all read it. If it cannot be written, a warning says so, and training goes on.
         save_every: seconds between snapshots; there is one at every evaluation anyway.
         mesh: devices, along an axis "data"; by default all. A batch is spread over them.
         progress: called with (updates done, updates in all, what) after each.
@@ -139,6 +139,7 @@ def finetune(
     Raises:
         ValueError: examples of different tasks or that have no score, a snapshot of another run (naming what differs),
             a loss or logits that are not finite, or what `prepare` refuses.
+        OSError: another run that is alive writes to `snapshot`, or there is too little space beside it.
     """
     from lpjax.glue.metrics import score
 
@@ -164,70 +165,60 @@ def finetune(
     schedule = Schedule(settings.learning_rate, min(round(settings.warmup * total), total - 1), total)
 
     params = device_params(params, jnp.float32)
-    state = begin(params, optimizer)
-    best: Params = jax.device_get(params)
-    log = Log(_about(checkpoint, train, dev, settings))
-    if snapshot is not None and Path(snapshot).exists():
-        state, best, log = load_state(Path(snapshot), state, best, log)
-    state = jax.device_put(state, replicated(mesh))
-    began = saved = time.perf_counter()
-    earlier = log.seconds
-
-    def keep() -> None:
-        nonlocal saved
-        log.seconds = earlier + time.perf_counter() - began
-        if snapshot is not None and jax.process_index() == 0:
-            save_state(Path(snapshot), state, best, log)
-        saved = time.perf_counter()
-
+    run = Run(begin(params, optimizer), jax.device_get(params), Log(_about(checkpoint, train, dev, settings)))
+    resumed(run, snapshot)
+    run.state, log = jax.device_put(run.state, replicated(mesh)), run.log
     key = jax.random.key(settings.seed)
-    epoch, batches = -1, []
-    while log.step < total and not log.stopped:
-        if log.step // per_epoch != epoch:
-            epoch = log.step // per_epoch
-            batches = shuffled(learn, settings.batch_size, np.random.default_rng([settings.seed, epoch]))
-        parts = _parts(learn, batches[log.step % per_epoch], labels, settings, round_up(settings.rows, mesh, config))
-        state, loss = train_step(
+
+    def update(state: TrainState, batch: Batch, step: int) -> tuple[TrainState, jax.Array]:
+        parts = _parts(learn, batch, labels, settings, round_up(settings.rows, mesh, config))
+        return train_step(
             state,
             *spread(parts, by_rows(mesh, axis=1)),
-            jax.random.fold_in(key, log.step),
-            jnp.float32(schedule(log.step)),
+            jax.random.fold_in(key, step),
+            jnp.float32(schedule(step)),
             config=config,
             optimizer=optimizer,
             dtype=dtype,
         )
-        log.losses.append(loss)
-        log.step += 1
-        # The update before this one: the device never waits for the host, and no inputs pile up there.
-        jax.block_until_ready(log.losses[-2:-1])
-        if progress is not None:
-            progress(log.step, total, f"{task.title}, epoch {epoch + 1}")
-        if log.step % every == 0 or log.step == total:
-            mean = _mean_loss(log)
-            said = predict(state.params, config, check, batch_size=settings.batch_size, dtype=dtype, mesh=mesh)
-            metrics = score(task, to_predictions(said.values, dev, config_json), dev.labels)
-            log.curve.append(
-                {
-                    "step": log.step,
-                    "epoch": log.step / per_epoch,
-                    "loss": mean,
-                    "learning_rate": schedule(log.step - 1),
-                    **metrics,
-                }
-            )
-            log.losses = []
-            if log.best is None or metrics[task.leading] > log.curve[log.best][task.leading]:
-                log.best, best = len(log.curve) - 1, jax.device_get(state.params)
-            since = len(log.curve) - 1 - log.best
-            log.stopped = settings.patience is not None and since >= settings.patience and log.step < total
-            keep()
-        elif snapshot is not None and time.perf_counter() - saved > save_every:
-            _mean_loss(log)
-            keep()
+
+    def evaluate(run: Run) -> None:
+        mean = _mean_loss(log)
+        said = predict(run.state.params, config, check, batch_size=settings.batch_size, dtype=dtype, mesh=mesh)
+        metrics = score(task, to_predictions(said.values, dev, config_json), dev.labels)
+        log.curve.append(
+            {
+                "step": log.step,
+                "epoch": log.step / per_epoch,
+                "loss": mean,
+                "learning_rate": schedule(log.step - 1),
+                **metrics,
+            }
+        )
+        log.losses = []
+        if log.best is None or metrics[task.leading] > log.curve[log.best][task.leading]:
+            log.best, run.best = len(log.curve) - 1, jax.device_get(run.state.params)
+        since = len(log.curve) - 1 - log.best
+        log.stopped = settings.patience is not None and since >= settings.patience and log.step < total
+
+    fit(
+        run,
+        total=total,
+        per_epoch=per_epoch,
+        batches=lambda epoch: shuffled(learn, settings.batch_size, np.random.default_rng([settings.seed, epoch])),
+        update=update,
+        is_due=lambda step: step % every == 0 or step == total,
+        check=evaluate,
+        may_save=lambda run: math.isfinite(_mean_loss(run.log)),  # which raises if it is not
+        snapshot=None if snapshot is None else Path(snapshot),
+        save_every=save_every,
+        progress=progress,
+        title=f"{task.title}, ",
+    )
     assert log.best is not None  # there is an evaluation at the last update
     return Finetuned(
         checkpoint=dataclasses.replace(
-            checkpoint, params=best, config_json=config_json, compression=_compression(checkpoint)
+            checkpoint, params=run.best, config_json=config_json, compression=_compression(checkpoint)
         ),
         best=log.curve[log.best],
         curve=tuple(log.curve),
@@ -248,17 +239,12 @@ def _mean_loss(log: Log) -> float:
 
 def _about(checkpoint: Checkpoint, train: Examples, dev: Examples, settings: Settings) -> dict[str, Any]:
     """What must be the same where a run goes on; sizes and sums tell one net from another."""
-    leaves = jax.tree.leaves(checkpoint.params)
     return {
         "task": train.task.name,
         "splits": [train.split, dev.split],
         "rows": [len(train.labels), len(dev.labels)],
         "net": checkpoint.config.to_json(),
-        "weights": [
-            len(leaves),
-            sum(leaf.size for leaf in leaves),
-            float(sum(np.sum(np.asarray(leaf), dtype=np.float64) for leaf in leaves)),
-        ],
+        "weights": fingerprint(checkpoint.params),
         "settings": dataclasses.asdict(settings),
     }
 
