@@ -183,7 +183,9 @@ def recover(
 
     def update(state: TrainState, batch: Batch, step: int) -> tuple[TrainState, Array]:
         inputs, weights = _batch(tokens, batch, rows)
-        wanted = _teach(teacher, config, spread(inputs, by_rows(mesh)), outputs[0] is not None)
+        epoch, before = divmod(step, per_epoch)
+        inputs = kind.prepare(inputs, tokens, np.random.default_rng([settings.seed, epoch, before + 1]))
+        wanted = _teach(teacher, config, spread(inputs, by_rows(mesh)), kind)
         return train_step(
             state,
             spread(_part(inputs), by_rows(mesh, axis=1)),

@@ -5,8 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from lpjax._replacing import check_parent, overlap, put_back, replacing_folder
 from lpjax.checkpoint._dense import densified
 from lpjax.checkpoint._files import BLOCK, CONFIG, FACTORED_WEIGHTS, FLAX_WEIGHTS, WEIGHTS, WEIGHTS_KEY
 from lpjax.checkpoint._int8 import FACTORS, INT8, rounded_factors
+from lpjax.checkpoint._links import check_inside, copy_inside, files_inside
 from lpjax.checkpoint._load import Checkpoint, lowrank_ranks
 from lpjax.checkpoint._msgpack import write_tree
 from lpjax.checkpoint._stages import MODULES, OWN_TYPES, SENTENCE_CONFIGS, modules_at_root, net_folder, read_stages
@@ -82,9 +82,10 @@ def save_checkpoint(
         Size of the weights' file in bytes.
 
     Raises:
-        CheckpointError: modules.json of `checkpoint.source` is damaged.
         FileExistsError: `folder` exists and may not be replaced.
         FileNotFoundError: `checkpoint.source` is no longer there.
+        CheckpointError: modules.json of `checkpoint.source` is damaged, or a file to be copied is a link that leads
+            out of that folder, and not into the blobs of the hub's cache. Weights are read through such links, too.
         ValueError: params that do not fit the config or are not finite, with every path, or `int8` of a net without
             factors; nothing is written.
     """
@@ -217,6 +218,8 @@ def check_target(folder: str | Path, source: Path | None, overwrite: bool) -> Pa
     put_back(target)
     if source is not None and not source.is_dir():
         raise FileNotFoundError(f"`checkpoint.source`, {source}, is no longer there; None saves without a tokenizer")
+    if source is not None:
+        check_side_files(source)
     check_parent(target)
     if source is not None and overlap(target, source):
         origin = source.resolve()
@@ -281,26 +284,38 @@ def _told_labels(data: Mapping[str, Any]) -> int:
     return len(names) if isinstance(names, Mapping) else data.get("num_labels", 2)
 
 
+def check_side_files(source: Path) -> None:
+    """Refuse a folder whose side files are links that lead out of it, before any work.
+
+    Raises:
+        LinkError: naming the first.
+    """
+    for path, _ in _side_files(source):
+        check_inside(path, source)
+
+
 def _copy_side_files(source: Path, target: Path) -> None:
     """Copy what turns text into tokens, and hidden states into vectors; nothing of it is run or unpickled."""
+    for stage in read_stages(source)[1:]:
+        if stage.path and (source / stage.path).is_dir():
+            (target / stage.path).mkdir(parents=True, exist_ok=True)
+    for path, name in _side_files(source):
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        copy_inside(path, target / name, source)
+    if net_folder(source) != source:
+        (target / MODULES).write_text(modules_at_root(source), encoding="utf-8")
+
+
+def _side_files(source: Path) -> Iterator[tuple[Path, str]]:
+    """Each file to be copied, and its path in the copy."""
     stages, inner = read_stages(source), net_folder(source)
     own_code = any(stage.type and not stage.type.startswith(OWN_TYPES) for stage in stages)
     for folder, names in ((source, _ROOT_FILES), (inner, _NET_FILES)):
         for path in folder.iterdir():
             code = own_code and folder == source and path.suffix == ".py"
             if path.is_file() and (path.name in names or code or _LICENSES.fullmatch(path.name)):
-                shutil.copyfile(path, target / path.name)
+                yield path, path.name
     for stage in stages[1:]:
         if stage.path and (source / stage.path).is_dir():
-            _copy_folder(source / stage.path, target / stage.path)
-    if inner != source:
-        (target / MODULES).write_text(modules_at_root(source), encoding="utf-8")
-
-
-def _copy_folder(source: Path, target: Path) -> None:
-    target.mkdir(parents=True, exist_ok=True)
-    for path in source.iterdir():
-        if path.is_dir():
-            _copy_folder(path, target / path.name)
-        elif path.is_file():
-            shutil.copyfile(path, target / path.name)
+            for path in files_inside(source / stage.path, source):
+                yield path, path.relative_to(source).as_posix()

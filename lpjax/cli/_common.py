@@ -40,9 +40,11 @@ class Misuse(Exception):
 @contextmanager
 def misuse() -> Iterator[None]:
     """Errors in here are the command's, exit status 2; elsewhere they are the files', 1."""
+    from lpjax.checkpoint._links import LinkError
+
     try:
         yield
-    except ConnectionError:
+    except (ConnectionError, LinkError):
         raise
     except (ValueError, OSError) as error:
         raise Misuse(error) from error

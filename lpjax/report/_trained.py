@@ -11,6 +11,7 @@ from typing import Any
 from lpjax._json import RECORD_LIMIT, Fields, RecordError, parse_object, read_object
 from lpjax._reading import read_bytes
 from lpjax.checkpoint import Checkpoint
+from lpjax.checkpoint._links import check_inside
 from lpjax.report._circumstances import run_record
 from lpjax.report._record import RECORD, Record, finite, record_of, record_text
 
@@ -24,12 +25,14 @@ def training_files(folder: str | Path | None) -> dict[str, str]:
 
     Raises:
         RecordError: one is no regular file, or too large.
+        CheckpointError: one is a link that leads out of the folder.
     """
     if folder is None:
         return {}
     found = {}
     for path in (Path(folder) / name for name in (RECOVERED, TUNED)):
         if path.exists():
+            check_inside(path, Path(folder))
             try:
                 found[path.name] = read_bytes(path, RECORD_LIMIT).decode("utf-8", "replace")
             except (OSError, ValueError) as error:
