@@ -87,6 +87,7 @@ def claimed(target: Path) -> Iterator[None]:
     if target in _own:
         yield
         return
+    target.parent.mkdir(parents=True, exist_ok=True)
     with _workshop(target) as (folder, locked):
         if locked and any(_is_locked(other) for other in _workshops(target) if other != folder):
             raise FileExistsError(f"another run is writing {target}; wait for its end, or choose another OUT")

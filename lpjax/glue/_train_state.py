@@ -133,7 +133,7 @@ def _log(fields: Fields, from_start: bool) -> Log:
 
 def _of_tuning(entry: Fields) -> dict[str, Any]:
     """An entry of the curve of `finetune`: numbers, metrics among them."""
-    for name in {"epoch": 0, "loss": 0, "learning_rate": 0} | entry.data:
+    for name in dict.fromkeys(("epoch", "loss", "learning_rate", *entry.data)):
         entry.need(name, entry.number(name))
     if len(entry.data) < 5:
         raise entry.refuse("step", "metrics beside it")
