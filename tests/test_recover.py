@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import itertools
+import json
 
 import jax
 import numpy as np
 import pytest
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
 
 import lpjax
-from lpjax import Divergence, LowRank, Recovery, recover
+from lpjax import Divergence, LowRank, Recovery, _replacing, recover
+from lpjax.glue._fit import SnapshotWarning
+from lpjax.glue._train_state import save_state
 from lpjax.recover import _loss_of
 from lpjax.select import leaves_with_paths
 from tests.glue.test_evaluate import base_net, net_with_head
@@ -138,6 +144,126 @@ def test_a_net_in_half_precision_stays_one():
     assert found.best["divergence"] < found.curve[0]["divergence"]
     # That of the net as it is handed back, not of what it was rounded from.
     assert measure_of(half)(found.checkpoint.params) == pytest.approx(found.best["divergence"], rel=1e-6)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted():
+    """A net, its dense one, and what comes of a rate so high that the run goes back."""
+    dense = base_net("bert_base")
+    smaller = shrink(dense)
+    settings = dataclasses.replace(SETTINGS, learning_rate=0.3, warmup=0.0)
+    return smaller, dense, settings, run(smaller, dense, settings=settings)
+
+
+def stop_at(*steps: int):
+    """A progress that raises at the first of the steps that it has not raised at."""
+    left = list(steps)
+
+    def progress(step: int, total: int, what: str) -> None:
+        if left and step == left[0]:
+            left.pop(0)
+            raise KeyboardInterrupt
+
+    return progress
+
+
+@pytest.mark.parametrize("save_every", [0, 1e9], ids=["saved always", "saved at checks"])
+@pytest.mark.parametrize("steps", [(1,), (5,), (6, 12), (21,)], ids=str)
+def test_a_run_that_was_interrupted_ends_as_if_it_had_not(uninterrupted, tmp_path, steps, save_every):
+    smaller, dense, settings, expected = uninterrupted
+    snapshot = tmp_path / "deep" / "snapshot"
+    options = {"settings": settings, "snapshot": snapshot, "save_every": save_every, "progress": stop_at(*steps)}
+    for _ in steps:
+        with pytest.raises(KeyboardInterrupt):
+            run(smaller, dense, **options)
+        assert snapshot.exists() == (steps[0] > (1 if save_every == 0 else 4))
+    for _ in range(2):  # the second time, all is done but to hand it back
+        found = run(smaller, dense, **options)
+        assert found.curve == expected.curve
+        assert found.best == expected.best
+        pairs = zip(jax.tree.leaves(found.checkpoint.params), jax.tree.leaves(expected.checkpoint.params), strict=True)
+        assert all(np.array_equal(one, other) for one, other in pairs)
+        options["progress"] = stop_at(1)
+    assert any(b["divergence"] > a["divergence"] for a, b in itertools.pairwise(expected.curve))
+    assert [path.name for path in snapshot.parent.iterdir()] == ["snapshot"]
+
+
+@pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning")
+def test_a_snapshot_of_a_run_that_diverges_can_be_gone_on_from(uninterrupted, tmp_path):
+    smaller, dense, settings, _ = uninterrupted
+    settings = dataclasses.replace(settings, learning_rate=1e38, epochs=1)
+    options = {"settings": settings, "snapshot": tmp_path / "snapshot", "save_every": 0}
+    with pytest.raises(KeyboardInterrupt):
+        run(smaller, dense, **options, progress=stop_at(6))
+    found = run(smaller, dense, **options)
+    assert found.best == found.curve[0]
+    assert found.curve == run(smaller, dense, settings=settings).curve
+
+
+def test_a_snapshot_of_another_run_is_refused(uninterrupted, tmp_path):
+    smaller, dense, settings, _ = uninterrupted
+    path = tmp_path / "snapshot"
+    with pytest.raises(KeyboardInterrupt):
+        run(smaller, dense, settings=settings, snapshot=path, progress=stop_at(5))
+
+    def refused(words, net=smaller, **options):
+        with pytest.raises(ValueError, match=words):
+            run(net, dense, **{"settings": settings, "snapshot": path, **options})
+
+    refused("another run: seed was 0 and is 1", settings=dataclasses.replace(settings, seed=1))
+    refused("another run: texts was", texts=TEXTS[:-1])
+    refused("another run: weights was", net=shrink(dense, keep=0.5))
+    tensors, log = load_file(path), json.loads(safe_open(path, framework="numpy").metadata()["log"])
+    for change in (
+        {"curve": []},
+        {"curve": log["curve"][1:]},
+        {"curve": [log["curve"][0] | {"divergence": "low"}, *log["curve"][1:]]},
+        {"losses": [None, 1.0]},
+        {"best": 9},
+        {"step": 2},
+    ):
+        save_file(tensors, path, metadata={"log": json.dumps(log | change)})
+        refused("can't be gone on from: it holds no record of a run")
+
+
+def test_a_full_disk_does_not_end_training(uninterrupted, tmp_path, monkeypatch):
+    smaller, dense, settings, expected = uninterrupted
+    written = []
+
+    def save(*given):
+        written.append(given)
+        if len(written) > 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        save_state(*given)
+
+    monkeypatch.setattr("lpjax.glue._fit.save_state", save)
+    with pytest.warns(SnapshotWarning, match=r"no snapshot of update 11 could be written .*No space left"):
+        found = run(smaller, dense, settings=settings, snapshot=tmp_path / "snapshot")
+    assert found.curve == expected.curve
+    assert json.loads(safe_open(tmp_path / "snapshot", framework="numpy").metadata()["log"])["step"] == 7
+    monkeypatch.setattr("shutil.disk_usage", lambda _: (0, 0, 0))
+    with pytest.raises(OSError, match=r"has 0.0 MB of free space"):
+        run(smaller, dense, settings=settings, snapshot=tmp_path / "other")
+
+
+def test_two_runs_do_not_share_a_snapshot(uninterrupted, tmp_path):
+    smaller, dense, settings, _ = uninterrupted
+    path = tmp_path / "snapshot"
+    refused = []
+
+    def second(step, total, what):
+        if step == 5:
+            _replacing._own.clear()  # as in another process
+            before = path.read_bytes()
+            with pytest.raises(FileExistsError, match="another run is writing") as caught:
+                run(smaller, dense, settings=settings, snapshot=path)
+            refused.append(caught)
+            assert path.read_bytes() == before
+            _replacing._own[path] = path
+
+    run(smaller, dense, settings=settings, snapshot=path, progress=second)
+    assert len(refused) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["snapshot"]
 
 
 def test_runs_share_what_is_compiled():

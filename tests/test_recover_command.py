@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
+import shutil
 
+import jax
+import numpy as np
 import pytest
 
 import lpjax
@@ -44,6 +48,49 @@ def test_a_compressed_net_recovers(command, folder, smaller, text, tmp_path):
     assert measure(after.params) < measure(before.params)
     assert command("report", out, "--out", tmp_path / "page.html")[0] == 0
     assert "Trained after it was compressed, without labels" in (tmp_path / "page.html").read_text()
+
+
+def test_a_full_disk_at_the_end_loses_nothing(command, smaller, text, tmp_path, monkeypatch):
+    out = tmp_path / "recovered"
+    snapshot = tmp_path / "recovered.recover.safetensors"
+    arguments = ["recover", smaller, out, "--text", text, *OPTIONS]
+    assert command(*arguments)[0] == 0
+    assert not snapshot.exists()
+    expected = lpjax.load_checkpoint(out).params
+    shutil.rmtree(out)
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("lpjax.checkpoint._save.write_tensors", full)
+        status, _, errors = command(*arguments)
+    said = " ".join(errors.split())
+    assert status == 1
+    assert f"No space left on device; what was trained is in {snapshot}: mend that, and go on by --resume" in said
+    assert not out.exists()
+    status, _, errors = command(*arguments)
+    assert status == 2
+    assert "--resume goes on, --force starts over" in errors
+    status, _, errors = command(*arguments, "--resume", "--seed", 1)
+    assert status == 1
+    assert "seed was 0 and is 1" in " ".join(errors.split())
+    status, _, errors = command(*arguments, "--resume")
+    assert status == 0, errors
+    assert "14/14" not in errors  # all was done but to save it
+    found = lpjax.load_checkpoint(out).params
+    assert all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(expected), jax.tree.leaves(found), strict=True))
+    assert sorted(path.name for path in tmp_path.iterdir() if "recovered" in path.name) == ["recovered"]
+
+
+def test_snapshots_that_cannot_be_written_are_told(command, smaller, text, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("lpjax.glue._fit.save_state", full)
+    status, _, errors = command("recover", smaller, tmp_path / "out", "--text", text, *OPTIONS)
+    assert status == 0, errors
+    assert "warning: no snapshot of update 14 could be written" in " ".join(errors.split())
 
 
 def test_a_net_saved_without_a_record(command, folder, text, tmp_path):
