@@ -83,8 +83,8 @@ class Case(NamedTuple):
 
 _COMPRESS = "compress net {out} --layers embeddings --keep 0.5"
 _FINETUNE = (
-    "finetune net {out} --task sst2 --glue glue --train-split some --eval-split others --batch-size 4 --epochs 12 "
-    "--eval-every 10 --max-length 8 --lr 0.01"
+    "finetune net {out} --task sst2 --glue glue --train-split some --eval-split others --batch-size 4 --epochs 8 "
+    "--eval-every 8 --max-length 8 --lr 0.01"
 )
 _RECOVER = "recover small {out} --text texts.txt --batch-size 4 --max-length 8 --lr 0.003"
 CASES = {
@@ -116,7 +116,7 @@ def make_inputs(folder: Path) -> None:
     params = random_params(config)
     save_checkpoint(Checkpoint(params, config, source=source, config_json=_CONFIG), folder / "net")
     lines = sorted({" ".join(rng.choice(list(_LETTERS), size=1 + i % 5)) for i in range(700)})
-    (folder / "texts.txt").write_text("\n".join(lines[:260]) + "\n")
+    (folder / "texts.txt").write_text("\n".join(lines[:120]) + "\n")
     (folder / "few.txt").write_text("\n".join(lines[:105]) + "\n")
     (folder / "glue" / "SST-2").mkdir(parents=True)
     for split, rows in (("some", 20), ("others", 8)):
@@ -199,7 +199,8 @@ class Points:
 
 def run_forked(arguments: str, folder: Path, number: int | None = None, at: int = 0) -> tuple[int, int]:
     """Run a command line in a forked process, killed at a point if `number` is given: (exit status, points)."""
-    reading, writing = os.pipe()
+    told = folder.parent / "told"
+    told.unlink(missing_ok=True)
     child = os.fork()
     if child == 0:
         status = 99
@@ -214,14 +215,13 @@ def run_forked(arguments: str, folder: Path, number: int | None = None, at: int 
             points = Points(folder, number, at)
             points.install()
             status = call(arguments, folder)
-            os.write(writing, json.dumps([points.count, sorted(sys.modules)]).encode())
+            told.write_text(json.dumps([points.count, sorted(sys.modules)]))
         except BaseException:
             traceback.print_exc()
         finally:
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(status)
-    os.close(writing)
     until = time.monotonic() + _LONGEST
     while os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
         if time.monotonic() > until:
@@ -230,8 +230,7 @@ def run_forked(arguments: str, folder: Path, number: int | None = None, at: int 
             raise TimeoutError(f"lpjax {arguments} hangs (point {at}): {(folder.parent / 'said').read_text()}")
         time.sleep(0.002)
     _, status = os.waitpid(child, 0)
-    with os.fdopen(reading, "rb") as pipe:
-        count, modules = json.loads(pipe.read() or "[0, []]")
+    count, modules = json.loads(told.read_text()) if told.exists() else (0, [])
     for name in modules:
         # Imported here, once, and not again in every process that is forked from this one.
         if name not in sys.modules and not name.startswith("__"):
@@ -297,8 +296,11 @@ def state(path: Path, old: str | None, reference: Path) -> str:
         return "mixed"
 
 
-def measure(name: str, most: int | None = None) -> list[dict[str, Any]]:
-    """Kill one command at all of its points, or at so many of them, evenly spaced; a row for each signal."""
+def measure(name: str, most: int | None = None, part: int = 0, parts: int = 1) -> list[dict[str, Any]]:
+    """Kill one command at all of its points, or at so many of them, evenly spaced; a row for each signal.
+
+    With `parts`, only at each point whose number is `part` modulo that.
+    """
     case = CASES[name]
     command = name.split()[0]
     with tempfile.TemporaryDirectory(prefix="lpjax-kills-") as place:
@@ -337,6 +339,7 @@ def measure(name: str, most: int | None = None) -> list[dict[str, Any]]:
         chosen = range(1, count + 1)
         if most is not None and most < count:
             chosen = sorted({1 + i * count // most for i in range(most)})
+        chosen = [at for at in chosen if at % parts == part]
         rows = []
         for number in SIGNALS:
             row: dict[str, Any] = {"command": name, "signal": number.name, "points": len(chosen)}
@@ -414,32 +417,43 @@ def table(record: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _summed(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    """Rows of two parts of a command as one."""
+    return {key: value + other[key] if isinstance(value, int) else value for key, value in one.items()}
+
+
 def main() -> None:
     """Every command, two at a time, a table, and the record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--one", help="one command, in this process; prints its rows")
+    parser.add_argument("--part", nargs=2, type=int, default=(0, 1), help="of it, and of how many parts")
     parser.add_argument("--only", nargs="*", help="these commands; nothing is written")
     parser.add_argument("--most", type=int, help="points of a command and signal at most")
     parser.add_argument("--jobs", type=int, default=2)
     options = parser.parse_args()
     if options.one:
-        print(json.dumps(measure(options.one, options.most)))
+        print(json.dumps(measure(options.one, options.most, *options.part)))
         return
     began = time.perf_counter()
 
-    def measured(name: str) -> list[dict[str, Any]]:
-        command = [sys.executable, "-m", "experiments.kills", "--one", name]
+    def measured(share: tuple[str, int, int]) -> list[dict[str, Any]]:
+        name, part, parts = share
+        command = [sys.executable, "-m", "experiments.kills", "--one", name, "--part", str(part), str(parts)]
         command += [] if options.most is None else ["--most", str(options.most)]
         output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=os.environ | ENVIRONMENT)
         rows = json.loads(output.stdout)
-        for row in rows:
-            print(row, flush=True)
+        print(*rows, sep="\n", flush=True)
         return rows
 
     chosen = options.only or list(CASES)
-    longest_first = sorted(chosen, key=lambda name: name.split()[0] not in (*_TRAINED, "calibrate"))
+    # The longest first, in halves.
+    long = [name for name in chosen if name.split()[0] in (*_TRAINED, "calibrate")]
+    shares = [(name, part, 2) for name in long for part in range(2)]
+    shares += [(name, 0, 1) for name in chosen if name not in long]
+    found: dict[str, list[dict[str, Any]]] = {}
     with ThreadPoolExecutor(options.jobs) as pool:
-        found = dict(zip(longest_first, pool.map(measured, longest_first), strict=True))
+        for (name, *_), rows in zip(shares, pool.map(measured, shares), strict=True):
+            found[name] = rows if name not in found else [_summed(*two) for two in zip(found[name], rows, strict=True)]
     rows = [row for name in chosen for row in found[name]]
     record = run_record(None) | {"seconds": time.perf_counter() - began, "rows": rows}
     print(table(record))

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from experiments import data_aware_results, glue_results
+from experiments import data_aware_results, glue_results, kills
 from lpjax.report import method_label
 
 ROOT = Path(__file__).parents[1]
@@ -277,6 +277,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "ablation": data_aware_results.ablation_table,
     "recovery": data_aware_results.recovery_table,
     "throughput": glue_results.throughput_table,
+    "kills": _from("experiments/results/kills.json", kills.table),
 }
 _DOCUMENTS = ("README.md", "docs/devices.md", "experiments/README.md", "benchmarks/README.md")
 DOCUMENTS = tuple(ROOT / name for name in _DOCUMENTS)

@@ -27,8 +27,8 @@ def test_a_link_that_leads_out_is_refused_before_any_work(
 ):
     move_to_link(folder / name, tmp_path / "secrets" / "file")
     monkeypatch.setattr("lpjax.compress", None)  # is not reached
-    for arguments in (("export", folder), ("compress", folder)):
-        status, _, err = command(*arguments, tmp_path / "out")
+    for name_of, options in (("export", []), ("compress", ["--keep", 0.5])):
+        status, _, err = command(name_of, folder, tmp_path / "out", *options)
         said = " ".join(err.split())
         assert status == 1, said
         assert str(folder / name) in said
