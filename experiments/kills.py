@@ -38,6 +38,7 @@ import numpy as np
 from safetensors import safe_open
 
 from experiments.full_size import random_params
+from experiments.readme import kills_table
 from lpjax import Checkpoint, load_checkpoint, save_checkpoint
 from lpjax.models import config_from_json
 from lpjax.report import load_calibration, read_break_even, run_record, write_json
@@ -403,20 +404,6 @@ def _make_old(path: Path) -> None:
     (path / "notes.txt").write_text("old")
 
 
-def table(record: dict[str, Any]) -> str:
-    """Command × signal × points × what went wrong, in Markdown."""
-    lines = [
-        "| command | signal | points | OUT lost | OUT mixed | left at once | left after one more run | other result |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    keys = ("points", "lost", "mixed", "left_at_once", "left_after_another_run", "other_result")
-    for row in record["rows"]:
-        lines.append(f"| {row['command']} | {row['signal']} | {' | '.join(str(row[key]) for key in keys)} |")
-    total = {key: sum(row[key] for row in record["rows"]) for key in keys}
-    lines.append(f"| all | | {' | '.join(str(total[key]) for key in keys)} |")
-    return "\n".join(lines)
-
-
 def _summed(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
     """Rows of two parts of a command as one."""
     return {key: value + other[key] if isinstance(value, int) else value for key, value in one.items()}
@@ -456,7 +443,7 @@ def main() -> None:
             found[name] = rows if name not in found else [_summed(*two) for two in zip(found[name], rows, strict=True)]
     rows = [row for name in chosen for row in found[name]]
     record = run_record(None) | {"seconds": time.perf_counter() - began, "rows": rows}
-    print(table(record))
+    print(kills_table(record))
     if options.only is None and options.most is None:
         write_json(RESULTS, record)
     sys.exit(any(row["faults"] for row in rows))

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from experiments import data_aware_results, glue_results, kills
+from experiments import data_aware_results, glue_results
 from lpjax.report import method_label
 
 ROOT = Path(__file__).parents[1]
@@ -245,6 +245,20 @@ def kernels_table(record: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def kills_table(record: dict[str, Any]) -> str:
+    """Command × signal × points × what went wrong, in Markdown."""
+    lines = [
+        "| command | signal | points | OUT lost | OUT mixed | left at once | left after one more run | other result |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    keys = ("points", "lost", "mixed", "left_at_once", "left_after_another_run", "other_result")
+    for row in record["rows"]:
+        lines.append(f"| {row['command']} | {row['signal']} | {' | '.join(str(row[key]) for key in keys)} |")
+    total = {key: sum(row[key] for row in record["rows"]) for key in keys}
+    lines.append(f"| all | | {' | '.join(str(total[key]) for key in keys)} |")
+    return "\n".join(lines)
+
+
 def _from(path: str, table: Callable[[dict[str, Any]], str]) -> Callable[[], str]:
     return lambda: table(json.loads((ROOT / path).read_text(encoding="utf-8")))
 
@@ -277,7 +291,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "ablation": data_aware_results.ablation_table,
     "recovery": data_aware_results.recovery_table,
     "throughput": glue_results.throughput_table,
-    "kills": _from("experiments/results/kills.json", kills.table),
+    "kills": _from("experiments/results/kills.json", kills_table),
 }
 _DOCUMENTS = ("README.md", "docs/devices.md", "experiments/README.md", "benchmarks/README.md")
 DOCUMENTS = tuple(ROOT / name for name in _DOCUMENTS)

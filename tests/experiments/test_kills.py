@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from experiments.kills import CASES, ENVIRONMENT, RESULTS, SIGNALS, state, table
+from experiments.kills import CASES, ENVIRONMENT, RESULTS, SIGNALS, state
+from experiments.readme import kills_table
 
 ROOT = Path(__file__).parents[2]
 
@@ -43,7 +44,7 @@ def test_the_record_has_every_command_and_no_fault(record: dict):
         assert row["signal"] == "SIGKILL" or row["left_at_once"] == 0
         least = 100 if row["command"].split()[0] in ("calibrate", "finetune", "recover") else 10
         assert row["points"] > least
-    assert table(record).count("\n") == 2 * len(CASES) + 2
+    assert kills_table(record).count("\n") == 2 * len(CASES) + 2
 
 
 def test_what_is_found_is_told_apart(tmp_path: Path):
