@@ -108,9 +108,10 @@ def _log(fields: Fields, from_start: bool) -> Log:
         raise fields.refuse("about", "an object")
     curve, last = [], 0
     for entry in fields.objects("curve"):
-        least = 0 if from_start and not curve else last + 1
-        last = entry.need("step", entry.count("step", least, max(step, least)))
-        curve.append(_of_recovery(entry, last == 0) if from_start else _of_tuning(entry))
+        begins = from_start and not curve
+        least, most = (0, 0) if begins else (last + 1, max(step, last + 1))
+        last = entry.need("step", entry.count("step", least, most))
+        curve.append(_of_recovery(entry, begins) if from_start else _of_tuning(entry))
     if len({frozenset(entry) for entry in curve[from_start:]}) > 1 or (from_start and not curve):
         raise fields.refuse("curve", "entries of the same numbers")
     losses = fields.data.get("losses")
