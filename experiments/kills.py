@@ -181,8 +181,8 @@ class Points:
         os.fsync = counted
         for name in ("bench", "calibrate", "compress", "finetune", "inspect", "recover", "report"):
             module = importlib.import_module(f"lpjax.cli._{name}")
-            if hasattr(module, "progress"):
-                module.progress = self._counting(module.progress)
+            if "progress" in vars(module):
+                vars(module)["progress"] = self._counting(vars(module)["progress"])
 
     def _counting(self, progress: Callable[[], Any]) -> Callable[[], Any]:
         @contextlib.contextmanager

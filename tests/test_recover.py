@@ -237,8 +237,9 @@ def test_a_full_disk_does_not_end_training(uninterrupted, tmp_path, monkeypatch)
         save_state(*given)
 
     monkeypatch.setattr("lpjax.glue._fit.save_state", save)
-    with pytest.warns(SnapshotWarning, match=r"no snapshot of update 11 could be written .*No space left"):
+    with pytest.warns(SnapshotWarning, match=r"no snapshot of update \d+ could be written .*No space left") as told:
         found = run(smaller, dense, settings=settings, snapshot=tmp_path / "snapshot")
+    assert [str(one.message).split()[4] for one in told] == ["11", "14", "18", "21"]
     assert found.curve == expected.curve
     assert json.loads(safe_open(tmp_path / "snapshot", framework="numpy").metadata()["log"])["step"] == 7
     monkeypatch.setattr("shutil.disk_usage", lambda _: (0, 0, 0))

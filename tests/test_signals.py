@@ -22,6 +22,7 @@ def status_of(main: Callable[[], None]) -> int:
         ends_by_signals(main)()
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     assert signal.getsignal(signal.SIGHUP) is signal.SIG_DFL
+    assert isinstance(caught.value.code, int)
     return caught.value.code
 
 

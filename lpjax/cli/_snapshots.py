@@ -48,12 +48,13 @@ def holding(snapshot: Path, *, start_over: bool) -> Iterator[None]:
     Raises:
         OSError: another run that is alive has it; or what is raised inside, with where the trained weights are.
     """
+    from lpjax.glue._fit import SnapshotWarning  # late: optax takes a while
+
     with claimed(snapshot), warnings.catch_warnings():
+        warnings.simplefilter("always", SnapshotWarning)
         shown = warnings.showwarning
 
         def show(message: Warning | str, category: type[Warning], *rest: Any, **more: Any) -> None:
-            from lpjax.glue._fit import SnapshotWarning
-
             if issubclass(category, SnapshotWarning):
                 errors.print(f"warning: {escape(str(message))}", highlight=False, soft_wrap=True)
             else:
