@@ -151,7 +151,7 @@ def test_a_table_without_json(command, folder, smaller, text, tmp_path):
         (["--lr", "-1"], "`learning_rate` is -1"),
         (["--text", "TEXT", "--task", "sst2"], "expected one of them"),
         (["--split", "train"], "--split and --glue are those of a --task"),
-        (["--texts", "1"], "--texts is 1; expected 2 or more"),
+        (["--texts", "1"], "--texts is 1; expected a whole number, 2 or more"),
         (["--baseline", "./nowhere"], "there is no folder"),
         (["--text", "nowhere.txt"], "nowhere.txt can't be read"),
     ],
