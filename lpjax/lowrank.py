@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,13 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from lpjax.sparse import Sparse
+
+if TYPE_CHECKING:
+    Left = Float[Array | np.ndarray, "*batch n rank"]
+    Right = Float[Array | np.ndarray, "*batch rank d"]
+    Entries = Sparse | None
+else:  # what tree functions put there may be anything: shapes, None, marks of a checkpointer
+    Left = Right = Entries = Any
 
 
 @jax.tree_util.register_dataclass
@@ -30,9 +37,9 @@ class LowRank:
         sparse: entries that are added to the product of one pair, (in, out); None for none.
     """
 
-    left: Float[Array | np.ndarray, "*batch n rank"]
-    right: Float[Array | np.ndarray, "*batch rank d"]
-    sparse: Sparse | None = None
+    left: Left
+    right: Right
+    sparse: Entries = None
 
     # A NumPy array on the left of `@` would try to make an array of this; so it leaves the product to `__rmatmul__`.
     __array_ufunc__ = None

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float, Int
+
+if TYPE_CHECKING:
+    Values = Float[Array | np.ndarray, " count"]
+    Columns = Int[Array | np.ndarray, " count"]
+    Starts = Int[Array | np.ndarray, " n+1"]
+else:  # what tree functions put there may be anything, as with `LowRank`
+    Values = Columns = Starts = Any
 
 
 @jax.tree_util.register_dataclass
@@ -24,9 +31,9 @@ class Sparse:
         most: entries of the longest row, static, for what is jitted.
     """
 
-    values: Float[Array | np.ndarray, " count"]
-    columns: Int[Array | np.ndarray, " count"]
-    starts: Int[Array | np.ndarray, " n+1"]
+    values: Values
+    columns: Columns
+    starts: Starts
     most: int = dataclasses.field(metadata={"static": True})
 
     @classmethod

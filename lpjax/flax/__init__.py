@@ -13,3 +13,7 @@ from lpjax.flax._linen import input_axes as input_axes
 from lpjax.flax._nnx import FactoredEmbed as FactoredEmbed
 from lpjax.flax._nnx import FactoredLinear as FactoredLinear
 from lpjax.flax._nnx import compress_nnx as compress_nnx
+from lpjax.flax._serialization import register as _register
+from lpjax.flax._serialization import with_pairs as with_pairs
+
+_register()

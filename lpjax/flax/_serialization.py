@@ -1,0 +1,107 @@
+"""How `flax.serialization` saves `LowRank` and `Sparse`, and pairs of a tree that was read without a target."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from flax import serialization
+
+from lpjax.lowrank import LowRank
+from lpjax.sparse import Sparse, fault_of
+
+_SPARSE = ("values", "columns", "starts")
+
+
+def register() -> None:
+    """Tell flax how to save both; once a process, when `lpjax.flax` is imported."""
+    serialization.register_serialization_state(LowRank, _state_of_pair, _pair_of_state, override=True)
+    serialization.register_serialization_state(Sparse, _state_of_sparse, _sparse_of_state, override=True)
+
+
+def with_pairs(tree: Any) -> Any:
+    """`tree` with a `LowRank` for each dict that `flax.serialization` made of one.
+
+    For what was read without a factored target: by `flax.serialization.msgpack_restore`, or by `from_bytes` into
+    dense params, which flax replaces by such dicts without a word. A dict counts as a pair if its keys are `left` and
+    `right`, with or without `sparse`, and both are arrays whose shapes fit.
+
+    Args:
+        tree: nested dicts, as flax's state dicts are.
+
+    Returns:
+        A new tree; arrays are the same objects.
+
+    Raises:
+        ValueError: single entries that do not fit their pair.
+    """
+    if not isinstance(tree, Mapping):
+        return tree
+    if set(tree) in ({"left", "right"}, {"left", "right", "sparse"}) and _fits(tree["left"], tree["right"]):
+        return LowRank(tree["left"], tree["right"], _entries(tree))
+    return {key: with_pairs(value) for key, value in tree.items()}
+
+
+def _entries(state: Mapping[str, Any]) -> Sparse | None:
+    """The single entries beside a pair.
+
+    Raises:
+        ValueError: they do not fit it.
+    """
+    sparse = state.get("sparse")
+    if sparse is None:
+        return None
+    if not isinstance(sparse, Mapping) or set(sparse) != set(_SPARSE):
+        raise ValueError(f"`sparse` holds {_keys(sparse)}; expected {', '.join(_SPARSE)}")
+    parts = [np.asarray(sparse[name]) for name in _SPARSE]
+    shape = (state["left"].shape[-2], state["right"].shape[-1])
+    if fault := fault_of(*parts, shape):
+        raise ValueError(f"`sparse` does not fit a pair of shape {shape}: {fault}")
+    return Sparse.from_parts(*(sparse[name] for name in _SPARSE))
+
+
+def _fits(left: Any, right: Any) -> bool:
+    shapes = [getattr(part, "shape", ()) for part in (left, right)]
+    return min(map(len, shapes)) >= 2 and shapes[0][:-2] == shapes[1][:-2] and shapes[0][-1] == shapes[1][-2]
+
+
+def _state_of_pair(pair: LowRank) -> dict[str, Any]:
+    state = {name: serialization.to_state_dict(getattr(pair, name)) for name in ("left", "right")}
+    return state if pair.sparse is None else state | {"sparse": serialization.to_state_dict(pair.sparse)}
+
+
+def _pair_of_state(target: LowRank, state: Any) -> LowRank:
+    expected = ["left", "right"] + ([] if target.sparse is None else ["sparse"])
+    if not isinstance(state, Mapping) or set(state) != set(expected):
+        raise ValueError(
+            f"the target has a pair with {', '.join(expected)} at {serialization.current_path()}, the file "
+            f"{_keys(state)}; expected a target that was compressed in the same way, or `lpjax.flax.with_pairs` of "
+            "`flax.serialization.msgpack_restore`"
+        )
+    parts = {name: serialization.from_state_dict(getattr(target, name), state[name], name=name) for name in expected}
+    return dataclasses.replace(target, **parts)
+
+
+def _state_of_sparse(sparse: Sparse) -> dict[str, Any]:
+    return {name: serialization.to_state_dict(getattr(sparse, name)) for name in _SPARSE}
+
+
+def _sparse_of_state(target: Sparse, state: Any) -> Sparse:
+    if not isinstance(state, Mapping) or set(state) != set(_SPARSE):
+        raise ValueError(
+            f"the target has single entries at {serialization.current_path()}, the file {_keys(state)}; expected "
+            f"{', '.join(_SPARSE)}"
+        )
+    parts = {name: serialization.from_state_dict(getattr(target, name), state[name], name=name) for name in _SPARSE}
+    starts = parts["starts"]
+    if not hasattr(starts, "shape"):  # of an optimizer's moments, which have no places
+        return dataclasses.replace(target, **parts)
+    return Sparse.from_parts(*(parts[name] for name in _SPARSE))
+
+
+def _keys(state: Any) -> str:
+    if isinstance(state, Mapping):
+        return "a dict of " + (", ".join(map(str, list(state)[:5])) or "nothing")
+    return f"an array of shape {state.shape}" if hasattr(state, "shape") else f"a {type(state).__name__}"
