@@ -22,6 +22,7 @@ from lpjax._allocation import (
     share_out,
     squared_errors,
 )
+from lpjax._defaults import LAYERS_OF_BUDGET, default_allocation, default_method, default_weighting, share_of_entries
 from lpjax._measuring import Measure, measured_options, steps
 from lpjax._metrics import PLAIN, Sides
 from lpjax._spectra import weighted_singular_values
@@ -29,10 +30,10 @@ from lpjax.break_even import BreakEven
 from lpjax.calibration import Calibration
 from lpjax.compress import leaf_sides, require_finite
 from lpjax.lowrank import LowRank
-from lpjax.plan import Choice, Costs, Plan, share_of_entries
+from lpjax.plan import Choice, Costs, Plan
 from lpjax.select import GROUPS, Select, is_table, leaves_with_paths, max_rank, select_paths
 from lpjax.solvers import SOLVERS
-from lpjax.weighting import DEFAULT, Weighting, scale_of_errors, weighting_named
+from lpjax.weighting import DEFAULT, Weighting, scale_of_errors
 
 Allocation = Literal["uniform", "energy", "minimax", "error", "measured"]
 Progress = Callable[[int, int, str], None]
@@ -45,12 +46,12 @@ def allocate(
     *,
     budget: float,
     budget_of: Costs = "parameters",
-    select: Select = ("embeddings", "encoder"),
+    select: Select = LAYERS_OF_BUDGET,
     allocation: Allocation | None = None,
     calibration: Calibration | None = None,
     weighting: str | Weighting | None = None,
     measure: Measure | None = None,
-    methods: Sequence[tuple[str, float]] = (("svd", 2.0),),
+    methods: Sequence[tuple[str, float]] | None = None,
     sparse: float | None = None,
     levels: Sequence[float] = LEVELS,
     rank_multiple: int = 1,
@@ -82,7 +83,8 @@ def allocate(
             calibration and its weights are the default ones, else "uniform".
         calibration, weighting: as of `compress`.
         measure: params -> what a net loses, such as a `Divergence` from the dense net; leaves are dense ones.
-        methods: (solver, p) to choose from; the other allocations take the first.
+        methods: (solver, p) to choose from; the other allocations take the first. By default the one of `compress`:
+            "lewis" at p = 1, and "svd" with a calibration.
         sparse: share of each pair that single entries get, as of `compress`; the budget is one of parameters then. By
             default none of another budget, or with a `break_even`.
         levels: shares, rising.
@@ -100,9 +102,12 @@ def allocate(
     for name, value, known in (("budget_of", budget_of, Costs), ("allocation", allocation, Allocation)):
         if value is not None and value not in get_args(known):
             raise ValueError(f"`{name}` is {value!r}; expected one of {', '.join(get_args(known))}")
-    weighting = weighting if calibration is None else weighting or DEFAULT
-    estimate = "error" if weighting is not None and weighting_named(weighting).compares_layers else "uniform"
-    allocation = allocation or (estimate if measure is None else "measured")
+    if calibration is not None:
+        weighting = default_weighting(weighting, calibrated=True)
+    estimate = default_allocation(weighting)
+    chosen: Any = default_allocation(weighting, measured=measure is not None) if allocation is None else allocation
+    allocation = chosen
+    methods = [default_method(calibrated=calibration is not None)] if methods is None else methods
     if allocation == "measured" and measure is None:
         raise ValueError('`allocation` is "measured", but there is no `measure`; expected a function of params')
     if not levels or list(levels) != sorted(set(levels)) or not 0 < levels[0] <= levels[-1] < 1:

@@ -11,13 +11,14 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from lpjax._defaults import default_method, default_weighting, share_of_entries
 from lpjax._mesh import data_mesh
 from lpjax._metrics import PLAIN, Sides
 from lpjax._solve_group import Job, Part, Solved, is_svd, rehearse, solve_group
 from lpjax.break_even import BreakEven
 from lpjax.calibration import Calibration
 from lpjax.lowrank import LowRank
-from lpjax.plan import Choice, Plan, share_of_entries
+from lpjax.plan import Choice, Plan
 from lpjax.select import (
     InputAxes,
     Select,
@@ -128,7 +129,7 @@ def compress(
             once, with more arrays of its size at work.
         solver: a name in `SOLVERS`, or a function matrix, rank, *, p -> `Solution` that jit and vmap can
             transform. By default "lewis", and "svd" with a calibration.
-        p: exponent, by default 1; of "svd" with a calibration 2.
+        p: exponent, by default 1, and 2 for "svd", which is the solver of that norm whatever p is.
         calibration: what text says of the matrices, from `calibrate`: errors are then weighted by it.
         weighting: how, a `Weighting` or a name in `WEIGHTINGS`; by default the plan's, or else "gauss_newton".
         row_weights: path -> ω ≥ 0, one a row: (vocab,) for an embedding, (out,) for a kernel; behind the axes of
@@ -180,8 +181,7 @@ def compress(
         paths = planned_paths(params, layers, input_axes)
         goals = [_Goal(None, *layers[path]) for path in paths]
     else:
-        solver = solver or ("svd" if calibration is not None else "lewis")
-        p = (2.0 if calibration is not None and solver == "svd" else 1.0) if p is None else p
+        solver, p = default_method(solver, p, calibrated=calibration is not None)
         if (keep is None) == (rank is None):
             raise ValueError(f"`keep` is {keep} and `rank` is {rank}; expected exactly one of them")
         if keep is not None and not 0 < keep <= 1:
@@ -191,7 +191,7 @@ def compress(
         if select is None:
             raise ValueError("`select` is missing; expected a group, a pattern or a function, or a `plan` instead")
         paths = select_paths(params, select, input_axes)
-        under, by_time = None if calibration is None else weighting or DEFAULT, break_even is not None
+        under, by_time = default_weighting(weighting, calibrated=calibration is not None), break_even is not None
         shares = [share_of_entries(sparse, path, under, solver, by_time=by_time) for path in paths]
         goals = [_Goal(keep, rank, solver, p, share) for share in shares]
     solvers = {goal.solver: _solver(goal.solver) for goal in goals}

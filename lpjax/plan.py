@@ -6,29 +6,9 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
-from lpjax.select import is_table
-from lpjax.weighting import Weighting, weighting_named
+from lpjax.weighting import Weighting
 
 Costs = Literal["parameters", "multiply_adds"]
-
-ENTRIES_OF_TABLES = 0.2
-
-
-def share_of_entries(
-    sparse: float | None, path: str, weighting: str | Weighting | None, method: Any, *, by_time: bool = False
-) -> float:
-    """The share of a pair that single entries get: as asked for, or by default of a table a fifth, under the default
-    weights and by "svd", else none.
-
-    Looking up rows of a table takes little of a net's time, with single entries, too; kernels with them take a dense
-    one's. Where ranks are chosen or judged by time, which is not known of them, there are none by default.
-    """
-    if sparse is not None:
-        return sparse
-    if by_time:
-        return 0.0
-    weighted = weighting is not None and weighting_named(weighting).compares_layers
-    return ENTRIES_OF_TABLES if weighted and method == "svd" and is_table(path) else 0.0
 
 
 class Choice(NamedTuple):

@@ -14,9 +14,9 @@ import pytest
 import lpjax
 from lpjax import Choice, LowRank
 from lpjax._allocation import Leaf, Option, by_level, hull, losses_of, rank_of_loss, rank_of_share, share_out
+from lpjax._defaults import ENTRIES_OF_TABLES
 from lpjax.break_even import BreakEven, LayerTiming
 from lpjax.calibration import Calibration, Statistics
-from lpjax.plan import ENTRIES_OF_TABLES
 from lpjax.select import leaves_with_paths
 from tests.helpers import truncated_svd
 

@@ -80,6 +80,7 @@ def make_wish(
     Raises:
         ValueError: what can't be meant, naming the options.
     """
+    from lpjax._defaults import LAYERS, LAYERS_OF_BUDGET, default_allocation, default_method
     from lpjax.allocate import Allocation
     from lpjax.plan import Costs
     from lpjax.report import load_plan
@@ -105,8 +106,7 @@ def make_wish(
         raise ValueError("--weighting is given without --calibrate, whose text it would weight by")
     if weighting is None:
         weighting = str(replayed.weighting) if replayed is not None and replayed.weighting else DEFAULT
-    method = method or ("lewis" if calibrate is None else "svd")
-    p = p if p is not None else 2.0 if method == "svd" else 1.0
+    method, p = default_method(method or None, p, calibrated=calibrate is not None)
     _check_name("--method", method, SOLVERS)
     _check_name("--weighting", weighting, WEIGHTINGS)
     _check_name("--budget-of", budget_of, get_args(Costs))
@@ -126,8 +126,8 @@ def make_wish(
     if replayed is not None:
         allocation = replayed.allocation
     elif budget is not None and allocation is None:
-        allocation = "error" if calibrate is not None and WEIGHTINGS[weighting].compares_layers else "uniform"
-    named = layers or ("embeddings" if budget is None else "embeddings,encoder")
+        allocation = default_allocation(None if calibrate is None else weighting)
+    named = layers or ",".join(LAYERS if budget is None else LAYERS_OF_BUDGET)
     return Wish(
         None if plan is not None else tuple(split_patterns(named)),
         keep,
@@ -272,7 +272,8 @@ def plan_of(
     wish: Wish, calibration: Calibration | None, chosen: dict[str, Any], records: Iterable[LayerRecord], model: str
 ) -> Plan:
     """What was made of each layer, to be replayed."""
-    from lpjax.plan import Choice, Plan, share_of_entries
+    from lpjax._defaults import share_of_entries
+    from lpjax.plan import Choice, Plan
     from lpjax.report import run_record
 
     told: dict[str, Any] = {"model": model, **run_record(None)}

@@ -112,8 +112,8 @@ def compress_nnx(
     select: Select,
     keep: float | None = None,
     rank: int | None = None,
-    solver: str | Callable[..., Solution] = "lewis",
-    p: float = 1.0,
+    solver: str | Callable[..., Solution] | None = None,
+    p: float | None = None,
     **options: Any,
 ) -> tuple[LayerRecord, ...]:
     """Replace chosen layers of an NNX model, in place, by `FactoredLinear` and `FactoredEmbed`.
@@ -129,8 +129,9 @@ def compress_nnx(
 
     Args:
         model: changed only after everything was solved.
-        select, keep, rank, solver, p: see `compress`.
-        **options: `row_weights`, `rows`, `batch_size`, `progress`, and the solver's, as `compress` takes them.
+        select, keep, rank, solver, p: see `compress`, whose defaults these are.
+        **options: `calibration`, `weighting`, `row_weights`, `rows`, `batch_size`, `progress`, and the solver's, as
+            `compress` takes them. There are no single entries, by default either.
 
     Returns:
         A record for each parameter that was selected.

@@ -1,0 +1,104 @@
+"""Python, NNX and the command line do the same if nothing is asked for: one table, and every door held to it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import flax.nnx as nnx
+import jax
+import numpy as np
+import pytest
+
+import lpjax
+import lpjax.flax
+from lpjax.calibration import Calibration, Statistics
+from lpjax.report import load_plan, save_calibration
+from lpjax.select import leaves_with_paths
+
+pytestmark = pytest.mark.usefixtures("quick_compilations")
+
+TABLE: dict[bool, tuple[str, float, float]] = {False: ("lewis", 1.0, 0.0), True: ("svd", 2.0, 0.2)}
+"""Whether there is a calibration -> solver, p, and the share of single entries in an embedding."""
+
+KEEP = 0.9  # at which even so small a table has room for entries
+
+
+def statistics(n: int, d: int) -> Statistics:
+    rng = np.random.default_rng(n)
+    outputs = rng.normal(size=(2 * d, d)).astype(np.float32)
+    inputs = rng.normal(size=(2 * n, n)).astype(np.float32)
+    return Statistics(9, inputs.T @ inputs, outputs=outputs.T @ outputs, counts=np.arange(n, dtype=np.float32))
+
+
+def calibration_of(params: Any, paths: list[str]) -> Calibration:
+    leaves = dict(leaves_with_paths(params))
+    return Calibration({path: statistics(*leaves[path].shape) for path in paths}, "embedding", 3, 9, 0)
+
+
+def same(one: Any, other: Any) -> bool:
+    a, b = jax.tree.leaves(one), jax.tree.leaves(other)
+    return len(a) == len(b) and all(np.array_equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+@pytest.mark.parametrize("calibrated", [False, True])
+def test_every_door_has_the_defaults_of_one_table(calibrated, command, folder, tmp_path):
+    solver, p, share = TABLE[calibrated]
+    params = lpjax.load_checkpoint(folder).params
+    (path,) = lpjax.select_paths(params, "embeddings")
+    calibration = calibration_of(params, [path]) if calibrated else None
+    known: dict[str, Any] = {"calibration": calibration}
+
+    # Python
+    found = lpjax.compress(params, select="embeddings", keep=KEEP, **known)
+    asked = lpjax.compress(params, select="embeddings", keep=KEEP, solver=solver, p=p, sparse=share, **known)
+    assert same(found.params, asked.params)
+    assert found.records[0].objective_entries == asked.records[0].objective_entries  # in the norm of that p
+    assert bool(found.records[0].entries) == bool(share)
+
+    # `allocate`
+    plan = lpjax.allocate(params, budget=0.9, select="embeddings", **known)
+    assert {choice[1:] for choice in plan.layers.values()} == {(solver, p, share)}
+    assert plan.allocation == ("error" if calibrated else "uniform")
+
+    # The command
+    options = []
+    if calibration is not None:
+        save_calibration(calibration, tmp_path / "found.safetensors")
+        options = ["--calibrate", tmp_path / "found.safetensors"]
+    for number, goal in enumerate((["--keep", KEEP], ["--budget", 0.9, "--layers", "embeddings"])):
+        file = tmp_path / f"plan{number}.json"
+        status, said, errors = command(
+            "compress", folder, tmp_path / f"out{number}", *goal, *options, "--plan-out", file, "--json"
+        )
+        assert status == 0, errors
+        assert (json.loads(said)["method"], json.loads(said)["p"]) == (solver, p)
+        made = load_plan(file)
+        assert {choice[1:] for choice in made.layers.values()} == {(solver, p, share)}
+        assert list(made.layers) == [path]
+    assert same(lpjax.load_checkpoint(tmp_path / "out0").params, found.params)
+
+    # NNX, whose factored layers are pairs alone
+    table = dict(leaves_with_paths(params))[path]
+
+    class Model(nnx.Module):
+        def __init__(self) -> None:
+            self.table = nnx.Embed(*table.shape, rngs=nnx.Rngs(0))
+            self.table.embedding[...] = jax.numpy.asarray(table)
+
+    model = Model()
+    own = (
+        {}
+        if calibration is None
+        else {"calibration": Calibration({"table/embedding": calibration.statistics[path]}, "", 3, 9, 0)}
+    )
+    lpjax.flax.compress_nnx(model, select="embedding$", keep=KEEP, **own)
+    alone = lpjax.compress(params, select="embeddings", keep=KEEP, solver=solver, p=p, sparse=0.0, **known).params
+    pair = dict(leaves_with_paths(alone))[path]
+    assert same((model.table.left[...], model.table.right[...]), (pair.left, pair.right))
+
+
+def test_the_svd_is_the_solver_of_two(folder):
+    params = lpjax.load_checkpoint(folder).params
+    found = lpjax.compress(params, select="embeddings", keep=KEEP, solver="svd").records[0]
+    assert found.objective_entries == pytest.approx(found.objective_rows, rel=1e-6)
