@@ -181,7 +181,7 @@ def compress(
         paths = planned_paths(params, layers, input_axes)
         goals = [_Goal(None, *layers[path]) for path in paths]
     else:
-        solver, p = default_method(solver, p, calibrated=calibration is not None)
+        method = default_method(solver, p, calibrated=calibration is not None)
         if (keep is None) == (rank is None):
             raise ValueError(f"`keep` is {keep} and `rank` is {rank}; expected exactly one of them")
         if keep is not None and not 0 < keep <= 1:
@@ -192,8 +192,8 @@ def compress(
             raise ValueError("`select` is missing; expected a group, a pattern or a function, or a `plan` instead")
         paths = select_paths(params, select, input_axes)
         under, by_time = default_weighting(weighting, calibrated=calibration is not None), break_even is not None
-        shares = [share_of_entries(sparse, path, under, solver, by_time=by_time) for path in paths]
-        goals = [_Goal(keep, rank, solver, p, share) for share in shares]
+        shares = [share_of_entries(sparse, path, under, method.solver, by_time=by_time) for path in paths]
+        goals = [_Goal(keep, rank, *method, share) for share in shares]
     solvers = {goal.solver: _solver(goal.solver) for goal in goals}
     axes = {path: kernel_axes(path, entry, leaves) for path, entry in (input_axes or {}).items()}
     weights = dict(row_weights or {})

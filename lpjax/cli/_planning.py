@@ -106,7 +106,8 @@ def make_wish(
         raise ValueError("--weighting is given without --calibrate, whose text it would weight by")
     if weighting is None:
         weighting = str(replayed.weighting) if replayed is not None and replayed.weighting else DEFAULT
-    method, p = default_method(method or None, p, calibrated=calibrate is not None)
+    chosen = default_method(method or None, p, calibrated=calibrate is not None)
+    method, p = str(chosen.solver), chosen.p
     _check_name("--method", method, SOLVERS)
     _check_name("--weighting", weighting, WEIGHTINGS)
     _check_name("--budget-of", budget_of, get_args(Costs))

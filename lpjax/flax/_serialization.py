@@ -55,15 +55,15 @@ def _entries(state: Mapping[str, Any]) -> Sparse | None:
         return None
     if not isinstance(sparse, Mapping) or set(sparse) != set(_SPARSE):
         raise ValueError(f"`sparse` holds {_keys(sparse)}; expected {', '.join(_SPARSE)}")
-    parts = [np.asarray(sparse[name]) for name in _SPARSE]
+    values, columns, starts = (sparse[name] for name in _SPARSE)
     shape = (state["left"].shape[-2], state["right"].shape[-1])
-    if fault := fault_of(*parts, shape):
+    if fault := fault_of(np.asarray(values), np.asarray(columns), np.asarray(starts), shape):
         raise ValueError(f"`sparse` does not fit a pair of shape {shape}: {fault}")
-    return Sparse.from_parts(*(sparse[name] for name in _SPARSE))
+    return Sparse.from_parts(values, columns, starts)
 
 
 def _fits(left: Any, right: Any) -> bool:
-    shapes = [getattr(part, "shape", ()) for part in (left, right)]
+    shapes: list[Any] = [getattr(part, "shape", ()) for part in (left, right)]
     return min(map(len, shapes)) >= 2 and shapes[0][:-2] == shapes[1][:-2] and shapes[0][-1] == shapes[1][-2]
 
 

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
+import flax.serialization as serialization
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import orbax.checkpoint as ocp
 import pytest
-from flax import serialization
 from flax.training.train_state import TrainState
 
 import lpjax
@@ -64,7 +64,7 @@ def test_a_train_state_and_back(promoting):
     state = state.apply_gradients(grads=gradients)
     fresh = TrainState.create(apply_fn=module.apply, params={"params": {"kernel": pair(1), "bias": jnp.ones(7)}},
                               tx=optax.adamw(1e-2))  # fmt: skip
-    back = serialization.from_bytes(fresh, serialization.to_bytes(state))
+    back: Any = serialization.from_bytes(fresh, serialization.to_bytes(state))
     assert isinstance(back.params["params"]["kernel"], lpjax.LowRank)
     assert same((back.step, back.params, back.opt_state), (state.step, state.params, state.opt_state))
 
