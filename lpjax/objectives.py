@@ -16,7 +16,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
+from jax.dtypes import canonicalize_dtype
 from jaxtyping import Array, Float, Scalar
+
+from lpjax._exponents import largest_exponent, ldexp, scaled
+from lpjax._numbers import numbers, require_representable
 
 Over = Literal["entries", "rows"]
 
@@ -26,16 +30,6 @@ def blocked_sum(values: Float[Array, " n"]) -> Scalar:
     block = max(1, round(values.shape[0] ** 0.5))
     padded = jnp.pad(values, (0, -values.shape[0] % block))
     return jnp.sum(jnp.sum(padded.reshape(-1, block), axis=1))
-
-
-def power_of_two_above(value: Scalar) -> Scalar:
-    """The least power of two above `value`, by which division is exact; 1 for zero, infinity and NaN.
-
-    Never so large that its inverse, by which XLA multiplies instead of dividing, would be flushed to zero.
-    """
-    largest = jnp.finfo(value.dtype).maxexp - 2
-    mantissa_free = jnp.ldexp(jnp.ones_like(value), jnp.minimum(jnp.frexp(value)[1], largest))
-    return jnp.where((value > 0) & jnp.isfinite(value), mantissa_free, 1)
 
 
 def row_norms(residual: Float[Array, "n d"], metric: Float[Array, "d d"] | None = None) -> Float[Array, " n"]:
@@ -68,67 +62,82 @@ def power_sums(
 
 
 def lp_norm(
-    residual: Float[Array, "n d"],
+    residual: Any,
     p: float | Scalar,
     over: Over = "entries",
     *,
-    row_weights: Float[Array, " n"] | None = None,
-    metric: Float[Array, "d d"] | None = None,
+    row_weights: Any = None,
+    metric: Any = None,
 ) -> Scalar:
     """ℓp size of a residual: (Σ_i ω_i Σ_j |r_ij|^p)^{1/p}, or (Σ_i ω_i ‖r_i‖_C^p)^{1/p} over rows.
 
     Args:
-        residual: matrix (n, d). Scaled inside, so that 1e±30 neither overflows nor vanishes.
+        residual: matrix (n, d) of real numbers: an array, a list, a data frame. Scaled inside, so that numbers at
+            either end of their dtype's range, subnormal ones included, neither overflow nor vanish.
         p: exponent, above 0; may be traced.
         over: "entries" or "rows".
         row_weights: ω ≥ 0, shape (n,); ones by default. A row of weight 0 does not count, however large.
         metric: C, symmetric positive semidefinite, shape (d, d); the identity by default. Only over "rows".
 
     Returns:
-        A scalar of the residual's dtype, float32 for half precision; NaN or infinite where the residual is.
+        A scalar of the residual's dtype, float32 for half precision and, without x64, for whole numbers; NaN or
+        infinite if the residual is, and infinite if the norm is no number of that dtype.
 
     Raises:
-        ValueError: `over` is neither name, p is not above 0, the residual is no floating matrix, weights or
-            metric do not fit it, or a metric is given for entries.
+        ValueError: `over` is neither name, p is not above 0, an argument is no array of real numbers, weights or metric
+            do not fit the residual, or a metric is given for entries.
     """
-    residual = jnp.asarray(residual)
     if over not in ("entries", "rows"):
         raise ValueError(f'`over` is {over!r}; expected "entries" or "rows"')
+    residual = numbers("residual", residual)
     if residual.ndim != 2:
         raise ValueError(f"`residual` has shape {residual.shape}; expected a matrix (n, d)")
     n, d = residual.shape
-    if not jnp.issubdtype(residual.dtype, jnp.floating):
-        raise ValueError(f"`residual` has dtype {residual.dtype}; expected a floating one: cast it first")
-    if not isinstance(p, Tracer) and not (np.ndim(p) == 0 and float(p) > 0):
+    if not isinstance(p, Tracer) and not (np.ndim(p) == 0 and np.asarray(p).dtype.kind in "iuf" and float(p) > 0):
         raise ValueError(f"`p` is {p}; expected a number above 0")
-    if row_weights is not None and np.shape(row_weights) != (n,):
-        raise ValueError(f"`row_weights` has shape {np.shape(row_weights)}; expected {(n,)}, one a row")
-    if metric is not None and np.shape(metric) != (d, d):
-        raise ValueError(f"`metric` has shape {np.shape(metric)}; expected {(d, d)}")
+    row_weights = None if row_weights is None else numbers("row_weights", row_weights)
+    metric = None if metric is None else numbers("metric", metric)
+    if row_weights is not None and row_weights.shape != (n,):
+        raise ValueError(f"`row_weights` has shape {row_weights.shape}; expected {(n,)}, one a row")
+    if metric is not None and metric.shape != (d, d):
+        raise ValueError(f"`metric` has shape {metric.shape}; expected {(d, d)}")
     if metric is not None and over == "entries":
         raise ValueError('`metric` measures whole rows; pass over="rows", or leave it out')
     # Neither p nor a sum of many terms can be told in half precision.
-    dtype = jnp.float32 if jnp.finfo(residual.dtype).bits < 32 else residual.dtype
-    residual, p = residual.astype(dtype), jnp.asarray(p, dtype)
-    metric = None if metric is None else jnp.asarray(metric, dtype)
+    dtype = canonicalize_dtype(residual.dtype)
+    dtype = canonicalize_dtype(np.float64) if not jnp.issubdtype(dtype, jnp.floating) else dtype
+    dtype = jnp.dtype(jnp.float32) if jnp.finfo(dtype).bits < 32 else dtype
+    require_representable("residual", residual, dtype)
+    residual, p = jnp.asarray(residual, dtype), jnp.asarray(p, dtype)
+    weight = metric_exponent = jnp.zeros((), jnp.int32)
+    if metric is not None:
+        metric = jnp.asarray(metric, dtype)
+        metric_exponent = largest_exponent(metric) // 2
+        metric = scaled(metric, -2 * metric_exponent)
     if row_weights is not None:
         row_weights = jnp.asarray(row_weights, dtype)
         residual = jnp.where(row_weights[:, None] == 0, 0, residual)
-    scale = power_of_two_above(jnp.max(jnp.abs(residual), initial=0))
-    sums = power_sums(residual / scale, p, over, metric)
+        weight = largest_exponent(row_weights)
+        row_weights = scaled(row_weights, -weight)
+    exponent = largest_exponent(residual)
+    sums = power_sums(scaled(residual, -exponent), p, over, metric)
     if row_weights is not None:
         sums = row_weights * sums
-    return scale * blocked_sum(sums) ** (1 / p)
+    root = weight.astype(dtype) / p
+    whole = jnp.floor(root)
+    return ldexp(
+        blocked_sum(sums) ** (1 / p) * jnp.exp2(root - whole), exponent + metric_exponent + whole.astype(jnp.int32)
+    )
 
 
-def tail(singular_values: Float[Array, " r"], rank: int) -> Scalar:
+def tail(singular_values: Any, rank: int) -> Scalar:
     """(Σ_{i>k} s_i²)^{1/2} of a descending spectrum."""
-    beyond = singular_values[_nonnegative(rank) :]
-    scale = power_of_two_above(jnp.max(beyond, initial=0))
-    return scale * jnp.sqrt(jnp.sum((beyond / scale) ** 2))
+    beyond = _spectrum(singular_values)[_nonnegative(rank) :]
+    exponent = largest_exponent(beyond)
+    return ldexp(jnp.sqrt(jnp.sum(scaled(beyond, -exponent) ** 2)), exponent)
 
 
-def operator_bound(singular_values: Float[Array, " r"], rank: int, distortion: float | Scalar) -> Scalar:
+def operator_bound(singular_values: Any, rank: int, distortion: float | Scalar) -> Scalar:
     """Upper bound of ‖A − A_k‖_{2→p} = max_{‖x‖₂=1} ‖(A − A_k)x‖_p: distortion · s_{k+1}.
 
     Args:
@@ -139,19 +148,18 @@ def operator_bound(singular_values: Float[Array, " r"], rank: int, distortion: f
     return distortion * lower_bound(singular_values, rank)
 
 
-def lower_bound(singular_values: Float[Array, " r"], rank: int) -> Scalar:
+def lower_bound(singular_values: Any, rank: int) -> Scalar:
     """Lower bound of ‖A − B‖_p over every B of rank k, entrywise, 1 ≤ p ≤ 2: s_{k+1}.
 
     Some unit x of the span of the first k + 1 axes has Bx = 0, so ‖A − B‖_p ≥ ‖(A − B)x‖_p ≥ ‖x‖_M ≥ s_{k+1};
     the first step is Hölder's inequality for x of unit ℓ2 norm and p ≤ 2.
     """
-    known = _nonnegative(rank) < singular_values.shape[0]
-    return jnp.asarray(singular_values[rank] if known else 0, singular_values.dtype)
+    values = _spectrum(singular_values)
+    known = _nonnegative(rank) < values.shape[0]
+    return jnp.asarray(values[rank] if known else 0, values.dtype)
 
 
-def entries_bound(
-    singular_values: Float[Array, " r"], rank: int, distortion: float | Scalar, dim: int, p: float | Scalar
-) -> Scalar:
+def entries_bound(singular_values: Any, rank: int, distortion: float | Scalar, dim: int, p: float | Scalar) -> Scalar:
     """Upper bound of ‖A − A_k‖_p, entrywise: distortion · d^{1/p−1/2} · (Σ_{i>k} s_i²)^{1/2}.
 
     Args:
@@ -162,6 +170,13 @@ def entries_bound(
         p: exponent in [1, 2].
     """
     return distortion * dim ** (1 / p - 0.5) * tail(singular_values, rank)
+
+
+def _spectrum(values: Any) -> Array:
+    values = jnp.asarray(numbers("singular_values", values))
+    if values.ndim != 1:
+        raise ValueError(f"`singular_values` has shape {values.shape}; expected (r,)")
+    return values.astype(jnp.float32) if jnp.finfo(values.dtype).bits < 32 else values
 
 
 def _nonnegative(rank: Any) -> int:

@@ -13,7 +13,8 @@ import pytest
 from scipy.optimize import minimize
 
 import lpjax
-from lpjax.objectives import blocked_sum, power_of_two_above, tail
+from lpjax._exponents import largest_exponent, ldexp, scaled
+from lpjax.objectives import blocked_sum, tail
 from tests.helpers import heavy_tailed, norm, product
 
 lp_norm: Any = lpjax.lp_norm  # NumPy arrays do as well, but are not in its signature
@@ -119,7 +120,10 @@ def test_p_may_be_traced_and_batched():
         (np.ones((3, 2), np.float32), {"over": "columns"}, "`over` is 'columns'"),
         (np.ones(3, np.float32), {}, "`residual` has shape (3,)"),
         (np.ones((2, 3, 2), np.float32), {}, "`residual` has shape (2, 3, 2)"),
-        (np.ones((3, 2), np.int32), {}, "`residual` has dtype int32"),
+        (np.ones((3, 2), np.complex64), {}, "`residual` has dtype complex64"),
+        (np.ma.masked_array(np.ones((3, 2))), {}, "`residual` is a masked array"),
+        (np.ones((3, 2), np.float32), {"row_weights": ["a", "b", "c"]}, "`row_weights` has dtype <U1"),
+        (np.ones((3, 2), np.float32), {"metric": [[1, 2], [3]], "over": "rows"}, "`metric` is a list whose parts"),
         (np.ones((3, 2), np.float32), {"p": 0.0}, "`p` is 0.0"),
         (np.ones((3, 2), np.float32), {"p": float("nan")}, "`p` is nan"),
         (np.ones((3, 2), np.float32), {"p": np.ones(2)}, "expected a number"),
@@ -149,17 +153,24 @@ def test_blocked_sum(n):
     assert found == pytest.approx(math.fsum(values.tolist()), rel=1e-6)
 
 
-@pytest.mark.parametrize("exponent", [-126, -70, -1, 0, 1, 70, 125])
-def test_power_of_two_above(exponent):
-    run = jax.jit(power_of_two_above)
+@pytest.mark.parametrize("exponent", [-149, -130, -126, -70, -1, 0, 1, 70, 127])
+def test_powers_of_two(exponent):
+    """The least one above a number, and scaling by it and back, subnormal numbers included."""
     for mantissa in (1, 1.25, 1.9999999):
         value = np.float32(mantissa * 2.0**exponent)
-        assert run(value) == 2.0 ** min(math.floor(math.log2(value)) + 1, 126)
+        least = math.floor(math.log2(value)) + 1
+        assert int(jax.jit(largest_exponent)(value)) == least
+        unit = jax.jit(scaled)(value, -least)
+        assert float(unit) == float(value) / 2.0**least
+        assert np.asarray(jax.jit(ldexp)(unit, least)) == value
+        assert np.asarray(ldexp(-unit, least)) == -value
 
 
-def test_power_of_two_above_nothing():
+def test_powers_of_two_of_nothing():
     for value in (0.0, np.inf, np.nan):
-        assert power_of_two_above(jnp.float32(value)) == 1
+        assert largest_exponent(jnp.float32(value)) == 0
+        for scale in (scaled, ldexp):
+            np.testing.assert_array_equal(scale(jnp.float32(value), 3), np.float32(value))
 
 
 def best_entries(matrix: np.ndarray, rank: int, p: float, seed: int) -> np.ndarray:

@@ -60,7 +60,7 @@ def admm_entries(
     outliers to the last digits.
 
     Args:
-        matrix: A, shape (n, d), floating and finite.
+        matrix: A, shape (n, d), of finite numbers.
         rank: k, from 1 to min(n, d); static under jit.
         p: exponent in [1, 2]; may be traced. At p = 2 the start is optimal and is handed back.
         num_iters: iteration limit; three plans by default.
@@ -77,7 +77,7 @@ def admm_entries(
         `Solution` with the best iterate, never worse than the start; its objective is over entries.
 
     Raises:
-        ValueError: matrix not 2-D, not floating, not finite; rank or p out of range; weights or init of the wrong
+        ValueError: matrix not 2-D, not numbers, not finite; rank or p out of range; weights or init of the wrong
             shape or negative; rho or plan out of range.
     """
     name, pair = split_init(init, ("best", "svd", "lewis", "clipped"))

@@ -13,8 +13,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Scalar
+from jaxtyping import Array, Bool, Float, Int, Scalar
 
+from lpjax._exponents import magnitude_bits, scaled
 from lpjax.solvers._mapped import Mapped
 
 _CPU_ENTRIES = 2**20  # 4 MiB in float32: a block and its two or three temporaries fit a last-level cache
@@ -23,7 +24,7 @@ _ACCELERATOR_ENTRIES = 2**26  # large enough to fill any accelerator, small enou
 
 @functools.partial(
     jax.tree_util.register_dataclass,
-    data_fields=["matrix", "factor", "limit", "row_factors", "turn"],
+    data_fields=["matrix", "exponent", "finite", "limit", "row_factors", "turn"],
     meta_fields=["axes"],
 )
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +33,8 @@ class Rows:
 
     Attributes:
         matrix: as it came, shape (n, d): inside `shard_map` the rows of this device. Or one that stays in its file.
-        factor: what every entry is multiplied by; at 0 the rows read as zeros, whatever they hold.
+        exponent: of the power of two that every entry is multiplied by, or None for 0. Subnormal entries count.
+        finite: where that is false, the rows read as zeros, whatever they hold; or None.
         turn: what rows are multiplied by after that, shape (d, d), or None.
         limit: magnitude that entries are clipped to after that, or None.
         row_factors: what every row is multiplied by at last, shape (n,), or None.
@@ -40,7 +42,8 @@ class Rows:
     """
 
     matrix: Float[Array, "n d"] | Mapped
-    factor: Scalar
+    exponent: Int[Array, ""] | None = None
+    finite: Bool[Array, ""] | None = None
     limit: Scalar | None = None
     row_factors: Float[Array, " n"] | None = None
     turn: Float[Array, "d d"] | None = None
@@ -56,10 +59,18 @@ class Rows:
     def dtype(self) -> Any:
         return self.matrix.dtype
 
+    def largest_bits(self) -> Int[Array, ""]:
+        """`magnitude_bits` of the largest entry of the matrix as it came, wherever its rows are."""
+        own = self.matrix.largest if isinstance(self.matrix, Mapped) else self.matrix
+        return over_devices(jax.lax.pmax, jnp.max(magnitude_bits(own)), self.axes)
+
     def largest(self) -> Scalar:
-        """Largest magnitude of the matrix as it came, wherever its rows are."""
-        own = self.matrix.largest if isinstance(self.matrix, Mapped) else jnp.max(jnp.abs(self.matrix))
-        return over_devices(jax.lax.pmax, own, self.axes)
+        """Largest magnitude of what is read, but for `turn`, limits and row factors."""
+        return self._scaled(jax.lax.bitcast_convert_type(self.largest_bits(), self.dtype))
+
+    def _scaled(self, piece: Array) -> Array:
+        piece = piece if self.exponent is None else scaled(piece, self.exponent, once=True)
+        return piece if self.finite is None else jnp.where(self.finite, piece, 0)
 
     def thinned(self, stride: int) -> Rows:
         """Every so-manieth row of a matrix in memory that has no row factors."""
@@ -76,7 +87,7 @@ class Rows:
             rows = jax.lax.dynamic_slice_in_dim(rows, start, count)
         if count is not None and row_factors is not None:
             row_factors = jax.lax.dynamic_slice_in_dim(row_factors, start, count)
-        rows = jnp.where(self.factor > 0, rows * self.factor, 0)
+        rows = self._scaled(rows)
         if self.turn is not None:
             rows = jnp.matmul(rows, self.turn, precision="highest")
         if self.limit is not None:

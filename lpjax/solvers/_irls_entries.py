@@ -36,7 +36,7 @@ def irls_entries(
     reference for small matrices. Use `admm_entries` for large ones.
 
     Args:
-        matrix: A, shape (n, d), floating and finite.
+        matrix: A, shape (n, d), of finite numbers.
         rank: k, from 1 to min(n, d); static under jit.
         p: exponent in [1, 2]; may be traced. At p = 2 the start is optimal and is handed back.
         num_iters: limit of sweeps.
@@ -49,7 +49,7 @@ def irls_entries(
         `Solution` with the best iterate, never worse than the start; its objective is over entries.
 
     Raises:
-        ValueError: matrix not 2-D, not floating, not finite; rank or p out of range; weights or init of the wrong
+        ValueError: matrix not 2-D, not numbers, not finite; rank or p out of range; weights or init of the wrong
             shape or negative.
     """
     name, pair = split_init(init, ("best", "svd", "lewis", "clipped"))

@@ -46,7 +46,7 @@ def irls_rows(
     that a randomised SVD inside is unstable.
 
     Args:
-        matrix: A, shape (n, d), floating and finite. An `np.memmap` with n ≥ d stays in its file.
+        matrix: A, shape (n, d), of finite numbers. An `np.memmap` with n ≥ d stays in its file.
         rank: k, from 1 to min(n, d); static under jit.
         p: exponent in [1, 2]; may be traced. At p = 2 the SVD's start is optimal and is handed back.
         num_iters: iteration limit.
@@ -59,7 +59,7 @@ def irls_rows(
         `Solution` with the best iterate, never worse than the start; its objective is over rows.
 
     Raises:
-        ValueError: matrix not 2-D, not floating, not finite; rank or p out of range; weights, metric or init of the
+        ValueError: matrix not 2-D, not numbers, not finite; rank or p out of range; weights, metric or init of the
             wrong shape, negative or asymmetric.
     """
     name, pair = split_init(init, ("best", "svd", "lewis"))
@@ -84,7 +84,7 @@ def _irls_rows(problem: Problem, rank: int, init: Init) -> Solution:
     if n < d:
         # All rows lie in n dimensions: solve there, where eigenvectors cost n³ instead of d³.
         span, triangle = qr(scaled.rows.read().T)
-        narrow = scaled._replace(rows=Rows(triangle.T, jnp.ones((), triangle.dtype)))
+        narrow = scaled._replace(rows=Rows(triangle.T))
         if scaled.init is not None:
             pair = (scaled.init[0], jnp.matmul(scaled.init[1], span, precision="highest"))
             narrow = narrow._replace(init=pair)

@@ -37,7 +37,7 @@ def lewis(
     With c = r^{1/p−1/2}, r = rank A:  ‖x‖_M ≤ ‖Ax‖_p ≤ c‖x‖_M  for p ≤ 2,  c‖x‖_M ≤ ‖Ax‖_p ≤ ‖x‖_M  for p ≥ 2.
 
     Args:
-        matrix: A, shape (n, d), floating and finite. An `np.memmap` with n ≥ d stays in its file.
+        matrix: A, shape (n, d), of finite numbers. An `np.memmap` with n ≥ d stays in its file.
         rank: k, from 1 to min(n, d); static under jit.
         p: exponent in (0, 4), both ends excluded; may be traced.
         num_iters: iteration limit.
@@ -52,7 +52,7 @@ def lewis(
         `Solution` with an `Ellipsoid` that holds the weights.
 
     Raises:
-        ValueError: matrix not 2-D, not floating, not finite; rank or p out of range; weights of the wrong shape or
+        ValueError: matrix not 2-D, not numbers, not finite; rank or p out of range; weights of the wrong shape or
             negative.
     """
     problem = make_problem(

@@ -44,7 +44,7 @@ def lowner(
     ellipsoid, which no known method finds in polynomial time; no further cut of this kind can shrink it.
 
     Args:
-        matrix: A, shape (n, d), floating and finite.
+        matrix: A, shape (n, d), of finite numbers.
         rank: k, from 1 to min(n, d); static under jit.
         p: exponent in [1, 2]; may be traced. At p = 2 the first ellipsoid is exact and there is no cut.
         num_iters: limit of cuts; static under jit. Each costs a few products with A.
@@ -57,7 +57,7 @@ def lowner(
         `Solution` with an `Ellipsoid`, whose `upper` is certified, at most r, and whose `log_volumes` tell the cuts.
 
     Raises:
-        ValueError: matrix not 2-D, not floating, not finite; rank or p out of range; weights of the wrong shape or
+        ValueError: matrix not 2-D, not numbers, not finite; rank or p out of range; weights of the wrong shape or
             negative.
     """
     problem = make_problem(matrix, rank, p=p, num_iters=num_iters, tol=tol, row_weights=row_weights)

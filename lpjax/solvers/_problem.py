@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -11,9 +12,12 @@ import jax
 import jax.core
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Scalar
+from jax.dtypes import canonicalize_dtype
+from jaxtyping import Array, Bool, Float, Int, Scalar
 
-from lpjax.objectives import Over, blocked_sum, power_of_two_above, power_sums
+from lpjax._exponents import exponent_of, finite_bits, largest_exponent, ldexp, magnitude_bits, scaled
+from lpjax._numbers import numbers, require_representable
+from lpjax.objectives import Over, blocked_sum, power_sums
 from lpjax.solvers._blocks import Rows, over_devices, scan_rows
 from lpjax.solvers._lapack import eigh
 from lpjax.solvers._mapped import Mapped, map_matrix
@@ -24,7 +28,7 @@ from lpjax.solvers._spectrum import with_pseudo_inverse
 @functools.partial(
     jax.tree_util.register_dataclass,
     data_fields=["matrix", "p", "row_weights", "metric", "tol", "num_iters", "init"],
-    meta_fields=["axes"],
+    meta_fields=["axes", "at_the_end"],
 )
 @dataclasses.dataclass(frozen=True)
 class Problem:
@@ -40,6 +44,7 @@ class Problem:
         num_iters: iteration limit, an int32 scalar.
         init: starting pair (left, right), or None.
         axes: names of the mesh axes that the rows are spread over, where the core runs inside `shard_map`.
+        at_the_end: whether products of factors of A may exceed the dtype; false where values are not known.
     """
 
     matrix: Float[Array, "n d"] | Mapped
@@ -50,6 +55,7 @@ class Problem:
     num_iters: Scalar
     init: tuple[Float[Array, "n k"], Float[Array, "k d"]] | None
     axes: tuple[str, ...] = ()
+    at_the_end: bool = False
 
 
 def _concrete(value: Any) -> np.ndarray | None:
@@ -65,7 +71,7 @@ def _require_finite(name: str, value: Any) -> None:
     with jax.ensure_compile_time_eval():  # a constant inside somebody's jit is known, too
         finite = bool(_all_finite(value))
     if not finite:
-        raise ValueError(f"`{name}` holds NaN or infinite entries; expected finite numbers: mend the checkpoint")
+        raise ValueError(f"`{name}` holds NaN or infinite entries; expected finite numbers")
 
 
 @jax.jit
@@ -104,19 +110,19 @@ def make_problem(
     Raises:
         ValueError: as the solvers document.
     """
-    shape, dtype = jnp.shape(matrix), jnp.result_type(matrix)
+    matrix = numbers("matrix", matrix)
+    shape, dtype = matrix.shape, solving_dtype(canonicalize_dtype(matrix.dtype))
     if len(shape) != 2 or 0 in shape:
         raise ValueError(f"`matrix` has shape {shape}; expected (n, d), n and d at least 1 (vmap over stacks)")
-    if not jnp.issubdtype(dtype, jnp.floating):
-        raise ValueError(f"`matrix` has dtype {dtype}; expected a floating one: cast it first")
-    dtype = solving_dtype(dtype)
     check_rank(rank, (shape[0], shape[1]))
 
     known_p = _concrete(p)
     if known_p is not None:
+        if known_p.ndim or known_p.dtype.kind not in "iuf":
+            raise ValueError(f"`p` is a {type(p).__name__}; expected a number in {p_range}")
         low, high = (float(end) for end in p_range[1:-1].split(","))
         inside = low <= known_p <= high if p_range[0] == "[" else low < known_p < high
-        if known_p.ndim or not inside:
+        if not inside:
             raise ValueError(f"`p` is {p}; expected a number in {p_range}")
         # A sum of nd terms of order one to the power 1/p, and (n/d)^{1/p}, the size of a Lewis ellipsoid, must fit.
         least = np.log(max(2, shape[0] * shape[1])) / np.log(float(jnp.finfo(dtype).max)) / 0.9
@@ -128,25 +134,27 @@ def make_problem(
     if known_iters is not None and (known_iters.dtype.kind not in "iu" or known_iters < 0):
         raise ValueError(f"`num_iters` is {num_iters!r}; expected a whole number, 0 or more")
     known_tol = _concrete(tol)
-    if known_tol is not None and not known_tol >= 0:
+    if known_tol is not None and (known_tol.ndim or known_tol.dtype.kind not in "iuf" or not known_tol >= 0):
         raise ValueError(f"`tol` is {tol!r}; expected a number, 0 or more")
 
     in_file = from_file and isinstance(matrix, np.memmap) and shape[0] >= shape[1]
+    require_representable("matrix", matrix, dtype)
     matrix = map_matrix(matrix, dtype) if in_file else jnp.asarray(matrix, dtype)
     _require_finite("matrix", matrix)
+    at_the_end = _may_overflow(matrix)
     if row_weights is not None:
-        row_weights = jnp.asarray(row_weights, dtype)
+        row_weights = jnp.asarray(numbers("row_weights", row_weights), dtype)
         if row_weights.shape != shape[:1]:
             raise ValueError(f"`row_weights` has shape {row_weights.shape}; expected {shape[:1]}, one a row")
         _require_finite("row_weights", row_weights)
         if not isinstance(row_weights, jax.core.Tracer):
             with jax.ensure_compile_time_eval():  # as in `_require_finite`
                 # By reductions: what is spread over processes cannot be fetched whole.
-                least, largest = float(jnp.min(row_weights)), float(jnp.max(row_weights))
+                least, largest = float(jnp.min(row_weights)), int(jnp.max(magnitude_bits(row_weights)))
             if least < 0 or largest == 0:
                 raise ValueError("`row_weights` has a negative entry or only zeros; expected ω ≥ 0, one above 0")
     if metric is not None:
-        metric = jnp.asarray(metric, dtype)
+        metric = jnp.asarray(numbers("metric", metric), dtype)
         if metric.shape != (shape[1], shape[1]):
             raise ValueError(f"`metric` has shape {metric.shape}; expected {(shape[1], shape[1])}")
         _require_finite("metric", metric)
@@ -154,7 +162,7 @@ def make_problem(
         if known is not None and not np.allclose(known, known.T, rtol=1e-3, atol=1e-5 * np.abs(known).max()):
             raise ValueError("`metric` is not symmetric; expected C = Cᵀ: pass (C + Cᵀ)/2")
     if init is not None:
-        left, right = init[0], init[1]
+        left, right = (numbers("init", factor) for factor in init)
         if jnp.shape(left) != (shape[0], rank) or jnp.shape(right) != (rank, shape[1]):
             raise ValueError(
                 f"`init` has factors of shapes {jnp.shape(left)} and {jnp.shape(right)}; "
@@ -171,18 +179,45 @@ def make_problem(
         jnp.asarray(tol, dtype),
         jnp.asarray(num_iters, jnp.int32),
         init,
+        at_the_end=at_the_end,
     )
+
+
+def _may_overflow(matrix: Any) -> bool:
+    """Whether a row of A may be longer than any number of its dtype, so that a sum in a product of factors may be."""
+    largest = matrix.largest if isinstance(matrix, Mapped) else matrix
+    if isinstance(largest, jax.core.Tracer):
+        return False
+    with jax.ensure_compile_time_eval():
+        exponent = int(largest_exponent(largest))
+    return exponent + math.log2(matrix.shape[1]) / 2 > jnp.finfo(matrix.dtype).maxexp
+
+
+def require_products(solution: Solution) -> Solution:
+    """`solution`, if left @ right has no NaN, such as the sum of +∞ and −∞ is.
+
+    Raises:
+        ValueError: it has one; the matrix is too near the end of its dtype's range.
+    """
+    if bool(jnp.any(jnp.isnan(jnp.matmul(solution.left, solution.right, precision="highest")))):
+        raise ValueError(
+            f"`matrix` is so near the end of the range of {solution.left.dtype} that sums within left @ right "
+            "overflow; scale it, such as by 2**-8"
+        )
+    return solution
 
 
 def solving_dtype(dtype: Any) -> jnp.dtype:
     """The dtype that a matrix of `dtype` is solved in: LAPACK has no half precision, nor would it do."""
-    narrow = not jnp.issubdtype(dtype, jnp.floating) or jnp.finfo(dtype).bits < 32
-    return jnp.dtype(jnp.float32) if narrow else jnp.dtype(dtype)
+    if not jnp.issubdtype(dtype, jnp.floating):
+        return canonicalize_dtype(np.float64)  # whole numbers
+    return jnp.dtype(jnp.float32) if jnp.finfo(dtype).bits < 32 else jnp.dtype(dtype)
 
 
 def default_tol(matrix: Any, power: float) -> float:
     """eps**power of the dtype that `matrix` will be solved in."""
-    return float(jnp.finfo(solving_dtype(jnp.result_type(matrix))).eps ** power)
+    dtype = canonicalize_dtype(numbers("matrix", matrix).dtype)
+    return float(jnp.finfo(solving_dtype(dtype)).eps ** power)
 
 
 class Scaled(NamedTuple):
@@ -197,13 +232,21 @@ class Scaled(NamedTuple):
 
 
 class Scaling(NamedTuple):
-    """How `normalize` scaled a problem, for `finish`."""
+    """How `normalize` scaled a problem, for `finish`.
 
-    matrix: Scalar
-    row_weights: Scalar
-    metric_half: Float[Array, "d d"] | None
+    Attributes:
+        matrix, row_weights, metric: exponents of powers of two; of 4 for the metric.
+        metric_inverse_half: pseudo-inverse of the root of the scaled metric.
+        finite: whether all of it was.
+        axes: as of `Problem`.
+    """
+
+    matrix: Int[Array, ""]
+    row_weights: Int[Array, ""]
+    metric: Int[Array, ""]
     metric_inverse_half: Float[Array, "d d"] | None
     finite: Bool[Array, ""]
+    axes: tuple[str, ...]
 
 
 def normalize(problem: Problem) -> tuple[Scaled, Scaling]:
@@ -213,33 +256,39 @@ def normalize(problem: Problem) -> tuple[Scaled, Scaling]:
     know of C.
     """
     matrix, weights, metric = problem.matrix, problem.row_weights, problem.metric
-    rows = Rows(matrix, jnp.ones((), matrix.dtype), axes=problem.axes)
-    largest = rows.largest()
-    finite = jnp.isfinite(largest)
-    scale = power_of_two_above(largest)
-    rows = dataclasses.replace(rows, factor=jnp.where(finite, 1 / scale, 0))
-    init = problem.init
-    if init is not None:
-        init = (init[0] / scale, init[1])
-    weight_scale = jnp.ones((), matrix.dtype)
+    rows = Rows(matrix, axes=problem.axes)
+    dtype = rows.dtype
+    bits = rows.largest_bits()
+    finite = finite_bits(bits, dtype)
+    # One less than the largest: its inverse is a normal number, and one product scales an entry.
+    exponent = jnp.minimum(exponent_of(bits, dtype), jnp.finfo(dtype).maxexp - 2)
+    none = jnp.zeros((), jnp.int32)
+    weight_exponent = metric_exponent = none
     if weights is not None:
-        heaviest = over_devices(jax.lax.pmax, jnp.max(jnp.abs(weights)), problem.axes)
-        finite &= jnp.isfinite(heaviest)
-        weight_scale = power_of_two_above(heaviest)
-        weights = jnp.where(finite, jnp.maximum(weights / weight_scale, 0), 1)
+        heaviest = over_devices(jax.lax.pmax, jnp.max(magnitude_bits(weights)), problem.axes)
+        finite &= finite_bits(heaviest, dtype)
+        weight_exponent = exponent_of(heaviest, dtype)
+        weights = jnp.where(finite, jnp.maximum(scaled(weights, -weight_exponent), 0), 1)
     half = inverse_half = None
     if metric is not None:
         finite &= jnp.all(jnp.isfinite(metric))
-        half, inverse_half = _square_roots(jnp.where(finite, metric, 0))
+        metric_exponent = largest_exponent(metric) // 2
+        half, inverse_half = _square_roots(jnp.where(finite, scaled(metric, -2 * metric_exponent), 0))
+    rows = dataclasses.replace(rows, exponent=-exponent, finite=finite)
+    init = problem.init
+    if init is not None:
+        # A pair may come with its scale on either side.
+        inner = largest_exponent(init[1])
+        init = scaled(init[0], inner - exponent), scaled(init[1], -inner)
+    if half is not None:
         if isinstance(matrix, Mapped):
             rows = dataclasses.replace(rows, turn=half)
         else:  # once, not in every pass
-            turned = jnp.matmul(rows.read(), half, precision="highest")
-            rows = Rows(turned, jnp.ones((), matrix.dtype), axes=problem.axes)
+            rows = Rows(jnp.matmul(rows.read(), half, precision="highest"), axes=problem.axes)
         if init is not None:
             init = (init[0], jnp.matmul(init[1], half, precision="highest"))
-    scaled = Scaled(rows, problem.p, weights, problem.tol, problem.num_iters, init)
-    return scaled, Scaling(scale, weight_scale, half, inverse_half, finite)
+    found = Scaled(rows, problem.p, weights, problem.tol, problem.num_iters, init)
+    return found, Scaling(exponent, weight_exponent, metric_exponent, inverse_half, finite, problem.axes)
 
 
 def _square_roots(metric: Float[Array, "d d"]) -> tuple[Float[Array, "d d"], Float[Array, "d d"]]:
@@ -293,18 +342,32 @@ def root_of_sum(problem: Scaled, sums: Float[Array, " n"]) -> Scalar:
 
 
 def finish(solution: Solution, scaling: Scaling, p: Scalar) -> Solution:
-    """Undo `normalize` on a solution."""
-    weight_root = scaling.row_weights ** (1 / p)
-    right, ellipsoid = solution.right, solution.ellipsoid
+    """Undo `normalize` on a solution.
+
+    The scale of A goes to left, unless left would overflow or be subnormal: then both factors share it.
+    """
+    left, right, ellipsoid, dtype = solution.left, solution.right, solution.ellipsoid, solution.left.dtype
     if scaling.metric_inverse_half is not None:
         right = jnp.matmul(right, scaling.metric_inverse_half, precision="highest")
+    a, b = scaling.matrix + scaling.metric, -scaling.metric
+    largest = over_devices(jax.lax.pmax, jnp.max(magnitude_bits(left)), scaling.axes)
+    sizes = exponent_of(largest, dtype), largest_exponent(right)
+    info = jnp.finfo(dtype)
+    inside = [(i + e < info.maxexp) & (i + e > info.minexp + info.nmant) for i, e in zip(sizes, (a, b), strict=True)]
+    alone = (inside[0] & inside[1]) | (largest == 0)
+    shared = (scaling.matrix + sizes[1] - sizes[0]) // 2
+    a, b = jnp.where(alone, a, shared), jnp.where(alone, b, scaling.matrix - shared)
+    # Of the p-th root of the weights' power of two, what is no power of two.
+    root = scaling.row_weights.astype(dtype) / p
+    whole = jnp.floor(root)
+    factor, exponent = jnp.exp2(root - whole), scaling.matrix + scaling.metric + whole.astype(jnp.int32)
     if ellipsoid is not None:
-        ellipsoid = ellipsoid._replace(values=ellipsoid.values * scaling.matrix * weight_root)
+        ellipsoid = ellipsoid._replace(values=ldexp(ellipsoid.values * factor, exponent))
     finite = scaling.finite
     return solution._replace(
-        left=jnp.where(finite, solution.left * scaling.matrix, 0),
-        right=jnp.where(finite, right, 0),
-        objective=jnp.where(finite, solution.objective * scaling.matrix * weight_root, jnp.inf),
+        left=jnp.where(finite, scaled(left, a), 0),
+        right=jnp.where(finite, scaled(right, b), 0),
+        objective=jnp.where(finite, ldexp(solution.objective * factor, exponent), jnp.inf),
         converged=solution.converged & finite,
         ellipsoid=ellipsoid,
     )

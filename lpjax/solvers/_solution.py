@@ -43,10 +43,13 @@ class Solution(NamedTuple):
 
     Attributes:
         left: shape (n, rank).
-        right: shape (rank, d); rows orthonormal, in the metric's inverse where one was given.
+        right: shape (rank, d); rows orthonormal, in the metric's inverse if one was given. Near either end of the
+            dtype's range left alone would overflow or be subnormal: then right shares the scale of the matrix, and its
+            rows have one length, a power of two, instead of 1.
         objective: the ℓp objective of `matrix − left @ right` that the solver's docstring names; it scales with
-            the matrix. Infinite, with factors of zero, where the input was not finite (inside jit nothing can be
-            raised; called directly, the solver raises before any work).
+            the matrix. Infinite if it exceeds the dtype, though the factors are finite; and infinite, with factors of
+            zero, if the input was not finite (inside jit nothing can be raised; called directly, the solver raises
+            before any work).
         num_iters: iterations done after the start; 0 for a direct method.
         converged: whether the tolerance was met, rather than the iteration limit.
         ellipsoid: of the geometric solvers, else None.

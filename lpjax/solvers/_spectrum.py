@@ -114,7 +114,7 @@ def right_singular(
         # Left vectors of A are right vectors of Aᵀ. QR keeps V orthonormal past the rank, where AᵀU/σ is noise,
         # and keeps the span of the leading columns.
         transposed = rows.read().T
-        _, left = right_singular(Rows(transposed, jnp.ones((), rows.dtype)), tail_start, count)
+        _, left = right_singular(Rows(transposed), tail_start, count)
         vectors, triangle = qr(jnp.matmul(transposed, left, precision="highest"))
         return jnp.abs(jnp.diagonal(triangle)), vectors
 

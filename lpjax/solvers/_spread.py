@@ -21,7 +21,7 @@ from jaxtyping import Array
 from lpjax._mesh import replicated
 from lpjax._mesh import spread as lay_out
 from lpjax.solvers._mapped import Mapped
-from lpjax.solvers._problem import Problem
+from lpjax.solvers._problem import Problem, require_products
 from lpjax.solvers._solution import Solution
 
 Core = Callable[..., Solution]
@@ -43,6 +43,9 @@ def spread(core: Core, problem: Problem, *given: Array, whole: bool = False, **s
     Raises:
         ValueError: a matrix whose columns are spread.
     """
+    if problem.at_the_end:
+        problem = dataclasses.replace(problem, at_the_end=False)
+        return require_products(spread(core, problem, *given, whole=whole, **static))
     if isinstance(problem.matrix, Mapped):
         return jax.block_until_ready(core(problem, *given, **static))  # while the file is sure to be open
     found = row_mesh(problem.matrix)

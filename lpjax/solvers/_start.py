@@ -160,7 +160,7 @@ def _median_magnitude(rows: Rows) -> Scalar:
     sample = rows.thinned(max(1, n * d // 2**16)).read()
     sample = over_devices(functools.partial(jax.lax.all_gather, tiled=True), jnp.abs(sample), rows.axes)
     median = jnp.median(sample)
-    return jnp.where(median > 0, median, rows.largest() * rows.factor)
+    return jnp.where(median > 0, median, rows.largest())
 
 
 def select_tree(condition: Bool[Array, ""], chosen: T, otherwise: T) -> T:

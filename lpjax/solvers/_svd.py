@@ -33,7 +33,7 @@ def svd(
     """argmin over rank-k LR of Σ_i ω_i ‖a_i − l_i R‖_C² (Eckart–Young), whatever p the objective is reported in.
 
     Args:
-        matrix: A, shape (n, d), floating and finite. An `np.memmap` with n ≥ d stays in its file.
+        matrix: A, shape (n, d), of finite numbers. An `np.memmap` with n ≥ d stays in its file.
         rank: k, from 1 to min(n, d); static under jit.
         p: exponent of the reported objective, in [1, 2]; may be traced.
         num_iters, tol, init: no use here, for the method is direct; taken so that solvers are interchangeable.
@@ -46,7 +46,7 @@ def svd(
         `Solution`; right has orthonormal rows (R C Rᵀ = I with a metric).
 
     Raises:
-        ValueError: matrix not 2-D, not floating, not finite; rank or p out of range; weights or metric of the wrong
+        ValueError: matrix not 2-D, not numbers, not finite; rank or p out of range; weights or metric of the wrong
             shape, negative or asymmetric.
     """
     problem = make_problem(

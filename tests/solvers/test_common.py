@@ -210,7 +210,7 @@ def test_half_precision_is_solved_in_float32(name, half):
         (np.ones(5, np.float32), 1, {}, "`matrix` has shape (5,)"),
         (np.ones((2, 3, 4), np.float32), 1, {}, "`matrix` has shape (2, 3, 4)"),
         (np.ones((0, 4), np.float32), 1, {}, "`matrix` has shape (0, 4)"),
-        (np.ones((5, 4), np.int32), 1, {}, "`matrix` has dtype int32"),
+        (np.ones((5, 4), np.complex64), 1, {}, "`matrix` has dtype complex64"),
         (np.full((5, 4), np.nan, np.float32), 1, {}, "`matrix` holds NaN"),
         (np.full((5, 4), np.inf, np.float32), 1, {}, "`matrix` holds NaN or infinite"),
         (np.ones((5, 4), np.float32), 0, {}, "`rank` is 0"),

@@ -1,0 +1,105 @@
+"""Exact scaling by powers of two, up to both ends of a dtype's range.
+
+XLA flushes subnormal numbers to zero in arithmetic on most devices. Here they are read and made from their bits, so
+that a matrix of them is no matrix of zeros.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+
+class _Layout(NamedTuple):
+    """Of a floating dtype: the integers of its size, bits of the mantissa, the bias of the exponent."""
+
+    integer: Any
+    mantissa: int
+    bias: int
+
+    @property
+    def infinity(self) -> int:
+        """The bits of infinity; those of NaN are above."""
+        return (2 * self.bias + 1) << self.mantissa
+
+    @property
+    def least(self) -> int:
+        """The exponent of the least subnormal number, which is 2 to its power."""
+        return 1 - self.bias - self.mantissa
+
+
+def _layout(dtype: Any) -> _Layout:
+    if jnp.dtype(dtype) == jnp.float64:
+        return _Layout(jnp.int64, 52, 1023)
+    return _Layout(jnp.int32, 23, 127)
+
+
+def magnitude_bits(x: Array) -> Array:
+    """|x| as whole numbers that are ordered as the magnitudes are, subnormal ones included; NaN above infinity."""
+    kind = _layout(x.dtype)
+    return jax.lax.bitcast_convert_type(x, kind.integer) & (2 ** (kind.mantissa + kind.bias.bit_length() + 1) - 1)
+
+
+def finite_bits(bits: Array, dtype: Any) -> Array:
+    """Whether `magnitude_bits` are those of finite numbers."""
+    return bits < _layout(dtype).infinity
+
+
+def exponent_of(bits: Array, dtype: Any) -> Array:
+    """The least e with |x| < 2^e, int32, from `magnitude_bits`; 0 for zero, infinity and NaN."""
+    kind = _layout(dtype)
+
+    def of_normal(bits: Array) -> Array:
+        return (bits >> kind.mantissa).astype(jnp.int32) - (kind.bias - 1)
+
+    whole = magnitude_bits(bits.astype(dtype))  # of a subnormal number in units of the least one: a normal number
+    found = jnp.where(bits >> kind.mantissa == 0, of_normal(whole) + kind.least, of_normal(bits))
+    return jnp.where((bits > 0) & finite_bits(bits, dtype), found, 0)
+
+
+def largest_exponent(x: Array) -> Array:
+    """The least e with |x_i| < 2^e for all i."""
+    return exponent_of(jnp.max(magnitude_bits(x), initial=0), x.dtype)
+
+
+def power_of_two(exponent: Array, dtype: Any) -> Array:
+    """2^exponent; 0 below the least normal number, and the largest power of two above."""
+    kind = _layout(dtype)
+    field = jnp.clip(exponent + kind.bias, 0, 2 * kind.bias).astype(kind.integer)
+    return jax.lax.bitcast_convert_type(field << kind.mantissa, jnp.dtype(dtype))
+
+
+def scaled(x: Array, exponent: Array, *, once: bool = False) -> Array:
+    """x·2^exponent, for subnormal x, too; a result below the least normal number is rounded to 0 or a subnormal one.
+
+    Args:
+        x: array of float32 or float64.
+        exponent: int32 scalar.
+        once: whether normal x need one multiplication alone: |exponent| is below the dtype's largest.
+    """
+    kind = _layout(x.dtype)
+    bits = jax.lax.bitcast_convert_type(x, kind.integer)
+    subnormal = magnitude_bits(x) < 2**kind.mantissa
+    units = (bits & (2**kind.mantissa - 1)).astype(x.dtype)
+    units = jnp.where(bits < 0, -units, units)
+
+    def times(y: Array, exponent: Array) -> Array:
+        if once:
+            return y * power_of_two(exponent, x.dtype)
+        first = jnp.clip(exponent, 1 - kind.bias, kind.bias)
+        return y * power_of_two(first, x.dtype) * power_of_two(exponent - first, x.dtype)
+
+    return jnp.where(subnormal, times(units, exponent + kind.least), times(x, exponent))
+
+
+def ldexp(x: Array, exponent: Array) -> Array:
+    """x·2^exponent, subnormal results included; infinite where that is no number of the dtype."""
+    kind = _layout(x.dtype)
+    units = scaled(jnp.abs(x), exponent - kind.least)
+    few = units < 2**kind.mantissa
+    bits = jnp.round(jnp.where(few, units, 0)).astype(kind.integer)
+    tiny = jax.lax.bitcast_convert_type(bits, x.dtype)
+    return jnp.where(few, jnp.where(x < 0, -tiny, tiny), scaled(x, exponent))
