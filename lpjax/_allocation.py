@@ -22,6 +22,7 @@ class Leaf(NamedTuple):
         table: whether rows are looked up in it.
         least, most: rank of its smallest and its largest pair.
         multiple: ranks between them are multiples of it.
+        pair: parameters and multiply-adds of what is a pair already; None for a dense matrix.
     """
 
     path: str
@@ -30,16 +31,23 @@ class Leaf(NamedTuple):
     least: int
     most: int
     multiple: int
+    pair: tuple[int, int] | None = None
 
     def cost(self, rank: int | None, of: Costs) -> int:
-        """Parameters, or multiply-adds of a token; of the dense leaf for None."""
+        """Parameters, or multiply-adds of a token; for None of the leaf as it is."""
+        if rank is None and self.pair is not None:
+            return self.pair[of == "multiply_adds"]
+        return self.cost_of_matrix(rank, of)
+
+    def cost_of_matrix(self, rank: int | None, of: Costs) -> int:
+        """The same, and for None of the dense matrix."""
         n, d = self.shape
         if of == "multiply_adds" and self.table:
             return 0 if rank is None else rank * d
         return n * d if rank is None else rank * (n + d)
 
     def allowed(self, rank: float) -> int | None:
-        """The largest rank allowed up to `rank`, or else the least; None, for dense, above the most."""
+        """The largest rank allowed up to `rank`, or else the least; None, for the leaf as it is, above the most."""
         return None if rank > self.most else max(self.least, int(rank) // self.multiple * self.multiple)
 
     def ranks(self) -> Iterator[int]:

@@ -35,7 +35,7 @@ def measured_options(
     tell: Callable[[str], None],
     solve: Mapping[str, Any],
 ) -> dict[str, list[Option]]:
-    """What each leaf loses, dense and at every level by every method, while the others are as `around` has them.
+    """What each leaf loses, as it is and at every level by every method, while the others are as `around` has them.
 
     `tell` hears of each of the `steps` that comes next.
     """
@@ -79,7 +79,7 @@ def measured_options(
     options: dict[str, list[Option]] = {leaf.path: [] for leaf in leaves}
     for leaf in leaves:
         tell(leaf.path)
-        loss = loss_with(leaf.path, tree[leaf.path])
+        loss = loss_with(leaf.path, densify(jax.tree.map(jnp.asarray, tree[leaf.path])))
         options[leaf.path].append(Option(leaf.cost(None, of), loss, Choice(None)))
     for level, plan in plans:
         tell(f"solving at {level:g}")

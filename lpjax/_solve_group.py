@@ -22,9 +22,13 @@ from threadpoolctl import threadpool_limits
 from lpjax._mesh import by_rows, data_mesh, fetch, replicated, spread
 from lpjax._metrics import PLAIN, Metric, Roots, Sides, on_both_sides, on_the_left, roots_of_batch
 from lpjax._single_entries import with_entries
-from lpjax.objectives import entries_bound, lp_norm
+from lpjax.lowrank import LowRank
+from lpjax.objectives import blocked_sum, entries_bound, lp_norm, power_sums
 from lpjax.solvers import SOLVERS, Solution
+from lpjax.solvers._lapack import qr
 from lpjax.solvers._problem import solving_dtype
+
+_ENTRIES = 2**20  # of a product, at a time
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -42,6 +46,8 @@ class Job(NamedTuple):
         weights: ω of its rows, or None.
         metrics: of its rows and its columns; with them the solver gets B A Dᵀ, BᵀB and DᵀD being they.
         entries: how many entries of A are to be kept by themselves, beside the pair.
+        exponent: A is solved as A·2^−exponent, which is exact; not 0 near either end of its dtype's range.
+        thin: whether the leaf is a pair that is handed to the solver as its two factors, and never multiplied out.
     """
 
     path: str
@@ -54,11 +60,43 @@ class Job(NamedTuple):
     weights: np.ndarray | None
     metrics: Sides = PLAIN
     entries: int = 0
+    exponent: int = 0
+    thin: bool = False
 
-    def matrix(self) -> np.ndarray:
-        """A, on the host."""
+    @property
+    def dtype(self) -> np.dtype:
+        """Of the leaf, as it is stored, with x64 or without."""
+        if isinstance(self.leaf, LowRank):
+            return np.promote_types(self.leaf.left.dtype, self.leaf.right.dtype)
+        return self.leaf.dtype
+
+    def matrix(self) -> Any:
+        """A·2^−exponent on the host, or two factors of it, each of order one."""
+        if isinstance(self.leaf, LowRank):
+            return self._factors() if self.thin else self._product()
         matrix = np.asarray(self.leaf[self.place] if self.place else self.leaf)
-        return matrix.reshape(self.shape[::-1]).T if self.transposed else matrix.reshape(self.shape)
+        matrix = matrix.reshape(self.shape[::-1]).T if self.transposed else matrix.reshape(self.shape)
+        return shifted(matrix, -self.exponent) if self.exponent else matrix
+
+    def _pair(self) -> LowRank:
+        left, right = (np.asarray(part)[self.place] for part in (self.leaf.left, self.leaf.right))
+        return LowRank(left, right, self.leaf.sparse)
+
+    def _factors(self) -> tuple[np.ndarray, np.ndarray]:
+        pair = self._pair()
+        pair = pair.T if self.transposed else pair
+        # What one side has more than its share of the exponent, the other has less.
+        inner = exponent_of(pair.right)
+        dtype = self.dtype
+        return tuple(  # pyright: ignore[reportReturnType]
+            np.ascontiguousarray(shifted(np.asarray(part), by).astype(dtype))
+            for part, by in ((pair.left, inner - self.exponent), (pair.right, -inner))
+        )
+
+    def _product(self) -> np.ndarray:
+        dense = np.concatenate([rows for _, rows in self._pair().blocks(2048)])
+        dense = np.ldexp(dense.T if self.transposed else dense, -self.exponent)
+        return dense.astype(solving_dtype(canonicalize_dtype(self.dtype)))
 
 
 class Solved(NamedTuple):
@@ -73,6 +111,7 @@ class Solved(NamedTuple):
     entries: Array
     rows: Array
     bound: Array | None
+    # Of A as the job scales it:
     totals: tuple[Array, Array]  # ‖A‖_p over entries and over rows, of which the three above are shares
     squares: tuple[Array, Array] | None  # ‖·‖_F² of A − LR and of A, weighted, where there are weights
     num_iters: Array
@@ -89,7 +128,7 @@ class Part(NamedTuple):
 
 def rehearse(solve: Callable[..., Solution], job: Job, p: float, options: dict[str, Any]) -> None:
     """The solver's own checks, on shapes, p and options, without solving; then of what it would return."""
-    dtype = solving_dtype(canonicalize_dtype(job.leaf.dtype))
+    dtype = solving_dtype(canonicalize_dtype(job.dtype))
     matrix = jax.ShapeDtypeStruct(job.shape, dtype)
     weights = None if job.weights is None else jax.ShapeDtypeStruct(job.shape[:1], job.weights.dtype)
 
@@ -161,7 +200,7 @@ def solve_group(
     one_cpu = mesh.size == 1 and mesh.devices.flat[0].platform == "cpu"
     workers = min(_cores(), len(jobs)) if one_cpu and batch_size is None else 1
     size = (batch_size or _default_batch(jobs[0])) * mesh.size
-    exponent = np.asarray(p, solving_dtype(canonicalize_dtype(jobs[0].leaf.dtype)))
+    exponent = np.asarray(p, solving_dtype(canonicalize_dtype(jobs[0].dtype)))
     exponent = spread(exponent, everywhere_alike)
 
     def prepared() -> Iterator[tuple[list[Job], int, tuple[Any, ...]]]:
@@ -169,7 +208,7 @@ def solve_group(
             batch = jobs[start : start + size]
             height = -(-len(batch) // mesh.size) * mesh.size
             padded = batch + [batch[-1]] * (height - len(batch))
-            matrices = _stack([job.matrix() for job in padded])
+            matrices = jax.tree.map(lambda *arrays: _stack(arrays), *(job.matrix() for job in padded))
             # Trees of one structure, for what one job of a group has, all have.
             known = jax.tree.map(lambda *arrays: _stack(arrays), *((job.weights, job.metrics) for job in padded))
             sizes = np.array([(job.rank, job.entries) for job in padded], np.int32)
@@ -189,6 +228,24 @@ def solve_group(
     programs: dict[int, Callable[..., Solved]] = {}
     for parts in _in_order(run, prepared(), workers):
         yield from parts
+
+
+def shifted(array: np.ndarray, exponent: int) -> np.ndarray:
+    """array·2^exponent on the host, in its dtype, subnormal numbers included."""
+    wide = array.astype(np.promote_types(array.dtype, np.float32)) if array.dtype.itemsize < 4 else array
+    return np.ldexp(wide, exponent).astype(array.dtype)
+
+
+def exponent_of(array: Any) -> int:
+    """The least e with |x| < 2^e for all of an array on the host; 0 for zeros."""
+    largest = max((float(np.max(np.abs(array[i : i + 4096]))) for i in range(0, len(array), 4096)), default=0.0)
+    return int(np.frexp(largest)[1])
+
+
+def compares_rows(solve: Any) -> bool:
+    """Whether a solver sees of A no more than lengths of its rows in subspaces: so of A = BQᵀ, QᵀQ = I, it may be given
+    B, and its answer turned by Q."""
+    return any(solve is SOLVERS[name] for name in ("svd", "lewis", "lowner", "irls_rows"))
 
 
 def is_svd(solve: Any) -> bool:
@@ -267,9 +324,53 @@ def _compile(
     given = {name: value for name, _, value in options}
     rank, smaller, entries = kind
 
-    def one(
-        matrix: Array, weights: Array | None, both: tuple[Roots | None, Roots | None], sizes: Array, p: Array
+    def thin(
+        factors: tuple[Array, Array],
+        weights: Array | None,
+        both: tuple[Roots | None, Roots | None],
+        sizes: Array,
+        p: Array,
     ) -> Solved:
+        """As `one`, of the product of two factors: with the weighted right one Rᵀ = QT, the solver gets LTᵀ."""
+        dtype = solving_dtype(factors[0].dtype)
+        outer, inner = (factor.astype(dtype) for factor in factors)
+        halves, inverses = zip(*((None, None) if side is None else side for side in both), strict=True)
+        basis, triangle = qr(on_the_left(halves[1], inner.T))
+        small = jnp.matmul(on_the_left(halves[0], outer), triangle.T, precision="highest")
+        found = solve(small, rank, p=p, **_with_weights(given, weights))
+        right = jnp.matmul(found.right, basis.T, precision="highest")
+        left, right = on_the_left(inverses[0], found.left), on_the_left(inverses[1], right.T).T
+        if smaller:
+            left = jnp.where(jnp.arange(rank)[None, :] < sizes[0], left, 0)
+        left, right = left.astype(factors[0].dtype), right.astype(factors[0].dtype)
+        # A − LR as one product, whose rows are formed a block at a time.
+        together = (
+            jnp.concatenate([outer, -left.astype(dtype)], axis=1),
+            jnp.concatenate([inner, right.astype(dtype)]),
+        )
+        rest, whole = _sums(*together, p), _sums(outer, inner, p)
+        entries, rows, *totals = (blocked_sum(sums) ** (1 / p) for sums in (*rest[:2], *whole[:2]))
+        squares = None
+        if weights is not None or any(both):
+            scale = jnp.ones(outer.shape[0], dtype) if weights is None else weights.astype(dtype)
+
+            def square(x: Array, y: Array) -> Array:
+                return blocked_sum(scale * _sums(on_the_left(halves[0], x), on_the_left(halves[1], y.T).T, p)[2])
+
+            squares = square(*together), square(outer, inner)
+        bound = None
+        if found.ellipsoid is not None and squares is None:
+            bound = entries_bound(found.ellipsoid.values, rank, found.ellipsoid.upper, inner.shape[1], p)
+            bound = _share(jnp.where(p <= 2, bound, jnp.inf), totals[0])
+        shares = _share(entries, totals[0]), _share(rows, totals[1])
+        both_totals = totals[0], totals[1]
+        return Solved(left, right, None, *shares, bound, both_totals, squares, found.num_iters, found.converged)
+
+    def one(
+        matrix: Any, weights: Array | None, both: tuple[Roots | None, Roots | None], sizes: Array, p: Array
+    ) -> Solved:
+        if isinstance(matrix, tuple):
+            return thin(matrix, weights, both, sizes, p)
         wide = matrix.astype(solving_dtype(matrix.dtype))
         partial = functools.partial(solve, p=p, **_with_weights(given, weights))
         halves, inverses = zip(*((None, None) if side is None else side for side in both), strict=True)
@@ -318,27 +419,40 @@ def _compile(
             solution.converged,
         )
 
-    def several(matrices: Array, known: tuple[Array | None, Sides], sizes: Array, p: Array) -> Solved:
+    def several(matrices: Any, known: tuple[Array | None, Sides], sizes: Array, p: Array) -> Solved:
         weights, metrics = known
-        dtype = solving_dtype(matrices.dtype)
+        first = jax.tree.leaves(matrices)[0]
+        dtype = solving_dtype(first.dtype)
         # At p = 2 any roots will do; at others the objective is that of the rows under the symmetric ones.
         find = functools.partial(roots_of_batch, dtype=dtype, symmetric=not is_svd(solve))
         both = jax.tree.map(find, metrics, is_leaf=lambda part: isinstance(part, Metric))
-        if matrices.shape[0] > 1:
+        if first.shape[0] > 1:
             return jax.vmap(one, in_axes=(0, 0, 0, 0, None))(matrices, weights, both, sizes, p)
         # One alone is not vmapped: under vmap both sides of a solver's branches would be computed.
-        weights, both = jax.tree.map(lambda x: x[0], (weights, both))
-        return one(matrices[0], weights, both, sizes[0], p)
+        matrix, weights, both = jax.tree.map(lambda x: x[0], (matrices, weights, both))
+        return one(matrix, weights, both, sizes[0], p)
 
-    def share(matrices: Array, known: tuple[Array | None, Sides], sizes: Array, p: Array) -> Solved:
+    def share(matrices: Any, known: tuple[Array | None, Sides], sizes: Array, p: Array) -> Solved:
         solved = several(matrices, known, sizes, p)
-        return solved if matrices.shape[0] > 1 else jax.tree.map(lambda x: x[None], solved)
+        return solved if jax.tree.leaves(matrices)[0].shape[0] > 1 else jax.tree.map(lambda x: x[None], solved)
 
     everywhere = several  # one alone comes without an axis of its own, which would be a copy of the factors
     if mesh.size > 1:
         specs = (P("data"), P("data"), P("data"), P())
         everywhere = jax.shard_map(share, mesh=mesh, in_specs=specs, out_specs=P("data"), check_vma=False)
     return jax.jit(everywhere).lower(*kinds).compile()
+
+
+def _sums(x: Array, y: Array, p: Array) -> tuple[Array, Array, Array]:
+    """Of each row of XY: Σ |·|^p, ‖·‖^p and ‖·‖²; rows are formed a block at a time."""
+
+    def of_row(row: Array) -> tuple[Array, Array, Array]:
+        product = jnp.matmul(row[None], y, precision="highest")
+        return tuple(  # pyright: ignore[reportReturnType]
+            sums[0] for sums in (power_sums(product, p), power_sums(product, p, "rows"), jnp.sum(product**2, axis=1))
+        )
+
+    return jax.lax.map(of_row, x, batch_size=max(1, _ENTRIES // y.shape[1]))
 
 
 def _importance(matrix: Array, weights: Array | None, halves: Sequence[Array | None], p: Array) -> Array:

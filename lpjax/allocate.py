@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, get_args
 
+import jax
 import numpy as np
 
 from lpjax._allocation import (
@@ -75,10 +76,10 @@ def allocate(
 
     Args:
         params: nested containers of arrays.
-        budget: share of what the whole net costs, above 0 and below 1; what is not selected counts, too.
+        budget: share of what the whole dense net costs, above 0 and below 1; what is not selected counts, too.
         budget_of: "parameters", or "multiply_adds": of a token, in the products with the encoder's kernels. Looking up
             a row costs none, and rank·hidden in a factored table.
-        select: the matrices; see `select_paths`. Those that are pairs already stay as they are.
+        select: the matrices; see `select_paths`. Those that are pairs already get smaller ones, or stay as they are.
         allocation: one of the above; by default "measured" where there is a `measure`, else "error" where there is a
             calibration and its weights are the default ones, else "uniform".
         calibration, weighting: as of `compress`.
@@ -191,12 +192,12 @@ def _spectra(
     found = {}
     for leaf in leaves:
         tell(leaf.path)
-        found[leaf.path] = weighted_singular_values(np.asarray(tree[leaf.path]), sides.get(leaf.path, PLAIN))
+        found[leaf.path] = weighted_singular_values(tree[leaf.path], sides.get(leaf.path, PLAIN))
     return found
 
 
 def _by_rank(leaves: Sequence[Leaf], errors: Mapping[str, np.ndarray], way: Way, of: Costs) -> dict[str, list[Option]]:
-    """Every rank of each leaf, and that it stays dense."""
+    """Every rank of each leaf, and that it stays as it is."""
     found = {}
     for leaf in leaves:
         pairs = [
@@ -208,15 +209,19 @@ def _by_rank(leaves: Sequence[Leaf], errors: Mapping[str, np.ndarray], way: Way,
 
 
 def _leaf(path: str, leaf: Any, multiple: int, break_even: BreakEven | None) -> Leaf | None:
-    """What is to be known of a leaf; None of one for which there is no pair, or that is one."""
-    if isinstance(leaf, LowRank) or leaf.ndim != 2:
+    """What is to be known of a leaf; None of one for which there is no pair, or no smaller one."""
+    if leaf.ndim != 2:
         return None
     n, d = leaf.shape
+    pair = None
     most = max_rank((n, d)) if n and d else 0
+    if isinstance(leaf, LowRank):
+        pair = leaf.size, leaf.rank * d if is_table(path) else n * d if leaf.sparse is not None else leaf.size
+        most = min(most, (leaf.size - 1) // (n + d))
     timed = None if break_even is None else break_even.rank(path, (n, d))
     most = most if timed is None else min(most, timed)
     most = most // multiple * multiple or most
-    return Leaf(path, (n, d), is_table(path), min(multiple, most), most, multiple) if most else None
+    return Leaf(path, (n, d), is_table(path), min(multiple, most), most, multiple, pair) if most else None
 
 
 def _within(
@@ -227,20 +232,21 @@ def _within(
     multiple: int = 1,
     break_even: BreakEven | None = None,
 ) -> tuple[list[Leaf], float]:
-    """The leaves that a pair shrinks, and what they together may cost.
+    """The leaves that a pair shrinks, and what they together may cost of the budget's share of the dense net.
 
     Raises:
         ValueError: less than their smallest pairs.
     """
     found = [_leaf(path, tree[path], multiple, break_even) for path in paths]
     leaves = [leaf for leaf in found if leaf is not None and leaf.shrinks(of)]
-    ours = sum(leaf.cost(None, of) for leaf in leaves)
     chosen = {leaf.path for leaf in leaves}
     others = sum(_cost(path, leaf, of) for path, leaf in tree.items() if path not in chosen)
     least = sum(leaf.cost(leaf.least, of) for leaf in leaves)
-    allowed = budget * (ours + others) - others
+    dense = sum(leaf.cost_of_matrix(None, of) for leaf in leaves)
+    dense += sum(_cost(path, leaf, of, dense=True) for path, leaf in tree.items() if path not in chosen)
+    allowed = budget * dense - others
     if least > allowed or not leaves:
-        share = (least + others) / ((ours + others) or 1)
+        share = (least + others) / (dense or 1)
         slow = "" if break_even is None else " that are no slower than dense"
         raise ValueError(
             f"`budget` is {budget:g}, but with the smallest pairs{slow} of what is selected the net has {share:.3f} of "
@@ -249,8 +255,10 @@ def _within(
     return leaves, allowed
 
 
-def _cost(path: str, leaf: Any, of: Costs) -> int:
-    """Of a leaf that stays as it is."""
+def _cost(path: str, leaf: Any, of: Costs, *, dense: bool = False) -> int:
+    """Of a leaf that stays as it is, or of the dense matrix that a pair stands for."""
+    if dense and isinstance(leaf, LowRank):
+        leaf = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
     if of == "parameters":
         return leaf.size
     if is_table(path):

@@ -14,10 +14,10 @@ from jax.sharding import Mesh
 from lpjax._defaults import default_method, default_weighting, share_of_entries
 from lpjax._mesh import data_mesh
 from lpjax._metrics import PLAIN, Sides
-from lpjax._solve_group import Job, Part, Solved, is_svd, rehearse, solve_group
+from lpjax._solve_group import Job, Part, Solved, compares_rows, exponent_of, is_svd, rehearse, shifted, solve_group
 from lpjax.break_even import BreakEven
 from lpjax.calibration import Calibration
-from lpjax.lowrank import LowRank
+from lpjax.lowrank import LowRank, is_lowrank
 from lpjax.plan import Choice, Plan
 from lpjax.select import (
     InputAxes,
@@ -208,14 +208,18 @@ def compress(
     groups: dict[Any, list[Job]] = {}
     for path, goal in zip(paths, goals, strict=True):
         view = axes.get(path, (0, 1))
-        jobs = _jobs(path, leaves[path], view, goal, rows, weights.get(path), sides.get(path, PLAIN))
+        solve = solvers[goal.solver]
+        # A start or a metric of the caller's is of the whole matrix.
+        thin = compares_rows(solve) and not options.keys() & {"init", "metric"}
+        jobs = _jobs(path, leaves[path], view, goal, rows, weights.get(path), sides.get(path, PLAIN), thin)
         if isinstance(jobs, LayerRecord):
             records[path] = jobs
         else:
             weighted = jax.tree.structure((jobs[0].weights, jobs[0].metrics))
             dimensions = tuple(leaf.ndim for leaf in jax.tree.leaves(jobs[0].metrics))
-            kind = None if is_svd(solvers[goal.solver]) else jobs[0].rank, bool(jobs[0].entries)
-            key = (goal.solver, goal.p, jobs[0].shape, jobs[0].leaf.dtype, kind, weighted, dimensions)
+            inner = jobs[0].leaf.rank if jobs[0].thin else None
+            kind = None if is_svd(solve) else jobs[0].rank, bool(jobs[0].entries), inner, is_lowrank(jobs[0].leaf)
+            key = (goal.solver, goal.p, jobs[0].shape, jobs[0].dtype, kind, weighted, dimensions)
             groups.setdefault(key, []).extend(jobs)
     for (name, exponent, *_), jobs in groups.items():
         rehearse(solvers[name], max(jobs, key=lambda job: job.rank), exponent, options)
@@ -310,20 +314,28 @@ def leaf_sides(
     return found
 
 
-def require_finite(path: str, leaf: Any) -> None:
-    """Refuse NaN and infinity in a leaf.
+def require_finite(path: str, leaf: Any) -> float:
+    """The largest magnitude in a leaf, where NaN and infinity are refused; of a pair in its factors.
 
     Raises:
         ValueError: naming it.
     """
+    if isinstance(leaf, LowRank):
+        parts = (leaf.left, leaf.right) if leaf.sparse is None else (leaf.left, leaf.right, leaf.sparse.values)
+        return max(require_finite(path, part) for part in parts)
+    largest = 0.0
     dtype = jax.dtypes.canonicalize_dtype(leaf.dtype)  # without x64, what float32 cannot hold is infinite
     for start in range(0, leaf.shape[0], 4096):  # in pieces: a mask of the whole would be a copy
         with np.errstate(over="ignore"):
-            piece = np.asarray(leaf[start : start + 4096]).astype(dtype)
+            whole = np.asarray(leaf[start : start + 4096])
+            piece = whole.astype(dtype)
         if not np.all(np.isfinite(piece)):
             raise ValueError(
                 f"{path} holds NaN or infinite entries (as {dtype}); expected finite weights: mend the checkpoint"
             )
+        if whole.size:
+            largest = max(largest, float(np.max(whole)), -float(np.min(whole)))
+    return largest
 
 
 def _is_count(value: Any) -> bool:
@@ -344,6 +356,8 @@ def kernel_axes(path: str, entry: Any, leaves: Mapping[str, Any]) -> tuple[int, 
         raise ValueError(
             f"`input_axes` names {path}, which is no leaf of the tree; its paths start where those of `params` do"
         )
+    if isinstance(leaves[path], LowRank):
+        return len(leaves[path].shape) - 2, 1  # a matrix already, or a stack of such
     stacked, inputs = entry if isinstance(entry, tuple) and len(entry) == 2 else (0, entry)
     if not isinstance(inputs, int) or not isinstance(stacked, int) or inputs < 1 or stacked < 0:
         raise ValueError(
@@ -366,22 +380,36 @@ def _jobs(
     rows: str,
     weights: Any,
     sides: Sides,
+    thin: bool,
 ) -> list[Job] | LayerRecord:
-    size = math.prod(leaf.shape)
-    if isinstance(leaf, LowRank):
-        note = "is factored already; left as it is"
-        return LayerRecord(path, leaf.shape, leaf.rank, size, leaf.size, note=note, entries=leaf.entries)
-    shape = tuple(leaf.shape)
+    """The matrices of a leaf that are to be solved, or its record if it stays as it is.
+
+    A leaf that is a pair is a matrix of the dense one's shape, of which a smaller pair is wanted.
+    """
+    size, shape = math.prod(leaf.shape), tuple(leaf.shape)
+    pair = isinstance(leaf, LowRank)
+    stays = "stays as it is" if pair else "stays dense"
+
+    def unchanged(note: str) -> LayerRecord:
+        if not isinstance(leaf, LowRank):
+            return LayerRecord(path, shape, None, size, size, note=f"{stays}: {note}")
+        return LayerRecord(path, shape, leaf.rank, size, leaf.size, note=f"{stays}: {note}", entries=leaf.entries)
+
+    axes = (len(shape) - 2, 1) if pair else axes
     stack, inputs, outputs = shape[: axes[0]], shape[axes[0] : sum(axes)], shape[sum(axes) :]
     n, d = math.prod(inputs), math.prod(outputs)
     if goal.keep is None and goal.rank is None:
-        return LayerRecord(path, shape, None, size, size, note="stays dense: so the plan says")
+        return unchanged("so the plan says")
     chosen = rank_for((n, d), goal.keep) if goal.keep is not None else int(goal.rank or 0)
     if chosen < 1:
-        return LayerRecord(path, shape, None, size, size, note="stays dense: even rank 1 keeps more than asked")
-    if not size or chosen > max_rank((n, d)):
-        note = f"stays dense: a pair of rank {chosen} has {chosen * (n + d)} parameters, no fewer"
-        return LayerRecord(path, shape, None, size, size, note=note)
+        return unchanged("even rank 1 keeps more than asked")
+    if pair and math.prod(stack) * chosen * (n + d) >= leaf.size:
+        return unchanged(
+            f"rank {chosen} is no smaller than the pair of rank {leaf.rank} that it is, "
+            f"which keeps {leaf.size / size:.2g} of the dense matrix"
+        )
+    if not pair and (not size or chosen > max_rank((n, d))):
+        return unchanged(f"a pair of rank {chosen} has {chosen * (n + d)} parameters, no fewer")
     entries = 0
     if goal.sparse:
         if len(shape) != 2:
@@ -390,7 +418,7 @@ def _jobs(
         smaller = max(1, chosen - int(goal.sparse * chosen * (1 + 1e-12)))
         entries = entries_for((chosen - smaller) * (n + d), (n, d), leaf.dtype)
         chosen = smaller if entries else chosen
-    require_finite(path, leaf)
+    largest = require_finite(path, leaf)
     transposed = rows == "last" or (rows == "auto" and not is_table(path))
     view = (d, n) if transposed else (n, d)
     if weights is not None:
@@ -421,9 +449,40 @@ def _jobs(
             None if weights is None else weights[place],
             sides,
             entries,
+            _pair_exponent(leaf, place) if pair else _exponent(largest, leaf.dtype),
+            pair and thin and leaf.sparse is None and not entries,
         )
         for place in np.ndindex(stack)
     ]
+
+
+def _comfortable(dtype: Any) -> tuple[float, float]:
+    """Magnitudes between which the largest entry of a matrix of a dtype leaves room for what is computed of it."""
+    info = jax.numpy.finfo(jax.dtypes.canonicalize_dtype(dtype))
+    # Subnormal numbers of half precision are normal ones where they are computed with.
+    least = 8 * float(info.tiny) if info.bits == 16 and info.nmant > 8 else float(info.tiny) / float(info.eps)
+    return least, float(info.max) * 2.0**-12
+
+
+def _exponent(largest: float, dtype: Any) -> int:
+    """Of the power of two that a matrix is to be divided by, 0 for a comfortable one."""
+    least, most = _comfortable(dtype)
+    return 0 if largest == 0 or least <= largest <= most else math.frexp(largest)[1]
+
+
+def _pair_exponent(leaf: LowRank, place: tuple[int, ...]) -> int:
+    left, right = (exponent_of(np.asarray(part)[place]) for part in (leaf.left, leaf.right))
+    return left + right if leaf.sparse is None else max(left + right, exponent_of(np.asarray(leaf.sparse.values)))
+
+
+def _rescaled(left: np.ndarray, right: np.ndarray, exponent: int) -> tuple[np.ndarray, np.ndarray]:
+    """Factors of 2^exponent times their product: left has the scale if that leaves it comfortable, else both."""
+    sizes = exponent_of(left), exponent_of(right)
+    least, most = _comfortable(left.dtype)
+    a = exponent
+    if np.any(left) and not least <= math.ldexp(1.0, max(min(sizes[0] + a, 1023), -1074)) <= most:
+        a = (exponent + sizes[1] - sizes[0]) // 2
+    return shifted(left, a), shifted(right, exponent - a)
 
 
 def _record(parts: Sequence[Part], p: float) -> tuple[LayerRecord, LowRank]:
@@ -432,18 +491,28 @@ def _record(parts: Sequence[Part], p: float) -> tuple[LayerRecord, LowRank]:
 
     def stacked(factors: Sequence[jax.Array], shape: tuple[int, ...]) -> np.ndarray:
         # Without x64, float64 was solved in float32.
-        arrays = [np.asarray(factor, job.leaf.dtype) for factor in factors]
+        arrays = [np.asarray(factor, job.dtype) for factor in factors]
         return np.stack(arrays).reshape(*stack, *shape) if stack else arrays[0]
 
+    factors = [(part.solved.left, part.solved.right) for part in parts]
+    if any(part.job.exponent for part in parts):
+        factors = [
+            _rescaled(np.asarray(left, job.dtype), np.asarray(right, job.dtype), part.job.exponent)
+            for (left, right), part in zip(factors, parts, strict=True)
+        ]
+    lefts, rights = zip(*factors, strict=True)
     pair = LowRank(
-        stacked([one.left for one in solved], (job.shape[0], job.rank)),
-        stacked([one.right for one in solved], (job.rank, job.shape[1])),
+        stacked(lefts, (job.shape[0], job.rank)),
+        stacked(rights, (job.rank, job.shape[1])),
     )
     pair = pair.T if job.transposed else pair
     if solved[0].single is not None:
-        single = np.asarray(solved[0].single, job.leaf.dtype)
+        single = shifted(np.asarray(solved[0].single, job.dtype), job.exponent)
         pair = dataclasses.replace(pair, sparse=Sparse.of(single.T if job.transposed else single))
-    totals, rows_totals = ([float(one.totals[i]) for one in solved] for i in (0, 1))
+    # Of a stack, whose matrices have a scale each, in units of the largest.
+    most = max(part.job.exponent for part in parts)
+    scales = [math.ldexp(1.0, max(part.job.exponent - most, -1074)) for part in parts]
+    totals, rows_totals = ([float(one.totals[i]) * s for one, s in zip(solved, scales, strict=True)] for i in (0, 1))
     bounds = [None if one.bound is None or not np.isfinite(one.bound) else float(one.bound) for one in solved]
     bound = None if None in bounds else _joint([bound for bound in bounds if bound is not None], totals, p)
     record = LayerRecord(
@@ -458,17 +527,17 @@ def _record(parts: Sequence[Part], p: float) -> tuple[LayerRecord, LowRank]:
         num_iters=max(int(one.num_iters) for one in solved),
         converged=all(bool(one.converged) for one in solved),
         seconds=sum(part.seconds for part in parts),
-        objective_weighted=_weighted(solved),
+        objective_weighted=_weighted(solved, scales),
         entries=pair.entries,
     )
     return record, pair
 
 
-def _weighted(solved: Sequence[Solved]) -> float | None:
-    squares = [one.squares for one in solved if one.squares is not None]
+def _weighted(solved: Sequence[Solved], scales: Sequence[float]) -> float | None:
+    squares = [(one.squares, scale**2) for one, scale in zip(solved, scales, strict=True) if one.squares is not None]
     if not squares:
         return None
-    left, whole = (sum(float(one[i]) for one in squares) for i in (0, 1))
+    left, whole = (sum(float(one[i]) * scale for one, scale in squares) for i in (0, 1))
     return math.sqrt(left / whole) if whole > 0 else 0.0
 
 

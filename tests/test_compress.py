@@ -251,7 +251,7 @@ def test_what_stays_dense():
     assert "even rank 1" in a.note
     assert (b.rank, b.stored_size) == (None, 40)
     assert (c.rank, c.dense_size, c.stored_size) == (2, N * D, 2 * (N + D))
-    assert "factored already" in c.note
+    assert "stays as it is" in c.note
     assert calls == [(i + 1, 3, record) for i, record in enumerate(records)]
     # A rank whose pair is as large as the matrix, or larger; beside one that is solved.
     factored, records = compress(tree, select="a|d", rank=5, solver=first_columns)
@@ -280,7 +280,7 @@ def test_kernels_of_more_axes_are_solved_as_the_matrix_that_they_are(rows):
         assert dataclasses.replace(a, shape=b.shape, seconds=0) == dataclasses.replace(b, seconds=0)
     # A second time there is nothing left to do, whatever the entries say.
     again, notes = compress(factored, input_axes={"query/kernel": 1, "out/kernel": 1}, **options)
-    assert all("factored already" in record.note for record in notes)
+    assert all("is no smaller than the pair" in record.note for record in notes)
     assert again["out"]["kernel"] is factored["out"]["kernel"]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -31,10 +32,13 @@ def compress(
             "embeddings; with --budget embeddings,encoder."
         ),
     ] = None,
-    keep: Annotated[float | None, typer.Option(help="Share of these layers' parameters to keep, in (0, 1].")] = None,
+    keep: Annotated[
+        float | None, typer.Option(help="Share of these layers' dense parameters to keep, in (0, 1].")
+    ] = None,
     rank: Annotated[int | None, typer.Option(help="Rank of every pair, instead of --keep.")] = None,
     budget: Annotated[
-        float | None, typer.Option(help="Share of the whole net to keep, in (0, 1), shared out among the layers.")
+        float | None,
+        typer.Option(help="Share of the whole dense net to keep, in (0, 1), shared out among the layers."),
     ] = None,
     budget_of: Annotated[str, typer.Option(help="What --budget counts: parameters or multiply_adds.")] = "parameters",
     allocation: Annotated[
@@ -94,7 +98,7 @@ def compress(
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
-    """Factor layers of a checkpoint and save the smaller one."""
+    """Factor layers of a checkpoint, or make its pairs smaller, and save the result."""
     import lpjax
     from lpjax.checkpoint import load_checkpoint, save_checkpoint
     from lpjax.checkpoint._save import check_target
@@ -134,10 +138,14 @@ def compress(
     fresh = [record for record in records if record.rank is not None and not record.note]
     if not fresh:
         notes = "; ".join(dict.fromkeys(record.note for record in records))
-        raise ValueError(f"no layer got smaller, so nothing was written: {notes}; ask for a lower --keep or --rank")
+        lower = {"--plan": plan, "--budget": budget, "--rank": rank}
+        option = next((name for name, value in lower.items() if value is not None), "--keep")
+        advice = f"edit the ranks in {plan}" if option == "--plan" else f"ask for a lower {option}"
+        raise ValueError(f"no layer got smaller, so nothing was written: {notes}; {advice}")
     made = plan_of(wish, calibration, chosen, records, model)
     total, left = (sum(leaf.size for _, leaf in leaves_with_paths(tree)) for tree in (checkpoint.params, params))
-    if plan is not None and made.budget_of == "parameters" and left > (made.budget or 1) * total:
+    whole = sum(math.prod(leaf.shape) for _, leaf in leaves_with_paths(checkpoint.params))
+    if plan is not None and made.budget_of == "parameters" and left > (made.budget or 1) * whole:
         made = dataclasses.replace(made, budget=None, budget_of=None)  # somebody raised its ranks
     methods = dict.fromkeys((made.layers[record.path].method, made.layers[record.path].p) for record in fresh)
     solver, exponent = next(iter(methods)) if len(methods) == 1 else ("several", None)

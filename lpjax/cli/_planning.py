@@ -206,16 +206,21 @@ def _check_exponents(plan: Plan) -> None:
 
 def _check_ranks(wish: Wish, leaves: dict[str, Any], paths: Iterable[str]) -> None:
     """Refuse a --keep or --rank by which nothing gets smaller."""
-    from lpjax.lowrank import is_lowrank
-    from lpjax.select import max_rank, rank_for
+    from lpjax.select import rank_for
 
-    shapes = [leaves[path].shape for path in paths if not is_lowrank(leaves[path])]
-    shapes = [shape for shape in shapes if len(shape) == 2 and min(shape)]
-    ranks = [(rank_for(shape, wish.keep) if wish.keep is not None else wish.rank or 0) for shape in shapes]
-    if shapes and not any(1 <= rank <= max_rank(shape) for rank, shape in zip(ranks, shapes, strict=True)):
-        most = max(max_rank(shape) for shape in shapes)
+    matrices = [leaves[path] for path in paths]
+    matrices = [leaf for leaf in matrices if leaf.ndim == 2 and min(leaf.shape)]
+    ranks = [(rank_for(leaf.shape, wish.keep) if wish.keep is not None else wish.rank or 0) for leaf in matrices]
+    # Of a pair, too, its size is what it stores.
+    largest = [(leaf.size - 1) // sum(leaf.shape) for leaf in matrices]
+    if matrices and not any(1 <= rank <= most for rank, most in zip(ranks, largest, strict=True)):
         if wish.keep is None:
-            raise ValueError(f"--rank is {wish.rank}; no layer gets smaller by it, expected {most} or less")
+            raise ValueError(f"--rank is {wish.rank}; no layer gets smaller by it, expected {max(largest)} or less")
+        shares = [most * sum(leaf.shape) / math.prod(leaf.shape) for most, leaf in zip(largest, matrices, strict=True)]
+        if max(largest) and min(ranks) >= 1:
+            raise ValueError(
+                f"--keep is {wish.keep:g}; no layer gets smaller by it, expected {max(shares):.3g} or less"
+            )
         raise ValueError(f"--keep is {wish.keep:g}; no layer has a rank that fits; expected another share")
 
 

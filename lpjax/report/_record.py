@@ -85,11 +85,12 @@ class Record:
 
     @property
     def layers(self) -> dict[str, tuple[int, LayerRecord]]:
-        """path -> (step, record) of every leaf that was selected: of the step that factored it, or else the last."""
+        """path -> (step, record) of every selected leaf: of the last step that factored it, or else the last."""
         found: dict[str, tuple[int, LayerRecord]] = {}
         for i, step in enumerate(self.steps):
             for layer in step.layers:
-                if layer.path not in found or found[layer.path][1].rank is None:
+                factored = layer.rank is not None and not layer.note
+                if factored or layer.path not in found or found[layer.path][1].rank is None:
                     found[layer.path] = (i, layer)
         return found
 
@@ -225,15 +226,16 @@ def _told(checkpoint: Checkpoint, ranks: Mapping[str, int]) -> Record:
     block = checkpoint.compression or {}
     past = block.get("steps")
     past = past if isinstance(past, list) and all(isinstance(step, dict) for step in past) else [block]
-    left = dict(ranks)
+    # A pair is that of the last step that made one of its leaf.
+    last = {
+        path: i
+        for i, step in enumerate(past)
+        for path in (step["paths"] if isinstance(step.get("paths"), list) else ranks)
+        if isinstance(path, str)
+    }
     steps = []
     for i, step in enumerate(past):
-        paths = step.get("paths")
-        own = [path for path in (paths if isinstance(paths, list) else ranks) if isinstance(path, str) and path in left]
-        if i == len(past) - 1:
-            own = [*left]
-        for path in own:
-            left.pop(path)
+        own = [path for path in ranks if last.get(path, len(past) - 1) == i]
         layers = tuple(_layer_in_file(path, leaves[path]) for path in sorted(own))
         method, p = step.get("method"), step.get("p")
         steps.append(

@@ -136,6 +136,16 @@ def read_run(name: str | Path) -> tuple[Run, Checkpoint]:
         folder_bytes=sum(path.stat().st_size for path in _files(folder)),
         dense_bytes=record.steps[0].bytes_before,
     )
+    again = [
+        layer.path
+        for layer in layers
+        if any(old.path == layer.path and old.rank for step in record.steps[: layer.step] for old in step.layers)
+    ]
+    if again:
+        run.notes.append(
+            f"Pairs of an earlier step that were made smaller: {len(again)}, {again[0]} for one. The goals and bounds "
+            "of these layers are relative to the pair before, not to the dense matrix."
+        )
     run.notes += training_notes(folder)
     if (checkpoint.compression or {}).get(FACTORS) == INT8:
         run.notes.append(

@@ -69,7 +69,8 @@ def test_compress_writes_the_whole_record(run: Command, folder, tmp_path, monkey
 def test_a_second_run_keeps_the_steps_of_the_first(run: Command, folder, tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
     assert run("compress", folder, one, "--keep", 0.6, "--method", "svd")[0] == 0
-    assert run("compress", one, two, "--keep", 0.5, "--layers", "attention,embeddings")[0] == 0
+    # The embedding is a pair of as much already, and stays as it is.
+    assert run("compress", one, two, "--keep", 0.7, "--layers", "attention,embeddings")[0] == 0
     record = read_record(two / "lpjax_record.json")
     assert record.steps[0] == read_record(one / "lpjax_record.json").steps[0]
     assert [step.method for step in record.steps] == ["svd", "lewis"]

@@ -30,14 +30,12 @@ def with_outlier_entries(seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 def test_a_tall_matrix_is_sampled():
     matrix = jnp.ones(TALL)
-    problem = _start.Scaled(
-        _start.Rows(matrix, jnp.ones(())), jnp.ones(()), jnp.ones(TALL[0]), jnp.zeros(()), jnp.ones(()), None
-    )
+    problem = _start.Scaled(_start.Rows(matrix), jnp.ones(()), jnp.ones(TALL[0]), jnp.zeros(()), jnp.ones(()), None)
     sample = _start._sample(problem)
     assert sample is not None
     assert sample.row_weights is not None
     assert sample.rows.shape[0] == sample.row_weights.shape[0] >= _start._SAMPLED_ROWS
-    assert _start._sample(problem._replace(rows=_start.Rows(matrix[:4000], jnp.ones(())))) is None
+    assert _start._sample(problem._replace(rows=_start.Rows(matrix[:4000]))) is None
 
 
 @pytest.mark.parametrize("weighted", [False, True])
