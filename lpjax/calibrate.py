@@ -15,14 +15,13 @@ from jaxtyping import Array
 
 from lpjax._mesh import by_rows, data_mesh, fetch, replicated, spread
 from lpjax._settings import check_seed, check_whole
-from lpjax.batching import by_length, collate, round_up, tokenize
+from lpjax.batching import by_length, collate, round_up
 from lpjax.calibration import Calibration, Statistics
 from lpjax.checkpoint import Checkpoint
 from lpjax.models import ModelConfig, device_params
 from lpjax.outputs import Outputs, Words, hidden_and_outputs, outputs_of
 from lpjax.probe import Probe, Taps
 from lpjax.select import Select, is_table, leaves_with_paths, replace_leaves, select_paths
-from lpjax.tokenize import tokenizer_of
 
 Progress = Callable[[int, int], None]
 
@@ -53,7 +52,8 @@ def calibrate(
     The gradients are of the net's outputs in random directions u, anew for each text: the mean of g gᵀ is then how much
     the outputs' square changes by an error in a layer (Gauss–Newton). Of a net with a classification head u is that of
     the log-likelihood of labels drawn from its own predictions (the Fisher information), or of the `labels`; of a
-    regression it is Gaussian; of a net without a head, too, and the output is the mean-pooled embedding at length 1.
+    regression it is Gaussian; of a net without a head, too, and the output is the embedding at length 1: see
+    `lpjax.evaluate.embed_sentences`.
     Independent labels are drawn each for itself; classes of tokens for each token but padding and special ones; an
     answer's first and last token among the text's tokens. A masked language model sees a text with 15 % of its tokens
     masked, and words are drawn in their places.
@@ -92,9 +92,7 @@ def calibrate(
     shapes = {path: leaf.shape for path, leaf in leaves_with_paths(params)}
     if gradients:
         _require_narrow({path: shapes[path] for path in paths})
-    tokenizer = tokenizer_of(checkpoint) if tokenizer is None else tokenizer
-    limits = [limit for limit in (max_length, config.max_length) if limit is not None]
-    tokens = tokenize(tokenizer, config, first, second, max_length=min(limits, default=None))
+    tokens, kind = kind.tokenize(checkpoint, first, second, tokenizer=tokenizer, max_length=max_length)
     mesh = data_mesh() if mesh is None else mesh
     rows = round_up(batch_size, mesh, config)
     weights = jax.device_put(device_params(params), replicated(mesh))

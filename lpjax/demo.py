@@ -20,10 +20,10 @@ from lpjax.checkpoint._source import installed_encoder, weight_bytes
 from lpjax.compress import LayerRecord, compress
 from lpjax.evaluate import embed_sentences, fidelity, stsb
 from lpjax.glue.data import DataError, load_sentences, load_stsb
+from lpjax.pipeline import sentence_tokenizer
 from lpjax.plan import ENTRIES_OF_TABLES
 from lpjax.report import plot_results, record_files, results_table, run_record, write_json
 from lpjax.select import leaves_with_paths
-from lpjax.tokenize import tokenizer_of
 from lpjax.weighting import DEFAULT
 
 ENCODER = "all-MiniLM-L6-v2"
@@ -177,7 +177,7 @@ def _scorer(
     checkpoint: Checkpoint, glue: str | Path | None, sentences: list[str]
 ) -> tuple[Callable[[Checkpoint], float], str, str]:
     """A function checkpoint -> score, what the score is called, and why it is this one."""
-    tokenizer = tokenizer_of(checkpoint)
+    tokenizer = sentence_tokenizer(checkpoint)
     try:
         pairs = load_stsb(glue)
     except DataError as error:
@@ -194,7 +194,7 @@ def _scorer(
     def by_stsb(other: Checkpoint) -> float:
         return stsb(other, pairs, tokenizer=tokenizer).spearman
 
-    return by_stsb, "STS-B dev Spearman", f"{len(pairs.scores)} pairs, cosine of mean-pooled embeddings, no head"
+    return by_stsb, "STS-B dev Spearman", f"{len(pairs.scores)} pairs, cosine of embeddings, no head"
 
 
 def _cell(

@@ -14,11 +14,10 @@ from jaxtyping import Array, Float
 
 from lpjax._mesh import by_rows, data_mesh, replicated, spread
 from lpjax._settings import check_whole
-from lpjax.batching import Tokens, by_length, collate, round_up, tokenize
+from lpjax.batching import Tokens, by_length, collate, round_up
 from lpjax.checkpoint import Checkpoint
 from lpjax.models import ModelConfig, device_params
 from lpjax.outputs import Outputs, hidden_and_outputs, outputs_of
-from lpjax.tokenize import tokenizer_of
 
 
 def disagreement(
@@ -88,9 +87,8 @@ class Divergence:
         self._kind = outputs_of(checkpoint)
         self._hidden = self._kind.hidden if hidden is None else float(hidden)
         self._mesh = data_mesh() if mesh is None else mesh
-        tokenizer = tokenizer_of(checkpoint) if tokenizer is None else tokenizer
-        limits = [limit for limit in (max_length, self._config.max_length) if limit is not None]
-        self._tokens = tokens = tokenize(tokenizer, self._config, first, second, max_length=min(limits, default=None))
+        tokens, self._kind = self._kind.tokenize(checkpoint, first, second, tokenizer=tokenizer, max_length=max_length)
+        self._tokens = tokens
         rows = round_up(batch_size, self._mesh, self._config)
         rng = np.random.default_rng(0)
         self._batches = [

@@ -16,29 +16,27 @@ from jaxtyping import Array, Float
 from scipy import stats
 
 from lpjax._settings import check_seed, check_whole
-from lpjax.batching import by_length, collate, tokenize
+from lpjax.batching import by_length, collate
 from lpjax.checkpoint import Checkpoint
-from lpjax.checkpoint._files import read_object
 from lpjax.divergence import Divergence
 from lpjax.glue.data import Pairs
 from lpjax.models import ModelConfig, device_params, encode
-from lpjax.models.layers import mean_pool
 from lpjax.outputs import Embedding, outputs_of
-from lpjax.tokenize import tokenizer_of
+from lpjax.pipeline import Stage, read_pipeline, sentence_vectors, tokenize_sentences
 
 Progress = Callable[[int, int], None]
 
 
 class Embeddings(NamedTuple):
-    """Mean-pooled sentence embeddings.
+    """Sentence embeddings.
 
     Attributes:
-        vectors: shape (n, hidden), float32, in the order of the sentences, on the device.
+        vectors: shape (n, size), float32, in the order of the sentences, on the device.
         tokens: encoded, without padding, each different sentence once.
         seconds: from the first batch to the last embedding, with compilation where a shape was new.
     """
 
-    vectors: Float[Array, "n hidden"]
+    vectors: Float[Array, "n size"]
     tokens: int
     seconds: float
 
@@ -93,10 +91,16 @@ def embed_sentences(
     tokenizer: Any = None,
     batch_size: int = 32,
     max_length: int | None = None,
+    prompt: str | None = None,
+    prompt_name: str | None = None,
     dtype: DTypeLike = jnp.float32,
     progress: Progress | None = None,
 ) -> Embeddings:
-    """Encode sentences and average the hidden states of their tokens.
+    """The vectors that sentence-transformers' `encode` gives of sentences, up to rounding.
+
+    A folder of sentence-transformers says how they are made of the hidden states: by its poolings, dense layers and
+    norms, with its prompts, length and case of text. A net without such a folder averages the hidden states of all
+    tokens. What lpjax does not compute of a folder is refused by name: see docs/sentence_transformers.md.
 
     Sentences are sorted by length and padded to one of a few lengths (8, 16, 24, 32, …), batches to `batch_size`
     rows: at most twenty compilations a structure of the params. Embeddings stay on the device.
@@ -104,33 +108,32 @@ def embed_sentences(
     Args:
         checkpoint: the net; dense and `LowRank` leaves alike.
         sentences: n strings; equal ones are encoded once.
-        tokenizer: of transformers; by default the one in `checkpoint.source`.
+        tokenizer: of transformers, taken as it is; by default the one in `checkpoint.source`, set up as that says.
         batch_size: rows of a batch.
         max_length: tokens of a sentence at most, the rest is cut off. By default what sentence_bert_config.json says,
-            else all positions that the net has.
-        dtype: of the computation, float32 or bfloat16; averages are float32.
+            else what the tokenizer says, and not more than the positions that the net has (512 if it has no limit).
+        prompt: text to put before every sentence instead of the folder's default prompt; "" for none.
+        prompt_name: name of a prompt of config_sentence_transformers.json to put there.
+        dtype: of the net, float32 or bfloat16; what follows it is computed in float32.
         progress: called with (different sentences done, different sentences in all) after each batch.
 
     Raises:
-        ValueError: no sentence, something that is no string, or a batch size or length out of range.
+        ValueError: no sentence, something that is no string, a batch size or length out of range, or no such prompt.
+        CheckpointError: the folder asks for what lpjax does not compute.
     """
     check_whole("`batch_size`", batch_size, 1)
-    if tokenizer is None:
-        tokenizer = tokenizer_of(checkpoint)
-    if max_length is None:
-        told = _sentence_length(checkpoint)
-        limit = checkpoint.config.max_length
-        max_length = told if limit is None or told is None else min(told, limit)
-
     unique = {sentence: i for i, sentence in enumerate(dict.fromkeys(sentences))}
-    tokens = tokenize(tokenizer, checkpoint.config, list(unique), max_length=max_length)
+    tokens, stages = tokenize_sentences(
+        checkpoint, read_pipeline(checkpoint), list(unique),
+        tokenizer=tokenizer, max_length=max_length, prompt=prompt, prompt_name=prompt_name,
+    )  # fmt: skip
     params = device_params(checkpoint.params, dtype, expand=True)
 
     pooled, places, done = [], [], 0
     began = time.perf_counter()
     for batch in by_length(tokens, batch_size):
         inputs = collate(tokens, batch, batch_size)
-        pooled.append(_pool(params, checkpoint.config, inputs, np.dtype(dtype)))
+        pooled.append(_pool(params, checkpoint.config, inputs, np.dtype(dtype), stages))
         places += [*batch.rows, *[-1] * (batch_size - len(batch.rows))]
         done += len(batch.rows)
         if progress is not None:
@@ -146,23 +149,16 @@ def embed_sentences(
     return Embeddings(vectors, int(tokens.lengths.sum()), time.perf_counter() - began)
 
 
-def _sentence_length(checkpoint: Checkpoint) -> int | None:
-    """`max_seq_length` of sentence-transformers, where its file is there and says so."""
-    path = None if checkpoint.source is None else checkpoint.source / "sentence_bert_config.json"
-    if path is None or not path.exists():
-        return None
-    length = read_object(path).get("max_seq_length")
-    return length if type(length) is int and length >= 3 else None
-
-
-@functools.partial(jax.jit, static_argnames=("config", "dtype"))
-def _pool(params: dict[str, Any], config: ModelConfig, inputs: dict[str, Array], dtype: np.dtype) -> Array:
+@functools.partial(jax.jit, static_argnames=("config", "dtype", "stages"))
+def _pool(
+    params: dict[str, Any], config: ModelConfig, inputs: dict[str, Array], dtype: np.dtype, stages: tuple[Stage, ...]
+) -> Array:
     hidden = encode(params, config, inputs, dtype=dtype).astype(jnp.float32)
-    return mean_pool(hidden, inputs["attention_mask"])
+    return sentence_vectors(stages, hidden, inputs["attention_mask"].astype(bool))
 
 
 def stsb(checkpoint: Checkpoint, pairs: Pairs, **options: Any) -> StsbResult:
-    """STS-B without a head: cosine of mean-pooled embeddings against the gold scores.
+    """STS-B without a head: cosine of embeddings against the gold scores.
 
     Args:
         checkpoint: the net.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Any, ClassVar, TypeAlias
 
 import jax
@@ -16,13 +17,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from lpjax.batching import Tokens
+from lpjax.batching import Tokens, tokenize
 from lpjax.checkpoint import Checkpoint
 from lpjax.checkpoint._stages import read_stages
 from lpjax.models import ModelConfig, architecture, hidden_states, logits_of, tokens_of
 from lpjax.models.head import num_outputs
-from lpjax.models.layers import NO_DROPOUT, mean_pool
+from lpjax.models.layers import NO_DROPOUT
 from lpjax.models.names import names_classifier, names_of
+from lpjax.pipeline import MEAN, Stage, read_pipeline, sentence_vectors, tokenize_sentences
+from lpjax.tokenize import tokenizer_of
 
 Inputs = dict[str, Array]
 States: TypeAlias = Float[Array, "batch places hidden"]
@@ -49,6 +52,28 @@ class Outputs:
     def prepare(self, inputs: dict[str, np.ndarray], tokens: Tokens, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """The inputs of a batch as this kind wants them, on the host; further keys are for its other methods."""
         return inputs
+
+    def tokenize(
+        self,
+        checkpoint: Checkpoint,
+        first: Sequence[str],
+        second: Sequence[str] | None = None,
+        *,
+        tokenizer: Any = None,
+        max_length: int | None = None,
+    ) -> tuple[Tokens, Outputs]:
+        """Texts, or pairs, as the net reads them for these outputs, and the kind for such texts.
+
+        Args:
+            checkpoint: the net.
+            first, second: as in `lpjax.batching.tokenize`.
+            tokenizer: of transformers; by default the one in `checkpoint.source`.
+            max_length: tokens of a text at most, as far as the net has positions.
+        """
+        config = checkpoint.config
+        tokenizer = tokenizer_of(checkpoint) if tokenizer is None else tokenizer
+        limits = [limit for limit in (max_length, config.max_length) if limit is not None]
+        return tokenize(tokenizer, config, first, second, max_length=min(limits, default=None)), self
 
     def reads(self, config: ModelConfig) -> slice:
         """The tokens whose last hidden states the outputs are made of."""
@@ -101,14 +126,34 @@ class Outputs:
 
 @dataclasses.dataclass(frozen=True)
 class Embedding(Outputs):
-    """The mean of the last hidden states of a text's tokens, at length 1; of a net without a head."""
+    """The vector of a text at length 1; of a net without a head.
+
+    Attributes:
+        stages: what makes it of the last hidden states, as a folder of sentence-transformers says; by default their
+            mean over the tokens.
+    """
 
     kind: ClassVar[str] = "embeddings"
     target: ClassVar[str] = "embedding"
     hidden: ClassVar[float] = 0.0
+    stages: tuple[Stage, ...] = MEAN
+
+    def tokenize(
+        self,
+        checkpoint: Checkpoint,
+        first: Sequence[str],
+        second: Sequence[str] | None = None,
+        *,
+        tokenizer: Any = None,
+        max_length: int | None = None,
+    ) -> tuple[Tokens, Outputs]:
+        """As `embed_sentences` reads texts, with the folder's default prompt."""
+        pipeline = read_pipeline(checkpoint)
+        tokens, stages = tokenize_sentences(checkpoint, pipeline, first, second, tokenizer=tokenizer, most=max_length)
+        return tokens, Embedding(stages)
 
     def outputs(self, params: Any, config: ModelConfig, states: States, inputs: Inputs) -> Array:
-        return at_length_1(states, inputs["attention_mask"].astype(bool))
+        return at_length_1(sentence_vectors(self.stages, states, inputs["attention_mask"].astype(bool)))
 
     def direction(self, outputs: Array, inputs: Inputs, key: Array, labels: Array | None) -> Array:
         """Gaussian: the mean of (uᵀδ)² is ‖δ‖²."""
@@ -119,12 +164,10 @@ class Embedding(Outputs):
         return jnp.sum((found - wanted) ** 2, axis=1) / 2
 
 
-def at_length_1(hidden: Float[Array, "batch length d"], mask: Bool[Array, "batch length"]) -> Float[Array, "batch d"]:
-    """The mean over the tokens, at length 1; 0 for a text without any."""
-    pooled = mean_pool(hidden, mask)
-    there = jnp.any(mask, axis=1, keepdims=True)
-    square = jnp.where(there, jnp.sum(pooled**2, axis=1, keepdims=True), 1)
-    return pooled * jax.lax.rsqrt(jnp.maximum(square, jnp.finfo(square.dtype).tiny))
+def at_length_1(vectors: Float[Array, "batch d"]) -> Float[Array, "batch d"]:
+    """Vectors at length 1; 0 stays 0, with a derivative of 0."""
+    square = jnp.sum(vectors**2, axis=1, keepdims=True)
+    return vectors * jnp.where(square > 0, jax.lax.rsqrt(jnp.where(square > 0, square, 1)), 0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -373,6 +416,7 @@ def outputs_of(checkpoint: Checkpoint) -> Outputs:
 
     Raises:
         ValueError: a head for spans that has not two outputs.
+        CheckpointError, FileNotFoundError: of an embedding, as `read_pipeline`.
     """
     params, config, data = checkpoint.params, checkpoint.config, checkpoint.config_json or {}
     count = num_outputs(params, config, config.head)
@@ -380,13 +424,14 @@ def outputs_of(checkpoint: Checkpoint) -> Outputs:
         # A sentence encoder often keeps the head that it was trained with before; its folder says what it is for.
         encoder = config.head == "words" and checkpoint.source is not None and bool(read_stages(checkpoint.source))
         if count is None or encoder:
-            return Embedding()
+            return Embedding(read_pipeline(checkpoint).stages)
         if config.head == "spans" and count != 2:
             raise ValueError(f"`qa_outputs` has {count} outputs; expected 2, an answer's first and last token")
         return {"tokens": TokenClasses(count), "spans": Spans(), "words": Words()}[config.head]
     names = names_of(data.get("architectures"))
     if count is None or (any("For" in name for name in names) and not names_classifier(names)):
-        return Embedding()  # of a head for several choices, say, a text's output says nothing by itself
+        # Of a head for several choices, say, a text's output says nothing by itself.
+        return Embedding(read_pipeline(checkpoint).stages)
     problem = data.get("problem_type")
     if problem == "multi_label_classification":
         return Labels(count)

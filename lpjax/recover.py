@@ -19,12 +19,11 @@ from jaxtyping import Array, Float
 
 from lpjax._mesh import by_rows, data_mesh, replicated, spread
 from lpjax._settings import check_settings
-from lpjax.batching import Batch, Tokens, collate, round_up, shuffled, tokenize
+from lpjax.batching import Batch, Tokens, collate, round_up, shuffled
 from lpjax.checkpoint import Checkpoint
 from lpjax.divergence import Divergence, disagreement
 from lpjax.models import ModelConfig, device_params
 from lpjax.outputs import Outputs, hidden_and_outputs, outputs_of
-from lpjax.tokenize import tokenizer_of
 
 Progress = Callable[[int, int, str], None]
 
@@ -129,8 +128,8 @@ def recover(
         progress: called with (updates done, updates in all, what) after each.
 
     Raises:
-        ValueError: nets of different configs or heads, or whose outputs are not finite, fewer than two texts, a
-            snapshot of another run (naming what differs), or what `tokenize` refuses.
+        ValueError: nets of different configs or heads, or that embed a text differently, or whose outputs are not
+            finite; fewer than two texts, a snapshot of another run (naming what differs), or what `tokenize` refuses.
         OSError: another run that is alive writes to `snapshot`, or there is too little space beside it.
     """
     # Not above: optax takes a seventh of a second to import, and `import lpjax` comes by here.
@@ -141,13 +140,16 @@ def recover(
     settings = settings or Recovery()
     config = dense.config
     kind = outputs_of(dense)
-    if smaller.config != config or outputs_of(smaller) != kind:
-        raise ValueError("`smaller` and `dense` have different configs or heads; expected one net, compressed and not")
+    # A net without a folder does not say how it embeds a text.
+    like = dataclasses.replace(smaller, source=dense.source) if smaller.source is None else smaller
+    if smaller.config != config or outputs_of(like) != kind:
+        raise ValueError(
+            "`smaller` and `dense` have different configs or heads, or embed a text differently; expected one net, "
+            "compressed and not"
+        )
     if len(first) < 2:
         raise ValueError(f"`first` has {len(first)} texts; expected 2 or more, for some are held out")
     mesh = data_mesh() if mesh is None else mesh
-    tokenizer = tokenizer_of(dense) if tokenizer is None else tokenizer
-    max_length = min(settings.max_length, config.max_length or settings.max_length)
     order = np.random.default_rng(settings.seed).permutation(len(first))
     count = min(_MOST_HELD_OUT, max(1, len(first) // 10))
 
@@ -157,9 +159,11 @@ def recover(
     held, learnt = order[:count], order[count:]
     measure = Divergence(
         dense, some(first, held) or [], some(second, held), hidden=0, tokenizer=tokenizer,
-        batch_size=settings.batch_size, max_length=max_length, mesh=mesh,
+        batch_size=settings.batch_size, max_length=settings.max_length, mesh=mesh,
     )  # fmt: skip
-    tokens = tokenize(tokenizer, config, some(first, learnt) or [], some(second, learnt), max_length=max_length)
+    tokens, kind = kind.tokenize(
+        dense, some(first, learnt) or [], some(second, learnt), tokenizer=tokenizer, max_length=settings.max_length
+    )
     rows = round_up(settings.batch_size, mesh, config)
     per_epoch = -(-len(tokens) // settings.batch_size)
     total = settings.epochs * per_epoch

@@ -61,8 +61,8 @@ def load_tokenizer(folder: str | Path, **options: Any) -> Any:
     return tokenizer
 
 
-def tokenizer_of(checkpoint: Checkpoint) -> Any:
-    """The tokenizer in the folder that a checkpoint came from.
+def tokenizer_of(checkpoint: Checkpoint, **options: Any) -> Any:
+    """The tokenizer in the folder that a checkpoint came from; `options` are those of `load_tokenizer`.
 
     Raises:
         ValueError: it came from none.
@@ -70,7 +70,7 @@ def tokenizer_of(checkpoint: Checkpoint) -> Any:
     """
     if checkpoint.source is None:
         raise ValueError("`tokenizer` is None and the checkpoint has no folder to take one from; pass a tokenizer")
-    return load_tokenizer(checkpoint.source)
+    return load_tokenizer(checkpoint.source, **options)
 
 
 def _require_sentencepiece(vocabulary: Path) -> None:

@@ -100,12 +100,6 @@ def layer_norm(
     return (centred * lax.rsqrt(variance + eps) * scale + bias).astype(x.dtype)
 
 
-def mean_pool(hidden: Float[Array, "batch length d"], mask: Any) -> Float[Array, "batch d"]:
-    """The mean over the tokens of each text, those where `mask` (batch, length) is not 0; of a text of none 0."""
-    weights = jnp.asarray(mask).astype(hidden.dtype)[:, :, None]
-    return jnp.sum(hidden * weights, axis=1) / jnp.maximum(jnp.sum(weights, axis=1), 1)
-
-
 def attention(
     query: Float[Array, "batch queries d"],
     key: Float[Array, "batch length d"],

@@ -8,7 +8,7 @@ from pathlib import Path
 from lpjax.checkpoint import Checkpoint
 from lpjax.glue.data import load_examples, load_sentences, load_stsb
 from lpjax.glue.tasks import Task
-from lpjax.tokenize import tokenizer_of
+from lpjax.pipeline import sentence_tokenizer
 
 Scorer = Callable[[Checkpoint], Mapping[str, float]]
 """Scores of a net by name, larger is better; called with the dense net and with every run."""
@@ -28,7 +28,7 @@ def fidelity_scorer(dense: Checkpoint, sentences: Sequence[str] | None = None) -
     if sentences is None:
         every = load_sentences()
         sentences = every[:: max(1, len(every) // _SENTENCES)][:_SENTENCES]
-    tokenizer = tokenizer_of(dense)
+    tokenizer = sentence_tokenizer(dense)
     theirs = embed_sentences(dense, sentences, tokenizer=tokenizer)
 
     def score(checkpoint: Checkpoint) -> Mapping[str, float]:
@@ -49,7 +49,7 @@ def stsb_scorer(dense: Checkpoint, glue: str | Path | None = None) -> Scorer:
     from lpjax.evaluate import stsb
 
     pairs = load_stsb(glue)
-    tokenizer = tokenizer_of(dense)
+    tokenizer = sentence_tokenizer(dense)
     return lambda checkpoint: {"STS-B dev, Spearman": stsb(checkpoint, pairs, tokenizer=tokenizer).spearman}
 
 
