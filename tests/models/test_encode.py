@@ -48,6 +48,7 @@ def test_hidden_states_equal_those_of_pytorch(any_golden: Golden):
     np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5)
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("texts", [1, 2])
 def test_hidden_states_some_texts_at_a_time(any_golden: Golden, monkeypatch: pytest.MonkeyPatch, texts: int):
     """As large batches are computed on a CPU; three texts are no multiple of two."""
