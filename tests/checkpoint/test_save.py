@@ -273,9 +273,11 @@ def test_source_is_never_overwritten(folder: Path, target: str, monkeypatch: pyt
     assert files(folder) == before
 
 
-def test_new_folder_inside_the_source_is_fine(folder: Path):
-    save_checkpoint(load_checkpoint(folder), folder / "smaller")
-    assert_same(load_checkpoint(folder / "smaller").params, load_checkpoint(folder).params)
+def test_new_folder_inside_the_source_is_refused(folder: Path):
+    """It would be a part of the net that it was made from."""
+    with pytest.raises(FileExistsError, match=r"smaller overlaps .*dense, which the checkpoint came from"):
+        save_checkpoint(load_checkpoint(folder), folder / "smaller")
+    assert not (folder / "smaller").exists()
 
 
 def test_source_that_is_gone_is_named(folder: Path, tmp_path: Path):
