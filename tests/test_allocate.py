@@ -244,7 +244,7 @@ def test_measured_chooses_between_methods():
     """By a measure that asks where the entries' absolute errors are, not their squares."""
     rng = np.random.default_rng(0)
     wild = rng.normal(size=(40, 3)) @ rng.normal(size=(3, 20)) + 100 * (rng.random((40, 20)) < 0.02)
-    tree = {"a": {"kernel": wild.astype(np.float32)}, "b": {"kernel": rng.normal(size=(40, 20)).astype(np.float32)}}
+    tree = {"a": {"kernel": wild.astype(np.float32)}, "b": {"kernel": rng.normal(size=(20, 30)).astype(np.float32)}}
 
     def absolute(found: Any) -> float:
         return sum(float(np.abs(np.asarray(found[key]["kernel"]) - tree[key]["kernel"]).sum()) for key in tree)
