@@ -109,7 +109,8 @@ class Divergence:
 
     def __call__(self, params: Any) -> float:
         """The mean divergence, 0 for the dense net."""
-        return self._mean(params, agreement=False)
+        # Rounding leaves the divergence of nets that are nearly equal a little below 0, which none is.
+        return float(np.maximum(self._mean(params, agreement=False), 0.0))
 
     def agreement(self, params: Any) -> float | None:
         """The mean share of a text's predictions that are those of the dense net; None if there are none."""

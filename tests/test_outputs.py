@@ -22,6 +22,14 @@ from tests.test_calibrate import LONGEST, TEXTS, one_at_a_time
 pytestmark = pytest.mark.usefixtures("quick_compilations")
 
 
+@pytest.mark.parametrize(
+    ("mean", "expected"), [(-1e-9, "0.0"), (-0.0, "0.0"), (0.5, "0.5"), (np.nan, "nan"), (np.inf, "inf")]
+)
+def test_rounding_makes_no_divergence_negative(mean: float, expected: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(Divergence, "_mean", lambda self, params, agreement: mean)
+    assert str(object.__new__(Divergence)({})) == expected
+
+
 def test_divergences_are_those_of_scipy():
     rng = np.random.default_rng(0)
     found, wanted = rng.normal(size=(2, 5, 3)).astype(np.float32)
