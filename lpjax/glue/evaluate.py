@@ -25,7 +25,7 @@ from lpjax.glue.order import likelier_order
 from lpjax.glue.tasks import Task
 from lpjax.models import ModelConfig, classify, device_params
 from lpjax.models.head import num_outputs, output_path
-from lpjax.models.names import walk
+from lpjax.models.names import names_of, walk
 from lpjax.tokenize import tokenizer_of
 
 Progress = Callable[[int, int], None]
@@ -216,6 +216,13 @@ def check_head(checkpoint: Checkpoint, task: Task) -> None:
         raise ValueError(
             f"the net's head {what} (`architectures` in its config.json), and {task.title} is of texts; pass a net "
             "that was fine-tuned on it, or fine-tune this one (lpjax finetune)"
+        )
+    if any(
+        name.endswith("ForMultipleChoice") for name in names_of((checkpoint.config_json or {}).get("architectures"))
+    ):
+        raise ValueError(
+            f"the net's head scores the choices of a question (`architectures` in its config.json), and {task.title} "
+            "has none; pass a net that was fine-tuned on it, or fine-tune this one (lpjax finetune)"
         )
     outputs = num_outputs(checkpoint.params, checkpoint.config)
     if outputs is None:

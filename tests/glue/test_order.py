@@ -155,6 +155,11 @@ def test_heads_that_score_nothing_of_a_task_are_refused():
         check_head(values, TASKS["rte"])
     with pytest.raises(ValueError, match="`num_outputs` is 2; expected 3"):
         check_head(net, TASKS["mnli"])
+    # Of one output, as a regression is, but of how well a choice answers a question.
+    choices = net_with_head("bert_base", "stsb")
+    said = {**(choices.config_json or {}), "architectures": ["BertForMultipleChoice"]}
+    with pytest.raises(ValueError, match=r"head scores the choices of a question .* and STS-B has none"):
+        check_head(dataclasses.replace(choices, config_json=said), TASKS["stsb"])
 
 
 def test_results_are_json():
