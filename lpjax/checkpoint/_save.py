@@ -184,6 +184,12 @@ def _with_extra(tree: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, 
         both = one.keys() & other.keys()
         return {**one, **other, **{key: merged(one[key], other[key]) for key in both}}
 
+    odd = [name for name in extra if "/" in name or not all(name.split("."))]
+    if odd:
+        raise ValueError(
+            f"`checkpoint.extra` cannot be written as a Flax tree: {listed(odd)} has a slash or an empty part; "
+            'leave it out of `extra`, or write format "safetensors"'
+        )
     try:
         return merged(tree, nested(extra, "."))
     except ValueError as error:
