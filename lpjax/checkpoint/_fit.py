@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from lpjax.checkpoint._weights import nested
-from lpjax.models.names import Misfits, NameTable
+from lpjax.models.names import Misfits, NameTable, listed
 
 _INNER = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module"}
 """What PyTorch's wrappers of single layers put inside a name; no module is called so."""
@@ -51,6 +51,7 @@ class Fit(NamedTuple):
         extra: tensors that are not the net's, by their names without the wrapper's prefix, parts joined by ".".
         beside: names of the same tensors in the file.
         wrapper: what was taken off the names, such as "module.", or "".
+        outside: names of the net's heads that stood in the file without that.
         misfits: what does not fit.
         hints: sentences on what does not fit.
     """
@@ -59,6 +60,7 @@ class Fit(NamedTuple):
     extra: dict[str, Any]
     beside: frozenset[str]
     wrapper: str
+    outside: tuple[str, ...]
     misfits: Misfits
     hints: tuple[str, ...]
 
@@ -76,7 +78,7 @@ def fit(table: NameTable, tensors: Mapping[str, Any], separator: str | None, gro
         ValueError: paths of a Flax tree that make no tree.
     """
     own = _OwnNames(table, separator)
-    names, wrapper, hints = _unwrapped(own, tensors)
+    names, wrapper, outside, hints = _unwrapped(own, tensors)
     found = {name: tensors[given] for name, given in names.items()}
     params, misfits = _read(table, found, separator, groups)
     told = {name.replace(own.separator, "/") if separator else name: name for name in found}
@@ -94,9 +96,10 @@ def fit(table: NameTable, tensors: Mapping[str, Any], separator: str | None, gro
     if misfits:
         hints += own.hints([told.get(name, name) for name in misfits.unknown[:_HINTED]], absent)
         hints += (f"names are compared without `{wrapper}`, which they begin with",) if wrapper else ()
-        return Fit({}, {}, frozenset(), wrapper, misfits, hints)
+        hints += (f"taken for a head of the net, though outside `{wrapper}`: {listed(outside)}",) if outside else ()
+        return Fit({}, {}, frozenset(), wrapper, outside, misfits, hints)
     kept = {name: tensors[given] for name, given in extra.items()}
-    return Fit(params, kept, frozenset(extra.values()), wrapper, misfits, ())
+    return Fit(params, kept, frozenset(extra.values()), wrapper, outside, misfits, ())
 
 
 def read_tree(table: NameTable, tree: Mapping[str, Any], groups: Iterable[str] = ()) -> tuple[dict, Misfits]:
@@ -120,6 +123,10 @@ class _OwnNames:
 
     def _spelt(self, weight: Any) -> str:
         return weight.name if self._torch else weight.path.replace("/", self.separator)
+
+    def is_head(self, name: str) -> bool:
+        """Whether it is the name of a weight outside of the base model."""
+        return (self._table.stem(name) if self._torch else name) in self._heads
 
     def before(self, given: str) -> tuple[str, str] | None:
         """What stands before the name of a base weight, with or without the base model's prefix, and that name."""
@@ -174,8 +181,8 @@ class _OwnNames:
         return None
 
 
-def _unwrapped(own: _OwnNames, given: Iterable[str]) -> tuple[dict[str, str], str, tuple[str, ...]]:
-    """Names without what wrappers added -> names in the file, what that was, and sentences if it is not clear."""
+def _unwrapped(own: _OwnNames, given: Iterable[str]) -> tuple[dict[str, str], str, tuple[str, ...], tuple[str, ...]]:
+    """Names without what wrappers added -> names in the file; what that was; heads outside; hints if it is unclear."""
     names = list(given)
     cleared = {own.separator.join(p for p in n.split(own.separator) if p not in _INNER): n for n in names}
     inside = len(cleared) == len(names) and list(cleared) != names
@@ -185,22 +192,24 @@ def _unwrapped(own: _OwnNames, given: Iterable[str]) -> tuple[dict[str, str], st
         if (found := own.before(name)) is not None:
             under.setdefault(found[0], set()).add(found[1])
     if not under:
-        return cleared, "", ("no name in the file is one of such a net",)
+        return cleared, "", (), ("no name in the file is one of such a net",)
     most = max(map(len, under.values()))
     whole = [before for before, weights in under.items() if own.required <= weights]
     best = whole or [before for before, weights in under.items() if len(weights) == most]
     if len(best) > 1 and "" not in best:
         nets = ", ".join(f"`{before}`" for before in best[:5])
-        return cleared, "", (f"the file holds several nets, under {nets}; expected one",)
+        return cleared, "", (), (f"the file holds several nets, under {nets}; expected one",)
     wrapper = "" if "" in best else best[0]
     bare = {name.removeprefix(wrapper): original for name, original in cleared.items()}
     if len(bare) < len(cleared):
-        return cleared, "", (f"some names are there with and without `{wrapper}`",)
-    told = wrapper
-    if inside:
-        first = next(name for name in names if any(part in _INNER for part in name.split(own.separator)))
-        told = wrapper or next(part for part in first.split(own.separator) if part in _INNER) + own.separator
-    return bare, told, ()
+        return cleared, "", (), (f"some names are there with and without `{wrapper}`",)
+    outside = tuple(name for name in cleared if not name.startswith(wrapper) and own.is_head(name))
+    if not inside:
+        return bare, wrapper, outside, ()
+    # As the file has it: "_orig_mod.module." begins with what was taken out before.
+    parts = next(parts for name in names if not _INNER.isdisjoint(parts := name.split(own.separator)))
+    inner = next(part for part in parts if part in _INNER) + own.separator
+    return bare, inner + wrapper if wrapper and parts[0] in _INNER else wrapper or inner, outside, ()
 
 
 def _read(

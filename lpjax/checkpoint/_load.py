@@ -124,6 +124,9 @@ def _load(source: str | Path, folder: Path, inner: Path, data: dict[str, Any], c
         raise CheckpointError(f"{path} holds NaN or infinite weights: {', '.join(bad)}")
     if found.wrapper:
         _log.warning(printable(f"{path}: names begin with {found.wrapper}, which is left out"))
+    if found.outside:
+        names = listed(found.outside)
+        _log.warning(printable(f"{path}: taken for a head of the net, though outside {found.wrapper}: {names}"))
     if found.extra:
         names = listed([f"{name} {shape_text(array.shape)}" for name, array in found.extra.items()])
         _log.warning(printable(f"{path}: kept beside the net, and written back as they are: {names}"))

@@ -114,6 +114,33 @@ def test_a_flax_tree_inside_another(outer: str, tmp_path: Path, caplog: pytest.L
     assert [line.partition(": ")[2].split()[0] for line in said(caplog)] == ["names", "kept"]
 
 
+def test_every_part_of_a_prefix_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    def wrap(tensors: dict[str, Any]) -> dict[str, Any]:
+        return {f"_orig_mod.module.{key}": value for key, value in tensors.items()}
+
+    load_checkpoint(rewritten(GOLDENS / "bert_base", tmp_path / "net", wrap))
+    assert said(caplog)[0].endswith(": names begin with _orig_mod.module., which is left out")
+
+
+@pytest.mark.parametrize("wrapper", ["", "_orig_mod."])
+def test_a_head_outside_the_wrapper_is_told(wrapper: str, tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    """A module of the user's own, whose head may read something else than the net's."""
+
+    def wrap(tensors: dict[str, Any], inputs: int = 12) -> dict[str, Any]:
+        own = {"classifier.weight": np.ones((3, inputs), np.float32), "classifier.bias": np.ones(3, np.float32)}
+        return {f"{wrapper}{key}": x for key, x in ({f"encoder.{key}": x for key, x in tensors.items()} | own).items()}
+
+    loaded = load_checkpoint(rewritten(GOLDENS / "bert_base", tmp_path / "net", wrap))
+    assert loaded.params.keys() == {"bert", "classifier"}
+    told = f": taken for a head of the net, though outside {wrapper}encoder.: classifier.weight, classifier.bias"
+    assert said(caplog)[1].endswith(told)
+    source = rewritten(GOLDENS / "bert_base", tmp_path / "other", lambda tensors: wrap(tensors, 24))
+    with pytest.raises(
+        CheckpointError, match=r"though outside `(_orig_mod\.)?encoder\.`: classifier\.weight, classifier"
+    ):
+        load_checkpoint(source)
+
+
 def test_a_prefix_of_the_net_alone_and_tensors_besides(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     """As Lightning saves: the net under `model.`, the loss beside it."""
     source = rewritten(
@@ -245,6 +272,8 @@ def test_names_that_cannot_be_written_are_refused(folder: Path, tmp_path: Path):
         ({"loss": [1.0]}, "safetensors", "holds what is no array in a format that files have: loss"),
         ({"a": np.ones(1), "a.b": np.ones(1)}, "msgpack", "cannot be written as a Flax tree: "),
         ({"pooler.dense.bias.x": np.ones(1)}, "msgpack", "leads through an array of the net"),
+        ({"head/scale": np.ones(1)}, "msgpack", "head/scale has a slash or an empty part; "),
+        ({"head..scale": np.ones(1)}, "msgpack", "head..scale has a slash or an empty part; "),
     ):
         with pytest.raises(ValueError, match=f"`checkpoint.extra` .*{re.escape(message)}"):
             export_checkpoint(dataclasses.replace(loaded, extra=extra), tmp_path / "out", format=format)
