@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,10 @@ from lpjax.checkpoint._stages import net_folder
 from lpjax.checkpoint._tensors import not_finite
 from lpjax.checkpoint._weights import read_weights
 from lpjax.lowrank import LowRank
-from lpjax.models import ModelConfig, architecture, config_from_json
+from lpjax.models import CLASS_NAMES, ModelConfig, architecture, config_from_json
 from lpjax.models.names import listed, parts_of, shape_text, walk
 
+_ADAPTER = "adapter_config.json"  # of peft
 _log = logging.getLogger("lpjax")
 
 
@@ -123,10 +125,21 @@ def _load(source: str | Path, folder: Path, inner: Path, data: dict[str, Any], c
     if bad:
         raise CheckpointError(f"{path} holds NaN or infinite weights: {', '.join(bad)}")
     if found.wrapper:
-        _log.warning(printable(f"{path}: names begin with {found.wrapper}, which is left out"))
+        # A user's `self.bert` may be any net, but the two files may also belong to different ones.
+        last = re.split(r"[./]", found.wrapper)[-2]
+        other = last in CLASS_NAMES and last != table.prefix
+        kind = f" (but config.json says that the net is {config.model_type})" if other else ""
+        _log.warning(printable(f"{path}: names begin with {found.wrapper}{kind}, which is left out"))
     if found.outside:
         names = listed(found.outside)
         _log.warning(printable(f"{path}: taken for a head of the net, though outside {found.wrapper}: {names}"))
+    if (inner / _ADAPTER).exists():
+        _log.warning(
+            printable(
+                f"{inner / _ADAPTER} belongs to an adapter, which is not applied; if {path.name} is not the merged "
+                "net, merge it first by `merge_and_unload()` of peft"
+            )
+        )
     if found.extra:
         names = listed([f"{name} {shape_text(array.shape)}" for name, array in found.extra.items()])
         _log.warning(printable(f"{path}: kept beside the net, and written back as they are: {names}"))

@@ -122,6 +122,25 @@ def test_every_part_of_a_prefix_is_named(tmp_path: Path, caplog: pytest.LogCaptu
     assert said(caplog)[0].endswith(": names begin with _orig_mod.module., which is left out")
 
 
+@pytest.mark.parametrize(
+    ("name", "before", "run"), [("bert_base", "roberta.", "bert"), ("roberta_base", "bert.", "roberta")]
+)
+def test_a_prefix_of_another_kind_of_net_is_doubted(
+    name: str, before: str, run: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    """Weights of a RoBERTa run as a BERT have the wrong positions, if it is config.json that is wrong."""
+    load_checkpoint(rewritten(GOLDENS / name, tmp_path / "net", lambda t: {before + key: x for key, x in t.items()}))
+    assert said(caplog)[0].endswith(f"{before} (but config.json says that the net is {run}), which is left out")
+
+
+def test_an_adapter_beside_a_net_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    shutil.copytree(GOLDENS / "bert_base", tmp_path / "net")
+    (tmp_path / "net" / "adapter_config.json").write_text("{}")
+    load_checkpoint(tmp_path / "net")
+    (line,) = said(caplog)
+    assert "adapter_config.json belongs to an adapter, which is not applied; if model.safetensors is not" in line
+
+
 @pytest.mark.parametrize("wrapper", ["", "_orig_mod."])
 def test_a_head_outside_the_wrapper_is_told(wrapper: str, tmp_path: Path, caplog: pytest.LogCaptureFixture):
     """A module of the user's own, whose head may read something else than the net's."""
