@@ -87,6 +87,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     parser.add_argument("--failures", type=Path, default=Path(tempfile.gettempdir()) / "lpjax-fuzz")
     options = parser.parse_args()
+    os.environ["HF_HUB_OFFLINE"] = "1"
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as place:
         counts = fuzz(Path(place), options.seed, options.count, options.failures, say=True)
@@ -193,7 +194,6 @@ def command(*arguments: str) -> Reader:
 
 def make_cases(place: Path) -> list[Case]:
     """Folders of good files in `place`, and what reads each file."""
-    os.environ["HF_HUB_OFFLINE"] = "1"
     place.mkdir(exist_ok=True)
     small, flax, sides = place / "small", place / "flax", place / "sides"
     dense = _dense(place / "dense")

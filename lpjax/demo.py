@@ -21,7 +21,7 @@ from lpjax.compress import LayerRecord, compress
 from lpjax.evaluate import embed_sentences, fidelity, stsb
 from lpjax.glue.data import DataError, load_sentences, load_stsb
 from lpjax.pipeline import sentence_tokenizer
-from lpjax.plan import ENTRIES_OF_TABLES
+from lpjax._defaults import ENTRIES_OF_TABLES
 from lpjax.report import plot_results, record_files, results_table, run_record, write_json
 from lpjax.select import leaves_with_paths
 from lpjax.weighting import DEFAULT

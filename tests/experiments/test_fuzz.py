@@ -12,6 +12,11 @@ from experiments import fuzz
 pytestmark = pytest.mark.filterwarnings("default")
 
 
+@pytest.fixture(autouse=True)
+def offline(monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+
 def test_a_small_batch_has_no_fault(tmp_path, monkeypatch):
     monkeypatch.delenv("LPJAX_GLUE_DIR", raising=False)
     counts = fuzz.fuzz(tmp_path / "made", seed=3, count=46, failures=tmp_path / "failures")

@@ -59,7 +59,7 @@ def test_first_rows():
     assert (few.split, few.complete) == ("train, first 3", False)
     for rows in (5, 50):
         assert first_rows(given := examples(5), rows) is given
-    with pytest.raises(ValueError, match="`rows` is 0; expected 1 or more"):
+    with pytest.raises(ValueError, match="`rows` is 0; expected a whole number, 1 or more"):
         first_rows(examples(5), 0)
 
 

@@ -267,7 +267,7 @@ def test_an_interrupted_page_leaves_nothing_or_the_old_one(small, tmp_path, monk
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    for old in ("", "old"):
+    for old in ("", "<title>old, lpjax report</title>"):
         if old:
             (place / "page.html").write_text(old)
         with monkeypatch.context() as patch:
@@ -280,10 +280,16 @@ def test_an_interrupted_page_leaves_nothing_or_the_old_one(small, tmp_path, monk
 def test_a_page_is_replaced_only_where_that_is_wished(small, tmp_path):
     out = tmp_path / "page.html"
     out.write_text("mine")
+    for wished, words in ((False, "--force"), (True, "no page of lpjax report")):
+        with pytest.raises(FileExistsError, match=words):
+            write_report(out, [small], overwrite=wished)
+    assert out.read_text() == "mine"
+    out.write_text("<title>mine, lpjax report</title>")
     with pytest.raises(FileExistsError, match="--force"):
         write_report(out, [small])
-    assert out.read_text() == "mine"
+    assert "mine" in out.read_text()
     write_report(out, [small], overwrite=True)
+    assert "mine" not in out.read_text()
     assert "lpjax report" in out.read_text()
     with pytest.raises(FileNotFoundError, match="there is no folder"):
         write_report(tmp_path / "nowhere" / "page.html", [small])

@@ -112,9 +112,10 @@ def test_scales(saved, name, scale):
     np.testing.assert_allclose(product(found), product(inside), atol=1e-5 * float(np.abs(matrix).max()))
 
 
-def test_whole_numbers_are_refused(saved):
-    with pytest.raises(ValueError, match="has dtype int"):
-        lpjax.svd(saved(np.ones((9, 3), np.int64)), 1)
+def test_whole_numbers_are_read_as_floating_ones(saved):
+    whole = np.arange(27).reshape(9, 3) % 5
+    solution = lpjax.svd(saved(whole), 1)
+    assert np.allclose(product(solution), truncated_svd(whole, 1), atol=1e-5)
 
 
 _LIMITED = """
