@@ -11,6 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from lpjax._defaults import ENTRIES_OF_TABLES
 from lpjax._json import read_fields
 from lpjax._replacing import check_parent, overlap, put_back, replacing_folder
 from lpjax.calibrate import calibrate
@@ -21,7 +22,6 @@ from lpjax.compress import LayerRecord, compress
 from lpjax.evaluate import embed_sentences, fidelity, stsb
 from lpjax.glue.data import DataError, load_sentences, load_stsb
 from lpjax.pipeline import sentence_tokenizer
-from lpjax._defaults import ENTRIES_OF_TABLES
 from lpjax.report import plot_results, record_files, results_table, run_record, write_json
 from lpjax.select import leaves_with_paths
 from lpjax.weighting import DEFAULT
