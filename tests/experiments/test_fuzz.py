@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments import fuzz
+import experiments.fuzz as fuzz
 
 pytestmark = pytest.mark.filterwarnings("default")
 
