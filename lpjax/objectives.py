@@ -10,6 +10,7 @@ They are equal at p = 2 with C = I, where both are the Frobenius norm.
 
 from __future__ import annotations
 
+import functools
 from typing import Any, Literal
 
 import jax
@@ -109,13 +110,17 @@ def lp_norm(
     dtype = jnp.dtype(jnp.float32) if jnp.finfo(dtype).bits < 32 else dtype
     require_representable("residual", residual, dtype)
     residual, p = jnp.asarray(residual, dtype), jnp.asarray(p, dtype)
+    row_weights, metric = (None if x is None else jnp.asarray(x, dtype) for x in (row_weights, metric))
+    return _norm(residual, p, over, row_weights, metric)
+
+
+@functools.partial(jax.jit, static_argnames="over")
+def _norm(residual: Array, p: Scalar, over: Over, row_weights: Array | None, metric: Array | None) -> Scalar:
     weight = metric_exponent = jnp.zeros((), jnp.int32)
     if metric is not None:
-        metric = jnp.asarray(metric, dtype)
         metric_exponent = largest_exponent(metric) // 2
         metric = scaled(metric, -2 * metric_exponent)
     if row_weights is not None:
-        row_weights = jnp.asarray(row_weights, dtype)
         residual = jnp.where(row_weights[:, None] == 0, 0, residual)
         weight = largest_exponent(row_weights)
         row_weights = scaled(row_weights, -weight)
@@ -123,7 +128,7 @@ def lp_norm(
     sums = power_sums(scaled(residual, -exponent), p, over, metric)
     if row_weights is not None:
         sums = row_weights * sums
-    root = weight.astype(dtype) / p
+    root = weight.astype(p.dtype) / p
     whole = jnp.floor(root)
     return ldexp(
         blocked_sum(sums) ** (1 / p) * jnp.exp2(root - whole), exponent + metric_exponent + whole.astype(jnp.int32)

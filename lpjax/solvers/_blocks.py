@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Scalar
 
-from lpjax._exponents import magnitude_bits, scaled
+from lpjax._exponents import largest_bits, scaled
 from lpjax.solvers._mapped import Mapped
 
 _CPU_ENTRIES = 2**20  # 4 MiB in float32: a block and its two or three temporaries fit a last-level cache
@@ -60,9 +60,9 @@ class Rows:
         return self.matrix.dtype
 
     def largest_bits(self) -> Int[Array, ""]:
-        """`magnitude_bits` of the largest entry of the matrix as it came, wherever its rows are."""
+        """`largest_bits` of the matrix as it came, wherever its rows are."""
         own = self.matrix.largest if isinstance(self.matrix, Mapped) else self.matrix
-        return over_devices(jax.lax.pmax, jnp.max(magnitude_bits(own)), self.axes)
+        return over_devices(jax.lax.pmax, largest_bits(own), self.axes)
 
     def largest(self) -> Scalar:
         """Largest magnitude of what is read, but for `turn`, limits and row factors."""

@@ -15,7 +15,7 @@ import numpy as np
 from jax.dtypes import canonicalize_dtype
 from jaxtyping import Array, Bool, Float, Int, Scalar
 
-from lpjax._exponents import exponent_of, finite_bits, largest_exponent, ldexp, magnitude_bits, scaled
+from lpjax._exponents import exponent_of, finite_bits, largest_bits, largest_exponent, ldexp, scaled
 from lpjax._numbers import numbers, require_representable
 from lpjax.objectives import Over, blocked_sum, power_sums
 from lpjax.solvers._blocks import Rows, over_devices, scan_rows
@@ -63,21 +63,21 @@ def _concrete(value: Any) -> np.ndarray | None:
     return None if isinstance(value, jax.core.Tracer) else np.asarray(value)
 
 
-def _require_finite(name: str, value: Any) -> None:
+def _require_finite(name: str, value: Any) -> float | None:
+    """The largest magnitude, of subnormal numbers, too; None inside a trace.
+
+    Raises:
+        ValueError: a number is NaN or infinite.
+    """
     value = value.largest if isinstance(value, Mapped) else value
-    # On the device, by one reduction: a sum of squares could overflow, a mask of the whole would be a copy.
     if isinstance(value, jax.core.Tracer):
-        return
+        return None
     with jax.ensure_compile_time_eval():  # a constant inside somebody's jit is known, too
-        finite = bool(_all_finite(value))
-    if not finite:
+        # By a reduction: what is spread over processes cannot be fetched whole, and a mask would be a copy.
+        largest = float(np.asarray(largest_bits(value)).view(value.dtype))
+    if not math.isfinite(largest):
         raise ValueError(f"`{name}` holds NaN or infinite entries; expected finite numbers")
-
-
-@jax.jit
-def _all_finite(value: Array) -> Bool[Array, ""]:
-    # The largest magnitude is NaN or infinite where anything is; half the work of a mask.
-    return jnp.isfinite(jnp.max(jnp.abs(value)))
+    return largest
 
 
 def check_rank(rank: int, shape: tuple[int, int]) -> None:
@@ -140,18 +140,18 @@ def make_problem(
     in_file = from_file and isinstance(matrix, np.memmap) and shape[0] >= shape[1]
     require_representable("matrix", matrix, dtype)
     matrix = map_matrix(matrix, dtype) if in_file else jnp.asarray(matrix, dtype)
-    _require_finite("matrix", matrix)
-    at_the_end = _may_overflow(matrix)
+    largest = _require_finite("matrix", matrix)
+    # A row of A may be longer than any number of its dtype, so that a sum in a product of factors may be, too.
+    at_the_end = largest is not None and largest > float(jnp.finfo(dtype).max) / math.sqrt(shape[1])
     if row_weights is not None:
         row_weights = jnp.asarray(numbers("row_weights", row_weights), dtype)
         if row_weights.shape != shape[:1]:
             raise ValueError(f"`row_weights` has shape {row_weights.shape}; expected {shape[:1]}, one a row")
-        _require_finite("row_weights", row_weights)
+        heaviest = _require_finite("row_weights", row_weights)
         if not isinstance(row_weights, jax.core.Tracer):
             with jax.ensure_compile_time_eval():  # as in `_require_finite`
-                # By reductions: what is spread over processes cannot be fetched whole.
-                least, largest = float(jnp.min(row_weights)), int(jnp.max(magnitude_bits(row_weights)))
-            if least < 0 or largest == 0:
+                least = float(jnp.min(row_weights))
+            if least < 0 or heaviest == 0:
                 raise ValueError("`row_weights` has a negative entry or only zeros; expected ω ≥ 0, one above 0")
     if metric is not None:
         metric = jnp.asarray(numbers("metric", metric), dtype)
@@ -181,16 +181,6 @@ def make_problem(
         init,
         at_the_end=at_the_end,
     )
-
-
-def _may_overflow(matrix: Any) -> bool:
-    """Whether a row of A may be longer than any number of its dtype, so that a sum in a product of factors may be."""
-    largest = matrix.largest if isinstance(matrix, Mapped) else matrix
-    if isinstance(largest, jax.core.Tracer):
-        return False
-    with jax.ensure_compile_time_eval():
-        exponent = int(largest_exponent(largest))
-    return exponent + math.log2(matrix.shape[1]) / 2 > jnp.finfo(matrix.dtype).maxexp
 
 
 def require_products(solution: Solution) -> Solution:
@@ -265,7 +255,7 @@ def normalize(problem: Problem) -> tuple[Scaled, Scaling]:
     none = jnp.zeros((), jnp.int32)
     weight_exponent = metric_exponent = none
     if weights is not None:
-        heaviest = over_devices(jax.lax.pmax, jnp.max(magnitude_bits(weights)), problem.axes)
+        heaviest = over_devices(jax.lax.pmax, largest_bits(weights), problem.axes)
         finite &= finite_bits(heaviest, dtype)
         weight_exponent = exponent_of(heaviest, dtype)
         weights = jnp.where(finite, jnp.maximum(scaled(weights, -weight_exponent), 0), 1)
@@ -350,7 +340,7 @@ def finish(solution: Solution, scaling: Scaling, p: Scalar) -> Solution:
     if scaling.metric_inverse_half is not None:
         right = jnp.matmul(right, scaling.metric_inverse_half, precision="highest")
     a, b = scaling.matrix + scaling.metric, -scaling.metric
-    largest = over_devices(jax.lax.pmax, jnp.max(magnitude_bits(left)), scaling.axes)
+    largest = over_devices(jax.lax.pmax, largest_bits(left), scaling.axes)
     sizes = exponent_of(largest, dtype), largest_exponent(right)
     info = jnp.finfo(dtype)
     inside = [(i + e < info.maxexp) & (i + e > info.minexp + info.nmant) for i, e in zip(sizes, (a, b), strict=True)]
