@@ -181,7 +181,7 @@ def test_error_counts_what_the_tokens_of_all_matrices_lose(seed):
     assert lpjax.allocate(tree, budget=0.5, weighting="drone", **known).allocation == "uniform"
     with pytest.raises(ValueError, match="do not compare under the weighting 'drone'"):
         lpjax.allocate(tree, budget=0.5, weighting="drone", allocation="error", **known)
-    # Shared out, too: of work, in multiples, with single entries, and beside a pair that stays.
+    # Shared out, too: of work, in multiples, with single entries, and beside a pair, which gets smaller or stays.
     work = lpjax.allocate(tree, budget=0.5, budget_of="multiply_adds", **known)
     assert "words/embedding" not in work.layers
     several = lpjax.allocate(tree, budget=0.6, rank_multiple=3, **known)
@@ -194,7 +194,8 @@ def test_error_counts_what_the_tokens_of_all_matrices_lose(seed):
     tables = {path for path, choice in plan.layers.items() if choice.rank and choice.sparse == ENTRIES_OF_TABLES}
     assert tables == {"words/embedding"}
     half = lpjax.compress(tree, select="embeddings", rank=4, **known).params
-    assert "words/embedding" not in lpjax.allocate(half, budget=0.7, **known).layers
+    rank = lpjax.allocate(half, budget=0.7, **known).layers["words/embedding"].rank
+    assert rank is None or rank < half["words"]["embedding"].rank
 
 
 def test_what_no_output_depends_on_loses_nothing_by_error():

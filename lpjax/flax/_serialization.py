@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from flax import serialization
+from jax.core import Tracer
 
 from lpjax.lowrank import LowRank
 from lpjax.sparse import Sparse, fault_of
@@ -96,7 +97,8 @@ def _sparse_of_state(target: Sparse, state: Any) -> Sparse:
         )
     parts = {name: serialization.from_state_dict(getattr(target, name), state[name], name=name) for name in _SPARSE}
     starts = parts["starts"]
-    if not hasattr(starts, "shape"):  # of an optimizer's moments, which have no places
+    # An optimizer's moments have no places; linen sends the leaves of a module that is traced through here, too.
+    if not hasattr(starts, "shape") or isinstance(starts, Tracer):
         return dataclasses.replace(target, **parts)
     return Sparse.from_parts(*(parts[name] for name in _SPARSE))
 
