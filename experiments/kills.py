@@ -36,6 +36,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from safetensors import safe_open
+from safetensors.numpy import save_file
 
 from experiments.full_size import random_params
 from experiments.readme import kills_table
@@ -64,6 +65,11 @@ _CONFIG = {
     "intermediate_size": 12, "max_position_embeddings": 16, "type_vocab_size": 2, "hidden_act": "gelu",
     "architectures": ["BertModel"],
 }  # fmt: skip
+_OLD_FILES = {  # of the kinds that --force may replace
+    ".json": b'{"schema": "lpjax-break-even/1"}',
+    ".png": b"\x89PNG\r\n\x1a\nold",
+    ".html": b"<title>old, lpjax report</title>",
+}
 _LETTERS = "abcdefghijklm"
 _TRAINED = ("finetune", "recover")
 
@@ -396,8 +402,11 @@ def _inside(work: Path, out: str) -> set[str]:
 
 def _make_old(path: Path) -> None:
     """Something that the command may replace, and that is not what it writes."""
+    if path.suffix == ".safetensors":
+        save_file({"old": np.zeros(1)}, path, metadata={"lpjax": '{"schema": "lpjax-calibration/1"}'})
+        return
     if path.suffix:
-        path.write_text("old")
+        path.write_bytes(_OLD_FILES[path.suffix])
         return
     config = config_from_json(_CONFIG)
     save_checkpoint(Checkpoint(random_params(config, seed=1), config, config_json=_CONFIG), path)
