@@ -228,8 +228,8 @@ def test_a_run_that_is_killed_goes_on(tune, net, tmp_path):
         (["--lr", -1], 2, "`learning_rate` is -1.0"),
         (["--dtype", "int8"], 2, "`dtype` is 'int8'"),
         (["--hold-out", 20], 2, "expected 1 to 19"),
-        (["--hold-out", -1], 2, "expected 1 to 19"),
-        (["--eval-rows", 0], 2, "`rows` is 0"),
+        (["--hold-out", -1], 2, "--hold-out is -1; expected a whole number, 0 or more"),
+        (["--eval-rows", 0], 2, "--eval-rows is 0; expected a whole number, 1 or more"),
         (["--lr", "much"], 2, "--lr"),
         (["--train-split", "train"], 1, "SST-2 has no train split"),
         (["--eval-split", "test"], 1, "no labels to score by"),
@@ -262,7 +262,8 @@ def test_a_head_is_needed_to_score_a_task(tune, command, net, folder):
     status, _, err = command("evaluate", net, "--task", "sst3")
     assert (status, "did you mean 'sst2'?" in err) == (2, True)
     status, _, err = command("evaluate", net, "--task", "sst2", "--split", "nowhere")
-    assert (status, "SST-2 has no nowhere split" in " ".join(err.split())) == (1, True)
+    # The net is checked before any data is looked for.
+    assert (status, "no head for classification" in " ".join(err.split())) == (1, True)
     status, _, err = command("evaluate", net, "--task", "sst2", "--text", folder / "vocab.txt")
     assert (status, "--text is for embeddings" in err) == (2, True)
 

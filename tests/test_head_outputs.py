@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import sys
 
 import jax
@@ -259,8 +260,13 @@ def test_decoders_of_many_words_are_refused_before_any_work():
 
 def test_a_sentence_encoder_with_a_word_head_is_one_all_the_same(tmp_path):
     net = net_of("bert_words")
-    (tmp_path / "modules.json").write_text('[{"path": "", "type": "sentence_transformers.models.Transformer"}]')
-    assert outputs_of(dataclasses.replace(net, source=tmp_path)) == Embedding()
+    kinds = {"": "sentence_transformers.models.Transformer", "1_Pooling": "sentence_transformers.models.Pooling"}
+    (tmp_path / "modules.json").write_text(json.dumps([{"path": path, "type": kind} for path, kind in kinds.items()]))
+    (tmp_path / "1_Pooling").mkdir()
+    (tmp_path / "1_Pooling" / "config.json").write_text('{"word_embedding_dimension": 8, "pooling_mode": "cls"}')
+    found = outputs_of(dataclasses.replace(net, source=tmp_path))
+    assert isinstance(found, Embedding)
+    assert found.stages is not None
 
 
 def test_labels_and_heads_without_their_weights():

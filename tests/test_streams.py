@@ -91,7 +91,7 @@ def test_a_reader_that_left_and_a_disk_that_is_full(folder, tmp_path):
     assert left.returncode == 0, err
     assert b"Broken" not in err
     assert b"Traceback" not in err
-    assert (tmp_path / "out" / "model.safetensors").exists()
+    assert (tmp_path / "out" / "lpjax.safetensors").exists()
     if full is not None:
         _, err = full.communicate(timeout=300)
         assert full.returncode == 1

@@ -130,7 +130,7 @@ def progress() -> Iterator[Any]:
             tenth = 10 * done // total
             if tenth != last[0] or done == total:
                 last[0] = tenth
-                errors.print(f"{done}/{total} {what}", highlight=False, markup=False)
+                errors.print(f"{done}/{total} {what}", highlight=False, markup=False, soft_wrap=True)
 
         yield line
         return
