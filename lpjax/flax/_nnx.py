@@ -121,8 +121,9 @@ def compress_nnx(
     The model's own parameters have paths such as "encoder/layers/0/attention/query/kernel", by which they are chosen;
     a layer that is at several places of the model stays one layer, and layers that share a kernel share its factors.
     The new layers' parameters are `left` and `right`, of the type that the kernel had (`nnx.Param`), without its
-    metadata: a sharding that was meant for the dense kernel does not fit two thin ones. Axes in front of those that
-    a layer's features explain, as `nnx.vmap` makes them, are taken for a stack of layers.
+    metadata: a sharding that was meant for the dense kernel does not fit two thin ones. A layer that is factored
+    already is chosen by the path that its dense weight had, and gets smaller factors, as by `compress`. Axes in front
+    of those that a layer's features explain, as `nnx.vmap` makes them, are taken for a stack of layers.
 
     The new structure follows from the shapes, `select`, and `keep` or `rank` alone. So to restore a saved state,
     compress a fresh model the same way and call `nnx.update`.
@@ -147,10 +148,16 @@ def compress_nnx(
     if "input_axes" in options:
         raise ValueError("`input_axes` is not for NNX models, whose layers say themselves what their inputs are")
     found = _find(model)
+    factored = _factored(found)
     axes: InputAxes = {path: entry for path, uses in found.items() if (entry := _input_axes(uses)) is not None}
     tree = collections.OrderedDict((path, uses[0].param[...]) for path, uses in found.items())
+    for path, (layer, *_) in factored.items():
+        tree[path] = getattr(layer, _PAIRS[type(layer)])
+        if stacked := tree[path].ndim - 2:
+            axes[path] = (stacked, 1)
     chosen = select_paths(tree, select, axes)
-    if unfit := [f"{path} ({fault})" for path in chosen if (fault := _fault(found[path], path in axes))]:
+    dense = [path for path in chosen if path not in factored]
+    if unfit := [f"{path} ({fault})" for path in dense if (fault := _fault(found[path], path in axes))]:
         raise ValueError(
             f"`select` matches parameters that cannot be factored in place: {', '.join(unfit[:5])}"
             f"{', …' if len(unfit) > 5 else ''}; expected weights of nnx.Linear, nnx.LinearGeneral and nnx.Embed"
@@ -168,10 +175,12 @@ def compress_nnx(
     )
     layers: dict[int, nnx.Module] = {}
     for path in chosen:
-        if isinstance(pair := params[path], LowRank):
-            kind = type(found[path][0].param)
+        if isinstance(pair := params[path], LowRank) and pair is not tree[path]:
+            kind = type(factored[path][0].left if path in factored else found[path][0].param)
             left, right = kind(jnp.asarray(pair.left)), kind(jnp.asarray(pair.right))
-            for use in found[path]:
+            for layer in factored.get(path, ()):
+                layer.left, layer.right = left, right
+            for use in found.get(path, ()):
                 make: Any = FactoredEmbed if isinstance(use.owner, nnx.Embed) else FactoredLinear
                 layers[id(use.owner)] = make(use.owner, left, right)
     _swap(model, layers, set())
@@ -179,6 +188,9 @@ def compress_nnx(
 
 
 _WEIGHT: dict[type, str] = {nnx.Linear: "kernel", nnx.LinearGeneral: "kernel", nnx.Embed: "embedding"}
+
+
+_PAIRS: dict[type, str] = {FactoredLinear: "kernel", FactoredEmbed: "embedding"}
 
 
 class _Use(NamedTuple):
@@ -215,6 +227,17 @@ def _find(model: nnx.Module) -> dict[str, list[_Use]]:
     return {
         paths[key]: [_Use(param, owner, name, id(owner) in fixed) for param, owner, name in uses[key]] for key in paths
     }
+
+
+def _factored(found: dict[str, list[_Use]]) -> dict[str, list[Any]]:
+    """Layers that are factored already, by the path of their dense weight; their factors are taken out of `found`."""
+    layers = {}
+    for path, uses in list(found.items()):
+        owner, (stem, slash, name) = uses[0].owner, path.rpartition("/")
+        if type(owner) in _PAIRS and name in ("left", "right"):
+            layers[f"{stem}{slash}{_PAIRS[type(owner)]}"] = [use.owner for use in uses]
+            del found[path]
+    return layers
 
 
 _MUTABLE = (nnx.Pytree, list, dict)

@@ -132,10 +132,10 @@ def test_what_is_not_chosen_is_as_it_was(model):
     records = compress_nnx(copy := nnx.clone(model), select="embedding$", rank=HIDDEN, solver=helpers.first_columns)
     assert "no fewer" in records[0].note
     assert isinstance(copy.tokens, nnx.Embed)
-    # More may be factored later; factors themselves cannot.
+    # More may be factored later; factors go by the name of the weight that they stand for.
     again = compressed(small, "embedding$")
     assert sorted(layers(again)) == ["blocks/0/attention/out", "blocks/0/attention/query", "tokens"]
-    with pytest.raises(ValueError, match=r"blocks/0/attention/query/left \(left of FactoredLinear\)"):
+    with pytest.raises(ValueError, match=r"matches no leaf; nearest: .*query/kernel"):
         compressed(small, "query/left")
 
 
@@ -414,3 +414,24 @@ def test_options_of_compress_reach_it(model):
     table = np.asarray(model.tokens.embedding[...])
     plain = lpjax.compress({"embedding": table}, select=".", rank=3, solver="svd").records[0]
     assert records[0].objective_entries > plain.objective_entries
+
+
+def test_a_converted_model_gets_smaller():
+    """As its dense products would, cut off by the SVD; layers that share factors share the smaller ones."""
+    model: Any = nnx.List([nnx.Linear(18, 14, rngs=nnx.Rngs(0)), nnx.Embed(21, 12, rngs=nnx.Rngs(1))])
+    model.append(nnx.Linear(18, 14, rngs=nnx.Rngs(2)))
+    model[2].kernel = model[0].kernel
+    compress_nnx(model, select="kernel$|embedding$", keep=0.8, solver="svd")
+    wide = [np.asarray(lpjax.densify(pair)) for pair in (model[0].kernel, model[1].embedding)]
+    records = compress_nnx(model, select="kernel$|embedding$", keep=0.4, solver="svd")
+    assert [record.path for record in records] == ["0/kernel", "1/embedding"]
+    for pair, product in zip((model[0].kernel, model[1].embedding), wide, strict=True):
+        u, s, v = np.linalg.svd(product, full_matrices=False)
+        assert pair.rank == lpjax.rank_for(product.shape, 0.4)
+        assert np.allclose(lpjax.densify(pair), (u[:, : pair.rank] * s[: pair.rank]) @ v[: pair.rank], atol=1e-5)
+    assert model[2].left is model[0].left
+    assert model[0](jnp.ones((3, 18))).shape == (3, 14)
+    before = model[0].left
+    (record, _) = compress_nnx(model, select="kernel$|embedding$", keep=0.4, solver="svd")
+    assert "stays as it is" in record.note
+    assert model[0].left is before
