@@ -75,7 +75,8 @@ def largest_bits(x: Array) -> Array:
 def _largest_bits_by_pieces(x: Array) -> Array:
     """`largest_bits`, read from the bits of a piece of x at a time."""
     none = jnp.zeros((), _layout(x.dtype).integer)
-    if not x.ndim or not x.size:
+    spread = any(axis is not None for axis in jax.typeof(x).sharding.spec)  # over devices, piece by piece by itself
+    if not x.ndim or not x.size or spread:
         return jnp.max(magnitude_bits(x), initial=0)
     rows = min(x.shape[0], max(1, _PIECE * x.shape[0] // x.size))
 
