@@ -258,7 +258,29 @@ class Labels(_OfHead):
 
 
 @dataclasses.dataclass(frozen=True)
-class TokenClasses(Outputs):
+class _EachPlace(Outputs):
+    """Classes at several places of a text, of which some count.
+
+    Attributes:
+        weights: key of the inputs that hold 1 for a place that counts, else 0.
+    """
+
+    weights: ClassVar[str]
+
+    def direction(self, outputs: Array, inputs: Inputs, key: Array, labels: Array | None) -> Array:
+        return against_drawn(outputs, jax.random.categorical(key, outputs)) * inputs[self.weights][..., None]
+
+    def divergence(self, found: Array, wanted: Array, inputs: Inputs) -> Float[Array, " batch"]:
+        """The mean over the places of KL(wanted ‖ found), in nats."""
+        return _mean(kl(found, wanted), inputs[self.weights])
+
+    def agreement(self, found: Array, wanted: Array, inputs: Inputs) -> Float[Array, " batch"]:
+        """Share of the places; 1 for a text without any."""
+        return 1 - _mean(1 - same_argmax(found, wanted), inputs[self.weights])
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenClasses(_EachPlace):
     """Logits of classes for each token; those of padding and special tokens, such as [CLS], are no predictions.
 
     Attributes:
@@ -266,6 +288,7 @@ class TokenClasses(Outputs):
     """
 
     kind: ClassVar[str] = "classes of tokens"
+    weights: ClassVar[str] = "labelled"
 
     count: int
 
@@ -275,17 +298,6 @@ class TokenClasses(Outputs):
 
     def outputs(self, params: Any, config: ModelConfig, states: States, inputs: Inputs) -> Array:
         return logits_of(params, config, states, NO_DROPOUT, "tokens")
-
-    def direction(self, outputs: Array, inputs: Inputs, key: Array, labels: Array | None) -> Array:
-        return against_drawn(outputs, jax.random.categorical(key, outputs)) * inputs["labelled"][..., None]
-
-    def divergence(self, found: Array, wanted: Array, inputs: Inputs) -> Float[Array, " batch"]:
-        """The mean over the tokens of KL(wanted ‖ found), in nats."""
-        return _mean(kl(found, wanted), inputs["labelled"])
-
-    def agreement(self, found: Array, wanted: Array, inputs: Inputs) -> Float[Array, " batch"]:
-        """Share of the tokens; 1 for a text without any."""
-        return 1 - _mean(1 - same_argmax(found, wanted), inputs["labelled"])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -312,13 +324,14 @@ class Spans(Outputs):
 
 
 @dataclasses.dataclass(frozen=True)
-class Words(Outputs):
+class Words(_EachPlace):
     """Logits of the words behind masks: 15 % of a text's tokens are masked, at least one, as in BERT's training.
 
     Of large vocabularies and batches fewer, so that the logits of a batch take at most 256 MB.
     """
 
     kind: ClassVar[str] = "words"
+    weights: ClassVar[str] = "masked"
     wide: ClassVar[bool] = True
 
     def prepare(self, inputs: dict[str, np.ndarray], tokens: Tokens, rng: np.random.Generator) -> dict[str, np.ndarray]:
@@ -351,17 +364,6 @@ class Words(Outputs):
 
     def outputs(self, params: Any, config: ModelConfig, states: States, inputs: Inputs) -> Array:
         return logits_of(params, config, states, NO_DROPOUT, "words")
-
-    def direction(self, outputs: Array, inputs: Inputs, key: Array, labels: Array | None) -> Array:
-        return against_drawn(outputs, jax.random.categorical(key, outputs)) * inputs["masked"][..., None]
-
-    def divergence(self, found: Array, wanted: Array, inputs: Inputs) -> Float[Array, " batch"]:
-        """The mean over the masks of KL(wanted ‖ found), in nats."""
-        return _mean(kl(found, wanted), inputs["masked"])
-
-    def agreement(self, found: Array, wanted: Array, inputs: Inputs) -> Float[Array, " batch"]:
-        """Share of the masks; 1 for a text without any."""
-        return 1 - _mean(1 - same_argmax(found, wanted), inputs["masked"])
 
 
 MASKED = 0.15
