@@ -93,14 +93,11 @@ INTERNAL = "a fault inside lpjax"
 _OUT_OF_MEMORY = "out of memory; select fewer layers, or run on a machine or device that has more"
 
 
-_LONGEST = 1 << 14
-
-
 def _fail(error: object, status: int) -> NoReturn:
-    text = str(error)[:_LONGEST]
+    from lpjax.checkpoint._error import printable
+
     # Names in it come from files, and may not drive the terminal.
-    text = "".join(letter if letter.isprintable() or letter == "\n" else ascii(letter)[1:-1] for letter in text)
-    errors.print(f"[bold red]error:[/] {escape(text)}", highlight=False, soft_wrap=True)
+    errors.print(f"[bold red]error:[/] {escape(printable(str(error)))}", highlight=False, soft_wrap=True)
     sys.exit(status)
 
 
