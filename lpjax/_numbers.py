@@ -96,3 +96,10 @@ def _read(name: str, value: Any) -> np.ndarray:
 
 def _kind(value: Any) -> str:
     return type(value).__name__
+
+
+def solving_dtype(dtype: Any) -> jnp.dtype:
+    """The dtype that a matrix of `dtype` is solved in: LAPACK has no half precision, nor would it do."""
+    if not jnp.issubdtype(dtype, jnp.floating):
+        return canonicalize_dtype(np.float64)  # whole numbers
+    return jnp.dtype(jnp.float32) if jnp.finfo(dtype).bits < 32 else jnp.dtype(dtype)

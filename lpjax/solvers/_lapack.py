@@ -86,3 +86,19 @@ def triangle(definite: Float[Array, "d d"]) -> tuple[Float[Array, "d d"], Float[
 def solve_definite(definite: Float[Array, "k k"], right: Float[Array, "k ..."]) -> Float[Array, "k ..."]:
     """X with definite @ X = right, by Cholesky."""
     return jax.scipy.linalg.cho_solve(jax.scipy.linalg.cho_factor(definite), right)
+
+
+def descending_eigh(symmetric: Float[Array, "d d"]) -> tuple[Float[Array, " d"], Float[Array, "d d"]]:
+    """Eigenvalues, largest first and not below zero, and eigenvectors as columns."""
+    values, vectors = eigh(symmetric)
+    return jnp.maximum(values[::-1], 0), vectors[:, ::-1]
+
+
+def with_pseudo_inverse(vectors: Float[Array, "d d"], values: Float[Array, " d"]) -> tuple[Array, Array]:
+    """V diag(values) Vᵀ and its pseudo-inverse, for values that are 0 or far enough from it."""
+    inverse = jnp.where(values > 0, 1 / jnp.where(values > 0, values, 1), 0)
+
+    def matrix(diagonal: Array) -> Array:
+        return jnp.matmul(vectors * diagonal[None, :], vectors.T, precision="highest")
+
+    return matrix(values), matrix(inverse)

@@ -197,13 +197,6 @@ def require_products(solution: Solution) -> Solution:
     return solution
 
 
-def solving_dtype(dtype: Any) -> jnp.dtype:
-    """The dtype that a matrix of `dtype` is solved in: LAPACK has no half precision, nor would it do."""
-    if not jnp.issubdtype(dtype, jnp.floating):
-        return canonicalize_dtype(np.float64)  # whole numbers
-    return jnp.dtype(jnp.float32) if jnp.finfo(dtype).bits < 32 else jnp.dtype(dtype)
-
-
 def default_tol(matrix: Any, power: float) -> float:
     """eps**power of the dtype that `matrix` will be solved in."""
     dtype = canonicalize_dtype(numbers("matrix", matrix).dtype)

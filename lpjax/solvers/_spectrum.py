@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from lpjax.solvers._blocks import Rows, scan_rows
-from lpjax.solvers._lapack import eigh, qr, qr_triangle, svd
+from lpjax.solvers._lapack import descending_eigh, qr, qr_triangle, svd
 
 _SLAB = 128  # rows of a slab at the least: thinner ones cost more than they save
 
@@ -76,22 +76,6 @@ def triangle_of_rows(rows: Rows) -> Float[Array, "d d"]:
     if not rows.axes:
         return triangle
     return qr_triangle(jax.lax.all_gather(triangle, rows.axes, tiled=True))
-
-
-def descending_eigh(symmetric: Float[Array, "d d"]) -> tuple[Float[Array, " d"], Float[Array, "d d"]]:
-    """Eigenvalues, largest first and not below zero, and eigenvectors as columns."""
-    values, vectors = eigh(symmetric)
-    return jnp.maximum(values[::-1], 0), vectors[:, ::-1]
-
-
-def with_pseudo_inverse(vectors: Float[Array, "d d"], values: Float[Array, " d"]) -> tuple[Array, Array]:
-    """V diag(values) Vᵀ and its pseudo-inverse, for values that are 0 or far enough from it."""
-    inverse = jnp.where(values > 0, 1 / jnp.where(values > 0, values, 1), 0)
-
-    def matrix(diagonal: Array) -> Array:
-        return jnp.matmul(vectors * diagonal[None, :], vectors.T, precision="highest")
-
-    return matrix(values), matrix(inverse)
 
 
 def right_singular(
