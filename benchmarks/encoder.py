@@ -19,8 +19,9 @@ import scipy.linalg
 
 import lpjax
 from experiments.readme import kernels_table
-from lpjax import _solve_group
-from lpjax.report import run_record, write_json
+from lpjax._provenance import run_record
+from lpjax.checkpoint.documents import write_json
+from lpjax.compression import program
 
 RESULTS = Path(__file__).parent / "results" / "encoder.json"
 SEED = 0
@@ -60,7 +61,7 @@ def main() -> None:
 
     lapack, rows = [gesdd()], []
     for solver, p in CASES:
-        _solve_group._compile.cache_clear()
+        program._compile.cache_clear()
         jax.clear_caches()
         times, records = [], ()
         for _ in range(2):
@@ -73,7 +74,7 @@ def main() -> None:
                 "p": p,
                 "first_seconds": times[0],
                 "seconds": times[1],
-                "programs": _solve_group._compile.cache_info().misses,
+                "programs": program._compile.cache_info().misses,
                 "converged": all(record.converged for record in records),
                 "objective_rows": float(np.mean([record.objective_rows for record in records])),
             }

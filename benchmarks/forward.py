@@ -22,11 +22,12 @@ import numpy as np
 import lpjax
 from experiments.full_size import CONFIGS, random_params
 from experiments.readme import forward_table
-from lpjax._timing import least_seconds
+from lpjax._provenance import run_record
 from lpjax.checkpoint import Checkpoint
+from lpjax.checkpoint.documents import write_json
 from lpjax.cli._common import ALIAS, find_model
+from lpjax.compression.timing import least_seconds
 from lpjax.models import device_params
-from lpjax.report import run_record, write_json
 
 SEED = 0
 KEEPS = (0.75, 0.5, 0.25)

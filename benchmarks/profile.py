@@ -24,11 +24,12 @@ import scipy.linalg
 import lpjax
 from benchmarks.matrices import MATRICES
 from experiments.readme import profile_table
-from lpjax._timing import least_seconds
-from lpjax.report import run_record, write_json
-from lpjax.solvers._blocks import Rows, multiply
-from lpjax.solvers._problem import make_problem, normalize, project
-from lpjax.solvers._spectrum import gram_of_rows, no_gram
+from lpjax._provenance import run_record
+from lpjax.checkpoint.documents import write_json
+from lpjax.compression.timing import least_seconds
+from lpjax.solvers._core.problem import make_problem, normalize, project
+from lpjax.solvers._core.rows import Rows, multiply
+from lpjax.solvers._core.spectrum import gram_of_rows, no_gram
 from lpjax.solvers._svd import svd_right
 
 RESULTS = Path(__file__).parent / "results" / "profile.json"

@@ -23,8 +23,9 @@ from rich.console import Console
 from rich.table import Table
 
 import lpjax
-from lpjax.report import run_record, write_json
-from lpjax.solvers import _spread
+from lpjax._provenance import run_record
+from lpjax.checkpoint.documents import write_json
+from lpjax.solvers._core import sharded
 
 DEVICES = 8
 SPREAD = ("svd", "lewis", "irls_rows", "admm_entries")
@@ -42,9 +43,9 @@ def compiled_text(solver: str, shape: tuple[int, int], rank: int, mesh: Mesh, p:
     def compile_only(*arguments: Any, **static: Any) -> None:
         found.append(run.lower(*arguments, **static).compile().as_text())
 
-    run = _spread._on_devices
+    run = sharded._on_devices
     matrix = jax.device_put(jnp.ones(shape), NamedSharding(mesh, P(mesh.axis_names, None)))
-    with mock.patch.object(_spread, "_on_devices", compile_only):
+    with mock.patch.object(sharded, "_on_devices", compile_only):
         lpjax.SOLVERS[solver](matrix, rank, p=p)
     return found[0]
 

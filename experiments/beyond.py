@@ -47,18 +47,19 @@ from rich.console import Console
 
 import lpjax
 from experiments.data_aware import texts
-from lpjax.batching import by_length, collate, tokenize
-from lpjax.calibration import Calibration
-from lpjax.checkpoint._source import installed_encoder
-from lpjax.evaluate import stsb
+from lpjax._provenance import run_record
+from lpjax.checkpoint.documents import write_json
+from lpjax.checkpoint.source import installed_encoder
+from lpjax.data.batching import by_length, collate, tokenize
+from lpjax.data.tokenizer import tokenizer_of
+from lpjax.evaluation.sentences import stsb
 from lpjax.glue.data import Pairs, load_stsb
-from lpjax.lowrank import matmul
 from lpjax.models import ModelConfig
-from lpjax.outputs import Embedding, hidden_and_outputs
-from lpjax.probe import Probe, Taps, _moment, _tell
-from lpjax.report import run_record, write_json
+from lpjax.models.taps import Probe, Taps, _moment, _tell
+from lpjax.pipeline.outputs import Embedding, hidden_and_outputs
 from lpjax.select import is_table, leaves_with_paths, replace_leaves, select_paths
-from lpjax.tokenize import tokenizer_of
+from lpjax.weighting.statistics import Calibration
+from lpjax.weights.low_rank import matmul
 
 RESULTS = Path(__file__).parent / "results" / "beyond.json"
 SEED = 0

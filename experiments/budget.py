@@ -24,11 +24,13 @@ from rich.console import Console
 import lpjax
 from experiments.data_aware import texts
 from experiments.glue_table import size
-from lpjax.allocate import Allocation
-from lpjax.checkpoint._source import installed_encoder
-from lpjax.evaluate import stsb
+from lpjax._provenance import run_record
+from lpjax.allocation import Allocation
+from lpjax.checkpoint.documents import write_json
+from lpjax.checkpoint.source import installed_encoder
+from lpjax.evaluation.sentences import stsb
 from lpjax.glue.data import load_stsb
-from lpjax.report import load_calibration, run_record, save_calibration, write_json
+from lpjax.weighting import load_calibration, save_calibration
 
 RESULTS = Path(__file__).parent / "results" / "budget.json"
 SEED = 0

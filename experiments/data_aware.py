@@ -18,10 +18,11 @@ from typing import Any
 from rich.console import Console
 
 import lpjax
-from lpjax.checkpoint._source import installed_encoder
-from lpjax.evaluate import stsb
+from lpjax._provenance import run_record
+from lpjax.checkpoint.documents import write_json
+from lpjax.checkpoint.source import installed_encoder
+from lpjax.evaluation.sentences import stsb
 from lpjax.glue.data import Pairs, load_examples, load_stsb
-from lpjax.report import run_record, write_json
 
 RESULTS = Path(__file__).parent / "results" / "data_aware.json"
 SEED = 0

@@ -28,14 +28,14 @@ import jax
 import lpjax
 from experiments.config import Cell, chosen_cells, parser
 from experiments.glue_table import compute_missing, read_lines, size
-from lpjax.allocate import Allocation
+from lpjax._provenance import run_record
+from lpjax.allocation import Allocation
 from lpjax.checkpoint import Checkpoint
 from lpjax.glue import Examples, load_examples
 from lpjax.glue.evaluate import evaluate_task, prepare
-from lpjax.glue.finetune import Settings, finetune
 from lpjax.glue.labels import output_labels
 from lpjax.glue.split import first_rows, hold_out
-from lpjax.report import run_record
+from lpjax.training import Settings, finetune
 
 RESULTS = Path(__file__).parent / "results" / "data_aware_glue"
 SEED = 0

@@ -22,8 +22,9 @@ import numpy as np
 
 from experiments.readme import full_size_table
 from lpjax import Checkpoint, compress, load_checkpoint, save_checkpoint
+from lpjax._provenance import run_record
+from lpjax.checkpoint.documents import write_json
 from lpjax.models import ModelConfig, architecture, config_from_json
-from lpjax.report import run_record, write_json
 
 ROOT = Path(__file__).parents[1]
 SEED = 0

@@ -33,25 +33,19 @@ import numpy as np
 
 import lpjax
 from lpjax import cli
-from lpjax.batching import tokenize
-from lpjax.calibration import Calibration, Statistics
-from lpjax.glue._train_state import Log, load_state, save_state
-from lpjax.glue._train_step import begin, make_optimizer
+from lpjax._provenance import run_record
+from lpjax.checkpoint.documents import write_json
+from lpjax.compression import break_even_document, load_plan, read_break_even, save_plan
+from lpjax.compression.plan import Choice, Plan
+from lpjax.compression.record import record_files
+from lpjax.data.batching import tokenize
+from lpjax.data.tokenizer import load_tokenizer
 from lpjax.glue.data import load_examples, load_sentences
 from lpjax.models import device_params
-from lpjax.plan import Choice, Plan
-from lpjax.report import (
-    break_even_document,
-    load_calibration,
-    load_plan,
-    read_break_even,
-    record_files,
-    run_record,
-    save_calibration,
-    save_plan,
-    write_json,
-)
-from lpjax.tokenize import load_tokenizer
+from lpjax.training.snapshot import Log, load_state, save_state
+from lpjax.training.step import begin, make_optimizer
+from lpjax.weighting import load_calibration, save_calibration
+from lpjax.weighting.statistics import Calibration, Statistics
 
 GOLDENS = Path(__file__).parents[1] / "tests" / "goldens"
 SECONDS, BYTES = 20, 2 << 30
@@ -292,7 +286,7 @@ def _write_sides(folder: Path, checkpoint: lpjax.Checkpoint, records: Any) -> No
 
 
 def _timing() -> Any:
-    from lpjax.break_even import LayerTiming
+    from lpjax.compression.latency import LayerTiming
 
     return LayerTiming((29, 12), True, 1e-4, (1, 4, 8), (0.5, 0.9, 1.2))
 
@@ -320,7 +314,7 @@ def _tokenize(folder: Path) -> None:
 
 
 def _embed(folder: Path) -> None:
-    from lpjax.evaluate import embed_sentences
+    from lpjax.evaluation.sentences import embed_sentences
 
     embed_sentences(lpjax.load_checkpoint(folder), ["a b", "c d"], batch_size=2)
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+from lpjax._provenance import method_label
 from lpjax.glue import TASKS
-from lpjax.report import method_label
 from lpjax.report._figure import COLOURS, MARKERS, new_figure, save_png
 
 RESULTS = Path(__file__).parent / "results"

@@ -19,9 +19,9 @@ import numpy as np
 import lpjax
 from experiments.config import Cell, chosen_cells, parser
 from experiments.glue_table import append_record, read_lines
+from lpjax._provenance import run_record
 from lpjax.checkpoint import Checkpoint
 from lpjax.glue.evaluate import Prepared, evaluate_task, prepare
-from lpjax.report import run_record
 from lpjax.select import leaves_with_paths, replace_leaves, select_paths
 
 RESULTS = Path(__file__).parent / "results" / "outliers.jsonl"

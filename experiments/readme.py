@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments import data_aware_results, glue_results
-from lpjax.report import method_label
+from lpjax._provenance import method_label
 
 ROOT = Path(__file__).parents[1]
 SOLVERS = "benchmarks/results/solvers"

@@ -2,7 +2,8 @@
 
 Needs sentence-transformers and torch, which lpjax does not: run it in an environment that has them and lpjax. A tiny
 random BERT is put into a folder for each case (poolings, dense layers, norms, prompts, layouts). Prints the largest
-absolute difference of the vectors of `lpjax.evaluate.embed_sentences` from those of `SentenceTransformer.encode`, for
+absolute difference of the vectors of `lpjax.evaluation.sentences.embed_sentences` from those of
+`SentenceTransformer.encode`, for
 the folder itself and for the one that lpjax saves of it, and writes experiments/results/sentence_vectors.json.
 """
 
@@ -23,9 +24,10 @@ from rich.console import Console
 from rich.table import Table
 
 import lpjax
-from lpjax.evaluate import embed_sentences
+from lpjax._provenance import run_record
+from lpjax.checkpoint.documents import write_json
+from lpjax.evaluation.sentences import embed_sentences
 from lpjax.pipeline import ACTIVATIONS, POOLINGS
-from lpjax.report import run_record, write_json
 
 SEED = 0
 HIDDEN = 16

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 
 import lpjax
+from lpjax._provenance import run_record
 from lpjax.glue import find_task, load_examples
 from lpjax.glue.evaluate import predict, prepare
-from lpjax.report import run_record
 
 RESULTS = Path(__file__).parent / "results" / "throughput.json"
 

@@ -12,30 +12,25 @@ from typing import Any as _Any
 # after every small factorization. 2¹⁸ cycles do. Read when SciPy loads, hence before JAX is imported.
 _os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "18")
 
-from lpjax.allocate import allocate as allocate
-from lpjax.break_even import BreakEven as BreakEven
-from lpjax.break_even import measure_break_even as measure_break_even
-from lpjax.calibrate import calibrate as calibrate
-from lpjax.calibration import Calibration as Calibration
-from lpjax.calibration import Statistics as Statistics
+from lpjax.allocation import allocate as allocate
 from lpjax.checkpoint import Checkpoint as Checkpoint
 from lpjax.checkpoint import CheckpointError as CheckpointError
 from lpjax.checkpoint import export_checkpoint as export_checkpoint
 from lpjax.checkpoint import from_tree as from_tree
 from lpjax.checkpoint import load_checkpoint as load_checkpoint
 from lpjax.checkpoint import save_checkpoint as save_checkpoint
-from lpjax.compress import Compressed as Compressed
-from lpjax.compress import LayerRecord as LayerRecord
-from lpjax.compress import compress as compress
-from lpjax.divergence import Divergence as Divergence
-from lpjax.inspect import Inspection as Inspection
-from lpjax.inspect import KeepRecord as KeepRecord
-from lpjax.inspect import LeafRecord as LeafRecord
-from lpjax.inspect import inspect_params as inspect_params
-from lpjax.lowrank import LowRank as LowRank
-from lpjax.lowrank import densify as densify
-from lpjax.lowrank import matmul as matmul
-from lpjax.lowrank import take_rows as take_rows
+from lpjax.compression import Compressed as Compressed
+from lpjax.compression import LayerRecord as LayerRecord
+from lpjax.compression import compress as compress
+from lpjax.compression.latency import BreakEven as BreakEven
+from lpjax.compression.latency import measure_break_even as measure_break_even
+from lpjax.compression.plan import Choice as Choice
+from lpjax.compression.plan import Plan as Plan
+from lpjax.evaluation.divergence import Divergence as Divergence
+from lpjax.inspection import Inspection as Inspection
+from lpjax.inspection import KeepRecord as KeepRecord
+from lpjax.inspection import LeafRecord as LeafRecord
+from lpjax.inspection import inspect_params as inspect_params
 from lpjax.models import classify as classify
 from lpjax.models import config_from_json as config_from_json
 from lpjax.models import encode as encode
@@ -44,11 +39,6 @@ from lpjax.objectives import entries_bound as entries_bound
 from lpjax.objectives import lower_bound as lower_bound
 from lpjax.objectives import lp_norm as lp_norm
 from lpjax.objectives import operator_bound as operator_bound
-from lpjax.plan import Choice as Choice
-from lpjax.plan import Plan as Plan
-from lpjax.recover import Recovered as Recovered
-from lpjax.recover import Recovery as Recovery
-from lpjax.recover import recover as recover
 from lpjax.select import rank_for as rank_for
 from lpjax.select import select_paths as select_paths
 from lpjax.solvers import SOLVERS as SOLVERS
@@ -60,8 +50,18 @@ from lpjax.solvers import irls_rows as irls_rows
 from lpjax.solvers import lewis as lewis
 from lpjax.solvers import lowner as lowner
 from lpjax.solvers import svd as svd
-from lpjax.weighting import WEIGHTINGS as WEIGHTINGS
-from lpjax.weighting import Weighting as Weighting
+from lpjax.training import Recovered as Recovered
+from lpjax.training import Recovery as Recovery
+from lpjax.training import recover as recover
+from lpjax.weighting import calibrate as calibrate
+from lpjax.weighting.statistics import Calibration as Calibration
+from lpjax.weighting.statistics import Statistics as Statistics
+from lpjax.weighting.weightings import WEIGHTINGS as WEIGHTINGS
+from lpjax.weighting.weightings import Weighting as Weighting
+from lpjax.weights.low_rank import LowRank as LowRank
+from lpjax.weights.low_rank import densify as densify
+from lpjax.weights.low_rank import matmul as matmul
+from lpjax.weights.low_rank import take_rows as take_rows
 
 
 def __getattr__(name: str) -> _Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from lpjax.select import is_table
-from lpjax.weighting import DEFAULT, Weighting, weighting_named
+from lpjax.weighting.weightings import DEFAULT, Weighting, weighting_named
 
 LAYERS = ("embeddings",)
 """The layers that the command compresses; Python has no default."""

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 import jax
 import numpy as np
 
-from lpjax.lowrank import is_lowrank
+from lpjax.weights.low_rank import is_lowrank
 
 Pattern: TypeAlias = str | re.Pattern[str] | Callable[[str, Any], bool]
 Select: TypeAlias = Pattern | Sequence[Pattern]

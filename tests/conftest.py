@@ -21,8 +21,10 @@ from tests._covering import mark_the_rest_slow
 
 # Shapes in signatures are checked at run time, under the tests only; not where a function checks its arguments
 # itself, for there the tests want its own message.
-_MODULES = ["_blocks", "_geometry", "_prox", "_solution", "_spectrum", "_start"]
-_hook = install_import_hook(["lpjax.lowrank", *(f"lpjax.solvers.{name}" for name in _MODULES)], "beartype.beartype")
+_MODULES = ["rows", "geometry", "prox", "solution", "spectrum", "start"]
+_hook = install_import_hook(
+    ["lpjax.weights.low_rank", *(f"lpjax.solvers._core.{name}" for name in _MODULES)], "beartype.beartype"
+)
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
@@ -59,16 +61,16 @@ def free_compiled() -> Iterator[None]:
 
 
 def _forget_compiled() -> None:
-    from lpjax import _solve_group  # not above, where the hook is not yet installed
+    from lpjax.compression import program  # not above, where the hook is not yet installed
 
     jax.clear_caches()
-    _solve_group._compile.cache_clear()
+    program._compile.cache_clear()
 
 
 @pytest.fixture(autouse=True)
 def no_probe(monkeypatch: pytest.MonkeyPatch) -> None:
     """The hub is taken to answer, and not asked: tests put what they want in the place of what fetches from it."""
-    monkeypatch.setattr("lpjax._hub._probed", lambda: None)
+    monkeypatch.setattr("lpjax._files.hub._probed", lambda: None)
 
 
 @pytest.fixture(autouse=True, scope="module")

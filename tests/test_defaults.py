@@ -12,9 +12,10 @@ import pytest
 
 import lpjax
 import lpjax.flax
-from lpjax.calibration import Calibration, Statistics
-from lpjax.report import load_plan, save_calibration
+from lpjax.compression import load_plan
 from lpjax.select import leaves_with_paths
+from lpjax.weighting import save_calibration
+from lpjax.weighting.statistics import Calibration, Statistics
 
 pytestmark = pytest.mark.usefixtures("quick_compilations")
 

@@ -13,11 +13,11 @@ import pytest
 from rich.console import Console
 
 import lpjax
-from lpjax import demo
-from lpjax.demo import DemoError, run_demo
-from lpjax.evaluate import stsb
+from examples import demo
+from examples.demo import DemoError, run_demo
+from lpjax.compression.record import read_record, record_of
+from lpjax.evaluation.sentences import stsb
 from lpjax.glue import data
-from lpjax.report import read_record, record_of
 
 pytestmark = pytest.mark.filterwarnings("default")
 

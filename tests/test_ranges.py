@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 import lpjax
-from lpjax.glue.finetune import Settings
 from lpjax.glue.split import first_rows
 from lpjax.models.head import with_head
+from lpjax.training import Settings
 from tests.conftest import Command
 
 pytestmark = pytest.mark.filterwarnings("default")

@@ -1,8 +1,10 @@
 """Checkpoints on disk <-> parameter trees in memory."""
 
-from lpjax.checkpoint._error import CheckpointError as CheckpointError
 from lpjax.checkpoint._load import Checkpoint as Checkpoint
 from lpjax.checkpoint._load import from_tree as from_tree
 from lpjax.checkpoint._load import load_checkpoint as load_checkpoint
+from lpjax.checkpoint._load import lowrank_ranks as lowrank_ranks
+from lpjax.checkpoint._save import check_target as check_target
 from lpjax.checkpoint._save import export_checkpoint as export_checkpoint
 from lpjax.checkpoint._save import save_checkpoint as save_checkpoint
+from lpjax.checkpoint.error import CheckpointError as CheckpointError

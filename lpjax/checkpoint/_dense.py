@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from lpjax.lowrank import LowRank
+from lpjax.weights.low_rank import LowRank
 
 _ROWS = 2048  # that are multiplied at a time, in double precision
 

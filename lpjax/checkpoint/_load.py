@@ -9,18 +9,18 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from lpjax.checkpoint._error import CheckpointError, printable
-from lpjax.checkpoint._files import BLOCK, CONFIG, WEIGHTS_KEY, read_object
 from lpjax.checkpoint._fit import fit, read_tree
-from lpjax.checkpoint._int8 import restored_factors
 from lpjax.checkpoint._recognise import newer_lpjax
-from lpjax.checkpoint._source import find_folder
-from lpjax.checkpoint._stages import net_folder
-from lpjax.checkpoint._tensors import not_finite
 from lpjax.checkpoint._weights import read_weights
-from lpjax.lowrank import LowRank
+from lpjax.checkpoint.error import CheckpointError, printable
+from lpjax.checkpoint.files import BLOCK, CONFIG, WEIGHTS_KEY, read_object
+from lpjax.checkpoint.int8 import restored_factors
+from lpjax.checkpoint.source import find_folder
+from lpjax.checkpoint.stages import net_folder
+from lpjax.checkpoint.tensors import not_finite
 from lpjax.models import CLASS_NAMES, ModelConfig, architecture, config_from_json
 from lpjax.models.names import listed, parts_of, shape_text, walk
+from lpjax.weights.low_rank import LowRank
 
 _ADAPTER = "adapter_config.json"  # of peft
 _log = logging.getLogger("lpjax")

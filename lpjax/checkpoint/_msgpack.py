@@ -17,10 +17,10 @@ from typing import Any, BinaryIO, cast
 import msgpack
 import numpy as np
 
-from lpjax.checkpoint._error import CheckpointError
-from lpjax.checkpoint._files import map_file
 from lpjax.checkpoint._recognise import told_of_file
-from lpjax.checkpoint._tensors import DTYPES, MAX_NDIM
+from lpjax.checkpoint.error import CheckpointError
+from lpjax.checkpoint.files import map_file
+from lpjax.checkpoint.tensors import DTYPES, MAX_NDIM
 from lpjax.models.names import walk
 
 _CHUNKED = "__msgpack_chunked_array__"

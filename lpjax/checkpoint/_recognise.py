@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lpjax._json import read_json
+from lpjax._files.json import read_json
 
 _HEAD = 512  # bytes of a file that are looked at
 

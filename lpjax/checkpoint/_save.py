@@ -11,16 +11,16 @@ from typing import Any
 
 import numpy as np
 
-from lpjax._replacing import check_parent, overlap, put_back, replacing_folder
+from lpjax._files.replacing import check_parent, overlap, put_back, replacing_folder
 from lpjax.checkpoint._dense import densified
-from lpjax.checkpoint._files import BLOCK, CONFIG, FACTORED_WEIGHTS, FLAX_WEIGHTS, WEIGHTS, WEIGHTS_KEY
-from lpjax.checkpoint._int8 import FACTORS, INT8, rounded_factors
-from lpjax.checkpoint._links import check_inside, copy_inside, files_inside
 from lpjax.checkpoint._load import Checkpoint, lowrank_ranks
 from lpjax.checkpoint._msgpack import write_tree
-from lpjax.checkpoint._stages import MODULES, OWN_TYPES, SENTENCE_CONFIGS, modules_at_root, net_folder, read_stages
-from lpjax.checkpoint._tensors import DTYPES, not_finite, write_tensors
 from lpjax.checkpoint._weights import nested
+from lpjax.checkpoint.files import BLOCK, CONFIG, FACTORED_WEIGHTS, FLAX_WEIGHTS, WEIGHTS, WEIGHTS_KEY
+from lpjax.checkpoint.int8 import FACTORS, INT8, rounded_factors
+from lpjax.checkpoint.links import check_inside, copy_inside, files_inside
+from lpjax.checkpoint.stages import MODULES, OWN_TYPES, SENTENCE_CONFIGS, modules_at_root, net_folder, read_stages
+from lpjax.checkpoint.tensors import DTYPES, not_finite, write_tensors
 from lpjax.models import CLASS_NAMES, architecture, config_from_json
 from lpjax.models.names import HEADS, NameTable, head_named, listed, walk
 

@@ -8,8 +8,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lpjax.checkpoint._error import CheckpointError
-from lpjax.checkpoint._files import (
+from lpjax.checkpoint._msgpack import MAX_DEPTH, read_tree
+from lpjax.checkpoint._recognise import told_of_folder
+from lpjax.checkpoint.error import CheckpointError
+from lpjax.checkpoint.files import (
     BLOCK,
     CONFIG,
     FACTORED_WEIGHTS,
@@ -19,9 +21,7 @@ from lpjax.checkpoint._files import (
     WEIGHTS,
     read_object,
 )
-from lpjax.checkpoint._msgpack import MAX_DEPTH, read_tree
-from lpjax.checkpoint._recognise import told_of_folder
-from lpjax.checkpoint._tensors import read_tensors
+from lpjax.checkpoint.tensors import read_tensors
 
 _PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "model.pt", "model.pth", "model.ckpt")
 _OTHERS = ("tf_model.h5", "model.onnx")

@@ -13,7 +13,7 @@ from lpjax.cli._bench import bench
 from lpjax.cli._calibrate import calibrate
 from lpjax.cli._common import ALIAS, Misuse, errors
 from lpjax.cli._compress import compress
-from lpjax.cli._evaluate import demo, evaluate
+from lpjax.cli._evaluate import evaluate
 from lpjax.cli._export import export
 from lpjax.cli._finetune import finetune
 from lpjax.cli._inspect import inspect
@@ -42,25 +42,24 @@ for command, example in (
     (recover, "lpjax recover smaller recovered --text sentences.txt"),
     (quantize, "lpjax quantize recovered smallest"),
     (report, f"lpjax report smaller --baseline {ALIAS}"),
-    (demo, "lpjax demo --out demo"),
 ):
     app.command(epilog=f"Example: [bold]{example}[/]")(command)
 
 
 @ends_by_signals
 @prints_notes
-def main() -> None:
+def main(commands: typer.Typer = app) -> None:
     """Entry point: errors become one line and an exit status, never a traceback unless LPJAX_TRACEBACK is set."""
     try:
         with lasting_streams():
-            _run()
+            _run(commands)
     except OSError as error:  # what was printed could not be written
         _fail(error, 1)
 
 
-def _run() -> None:
+def _run(commands: typer.Typer) -> None:
     try:
-        app(standalone_mode=True)
+        commands(standalone_mode=True)
     except Misuse as error:
         _fail(error, 2)
     except (KeyboardInterrupt, SystemExit) as stop:
@@ -94,7 +93,7 @@ _OUT_OF_MEMORY = "out of memory; select fewer layers, or run on a machine or dev
 
 
 def _fail(error: object, status: int) -> NoReturn:
-    from lpjax.checkpoint._error import printable
+    from lpjax.checkpoint.error import printable
 
     # Names in it come from files, and may not drive the terminal.
     errors.print(f"[bold red]error:[/] {escape(printable(str(error)))}", highlight=False, soft_wrap=True)

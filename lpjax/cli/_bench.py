@@ -11,11 +11,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from lpjax._settings import check_whole
+from lpjax._check import check_whole
 from lpjax.cli._common import AsJson, Model, check_new_file, find_model, load_selected, misuse, progress
 
 if TYPE_CHECKING:
-    from lpjax.break_even import BreakEven
+    from lpjax.compression.latency import BreakEven
 
 _KEEPS = (0.75, 0.5, 0.25)
 _SEED = 0
@@ -35,8 +35,9 @@ def bench(
     as_json: AsJson = False,
 ) -> None:
     """Time layers on this machine, dense and factored: from what rank on is a smaller layer a slower one?"""
-    from lpjax.break_even import measure_break_even
-    from lpjax.report import break_even_document, write_json
+    from lpjax.checkpoint.documents import write_json
+    from lpjax.compression import break_even_document
+    from lpjax.compression.latency import measure_break_even
 
     with misuse():
         check_whole("--tokens", tokens, 1)

@@ -16,14 +16,14 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from lpjax._settings import check_seed, check_whole
+from lpjax._check import check_seed, check_whole
 from lpjax.cli._common import AsJson, Glue, Model, check_new_file, find_model, load_selected, misuse, progress
 from lpjax.cli._texts import Split, TaskName, Text, check_source, load_texts, spaced
 
 if TYPE_CHECKING:
-    from lpjax.calibration import Calibration
     from lpjax.checkpoint import Checkpoint
     from lpjax.glue.data import Examples
+    from lpjax.weighting.statistics import Calibration
 
 MOST_TEXTS = 4000
 
@@ -54,7 +54,7 @@ def calibrate(
 ) -> None:
     """Run text through a net and note which rows and directions of its matrices matter."""
     from lpjax.glue.labels import is_assumed
-    from lpjax.report import save_calibration
+    from lpjax.weighting import save_calibration
 
     with misuse():
         chosen = check_source(text, task, split, glue)
@@ -108,7 +108,7 @@ def calibrate(
 def _values(checkpoint: Checkpoint, examples: Examples) -> Any:
     """What the net's outputs should be of the examples."""
     from lpjax.glue.labels import output_labels
-    from lpjax.outputs import Classes, Regression, outputs_of
+    from lpjax.pipeline.outputs import Classes, Regression, outputs_of
 
     with misuse():
         kind = outputs_of(checkpoint)
@@ -135,7 +135,7 @@ def calibrate_on(
 ) -> Calibration:
     """A calibration on at most so many of the texts, evenly spaced, with where it came from."""
     import lpjax
-    from lpjax.report import run_record
+    from lpjax._provenance import run_record
 
     places = spaced(len(first), most)
     first = [first[i] for i in places]
@@ -170,8 +170,8 @@ def check_weights(calibration: Calibration, checkpoint: Checkpoint, name: Path) 
 
 def _checksums(params: Any, paths: Collection[str]) -> dict[str, int]:
     """CRC-32 of the matrices at these paths, as far as they are there, and no pairs."""
-    from lpjax.lowrank import is_lowrank
     from lpjax.models.names import walk
+    from lpjax.weights.low_rank import is_lowrank
 
     dense = {path: leaf for path, leaf in walk(params) if path in paths and not is_lowrank(leaf)}
     return {path: zlib.crc32(np.ascontiguousarray(leaf).view(np.uint8).data) for path, leaf in dense.items()}

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from lpjax._replacing import check_parent, check_regular
+from lpjax._files.replacing import check_parent, check_regular
 
 if TYPE_CHECKING:
     from lpjax.checkpoint import Checkpoint
@@ -40,7 +40,7 @@ class Misuse(Exception):
 @contextmanager
 def misuse() -> Iterator[None]:
     """Errors in here are the command's, exit status 2; elsewhere they are the files', 1."""
-    from lpjax.checkpoint._links import LinkError
+    from lpjax.checkpoint.links import LinkError
 
     try:
         yield
@@ -56,7 +56,7 @@ def find_model(name: str) -> Path:
     Raises:
         FileNotFoundError, NotADirectoryError, PermissionError, ConnectionError: as `find_folder`.
     """
-    from lpjax.checkpoint._source import find_folder, installed_encoder
+    from lpjax.checkpoint.source import find_folder, installed_encoder
 
     if name == ALIAS and not Path(name).exists():
         return installed_encoder() or find_folder(f"sentence-transformers/{ALIAS}")
@@ -65,8 +65,7 @@ def find_model(name: str) -> Path:
 
 def load_to_save(model: str, out: Path, force: bool) -> Checkpoint:
     """The checkpoint that a command makes another of, in `out`; where that may not be written, it is not read."""
-    from lpjax.checkpoint import load_checkpoint
-    from lpjax.checkpoint._save import check_target
+    from lpjax.checkpoint import check_target, load_checkpoint
 
     with misuse():
         check_target(out, None, force)
@@ -91,7 +90,7 @@ def check_new_file(option: str, path: Path, force: bool, kind: str) -> None:
             a checkpoint.
         PermissionError: its folder may not be written to.
     """
-    from lpjax._targets import check_replaceable
+    from lpjax.checkpoint.targets import check_replaceable
 
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{option} is {path}, but there is no folder {path.parent}")

@@ -19,7 +19,7 @@ from lpjax.cli._report import print_missing
 
 if TYPE_CHECKING:
     from lpjax.checkpoint import Checkpoint
-    from lpjax.plan import Plan
+    from lpjax.compression.plan import Plan
 
 
 def compress(
@@ -100,11 +100,11 @@ def compress(
 ) -> None:
     """Factor layers of a checkpoint, or make its pairs smaller, and save the result."""
     import lpjax
-    from lpjax.checkpoint import load_checkpoint, save_checkpoint
-    from lpjax.checkpoint._save import check_target
-    from lpjax.checkpoint._source import weight_bytes
-    from lpjax.report import read_break_even, record_files, record_of, save_plan
-    from lpjax.report._trained import training_files
+    from lpjax.checkpoint import check_target, load_checkpoint, save_checkpoint
+    from lpjax.checkpoint.source import weight_bytes
+    from lpjax.compression import read_break_even, save_plan
+    from lpjax.compression.history import training_files
+    from lpjax.compression.record import record_files, record_of
     from lpjax.select import leaves_with_paths
 
     with misuse():
@@ -214,7 +214,7 @@ def _write_page(checkpoint: Checkpoint, out: Path, model: str) -> Path:
     Raises:
         ValueError: it can't be written; the checkpoint is there.
     """
-    from lpjax.checkpoint._load import lowrank_ranks
+    from lpjax.checkpoint import lowrank_ranks
     from lpjax.report import PAGE, Baseline, write_report
 
     dense = None if lowrank_ranks(checkpoint.params) else Baseline(checkpoint, model)

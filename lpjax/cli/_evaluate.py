@@ -1,4 +1,4 @@
-"""`lpjax evaluate` and `lpjax demo`."""
+"""`lpjax evaluate`."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from lpjax._settings import check_whole
-from lpjax.cli._common import ALIAS, AsJson, Glue, Model, find_model, misuse, progress
+from lpjax._check import check_whole
+from lpjax.cli._common import AsJson, Glue, Model, find_model, misuse, progress
 
 
 def evaluate(
@@ -44,13 +44,13 @@ def evaluate(
     """Score a checkpoint on a GLUE task that its head was trained for, or else on STS-B by embeddings, and compare its
     embeddings and its head's outputs with the dense net's."""
     from lpjax.checkpoint import load_checkpoint
-    from lpjax.checkpoint._files import CONFIG, read_object
-    from lpjax.checkpoint._stages import net_folder
-    from lpjax.evaluate import compare_outputs, fidelity, stsb
+    from lpjax.checkpoint.files import CONFIG, read_object
+    from lpjax.checkpoint.stages import net_folder
+    from lpjax.evaluation.sentences import compare_outputs, fidelity, stsb
     from lpjax.glue.data import DataError, load_sentences, load_stsb
     from lpjax.glue.labels import own_task
     from lpjax.glue.tasks import find_task
-    from lpjax.outputs import Embedding, outputs_of
+    from lpjax.pipeline.outputs import Embedding, outputs_of
 
     with misuse():
         if dtype not in ("float32", "bfloat16"):
@@ -122,21 +122,6 @@ def evaluate(
         print(json.dumps(result))
         return
     _print_scores(result)
-
-
-def demo(
-    out: Annotated[Path, typer.Option(help="Folder to be written; one of an earlier demo is replaced.")] = Path("demo"),
-    model: Annotated[str | None, typer.Option(help=f"Checkpoint; default: {ALIAS}.")] = None,
-    glue: Glue = None,
-) -> None:
-    """Compress a real encoder with every fast solver and show what each cost."""
-    from lpjax.demo import check_out, run_demo
-
-    with misuse():
-        check_out(out)
-        folder = None if model is None else find_model(model)
-        check_out(out, folder)
-    run_demo(out, model=folder, name=model, glue=glue)
 
 
 def _score_task(task: Any, split: str, glue: Path | None, nets: dict[str, Path], options: dict[str, Any]) -> Any:

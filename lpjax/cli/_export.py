@@ -25,10 +25,9 @@ def export(
     as_json: AsJson = False,
 ) -> None:
     """Save a checkpoint, factored or not, as a dense one that transformers loads."""
-    from lpjax.checkpoint import export_checkpoint
-    from lpjax.checkpoint._load import lowrank_ranks
-    from lpjax.checkpoint._source import weight_bytes
-    from lpjax.report._trained import export_files
+    from lpjax.checkpoint import export_checkpoint, lowrank_ranks
+    from lpjax.checkpoint.source import weight_bytes
+    from lpjax.compression.history import export_files
 
     del dense  # There is no other form.
     checkpoint = load_to_save(model, out, force)

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from lpjax._settings import check_whole
+from lpjax._check import check_whole
 from lpjax.cli._common import AsJson, Force, Glue, Model, Out, find_model, misuse, progress
 from lpjax.cli._snapshots import Resume, SaveEvery, check_save_every, find_snapshot, holding
 
@@ -43,15 +43,15 @@ def finetune(
     as_json: AsJson = False,
 ) -> None:
     """Fine-tune a checkpoint, dense or compressed, on a GLUE task, and save its best evaluation, in float32."""
-    from lpjax.checkpoint import load_checkpoint, save_checkpoint
-    from lpjax.checkpoint._save import check_target
+    from lpjax._provenance import run_record
+    from lpjax.checkpoint import check_target, load_checkpoint, save_checkpoint
+    from lpjax.compression.history import TUNED, training_files
+    from lpjax.compression.record import RECORD, record_of, record_text
     from lpjax.glue import find_task, load_examples
-    from lpjax.glue.finetune import Settings
-    from lpjax.glue.finetune import finetune as run
     from lpjax.glue.split import first_rows
     from lpjax.glue.split import hold_out as leave_out
-    from lpjax.report import RECORD, record_of, record_text, run_record
-    from lpjax.report._trained import TUNED, training_files
+    from lpjax.training import Settings
+    from lpjax.training import finetune as run
 
     with misuse():
         settings = Settings(

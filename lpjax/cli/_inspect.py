@@ -21,7 +21,7 @@ from rich.table import Table
 from lpjax.cli._common import Model, check_new_file, find_model, misuse, progress, split_patterns
 
 if TYPE_CHECKING:
-    from lpjax.inspect import Inspection, Kind, LeafRecord
+    from lpjax.inspection import Inspection, Kind, LeafRecord
 
 _LEAST_LABEL = 34  # columns for the paths, where they need as many
 
@@ -52,7 +52,7 @@ def inspect(
 ) -> None:
     """Show what can be compressed, and what it would take: spectra, outliers, and the rank that each keep gives."""
     from lpjax.checkpoint import load_checkpoint
-    from lpjax.inspect import inspect_params, tied_paths
+    from lpjax.inspection import inspect_params, tied_paths
     from lpjax.models import architecture
     from lpjax.report import plot_inspection
     from lpjax.select import select_paths
@@ -136,7 +136,7 @@ def _document(model: str, inspection: Inspection) -> dict[str, Any]:
 
 
 def _print(console: Console, model: str, inspection: Inspection, *, all_leaves: bool, each: bool) -> None:
-    from lpjax.inspect import Kind, kinds_of
+    from lpjax.inspection import Kind, kinds_of
 
     matrices = [leaf for leaf in inspection.leaves if leaf.singular_values is not None]
     listed = list(inspection.leaves) if all_leaves else matrices

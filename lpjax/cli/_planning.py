@@ -9,17 +9,17 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from lpjax._settings import check_whole
+from lpjax._check import check_whole
 from lpjax.cli._calibrate import MOST_TEXTS, calibrate_on, check_weights
 from lpjax.cli._common import misuse, progress, split_patterns
 from lpjax.cli._texts import read_texts, spaced
 
 if TYPE_CHECKING:
-    from lpjax.break_even import BreakEven
-    from lpjax.calibration import Calibration
     from lpjax.checkpoint import Checkpoint
-    from lpjax.compress import LayerRecord
-    from lpjax.plan import Plan
+    from lpjax.compression import LayerRecord
+    from lpjax.compression.latency import BreakEven
+    from lpjax.compression.plan import Plan
+    from lpjax.weighting.statistics import Calibration
 
 _HELD_OUT = 128
 """Texts at most that ranks are chosen by, and that the weights know nothing of."""
@@ -81,11 +81,11 @@ def make_wish(
         ValueError: what can't be meant, naming the options.
     """
     from lpjax._defaults import LAYERS, LAYERS_OF_BUDGET, default_allocation, default_method
-    from lpjax.allocate import Allocation
-    from lpjax.plan import Costs
-    from lpjax.report import load_plan
+    from lpjax.allocation import Allocation
+    from lpjax.compression import load_plan
+    from lpjax.compression.plan import Costs
     from lpjax.solvers import SOLVERS
-    from lpjax.weighting import DEFAULT, WEIGHTINGS
+    from lpjax.weighting.weightings import DEFAULT, WEIGHTINGS
 
     goals = {"--keep": keep, "--rank": rank, "--budget": budget, "--plan": plan}
     if sum(value is not None for value in goals.values()) != 1:
@@ -149,10 +149,10 @@ def make_wish(
 def check_paths(wish: Wish, checkpoint: Checkpoint, timings: BreakEven | None) -> None:
     """Refuse patterns that match nothing, budgets that no ranks fit, plans of another net, and a weighting that none of
     the layers has weights of."""
-    from lpjax.allocate import require_budget
-    from lpjax.compress import planned_paths
+    from lpjax.allocation import require_budget
+    from lpjax.compression import planned_paths
     from lpjax.select import is_table, leaves_with_paths, select_paths
-    from lpjax.weighting import WEIGHTINGS
+    from lpjax.weighting.weightings import WEIGHTINGS
 
     if wish.plan is not None:
         paths = planned_paths(checkpoint.params, wish.plan.layers)
@@ -178,7 +178,7 @@ def check_paths(wish: Wish, checkpoint: Checkpoint, timings: BreakEven | None) -
 def _check_statistics(calibration: Calibration, checkpoint: Checkpoint, wish: Wish, select: Any) -> None:
     """Refuse a file that lacks layers, or what the weighting is made of."""
     from lpjax.select import select_paths
-    from lpjax.weighting import WEIGHTINGS
+    from lpjax.weighting.weightings import WEIGHTINGS
 
     paths = select_paths(checkpoint.params, select)
     if missing := [path for path in paths if path not in calibration.statistics]:
@@ -229,8 +229,8 @@ def decide(
 ) -> tuple[Calibration | None, dict[str, Any]]:
     """The calibration, and what `lpjax.compress` is to be told of layers, ranks and solvers."""
     import lpjax
-    from lpjax.report import load_calibration
-    from lpjax.weighting import WEIGHTINGS
+    from lpjax.weighting import load_calibration
+    from lpjax.weighting.weightings import WEIGHTINGS
 
     select = list(wish.patterns) if wish.patterns is not None else _layers_of(wish.plan)
     calibration = measure = None
@@ -279,8 +279,8 @@ def plan_of(
 ) -> Plan:
     """What was made of each layer, to be replayed."""
     from lpjax._defaults import share_of_entries
-    from lpjax.plan import Choice, Plan
-    from lpjax.report import run_record
+    from lpjax._provenance import run_record
+    from lpjax.compression.plan import Choice, Plan
 
     told: dict[str, Any] = {"model": model, **run_record(None)}
     if calibration is not None:

@@ -20,11 +20,10 @@ def quantize(
     as_json: AsJson = False,
 ) -> None:
     """Save the factors of a compressed checkpoint in 8 bits, a quarter of their bytes, as a last step."""
-    from lpjax.checkpoint import save_checkpoint
-    from lpjax.checkpoint._load import lowrank_ranks
-    from lpjax.checkpoint._source import weight_bytes
-    from lpjax.report import record_of
-    from lpjax.report._trained import history_files
+    from lpjax.checkpoint import lowrank_ranks, save_checkpoint
+    from lpjax.checkpoint.source import weight_bytes
+    from lpjax.compression.history import history_files
+    from lpjax.compression.record import record_of
 
     checkpoint = load_to_save(str(smaller), out, force)
     ranks = lowrank_ranks(checkpoint.params)

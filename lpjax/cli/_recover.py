@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from lpjax._settings import check_whole
+from lpjax._check import check_whole
 from lpjax.cli._common import AsJson, Force, Glue, Out, find_model, misuse, progress
 from lpjax.cli._snapshots import Resume, SaveEvery, check_save_every, find_snapshot, holding
 from lpjax.cli._texts import Split, TaskName, Text, check_source, load_texts, spaced
@@ -44,11 +44,11 @@ def recover(
 ) -> None:
     """Train a compressed net to say what the dense one says of texts, without labels, and save the best that it was."""
     import lpjax
-    from lpjax.checkpoint import load_checkpoint, save_checkpoint
-    from lpjax.checkpoint._save import check_target
-    from lpjax.report import record_of, run_record
-    from lpjax.report._run import check_dense
-    from lpjax.report._trained import RECOVERED, earlier_recovery, history_files
+    from lpjax._provenance import run_record
+    from lpjax.checkpoint import check_target, load_checkpoint, save_checkpoint
+    from lpjax.compression.history import RECOVERED, earlier_recovery, history_files
+    from lpjax.compression.record import record_of
+    from lpjax.report import check_dense
 
     with misuse():
         settings = lpjax.Recovery(

@@ -20,7 +20,7 @@ def report(
         list[Path],
         typer.Argument(
             metavar="RUN...",
-            help="Folders that lpjax compress wrote; or files: results.json of lpjax demo, experiments as .jsonl.",
+            help="Folders that lpjax compress wrote; or files: results.json of the demo, experiments as .jsonl.",
         ),
     ],
     baseline: Annotated[
@@ -35,7 +35,7 @@ def report(
     force: Annotated[bool, typer.Option("--force", help="Replace the page if it is there.")] = False,
 ) -> None:
     """Show compressed nets on one page: accuracy, errors, spectra, ranks, sizes, latency, settings."""
-    from lpjax._replacing import put_back
+    from lpjax._files.replacing import put_back
     from lpjax.checkpoint import load_checkpoint
     from lpjax.report import PAGE, Baseline, check_page, write_report
 

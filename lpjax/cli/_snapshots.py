@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from lpjax._replacing import claimed
+from lpjax._files.replacing import claimed
 from lpjax.cli._common import errors
 
 SaveEvery = Annotated[float, typer.Option(help="Seconds between snapshots, which --resume goes on from.")]
@@ -48,7 +48,7 @@ def holding(snapshot: Path, *, start_over: bool) -> Iterator[None]:
     Raises:
         OSError: another run that is alive has it; or what is raised inside, with where the trained weights are.
     """
-    from lpjax.glue._fit import SnapshotWarning  # late: optax takes a while
+    from lpjax.training.fit import SnapshotWarning  # late: optax takes a while
 
     with claimed(snapshot), warnings.catch_warnings():
         warnings.simplefilter("always", SnapshotWarning)

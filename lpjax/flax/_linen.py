@@ -25,8 +25,8 @@ from jax import lax
 from jaxtyping import Array
 
 from lpjax.flax._product import factors, normalize, product, promoted
-from lpjax.lowrank import LowRank, is_lowrank
 from lpjax.select import leaves_with_paths
+from lpjax.weights.low_rank import LowRank, is_lowrank
 
 
 def factored() -> AbstractContextManager[None]:

@@ -13,11 +13,11 @@ from flax.core import FrozenDict
 from jax import lax
 from jaxtyping import Array
 
-from lpjax.compress import LayerRecord, compress
+from lpjax.compression import LayerRecord, compress
 from lpjax.flax._product import factors, normalize, product, promoted
-from lpjax.lowrank import LowRank
 from lpjax.select import InputAxes, Select, select_paths
 from lpjax.solvers import Solution
+from lpjax.weights.low_rank import LowRank
 
 
 class FactoredLinear(nnx.Module):

@@ -8,7 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from lpjax.lowrank import LowRank
+from lpjax.weights.low_rank import LowRank
 
 
 def normalize(axes: int | Sequence[int], ndim: int) -> tuple[int, ...]:

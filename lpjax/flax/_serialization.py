@@ -10,8 +10,8 @@ import numpy as np
 from flax import serialization
 from jax.core import Tracer
 
-from lpjax.lowrank import LowRank
-from lpjax.sparse import Sparse, fault_of
+from lpjax.weights.low_rank import LowRank
+from lpjax.weights.sparse import Sparse, fault_of
 
 _SPARSE = ("values", "columns", "starts")
 

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lpjax._hub import first_line, hub_or_cache
-from lpjax._json import parse_json
-from lpjax._reading import TextError, read_lines
+from lpjax._files.hub import first_line, hub_or_cache
+from lpjax._files.json import parse_json
+from lpjax._files.reading import TextError, read_lines
 from lpjax.glue.tasks import TASKS, Task, find_task
 
 # A copy, for its numbers are what `load_stsb` expects.

@@ -15,10 +15,11 @@ from jax.sharding import Mesh
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from lpjax._check import check_whole
 from lpjax._mesh import by_rows, data_mesh, replicated, spread
-from lpjax._settings import check_whole
-from lpjax.batching import Tokens, by_length, check_known, collate, round_up, tokenize
 from lpjax.checkpoint import Checkpoint
+from lpjax.data.batching import Tokens, by_length, check_known, collate, round_up, tokenize
+from lpjax.data.tokenizer import tokenizer_of
 from lpjax.glue.data import Examples
 from lpjax.glue.labels import is_assumed, label_order, own_task
 from lpjax.glue.order import likelier_order
@@ -26,7 +27,6 @@ from lpjax.glue.tasks import Task
 from lpjax.models import ModelConfig, classify, device_params
 from lpjax.models.head import num_outputs, output_path
 from lpjax.models.names import names_of, walk
-from lpjax.tokenize import tokenizer_of
 
 Progress = Callable[[int, int], None]
 

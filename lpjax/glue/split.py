@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from lpjax._settings import check_whole
+from lpjax._check import check_whole
 from lpjax.glue.data import Examples
 
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lpjax._settings import check_seed, check_whole
+from lpjax._check import check_seed, check_whole
 from lpjax.models import architecture
 from lpjax.models.config import ModelConfig
 from lpjax.models.names import put, walk

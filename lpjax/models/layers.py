@@ -15,8 +15,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from lpjax.lowrank import LowRank, matmul, matmul_transposed, take_rows
-from lpjax.probe import Probe
+from lpjax.models.taps import Probe
+from lpjax.weights.low_rank import LowRank, matmul, matmul_transposed, take_rows
 
 
 def cast(weight: Any, dtype: Any) -> Any:

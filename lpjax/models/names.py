@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from lpjax.lowrank import LowRank
-from lpjax.sparse import Sparse, fault_of
+from lpjax.weights.low_rank import LowRank
+from lpjax.weights.sparse import Sparse, fault_of
 
 FACTORS = ("left", "right")
 ENTRIES = ("values", "columns", "starts")

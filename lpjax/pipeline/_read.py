@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from lpjax._json import Fields, read_fields
+from lpjax._files.json import Fields, read_fields
 from lpjax.checkpoint import Checkpoint, CheckpointError
-from lpjax.checkpoint._files import CONFIG, WEIGHTS
-from lpjax.checkpoint._stages import OWN_TYPES, SENTENCE_CONFIGS, net_folder, read_stages
-from lpjax.checkpoint._stages import Stage as Entry
-from lpjax.checkpoint._tensors import not_finite, read_tensors
+from lpjax.checkpoint.files import CONFIG, WEIGHTS
+from lpjax.checkpoint.stages import OWN_TYPES, SENTENCE_CONFIGS, net_folder, read_stages
+from lpjax.checkpoint.stages import Stage as Entry
+from lpjax.checkpoint.tensors import not_finite, read_tensors
 from lpjax.pipeline._rules import TextRules
 from lpjax.pipeline._stages import (
     ACTIVATIONS,

@@ -6,12 +6,12 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from lpjax.batching import Tokens, tokenize
 from lpjax.checkpoint import Checkpoint
+from lpjax.data.batching import Tokens, tokenize
+from lpjax.data.tokenizer import tokenizer_of
 from lpjax.pipeline._read import read_pipeline
 from lpjax.pipeline._rules import TextRules as TextRules
 from lpjax.pipeline._stages import Pooling, SentencePipeline, Stage
-from lpjax.tokenize import tokenizer_of
 
 
 def sentence_tokenizer(checkpoint: Checkpoint, pipeline: SentencePipeline | None = None) -> Any:

@@ -1,4 +1,4 @@
-"""Files of experiments: `results.json` of `lpjax demo`, or JSON lines, a cell each."""
+"""Files of experiments: `results.json` of the demo, or JSON lines, a cell each."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from lpjax._json import Fields, RecordError, parse_object, read_text
-from lpjax.report._circumstances import method_label
+from lpjax._files.json import Fields, RecordError, parse_object, read_text
+from lpjax._provenance import method_label
 
 Scores = Mapping[str, float | None]
 
@@ -105,7 +105,7 @@ class Results:
 def read_results(name: str | Path) -> Results:
     """Read a file of experiments.
 
-    `results.json` is one object, as `lpjax demo` writes it. In JSON lines every line is an object with `method`,
+    `results.json` is one object, as the demo writes it. In JSON lines every line is an object with `method`,
     `compression` and `score` (a number), or `scores` or `metrics` (an object of numbers); and as far as they are
     told net, task, layers, p, `dense` (a number or an object like the scores), parameters, seconds, seed, versions,
     machine. A `compression` of 1 or more is in percent, below it is a share. The line of the dense net has the
@@ -125,7 +125,7 @@ def read_results(name: str | Path) -> Results:
     fields = parse_object(text, str(name))
     if "rows" not in fields or "score" not in fields:
         raise RecordError(
-            f"{name} lacks `rows` or `score`; expected results.json of `lpjax demo`, or experiments as .jsonl"
+            f"{name} lacks `rows` or `score`; expected results.json of the demo, or experiments as .jsonl"
         )
     score = fields.need("score", fields.text("score"))
     return _results(str(name), list(fields.objects("rows")), [fields], score, fields.number("dense"))

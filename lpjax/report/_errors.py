@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lpjax.inspect import LeafRecord, inspect_params
-from lpjax.lowrank import LowRank
+from lpjax.inspection import LeafRecord, inspect_params
+from lpjax.weights.low_rank import LowRank
 
 _ENTRIES = 2**20  # of a block in double precision
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lpjax._replacing import replacing
+from lpjax._files.replacing import replacing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

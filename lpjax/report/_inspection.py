@@ -11,7 +11,7 @@ import numpy as np
 from lpjax.report._figure import COLOURS, new_figure, save_png
 
 if TYPE_CHECKING:
-    from lpjax.inspect import Inspection, Kind, LeafRecord
+    from lpjax.inspection import Inspection, Kind, LeafRecord
 
 _MOST_KINDS = 14  # two rounds of seven colours
 _RATIO_TICKS = {  # by the ratio of the ends of the axis
@@ -37,7 +37,7 @@ def plot_inspection(path: str | Path, inspection: Inspection, *, title: str = ""
     Raises:
         ValueError: no leaf is a matrix of four singular values and not 0.
     """
-    from lpjax.inspect import kinds_of
+    from lpjax.inspection import kinds_of
 
     kinds = [kind for kind in kinds_of(inspection.leaves) if any(map(_drawable, kind.leaves))]
     if not kinds:

@@ -9,21 +9,21 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from lpjax._replacing import check_parent, check_regular
-from lpjax._targets import check_replaceable
+from lpjax._files.replacing import check_parent, check_regular
+from lpjax._provenance import run_record
 from lpjax.checkpoint import Checkpoint
-from lpjax.checkpoint._source import weight_bytes
+from lpjax.checkpoint.documents import write_text
+from lpjax.checkpoint.source import weight_bytes
+from lpjax.checkpoint.targets import check_replaceable
+from lpjax.evaluation.scores import Scorer, fidelity_scorer, stsb_scorer, task_scorer
 from lpjax.glue.data import DataError
 from lpjax.glue.labels import own_task
-from lpjax.inspect import LeafRecord
+from lpjax.inspection import LeafRecord
 from lpjax.report._cells import Results, read_results
-from lpjax.report._circumstances import run_record
 from lpjax.report._figures import ERRORS, Drawer
 from lpjax.report._latency import measure_latency
 from lpjax.report._run import Found, Run, compare, name_apart, read_run
-from lpjax.report._scores import Scorer, fidelity_scorer, stsb_scorer, task_scorer
 from lpjax.report._text import FILTERS
-from lpjax.report._write import write_text
 
 PAGE = "report.html"
 _SEED = 0
@@ -70,7 +70,7 @@ def write_report(
 
     Args:
         out: the file.
-        runs: folders that `lpjax compress` wrote, and files of experiments: `results.json` of `lpjax demo`, or JSON
+        runs: folders that `lpjax compress` wrote, and files of experiments: `results.json` of the demo, or JSON
             lines (see `read_results`).
         baseline: the dense net that all folders were made of. With it are measured: errors of each layer in three
             norms, spectra, fidelity, latency, and, where the data is found, the task that the net was fine-tuned on,

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lpjax.report._circumstances import method_label
+from lpjax._provenance import method_label
 from lpjax.report._figure import COLOURS, MARKERS, new_figure, save_png
 
 

@@ -11,17 +11,17 @@ from typing import Any
 import numpy as np
 
 from lpjax.checkpoint import Checkpoint, load_checkpoint
-from lpjax.checkpoint._int8 import FACTORS, INT8
-from lpjax.checkpoint._source import weight_bytes
-from lpjax.compress import LayerRecord
-from lpjax.inspect import Kind, LeafRecord, kinds_of
-from lpjax.lowrank import LowRank, is_lowrank
+from lpjax.checkpoint.int8 import FACTORS, INT8
+from lpjax.checkpoint.source import weight_bytes
+from lpjax.compression import LayerRecord
+from lpjax.compression.history import export_note, training_notes
+from lpjax.compression.record import Record, Step, record_of
+from lpjax.inspection import Kind, LeafRecord, kinds_of
 from lpjax.models.names import walk
 from lpjax.report._errors import Errors, Spectrum, dense_records, relative_errors, spectrum
 from lpjax.report._latency import Latency
-from lpjax.report._record import Record, Step, record_of
-from lpjax.report._trained import export_note, training_notes
 from lpjax.select import is_table
+from lpjax.weights.low_rank import LowRank, is_lowrank
 
 Found = dict[str, float | None]
 """Scores by name; None where one was not finite."""

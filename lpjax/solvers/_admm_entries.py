@@ -12,10 +12,9 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, Scalar
 
+from lpjax._lapack import qr, solve_definite
 from lpjax.objectives import blocked_sum, power_sums
-from lpjax.solvers._blocks import over_devices, scan_rows
-from lpjax.solvers._lapack import qr, solve_definite
-from lpjax.solvers._problem import (
+from lpjax.solvers._core.problem import (
     Problem,
     default_tol,
     finish,
@@ -24,10 +23,11 @@ from lpjax.solvers._problem import (
     over_residual,
     root_of_sum,
 )
-from lpjax.solvers._prox import prox
-from lpjax.solvers._solution import Solution
-from lpjax.solvers._spread import spread
-from lpjax.solvers._start import Init, select_tree, split_init, starting_pair
+from lpjax.solvers._core.prox import prox
+from lpjax.solvers._core.rows import over_devices, scan_rows
+from lpjax.solvers._core.sharded import spread
+from lpjax.solvers._core.solution import Solution
+from lpjax.solvers._core.start import Init, select_tree, split_init, starting_pair
 
 _LONGEST_FIRST_PLAN = 20
 _SPARSE = 0.25  # share of the entries, as `measure` counts them, below which a residual is taken for outliers

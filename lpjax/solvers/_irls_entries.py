@@ -10,12 +10,12 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Scalar
 
+from lpjax._lapack import qr, solve_definite
 from lpjax.objectives import power_sums
-from lpjax.solvers._lapack import qr, solve_definite
-from lpjax.solvers._problem import Problem, default_tol, finish, make_problem, normalize, root_of_sum
-from lpjax.solvers._solution import Solution
-from lpjax.solvers._spread import spread
-from lpjax.solvers._start import Init, descend, split_init, starting_pair
+from lpjax.solvers._core.problem import Problem, default_tol, finish, make_problem, normalize, root_of_sum
+from lpjax.solvers._core.sharded import spread
+from lpjax.solvers._core.solution import Solution
+from lpjax.solvers._core.start import Init, descend, split_init, starting_pair
 
 
 def irls_entries(

@@ -10,21 +10,13 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Scalar
 
-from lpjax.solvers._blocks import Rows, multiply, over_devices, scan_rows
-from lpjax.solvers._lapack import qr
-from lpjax.solvers._problem import (
-    Problem,
-    Scaled,
-    default_tol,
-    finish,
-    make_problem,
-    normalize,
-    root_of_sum,
-)
-from lpjax.solvers._solution import Solution
-from lpjax.solvers._spectrum import Slabs, add_gram, descending_eigh, no_gram, whole_gram
-from lpjax.solvers._spread import spread
-from lpjax.solvers._start import Init, descend, select_tree, split_init, starting_bases
+from lpjax._lapack import descending_eigh, qr
+from lpjax.solvers._core.problem import Problem, Scaled, default_tol, finish, make_problem, normalize, root_of_sum
+from lpjax.solvers._core.rows import Rows, multiply, over_devices, scan_rows
+from lpjax.solvers._core.sharded import spread
+from lpjax.solvers._core.solution import Solution
+from lpjax.solvers._core.spectrum import Slabs, add_gram, no_gram, whole_gram
+from lpjax.solvers._core.start import Init, descend, select_tree, split_init, starting_bases
 
 
 def irls_rows(

@@ -10,13 +10,14 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, Scalar
 
+from lpjax._lapack import descending_eigh
 from lpjax.objectives import Over
-from lpjax.solvers._blocks import over_devices, scan_rows
-from lpjax.solvers._geometry import Coordinates, axes, coordinates, truncate
-from lpjax.solvers._problem import Problem, default_tol, finish, make_problem, normalize
-from lpjax.solvers._solution import Ellipsoid, Solution
-from lpjax.solvers._spectrum import Slabs, add_gram, descending_eigh, no_gram, whole_gram
-from lpjax.solvers._spread import spread
+from lpjax.solvers._core.geometry import Coordinates, axes, coordinates, truncate
+from lpjax.solvers._core.problem import Problem, default_tol, finish, make_problem, normalize
+from lpjax.solvers._core.rows import over_devices, scan_rows
+from lpjax.solvers._core.sharded import spread
+from lpjax.solvers._core.solution import Ellipsoid, Solution
+from lpjax.solvers._core.spectrum import Slabs, add_gram, no_gram, whole_gram
 
 
 def lewis(

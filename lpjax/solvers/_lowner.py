@@ -10,12 +10,12 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, Scalar
 
+from lpjax._lapack import svd
 from lpjax.objectives import Over
-from lpjax.solvers._geometry import Coordinates, axes, coordinates, truncate
-from lpjax.solvers._lapack import svd
-from lpjax.solvers._problem import Problem, finish, make_problem, normalize
-from lpjax.solvers._solution import Ellipsoid, Solution
-from lpjax.solvers._spread import spread
+from lpjax.solvers._core.geometry import Coordinates, axes, coordinates, truncate
+from lpjax.solvers._core.problem import Problem, finish, make_problem, normalize
+from lpjax.solvers._core.sharded import spread
+from lpjax.solvers._core.solution import Ellipsoid, Solution
 
 _ASCENTS = 4  # steps from the longest axis towards the farthest point of the ellipsoid, for a deeper cut
 

@@ -12,10 +12,10 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from lpjax.objectives import Over
-from lpjax.solvers._problem import Problem, Scaled, finish, make_problem, normalize, project
-from lpjax.solvers._solution import Solution
-from lpjax.solvers._spectrum import right_singular
-from lpjax.solvers._spread import spread
+from lpjax.solvers._core.problem import Problem, Scaled, finish, make_problem, normalize, project
+from lpjax.solvers._core.sharded import spread
+from lpjax.solvers._core.solution import Solution
+from lpjax.solvers._core.spectrum import right_singular
 
 
 def svd(

@@ -10,8 +10,8 @@ import ml_dtypes
 import msgpack
 import numpy as np
 
-from lpjax.lowrank import LowRank
 from lpjax.models.names import walk
+from lpjax.weights.low_rank import LowRank
 from tests.conftest import GOLDENS
 
 GOLDEN_NAMES = sorted(path.parent.name for path in GOLDENS.glob("*/model.safetensors"))

@@ -15,10 +15,10 @@ import pytest
 
 import lpjax
 from lpjax.checkpoint import Checkpoint, export_checkpoint, from_tree, load_checkpoint, save_checkpoint
-from lpjax.checkpoint._tensors import read_tensors
-from lpjax.lowrank import LowRank
+from lpjax.checkpoint.tensors import read_tensors
 from lpjax.models import BertConfig, architecture, classify
 from lpjax.models.names import walk
+from lpjax.weights.low_rank import LowRank
 from tests.checkpoint.helpers import GOLDEN_NAMES, assert_same, factor_all, files, flax_restore, random_leaf, set_leaf
 from tests.conftest import GOLDENS
 

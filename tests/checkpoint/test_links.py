@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lpjax.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
-from lpjax.report._trained import training_files
+from lpjax.compression.history import training_files
 from tests.conftest import Command
 
 

@@ -19,9 +19,9 @@ from safetensors.numpy import load_file
 
 import lpjax
 from lpjax.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
-from lpjax.lowrank import LowRank
 from lpjax.models import BertConfig, architecture
 from lpjax.models.names import Weight, walk
+from lpjax.weights.low_rank import LowRank
 from tests.checkpoint.helpers import assert_same, files, random_leaf, set_leaf
 from tests.conftest import GOLDENS, Edit
 
@@ -315,7 +315,7 @@ def test_interrupted_save_leaves_what_was_there(
 
     with monkeypatch.context() as patch:
         if moment.endswith("rename"):
-            patch.setattr("lpjax._replacing._exchange", lambda *_: False)  # as on a system that cannot
+            patch.setattr("lpjax._files.replacing._exchange", lambda *_: False)  # as on a system that cannot
             patch.setattr(Path, "rename", interrupt_rename)
         else:
             patch.setattr(f"lpjax.checkpoint._save.{moment}", interrupt)

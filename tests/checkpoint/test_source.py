@@ -10,7 +10,7 @@ import pytest
 from huggingface_hub.errors import LocalEntryNotFoundError
 
 from lpjax.checkpoint import CheckpointError, load_checkpoint
-from lpjax.checkpoint._source import weight_bytes
+from lpjax.checkpoint.source import weight_bytes
 from tests.checkpoint.helpers import assert_same
 from tests.checkpoint.hostile_files import flax_leaves, packed
 from tests.conftest import GOLDENS

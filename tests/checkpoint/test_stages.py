@@ -11,11 +11,10 @@ from typing import Any
 import huggingface_hub
 import pytest
 
-from lpjax.checkpoint import CheckpointError, export_checkpoint, load_checkpoint, save_checkpoint
-from lpjax.checkpoint._load import lowrank_ranks
-from lpjax.checkpoint._source import weight_bytes
-from lpjax.checkpoint._stages import net_folder, read_stages
-from lpjax.tokenize import load_tokenizer
+from lpjax.checkpoint import CheckpointError, export_checkpoint, load_checkpoint, lowrank_ranks, save_checkpoint
+from lpjax.checkpoint.source import weight_bytes
+from lpjax.checkpoint.stages import net_folder, read_stages
+from lpjax.data.tokenizer import load_tokenizer
 from tests.checkpoint.helpers import assert_same, factor_all, files
 from tests.conftest import Command
 

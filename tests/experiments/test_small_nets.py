@@ -11,10 +11,10 @@ import tokenizers
 
 from experiments.small_nets import NETS, make
 from lpjax import classify, load_checkpoint
-from lpjax.batching import Batch, collate, tokenize
+from lpjax.data.batching import Batch, collate, tokenize
+from lpjax.data.tokenizer import load_tokenizer
 from lpjax.models.head import with_head
 from lpjax.models.names import walk
-from lpjax.tokenize import load_tokenizer
 
 VOCAB_SIZE = 300
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lpjax import LowRank, Solution
-from lpjax.lowrank import is_lowrank
+from lpjax.weights.low_rank import is_lowrank
 
 BATCH, LENGTH, VOCAB, HIDDEN, HEADS, HEAD, WIDE = 2, 5, 53, 13, 3, 7, 31
 

@@ -18,7 +18,7 @@ from flax.training.train_state import TrainState
 
 import lpjax
 import lpjax.flax
-from lpjax.sparse import Sparse
+from lpjax.weights.sparse import Sparse
 
 DOCS = Path(__file__).parents[2] / "docs" / "flax.md"
 

@@ -16,10 +16,10 @@ from lpjax.glue import TASKS, evaluate, label_config
 from lpjax.glue.data import Examples
 from lpjax.glue.evaluate import Prepared, evaluate_task, predict, prepare, to_predictions
 from lpjax.models.head import output_path, with_head
+from tests.data.test_batching import WORDS, make_tokenizer, some_texts
 from tests.helpers import on_devices, write_first
 from tests.models.golden_cases import NETS, load_golden
 from tests.models.test_head import factor
-from tests.test_batching import WORDS, make_tokenizer, some_texts
 
 pytestmark = pytest.mark.usefixtures("quick_compilations")
 

@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 
 import lpjax
+from lpjax.evaluation.scores import task_scorer
 from lpjax.glue.data import Examples
 from lpjax.glue.evaluate import TaskResult, check_head, evaluate_task, predict, prepare
 from lpjax.glue.labels import is_assumed, label_config
 from lpjax.glue.order import _beyond_chance, likelier_order
 from lpjax.glue.tasks import TASKS
 from lpjax.models.head import with_head
-from lpjax.report._scores import task_scorer
+from tests.data.test_batching import make_tokenizer
 from tests.glue.test_evaluate import make_examples, net_with_head, texts_of
 from tests.models.golden_cases import load_golden
-from tests.test_batching import make_tokenizer
 
 pytestmark = pytest.mark.usefixtures("quick_compilations")
 
@@ -198,5 +198,5 @@ def test_the_command_and_the_page_tell(command, folder, tmp_path, monkeypatch):
 
     net = lpjax.load_checkpoint(tmp_path / "net")
     examples = make_examples("sst2", texts, labels=labels)
-    monkeypatch.setattr("lpjax.report._scores.load_examples", lambda *_: examples)
+    monkeypatch.setattr("lpjax.evaluation.scores.load_examples", lambda *_: examples)
     assert task_scorer(net, TASKS["sst2"])(net) == {"SST-2 dev, accuracy (order of the labels assumed)": 0}

@@ -15,7 +15,7 @@ from safetensors.numpy import load_file
 
 from lpjax import models
 from lpjax.checkpoint import load_checkpoint
-from lpjax.lowrank import LowRank
+from lpjax.data.tokenizer import load_tokenizer
 from lpjax.models import (
     ARCHITECTURES,
     BertConfig,
@@ -25,7 +25,7 @@ from lpjax.models import (
     encode,
 )
 from lpjax.models.names import walk
-from lpjax.tokenize import load_tokenizer
+from lpjax.weights.low_rank import LowRank
 from tests.models.golden_cases import NETS, Golden, load_golden
 
 
@@ -99,7 +99,7 @@ def test_compiles_once_a_shape(golden: Golden, monkeypatch: pytest.MonkeyPatch):
 
     counting = dataclasses.replace(ARCHITECTURES["bert"], forward=forward)
     with monkeypatch.context() as patch:
-        patch.setattr("lpjax.models.architecture", lambda _: counting)
+        patch.setattr("lpjax.models.encoder.architecture", lambda _: counting)
         for rows in (4, 4, 2, 4, 2):
             part = {key: value[:rows] for key, value in batch.items()}
             encode(device_params(checkpoint.params), checkpoint.config, part)

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 import lpjax
-from lpjax.glue.finetune import _for_texts, _start
 from lpjax.glue.tasks import TASKS
 from lpjax.models import CLASS_NAMES, config_from_json
 from lpjax.models.head import num_outputs, output_path
 from lpjax.models.names import HEADS, head_named, walk
-from lpjax.sparse import Sparse
+from lpjax.training._finetune import _for_texts, _start
+from lpjax.weights.sparse import Sparse
 from tests.models.golden_cases import GOLDENS, Golden, load_golden
 
 CASES = sorted(path.name for path in (GOLDENS / "heads").iterdir())

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from lpjax.lowrank import LowRank
 from lpjax.models.layers import ACTIVATIONS, Dropout, attention, embed, layer_norm, linear
+from lpjax.weights.low_rank import LowRank
 
 RNG = np.random.default_rng(0)
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from lpjax.report import RecordError, read_results, write_report
+from lpjax._files.json import RecordError
+from lpjax.report import read_results, write_report
 from tests.report.pages import Page, check_self_contained
 
 DEMO = Path(__file__).parents[2] / "experiments" / "results" / "demo.json"

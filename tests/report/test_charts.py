@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 import lpjax
-from lpjax.lowrank import LowRank
 from lpjax.report._charts import curves_chart, errors_chart, score_chart, spectra_chart
 from lpjax.report._errors import relative_errors, spectrum
 from lpjax.report._latency import measure_latency
 from lpjax.report._svg import SERIES, inline
+from lpjax.weights.low_rank import LowRank
 from tests.helpers import heavy_tailed
 
 

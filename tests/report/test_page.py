@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 
 import lpjax
-from lpjax.evaluate import fidelity
+from lpjax.data.tokenizer import load_tokenizer
+from lpjax.evaluation.sentences import fidelity
 from lpjax.glue import Examples, find_task, label_config
 from lpjax.glue.data import load_sentences
 from lpjax.models.head import with_head
 from lpjax.report import Baseline, _page, write_report
 from lpjax.select import leaves_with_paths
-from lpjax.tokenize import load_tokenizer
 from tests.report.pages import Page, check_self_contained
 
 pytestmark = pytest.mark.filterwarnings("default")
@@ -183,7 +183,7 @@ def test_a_fine_tuned_net_is_scored_on_its_own_task(folder, tmp_path, monkeypatc
     lpjax.save_checkpoint(tuned, tmp_path / "tuned")
     texts, labels = ["a b c", "d", "e f", "g h i j", "a a a"], np.array([1, 0, 1, 1, 0])
     examples = Examples(task, "validation", texts, None, labels, "here", False)
-    monkeypatch.setattr("lpjax.report._scores.load_examples", lambda *_: examples)
+    monkeypatch.setattr("lpjax.evaluation.scores.load_examples", lambda *_: examples)
 
     small = lpjax.compress(params, select="encoder", keep=0.3, solver="svd").params
     lpjax.save_checkpoint(dataclasses.replace(tuned, params=small), tmp_path / "small")
@@ -259,7 +259,7 @@ def test_another_baseline_is_refused(small, folder, run, tmp_path):
     assert not out.exists()
 
 
-@pytest.mark.parametrize("target", ["lpjax.report._page._render", "lpjax.report._write.Path.replace"])
+@pytest.mark.parametrize("target", ["lpjax.report._page._render", "lpjax.checkpoint.documents.Path.replace"])
 def test_an_interrupted_page_leaves_nothing_or_the_old_one(small, tmp_path, monkeypatch, target):
     place = tmp_path / "pages"
     place.mkdir()

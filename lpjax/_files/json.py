@@ -1,0 +1,303 @@
+"""JSON that somebody else wrote, read with limits and key by key; what does not fit is refused by file and key."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+from lpjax._files.reading import decode, read_bytes
+
+JSON_LIMIT = 1 << 22
+"""Bytes of JSON that are parsed by default: enough for 30 000 tensors, and some 200 MB in memory at worst."""
+RECORD_LIMIT = 1 << 25
+"""Bytes of a record or a file of results that are read at most."""
+
+_MOST_DEPTH = 200  # of objects and lists in each other; writing and walking them stays far from Python's own limit
+_MOST_PARTS = 2_000_000  # objects and lists of a file: an empty one takes some 60 bytes in memory
+_MOST_DIGITS = 308  # of a whole number, so that it is a float, too: most operations make an OverflowError of more
+_MOST_LETTERS = 10_000  # of a string that is read as a field
+_MOST = 2**63 - 1
+
+T = TypeVar("T")
+
+
+class RecordError(ValueError):
+    """A side file is not what it should be; names the file and the key."""
+
+
+def parse_json(text: bytes | str, *, limit: int = JSON_LIMIT, unique: bool = False, lenient: bool = False) -> Any:
+    """What `text` holds.
+
+    Args:
+        text: UTF-8, with or without a byte order mark.
+        limit: bytes at most.
+        unique: refuse an object that repeats a key; otherwise the last one counts.
+        lenient: read NaN, Infinity and numbers beyond float64 (1e999) instead of refusing them, for readers such as
+            `Fields` that look at every number.
+
+    Raises:
+        ValueError: it is not JSON, longer than `limit`, nested too deeply, or has numbers of too many digits.
+    """
+    if len(text) > limit:
+        raise ValueError(f"it is longer than {limit} bytes")
+    text = decode(text) if isinstance(text, bytes) else text.removeprefix("\ufeff")
+    if text.count("[") + text.count("{") > _MOST_PARTS:
+        raise ValueError(f"it has more than {_MOST_PARTS} objects and lists")
+
+    def whole(digits: str) -> int:
+        value = int(digits)  # which refuses more than 4300 digits
+        if not lenient and len(digits) > _MOST_DIGITS:
+            raise ValueError(f"the number {digits:.20}… has {len(digits)} digits")
+        return value
+
+    def number(digits: str) -> float:
+        value = float(digits)
+        if not lenient and not math.isfinite(value):
+            raise ValueError(f"the number {digits:.40} is out of range")
+        return value
+
+    try:
+        data = json.loads(
+            text,
+            parse_int=whole,
+            parse_float=number,
+            parse_constant=float if lenient else _no_constant,
+            object_pairs_hook=_unique if unique else None,
+        )
+    except RecursionError:
+        raise ValueError(f"it is nested more than {_MOST_DEPTH} deep") from None
+    _check_depth(data)
+    return data
+
+
+def read_json(path: Path, *, limit: int = JSON_LIMIT, unique: bool = False, lenient: bool = False) -> Any:
+    """What a JSON file holds.
+
+    Raises:
+        OSError, ValueError: as `read_bytes` and `parse_json`; the file is not named.
+    """
+    return parse_json(read_bytes(path, limit), limit=limit, unique=unique, lenient=lenient)
+
+
+def read_text(path: Path) -> str:
+    """The text of a record's file.
+
+    Raises:
+        RecordError: it is no UTF-8 text, or too large for a record.
+    """
+    try:
+        return decode(read_bytes(path, RECORD_LIMIT))
+    except (OSError, ValueError) as error:
+        raise RecordError(f"{path} can't be read as a record: {error}") from None
+
+
+def parse_object(text: bytes | str, where: str, error: type[ValueError] = RecordError) -> Fields:
+    """The JSON object in `text`. NaN and infinities, which JSON does not have but many write, are unknown numbers.
+
+    Raises:
+        RecordError: it is no JSON, no object, or repeats a key; or `error`.
+    """
+    try:
+        data = parse_json(text, limit=RECORD_LIMIT, unique=True, lenient=True)
+    except ValueError as fault:
+        raise error(f"{where} is no JSON: {fault}") from None
+    if not isinstance(data, dict):
+        raise error(f"{where} is {_name(data)}; expected an object")
+    return Fields(data, where, error=error)
+
+
+def read_fields(path: Path, error: type[ValueError] = RecordError) -> Fields:
+    """The JSON object in a file.
+
+    Raises:
+        RecordError: it is no regular file of UTF-8 text, or as `parse_object`; or `error`.
+    """
+    try:
+        data = read_bytes(path, RECORD_LIMIT)
+    except (OSError, ValueError) as fault:
+        raise error(f"{path} can't be read: {fault}") from None
+    return parse_object(data, str(path), error)
+
+
+def read_object(path: Path, schema: str) -> Fields:
+    """The JSON object in a file that says to be of this schema.
+
+    Raises:
+        RecordError: it is no such file, or of another schema; names the file and the key.
+    """
+    fields = parse_object(read_text(path), str(path))
+    if fields.data.get("schema") != schema:
+        raise fields.refuse("schema", f'"{schema}"')
+    return fields
+
+
+class Fields:
+    """One object; `where` names its file and `inside` its place there, such as "steps[0]"; `error` is raised."""
+
+    def __init__(
+        self, data: Mapping[str, Any], where: str, inside: str = "", error: type[ValueError] = RecordError
+    ) -> None:
+        self.data, self.where, self.inside, self.error = data, where, inside, error
+
+    def __contains__(self, key: str) -> bool:
+        return self.data.get(key) is not None
+
+    def text(self, key: str) -> str | None:
+        """A string, or None where there is none."""
+        return self._get(key, "a string", lambda value: _text(value))
+
+    def number(self, key: str) -> float | None:
+        """A number, or None where there is none or it is not finite."""
+        return self._get(key, "a number", _number, finite=False)
+
+    def count(self, key: str, least: int = 0, most: int = _MOST) -> int | None:
+        """A whole number, or None where there is none."""
+        expected = f"a whole number, {least} or more" if most == _MOST else f"a whole number from {least} to {most}"
+        return self._get(key, expected, lambda value: _count(value, least, most))
+
+    def flag(self, key: str) -> bool | None:
+        """true or false, or None where there is neither."""
+        return self._get(key, "true or false", lambda value: value if isinstance(value, bool) else None)
+
+    def counts(self, key: str) -> tuple[int, ...] | None:
+        """A list of whole numbers, 1 or more, such as a shape."""
+        return self._get(key, "a list of whole numbers", lambda value: _each(value, lambda one: _count(one, 1)))
+
+    def positives(self, key: str) -> tuple[float, ...] | None:
+        """A list of numbers above 0."""
+
+        def positive(value: Any) -> float | None:
+            number = _number(value)
+            return number if number is not None and number > 0 else None
+
+        return self._get(key, "a list of numbers above 0", lambda value: _each(value, positive))
+
+    def texts(self, key: str) -> tuple[str, ...] | None:
+        """A list of strings."""
+        return self._get(key, "a list of strings", lambda value: _each(value, _text))
+
+    def numbers(self, key: str) -> dict[str, float | None] | None:
+        """An object of numbers; one that is not finite is None."""
+        found = self._get(key, "an object of numbers", lambda value: value if isinstance(value, dict) else None)
+        if found is None:
+            return None
+        inside = Fields(found, self.where, self._inside(key), self.error)
+        return {name: inside.number(name) for name in found}
+
+    def plain(self, key: str) -> dict[str, str]:
+        """An object of strings and numbers, as text; empty where there is none."""
+
+        def convert(value: Any) -> dict[str, str] | None:
+            if not isinstance(value, dict) or any(isinstance(one, dict | list) for one in value.values()):
+                return None
+            return {name: str(one)[:_MOST_LETTERS] for name, one in value.items() if one is not None}
+
+        return self._get(key, "an object of strings and numbers", convert) or {}
+
+    def anything(self, key: str) -> dict[str, Any]:
+        """An object, of whatever; empty where there is none."""
+        found = self.data.get(key, {})
+        if not isinstance(found, dict):
+            raise self.refuse(key, "an object")
+        return found
+
+    def object(self, key: str) -> Fields | None:
+        """An object, or None where there is none."""
+        found = self._get(key, "an object", lambda value: value if isinstance(value, dict) else None)
+        return None if found is None else Fields(found, self.where, self._inside(key), self.error)
+
+    def objects(self, key: str) -> Iterator[Fields]:
+        """The objects of a list."""
+        found = self._get(key, "a list of objects", lambda value: value if isinstance(value, list) else None)
+        for i, value in enumerate(found or ()):
+            place = f"{self._inside(key)}[{i}]"
+            if not isinstance(value, dict):
+                raise self.error(f"{self.where}: {place} is {_name(value)}; expected an object")
+            yield Fields(value, self.where, place, self.error)
+
+    def need(self, key: str, value: T | None) -> T:
+        """`value`, read from `key`.
+
+        Raises:
+            RecordError: it is None.
+        """
+        if value is None:
+            lacks = "is not finite" if key in self else "is missing"
+            raise self.error(f"{self.where}: {self._inside(key)} {lacks}")
+        return value
+
+    def refuse(self, key: str, expected: str) -> ValueError:
+        """The error that `key` holds something else than `expected`."""
+        found = f"is {_name(self.data[key])}" if key in self.data else "is missing"
+        return self.error(f"{self.where}: {self._inside(key)} {found}; expected {expected}")
+
+    def _inside(self, key: str) -> str:
+        return f"{self.inside}.{key}" if self.inside else key
+
+    def _get(self, key: str, expected: str, convert: Callable[[Any], T | None], finite: bool = True) -> T | None:
+        value = self.data.get(key)
+        if value is None or (not finite and isinstance(value, float) and not math.isfinite(value)):
+            return None
+        found = convert(value)
+        if found is None:
+            raise self.refuse(key, expected)
+        return found
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) and len(value) <= _MOST_LETTERS else None
+
+
+def _number(value: Any) -> float | None:
+    fits = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= 1e300
+    return float(value) if fits else None
+
+
+def _count(value: Any, least: int, most: int = _MOST) -> int | None:
+    return value if type(value) is int and least <= value <= most else None
+
+
+def _each(value: Any, convert: Callable[[Any], T | None]) -> tuple[T, ...] | None:
+    if not isinstance(value, list):
+        return None
+    found = [convert(one) for one in value]
+    return None if any(one is None for one in found) else tuple(found)  # pyright: ignore[reportReturnType]
+
+
+def _name(value: Any) -> str:
+    if isinstance(value, dict | list):
+        return "an object" if isinstance(value, dict) else "a list"
+    text = json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:60]}…"
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        for key, _ in pairs:
+            if key not in found:
+                raise ValueError(f"the key {key[:100]!r} is repeated")
+            del found[key]
+    return found
+
+
+def _check_depth(data: Any) -> None:
+    level = [data]
+    for _ in range(_MOST_DEPTH):
+        level = [
+            child
+            for one in level
+            if isinstance(one, dict | list)
+            for child in (one.values() if isinstance(one, dict) else one)
+            if isinstance(child, dict | list)
+        ]
+        if not level:
+            return
+    raise ValueError(f"it is nested more than {_MOST_DEPTH} deep")

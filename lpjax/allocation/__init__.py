@@ -1,0 +1,5 @@
+"""One budget for all matrices of a net, shared out."""
+
+from lpjax.allocation._allocate import Allocation as Allocation
+from lpjax.allocation._allocate import allocate as allocate
+from lpjax.allocation._allocate import require_budget as require_budget

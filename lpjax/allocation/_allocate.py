@@ -1,0 +1,268 @@
+"""One budget for all matrices of a net: which of them gets what rank."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, get_args
+
+import jax
+import numpy as np
+
+from lpjax._defaults import LAYERS_OF_BUDGET, default_allocation, default_method, default_weighting, share_of_entries
+from lpjax.allocation._budget import (
+    Leaf,
+    Option,
+    Way,
+    by_level,
+    choices_of,
+    losses_of,
+    rank_of_loss,
+    rank_of_share,
+    share_out,
+    squared_errors,
+)
+from lpjax.allocation._measured import Measure, measured_options, steps
+from lpjax.allocation._spectra import weighted_singular_values
+from lpjax.compression import leaf_sides, require_finite
+from lpjax.compression.latency import BreakEven
+from lpjax.compression.plan import Choice, Costs, Plan
+from lpjax.select import GROUPS, Select, is_table, leaves_with_paths, max_rank, select_paths
+from lpjax.solvers import SOLVERS
+from lpjax.weighting.metric import PLAIN, Sides
+from lpjax.weighting.statistics import Calibration
+from lpjax.weighting.weightings import DEFAULT, Weighting, scale_of_errors
+from lpjax.weights.low_rank import LowRank
+
+Allocation = Literal["uniform", "energy", "minimax", "error", "measured"]
+Progress = Callable[[int, int, str], None]
+LEVELS = (0.1, 0.2, 0.35, 0.5, 0.65, 0.8)
+"""Shares of a matrix that "measured" tries."""
+
+
+def allocate(
+    params: Any,
+    *,
+    budget: float,
+    budget_of: Costs = "parameters",
+    select: Select = LAYERS_OF_BUDGET,
+    allocation: Allocation | None = None,
+    calibration: Calibration | None = None,
+    weighting: str | Weighting | None = None,
+    measure: Measure | None = None,
+    methods: Sequence[tuple[str, float]] | None = None,
+    sparse: float | None = None,
+    levels: Sequence[float] = LEVELS,
+    rank_multiple: int = 1,
+    break_even: BreakEven | None = None,
+    progress: Progress | None = None,
+    **options: Any,
+) -> Plan:
+    """Share out one budget among the matrices of a net.
+
+    - "uniform": the same share of each matrix.
+    - "energy": the same share of ‖A‖_F² is lost of each, weighted where there is a calibration.
+    - "minimax": the same relative error in the spectral norm, σ_{k+1}/σ_1, the least that all can have (ALDS,
+      Liebenwein et al., arXiv 2107.11442, without its splits of a matrix).
+    - "error": the least sum of squared errors: ‖A − LR‖_F², or with a calibration, under the default weights alone,
+      tokens·‖H^{1/2}(A − LR)G^{1/2}‖_F². That estimates what the net's outputs lose (Gauss–Newton by blocks, each a
+      product of two metrics: K-FAC, Martens & Grosse, arXiv 1503.05671), so that matrices compare, and no net is run.
+      Errors are those of pairs alone, whatever share of them single entries then get.
+    - "measured": the least sum of what each matrix alone, at each of `levels` and by each of `methods`, adds to
+      `measure` while the others are as "error" has them, or "uniform" where the weights are not the default ones.
+      Errors of layers do not just add up; around the net that is to come out they nearly do.
+
+    Args:
+        params: nested containers of arrays.
+        budget: share of what the whole dense net costs, above 0 and below 1; what is not selected counts, too.
+        budget_of: "parameters", or "multiply_adds": of a token, in the products with the encoder's kernels. Looking up
+            a row costs none, and rank·hidden in a factored table.
+        select: the matrices; see `select_paths`. Those that are pairs already get smaller ones, or stay as they are.
+        allocation: one of the above; by default "measured" where there is a `measure`, else "error" where there is a
+            calibration and its weights are the default ones, else "uniform".
+        calibration, weighting: as of `compress`.
+        measure: params -> what a net loses, such as a `Divergence` from the dense net; leaves are dense ones.
+        methods: (solver, p) to choose from; the other allocations take the first. By default the one of `compress`:
+            "lewis" at p = 1, and "svd" with a calibration.
+        sparse: share of each pair that single entries get, as of `compress`; the budget is one of parameters then. By
+            default none of another budget, or with a `break_even`.
+        levels: shares, rising.
+        rank_multiple: ranks are multiples of it, in matrices that have so many.
+        break_even: no rank that takes longer than dense is chosen, of shapes that were timed.
+        progress: called with (steps done, steps in all, the next one).
+        **options: of the solvers.
+
+    Raises:
+        ValueError: what is not selected, with the smallest pairs, exceeds the budget, saying by how much; a value out
+            of range; and what `compress` refuses.
+    """
+    if not 0 < budget < 1:
+        raise ValueError(f"`budget` is {budget}; expected a share of the whole net, above 0 and below 1")
+    for name, value, known in (("budget_of", budget_of, Costs), ("allocation", allocation, Allocation)):
+        if value is not None and value not in get_args(known):
+            raise ValueError(f"`{name}` is {value!r}; expected one of {', '.join(get_args(known))}")
+    if calibration is not None:
+        weighting = default_weighting(weighting, calibrated=True)
+    estimate = default_allocation(weighting)
+    chosen: Any = default_allocation(weighting, measured=measure is not None) if allocation is None else allocation
+    allocation = chosen
+    methods = [default_method(calibrated=calibration is not None)] if methods is None else methods
+    if allocation == "measured" and measure is None:
+        raise ValueError('`allocation` is "measured", but there is no `measure`; expected a function of params')
+    if not levels or list(levels) != sorted(set(levels)) or not 0 < levels[0] <= levels[-1] < 1:
+        raise ValueError(f"`levels` is {levels!r}; expected rising shares, above 0 and below 1")
+    if type(rank_multiple) is not int or rank_multiple < 1:
+        raise ValueError(f"`rank_multiple` is {rank_multiple!r}; expected a whole number, 1 or more")
+    if not methods:
+        raise ValueError("`methods` is empty; expected pairs of a solver's name and an exponent")
+    if unknown := [name for name, _ in methods if name not in SOLVERS]:
+        raise ValueError(f"`methods` names {unknown[0]!r}; expected one of {', '.join(SOLVERS)}")
+    if sparse is not None and not 0 <= sparse < 1:
+        raise ValueError(f"`sparse` is {sparse}; expected a share of what a pair stores in [0, 1), such as 0.2")
+    if sparse and (budget_of != "parameters" or break_even is not None):
+        raise ValueError("`sparse` saves no time; expected a budget of parameters, and no `break_even`")
+    if weighting is not None and calibration is None:
+        raise ValueError("`weighting` is given without a `calibration` to weight by; see `lpjax.calibrate`")
+    if allocation == "error" and weighting is not None and estimate != "error":
+        raise ValueError(
+            f'`allocation` is "error", but errors of matrices do not compare under the weighting {weighting!r}; '
+            f'expected "{DEFAULT}"'
+        )
+
+    by_time = budget_of != "parameters" or break_even is not None
+    tree, paths = dict(leaves_with_paths(params)), select_paths(params, select)
+    ways = [
+        Way(method, p, {path: share_of_entries(sparse, path, weighting, method, by_time=by_time) for path in paths})
+        for method, p in methods
+    ]
+    leaves, allowed = _within(tree, paths, budget, budget_of, rank_multiple, break_even)
+    sides = {} if calibration is None or weighting is None else leaf_sides(calibration, weighting, paths, tree)
+
+    first = estimate if allocation == "measured" else allocation
+    spectral = 0 if first == "uniform" else len(leaves)
+    measures = steps(len(leaves), len(ways), len(levels)) if allocation == "measured" else 0
+    done = itertools.count()
+
+    def tell(what: str) -> None:
+        if progress is not None:
+            progress(next(done), spectral + measures, what)
+
+    if first == "uniform":
+        choices = choices_of(by_level(leaves, allowed, budget_of, rank_of_share), ways[0])
+    else:
+        spectra = _spectra(tree, leaves, sides, tell)
+        if first == "error":
+            errors = {
+                leaf.path: squared_errors(spectra[leaf.path])
+                * (scale_of_errors(calibration.statistics[leaf.path], leaf.table) if calibration else 1)
+                for leaf in leaves
+            }
+            choices = share_out(leaves, _by_rank(leaves, errors, ways[0], budget_of), allowed, budget_of)
+        else:
+            losses = {path: losses_of(values, spectral=first == "minimax") for path, values in spectra.items()}
+            ranks = by_level(leaves, allowed, budget_of, lambda leaf, level: rank_of_loss(losses[leaf.path], level))
+            choices = choices_of(ranks, ways[0])
+    if measure is not None and allocation == "measured":
+        solve = {"calibration": calibration, "weighting": weighting, **options}
+        measured = measured_options(params, leaves, choices, measure, ways, levels, budget_of, tell, solve)
+        choices = share_out(leaves, measured, allowed, budget_of)
+    return Plan(choices, weighting, budget, budget_of, allocation)
+
+
+def require_budget(
+    params: Any, budget: float, budget_of: Any, select: Select, break_even: BreakEven | None = None
+) -> None:
+    """Refuse a budget that not even the smallest pairs fit, before there is a calibration or a measure.
+
+    Raises:
+        ValueError: as `allocate`.
+    """
+    tree = dict(leaves_with_paths(params))
+    _within(tree, select_paths(params, select), budget, budget_of, break_even=break_even)
+
+
+def _spectra(
+    tree: Mapping[str, Any], leaves: Sequence[Leaf], sides: Mapping[str, Sides], tell: Callable[[str], None]
+) -> dict[str, np.ndarray]:
+    """Singular values of each matrix under its weights."""
+    for leaf in leaves:
+        require_finite(leaf.path, tree[leaf.path])
+    found = {}
+    for leaf in leaves:
+        tell(leaf.path)
+        found[leaf.path] = weighted_singular_values(tree[leaf.path], sides.get(leaf.path, PLAIN))
+    return found
+
+
+def _by_rank(leaves: Sequence[Leaf], errors: Mapping[str, np.ndarray], way: Way, of: Costs) -> dict[str, list[Option]]:
+    """Every rank of each leaf, and that it stays as it is."""
+    found = {}
+    for leaf in leaves:
+        pairs = [
+            Option(leaf.cost(rank, of), float(errors[leaf.path][rank]), way.choice(leaf.path, rank))
+            for rank in leaf.ranks()
+        ]
+        found[leaf.path] = [*pairs, Option(leaf.cost(None, of), 0.0, Choice(None))]
+    return found
+
+
+def _leaf(path: str, leaf: Any, multiple: int, break_even: BreakEven | None) -> Leaf | None:
+    """What is to be known of a leaf; None of one for which there is no pair, or no smaller one."""
+    if leaf.ndim != 2:
+        return None
+    n, d = leaf.shape
+    pair = None
+    most = max_rank((n, d)) if n and d else 0
+    if isinstance(leaf, LowRank):
+        pair = leaf.size, leaf.rank * d if is_table(path) else n * d if leaf.sparse is not None else leaf.size
+        most = min(most, (leaf.size - 1) // (n + d))
+    timed = None if break_even is None else break_even.rank(path, (n, d))
+    most = most if timed is None else min(most, timed)
+    most = most // multiple * multiple or most
+    return Leaf(path, (n, d), is_table(path), min(multiple, most), most, multiple, pair) if most else None
+
+
+def _within(
+    tree: Mapping[str, Any],
+    paths: Sequence[str],
+    budget: float,
+    of: Costs,
+    multiple: int = 1,
+    break_even: BreakEven | None = None,
+) -> tuple[list[Leaf], float]:
+    """The leaves that a pair shrinks, and what they together may cost of the budget's share of the dense net.
+
+    Raises:
+        ValueError: less than their smallest pairs.
+    """
+    found = [_leaf(path, tree[path], multiple, break_even) for path in paths]
+    leaves = [leaf for leaf in found if leaf is not None and leaf.shrinks(of)]
+    chosen = {leaf.path for leaf in leaves}
+    others = sum(_cost(path, leaf, of) for path, leaf in tree.items() if path not in chosen)
+    least = sum(leaf.cost(leaf.least, of) for leaf in leaves)
+    dense = sum(leaf.cost_of_matrix(None, of) for leaf in leaves)
+    dense += sum(_cost(path, leaf, of, dense=True) for path, leaf in tree.items() if path not in chosen)
+    allowed = budget * dense - others
+    if least > allowed or not leaves:
+        share = (least + others) / (dense or 1)
+        slow = "" if break_even is None else " that are no slower than dense"
+        raise ValueError(
+            f"`budget` is {budget:g}, but with the smallest pairs{slow} of what is selected the net has {share:.3f} of "
+            f"its {of.replace('_', '-')}; select more layers, or allow more"
+        )
+    return leaves, allowed
+
+
+def _cost(path: str, leaf: Any, of: Costs, *, dense: bool = False) -> int:
+    """Of a leaf that stays as it is, or of the dense matrix that a pair stands for."""
+    if dense and isinstance(leaf, LowRank):
+        leaf = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
+    if of == "parameters":
+        return leaf.size
+    if is_table(path):
+        return leaf.rank * leaf.shape[-1] if isinstance(leaf, LowRank) else 0
+    if isinstance(leaf, LowRank) and leaf.sparse is not None:
+        return math.prod(leaf.shape)  # with single entries it is multiplied by as a dense one
+    return leaf.size if re.search(GROUPS["encoder"], path, re.IGNORECASE) else 0

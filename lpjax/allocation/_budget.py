@@ -1,0 +1,193 @@
+"""Sharing out a budget among matrices: by one level for all, or by what each loses."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from lpjax.compression.plan import Choice, Costs
+
+_BISECTIONS = 60
+
+
+class Leaf(NamedTuple):
+    """A matrix that is to get a rank.
+
+    Attributes:
+        path, shape: of the dense leaf.
+        table: whether rows are looked up in it.
+        least, most: rank of its smallest and its largest pair.
+        multiple: ranks between them are multiples of it.
+        pair: parameters and multiply-adds of what is a pair already; None for a dense matrix.
+    """
+
+    path: str
+    shape: tuple[int, int]
+    table: bool
+    least: int
+    most: int
+    multiple: int
+    pair: tuple[int, int] | None = None
+
+    def cost(self, rank: int | None, of: Costs) -> int:
+        """Parameters, or multiply-adds of a token; for None of the leaf as it is."""
+        if rank is None and self.pair is not None:
+            return self.pair[of == "multiply_adds"]
+        return self.cost_of_matrix(rank, of)
+
+    def cost_of_matrix(self, rank: int | None, of: Costs) -> int:
+        """The same, and for None of the dense matrix."""
+        n, d = self.shape
+        if of == "multiply_adds" and self.table:
+            return 0 if rank is None else rank * d
+        return n * d if rank is None else rank * (n + d)
+
+    def allowed(self, rank: float) -> int | None:
+        """The largest rank allowed up to `rank`, or else the least; None, for the leaf as it is, above the most."""
+        return None if rank > self.most else max(self.least, int(rank) // self.multiple * self.multiple)
+
+    def ranks(self) -> Iterator[int]:
+        """All that are allowed, rising."""
+        rank = self.least
+        while rank <= self.most:
+            yield rank
+            rank = (rank // self.multiple + 1) * self.multiple
+
+    def shrinks(self, of: Costs) -> bool:
+        """Whether its smallest pair costs less than it does."""
+        return self.cost(self.least, of) < self.cost(None, of)
+
+
+class Option(NamedTuple):
+    """A choice for a matrix, what it costs, and what it loses."""
+
+    cost: int
+    loss: float
+    choice: Choice
+
+
+class Way(NamedTuple):
+    """How pairs are to be found.
+
+    Attributes:
+        method, p: as of a `Choice`.
+        sparse: path -> the share of single entries.
+    """
+
+    method: str
+    p: float
+    sparse: Mapping[str, float]
+
+    def choice(self, path: str, rank: int | None) -> Choice:
+        """Of a matrix at a rank."""
+        return Choice(rank, self.method, self.p, self.sparse[path])
+
+
+Ranks = dict[str, int | None]
+
+
+def choices_of(ranks: Ranks, way: Way) -> dict[str, Choice]:
+    """The same way for all ranks."""
+    return {path: way.choice(path, rank) for path, rank in ranks.items()}
+
+
+def by_level(leaves: Sequence[Leaf], budget: float, of: Costs, rank: Callable[[Leaf, float], float]) -> Ranks:
+    """The ranks at the lowest level, from 0 to 1, whose sum fits the budget; at 1 all ranks are the least.
+
+    Args:
+        leaves: what to choose for.
+        budget: that all of them together may cost.
+        of: what it counts.
+        rank: (leaf, level) -> the rank at a level, which falls as that rises; infinite for dense.
+    """
+
+    def ranks(level: float) -> Ranks:
+        return {leaf.path: leaf.allowed(rank(leaf, level)) for leaf in leaves}
+
+    def fits(level: float) -> bool:
+        found = ranks(level)
+        return sum(leaf.cost(found[leaf.path], of) for leaf in leaves) <= budget
+
+    low, high = 0.0, 1.0
+    if fits(low):
+        return ranks(low)
+    for _ in range(_BISECTIONS):
+        middle = (low + high) / 2
+        low, high = (low, middle) if fits(middle) else (middle, high)
+    return ranks(high)
+
+
+def rank_of_share(leaf: Leaf, level: float) -> float:
+    """The rank whose pair has the share 1 − level of the parameters; infinite for all of them."""
+    n, d = leaf.shape
+    return math.inf if level == 0 else (1 - level) * n * d / (n + d)
+
+
+def rank_of_loss(losses: np.ndarray, level: float) -> float:
+    """The least rank k whose `losses[k]`, falling from rank 0 on, is at most `level`; infinite for none lost."""
+    return math.inf if level == 0 else int(np.argmax(losses <= level))
+
+
+def squared_errors(values: np.ndarray) -> np.ndarray:
+    """Σ σ_i² after k, for ranks k from 0 on."""
+    return np.append(np.cumsum(values[::-1].astype(np.float64) ** 2)[::-1], 0.0)
+
+
+def losses_of(values: np.ndarray, spectral: bool) -> np.ndarray:
+    """What ranks from 0 on lose: σ_{k+1}/σ_1, or the share of Σ σ_i² that comes after k; nothing, of a matrix of 0."""
+    scaled = values / (values[0] or 1)
+    if spectral:
+        return np.append(scaled, 0.0)
+    errors = squared_errors(scaled)
+    return errors / max(errors[0], 1)
+
+
+def hull(options: Iterable[Option]) -> list[Option]:
+    """The options on the lower convex hull of loss over cost, from the cheapest to that of the least loss."""
+    found: list[Option] = []
+    for option in sorted(options):
+        if found and option.loss >= found[-1].loss:
+            continue  # costs no less, and loses no less
+        while len(found) > 1 and _slope(found[-1], option) <= _slope(found[-2], found[-1]):
+            found.pop()
+        if found and option.cost == found[-1].cost:
+            found.pop()
+        found.append(option)
+    return found
+
+
+def _slope(a: Option, b: Option) -> float:
+    return (b.loss - a.loss) / max(b.cost - a.cost, 1)
+
+
+def share_out(
+    leaves: Sequence[Leaf], options: Mapping[str, Sequence[Option]], budget: float, of: Costs
+) -> dict[str, Choice]:
+    """One option a leaf, of the least sum of losses that the budget has room for.
+
+    Up the hulls, where a parameter gains most: for sums of convex functions that is optimal but for what is left at
+    the end (Fox, Operations Research 14, 1966), which goes into ranks between two options.
+    """
+    hulls = {leaf.path: hull(options[leaf.path]) for leaf in leaves}
+    chosen = {path: vertices[0] for path, vertices in hulls.items()}
+    choices = {path: option.choice for path, option in chosen.items()}
+    left = budget - sum(option.cost for option in chosen.values())
+    steps = [(_slope(a, b), leaf, a, b) for leaf in leaves for a, b in itertools.pairwise(hulls[leaf.path])]
+    stopped: set[str] = set()
+    for _, leaf, start, end in sorted(steps, key=lambda step: step[0]):
+        if leaf.path in stopped:
+            continue
+        if end.cost - start.cost <= left:
+            choices[leaf.path] = end.choice
+            left -= end.cost - start.cost
+            continue
+        stopped.add(leaf.path)
+        rank = leaf.allowed(min(leaf.most, (start.cost + left) / leaf.cost(1, of)))
+        if rank is not None and start.choice.rank is not None and rank > start.choice.rank:
+            choices[leaf.path] = end.choice._replace(rank=rank) if end.choice.rank else start.choice._replace(rank=rank)
+            left -= leaf.cost(rank, of) - start.cost
+    return choices

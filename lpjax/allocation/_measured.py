@@ -1,0 +1,110 @@
+"""What each matrix of a net loses at some ranks, by a measure of whole nets."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from lpjax.allocation._budget import Leaf, Option, Way, choices_of, rank_of_share
+from lpjax.compression import compress
+from lpjax.compression.plan import Choice, Costs
+from lpjax.select import leaves_with_paths, replace_leaves
+from lpjax.weights.low_rank import LowRank, densify
+
+Measure = Callable[[Any], float]
+
+
+def steps(leaves: int, ways: int, levels: int) -> int:
+    """How many `measured_options` takes."""
+    plans = (levels + 1) * ways
+    return leaves * (plans + 1) + plans + 1
+
+
+def measured_options(
+    params: Any,
+    leaves: Sequence[Leaf],
+    around: Mapping[str, Choice],
+    measure: Measure,
+    ways: Sequence[Way],
+    levels: Sequence[float],
+    of: Costs,
+    tell: Callable[[str], None],
+    solve: Mapping[str, Any],
+) -> dict[str, list[Option]]:
+    """What each leaf loses, as it is and at every level by every method, while the others are as `around` has them.
+
+    `tell` hears of each of the `steps` that comes next.
+    """
+    tree = dict(leaves_with_paths(params))
+    plans: list[tuple[float, dict[str, Choice]]] = []
+    for level in (0.0, *levels):  # at 0 the least rank
+        ranks = {leaf.path: leaf.allowed(rank_of_share(leaf, 1 - level)) for leaf in leaves}
+        for way in ways:
+            plan = choices_of({path: rank for path, rank in ranks.items() if rank is not None}, way)
+            plans.append((level, plan))
+
+    def pairs_of(plan: Mapping[str, Choice]) -> dict[str, Any]:
+        found = dict(leaves_with_paths(compress(params, plan=plan, **solve).params))
+        return {path: found[path] for path in plan}
+
+    tell("solving")
+    nested = _largest_by_svd([around, *(plan for _, plan in plans)])
+    largest = pairs_of(nested) if nested else {}
+
+    def solved(plan: Mapping[str, Choice]) -> dict[str, Any]:
+        rest = {path: choice for path, choice in plan.items() if choice.rank is not None and not _nests(choice)}
+        found = pairs_of(rest) if rest else {}
+        for path in plan.keys() - found.keys():
+            rank = plan[path].rank
+            if rank is None:
+                found[path] = tree[path]
+            else:
+                found[path] = LowRank(largest[path].left[:, :rank], largest[path].right[:rank])
+        return {path: densify(jax.tree.map(jnp.asarray, pair)) for path, pair in found.items()}
+
+    # Pairs of before, too: a `LowRank` has a dtype.
+    on_device = {path: jax.tree.map(jnp.asarray, leaf) for path, leaf in tree.items() if hasattr(leaf, "dtype")}
+    net = replace_leaves(params, on_device | solved(around))
+
+    def loss_with(path: str, leaf: Any) -> float:
+        loss = float(measure(replace_leaves(net, {path: leaf})))
+        if not math.isfinite(loss):
+            raise ValueError(f"`measure` gives {loss} where {path} is changed; expected finite numbers")
+        return loss
+
+    options: dict[str, list[Option]] = {leaf.path: [] for leaf in leaves}
+    for leaf in leaves:
+        tell(leaf.path)
+        loss = loss_with(leaf.path, densify(jax.tree.map(jnp.asarray, tree[leaf.path])))
+        options[leaf.path].append(Option(leaf.cost(None, of), loss, Choice(None)))
+    for level, plan in plans:
+        tell(f"solving at {level:g}")
+        pairs = solved(plan)
+        for leaf in leaves:
+            tell(f"{leaf.path} at {level:g}")
+            if leaf.path in plan:
+                choice = plan[leaf.path]
+                loss = loss_with(leaf.path, pairs[leaf.path])
+                options[leaf.path].append(Option(leaf.cost(choice.rank, of), loss, choice))
+    return options
+
+
+def _largest_by_svd(plans: Sequence[Mapping[str, Choice]]) -> dict[str, Choice]:
+    """Of each leaf its largest rank by the SVD: the pairs of all smaller ranks are the first parts of that one."""
+    found: dict[str, Choice] = {}
+    for plan in plans:
+        for path, choice in plan.items():
+            if choice.rank is None or not _nests(choice):
+                continue
+            if path not in found or choice.rank > (found[path].rank or 0):
+                found[path] = choice
+    return found
+
+
+def _nests(choice: Choice) -> bool:
+    """Whether pairs of smaller ranks are parts of those of larger ones."""
+    return choice.method == "svd" and not choice.sparse

@@ -1,0 +1,61 @@
+"""Links in a folder of somebody else's: what they lead to is copied only if it belongs to that folder."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from lpjax.checkpoint.error import CheckpointError
+
+_DIGEST = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?")  # git's SHA-1 or SHA-256, the names of the hub cache's blobs
+
+
+class LinkError(CheckpointError):
+    """A file of a checkpoint is a link that leads out of its folder."""
+
+
+def check_inside(path: Path, folder: Path) -> None:
+    """Refuse a file of `folder` that lies elsewhere in truth: copied, /etc/passwd would be handed on as a vocab.txt.
+
+    In the Hugging Face Hub's cache, files are links from snapshots/REVISION to blobs/DIGEST, and these are fine. So
+    are links from one file of the folder to another, and a folder that is a link itself.
+
+    Raises:
+        LinkError: naming the file and where it leads.
+    """
+    real, root = Path(os.path.realpath(path)), Path(os.path.realpath(folder))
+    if real.is_relative_to(root):
+        return
+    blobs = root.parent.parent / "blobs"
+    is_blob = root.parent.name == "snapshots" and real.parent == Path(os.path.realpath(blobs))
+    if is_blob and _DIGEST.fullmatch(real.name):
+        return
+    raise LinkError(
+        f"{path} is a link that leads out of its checkpoint, to {real}, and is not copied; put the file itself there"
+    )
+
+
+def copy_inside(path: Path, target: Path, folder: Path) -> None:
+    """Copy a file of `folder` to `target`, as far as `check_inside` lets it."""
+    check_inside(path, folder)
+    shutil.copyfile(path, target)
+
+
+def files_inside(part: Path, folder: Path) -> Iterator[Path]:
+    """All files in `part`, a folder in `folder`, and in the folders in it.
+
+    Raises:
+        LinkError: one of the folders is a link that leads out of `folder`, or to one that holds it.
+    """
+    check_inside(part, folder)
+    real = Path(os.path.realpath(part))
+    if part.is_symlink() and Path(os.path.realpath(part.parent)).is_relative_to(real):
+        raise LinkError(f"{part} is a link to a folder that holds it, and is not copied; remove it")
+    for path in part.iterdir():
+        if path.is_dir():
+            yield from files_inside(path, folder)
+        elif path.is_file():
+            yield path

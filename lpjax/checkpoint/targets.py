@@ -1,0 +1,86 @@
+"""What a command may write to, and replace under --force: never a file of a checkpoint, nor another kind of file."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from lpjax._files.json import read_fields
+from lpjax.checkpoint import CheckpointError
+from lpjax.checkpoint.files import CONFIG
+from lpjax.checkpoint.tensors import read_tensors
+
+# What lpjax, transformers, tokenizers and sentence-transformers read in the folder of a net.
+_OWN = re.compile(
+    r"""
+    .*\.(safetensors|bin|msgpack|h5|onnx|pt|pth|ckpt|gguf)(\.index\.json)?  # weights, whichever they are
+    | (generation_|adapter_|preprocessor_)?config\.json
+    | tokenizer.*\.json | special_tokens_map\.json | added_tokens\.json | vocab\.(txt|json) | merges\.txt
+    | .*\.model | chat_template\..* | modules\.json | sentence_.*_config\.json | config_sentence_transformers\.json
+    | lpjax_record\.json | lpjax_export\.json | recover\.json | finetune\.json
+    | (LICENSE|LICENCE|NOTICE|COPYING|README)(\.\w+)?
+    """,
+    re.IGNORECASE | re.VERBOSE,
+)
+_CALIBRATION = re.compile(r".*\.safetensors", re.IGNORECASE)
+_WEIGHTS = re.compile(r"(.*model.*|lpjax)\.safetensors", re.IGNORECASE)
+
+
+def check_replaceable(path: Path, kind: str) -> None:
+    """Refuse to write a file of a kind where a checkpoint has its own files, or over a file that is of another kind.
+
+    An empty file may be replaced.
+
+    Args:
+        path: what is to be written.
+        kind: one of `KINDS`.
+
+    Raises:
+        FileExistsError: it is a file of a checkpoint, or holds something else than such a file.
+    """
+    for place in {path, path.resolve()}:
+        if (place.parent / CONFIG).exists() and _OWN.fullmatch(place.name):
+            # A calibration may lie beside the weights, under a name that is not theirs.
+            if kind == "calibration" and _CALIBRATION.fullmatch(place.name) and not _WEIGHTS.fullmatch(place.name):
+                continue
+            raise FileExistsError(f"{path} is the name of a file of the checkpoint in {place.parent}; choose another")
+    if path.is_file() and path.stat().st_size and not KINDS[kind](path):
+        raise FileExistsError(f"{path} is there and is no {kind}, so --force does not replace it; choose another name")
+
+
+def _is_calibration(path: Path) -> bool:
+    try:
+        return "lpjax-calibration/" in read_tensors(path)[1].get("lpjax", "")
+    except CheckpointError:
+        return False
+
+
+def _of_schema(name: str) -> Callable[[Path], bool]:
+    def fits(path: Path) -> bool:
+        try:
+            return (read_fields(path).text("schema") or "").startswith(name)
+        except ValueError:
+            return False
+
+    return fits
+
+
+def _is_png(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(8) == b"\x89PNG\r\n\x1a\n"
+
+
+def _is_page(path: Path) -> bool:
+    with path.open("rb") as file:
+        return b"lpjax report</title>" in file.read(1 << 16)
+
+
+KINDS: dict[str, Callable[[Path], bool]] = {
+    "calibration": _is_calibration,
+    "plan": _of_schema("lpjax-plan/"),
+    "break-even file": _of_schema("lpjax-break-even/"),
+    "PNG picture": _is_png,
+    "page of lpjax report": _is_page,
+}
+"""What tells a file of each kind."""

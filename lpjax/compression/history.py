@@ -1,0 +1,128 @@
+"""What trained a compressed checkpoint further: the files that `lpjax recover` and `lpjax finetune` leave beside it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lpjax._files.json import RECORD_LIMIT, Fields, RecordError, parse_object, read_object
+from lpjax._files.reading import read_bytes
+from lpjax._provenance import run_record
+from lpjax.checkpoint import Checkpoint
+from lpjax.checkpoint.links import check_inside
+from lpjax.compression.record import RECORD, Record, finite, record_of, record_text
+
+RECOVERED, TUNED = "recover.json", "finetune.json"
+EXPORTED, EXPORT_SCHEMA = "lpjax_export.json", "lpjax-export/1"
+_SINCE = "Goals and bounds of layers are of the net before that, which the solvers made."
+
+
+def training_files(folder: str | Path | None) -> dict[str, str]:
+    """Those of a folder, name -> text, for the folder of a net that is made of it.
+
+    Raises:
+        RecordError: one is no regular file, or too large.
+        CheckpointError: one is a link that leads out of the folder.
+    """
+    if folder is None:
+        return {}
+    found = {}
+    for path in (Path(folder) / name for name in (RECOVERED, TUNED)):
+        if path.exists():
+            check_inside(path, Path(folder))
+            try:
+                found[path.name] = read_bytes(path, RECORD_LIMIT).decode("utf-8", "replace")
+            except (OSError, ValueError) as error:
+                raise RecordError(f"{path} can't be read: {error}; remove it to go on without it") from None
+    return found
+
+
+def history_files(folder: str | Path | None, record: Record) -> dict[str, str]:
+    """Those, and the record of how the net became smaller where config.json and the weights do not tell as much."""
+    return training_files(folder) | ({RECORD: record_text(record)} if record.complete else {})
+
+
+def export_files(checkpoint: Checkpoint, model: str) -> dict[str, str]:
+    """What a dense export of `checkpoint`, called `model`, tells of how it was made, name -> text.
+
+    Raises:
+        RecordError: its record or one of its `training_files` is damaged.
+    """
+    record = record_of(checkpoint)
+    ranks = {path: layer.rank for path, (_, layer) in record.layers.items() if layer.rank is not None}
+    steps = [dataclasses.asdict(step) for step in record.steps]
+    told = {"schema": EXPORT_SCHEMA, "model": model, "ranks": ranks, "steps": finite(steps), **run_record(None)}
+    return training_files(checkpoint.source) | {EXPORTED: json.dumps(told, indent=2, allow_nan=False) + "\n"}
+
+
+def export_note(folder: str | Path) -> str:
+    """What a dense export was made of, as the end of a sentence; empty where the folder does not tell."""
+    path = Path(folder) / EXPORTED
+    if not path.exists():
+        return ""
+    try:
+        fields = read_object(path, EXPORT_SCHEMA)
+        return f"; it is the dense export of {fields.need('model', fields.text('model'))}, which has a page"
+    except RecordError:
+        return f"; it is a dense export, of what its {path.name}, which is damaged, does not tell"
+
+
+def earlier_recovery(files: Mapping[str, str]) -> Any:
+    """What the last `lpjax recover` told, of `training_files`, for the next to tell with its own; None without one.
+
+    Raises:
+        RecordError: it is no JSON object.
+    """
+    if RECOVERED not in files:
+        return None
+    try:
+        return dict(parse_object(files[RECOVERED], RECOVERED).data)
+    except RecordError as error:
+        raise RecordError(f"{error}; remove it to go on without the history of earlier training") from None
+
+
+def training_notes(folder: str | Path) -> list[str]:
+    """A sentence of each, for readers who count on a net as the solvers left it."""
+    notes = []
+    for name, tell in ((RECOVERED, _recovered), (TUNED, _tuned)):
+        path = Path(folder) / name
+        if not path.exists():
+            continue
+        try:
+            notes.append(tell(parse_object(read_bytes(path, RECORD_LIMIT), str(path))))
+        except (OSError, ValueError):
+            notes.append(f"Trained after it was compressed; {name}, which tells how, can't be read.")
+    return notes
+
+
+def _recovered(told: Fields) -> str:
+    runs = [told]
+    while (earlier := runs[-1].object("earlier")) is not None and len(runs) < 100:
+        runs.append(earlier)
+    last = f", the last of {len(runs)} runs" if len(runs) > 1 else ""
+    curve = list(told.objects("curve"))
+    if not curve:
+        raise told.refuse("curve", "a list of objects, one or more")
+    best = told.need("best", told.object("best"))
+    start, found = (one.need("divergence", one.number("divergence")) for one in (curve[0], best))
+    step = best.need("step", best.count("step"))
+    if step == 0:
+        return f"lpjax recover made it no better, and left it as it was (divergence {start:.4g})."
+    texts, held_out = (told.need(key, told.count(key)) for key in ("texts", "held_out"))
+    return (
+        f"Trained after it was compressed, without labels, on {texts:,} texts, by {step:,} updates: "
+        f"divergence from the dense net {start:.4g} → {found:.4g} on {held_out:,} "
+        f"texts that were held out ({RECOVERED}{last}). {_SINCE}"
+    )
+
+
+def _tuned(told: Fields) -> str:
+    best, train = told.need("best", told.object("best")), told.need("train", told.object("train"))
+    rows, step = train.need("rows", train.count("rows")), best.need("step", best.count("step"))
+    return (
+        f"Trained after it was compressed, with labels, on {rows:,} examples of "
+        f"{told.need('task', told.text('task'))}, by {step:,} updates ({TUNED}). {_SINCE}"
+    )

@@ -1,0 +1,149 @@
+"""From what rank on a factored layer takes longer than the dense one did: measured, for it depends on the machine."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy.optimize import isotonic_regression
+
+from lpjax._check import check_seed, check_whole
+from lpjax.compression.timing import least_seconds
+from lpjax.select import Select, is_table, leaves_with_paths, max_rank, select_paths
+from lpjax.weights.low_rank import LowRank, matmul, take_rows
+
+TOKENS = 2048
+"""Tokens of a batch, by default: 32 texts of 64."""
+
+_RANKS = 8  # measured of a shape
+_SECONDS, _LEAST = 0.15, 5  # for a rank, and rounds at the least
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerTiming:
+    """How long one matrix takes, dense and as a pair.
+
+    Attributes:
+        shape: of the dense leaf, (in, out), or (vocab, hidden) of a table.
+        table: whether rows are looked up in it, as in an embedding, instead of being multiplied by it.
+        dense_seconds: for one batch.
+        ranks: of the pairs that were timed, rising to the largest that stores less than the dense matrix.
+        ratios: time of each pair as a share of the dense one's; made to rise with the rank by least squares, as a
+            larger pair takes no less.
+    """
+
+    shape: tuple[int, int]
+    table: bool
+    dense_seconds: float
+    ranks: tuple[int, ...]
+    ratios: tuple[float, ...]
+
+    def ratio(self, rank: int) -> float:
+        """Time of a pair of this rank as a share of the dense matrix's, interpolated."""
+        return float(np.interp(rank, self.ranks, self.ratios))
+
+    @property
+    def rank(self) -> int:
+        """The break-even: the largest rank that takes no longer than dense; 0 where none does."""
+        below = [rank for rank in range(1, self.ranks[-1] + 1) if self.ratio(rank) <= 1]
+        return max(below, default=0)
+
+    @property
+    def keep(self) -> float:
+        """The share of the parameters that a pair of the break-even rank has."""
+        n, d = self.shape
+        return self.rank * (n + d) / (n * d)
+
+
+@dataclasses.dataclass(frozen=True)
+class BreakEven:
+    """Timings of every shape, for batches of so many tokens."""
+
+    tokens: int
+    timings: tuple[LayerTiming, ...]
+
+    def ratio(self, path: str, shape: tuple[int, ...], rank: int) -> float | None:
+        """Time of a leaf's pair as a share of the dense leaf's; None for a shape that was not timed."""
+        found = self._timing(path, shape)
+        return None if found is None else found.ratio(rank)
+
+    def rank(self, path: str, shape: tuple[int, ...]) -> int | None:
+        """The largest rank at which a leaf takes no longer than dense; None for a shape that was not timed."""
+        found = self._timing(path, shape)
+        return None if found is None else found.rank
+
+    def added_seconds(self, path: str, shape: tuple[int, ...], rank: int) -> float | None:
+        """Seconds that a leaf's pair takes above the dense leaf's, of a batch; negative where it takes less."""
+        found = self._timing(path, shape)
+        return None if found is None else (found.ratio(rank) - 1) * found.dense_seconds
+
+    def _timing(self, path: str, shape: tuple[int, ...]) -> LayerTiming | None:
+        wanted = (tuple(shape), is_table(path))
+        return next((one for one in self.timings if (one.shape, one.table) == wanted), None)
+
+
+def measure_break_even(
+    params: Any,
+    *,
+    select: Select = ("encoder", "embeddings"),
+    tokens: int = TOKENS,
+    dtype: Any = jnp.float32,
+    seed: int = 0,
+    progress: Callable[[int, int, str], None] | None = None,
+) -> BreakEven:
+    """Time every shape among the selected matrices of a tree, on random numbers, alone and without the net around it.
+
+    Dense and pairs take turns, compiled before and each waited for; the least time of each counts, for what disturbs a
+    machine only adds.
+
+    Args:
+        params: nested containers of arrays; only shapes are looked at. Of a factored leaf, that of the dense one.
+        select: see `select_paths`.
+        tokens: rows of a batch, texts times their length.
+        dtype: of weights and inputs.
+        seed: of the numbers.
+        progress: called with (shapes done, shapes in all, the next one).
+
+    Raises:
+        ValueError: nothing matches; tokens below 1.
+    """
+    tokens = operator.index(tokens) if isinstance(tokens, np.integer) else tokens
+    check_whole("`tokens`", tokens, 1)
+    check_seed("`seed`", seed)
+    leaves = dict(leaves_with_paths(params))
+    chosen = [(tuple(leaves[path].shape), is_table(path)) for path in select_paths(params, select)]
+    shapes = dict.fromkeys((shape, table) for shape, table in chosen if len(shape) == 2 and max_rank(shape))
+    found = []
+    for done, (shape, table) in enumerate(shapes):
+        if progress is not None:
+            progress(done, len(shapes), "×".join(map(str, shape)))
+        found.append(_time_shape(shape, table, tokens, dtype, np.random.default_rng([seed, *shape])))
+    if progress is not None:
+        progress(len(shapes), len(shapes), "done")
+    return BreakEven(int(tokens), tuple(found))
+
+
+def _time_shape(shape: tuple[int, int], table: bool, tokens: int, dtype: Any, rng: np.random.Generator) -> LayerTiming:
+    n, d = shape
+    most = max_rank(shape)
+    ranks = tuple(sorted({max(1, most * (i + 1) // _RANKS) for i in range(_RANKS)}))
+
+    def draw(*size: int) -> jax.Array:
+        return jnp.asarray(rng.standard_normal(size, np.float32), dtype)
+
+    inputs = jnp.asarray(rng.integers(0, n, tokens, np.int32)) if table else draw(tokens, n)
+    apply: Callable[..., jax.Array] = jax.jit(lambda weight, x: take_rows(weight, x) if table else matmul(x, weight))
+    dense, least, ratios = functools.partial(apply, draw(n, d), inputs), np.inf, []
+    for rank in ranks:  # one pair after the other: all of them would take several times the dense matrix's memory
+        pair = functools.partial(apply, LowRank(draw(n, rank), draw(rank, d)), inputs)
+        seconds = least_seconds([dense, pair], rounds=_LEAST, seconds=_SECONDS)
+        least = min(least, seconds[0])
+        ratios.append(seconds[1] / seconds[0])
+    rising = isotonic_regression(ratios).x
+    return LayerTiming(shape, table, least, ranks, tuple(float(ratio) for ratio in rising))

@@ -1,0 +1,1 @@
+"""Texts on their way into a net: the tokenizer and batches of few static shapes."""

@@ -1,0 +1,105 @@
+"""The tokenizer that comes with a checkpoint."""
+
+from __future__ import annotations
+
+import os
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from lpjax.checkpoint import Checkpoint, CheckpointError
+from lpjax.checkpoint.stages import net_folder
+
+_SENTENCEPIECE = ("sentencepiece.bpe.model", "spiece.model", "tokenizer.model")
+"""Vocabularies that the package sentencepiece reads."""
+
+_COMPLETE = (("tokenizer.json",), ("vocab.txt",), ("vocab.json", "merges.txt"), *((name,) for name in _SENTENCEPIECE))
+"""Sets of files, each of which is a whole vocabulary."""
+
+_ADVICE = "TRANSFORMERS_NO_ADVISORY_WARNINGS"
+
+
+def load_tokenizer(folder: str | Path, **options: Any) -> Any:
+    """The transformers tokenizer of a checkpoint's folder; local files only, no code of the folder is run.
+
+    A folder without tokenizer.json whose vocabulary is a SentencePiece model (sentencepiece.bpe.model, spiece.model,
+    tokenizer.model) needs the packages sentencepiece and protobuf.
+
+    Args:
+        folder: a local folder, such as `Checkpoint.source`.
+        **options: of `AutoTokenizer.from_pretrained`.
+
+    Raises:
+        FileNotFoundError: no such folder, or no vocabulary in it.
+        CheckpointError: the tokenizer's files are damaged, are not those that its class reads, or need a package that
+            is not installed.
+    """
+    path = Path(folder).expanduser()
+    if not path.is_dir():
+        raise FileNotFoundError(f"there is no folder {folder}; expected the folder of a checkpoint")
+    path = net_folder(path)
+    present = [names for names in _COMPLETE if all((path / name).is_file() for name in names)]
+    if not present:
+        complete = ", ".join(" with ".join(names) for names in _COMPLETE)
+        raise FileNotFoundError(
+            f"{path} holds no tokenizer, expected {complete}; copy it from the model that this one was made of"
+        )
+    if all(names[0] in _SENTENCEPIECE for names in present):
+        _require_sentencepiece(path / present[0][0])
+    AutoTokenizer = _auto_tokenizer()
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False, **options)
+    except Exception as error:  # tokenizers raises bare Exception on a damaged file
+        raise CheckpointError(f"the tokenizer of {path} cannot be loaded: {error}") from error
+    # transformers makes a tokenizer of special tokens alone if the vocabulary is not in the files of the class.
+    files = [name for name in tokenizer.vocab_files_names.values() if isinstance(name, str)]
+    if files and not any((path / name).is_file() for name in files):
+        raise CheckpointError(
+            f"{path} holds {' and '.join(present[0])}, but its tokenizer's class, {type(tokenizer).__name__}, reads "
+            f"{' or '.join(files)}; name the class that reads it as `tokenizer_class` in tokenizer_config.json"
+        )
+    return tokenizer
+
+
+def tokenizer_of(checkpoint: Checkpoint, **options: Any) -> Any:
+    """The tokenizer in the folder that a checkpoint came from; `options` are those of `load_tokenizer`.
+
+    Raises:
+        ValueError: it came from none.
+        FileNotFoundError, CheckpointError: as `load_tokenizer`.
+    """
+    if checkpoint.source is None:
+        raise ValueError("`tokenizer` is None and the checkpoint has no folder to take one from; pass a tokenizer")
+    return load_tokenizer(checkpoint.source, **options)
+
+
+def _require_sentencepiece(vocabulary: Path) -> None:
+    lacking = [
+        name
+        for name, module in (("sentencepiece", "sentencepiece"), ("protobuf", "google.protobuf"))
+        if not _is_installed(module)
+    ]
+    if lacking:
+        raise CheckpointError(
+            f"{vocabulary} is a SentencePiece vocabulary, and {' and '.join(lacking)} is not installed; run "
+            f"`pip install {' '.join(lacking)}`, or add the tokenizer.json of the model that this one was made of"
+        )
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # a parent package is not there
+        return False
+
+
+def _auto_tokenizer() -> Any:
+    """transformers.AutoTokenizer, imported without transformers' remark that PyTorch is not installed."""
+    before = _ADVICE in os.environ
+    os.environ.setdefault(_ADVICE, "1")
+    try:
+        from transformers import AutoTokenizer
+    finally:
+        if not before:
+            del os.environ[_ADVICE]
+    return AutoTokenizer

@@ -1,0 +1,76 @@
+"""Scores of nets: functions from a checkpoint to numbers by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from lpjax.checkpoint import Checkpoint
+from lpjax.glue.data import load_examples, load_sentences, load_stsb
+from lpjax.glue.tasks import Task
+from lpjax.pipeline import sentence_tokenizer
+
+Scorer = Callable[[Checkpoint], Mapping[str, float]]
+"""Scores of a net by name, larger is better; called with the dense net and with every run."""
+
+_SENTENCES = 320
+
+
+def fidelity_scorer(dense: Checkpoint, sentences: Sequence[str] | None = None) -> Scorer:
+    """Nearness of a net's embeddings to the dense one's.
+
+    Args:
+        dense: the dense net, whose tokenizer is used for all.
+        sentences: by default 320 of those that every Python has.
+    """
+    from lpjax.evaluation.sentences import (  # late: slow to import, and a table needs none of it
+        embed_sentences,
+        fidelity,
+    )
+
+    if sentences is None:
+        every = load_sentences()
+        sentences = every[:: max(1, len(every) // _SENTENCES)][:_SENTENCES]
+    tokenizer = sentence_tokenizer(dense)
+    theirs = embed_sentences(dense, sentences, tokenizer=tokenizer)
+
+    def score(checkpoint: Checkpoint) -> Mapping[str, float]:
+        if checkpoint is dense:
+            return {"fidelity, Spearman": 1.0, "fidelity, cosine": 1.0}
+        found = fidelity(checkpoint, theirs, sentences, tokenizer=tokenizer)
+        return {"fidelity, Spearman": found.spearman, "fidelity, cosine": found.mean_cosine}
+
+    return score
+
+
+def stsb_scorer(dense: Checkpoint, glue: str | Path | None = None) -> Scorer:
+    """Spearman of cosines with the gold scores of STS-B dev, without a head.
+
+    Raises:
+        DataError: STS-B is not found, as `load_stsb`.
+    """
+    from lpjax.evaluation.sentences import stsb
+
+    pairs = load_stsb(glue)
+    tokenizer = sentence_tokenizer(dense)
+    return lambda checkpoint: {"STS-B dev, Spearman": stsb(checkpoint, pairs, tokenizer=tokenizer).spearman}
+
+
+def task_scorer(dense: Checkpoint, task: Task, glue: str | Path | None = None) -> Scorer:
+    """GLUE's metrics of the dev split of a task, for nets with a head for it.
+
+    Raises:
+        DataError: the task is not found, as `load_examples`.
+    """
+    from lpjax.glue.evaluate import evaluate_task, prepare
+    from lpjax.glue.labels import is_assumed
+
+    prepared = prepare(dense, load_examples(task, "validation", glue))
+    # Said in the name of the score, for it holds for all nets of a page.
+    assumed = " (order of the labels assumed)" if is_assumed(task, dense.config_json) else ""
+
+    def score(checkpoint: Checkpoint) -> Mapping[str, float]:
+        metrics = evaluate_task(checkpoint, prepared).metrics
+        return {f"{task.title} dev, {name}{assumed}": value for name, value in metrics.items()}
+
+    return score

@@ -1,0 +1,274 @@
+"""What compression cost: STS-B with gold scores, or fidelity to the dense net on any text."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+from scipy import stats
+
+from lpjax._check import check_seed, check_whole
+from lpjax.checkpoint import Checkpoint
+from lpjax.data.batching import by_length, collate
+from lpjax.evaluation.divergence import Divergence
+from lpjax.glue.data import Pairs
+from lpjax.models import ModelConfig, device_params, encode
+from lpjax.pipeline import Stage, read_pipeline, sentence_vectors, tokenize_sentences
+from lpjax.pipeline.outputs import Embedding, outputs_of
+
+Progress = Callable[[int, int], None]
+
+
+class Embeddings(NamedTuple):
+    """Sentence embeddings.
+
+    Attributes:
+        vectors: shape (n, size), float32, in the order of the sentences, on the device.
+        tokens: encoded, without padding, each different sentence once.
+        seconds: from the first batch to the last embedding, with compilation where a shape was new.
+    """
+
+    vectors: Float[Array, "n size"]
+    tokens: int
+    seconds: float
+
+
+@dataclasses.dataclass(frozen=True)
+class StsbResult:
+    """Correlation of the cosines with the gold scores, over all pairs."""
+
+    pearson: float
+    spearman: float
+    pairs: int
+    tokens_per_second: float
+    seconds: float
+
+
+@dataclasses.dataclass(frozen=True)
+class FidelityResult:
+    """Nearness to the dense net: mean cosine of the embeddings, Spearman of the two nets' similarities."""
+
+    mean_cosine: float
+    spearman: float
+    sentences: int
+    tokens_per_second: float
+    seconds: float
+
+
+@dataclasses.dataclass(frozen=True)
+class OutputsResult:
+    """Nearness to the dense net by what the heads of both say of texts.
+
+    Attributes:
+        kind: what they say: "classes", "regression", "labels", "classes of tokens", "spans", "words".
+        divergence: mean over the texts, see `Outputs.divergence`: KL in nats, or squared differences of a regression.
+        agreement: mean share of the predictions that are equal; None for a regression.
+        texts: how many.
+        truncated: how many of them were cut off at `max_length` tokens.
+        max_length: of that.
+    """
+
+    kind: str
+    divergence: float
+    agreement: float | None
+    texts: int
+    truncated: int
+    max_length: int
+
+
+def embed_sentences(
+    checkpoint: Checkpoint,
+    sentences: Sequence[str],
+    *,
+    tokenizer: Any = None,
+    batch_size: int = 32,
+    max_length: int | None = None,
+    prompt: str | None = None,
+    prompt_name: str | None = None,
+    dtype: DTypeLike = jnp.float32,
+    progress: Progress | None = None,
+) -> Embeddings:
+    """The vectors that sentence-transformers' `encode` gives of sentences, up to rounding.
+
+    A folder of sentence-transformers says how they are made of the hidden states: by its poolings, dense layers and
+    norms, with its prompts, length and case of text. A net without such a folder averages the hidden states of all
+    tokens. What lpjax does not compute of a folder is refused by name: see docs/sentence_transformers.md.
+
+    Sentences are sorted by length and padded to one of a few lengths (8, 16, 24, 32, …), batches to `batch_size`
+    rows: at most twenty compilations a structure of the params. Embeddings stay on the device.
+
+    Args:
+        checkpoint: the net; dense and `LowRank` leaves alike.
+        sentences: n strings; equal ones are encoded once.
+        tokenizer: of transformers, taken as it is; by default the one in `checkpoint.source`, set up as that says.
+        batch_size: rows of a batch.
+        max_length: tokens of a sentence at most, the rest is cut off. By default what sentence_bert_config.json says,
+            else what the tokenizer says, and not more than the positions that the net has (512 if it has no limit).
+        prompt: text to put before every sentence instead of the folder's default prompt; "" for none.
+        prompt_name: name of a prompt of config_sentence_transformers.json to put there.
+        dtype: of the net, float32 or bfloat16; what follows it is computed in float32.
+        progress: called with (different sentences done, different sentences in all) after each batch.
+
+    Raises:
+        ValueError: no sentence, something that is no string, a batch size or length out of range, or no such prompt.
+        CheckpointError: the folder asks for what lpjax does not compute.
+    """
+    check_whole("`batch_size`", batch_size, 1)
+    unique = {sentence: i for i, sentence in enumerate(dict.fromkeys(sentences))}
+    tokens, stages = tokenize_sentences(
+        checkpoint, read_pipeline(checkpoint), list(unique),
+        tokenizer=tokenizer, max_length=max_length, prompt=prompt, prompt_name=prompt_name,
+    )  # fmt: skip
+    params = device_params(checkpoint.params, dtype, expand=True)
+
+    pooled, places, done = [], [], 0
+    began = time.perf_counter()
+    for batch in by_length(tokens, batch_size):
+        inputs = collate(tokens, batch, batch_size)
+        pooled.append(_pool(params, checkpoint.config, inputs, np.dtype(dtype), stages))
+        places += [*batch.rows, *[-1] * (batch_size - len(batch.rows))]
+        done += len(batch.rows)
+        if progress is not None:
+            pooled[-1].block_until_ready()
+            progress(done, len(tokens))
+    # Row r of the stack is sentence places[r]; rows of padding are -1 and never looked up.
+    row_of = np.zeros(len(unique), np.int32)
+    for row, i in enumerate(places):
+        if i >= 0:
+            row_of[i] = row
+    rows = row_of[[unique[sentence] for sentence in sentences]]
+    vectors = jnp.concatenate(pooled)[rows].block_until_ready()
+    return Embeddings(vectors, int(tokens.lengths.sum()), time.perf_counter() - began)
+
+
+@functools.partial(jax.jit, static_argnames=("config", "dtype", "stages"))
+def _pool(
+    params: dict[str, Any], config: ModelConfig, inputs: dict[str, Array], dtype: np.dtype, stages: tuple[Stage, ...]
+) -> Array:
+    hidden = encode(params, config, inputs, dtype=dtype).astype(jnp.float32)
+    return sentence_vectors(stages, hidden, inputs["attention_mask"].astype(bool))
+
+
+def stsb(checkpoint: Checkpoint, pairs: Pairs, **options: Any) -> StsbResult:
+    """STS-B without a head: cosine of embeddings against the gold scores.
+
+    Args:
+        checkpoint: the net.
+        pairs: from `lpjax.glue.load_stsb`.
+        **options: of `embed_sentences`.
+
+    Raises:
+        ValueError: fewer than two pairs, or scores or cosines that are all equal, whose correlation is not defined.
+    """
+    n = len(pairs.scores)
+    embeddings = embed_sentences(checkpoint, [*pairs.first, *pairs.second], **options)
+    cosines = np.asarray(_cosines(embeddings.vectors[:n], embeddings.vectors[n:]), np.float64)
+    gold = np.asarray(pairs.scores, np.float64)
+    speed = embeddings.tokens / embeddings.seconds
+    return StsbResult(_pearson(cosines, gold), _spearman(cosines, gold), n, speed, embeddings.seconds)
+
+
+def fidelity(
+    checkpoint: Checkpoint,
+    baseline: Checkpoint | Embeddings,
+    sentences: Sequence[str],
+    *,
+    seed: int = 0,
+    **options: Any,
+) -> FidelityResult:
+    """How near a compressed net stays to the dense one, for those who have no labels.
+
+    Args:
+        checkpoint: the compressed net.
+        baseline: the dense net, or its embeddings of the same sentences.
+        sentences: different strings, at least three; see `lpjax.glue.load_sentences`.
+        seed: of the sentence pairs whose similarities are compared, ten for each sentence.
+        **options: of `embed_sentences`.
+
+    Raises:
+        ValueError: fewer than three sentences, embeddings of others, or similarities that are all equal.
+    """
+    if len(sentences) < 3:
+        raise ValueError(f"`sentences` has {len(sentences)}; expected at least three")
+    ours = embed_sentences(checkpoint, sentences, **options)
+    theirs = baseline if isinstance(baseline, Embeddings) else embed_sentences(baseline, sentences, **options)
+    if theirs.vectors.shape != ours.vectors.shape:
+        raise ValueError(
+            f"`baseline` has embeddings of shape {theirs.vectors.shape}, the checkpoint {ours.vectors.shape}; "
+            "expected the same sentences and the same hidden size"
+        )
+    cosine = float(jnp.mean(_cosines(ours.vectors, theirs.vectors)))
+    check_seed("`seed`", seed)
+    rng = np.random.default_rng(seed)
+    count = len(sentences)
+    first = np.repeat(np.arange(count), 10)
+    second = (first + rng.integers(1, count, size=first.size)) % count  # never a sentence with itself
+    similarities = [
+        np.asarray(_cosines(vectors[first], vectors[second]), np.float64) for vectors in (ours.vectors, theirs.vectors)
+    ]
+    return FidelityResult(cosine, _spearman(*similarities), count, ours.tokens / ours.seconds, ours.seconds)
+
+
+def compare_outputs(
+    checkpoint: Checkpoint,
+    baseline: Checkpoint,
+    sentences: Sequence[str],
+    *,
+    tokenizer: Any = None,
+    batch_size: int = 32,
+    max_length: int | None = 128,
+) -> OutputsResult:
+    """How near the outputs of a compressed net's head stay to the dense one's, without labels; in float32.
+
+    Args:
+        checkpoint: the compressed net.
+        baseline: the dense net, with the same head.
+        sentences: n texts.
+        tokenizer, batch_size, max_length: as of `Divergence`.
+
+    Raises:
+        ValueError: nets without heads or with different ones, and what `Divergence` refuses.
+    """
+    kind = outputs_of(baseline)
+    if isinstance(kind, Embedding) or outputs_of(checkpoint) != kind:
+        raise ValueError("the two nets have no head, or different ones; compare their embeddings: `fidelity`")
+    measure = Divergence(
+        baseline, sentences, hidden=0, tokenizer=tokenizer, batch_size=batch_size, max_length=max_length
+    )
+    return OutputsResult(
+        kind.kind,
+        measure(checkpoint.params),
+        measure.agreement(checkpoint.params),
+        len(sentences),
+        measure.tokens.truncated,
+        measure.tokens.max_length,
+    )
+
+
+@jax.jit
+def _cosines(first: Array, second: Array) -> Array:
+    lengths = jnp.linalg.norm(first, axis=1) * jnp.linalg.norm(second, axis=1)
+    return jnp.sum(first * second, axis=1) / jnp.maximum(lengths, jnp.finfo(first.dtype).tiny)
+
+
+def _pearson(x: np.ndarray, y: np.ndarray) -> float:
+    _require_spread(x, y)
+    return float(np.asarray(stats.pearsonr(x, y))[0])
+
+
+def _spearman(x: np.ndarray, y: np.ndarray) -> float:
+    _require_spread(x, y)
+    return float(np.asarray(stats.spearmanr(x, y))[0])
+
+
+def _require_spread(x: np.ndarray, y: np.ndarray) -> None:
+    if len(x) < 2 or np.ptp(x) == 0 or np.ptp(y) == 0:
+        raise ValueError(f"{len(x)} similarities, or all of them equal: their correlation is not defined")

@@ -1,0 +1,208 @@
+"""`Probe`: a weight that tells, through gradients, what went into it and what came back out of it.
+
+A moment of activations is no output of a net, and threading it through every layer would put calibration into the
+models. Instead a probe stands where the weight stood and computes what it computes; its *taps* are zeros that change
+nothing, and the gradient by a tap is defined as the sum that was to be known. One `jax.grad` so yields the sums of all
+layers, under jit and over devices. Where only sums of inputs are asked for, XLA leaves the backward pass out.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from lpjax.weights.low_rank import LowRank, matmul, matmul_transposed, take_rows
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class Taps:
+    """Zeros of the shapes of what is summed over tokens, None for what is not; gradients by them are the sums.
+
+    x is what a kernel is multiplied by, g the gradient by what comes out of a kernel or a table.
+
+    Attributes:
+        inputs: Σ x xᵀ, shape (in, in).
+        mean: Σ x, shape (in,).
+        magnitude: Σ |x|, shape (in,).
+        outputs: Σ g gᵀ, shape (out, out).
+        fisher: Σ over texts of the sums over j of (∂/∂w_ij)², w the kernel, shape (in,).
+        counts: of a table, how many tokens of each row, shape (rows,).
+        gradients: of a table, Σ ‖g‖² over the tokens of each row, shape (rows,).
+        tokens: how many went through, a scalar.
+        places, decoder, decoded, decoded_gradients: of a table that is also a word head's decoder, of the places where
+            words are predicted: how many; Σ x xᵀ of what the table is multiplied by, shape (d, d); Σ u_i² of each
+            word's logit, shape (rows,), u the gradient by the logits; Σ u_i² ‖x‖², shape (rows,).
+    """
+
+    inputs: Float[Array | np.ndarray, "n n"] | None = None
+    mean: Float[Array | np.ndarray, " n"] | None = None
+    magnitude: Float[Array | np.ndarray, " n"] | None = None
+    outputs: Float[Array | np.ndarray, "d d"] | None = None
+    fisher: Float[Array | np.ndarray, " n"] | None = None
+    counts: Float[Array | np.ndarray, " n"] | None = None
+    gradients: Float[Array | np.ndarray, " n"] | None = None
+    tokens: Float[Array | np.ndarray, ""] | None = None
+    places: Float[Array | np.ndarray, ""] | None = None
+    decoder: Float[Array | np.ndarray, "d d"] | None = None
+    decoded: Float[Array | np.ndarray, " n"] | None = None
+    decoded_gradients: Float[Array | np.ndarray, " n"] | None = None
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class Probe:
+    """A weight under observation.
+
+    Attributes:
+        weight: dense or a pair.
+        taps: of what is to be known.
+        tokens: 1 for tokens that count, 0 for padding.
+        places: 1 for places of a text that count, 0 for padding, if a head reads only some of the tokens, of each text
+            others.
+    """
+
+    weight: Array | LowRank
+    taps: Taps
+    tokens: Float[Array, "batch length"]
+    places: Float[Array, "batch places"] | None = None
+
+    def multiply(self, x: Float[Array, "batch length n"]) -> Float[Array, "batch length d"]:
+        """`x @ weight`."""
+        taps, tokens = self.taps, self._counted(x)
+        seen = jax.lax.stop_gradient(x).astype(tokens.dtype)
+        if taps.inputs is not None:
+            x = _tell(x, taps.inputs, _moment(seen, tokens))
+        if taps.mean is not None:
+            x = _tell(x, taps.mean, _sum(seen, tokens))
+        if taps.magnitude is not None:
+            x = _tell(x, taps.magnitude, _sum(jnp.abs(seen), tokens))
+        if taps.tokens is not None:
+            x = _tell(x, taps.tokens, jnp.sum(tokens))
+        product: Any = matmul(x, _as(x.dtype, self.weight))
+        if taps.outputs is not None:
+            product = _tell_backward(_moment_of_gradients, product, taps.outputs, (tokens,))
+        if taps.fisher is not None:
+            product = _tell_backward(_fisher, product, taps.fisher, (tokens, seen))
+        return product
+
+    def take(self, ids: Int[Array, "batch length"]) -> Float[Array, "batch length d"]:
+        """Rows `ids` of the weight."""
+        taps, dtype = self.taps, self.tokens.dtype
+        # Wide before any tap, as `embed` does: float16 would lose small gradients.
+        if isinstance(self.weight, LowRank):
+            found: Any = take_rows(self.weight.astype(dtype), ids)
+        else:
+            found = take_rows(jnp.asarray(self.weight), ids).astype(dtype)
+        tokens = self._counted(found)
+        if taps.tokens is not None:
+            found = _tell(found, taps.tokens, jnp.sum(tokens))
+        if taps.counts is not None:
+            found = _tell(found, taps.counts, jnp.zeros_like(taps.counts).at[ids].add(tokens, mode="clip"))
+        if taps.outputs is not None:
+            found = _tell_backward(_moment_of_gradients, found, taps.outputs, (tokens,))
+        if taps.gradients is not None:
+            found = _tell_backward(_squares_of_rows, found, taps.gradients, (tokens, ids))
+        return found
+
+    def decode(self, x: Float[Array, "batch length d"]) -> Float[Array, "batch length n"]:
+        """`x @ weight.T`: the table as the decoder of a word head."""
+        taps, counted = self.taps, self._counted(x)
+        seen = jax.lax.stop_gradient(x).astype(counted.dtype)
+        if taps.places is not None:
+            x = _tell(x, taps.places, jnp.sum(counted))
+        if taps.decoder is not None:
+            x = _tell(x, taps.decoder, _moment(seen, counted))
+        product: Any = matmul_transposed(x, _as(x.dtype, self.weight))
+        if taps.decoded is not None:
+            product = _tell_backward(_squares_of_words, product, taps.decoded, (counted,))
+        if taps.decoded_gradients is not None:
+            weights = counted * jnp.sum(seen**2, axis=-1)
+            product = _tell_backward(_squares_of_words, product, taps.decoded_gradients, (weights,))
+        return product
+
+    def _counted(self, x: Array) -> Float[Array, "batch length"]:
+        """The weight of each token of x: of one token a text, where the net goes on with that alone, of the text; of
+        what belongs to no text, such as relative positions, 1."""
+        if x.shape[:2] == self.tokens.shape:
+            return self.tokens
+        if self.places is not None and x.shape[:2] == self.places.shape:
+            return self.places
+        if x.shape[:2] == (self.tokens.shape[0], 1):
+            return jnp.max(self.tokens, axis=1, keepdims=True)
+        return jnp.ones(x.shape[:2], self.tokens.dtype)
+
+
+def _as(dtype: Any, weight: Any) -> Any:
+    return (weight if isinstance(weight, LowRank) else jnp.asarray(weight)).astype(dtype)
+
+
+@jax.custom_vjp
+def _tell(x: Array, tap: Any, value: Array) -> Any:
+    """x; the gradient by `tap` is `value`."""
+    return x
+
+
+def _tell_forward(x: Array, tap: Any, value: Array) -> tuple[Array, Array]:
+    return x, value
+
+
+def _tell_gradients(value: Array, gradient: Array) -> tuple[Array, Array, None]:
+    return gradient, value, None
+
+
+_tell.defvjp(_tell_forward, _tell_gradients)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _tell_backward(summary: Callable[..., Array], y: Array, tap: Any, given: tuple[Array, ...]) -> Any:
+    """y; the gradient by `tap` is `summary(tap, gradient by y, *given)`."""
+    return y
+
+
+def _tell_backward_forward(summary: Any, y: Array, tap: Array, given: Any) -> tuple[Array, tuple[Array, Any]]:
+    return y, (tap, given)
+
+
+def _tell_backward_gradients(summary: Any, kept: tuple[Array, Any], gradient: Array) -> tuple[Array, Array, None]:
+    tap, given = kept
+    return gradient, summary(tap, gradient.astype(tap.dtype), *given), None
+
+
+_tell_backward.defvjp(_tell_backward_forward, _tell_backward_gradients)
+
+
+def _sum(x: Array, tokens: Array) -> Array:
+    return jnp.einsum("bl,bld->d", tokens, x, precision="highest")
+
+
+def _moment(x: Array, tokens: Array) -> Array:
+    flat = x.reshape(-1, x.shape[-1])
+    return jnp.matmul((flat * tokens.reshape(-1, 1)).T, flat, precision="highest")
+
+
+def _moment_of_gradients(tap: Array, gradient: Array, tokens: Array) -> Array:
+    return _moment(gradient, tokens)
+
+
+def _squares_of_rows(tap: Array, gradient: Array, tokens: Array, ids: Array) -> Array:
+    return jnp.zeros_like(tap).at[ids].add(jnp.sum(gradient**2, axis=-1) * tokens, mode="clip")
+
+
+def _squares_of_words(tap: Array, gradient: Array, weights: Array) -> Array:
+    return jnp.einsum("bl,bln->n", weights, gradient**2, precision="highest")
+
+
+def _fisher(tap: Array, gradient: Array, tokens: Array, x: Array) -> Array:
+    """With a text's X and G, of a row a token: its gradient by w is XᵀG, whose squares' row sums are the diagonal of
+    Xᵀ(GGᵀ)X: products of tokens by tokens, and no matrix of w's size."""
+    counted = gradient * tokens[..., None]
+    between = jnp.einsum("bld,bmd->blm", counted, counted, precision="highest")
+    return jnp.einsum("bln,blm,bmn->n", x, between, x, precision="highest")

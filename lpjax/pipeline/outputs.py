@@ -1,0 +1,453 @@
+"""What a net says of a text: one class for each kind of output.
+
+A kind says how its outputs are made of hidden states, in which random directions u their gradients are taken for the
+Fisher information, and how far the outputs of two nets are apart. Kinds are hashable, hence static under jit; a new one
+is a class here and a line of `outputs_of`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any, ClassVar, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from lpjax.checkpoint import Checkpoint
+from lpjax.checkpoint.stages import read_stages
+from lpjax.data.batching import Tokens, tokenize
+from lpjax.data.tokenizer import tokenizer_of
+from lpjax.models import ModelConfig, architecture, hidden_states, logits_of, tokens_of
+from lpjax.models.head import num_outputs
+from lpjax.models.layers import NO_DROPOUT
+from lpjax.models.names import names_classifier, names_of
+from lpjax.pipeline import MEAN, Stage, read_pipeline, sentence_vectors, tokenize_sentences
+
+Inputs = dict[str, Array]
+States: TypeAlias = Float[Array, "batch places hidden"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Outputs:
+    """A kind of output.
+
+    Attributes:
+        kind: its name.
+        target: what `Calibration.target` calls gradients of it.
+        hidden: by default, what the relative squared error of the hidden states counts beside the outputs when two nets
+            are compared. The few outputs of a head say little of a net on few texts: nets whose hidden states are far
+            apart can agree in them by chance.
+        wide: whether outputs are so large that hidden states are kept in their stead.
+    """
+
+    kind: ClassVar[str]
+    wide: ClassVar[bool] = False
+    target: ClassVar[str] = "predictions"
+    hidden: ClassVar[float] = 1.0
+
+    def prepare(self, inputs: dict[str, np.ndarray], tokens: Tokens, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """The inputs of a batch as this kind wants them, on the host; further keys are for its other methods."""
+        return inputs
+
+    def tokenize(
+        self,
+        checkpoint: Checkpoint,
+        first: Sequence[str],
+        second: Sequence[str] | None = None,
+        *,
+        tokenizer: Any = None,
+        max_length: int | None = None,
+    ) -> tuple[Tokens, Outputs]:
+        """Texts, or pairs, as the net reads them for these outputs, and the kind for such texts.
+
+        Args:
+            checkpoint: the net.
+            first, second: as in `lpjax.data.batching.tokenize`.
+            tokenizer: of transformers; by default the one in `checkpoint.source`.
+            max_length: tokens of a text at most, as far as the net has positions.
+        """
+        config = checkpoint.config
+        tokenizer = tokenizer_of(checkpoint) if tokenizer is None else tokenizer
+        limits = [limit for limit in (max_length, config.max_length) if limit is not None]
+        return tokenize(tokenizer, config, first, second, max_length=min(limits, default=None)), self
+
+    def reads(self, config: ModelConfig) -> slice:
+        """The tokens whose last hidden states the outputs are made of."""
+        return slice(None)
+
+    def pick(self, hidden: Float[Array, "batch length d"], inputs: Inputs) -> States:
+        """Of the hidden states of the tokens that it reads, those that the outputs are made of."""
+        return hidden
+
+    def counted(self, states: States, inputs: Inputs) -> Float[Array, "batch places"]:
+        """1 for each of these states that counts, 0 for padding."""
+        mask = inputs["attention_mask"].astype(states.dtype)
+        return mask if states.shape[1] == mask.shape[1] else jnp.max(mask, axis=1, keepdims=True)
+
+    def places(self, inputs: Inputs) -> Float[Array, "batch places"] | None:
+        """1 for places that count, if outputs are made of some of a text's tokens, of each text others; else None."""
+        return None
+
+    def outputs(self, params: Any, config: ModelConfig, states: States, inputs: Inputs) -> Array:
+        """The outputs, text by text."""
+        raise NotImplementedError
+
+    def direction(self, outputs: Array, inputs: Inputs, key: Array, labels: Array | None) -> Array:
+        """u, of the shape of the outputs: Σ (uᵀ ∂outputs)² estimates the Fisher information.
+
+        It is the gradient of the log-likelihood with respect to the outputs, of labels drawn from the net's own
+        predictions or, if there are any, of `labels`.
+        """
+        raise NotImplementedError
+
+    def divergence(self, found: Array, wanted: Array, inputs: Inputs) -> Float[Array, " batch"]:
+        """How far the outputs of one net are from those of another, text by text."""
+        raise NotImplementedError
+
+    def agreement(self, found: Array, wanted: Array, inputs: Inputs) -> Float[Array, " batch"] | None:
+        """Share of a text's predictions that are equal; None for outputs that are no predictions among few."""
+        return None
+
+    def check_labels(self, labels: Any, texts: int) -> np.ndarray:
+        """`labels` as `direction` takes them, a row a text.
+
+        Raises:
+            ValueError: they are not labels of such outputs.
+        """
+        raise ValueError(
+            f"`labels` are given, but the net has no head for classification of texts, its outputs are {self.kind}; "
+            "leave them out"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Embedding(Outputs):
+    """The vector of a text at length 1; of a net without a head.
+
+    Attributes:
+        stages: what makes it of the last hidden states, as a folder of sentence-transformers says; by default their
+            mean over the tokens.
+    """
+
+    kind: ClassVar[str] = "embeddings"
+    target: ClassVar[str] = "embedding"
+    hidden: ClassVar[float] = 0.0
+    stages: tuple[Stage, ...] = MEAN
+
+    def tokenize(
+        self,
+        checkpoint: Checkpoint,
+        first: Sequence[str],
+        second: Sequence[str] | None = None,
+        *,
+        tokenizer: Any = None,
+        max_length: int | None = None,
+    ) -> tuple[Tokens, Outputs]:
+        """As `embed_sentences` reads texts, with the folder's default prompt."""
+        pipeline = read_pipeline(checkpoint)
+        tokens, stages = tokenize_sentences(checkpoint, pipeline, first, second, tokenizer=tokenizer, most=max_length)
+        return tokens, Embedding(stages)
+
+    def outputs(self, params: Any, config: ModelConfig, states: States, inputs: Inputs) -> Array:
+        return at_length_1(sentence_vectors(self.stages, states, inputs["attention_mask"].astype(bool)))
+
+    def direction(self, outputs: Array, inputs: Inputs, key: Array, labels: Array | None) -> Array:
+        """Gaussian: the mean of (uᵀδ)² is ‖δ‖²."""
+        return jax.random.normal(key, outputs.shape, outputs.dtype)
+
+    def divergence(self, found: Array, wanted: Array, inputs: Inputs) -> Float[Array, " batch"]:
+        """Half the squared distance, 1 − cosine."""
+        return jnp.sum((found - wanted) ** 2, axis=1) / 2
+
+
+def at_length_1(vectors: Float[Array, "batch d"]) -> Float[Array, "batch d"]:
+    """Vectors at length 1; 0 stays 0, with a derivative of 0."""
+    square = jnp.sum(vectors**2, axis=1, keepdims=True)
+    return vectors * jnp.where(square > 0, jax.lax.rsqrt(jnp.where(square > 0, square, 1)), 0)
+
+
+@dataclasses.dataclass(frozen=True)
+class _OfHead(Outputs):
+    """Outputs of a head for sequence classification.
+
+    Attributes:
+        count: how many.
+    """
+
+    count: int
+
+    def reads(self, config: ModelConfig) -> slice:
+        return tokens_of(config, "sequence")
+
+    def outputs(self, params: Any, config: ModelConfig, states: States, inputs: Inputs) -> Array:
+        return logits_of(params, config, states, NO_DROPOUT, "sequence")
+
+
+@dataclasses.dataclass(frozen=True)
+class Classes(_OfHead):
+    """Logits of classes that exclude each other."""
+
+    kind: ClassVar[str] = "classes"
+
+    def direction(self, outputs: Array, inputs: Inputs, key: Array, labels: Array | None) -> Array:
+        drawn = jax.random.categorical(key, outputs) if labels is None else labels.astype(jnp.int32)
+        return against_drawn(outputs, drawn)
+
+    def divergence(self, found: Array, wanted: Array, inputs: Inputs) -> Float[Array, " batch"]:
+        """KL(wanted ‖ found) in nats: the loss of distillation (Hinton et al., arXiv 1503.02531), temperature 1."""
+        return kl(found, wanted)
+
+    def agreement(self, found: Array, wanted: Array, inputs: Inputs) -> Float[Array, " batch"]:
+        return same_argmax(found, wanted)
+
+    def check_labels(self, labels: Any, texts: int) -> np.ndarray:
+        values = _floats(labels, (texts,), "one a text")
+        return _known(values, np.isin(values, np.arange(self.count)), f"whole numbers from 0 to {self.count - 1}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Regression(_OfHead):
+    """Values of a regression, one or several."""
+
+    kind: ClassVar[str] = "regression"
+
+    def direction(self, outputs: Array, inputs: Inputs, key: Array, labels: Array | None) -> Array:
+        """Gaussian, or the gradient of the squared error."""
+        if labels is None:
+            return jax.random.normal(key, outputs.shape, outputs.dtype)
+        return 2 * (outputs - labels.reshape(outputs.shape))
+
+    def divergence(self, found: Array, wanted: Array, inputs: Inputs) -> Float[Array, " batch"]:
+        """The squared difference, summed over the values."""
+        return jnp.sum((found - wanted) ** 2, axis=1)
+
+    def check_labels(self, labels: Any, texts: int) -> np.ndarray:
+        shape = (texts,) if self.count == 1 else (texts, self.count)
+        values = _floats(labels, shape, "one a text" if self.count == 1 else "a row a text, a column a value")
+        return _known(values, np.isfinite(values), "finite numbers")
+
+
+@dataclasses.dataclass(frozen=True)
+class Labels(_OfHead):
+    """Logits of labels of which a text may have several: independent yes or no (Bernoulli) outputs."""
+
+    kind: ClassVar[str] = "labels"
+
+    def direction(self, outputs: Array, inputs: Inputs, key: Array, labels: Array | None) -> Array:
+        share = jax.nn.sigmoid(outputs)
+        drawn = jax.random.bernoulli(key, share) if labels is None else labels
+        return share - drawn.astype(share.dtype)
+
+    def divergence(self, found: Array, wanted: Array, inputs: Inputs) -> Float[Array, " batch"]:
+        """The sum over the labels of KL(wanted ‖ found), in nats."""
+        yes, no = (jax.nn.log_sigmoid(x * wanted) - jax.nn.log_sigmoid(x * found) for x in (1, -1))
+        share = jax.nn.sigmoid(wanted)
+        return jnp.sum(share * yes + (1 - share) * no, axis=1)
+
+    def agreement(self, found: Array, wanted: Array, inputs: Inputs) -> Float[Array, " batch"]:
+        """Share of the labels that both nets give, or both do not, at the threshold of ½."""
+        return jnp.mean(((found > 0) == (wanted > 0)).astype(found.dtype), axis=1)
+
+    def check_labels(self, labels: Any, texts: int) -> np.ndarray:
+        values = _floats(labels, (texts, self.count), "a row a text, a column a label")
+        return _known(values, np.isin(values, (0, 1)), "0 and 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class _EachPlace(Outputs):
+    """Classes at several places of a text, of which some count.
+
+    Attributes:
+        weights: key of the inputs that hold 1 for a place that counts, else 0.
+    """
+
+    weights: ClassVar[str]
+
+    def direction(self, outputs: Array, inputs: Inputs, key: Array, labels: Array | None) -> Array:
+        return against_drawn(outputs, jax.random.categorical(key, outputs)) * inputs[self.weights][..., None]
+
+    def divergence(self, found: Array, wanted: Array, inputs: Inputs) -> Float[Array, " batch"]:
+        """The mean over the places of KL(wanted ‖ found), in nats."""
+        return _mean(kl(found, wanted), inputs[self.weights])
+
+    def agreement(self, found: Array, wanted: Array, inputs: Inputs) -> Float[Array, " batch"]:
+        """Share of the places; 1 for a text without any."""
+        return 1 - _mean(1 - same_argmax(found, wanted), inputs[self.weights])
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenClasses(_EachPlace):
+    """Logits of classes for each token; those of padding and special tokens, such as [CLS], are no predictions.
+
+    Attributes:
+        count: of classes.
+    """
+
+    kind: ClassVar[str] = "classes of tokens"
+    weights: ClassVar[str] = "labelled"
+
+    count: int
+
+    def prepare(self, inputs: dict[str, np.ndarray], tokens: Tokens, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """With `labelled`: 1 for a token of the text itself."""
+        return inputs | {"labelled": _ordinary(inputs, tokens).astype(np.float32)}
+
+    def outputs(self, params: Any, config: ModelConfig, states: States, inputs: Inputs) -> Array:
+        return logits_of(params, config, states, NO_DROPOUT, "tokens")
+
+
+@dataclasses.dataclass(frozen=True)
+class Spans(Outputs):
+    """Logits of each token as the first and the last of an answer, two distributions over a text's tokens."""
+
+    kind: ClassVar[str] = "spans"
+
+    def outputs(self, params: Any, config: ModelConfig, states: States, inputs: Inputs) -> Array:
+        """Shape (batch, 2, length), of padding so low that it is never drawn."""
+        logits = jnp.swapaxes(logits_of(params, config, states, NO_DROPOUT, "spans"), 1, 2)
+        return jnp.where(inputs["attention_mask"].astype(bool)[:, None], logits, -1e30)
+
+    def direction(self, outputs: Array, inputs: Inputs, key: Array, labels: Array | None) -> Array:
+        return against_drawn(outputs, jax.random.categorical(key, outputs))
+
+    def divergence(self, found: Array, wanted: Array, inputs: Inputs) -> Float[Array, " batch"]:
+        """KL(wanted ‖ found) of the first token plus that of the last, in nats."""
+        return jnp.sum(kl(found, wanted), axis=1)
+
+    def agreement(self, found: Array, wanted: Array, inputs: Inputs) -> Float[Array, " batch"]:
+        """1 if both the likeliest first and the likeliest last token are the same."""
+        return jnp.prod(same_argmax(found, wanted), axis=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Words(_EachPlace):
+    """Logits of the words behind masks: 15 % of a text's tokens are masked, at least one, as in BERT's training.
+
+    Of large vocabularies and batches fewer, so that the logits of a batch take at most 256 MB.
+    """
+
+    kind: ClassVar[str] = "words"
+    weights: ClassVar[str] = "masked"
+    wide: ClassVar[bool] = True
+
+    def prepare(self, inputs: dict[str, np.ndarray], tokens: Tokens, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """With masks in `input_ids`, and `places`: where they are, and `masked`: 1 for these, 0 for filling.
+
+        Raises:
+            ValueError: the tokenizer has no mask.
+        """
+        if tokens.mask is None:
+            raise ValueError("`tokenizer` has no mask token, which a net that fills masks wants; pass the net's own")
+        rows, length = inputs["input_ids"].shape
+        most = max(1, min(math.ceil(MASKED * length), _MOST_LOGITS // (rows * max(tokens.vocab_size, 1))))
+        places, masked = np.zeros((rows, most), np.int32), np.zeros((rows, most), np.float32)
+        ids = inputs["input_ids"].copy()
+        for row, free in enumerate(_ordinary(inputs, tokens)):
+            known = np.flatnonzero(free)
+            count = min(most, max(1, round(MASKED * len(known))), len(known))
+            chosen = np.sort(rng.choice(known, count, replace=False)) if count else known
+            places[row, :count], masked[row, :count], ids[row, chosen] = chosen, 1, tokens.mask
+        return inputs | {"input_ids": ids, "places": places, "masked": masked}
+
+    def pick(self, hidden: Float[Array, "batch length d"], inputs: Inputs) -> States:
+        return jnp.take_along_axis(hidden, inputs["places"][..., None], axis=1)
+
+    def places(self, inputs: Inputs) -> Float[Array, "batch places"]:
+        return inputs["masked"]
+
+    def counted(self, states: States, inputs: Inputs) -> Float[Array, "batch places"]:
+        return inputs["masked"]
+
+    def outputs(self, params: Any, config: ModelConfig, states: States, inputs: Inputs) -> Array:
+        return logits_of(params, config, states, NO_DROPOUT, "words")
+
+
+MASKED = 0.15
+"""Share of a text's tokens that `Words` masks."""
+_MOST_LOGITS = 1 << 26
+
+
+def _ordinary(inputs: dict[str, np.ndarray], tokens: Tokens) -> Bool[np.ndarray, "batch length"]:
+    """Which tokens are neither padding nor special."""
+    return (inputs["attention_mask"] != 0) & ~np.isin(inputs["input_ids"], list(tokens.special))
+
+
+def _mean(x: Float[Array, "batch places"], counted: Float[Array, "batch places"]) -> Float[Array, " batch"]:
+    """The mean over what counts, 0 if nothing does."""
+    return jnp.sum(x * counted, axis=1) / jnp.maximum(jnp.sum(counted, axis=1), 1)
+
+
+def against_drawn(logits: Float[Array, "*batch n"], drawn: Array) -> Float[Array, "*batch n"]:
+    """The gradient of the cross-entropy of classes that were drawn with respect to the logits."""
+    return jax.nn.softmax(logits) - jax.nn.one_hot(drawn, logits.shape[-1], dtype=logits.dtype)
+
+
+def kl(found: Float[Array, "*batch n"], wanted: Float[Array, "*batch n"]) -> Float[Array, "*batch"]:
+    """KL(wanted ‖ found) of two rows of logits, in nats."""
+    logs, wanted_logs = jax.nn.log_softmax(found), jax.nn.log_softmax(wanted)
+    return jnp.sum(jnp.exp(wanted_logs) * (wanted_logs - logs), axis=-1)
+
+
+def same_argmax(found: Float[Array, "*batch n"], wanted: Float[Array, "*batch n"]) -> Float[Array, "*batch"]:
+    """1 if the largest of both rows of logits stands in the same place, else 0."""
+    return (jnp.argmax(found, axis=-1) == jnp.argmax(wanted, axis=-1)).astype(found.dtype)
+
+
+def _floats(labels: Any, shape: tuple[int, ...], what: str) -> np.ndarray:
+    try:
+        values = np.asarray(labels, np.float32)
+    except (TypeError, ValueError):
+        raise ValueError(f"`labels` holds what is no number; expected an array of shape {shape}, {what}") from None
+    if values.shape != shape:
+        raise ValueError(f"`labels` has shape {values.shape}; expected {shape}, {what}")
+    return values
+
+
+def _known(values: np.ndarray, known: np.ndarray, expected: str) -> np.ndarray:
+    if not np.all(known):
+        raise ValueError(f"`labels` holds {values[~known].flat[0]:g}; expected {expected}")
+    return values
+
+
+def outputs_of(checkpoint: Checkpoint) -> Outputs:
+    """The kind of a net's outputs, by its weights and its config; the embedding if it has no head that is run.
+
+    Raises:
+        ValueError: a head for spans that has not two outputs.
+        CheckpointError, FileNotFoundError: of an embedding, as `read_pipeline`.
+    """
+    params, config, data = checkpoint.params, checkpoint.config, checkpoint.config_json or {}
+    count = num_outputs(params, config, config.head)
+    if config.head != "sequence":
+        # A sentence encoder often keeps the head that it was trained with before; its folder says what it is for.
+        encoder = config.head == "words" and checkpoint.source is not None and bool(read_stages(checkpoint.source))
+        if count is None or encoder:
+            return Embedding(read_pipeline(checkpoint).stages)
+        if config.head == "spans" and count != 2:
+            raise ValueError(f"`qa_outputs` has {count} outputs; expected 2, an answer's first and last token")
+        return {"tokens": TokenClasses(count), "spans": Spans(), "words": Words()}[config.head]
+    names = names_of(data.get("architectures"))
+    if count is None or (any("For" in name for name in names) and not names_classifier(names)):
+        # Of a head for several choices, say, a text's output says nothing by itself.
+        return Embedding(read_pipeline(checkpoint).stages)
+    problem = data.get("problem_type")
+    if problem == "multi_label_classification":
+        return Labels(count)
+    return Regression(count) if count == 1 or problem == "regression" else Classes(count)
+
+
+def hidden_and_outputs(
+    params: dict[str, Any], config: ModelConfig, inputs: Inputs, kind: Outputs, *, in_pieces: bool = False
+) -> tuple[Float[Array, "batch places hidden"], Array]:
+    """The last hidden states that the outputs are made of, and the outputs.
+
+    Weights may be `Probe`s; nothing is checked. `in_pieces` is for passes without gradients: see `hidden_states`.
+    """
+    base = params.get(architecture(config).name_table(config).prefix, params)
+    hidden = hidden_states(base, config, inputs, kind.reads(config), in_pieces=in_pieces)
+    states = kind.pick(hidden, inputs)
+    return states, kind.outputs(params, config, states, inputs)

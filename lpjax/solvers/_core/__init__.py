@@ -1,0 +1,1 @@
+"""What every solver does around its algorithm."""

@@ -1,0 +1,68 @@
+"""What the geometric solvers share: coordinates in which AᵀA is the identity, and truncation of the axes."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from lpjax._lapack import svd
+from lpjax.objectives import Over
+from lpjax.solvers._core.problem import Scaled, project
+from lpjax.solvers._core.rows import Rows
+from lpjax.solvers._core.solution import Ellipsoid, Solution
+from lpjax.solvers._core.spectrum import right_singular
+
+
+class Coordinates(NamedTuple):
+    """Rows B = diag(ω^{1/p}) A of a problem, and the whitening T = V diag(1/s) of B = Q diag(s) Vᵀ; r = min(n, d).
+
+    The ellipsoids of B are those of Q = BT, turned and stretched, and QᵀQ = I makes everything computed from Q well
+    conditioned however A is. Past the rank of A, columns of T are zero and `active` is false.
+    """
+
+    rows: Rows
+    whitening: Float[Array, "d r"]
+    singular_values: Float[Array, " r"]
+    vectors: Float[Array, "d r"]
+    active: Bool[Array, " r"]
+
+    @property
+    def dimension(self) -> Array:
+        """rank A, a floating scalar, 1 at the least."""
+        return jnp.maximum(jnp.sum(self.active), 1).astype(self.rows.dtype)
+
+
+def coordinates(problem: Scaled, rank: int | None = None) -> Coordinates:
+    """Coordinates of a problem; for no more than a start at `rank`, such as a Gram matrix will do for.
+
+    Those leave out directions that rounding of AᵀA may have made; what QR would tell of them costs more than a start is
+    worth.
+    """
+    weights = problem.row_weights
+    rows = dataclasses.replace(problem.rows, row_factors=None if weights is None else weights ** (1 / problem.p))
+    smaller, larger = sorted(rows.shape)
+    singular, vectors = right_singular(rows, smaller - 1 if rank is None else rank)
+    eps = float(jnp.finfo(rows.dtype).eps)
+    active = singular > (larger * eps if rank is None else math.sqrt(smaller * eps)) * singular[0]
+    inverse = jnp.where(active, 1 / jnp.where(active, singular, 1), 0)
+    whitening = vectors * inverse[None, :]
+    return Coordinates(rows, whitening, jnp.where(active, singular, 0), vectors, active)
+
+
+def axes(coords: Coordinates, factor: Float[Array, "r r"]) -> tuple[Float[Array, " r"], Float[Array, "d r"]]:
+    """D and V of M = V D² Vᵀ, for the metric FᵀF in coordinates: the SVD of F diag(s), by which D is not squared."""
+    _, values, transposed = svd(factor * coords.singular_values[None, :])
+    return values, jnp.matmul(coords.vectors, transposed.T, precision="highest")
+
+
+def truncate(
+    problem: Scaled, rank: int, over: Over, ellipsoid: Ellipsoid, num_iters: Array, converged: Array
+) -> Solution:
+    """A_k = A V_k V_kᵀ: left = A V_k, right = V_kᵀ."""
+    right = ellipsoid.vectors[:, :rank].T
+    left, value = project(problem, right, over)
+    return Solution(left, right, value, num_iters, converged, ellipsoid)

@@ -1,0 +1,172 @@
+"""Row blocks: one pass over a matrix in pieces that stay in cache, with no temporary of the matrix's size.
+
+Where rows are spread over devices, each has rows of its own, and what a pass adds up is added up over all of them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Scalar
+
+from lpjax._exponents import largest_bits, scaled
+from lpjax.solvers._core.mapped import Mapped
+
+_CPU_ENTRIES = 2**20  # 4 MiB in float32: a block and its two or three temporaries fit a last-level cache
+_ACCELERATOR_ENTRIES = 2**26  # large enough to fill any accelerator, small enough to bound its memory
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["matrix", "exponent", "finite", "limit", "row_factors", "turn"],
+    meta_fields=["axes"],
+)
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """The rows of a matrix as an algorithm sees them: scaled, clipped and weighted as they are read, never copied.
+
+    Attributes:
+        matrix: as it came, shape (n, d): inside `shard_map` the rows of this device. Or one that stays in its file.
+        exponent: of the power of two that every entry is multiplied by, or None for 0. Subnormal entries count.
+        finite: where that is false, the rows read as zeros, whatever they hold; or None.
+        turn: what rows are multiplied by after that, shape (d, d), or None.
+        limit: magnitude that entries are clipped to after that, or None.
+        row_factors: what every row is multiplied by at last, shape (n,), or None.
+        axes: names of the mesh axes that the rows are spread over; none on one device.
+    """
+
+    matrix: Float[Array, "n d"] | Mapped
+    exponent: Int[Array, ""] | None = None
+    finite: Bool[Array, ""] | None = None
+    limit: Scalar | None = None
+    row_factors: Float[Array, " n"] | None = None
+    turn: Float[Array, "d d"] | None = None
+    axes: tuple[str, ...] = ()
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Of all rows, wherever they are."""
+        n, d = self.matrix.shape
+        return n * (jax.lax.axis_size(self.axes) if self.axes else 1), d
+
+    @property
+    def dtype(self) -> Any:
+        return self.matrix.dtype
+
+    def largest_bits(self) -> Int[Array, ""]:
+        """`largest_bits` of the matrix as it came, wherever its rows are."""
+        own = self.matrix.largest if isinstance(self.matrix, Mapped) else self.matrix
+        return over_devices(jax.lax.pmax, largest_bits(own), self.axes)
+
+    def largest(self) -> Scalar:
+        """Largest magnitude of what is read, but for `turn`, limits and row factors."""
+        return self._scaled(jax.lax.bitcast_convert_type(self.largest_bits(), self.dtype))
+
+    def _scaled(self, piece: Array) -> Array:
+        piece = piece if self.exponent is None else scaled(piece, self.exponent, once=True)
+        return piece if self.finite is None else jnp.where(self.finite, piece, 0)
+
+    def thinned(self, stride: int) -> Rows:
+        """Every so-manieth row of a matrix in memory that has no row factors."""
+        assert not isinstance(self.matrix, Mapped)
+        assert self.row_factors is None
+        return dataclasses.replace(self, matrix=self.matrix[::stride])
+
+    def read(self, start: Any = 0, count: int | None = None) -> Float[Array, "m d"]:
+        """Rows `start` to `start + count`; all of them by default, for small matrices."""
+        rows, row_factors = self.matrix, self.row_factors
+        if isinstance(rows, Mapped):
+            rows = rows.read(start, rows.shape[0] if count is None else count)
+        elif count is not None:
+            rows = jax.lax.dynamic_slice_in_dim(rows, start, count)
+        if count is not None and row_factors is not None:
+            row_factors = jax.lax.dynamic_slice_in_dim(row_factors, start, count)
+        rows = self._scaled(rows)
+        if self.turn is not None:
+            rows = jnp.matmul(rows, self.turn, precision="highest")
+        if self.limit is not None:
+            rows = jnp.clip(rows, -self.limit, self.limit)
+        return rows if row_factors is None else rows * row_factors[:, None]
+
+
+def scan_rows(
+    block: Callable[..., tuple[Any, Any, Any]],
+    rows: Rows,
+    total: Any = (),
+    *,
+    given: Any = (),
+    state: Any = (),
+) -> tuple[Any, Any, Any]:
+    """Visit every row once, a block at a time.
+
+    Args:
+        block: (total, rows, fresh, given, state) -> (total, state, output), each of the block's m rows. The last
+            block is as long as the others and may begin with rows that were visited already: `fresh`, shape (m,), is
+            false there, and `total` must not count them again.
+        rows: the matrix.
+        total: what blocks add to, a pytree of zeros.
+        given: pytree of arrays (n, …) that are only read.
+        state: pytree of arrays (n, …) that are updated in place.
+
+    Returns:
+        (total, state, output): the sum over all devices, and what belongs to the n rows of this one.
+    """
+    total, state, output = _scan_own_rows(block, rows, total, given, state)
+    return over_devices(jax.lax.psum, total, rows.axes), state, output
+
+
+def over_devices(collective: Callable[..., Any], tree: Any, axes: tuple[str, ...]) -> Any:
+    """A collective over mesh axes, such as `jax.lax.psum`; on one device the tree itself."""
+    return collective(tree, axes) if axes and jax.tree.leaves(tree) else tree
+
+
+def _scan_own_rows(
+    block: Callable[..., tuple[Any, Any, Any]], rows: Rows, total: Any, given: Any, state: Any
+) -> tuple[Any, Any, Any]:
+    n, d = rows.matrix.shape
+    count = max(1, math.ceil(n * d / (_CPU_ENTRIES if jax.default_backend() == "cpu" else _ACCELERATOR_ENTRIES)))
+    height = math.ceil(n / count)
+    if count == 1:
+        return block(total, rows.read(), jnp.ones(n, bool), given, state)
+
+    def pieces(tree: Any, start: Any) -> Any:
+        return jax.tree.map(lambda array: jax.lax.dynamic_slice_in_dim(array, start, height), tree)
+
+    def write(array: Array, piece: Array, start: Any) -> Array:
+        return jax.lax.dynamic_update_slice_in_dim(array, piece, start, 0)
+
+    def visit(total: Any, state: Any, start: Any, fresh: Array) -> tuple[Any, Any, Any]:
+        return block(total, rows.read(start, height), fresh, pieces(given, start), pieces(state, start))
+
+    def step(index: Any, carry: tuple[Any, Any, Any]) -> tuple[Any, Any, Any]:
+        total, *old = carry
+        start = jnp.minimum(index * height, n - height)
+        fresh = start + jnp.arange(height) >= index * height
+        total, *new = visit(total, old[0], start, fresh)
+        if jax.tree.leaves(state):
+            # What was made of rows visited before was made of state that had been updated already.
+            new = jax.tree.map(lambda a, b: jnp.where(_along(fresh, a), a, b), new, pieces(old, start))
+        return total, *jax.tree.map(lambda a, b: write(a, b, start), old, new)
+
+    shapes = jax.eval_shape(visit, total, state, 0, jnp.ones(height, bool))[2]
+    output = jax.tree.map(lambda leaf: jnp.zeros((n, *leaf.shape[1:]), leaf.dtype), shapes)
+    return jax.lax.fori_loop(0, count, step, (total, state, output))
+
+
+def multiply(rows: Rows, right: Float[Array, "d k"]) -> Float[Array, "n k"]:
+    """A times a narrow matrix."""
+
+    def block(total: tuple[()], piece: Array, *_: Any) -> tuple[tuple[()], tuple[()], Array]:
+        return total, (), jnp.matmul(piece, right, precision="highest")
+
+    return scan_rows(block, rows)[2]
+
+
+def _along(mask: Bool[Array, " m"], array: Array) -> Array:
+    return mask.reshape(-1, *(1,) * (array.ndim - 1))

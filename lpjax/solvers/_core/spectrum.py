@@ -1,0 +1,117 @@
+"""Right singular vectors of tall matrices: by the Gram matrix where that is accurate, by QR where it is not."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from lpjax._lapack import descending_eigh, qr, qr_triangle, svd
+from lpjax.solvers._core.rows import Rows, scan_rows
+
+_SLAB = 128  # rows of a slab at the least: thinner ones cost more than they save
+
+Slabs = tuple[Float[Array, "_ _"], ...]
+
+
+def no_gram(d: int, dtype: Any) -> Slabs:
+    """Zeros for `add_gram` to add to: the rows of a d × d matrix in up to four slabs, each from its diagonal on.
+
+    A Gram matrix is symmetric. Without what lies below the slabs' diagonals there are up to 3/8 less of it to compute,
+    and to tell other devices.
+    """
+    height = math.ceil(d / min(max(d // _SLAB, 1), 4))
+    return tuple(jnp.zeros((min(height, d - start), d - start), dtype) for start in range(0, d, height))
+
+
+def add_gram(total: Slabs, matrix: Float[Array, "m d"], weights: Float[Array, " m"]) -> Slabs:
+    """total + Aᵀ diag(w) A."""
+    weighted, d = (matrix * weights[:, None]).T, matrix.shape[1]
+
+    def add(slab: Array) -> Array:
+        height, width = slab.shape
+        start = d - width
+        return slab + jnp.matmul(weighted[start : start + height], matrix[:, start:], precision="highest")
+
+    return tuple(add(slab) for slab in total)
+
+
+def whole_gram(total: Slabs) -> Float[Array, "d d"]:
+    """The matrix, exactly symmetric."""
+    d = total[0].shape[1]
+    upper = jnp.concatenate([jnp.pad(slab, ((0, 0), (d - slab.shape[1], 0))) for slab in total])
+    return jnp.triu(upper) + jnp.triu(upper, 1).T
+
+
+def gram_of_rows(rows: Rows) -> Float[Array, "d d"]:
+    """AᵀA."""
+
+    def block(total: Slabs, piece: Array, fresh: Array, *_: tuple[()]) -> tuple[Slabs, tuple[()], tuple[()]]:
+        return add_gram(total, piece, fresh.astype(piece.dtype)), (), ()
+
+    return whole_gram(scan_rows(block, rows, no_gram(rows.shape[1], rows.dtype))[0])
+
+
+def triangle_of_rows(rows: Rows) -> Float[Array, "d d"]:
+    """R of A = QR, of a tall matrix, up to signs: the R of all rows so far and the next block, one after another.
+
+    Of several devices, each of which has an R then, the R of all those: TSQR (Demmel et al., arXiv 0808.2664) in one
+    round, d² numbers from each device.
+    """
+
+    def block(total: Array, piece: Array, fresh: Array, *_: tuple[()]) -> tuple[Array, tuple[()], tuple[()]]:
+        # Flat for a moment, which has one layout only: LAPACK wants columns, for which XLA would copy the whole matrix.
+        flat = jax.lax.optimization_barrier(jnp.where(fresh[:, None], piece, 0).reshape(-1))
+        piece = flat.reshape(piece.shape)
+        stacked = jnp.concatenate([total, piece])
+        return qr_triangle(stacked), (), ()
+
+    d = rows.shape[1]
+    own = dataclasses.replace(rows, axes=())  # an R is no sum
+    triangle = scan_rows(block, own, jnp.zeros((d, d), rows.dtype))[0]
+    if not rows.axes:
+        return triangle
+    return qr_triangle(jax.lax.all_gather(triangle, rows.axes, tiled=True))
+
+
+def right_singular(
+    rows: Rows, tail_start: int, count: int | None = None
+) -> tuple[Float[Array, " r"], Float[Array, "d r"]]:
+    """The first `count` singular values, descending, and right singular vectors; r = min(n, d) of them by default.
+
+    Eigenvectors of AᵀA cost a fifth of LAPACK's gesdd, but rounding perturbs AᵀA by about eps·σ₁², and what lies
+    below drowns. They are used only where the mean of σ_i², i ≥ `tail_start`, stands far enough above that; the
+    loss of the tail is then second order in eps·σ₁²/σ², below 1e-6 (f32) or 1e-12 (f64) of it. Elsewhere QR first,
+    then the SVD of R: backward stable like gesdd, without forming n × d singular vectors.
+
+    Args:
+        rows: the matrix, its entries of order one.
+        tail_start: first index (from 0) of the singular values that must be told from rounding.
+        count: r, how many are wanted.
+    """
+    n, d = rows.shape
+    if n < d:
+        # Left vectors of A are right vectors of Aᵀ. QR keeps V orthonormal past the rank, where AᵀU/σ is noise,
+        # and keeps the span of the leading columns.
+        transposed = rows.read().T
+        _, left = right_singular(Rows(transposed), tail_start, count)
+        vectors, triangle = qr(jnp.matmul(transposed, left, precision="highest"))
+        return jnp.abs(jnp.diagonal(triangle)), vectors
+
+    eps = jnp.finfo(rows.dtype).eps
+    values, vectors = descending_eigh(gram_of_rows(rows))
+    tail = values[min(tail_start, d - 1) :]
+    accurate = (tail_start < d) & (eps**0.6 * values[0] <= jnp.mean(tail))
+
+    def by_gram() -> tuple[Array, Array]:
+        return jnp.sqrt(values[:count]), vectors[:, :count]
+
+    def by_qr() -> tuple[Array, Array]:
+        _, singular, transposed = svd(triangle_of_rows(rows))
+        return singular[:count], transposed[:count].T
+
+    return jax.lax.cond(accurate, by_gram, by_qr)

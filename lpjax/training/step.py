@@ -1,0 +1,156 @@
+"""One step of fine-tuning: loss, gradient, optimizer."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float
+
+from lpjax.models import ModelConfig, classify
+from lpjax.models.layers import at_least_float32
+from lpjax.models.names import parts_of
+from lpjax.weights.low_rank import floats_of, is_lowrank, with_places
+
+Params = dict[str, Any]
+
+_NO_DECAY = ("bias", "scale", "r_w_bias", "r_r_bias", "r_s_bias")
+
+
+class TrainState(NamedTuple):
+    """What a step changes: the weights, in float32, and the optimizer's moments."""
+
+    params: Params
+    moments: optax.OptState
+
+
+class Schedule(NamedTuple):
+    """Linear warm-up over the first updates to `peak`, then linear decay towards 0 at the end of the last."""
+
+    peak: float
+    warmup_steps: int
+    total_steps: int
+
+    def __call__(self, step: int) -> float:
+        """Learning rate of the update number `step`, from 0."""
+        if step < self.warmup_steps:
+            return self.peak * (step + 1) / self.warmup_steps
+        return self.peak * (self.total_steps - step) / (self.total_steps - self.warmup_steps)
+
+
+def begin(params: Params, optimizer: optax.GradientTransformation) -> TrainState:
+    """The state to begin with."""
+    return TrainState(params, optimizer.init(_as_dicts(floats_of(params))))
+
+
+def _as_dicts(tree: Any) -> Any:
+    """`tree` with {"left", "right", …} for each `LowRank`: optimizers put what is no matrix in the place of leaves."""
+
+    def plain(leaf: Any) -> Any:
+        return {name: part for name, part in parts_of(leaf).items() if part is not None} if is_lowrank(leaf) else leaf
+
+    return jax.tree.map(plain, tree, is_leaf=is_lowrank)
+
+
+def decays(params: Mapping[str, Any]) -> Any:
+    """Which leaves weight decay is for: all but biases and the scales of layer normalization."""
+
+    def decay(path: tuple[Any, ...], _: Any) -> bool:
+        return path[-1].key not in _NO_DECAY
+
+    return jax.tree_util.tree_map_with_path(decay, params)
+
+
+@functools.lru_cache
+def make_optimizer(weight_decay: float, clip: float) -> optax.GradientTransformation:
+    """AdamW (Loshchilov & Hutter, arXiv 1711.05101) after clipping of the global norm, at a learning rate of 1.
+
+    The rate itself is an argument of the step, so that one compilation serves all schedules.
+    """
+    return optax.chain(
+        optax.clip_by_global_norm(clip),
+        optax.scale_by_adam(b1=0.9, b2=0.999, eps=1e-8),
+        optax.add_decayed_weights(weight_decay, mask=decays),
+    )
+
+
+def loss_sum(
+    params: Params,
+    config: ModelConfig,
+    inputs: dict[str, Array],
+    labels: Float[Array, " rows"],
+    weights: Float[Array, " rows"],
+    key: Array | None,
+    dtype: np.dtype,
+) -> Array:
+    """Σ weight · loss over the rows: cross-entropy, or for a net of one output the squared error."""
+    logits = classify(params, config, inputs, dtype=dtype, dropout_key=key)
+    if logits.shape[1] == 1:
+        losses = jnp.square(logits[:, 0] - labels)
+    else:
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels.astype(jnp.int32))
+    return jnp.sum(losses * weights)
+
+
+@functools.partial(jax.jit, static_argnames=("config", "optimizer", "dtype", "loss"), donate_argnames=("state",))
+def train_step(
+    state: TrainState,
+    inputs: dict[str, Array],
+    labels: Any,
+    weights: Float[Array, "parts rows"],
+    key: Array,
+    rate: Float[Array, ""],
+    *,
+    config: ModelConfig,
+    optimizer: optax.GradientTransformation,
+    dtype: np.dtype,
+    loss: Callable[..., Array] = loss_sum,
+) -> tuple[TrainState, Array]:
+    """One update by the mean loss of a batch, and that loss.
+
+    The batch comes in parts whose gradients are added up one after another: memory for one part, and the update of the
+    whole batch.
+
+    Args:
+        state: is consumed; `begin` makes the first.
+        inputs: of `classify`, each (parts, rows, length).
+        labels: label numbers or scores, or what `loss` wants in their place, (parts, rows, …).
+        weights: 1 for an example, 0 for padding.
+        key: of dropout.
+        rate: the learning rate.
+        config, optimizer, dtype: static.
+        loss: of the arguments of `loss_sum`; static.
+    """
+
+    floats = floats_of(state.params)
+
+    def part(one: tuple[dict[str, Array], Any, Array, Array]) -> tuple[Array, Params]:
+        inputs, labels, weights, key = one
+
+        def of(floats: Params) -> Array:
+            return loss(with_places(floats, state.params), config, inputs, labels, weights, key, dtype)
+
+        return jax.value_and_grad(of)(floats)
+
+    parts = (inputs, labels, weights, jax.random.split(key, weights.shape[0]))
+    if weights.shape[0] == 1:
+        lost, grads = part(jax.tree.map(lambda x: x[0], parts))
+    else:
+
+        def add(so_far: Any, one: Any) -> tuple[Any, None]:
+            return jax.tree.map(jnp.add, so_far, part(one)), None
+
+        zero = (jnp.zeros((), at_least_float32(dtype)), jax.tree.map(jnp.zeros_like, floats))
+        (lost, grads), _ = jax.lax.scan(add, zero, parts)
+    total = jnp.sum(weights)
+    grads = jax.tree.map(lambda g: g / total, grads)
+    with jax.numpy_dtype_promotion("standard"):  # optax counts on it, whatever the caller has set
+        updates, moments = optimizer.update(_as_dicts(grads), state.moments, _as_dicts(floats))
+    leaves, structure = jax.tree.flatten(floats)
+    moved = [leaf - rate * update for leaf, update in zip(leaves, jax.tree.leaves(updates), strict=True)]
+    return TrainState(with_places(jax.tree.unflatten(structure, moved), state.params), moments), lost / total

@@ -1,0 +1,284 @@
+"""Calibration: what text says of which rows and directions of a net's matrices matter."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Array
+
+from lpjax._check import check_seed, check_whole
+from lpjax._mesh import by_rows, data_mesh, fetch, replicated, spread
+from lpjax.checkpoint import Checkpoint
+from lpjax.data.batching import by_length, collate, round_up
+from lpjax.models import ModelConfig, device_params
+from lpjax.models.taps import Probe, Taps
+from lpjax.pipeline.outputs import Outputs, Words, hidden_and_outputs, outputs_of
+from lpjax.select import Select, is_table, leaves_with_paths, replace_leaves, select_paths
+from lpjax.weighting.statistics import Calibration, Statistics
+
+Progress = Callable[[int, int], None]
+
+_MOST_OUTPUTS = 1 << 14  # of a kernel: 1 GB of second moments
+_ADDED_IN_FLOAT32 = 32  # batches, before their sum goes to the host's float64
+
+
+def calibrate(
+    checkpoint: Checkpoint,
+    first: Sequence[str],
+    second: Sequence[str] | None = None,
+    *,
+    labels: Sequence[float] | None = None,
+    gradients: bool = True,
+    select: Select = ("encoder", "embeddings"),
+    tokenizer: Any = None,
+    batch_size: int = 32,
+    max_length: int | None = 128,
+    seed: int = 0,
+    mesh: Mesh | None = None,
+    progress: Progress | None = None,
+) -> Calibration:
+    """Run texts through a net once, and sum up what its matrices see.
+
+    Memory does not grow with the texts: a few matrices of the sizes of the sums. Sums of some batches are float32, on
+    the devices, those sums' sums float64, on the host.
+
+    The gradients are of the net's outputs in random directions u, anew for each text: the mean of g gᵀ is then how much
+    the outputs' square changes by an error in a layer (Gauss–Newton). Of a net with a classification head u is that of
+    the log-likelihood of labels drawn from its own predictions (the Fisher information), or of the `labels`; of a
+    regression it is Gaussian; of a net without a head, too, and the output is the embedding at length 1: see
+    `lpjax.evaluation.sentences.embed_sentences`.
+    Independent labels are drawn each for itself; classes of tokens for each token but padding and special ones; an
+    answer's first and last token among the text's tokens. A masked language model sees a text with 15 % of its tokens
+    masked, and words are drawn in their places.
+
+    Args:
+        checkpoint: the net; dense and `LowRank` leaves alike.
+        first: n texts, or the first of n pairs.
+        second: the second texts.
+        labels: numbers of labels, or values of a regression, in the order of the net's outputs; of a net of several
+            labels a text, 0 or 1 for each, shape (n, labels). Not for heads of tokens, spans or words.
+        gradients: whether to run the backward pass, too, in about twice the time more; without it there are no
+            `outputs`, `fisher`, `gradients`.
+        select: the matrices; see `select_paths`.
+        tokenizer: of transformers; by default the one in `checkpoint.source`.
+        batch_size: texts of a batch over all devices.
+        max_length: tokens of a text at most.
+        seed: of the directions.
+        mesh: devices, along an axis "data"; by default all.
+        progress: called with (texts done, texts in all) after each batch.
+
+    Raises:
+        ValueError: no text; labels without a head or without gradients, of another number than texts, or that the net
+            does not have; a batch size or seed out of range; matrices that the net does not run, or
+            with gradients kernels of more than 16,384 outputs; statistics that are not finite; and what `tokenize` and
+            `select_paths` refuse.
+    """
+    config, params = checkpoint.config, checkpoint.params
+    check_whole("`batch_size`", batch_size, 1)
+    kind = outputs_of(checkpoint)
+    check_seed("`seed`", seed)
+    if labels is not None and not gradients:
+        raise ValueError("`labels` are for gradients, which `gradients=False` leaves out; expected one of the two")
+    values = None if labels is None else kind.check_labels(labels, len(first))
+    target = "" if not gradients else kind.target if labels is None else "labels"
+    paths = select_paths(params, select)
+    shapes = {path: leaf.shape for path, leaf in leaves_with_paths(params)}
+    if gradients:
+        _require_narrow({path: shapes[path] for path in paths})
+    tokens, kind = kind.tokenize(checkpoint, first, second, tokenizer=tokenizer, max_length=max_length)
+    mesh = data_mesh() if mesh is None else mesh
+    rows = round_up(batch_size, mesh, config)
+    weights = jax.device_put(device_params(params), replicated(mesh))
+    watched = tuple((path, shapes[path]) for path in paths)
+    sums, done, rng = Sums(), 0, np.random.default_rng(seed)
+    shape = (rows,) if values is None else (rows, *values.shape[1:])
+    for index, batch in enumerate(by_length(tokens, rows)):
+        inputs = spread(kind.prepare(collate(tokens, batch, rows), tokens, rng), by_rows(mesh))
+        given = np.zeros(shape, np.float32)
+        given[: len(batch.rows)] = 0 if values is None else values[batch.rows]
+        key = jax.random.fold_in(jax.random.key(seed), index)
+        one = _sums(weights, inputs, spread(given, by_rows(mesh)), key, watched, config, kind, target, mesh)
+        if not index:
+            _require_run(one)
+        sums.add(one)
+        done += len(batch.rows)
+        if progress is not None:
+            progress(done, len(tokens))
+    count = int(tokens.lengths.sum())
+    total = sums.total()
+    del sums  # with what is on the devices; and of the sums no layer stays longer than it takes
+    statistics = {path: _statistics(total.pop(path), len(tokens)) for path in list(total)}
+    for path, known in statistics.items():
+        if name := known.not_finite():
+            raise ValueError(
+                f"`{name}` of {path} is not finite: the net's weights are not, or its activations or gradients on "
+                "these texts; mend the checkpoint, or find the text"
+            )
+    return Calibration(statistics, target, len(tokens), count, seed)
+
+
+def _require_narrow(shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Refuse kernels of so many outputs, such as an untied decoder's words, that their second moments fill memory."""
+    for path, (_, d) in shapes.items():
+        if not is_table(path) and d > _MOST_OUTPUTS:
+            raise ValueError(
+                f"`select` names {path}, whose {d} outputs have second moments of {4e-9 * d * d:.1f} GB; leave it out, "
+                "or pass `gradients=False` (--forward-only)"
+            )
+
+
+def _require_run(sums: dict[str, Taps]) -> None:
+    """Refuse matrices that the net has and does not run, such as word heads: there is nothing to be known of them."""
+    seen = fetch({path: taps.tokens for path, taps in sums.items()})
+    if idle := [path for path, count in seen.items() if not count]:
+        more = ", …" if len(idle) > 5 else ""
+        raise ValueError(
+            f"`select` names matrices that the net does not run on a text: {', '.join(idle[:5])}{more}; leave them out"
+        )
+
+
+def _taps(path: str, shape: tuple[int, ...], gradients: bool, words: bool) -> Taps:
+    (n, d), zeros = shape, functools.partial(jnp.zeros, dtype=jnp.float32)
+    outputs = zeros((d, d)) if gradients else None
+    if is_table(path):
+        found = Taps(counts=zeros(n), outputs=outputs, gradients=zeros(n) if gradients else None, tokens=zeros(()))
+        if not (gradients and words):
+            return found
+        return dataclasses.replace(
+            found, places=zeros(()), decoder=zeros((d, d)), decoded=zeros(n), decoded_gradients=zeros(n)
+        )
+    fisher = zeros(n) if gradients else None
+    return Taps(zeros((n, n)), zeros(n), zeros(n), outputs, fisher, tokens=zeros(()))
+
+
+class Sums:
+    """Sums of many batches: of some in float32 on the devices, of those in float64 on the host."""
+
+    def __init__(self) -> None:
+        self._some: Any = None
+        self._added = 0
+        self._all: Any = None
+
+    def add(self, one: Any) -> None:
+        """Add the sums of a batch, once those before it are there: batches would else pile up on the devices."""
+        self._some = one if self._some is None else _plus(jax.block_until_ready(self._some), one)
+        self._added += 1
+        if self._added == _ADDED_IN_FLOAT32:
+            self._flush()
+
+    def _flush(self) -> None:
+        some = fetch(self._some)
+        if self._all is None:
+            self._all = jax.tree.map(lambda part: np.zeros(np.shape(part), np.float64), some)
+        for total, part in zip(jax.tree.leaves(self._all), jax.tree.leaves(some), strict=True):
+            total += part
+        self._some, self._added = None, 0
+
+    def total(self) -> Any:
+        """The sums, once there are no more."""
+        if self._added and self._all is None:  # few batches: nothing to be gained from float64
+            return fetch(self._some)
+        if self._added:
+            self._flush()
+        return self._all
+
+
+@functools.partial(jax.jit, donate_argnums=(0,))
+def _plus(total: Any, one: Any) -> Any:
+    return jax.tree.map(jnp.add, total, one)
+
+
+def _statistics(sums: Taps, texts: int) -> Statistics:
+    tokens = int(np.asarray(sums.tokens).item())
+
+    def mean(total: Any, over: int) -> np.ndarray | None:
+        return None if total is None else (np.asarray(total) / over).astype(np.float32)
+
+    found = Statistics(
+        tokens,
+        mean(sums.inputs, tokens),
+        mean(sums.mean, tokens),
+        mean(sums.magnitude, tokens),
+        mean(sums.outputs, tokens),
+        mean(sums.fisher, texts),
+        mean(sums.counts, 1),
+        mean(sums.gradients, 1),
+    )
+    return _with_decoder(found, sums)
+
+
+def _with_decoder(found: Statistics, sums: Taps) -> Statistics:
+    """Of a table that also is a word head's decoder, the statistics of both its uses.
+
+    Its Gauss–Newton matrix is the sum of two products, diag(c) ⊗ mean g gᵀ as a table with the counts c, and
+    diag(Σ u²) ⊗ mean x xᵀ as a decoder. The one product that stands for them has the partial traces of the sum, in
+    units in which ‖g‖² has the mean that it has: so counts stay those of tokens, plus what predictions add.
+    """
+    if sums.places is None or not float(np.asarray(sums.places)):
+        return found
+    counts, outputs, moment, decoded, squares = (
+        np.asarray(part, np.float64)
+        for part in (sums.counts, sums.outputs, sums.decoder, sums.decoded, sums.decoded_gradients)
+    )
+    moment = moment / float(np.asarray(sums.places))
+    each = np.trace(outputs) / found.tokens
+    unit = each or 1.0
+    rows = (counts * each + decoded * np.trace(moment)) / unit
+    columns = (outputs + decoded.sum() * moment) / (rows.sum() or 1.0)
+    gradients = np.asarray(sums.gradients, np.float64) + squares
+    return dataclasses.replace(
+        found,
+        counts=rows.astype(np.float32),
+        outputs=columns.astype(np.float32),
+        gradients=gradients.astype(np.float32),
+    )
+
+
+@functools.partial(jax.jit, static_argnums=(4, 5, 6, 7, 8))
+def _sums(
+    params: dict[str, Any],
+    inputs: dict[str, Array],
+    labels: Array,  # a row a text
+    key: Array,
+    watched: tuple[tuple[str, tuple[int, ...]], ...],
+    config: ModelConfig,
+    kind: Outputs,
+    target: str,
+    mesh: Mesh,
+) -> dict[str, Taps]:
+    """The sums of one batch."""
+    tokens = inputs["attention_mask"].astype(jnp.float32)
+    leaves = dict(leaves_with_paths(params))
+
+    def output(taps: dict[str, Taps]) -> Array:
+        places = kind.places(inputs)
+        probes = {path: Probe(leaves[path], tap, tokens, places) for path, tap in taps.items()}
+        probed = replace_leaves(params, probes)
+        with jax.default_matmul_precision("highest"):
+            return _scalar(probed, config, inputs, labels if target == "labels" else None, key, kind)
+
+    words = isinstance(kind, Words)
+    taps = {path: _taps(path, shape, bool(target), words) for path, shape in watched}
+    return jax.lax.with_sharding_constraint(jax.grad(output)(taps), replicated(mesh))
+
+
+def _scalar(
+    params: dict[str, Any],
+    config: ModelConfig,
+    inputs: dict[str, Array],
+    labels: Array | None,
+    key: Array,
+    kind: Outputs,
+) -> Array:
+    """Σ over the texts of uᵀ outputs."""
+    outputs = hidden_and_outputs(params, config, inputs, kind)[1]
+    direction = jax.lax.stop_gradient(kind.direction(outputs, inputs, key, labels))
+    there = jnp.max(inputs["attention_mask"], axis=1).astype(outputs.dtype)  # 0 for the rows that fill up a batch
+    return jnp.sum(direction * outputs * there.reshape(-1, *[1] * (outputs.ndim - 1)))

@@ -1,0 +1,109 @@
+"""Metrics of a matrix's rows and columns, and what multiplies a matrix so that its plain norm is that under them."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from lpjax._lapack import descending_eigh, triangle, with_pseudo_inverse
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Metric:
+    """(C / mean eigenvalue of C + shrinkage·I)^power, of a C that is symmetric and positive semidefinite.
+
+    A pytree, batched by a leading axis of base and shrinkage.
+
+    Attributes:
+        base: C, shape (m, m), or its diagonal, shape (m,).
+        shrinkage: a scalar.
+        power: static.
+    """
+
+    base: Any
+    shrinkage: Any
+    power: float = dataclasses.field(metadata={"static": True})
+
+
+class Sides(NamedTuple):
+    """Metrics of a matrix's rows and columns; None for the identity."""
+
+    rows: Metric | None
+    columns: Metric | None
+
+
+PLAIN = Sides(None, None)
+
+Roots = tuple[Array, Array]
+"""Of a metric M a root B, BᵀB = M, and its (pseudo-)inverse, matrices or diagonals."""
+
+
+def shrunk(metric: Metric, dtype: Any, xp: Any = jnp) -> Any:
+    """C / mean eigenvalue of C + shrinkage·I, of a matrix C, by JAX or, with xp=numpy, on the host."""
+    base, shrinkage = (xp.asarray(part).astype(dtype) for part in (metric.base, metric.shrinkage))
+    mean = xp.trace(base) / base.shape[0]
+    return base / xp.where(mean > 0, mean, 1) + shrinkage * xp.eye(base.shape[0], dtype=dtype)
+
+
+def symmetric_roots(metric: Metric, dtype: Any) -> Roots:
+    """M^{1/2} and M^{−1/2}, as matrices, or diagonals like its base.
+
+    Through eigenvalues: there is no Cholesky factor that may not exist. With shrinkage none is less than that, whatever
+    rounding made of the least; without, the second is the pseudo-inverse where M is singular.
+    """
+    base, shrinkage = (jnp.asarray(part).astype(dtype) for part in (metric.base, metric.shrinkage))
+    values, vectors = (base, None) if base.ndim == 1 else descending_eigh(base)
+    mean = jnp.mean(values)
+    values = jnp.maximum(values / jnp.where(mean > 0, mean, 1), 0) + shrinkage
+    rounding = jnp.finfo(dtype).eps * (0 if vectors is None else values.shape[0]) * jnp.max(values)
+    known = values > jnp.where(shrinkage > 0, 0, rounding)
+    half = jnp.where(known, jnp.where(known, values, 1) ** (metric.power / 2), 0)
+    if vectors is None:
+        return half, jnp.where(known, 1 / jnp.where(known, half, 1), 0)
+    return with_pseudo_inverse(vectors, half)
+
+
+def roots_of_batch(metric: Metric, dtype: Any, *, symmetric: bool) -> Roots:
+    """Of a batch of metrics, a leading axis, `symmetric_roots`, or those that are the cheapest."""
+    if symmetric:
+        return jax.vmap(lambda one: symmetric_roots(one, dtype))(metric)
+    return _any_roots(metric, dtype)
+
+
+def _any_roots(metric: Metric, dtype: Any) -> Roots:
+    """Cholesky's triangle and its inverse, in a small part of the time of eigenvectors, where shrinkage keeps all of
+    the batch away from being singular. What rounding makes so all the same, or what has another power, is left to
+    `symmetric_roots`.
+    """
+    symmetric = functools.partial(roots_of_batch, dtype=dtype, symmetric=True)
+    if metric.base.ndim < 3 or metric.power != 1:
+        return symmetric(metric)
+    found, sound = jax.vmap(lambda one: _triangles(one, dtype))(metric)
+    return jax.lax.cond(jnp.all(sound), lambda _: found, symmetric, metric)
+
+
+def _triangles(metric: Metric, dtype: Any) -> tuple[Roots, Array]:
+    """Cholesky's, and whether they are of use."""
+    shrinkage = jnp.asarray(metric.shrinkage).astype(dtype)
+    found = triangle(shrunk(metric, dtype))
+    pivots = jnp.diagonal(found[0]) ** 2  # no less than the shrinkage, but for rounding; or NaN
+    return found, (shrinkage > 0) & jnp.all(pivots >= shrinkage / 2)
+
+
+def on_the_left(root: Array | None, matrix: Any) -> Any:
+    """The product with a root, a matrix or a diagonal; None for the identity."""
+    if root is None:
+        return matrix
+    return root[:, None] * matrix if root.ndim == 1 else jnp.matmul(root, matrix, precision="highest")
+
+
+def on_both_sides(halves: Sequence[Array | None], matrix: Any) -> Any:
+    """B A Dᵀ, of roots B of the metric of rows and D of that of columns; None for the identity."""
+    return on_the_left(halves[1], on_the_left(halves[0], matrix).T).T

@@ -1,0 +1,162 @@
+"""From statistics of a matrix to weights of its objective: which errors of a layer count, and how much."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal, get_args
+
+import numpy as np
+
+from lpjax.weighting.metric import Metric, Sides
+from lpjax.weighting.statistics import Statistics
+
+Inputs = Literal["none", "moment", "magnitude", "fisher"]
+Outputs = Literal["none", "moment"]
+Tokens = Literal["none", "counts", "gradients"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Weighting:
+    """The weighted objective of a matrix W that takes x to xW: ‖H^{1/2} (W − LR) G^{1/2}‖ in the solver's norm.
+
+    H is a metric of the inputs, G one of the outputs, each a statistic to a power. Where x and the gradient g of the
+    net's output by xW do not depend on each other, and H = mean x xᵀ, G = mean g gᵀ, the square of that in the
+    Frobenius norm is the mean of (gᵀ(W − LR)ᵀx)²: what the change of the layer does to the output, to first order
+    (K-FAC, Martens & Grosse, arXiv 1503.05671, §3). A table's inputs are its rows: H is diagonal, tokens of each.
+    At p < 2 the solver's rows are those of the weighted matrix, outputs of a kernel; a diagonal H of rows, as tables
+    have, is the solver's row weights instead: (Σ_i h_i ‖G^{1/2}(a_i − l_i R)‖^p)^{1/p}.
+
+    Known methods are corners of it; `WEIGHTINGS` has them by name.
+
+    Attributes:
+        inputs: statistic of a kernel's inputs: "moment", mean x xᵀ; "magnitude", the squares of mean |x|; "fisher",
+            the sums of squared gradients; or "none".
+        inputs_power: exponent of that.
+        outputs: statistic of the outputs, of kernels and tables: "moment", mean g gᵀ, or "none".
+        outputs_power: exponent of that.
+        tokens: statistic of a table's rows: "counts", "gradients" (the sum of ‖g‖²), or "none".
+        tokens_power: exponent of that.
+        smoothing: added to each count, for a token that calibration did not see may come up; to `gradients`, as often
+            their mean over tokens.
+        shrinkage: how much of its mean eigenvalue is added to a metric (not to counts, which `smoothing` is for): few
+            samples say little of the least ones, and a singular metric would leave errors where it is 0 unbounded.
+
+    Raises:
+        ValueError: an unknown statistic, a power outside [0, 2], a smoothing or shrinkage below 0.
+    """
+
+    inputs: Inputs = "moment"
+    inputs_power: float = 1.0
+    outputs: Outputs = "moment"
+    outputs_power: float = 1.0
+    tokens: Tokens = "counts"
+    tokens_power: float = 1.0
+    smoothing: float = 1.0
+    shrinkage: float = 1e-3
+
+    @property
+    def wants_gradients(self) -> bool:
+        """Whether it uses what only a backward pass tells."""
+        outputs = self.outputs == "moment" and self.outputs_power
+        return bool(outputs or (self.inputs == "fisher" and self.inputs_power)
+                    or (self.tokens == "gradients" and self.tokens_power))  # fmt: skip
+
+    def weights(self, *, table: bool) -> bool:
+        """Whether it has any weights for tables, or for kernels."""
+        kind, power = (self.tokens, self.tokens_power) if table else (self.inputs, self.inputs_power)
+        return bool((kind != "none" and power) or (self.outputs != "none" and self.outputs_power))
+
+    @property
+    def compares_layers(self) -> bool:
+        """Whether it estimates what a net's outputs lose, so that errors of its matrices compare."""
+        used = (self.inputs, self.inputs_power, self.outputs, self.outputs_power, self.tokens, self.tokens_power)
+        return used == ("moment", 1, "moment", 1, "counts", 1)
+
+    def __post_init__(self) -> None:
+        for name, known in (("inputs", Inputs), ("outputs", Outputs), ("tokens", Tokens)):
+            value, power = getattr(self, name), getattr(self, f"{name}_power")
+            if value not in get_args(known):
+                raise ValueError(f"`{name}` is {value!r}; expected one of {', '.join(get_args(known))}")
+            if not 0 <= power <= 2:
+                raise ValueError(f"`{name}_power` is {power!r}; expected a number from 0 to 2")
+        for name in ("smoothing", "shrinkage"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ValueError(f"`{name}` is {getattr(self, name)!r}; expected a finite number, 0 or more")
+
+
+_NONE = Weighting("none", 0, "none", 0, "none", 0, shrinkage=0)
+WEIGHTINGS: dict[str, Weighting] = {
+    "none": _NONE,
+    "counts": dataclasses.replace(_NONE, tokens="counts", tokens_power=1),
+    "drone": dataclasses.replace(_NONE, inputs="moment", inputs_power=1, shrinkage=1e-3),
+    "asvd": dataclasses.replace(_NONE, inputs="magnitude", inputs_power=0.5),
+    "fwsvd": dataclasses.replace(_NONE, inputs="fisher", inputs_power=1, tokens="gradients", tokens_power=1),
+    "gauss_newton": Weighting(),
+}
+"""Weightings by name: "none", the plain SVD's; "counts", rows of tables by the tokens that use them; "drone", inputs by
+their second moment (DRONE, Chen et al., NeurIPS 2021, and SVD-LLM, arXiv 2403.07378); "asvd", inputs by (mean |x|)^½
+(ASVD, arXiv 2312.05821); "fwsvd", rows of W by Fisher information (FWSVD, arXiv 2207.00112); "gauss_newton", all."""
+
+DEFAULT = "gauss_newton"
+
+
+def weighting_named(weighting: str | Weighting) -> Weighting:
+    """The `Weighting`, which may be named.
+
+    Raises:
+        ValueError: a name that is not in `WEIGHTINGS`.
+    """
+    if isinstance(weighting, Weighting):
+        return weighting
+    if weighting not in WEIGHTINGS:
+        raise ValueError(f"`weighting` is {weighting!r}; expected one of {', '.join(WEIGHTINGS)}, or a `Weighting`")
+    return WEIGHTINGS[weighting]
+
+
+def scale_of_errors(statistics: Statistics, table: bool) -> float:
+    """What squared errors under the default metrics, whose mean eigenvalue is 1, are to be multiplied by.
+
+    They are then those of all tokens, in units of the net's outputs. Smoothing moves weight between rows and adds none;
+    a matrix that nothing went into, or on which no output depends, loses nothing.
+    """
+    assert statistics.outputs is not None
+    into = statistics.counts if table else statistics.inputs
+    assert into is not None
+    each = into if table else np.diagonal(into)
+    scale = float(np.mean(each, dtype=np.float64) * np.mean(np.diagonal(statistics.outputs), dtype=np.float64))
+    return scale if table else statistics.tokens * scale  # of tables the statistics are sums
+
+
+def sides_of(statistics: Statistics, weighting: Weighting, table: bool) -> Sides:
+    """The metrics of one matrix in the net's orientation, (inputs, outputs).
+
+    Raises:
+        ValueError: `weighting` wants a statistic that there is none of, such as gradients of a forward pass alone.
+    """
+
+    def need(name: str) -> np.ndarray:
+        value = getattr(statistics, name)
+        if value is None:
+            hint = "" if name in ("inputs", "magnitude", "counts") else ": calibrate with `gradients=True`"
+            raise ValueError(f"the calibration has no `{name}`, which the weighting wants{hint}")
+        return np.asarray(value)
+
+    def metric(base: np.ndarray, power: float, shrinkage: float) -> Metric | None:
+        return Metric(base, np.asarray(shrinkage), power) if base.any() else None
+
+    outputs = None
+    if weighting.outputs == "moment" and weighting.outputs_power:
+        outputs = metric(need("outputs"), weighting.outputs_power, weighting.shrinkage)
+    kind, power = weighting.inputs, weighting.inputs_power
+    if table:
+        kind, power = weighting.tokens, weighting.tokens_power
+    if kind == "none" or not power:
+        return Sides(None, outputs)
+    if kind == "counts":
+        return Sides(metric(need("counts") + weighting.smoothing, power, 0), outputs)
+    if kind == "gradients":
+        gradients = need("gradients")
+        typical = gradients.sum() / max(need("counts").sum(), 1)
+        return Sides(metric(gradients + weighting.smoothing * typical, power, 0), outputs)
+    base = {"moment": "inputs", "magnitude": "magnitude", "fisher": "fisher"}[kind]
+    return Sides(metric(need(base) ** (2 if kind == "magnitude" else 1), power, weighting.shrinkage), outputs)

@@ -1,0 +1,178 @@
+"""`LowRank`: a product of two thin matrices that stands where a dense weight stood."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from lpjax.weights.sparse import Sparse
+
+if TYPE_CHECKING:
+    Left = Float[Array | np.ndarray, "*batch n rank"]
+    Right = Float[Array | np.ndarray, "*batch rank d"]
+    Entries = Sparse | None
+else:  # what tree functions put there may be anything: shapes, None, marks of a checkpointer
+    Left = Right = Entries = Any
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)  # arrays have no single truth value, nor a hash
+class LowRank:
+    """The weight `left @ right`, kept as its two factors, and where there are any plus single entries.
+
+    A registered pytree, so jit, vmap, tree_map and optimizers see two arrays where there was one. Leading
+    dimensions, where present, are batch dimensions (a stack of layers, or under vmap). With single entries there are
+    five arrays, of which two hold whole numbers: `floats_of` leaves those out, for gradients, and `astype` as they are.
+
+    Attributes:
+        left: shape (..., in, rank).
+        right: shape (..., rank, out).
+        sparse: entries that are added to the product of one pair, (in, out); None for none.
+    """
+
+    left: Left
+    right: Right
+    sparse: Entries = None
+
+    # A NumPy array on the left of `@` would try to make an array of this; so it leaves the product to `__rmatmul__`.
+    __array_ufunc__ = None
+
+    def __rmatmul__(self, x: Any) -> Array:
+        """`x @ self`, so that a model that is tied by `x @ embedding.T` need not know."""
+        return matmul(jnp.asarray(x), self)
+
+    @property
+    def T(self) -> LowRank:
+        """The transposed weight, as a pair too; batch dimensions stay in front."""
+        sparse = None if self.sparse is None else self.sparse.transposed(self.shape[-1])
+        return LowRank(self.right.mT, self.left.mT, sparse)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the dense weight this stands for."""
+        return (*self.left.shape[:-1], self.right.shape[-1])
+
+    @property
+    def ndim(self) -> int:
+        """Number of dimensions of the dense weight."""
+        return len(self.shape)
+
+    @property
+    def dtype(self) -> jnp.dtype:
+        """Common dtype of the factors."""
+        return jnp.result_type(self.left, self.right)
+
+    @property
+    def rank(self) -> int:
+        """Inner dimension of the product."""
+        return self.left.shape[-1]
+
+    @property
+    def size(self) -> int:
+        """Number of stored parameters, `left.size + right.size`, and of single entries with their indices."""
+        return self.left.size + self.right.size + (0 if self.sparse is None else self.sparse.size)
+
+    @property
+    def entries(self) -> int:
+        """Number of single entries."""
+        return 0 if self.sparse is None else self.sparse.values.size
+
+    def astype(self, dtype: Any) -> LowRank:
+        """With numbers of another dtype, as JAX arrays."""
+        left, right = (jnp.asarray(factor).astype(dtype) for factor in (self.left, self.right))
+        return LowRank(left, right, None if self.sparse is None else self.sparse.astype(dtype))
+
+    def blocks(self, height: int) -> Iterator[tuple[int, np.ndarray]]:
+        """(first row, rows) of the dense matrix, on the host and in double precision, so many rows at a time."""
+        left, right = np.asarray(self.left), np.asarray(self.right).astype(np.float64)
+        for start in range(0, len(left), height):
+            rows = left[start : start + height].astype(np.float64) @ right
+            if self.sparse is not None:
+                rows += self.sparse.rows(start, start + len(rows), rows.shape[1])
+            yield start, rows
+
+
+def is_lowrank(leaf: Any) -> bool:
+    """Whether `leaf` is a `LowRank`; the `is_leaf` of tree functions that must not look inside one."""
+    return isinstance(leaf, LowRank)
+
+
+def floats_of(tree: Any) -> Any:
+    """`tree` without the places of single entries, which are whole numbers: what has a gradient."""
+
+    def bare(leaf: Any) -> Any:
+        if not is_lowrank(leaf) or leaf.sparse is None:
+            return leaf
+        return dataclasses.replace(leaf, sparse=dataclasses.replace(leaf.sparse, columns=None, starts=None))
+
+    return jax.tree.map(bare, tree, is_leaf=is_lowrank)
+
+
+def with_places(floats: Any, tree: Any) -> Any:
+    """`floats`, as of `floats_of`, with the places of `tree`."""
+
+    def whole(leaf: Any, before: Any) -> Any:
+        if not is_lowrank(leaf) or leaf.sparse is None:
+            return leaf
+        sparse = dataclasses.replace(before.sparse, values=leaf.sparse.values)
+        return dataclasses.replace(leaf, sparse=sparse)
+
+    return jax.tree.map(whole, floats, tree, is_leaf=is_lowrank)
+
+
+def matmul(x: Float[Array, "*batch n"], weight: Array | LowRank) -> Float[Array, "*batch d"]:
+    """`x @ weight`; for a `LowRank` as two thin products, `rank·(in + out)` multiply-adds a row of x.
+
+    Single entries save no time: with them, few rows of x are multiplied by the pair and by the entries, and many by the
+    dense matrix that both make.
+    """
+    if not isinstance(weight, LowRank):
+        return x @ weight
+    if weight.sparse is None:
+        return (x @ weight.left) @ weight.right
+    n, d = weight.shape
+    entries = weight.sparse.dense(d)
+    if math.prod(x.shape[:-1]) * (n + d) > n * d:
+        return x @ (weight.left @ weight.right + entries)
+    return (x @ weight.left) @ weight.right + x @ entries
+
+
+def matmul_transposed(x: Float[Array, "*batch d"], weight: Array | LowRank) -> Float[Array, "*batch n"]:
+    """`x @ weight.T`, also under jit and of single entries: a word head that is tied to a table, say."""
+    if not isinstance(weight, LowRank):
+        return x @ weight.T
+    if weight.sparse is not None:
+        return x @ (weight.left @ weight.right + weight.sparse.dense(weight.shape[-1])).T
+    return (x @ weight.right.T) @ weight.left.T
+
+
+def take_rows(weight: Array | LowRank, ids: Int[Array, "*batch"]) -> Float[Array, "*batch d"]:
+    """Rows `ids` of `weight`: an embedding lookup.
+
+    For a `LowRank` this gathers rows of `left` and multiplies them by `right`, and adds the single entries of those
+    rows; the dense table is never formed. Ids outside the table, negative ones included, are clamped to it.
+
+    Raises:
+        ValueError: `weight` is no matrix; a stack of tables wants vmap.
+    """
+    if weight.ndim != 2:
+        raise ValueError(f"`weight` has shape {weight.shape}; expected a table (n, d): vmap over a stack")
+    if not isinstance(weight, LowRank):
+        return jnp.take(weight, ids, axis=0, mode="clip")
+    rows = jnp.take(weight.left, ids, axis=0, mode="clip") @ weight.right
+    return rows if weight.sparse is None else rows + weight.sparse.take(ids, weight.shape[-1])
+
+
+def densify(weight: Array | LowRank) -> Array:
+    """The dense matrix that `weight` stands for, multiplied at the highest precision the device has."""
+    if not isinstance(weight, LowRank):
+        return weight
+    product = jnp.matmul(weight.left, weight.right, precision=jax.lax.Precision.HIGHEST)
+    return product if weight.sparse is None else product + weight.sparse.dense(weight.shape[-1])

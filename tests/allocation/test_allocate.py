@@ -1,0 +1,536 @@
+"""Shares of a budget against brute force over all choices, what they cost, and what is refused."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import lpjax
+from lpjax import Choice, LowRank
+from lpjax._defaults import ENTRIES_OF_TABLES
+from lpjax.allocation._budget import Leaf, Option, by_level, hull, losses_of, rank_of_loss, rank_of_share, share_out
+from lpjax.compression.latency import BreakEven, LayerTiming
+from lpjax.select import leaves_with_paths
+from lpjax.weighting.statistics import Calibration, Statistics
+from tests.helpers import truncated_svd
+
+pytestmark = pytest.mark.usefixtures("quick_compilations")
+
+SHAPES = {"layer/attention/query/kernel": (12, 12), "layer/ffn/up/kernel": (12, 40), "words/embedding": (60, 12)}
+
+
+def params(seed: int = 0) -> dict[str, Any]:
+    """Three matrices whose spectra fall at different speeds, and a bias that nothing shrinks."""
+    rng = np.random.default_rng(seed)
+
+    def matrix(n: int, d: int, speed: float) -> np.ndarray:
+        k = min(n, d)
+        left, right = (np.linalg.qr(rng.normal(size=(size, k)))[0] for size in (n, d))
+        return ((left * np.exp(-speed * np.arange(k))) @ right.T).astype(np.float32)
+
+    query, up, words = (matrix(*shape, speed) for shape, speed in zip(SHAPES.values(), (0.5, 0.2, 0.1), strict=True))
+    layer = {"attention": {"query": {"kernel": query, "bias": np.zeros(12, np.float32)}}, "ffn": {"up": {"kernel": up}}}
+    return {"words": {"embedding": words}, "layer": layer}
+
+
+def rank_of(plan: Any, path: str) -> int:
+    rank = plan.layers[path].rank
+    assert rank is not None
+    return rank
+
+
+def size(tree: Any) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+def squares(tree: Any) -> float:
+    """Σ ‖A − A′‖_F² over the matrices: a measure to which each matrix adds its own."""
+    dense = dict(leaves_with_paths(params()))
+    found = dict(leaves_with_paths(tree))
+    return sum(float(np.sum((np.asarray(found[path]) - dense[path]) ** 2)) for path in SHAPES)
+
+
+@pytest.mark.parametrize("allocation", ["uniform", "energy", "minimax", "error", "measured"])
+@pytest.mark.parametrize("budget", [0.3, 0.5, 0.8])
+def test_a_budget_is_used_and_kept(allocation, budget):
+    plan = lpjax.allocate(params(), budget=budget, allocation=allocation, measure=squares)
+    assert (plan.budget, plan.budget_of, plan.allocation, plan.weighting) == (budget, "parameters", allocation, None)
+    assert list(plan.layers) == list(SHAPES)
+    smaller = lpjax.compress(params(), plan=plan).params
+    # One rank more of the largest matrix is the most that may be left over.
+    assert budget * size(params()) - 73 < size(smaller) <= budget * size(params())
+
+
+def plans(levels: int) -> Any:
+    """Every choice of ranks, so many of each matrix, or dense."""
+    ranks = [[None, *np.unique(np.linspace(1, n * d // (n + d), levels).astype(int))] for n, d in SHAPES.values()]
+    return itertools.product(*ranks)
+
+
+def cost(ranks: Any) -> int:
+    pairs = zip(SHAPES.values(), ranks, strict=True)
+    return 12 + sum(n * d if rank is None else int(rank) * (n + d) for (n, d), rank in pairs)
+
+
+def test_minimax_is_the_least_that_all_can_have():
+    budget = 0.5
+    plan = lpjax.allocate(params(), budget=budget, allocation="minimax")
+
+    def worst(ranks: Any) -> float:
+        lost = [0.0]
+        for leaf, rank in zip(dense.values(), ranks, strict=True):
+            if rank is not None:
+                gone = leaf.astype(np.float64) - truncated_svd(leaf, rank)
+                lost.append(np.linalg.norm(gone, 2) / np.linalg.norm(leaf, 2))
+        return max(lost)
+
+    dense = {path: leaf for path, leaf in leaves_with_paths(params()) if path in SHAPES}
+    chosen = [plan.layers[path].rank for path in SHAPES]
+    best = min(worst(ranks) for ranks in plans(20) if cost(ranks) <= budget * size(params()))
+    assert worst(chosen) == pytest.approx(best, rel=1e-4)
+
+
+def test_energy_is_lost_alike():
+    plan = lpjax.allocate(params(), budget=0.5, allocation="energy")
+    lost = []
+    for path, leaf in leaves_with_paths(params()):
+        if path in SHAPES:
+            rank = rank_of(plan, path)
+            values = np.linalg.svd(leaf.astype(np.float64), compute_uv=False) ** 2
+            lost.append([values[k:].sum() / values.sum() for k in (rank - 1, rank, rank + 1)])
+    # No matrix loses so much less than another that a rank of its own would be missed less than one of that gains.
+    for one, other in itertools.permutations(lost, 2):
+        assert one[1] <= other[0]
+
+
+def test_measured_comes_near_the_best_of_all_choices():
+    budget = 0.5
+    plan = lpjax.allocate(params(), budget=budget, measure=squares)
+    found = squares(densified(lpjax.compress(params(), plan=plan).params))
+    dense = [leaf.astype(np.float64) for path, leaf in leaves_with_paths(params()) if path in SHAPES]
+    tails = [np.append(np.cumsum(np.linalg.svd(leaf, compute_uv=False)[::-1] ** 2)[::-1], 0.0) for leaf in dense]
+
+    def loss(ranks: Any) -> float:
+        return sum(float(tail[rank]) for tail, rank in zip(tails, ranks, strict=True) if rank is not None)
+
+    best = min(loss(ranks) for ranks in plans(20) if cost(ranks) <= budget * size(params()))
+    others = ("uniform", "energy", "minimax")
+    theirs = [
+        squares(
+            densified(lpjax.compress(params(), plan=lpjax.allocate(params(), budget=budget, allocation=name)).params)
+        )
+        for name in others
+    ]
+    assert best * (1 - 1e-4) <= found <= 1.1 * best
+    assert found <= min(theirs)
+
+
+def test_error_is_the_least_of_all_choices():
+    budget = 0.5
+    plan = lpjax.allocate(params(), budget=budget, allocation="error")
+    found = squares(densified(lpjax.compress(params(), plan=plan).params))
+    dense = [leaf.astype(np.float64) for path, leaf in leaves_with_paths(params()) if path in SHAPES]
+    tails = [np.append(np.cumsum(np.linalg.svd(leaf, compute_uv=False)[::-1] ** 2)[::-1], 0.0) for leaf in dense]
+    least = min(
+        sum(float(tail[rank]) for tail, rank in zip(tails, ranks, strict=True) if rank is not None)
+        for ranks in plans(40)  # all ranks there are
+        if cost(ranks) <= budget * size(params())
+    )
+    # What is left over at the end may have had a better use.
+    assert least * (1 - 1e-4) <= found <= 1.02 * least
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_error_counts_what_the_tokens_of_all_matrices_lose(seed):
+    """Under statistics of very different sizes; no plan of as many parameters loses less over the tokens."""
+    rng = np.random.default_rng(seed)
+    tree, statistics, metrics = params(), {}, {}
+    for path, (n, d) in SHAPES.items():
+        inputs, outputs = (x.T @ x * 10.0 ** rng.uniform(-2, 2) for x in (rng.normal(size=(90, m)) for m in (n, d)))
+        if "embedding" in path:
+            counts = rng.integers(0, 9, n).astype(np.float32)
+            statistics[path] = Statistics(int(counts.sum()), counts=counts, outputs=outputs.astype(np.float32))
+            metrics[path] = (np.diag((counts + 1.0) * counts.sum() / (counts + 1.0).sum()), outputs)
+        else:
+            moments = {"inputs": inputs.astype(np.float32), "outputs": outputs.astype(np.float32)}
+            statistics[path] = Statistics(1000, **moments)
+            metrics[path] = (1000 * inputs, outputs)
+    known: dict[str, Any] = {"calibration": Calibration(statistics, "embedding", 9, 1000, 0)}
+    dense, tails = dict(leaves_with_paths(tree)), []
+    for path in SHAPES:
+        (h, hs), (g, gs) = (np.linalg.eigh(metric) for metric in metrics[path])
+        weighted = (np.sqrt(np.maximum(h, 0))[:, None] * hs.T) @ dense[path] @ (gs * np.sqrt(np.maximum(g, 0)))
+        tails.append(np.append(np.cumsum(np.linalg.svd(weighted, compute_uv=False)[::-1] ** 2)[::-1], 0.0))
+
+    def loss(ranks: Any) -> float:
+        return sum(float(tail[rank]) for tail, rank in zip(tails, ranks, strict=True) if rank is not None)
+
+    plan = lpjax.allocate(tree, budget=0.5, weighting=lpjax.Weighting(shrinkage=0), **known)
+    assert plan.allocation == "error"
+    found = loss([plan.layers[path].rank for path in SHAPES])
+    best = min(loss(ranks) for ranks in plans(40) if cost(ranks) <= 0.5 * size(tree))
+    assert best * (1 - 1e-3) <= found <= 1.1 * best
+    others = [lpjax.allocate(tree, budget=0.5, allocation=name, **known) for name in ("uniform", "energy", "minimax")]
+    assert found < min(loss([other.layers[path].rank for path in SHAPES]) for other in others)
+    assert lpjax.allocate(tree, budget=0.5, weighting="drone", **known).allocation == "uniform"
+    with pytest.raises(ValueError, match="do not compare under the weighting 'drone'"):
+        lpjax.allocate(tree, budget=0.5, weighting="drone", allocation="error", **known)
+    # Shared out, too: of work, in multiples, with single entries, and beside a pair, which gets smaller or stays.
+    work = lpjax.allocate(tree, budget=0.5, budget_of="multiply_adds", **known)
+    assert "words/embedding" not in work.layers
+    several = lpjax.allocate(tree, budget=0.6, rank_multiple=3, **known)
+    assert all(choice.rank is None or choice.rank % 3 == 0 for choice in several.layers.values())
+    for sparse in (0.0, 0.3):
+        entries = lpjax.allocate(tree, budget=0.5, sparse=sparse, weighting=lpjax.Weighting(shrinkage=0), **known)
+        assert entries.layers == {
+            path: choice._replace(sparse=sparse) if choice.rank else choice for path, choice in plan.layers.items()
+        }
+    tables = {path for path, choice in plan.layers.items() if choice.rank and choice.sparse == ENTRIES_OF_TABLES}
+    assert tables == {"words/embedding"}
+    half = lpjax.compress(tree, select="embeddings", rank=4, **known).params
+    rank = lpjax.allocate(half, budget=0.7, **known).layers["words/embedding"].rank
+    assert rank is None or rank < half["words"]["embedding"].rank
+
+
+def test_what_no_output_depends_on_loses_nothing_by_error():
+    rng = np.random.default_rng(0)
+    tree = {"attention": {key: {"kernel": rng.normal(size=(12, 12)).astype(np.float32)} for key in ("dead", "live")}}
+    moment = np.eye(12, dtype=np.float32)
+    statistics = {
+        f"attention/{key}/kernel": Statistics(9, inputs=moment, outputs=scale * moment)
+        for key, scale in (("dead", 0), ("live", 1e-6))
+    }
+    known = Calibration(statistics, "embedding", 3, 9, 0)
+    plan = lpjax.allocate(tree, budget=0.6, select="attention", calibration=known)
+    assert [choice.rank for choice in plan.layers.values()] == [1, None]
+
+
+def test_rare_tokens_weigh_no_table_up():
+    """Ten times the texts, of the same frequencies: the same ranks."""
+    ranks = []
+    for times in (1, 10, 1000):
+        rng = np.random.default_rng(0)
+        statistics = {}
+        for path, (n, d) in SHAPES.items():
+            inputs, outputs = (np.cov(rng.normal(size=(m, 90))).astype(np.float32) for m in (n, d))
+            counts = (times * rng.integers(0, 3, n)).astype(np.float32)
+            given = {"counts": counts} if "embedding" in path else {"inputs": inputs / 1000}
+            statistics[path] = Statistics(60 * times, outputs=outputs, **given)
+        calibration = Calibration(statistics, "embedding", 9, 60 * times, 0)
+        plan = lpjax.allocate(params(), budget=0.5, calibration=calibration)
+        ranks.append([plan.layers[path].rank or 0 for path in SHAPES])
+    assert 1 < ranks[0][2] < 10
+    assert np.abs(np.subtract(ranks[0], ranks[2])).max() <= 1
+
+
+@pytest.mark.parametrize("allocation", ["energy", "minimax", "error", "measured"])
+def test_weights_that_are_not_finite_are_refused(allocation):
+    tree = params()
+    tree["layer"]["ffn"]["up"]["kernel"][3, 5] = np.nan
+    with pytest.raises(ValueError, match="layer/ffn/up/kernel holds NaN or infinite entries"):
+        lpjax.allocate(tree, budget=0.5, allocation=allocation, measure=squares)
+
+
+def densified(tree: Any) -> Any:
+    return jax.tree.map(lpjax.densify, jax.tree.map(jnp.asarray, tree), is_leaf=lambda leaf: isinstance(leaf, LowRank))
+
+
+def test_measured_chooses_between_methods():
+    """By a measure that asks where the entries' absolute errors are, not their squares."""
+    rng = np.random.default_rng(0)
+    wild = rng.normal(size=(40, 3)) @ rng.normal(size=(3, 20)) + 100 * (rng.random((40, 20)) < 0.02)
+    tree = {"a": {"kernel": wild.astype(np.float32)}, "b": {"kernel": rng.normal(size=(20, 30)).astype(np.float32)}}
+
+    def absolute(found: Any) -> float:
+        return sum(float(np.abs(np.asarray(found[key]["kernel"]) - tree[key]["kernel"]).sum()) for key in tree)
+
+    methods = (("svd", 2.0), ("admm_entries", 1.0))
+    plan = lpjax.allocate(tree, budget=0.6, select="kernel", measure=absolute, methods=methods, levels=(0.3, 0.5, 0.8))
+    assert {plan.layers["a/kernel"].method, plan.layers["b/kernel"].method} == {"admm_entries"}
+    records = lpjax.compress(tree, plan=plan).records
+    assert [record.rank for record in records] == [choice.rank for choice in plan.layers.values()]
+
+
+@pytest.mark.parametrize("methods", [(("svd", 2.0),), (("svd", 2.0), ("lewis", 1.0))])
+def test_measured_tries_what_compress_makes(methods):
+    """Ranks of the SVD are cut out of one pair; under weights, too, that is the pair of the smaller rank."""
+    rng = np.random.default_rng(0)
+    tree = {
+        key: {"kernel": rng.normal(size=shape).astype(np.float32)} for key, shape in (("a", (24, 16)), ("b", (8, 30)))
+    }
+    statistics = {}
+    for key, leaf in tree.items():
+        inputs, outputs = (x.T @ x for x in (rng.normal(size=(40, size)) for size in leaf["kernel"].shape))
+        statistics[f"{key}/kernel"] = Statistics(
+            40, inputs=inputs.astype(np.float32), outputs=outputs.astype(np.float32)
+        )
+    solve: dict[str, Any] = {"calibration": Calibration(statistics, "embedding", 3, 40, 0)}
+    tried: list[Any] = []
+
+    def measure(found: Any) -> float:
+        tried.append(jax.tree.map(np.asarray, found))
+        return 0.0
+
+    levels = (0.3, 0.6)
+    lpjax.allocate(tree, budget=0.5, select="kernel", measure=measure, methods=methods, levels=levels, **solve)
+    for key, leaf in tree.items():
+        n, d = leaf["kernel"].shape
+        ranks = [1, *(int(level * n * d / (n + d)) for level in levels)]
+        wanted = [
+            lpjax.compress({key: leaf}, select="kernel", rank=rank, solver=solver, p=p, **solve).params[key]["kernel"]
+            for rank in ranks
+            for solver, p in methods
+        ]
+        for pair in wanted:
+            product = pair.left @ pair.right
+            apart = [np.abs(one[key]["kernel"] - product).max() for one in tried]
+            assert min(apart) <= 1e-5 * np.abs(product).max()
+            assert any(gap > 0.1 * np.abs(product).max() for gap in apart)
+
+
+def test_weights_decide_what_energy_is():
+    """Of two equal matrices that whose inputs lie in one direction can lose the others."""
+    rng = np.random.default_rng(0)
+    kernel = rng.normal(size=(16, 16)).astype(np.float32)
+    tree = {"attention": {"a": {"kernel": kernel}, "b": {"kernel": kernel.copy()}}}
+    narrow = np.diag(np.r_[1.0, np.full(15, 1e-6)]).astype(np.float32)
+    statistics = {
+        f"attention/{key}/kernel": Statistics(9, inputs=moment, outputs=np.eye(16, dtype=np.float32))
+        for key, moment in (("a", narrow), ("b", np.eye(16, dtype=np.float32)))
+    }
+    calibration = Calibration(statistics, "embedding", 3, 9, 0)
+    for allocation in ("energy", "minimax"):
+        options: dict[str, Any] = {"budget": 0.6, "select": "attention", "allocation": allocation}
+        plain = lpjax.allocate(tree, **options)
+        assert len({choice.rank for choice in plain.layers.values()}) == 1
+        plan = lpjax.allocate(tree, **options, calibration=calibration)
+        assert plan.weighting == "gauss_newton"
+        ranks = [choice.rank for choice in plan.layers.values()]
+        assert ranks[0] is not None
+        assert ranks[0] <= 2
+        assert ranks[1] is None or ranks[1] > 2
+
+
+def test_multiply_adds_count_what_a_token_takes():
+    """A table costs nothing to look up in, and more as a pair: it stays dense."""
+    plan = lpjax.allocate(params(), budget=0.5, budget_of="multiply_adds")
+    assert "words/embedding" not in plan.layers
+    used = sum(rank_of(plan, path) * sum(SHAPES[path]) for path in plan.layers)
+    whole = 12 * 12 + 12 * 40
+    assert 0.5 * whole - 52 < used <= 0.5 * whole
+
+
+@pytest.mark.parametrize("budget", [0.45, 0.7])
+def test_what_is_a_pair_already_gets_smaller_or_stays(budget):
+    """Within a budget that is a share of the dense net."""
+    tree = lpjax.compress(params(), select="embeddings", rank=4, solver="svd").params
+    plan = lpjax.allocate(tree, budget=budget)
+    assert set(plan.layers) == set(SHAPES)
+    small = lpjax.compress(tree, plan=plan).params
+    assert size(small) <= budget * size(params())
+    assert small["words"]["embedding"].rank <= 4
+
+
+def test_measured_keeps_the_pair_that_matters_most():
+    tree = lpjax.compress(params(), select="embeddings", rank=4, solver="svd").params
+    pair = tree["words"]["embedding"]
+    wanted = dict(leaves_with_paths(params())) | {"words/embedding": np.asarray(lpjax.densify(pair))}
+
+    def measure(found: Any) -> float:
+        leaves = dict(leaves_with_paths(found))
+        errors = {path: float(np.sum((np.asarray(leaves[path]) - wanted[path]) ** 2)) for path in SHAPES}
+        return sum(errors.values()) + 1e4 * errors["words/embedding"]
+
+    plan = lpjax.allocate(tree, budget=0.7, measure=measure)
+    small = lpjax.compress(tree, plan=plan).params
+    assert size(small) <= 0.7 * size(params())
+    assert np.array_equal(small["words"]["embedding"].left, pair.left)
+
+
+@pytest.mark.parametrize("weighting", ["drone", lpjax.Weighting(inputs_power=0.5)])
+def test_a_plan_is_solved_under_its_weighting(weighting):
+    rng = np.random.default_rng(0)
+    inputs, outputs = (x.T @ x for x in rng.normal(size=(2, 40, 12)))
+    magnitude = np.sqrt(np.diagonal(inputs) / 40).astype(np.float32)
+    moments = {"inputs": inputs.astype(np.float32), "outputs": outputs.astype(np.float32)}
+    statistics = Statistics(40, **moments, magnitude=magnitude)
+    path = "layer/attention/query/kernel"
+    calibration = Calibration({path: statistics}, "embedding", 3, 40, 0)
+    plan = lpjax.allocate(params(), budget=0.95, select=path, calibration=calibration, weighting=weighting)
+    assert plan.weighting == weighting
+
+    def product(**options: Any) -> np.ndarray:
+        leaf = lpjax.compress(params(), calibration=calibration, **options).params["layer"]["attention"]["query"]
+        return np.asarray(leaf["kernel"].left @ leaf["kernel"].right)
+
+    ranks: dict[str, Any] = {"select": path, "rank": rank_of(plan, path)}
+    assert np.array_equal(product(plan=plan), product(**ranks, weighting=weighting))
+    assert np.array_equal(product(plan=plan, weighting="asvd"), product(**ranks, weighting="asvd"))
+    assert not np.allclose(product(plan=plan), product(**ranks), atol=1e-3)
+    with pytest.raises(ValueError, match="was made under the weighting"):
+        lpjax.compress(params(), plan=plan)
+
+
+def test_a_measure_that_is_not_finite_is_refused():
+    with pytest.raises(ValueError, match="`measure` gives nan where layer/attention/query/kernel is changed"):
+        lpjax.allocate(params(), budget=0.5, measure=lambda _: math.nan)
+
+
+def test_ranks_are_multiples_and_none_is_slower():
+    plan = lpjax.allocate(params(), budget=0.6, rank_multiple=4)
+    assert all(choice.rank is None or choice.rank % 4 == 0 for choice in plan.layers.values())
+    timing = LayerTiming((12, 40), False, 1.0, (2, 4, 8), (0.5, 0.9, 1.5))
+    slow = BreakEven(64, (timing,))
+    plan = lpjax.allocate(params(), budget=0.9, break_even=slow)
+    assert plan.layers["layer/ffn/up/kernel"].rank in (None, *range(1, timing.rank + 1))
+    plan = lpjax.allocate(params(), budget=0.5, break_even=slow, rank_multiple=2)
+    assert rank_of(plan, "layer/ffn/up/kernel") <= timing.rank
+
+
+def test_a_matrix_of_zeros_gets_the_least():
+    tree = params()
+    tree["layer"]["ffn"]["up"]["kernel"] *= 0
+    for allocation in ("energy", "minimax", "error"):
+        assert lpjax.allocate(tree, budget=0.5, allocation=allocation).layers["layer/ffn/up/kernel"].rank == 1
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_progress_ends_where_it_says(weighted):
+    told: list[tuple[int, int]] = []
+    known: dict[str, Any] = {}
+    if weighted:
+        statistics = {
+            path: Statistics(
+                9,
+                **{"counts": np.ones(n, np.float32)}
+                if "embedding" in path
+                else {"inputs": np.eye(n, dtype=np.float32)},
+                outputs=np.eye(d, dtype=np.float32),
+            )
+            for path, (n, d) in SHAPES.items()
+        }
+        known["calibration"] = Calibration(statistics, "embedding", 3, 9, 0)
+    lpjax.allocate(
+        params(), budget=0.5, measure=squares, levels=(0.3, 0.6), progress=lambda *one: told.append(one[:2]), **known
+    )
+    assert [done for done, _ in told] == list(range(len(told)))
+    assert {total for _, total in told} == {len(told)}
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"budget": 0.0}, "`budget` is 0.0"),
+        ({"budget": 1.0}, "`budget` is 1.0"),
+        ({"budget": 0.5, "budget_of": "bytes"}, "`budget_of` is 'bytes'; expected one of parameters, multiply_adds"),
+        ({"budget": 0.5, "methods": [("sdv", 2.0)]}, "`methods` names 'sdv'; expected one of svd"),
+        ({"budget": 0.5, "weighting": "drone"}, "without a `calibration`"),
+        ({"budget": 0.5, "allocation": "best"}, "`allocation` is 'best'; expected one of uniform"),
+        ({"budget": 0.5, "allocation": "measured"}, "there is no `measure`"),
+        ({"budget": 0.5, "levels": (0.5, 0.2)}, "expected rising shares"),
+        ({"budget": 0.5, "rank_multiple": 0}, "`rank_multiple` is 0"),
+        ({"budget": 0.5, "methods": ()}, "`methods` is empty"),
+        ({"budget": 0.05}, r"the net has 0\.1\d\d of its parameters; select more layers"),
+        ({"budget": 0.5, "select": "attention"}, r"the net has 0\.9\d\d of its parameters"),
+    ],
+)
+def test_what_is_refused(options, said):
+    with pytest.raises(ValueError, match=said):
+        lpjax.allocate(params(), **options)
+
+
+def test_a_plan_by_hand():
+    plan = {"layer/ffn/up/kernel": Choice(3, "irls_rows", 1.0), "words/embedding": Choice(None)}
+    found = lpjax.compress(params(), plan=plan)
+    ranks = {record.path: record.rank for record in found.records}
+    assert ranks == {"layer/ffn/up/kernel": 3, "words/embedding": None}
+    assert found.records[1].note == "stays dense: so the plan says"
+    alone = lpjax.compress(params(), select="ffn", rank=3, solver="irls_rows", p=1.0)
+    a, b = (lpjax.densify(one.params["layer"]["ffn"]["up"]["kernel"]) for one in (found, alone))
+    assert np.array_equal(a, b)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"plan": {}}, "names no layer"),
+        ({"plan": {"layer/nothing": Choice(2)}}, "of another net"),
+        ({"plan": {"words/embedding": Choice(0)}}, "the rank 0"),
+        ({"plan": {"words/embedding": Choice(2, "sdv")}}, "`solver` is 'sdv'"),
+        ({"plan": {"words/embedding": Choice(2)}, "keep": 0.5}, "`plan` says what `keep` would"),
+        ({"keep": 0.5}, "`select` is missing"),
+    ],
+)
+def test_plans_that_compress_refuses(options, said):
+    with pytest.raises(ValueError, match=said):
+        lpjax.compress(params(), **options)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_hull_lies_below_all_options(seed):
+    rng = np.random.default_rng(seed)
+    options = [
+        Option(int(c), float(loss), Choice(None))
+        for c, loss in zip(rng.integers(1, 50, 30), rng.random(30), strict=True)
+    ]
+    found = hull(options)
+    assert found[-1].loss == min(option.loss for option in options)
+    assert found[0].cost == min(option.cost for option in options)
+    slopes = [(b.loss - a.loss) / (b.cost - a.cost) for a, b in itertools.pairwise(found)]
+    assert slopes == sorted(slopes)
+    assert all(slope < 0 for slope in slopes)
+    for option in options:
+        at = np.interp(option.cost, [one.cost for one in found], [one.loss for one in found])
+        assert option.loss >= at - 1e-12
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_sharing_out_is_optimal_for_convex_losses_of_equal_steps(seed):
+    rng = np.random.default_rng(seed)
+    leaves = [Leaf(str(i), (6, 6), False, 1, 2, 1) for i in range(4)]
+    options = {
+        leaf.path: [
+            Option(12 * k, loss, Choice(k)) for k, loss in enumerate(np.cumsum(np.sort(rng.random(3)))[::-1], start=1)
+        ]
+        for leaf in leaves
+    }
+    budget = 12 * 7
+    found = share_out(leaves, options, budget, "parameters")
+    loss = sum(option.loss for path, choice in found.items() for option in options[path] if option.choice == choice)
+    every = itertools.product(*options.values())
+    assert loss == pytest.approx(
+        min(sum(one.loss for one in some) for some in every if sum(one.cost for one in some) <= budget)
+    )
+
+
+def test_levels_fit_tightly():
+    leaves = [
+        Leaf(str(i), (n, d), False, 1, n * d // (n + d), 1) for i, (n, d) in enumerate(((30, 20), (50, 10), (9, 9)))
+    ]
+    for budget in (150, 400, 900):
+        ranks = by_level(leaves, budget, "parameters", rank_of_share)
+        spent = sum(leaf.cost(ranks[leaf.path], "parameters") for leaf in leaves)
+        assert budget - 60 < spent <= budget
+    assert by_level(leaves, 10_000, "parameters", rank_of_share) == {"0": None, "1": None, "2": None}
+
+
+def test_ranks_of_a_leaf_are_its_multiples():
+    assert list(Leaf("a", (9, 9), False, 4, 10, 4).ranks()) == [4, 8]
+    assert list(Leaf("a", (9, 9), False, 3, 3, 4).ranks()) == [3]  # fewer than the multiple
+    assert list(Leaf("a", (9, 9), False, 1, 4, 1).ranks()) == [1, 2, 3, 4]
+
+
+def test_losses_of_a_spectrum():
+    values = np.array([2.0, 1.0, 1.0])
+    assert np.allclose(losses_of(values, spectral=True), [1, 0.5, 0.5, 0])
+    assert np.allclose(losses_of(values, spectral=False), [1, 1 / 3, 1 / 6, 0])
+    assert rank_of_loss(losses_of(values, spectral=True), 0.5) == 1
+    assert rank_of_loss(losses_of(values, spectral=False), 0.2) == 2
+    assert math.isinf(rank_of_loss(losses_of(values, spectral=False), 0))
+    assert np.array_equal(losses_of(np.zeros(2), spectral=True), [0, 0, 0])

@@ -1,0 +1,476 @@
+"""A pair and single entries: planted ones are found, sizes are kept, and what is chosen is what weighs most."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+import lpjax
+from lpjax import Choice, LowRank, compress, densify
+from lpjax.checkpoint import CheckpointError
+from lpjax.compression import load_plan
+from lpjax.compression.record import read_record
+from lpjax.models import device_params
+from lpjax.select import leaves_with_paths, replace_leaves
+from lpjax.solvers._low_rank_plus_sparse import kth_largest, largest
+from lpjax.training import Settings
+from lpjax.weighting.statistics import Calibration, Statistics
+from tests.conftest import Edit
+from tests.data.test_batching import make_tokenizer
+from tests.glue.test_evaluate import base_net
+from tests.helpers import norm
+from tests.models.golden_cases import NETS
+from tests.training.test_finetune import run as train
+from tests.weighting.test_calibrate import LONGEST
+
+pytestmark = pytest.mark.usefixtures("quick_compilations")
+
+EXACT = ["svd", "lewis", "irls_rows", "admm_entries"]
+
+
+def planted(n: int = 60, d: int = 40, rank: int = 5, count: int = 90, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """A matrix of a low rank with a few wild entries, and those."""
+    rng = np.random.default_rng(seed)
+    smooth = rng.normal(size=(n, rank)) @ rng.normal(size=(rank, d))
+    wild = np.zeros((n, d))
+    wild.ravel()[rng.choice(n * d, count, replace=False)] = 30 * rng.choice([-1, 1], count) + rng.normal(size=count)
+    return smooth + wild, wild
+
+
+def one(matrix: np.ndarray, **options: Any) -> tuple[LowRank, lpjax.LayerRecord]:
+    params, (record,) = compress({"kernel": matrix}, select=".", **options)
+    return params["kernel"], record
+
+
+@given(arrays.arrays(np.float32, st.integers(1, 40), elements=st.floats(0, 2.0**127, width=32)), st.integers(1, 40))
+@settings(max_examples=60, deadline=None)
+def test_the_kth_largest_is_that_of_sorting(values, k):
+    k = min(k, values.size)
+    assert kth_largest(jnp.asarray(values), k) == np.sort(values)[::-1][k - 1]
+
+
+def test_the_kth_largest_in_double_precision(x64):
+    values = np.abs(np.random.default_rng(0).standard_cauchy((50, 30)))
+    values[3] = values[4] = 0
+    for k in (1, 7, 1440, 1441, 1500):
+        assert kth_largest(jnp.asarray(values), k) == np.sort(values.ravel())[::-1][k - 1]
+
+
+@pytest.mark.parametrize("k", [1, 3, 5, 8, 12])
+def test_of_equal_numbers_the_first_are_taken(k):
+    values = np.array([[1, 3, 1, 2], [2, 1, 2, 0], [2, 3, 1, 1]], np.float32)
+    order = np.argsort(-values.ravel(), kind="stable")[:k]
+    for found in (largest(jnp.asarray(values), k), jax.vmap(lambda x: largest(x, k))(jnp.asarray(values)[None])[0]):
+        assert np.array_equal(np.flatnonzero(found), np.sort(order))
+
+
+@pytest.mark.parametrize("solver", EXACT)
+@pytest.mark.parametrize("scale", [1.0, 1e18, 1e-18])
+def test_planted_entries_are_found(solver, scale):
+    matrix, wild = planted()
+    matrix = (scale * matrix).astype(np.float32)
+    pair, record = one(matrix, rank=10, sparse=0.5, solver=solver, p=1.0 if solver != "svd" else 2.0)
+    assert pair.sparse is not None
+    assert pair.rank == record.rank == 5
+    assert record.entries == pair.sparse.values.size >= 90
+    assert pair.size == record.stored_size <= 10 * (60 + 40)
+    assert np.all(np.asarray(pair.sparse.dense(40))[wild != 0])
+    lost = np.abs(np.asarray(densify(pair)) - matrix).sum() / np.abs(matrix).sum()
+    assert lost < (1e-5 if solver == "admm_entries" else 0.02)
+    # A pair of as many parameters is far from it.
+    assert 10 * lost < one(matrix, rank=10, solver=solver)[1].objective_entries
+
+
+@pytest.mark.parametrize("solver", EXACT)
+@pytest.mark.parametrize("key", ["kernel", "embedding"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_what_is_chosen_weighs_most_and_is_exact(solver, key, dtype):
+    """Beside the final pair, no entry that was left misses more than one that was kept."""
+    matrix = np.random.default_rng(0).standard_t(3, size=(37, 23)).astype(dtype)
+    params, (record,) = compress({key: matrix}, select=".", keep=0.6, sparse=0.3, solver=solver, p=1.0)
+    pair = params[key]
+    assert pair.left.dtype == pair.right.dtype == pair.sparse.values.dtype == dtype
+    assert 0.55 < pair.size / matrix.size <= 0.6
+    missed = matrix.astype(np.float64) - np.asarray(pair.left, np.float64) @ np.asarray(pair.right, np.float64)
+    entries = pair.sparse.rows(0, 37, 23)
+    kept = entries != 0
+    rounding = 4 * np.finfo(dtype).eps * np.abs(matrix).max()
+    assert np.abs(missed)[kept].min() >= np.abs(missed)[~kept].max() - rounding
+    np.testing.assert_allclose(entries[kept], missed[kept], rtol=2 * np.finfo(dtype).eps, atol=1e-6)
+    shares = norm(missed - entries, 1.0) / norm(matrix, 1.0)
+    assert record.objective_entries == pytest.approx(shares, rel=1e-2 if dtype == np.float16 else 1e-4)
+    # And better than the pair alone of as many parameters, for the tails are heavy.
+    assert shares < compress({key: matrix}, select=".", keep=0.6, solver=solver, p=1.0).records[0].objective_entries
+
+
+def test_double_precision(x64):
+    matrix, _ = planted()
+    pair, record = one(matrix, rank=10, sparse=0.5, solver="svd", p=2.0)
+    assert pair.left.dtype == np.float64
+    assert record.objective_entries < 0.02
+
+
+def test_weights_of_rows_draw_entries_to_them():
+    matrix = np.random.default_rng(0).normal(size=(40, 30)).astype(np.float32)
+    weights = np.where(np.arange(40) < 8, 100.0, 1.0)
+    params, _ = compress(
+        {"embedding": matrix}, select=".", rank=8, sparse=0.5, solver="svd", row_weights={"embedding": weights}
+    )
+    counts = np.diff(params["embedding"].sparse.starts)
+    assert counts[:8].min() > counts[8:].max()
+
+
+@pytest.mark.parametrize("key", ["kernel", "embedding"])
+def test_under_a_calibration_the_weighted_error_is_what_gets_less(key):
+    rng = np.random.default_rng(0)
+    matrix = rng.standard_t(3, size=(40, 30)).astype(np.float32)
+    x, g = rng.normal(size=(60, 40)) * rng.gamma(1, size=40), rng.normal(size=(60, 30))
+    known = {"inputs": x.T @ x} if key == "kernel" else {"counts": rng.geometric(0.05, size=40).astype(np.float64)}
+    calibration = Calibration({key: Statistics(tokens=60, outputs=g.T @ g, **known)}, "embedding", 1, 60, 0)
+
+    def weighted(**options: Any) -> lpjax.LayerRecord:
+        return compress({key: matrix}, select=".", keep=0.5, calibration=calibration, **options).records[0]
+
+    alone, both, less = weighted(sparse=0.0), weighted(sparse=0.3), weighted(sparse=0.15)
+    assert both.objective_weighted is not None
+    assert alone.objective_weighted is not None
+    assert less.objective_weighted is not None
+    assert both.objective_weighted < less.objective_weighted < alone.objective_weighted
+    assert both.stored_size <= 0.5 * matrix.size
+
+
+def test_by_default_tables_have_some_under_the_default_weights():
+    rng = np.random.default_rng(0)
+    tree = {"words": {"embedding": rng.normal(size=(60, 30))}, "attention": {"kernel": rng.normal(size=(60, 30))}}
+    tree = jax.tree.map(lambda leaf: leaf.astype(np.float32), tree)
+    moment, counts = np.eye(30, dtype=np.float32), np.arange(60, dtype=np.float32)
+    known = {
+        "words/embedding": Statistics(9, counts=counts, gradients=counts, outputs=moment),
+        "attention/kernel": Statistics(9, inputs=np.eye(60, dtype=np.float32), outputs=moment),
+    }
+    calibration = Calibration(known, "embedding", 1, 9, 0)
+
+    def entries(**options: Any) -> dict[str, int]:
+        options = {"select": [".*"], "keep": 0.8, **options}
+        return {record.path: record.entries for record in compress(tree, **options).records}
+
+    found = entries(calibration=calibration)
+    assert found["words/embedding"] > 0
+    assert not found["attention/kernel"]
+    assert found["words/embedding"] == entries(calibration=calibration, sparse=0.2)["words/embedding"]
+    others = [{"sparse": 0.0}, {"weighting": "counts", "select": "words"}, {"solver": "irls_rows"}, {"solver": "lewis"}]
+    for options in ({"solver": "svd"}, *({"calibration": calibration, **other} for other in others)):
+        assert not any(entries(**options).values()), options
+
+    options: dict[str, Any] = {"budget": 0.4, "select": [".*"], "calibration": calibration}
+    shares = {path: choice.sparse for path, choice in lpjax.allocate(tree, **options).layers.items()}
+    assert shares == {"words/embedding": 0.2, "attention/kernel": 0.0}
+    several = lpjax.allocate(tree, methods=[("irls_rows", 1.0)], **options)
+    for plan in (lpjax.allocate(tree, sparse=0.0, **options), several):
+        assert not any(choice.sparse for choice in plan.layers.values())
+    work = lpjax.allocate({"encoder": tree}, **options | {"budget_of": "multiply_adds", "calibration": None})
+    assert not any(choice.sparse for choice in work.layers.values())
+
+
+def test_zero_rank_one_and_nothing_left_for_entries():
+    zero, record = one(np.zeros((20, 30), np.float32), rank=4, sparse=0.5, solver="svd")
+    assert not np.any(densify(zero))
+    assert record.entries == 0
+    few, record = one(planted()[0].astype(np.float32), rank=1, sparse=0.9, solver="svd")
+    assert (few.rank, few.sparse, record.entries) == (1, None, 0)
+    low = np.outer(np.arange(1, 31), np.ones(20)).astype(np.float32)
+    pair, record = one(low, rank=6, sparse=0.5, solver="svd")
+    assert np.abs(np.asarray(densify(pair)) - low).max() < 1e-4
+    # Of equal entries no more than there is room for.
+    equal, record = one(np.tile(np.eye(30, dtype=np.float32), (2, 1)), rank=4, sparse=0.5, solver="svd")
+    assert equal.size <= 4 * 90
+    assert equal.sparse is not None
+    assert record.entries == equal.sparse.values.size
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"keep": 0.5, "sparse": 1.0}, "`sparse` is 1.0"),
+        ({"keep": 0.5, "sparse": -0.1}, "`sparse` is -0.1"),
+        ({"keep": 0.5, "sparse": float("nan")}, "`sparse` is nan"),
+        ({"plan": {"kernel": Choice(3)}, "select": None, "sparse": 0.2}, "`plan` says what `sparse` would"),
+        ({"plan": {"kernel": Choice(3, sparse=2.0)}, "select": None}, "`sparse` = 2.0"),
+        ({"keep": 0.5, "sparse": 0.2, "input_axes": {"kernel": 2}, "shape": (4, 5, 12)}, "is for matrices"),
+    ],
+)
+def test_misuse(options, said):
+    options = {"select": ".", **options}
+    matrix = np.ones(options.pop("shape", (20, 30)), np.float32)
+    with pytest.raises(ValueError, match=said):
+        compress({"kernel": matrix}, **options)
+
+
+def test_allocations_count_entries_and_refuse_what_they_do_not_save():
+    params = {"a": {"kernel": planted()[0].astype(np.float32)}, "b": {"kernel": planted(seed=1)[0].astype(np.float32)}}
+
+    def loss(params: Any) -> float:
+        return sum(float(jnp.sum((params[key]["kernel"] - planted(seed=i)[0]) ** 2)) for i, key in enumerate("ab"))
+
+    found = lpjax.allocate(params, budget=0.5, select=".", measure=loss, sparse=0.4, levels=(0.2, 0.5, 0.8))
+    assert {choice.sparse for choice in found.layers.values() if choice.rank is not None} == {0.4}
+    small = compress(params, plan=found)
+    assert sum(record.stored_size for record in small.records) <= 0.5 * 4800
+    assert any(record.entries for record in small.records)
+    with pytest.raises(ValueError, match="saves no time"):
+        lpjax.allocate(params, budget=0.5, select=".", budget_of="multiply_adds", sparse=0.4)
+    with pytest.raises(ValueError, match="`sparse` is 1"):
+        lpjax.allocate(params, budget=0.5, select=".", sparse=1.0)
+
+
+# In nets
+
+
+def with_entries(name: str) -> tuple[lpjax.Checkpoint, lpjax.Checkpoint]:
+    """A net with pairs and single entries, and the same with dense matrices."""
+    net = base_net(name)
+    options = {"select": ["embeddings", "encoder"], "keep": 0.6, "sparse": 0.5, "solver": "svd"}
+    small = dataclasses.replace(net, params=compress(net.params, **options).params)
+    is_pair = lambda leaf: isinstance(leaf, LowRank)  # noqa: E731
+    params = jax.tree.map(lambda leaf: densify(jax.tree.map(jnp.asarray, leaf)), small.params, is_leaf=is_pair)
+    assert sum(leaf.sparse is not None for leaf in jax.tree.leaves(small.params, is_leaf=is_pair) if is_pair(leaf)) > 5
+    return small, dataclasses.replace(net, params=params)
+
+
+def size_of(net: lpjax.Checkpoint) -> int:
+    """Bytes of all arrays."""
+    return sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(net.params))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", NETS)
+def test_every_net_computes_what_the_dense_matrices_do(name, dtype):
+    small, dense = with_entries(name)
+    batch = {"input_ids": np.array([[5, 9, 7, 3], [6, 8, 5, 9]]), "attention_mask": np.ones((2, 4), int)}
+    found, expected = (np.asarray(lpjax.encode(net.params, net.config, batch, dtype=dtype), np.float32)
+                       for net in (small, dense))  # fmt: skip
+    np.testing.assert_allclose(found, expected, atol=1e-4 if dtype == "float32" else 0.2)
+
+
+@pytest.mark.parametrize("dtype", [None, "float32", "bfloat16"])
+def test_kernels_are_expanded_once_for_many_passes(dtype):
+    small, dense = with_entries("bert_base")
+    found = dict(leaves_with_paths(device_params(small.params, dtype, expand=True)))
+    expected = dict(leaves_with_paths(dense.params))
+    pairs = {path for path, leaf in found.items() if isinstance(leaf, LowRank)}
+    assert pairs == {path for path, leaf in leaves_with_paths(small.params) if isinstance(leaf, LowRank)} & {
+        path for path in found if path.endswith("embedding")
+    }
+    for path in found.keys() - pairs:
+        assert found[path].dtype == (dtype or np.float32)
+        np.testing.assert_allclose(
+            np.asarray(found[path], np.float32), expected[path], atol=1e-6 if dtype != "bfloat16" else 2e-2
+        )
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_a_checkpoint_comes_back_bit_for_bit_and_exports(name, tmp_path):
+    small, dense = with_entries(name)
+    lpjax.save_checkpoint(small, tmp_path / "small")
+    again = lpjax.load_checkpoint(tmp_path / "small")
+    assert jax.tree.structure(again.params) == jax.tree.structure(small.params)
+    for a, b in zip(jax.tree.leaves(small.params), jax.tree.leaves(again.params), strict=True):
+        assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
+        assert a.dtype == b.dtype
+    # But for the header, whose names outweigh what so small a net saves.
+    assert size_of(again) < size_of(dense)
+    lpjax.export_checkpoint(again, tmp_path / "export")
+    exported = dict(leaves_with_paths(lpjax.load_checkpoint(tmp_path / "export").params))
+    for path, leaf in leaves_with_paths(dense.params):
+        np.testing.assert_allclose(exported[path], leaf, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("part", "change", "said"),
+    [
+        ("columns", lambda x: x + np.uint16(60_000), "columns is not below"),
+        ("starts", lambda x: x[::-1].copy(), "starts goes from"),
+        ("values", None, "missing .*values"),
+        ("left", None, "missing .*left"),
+        ("values", lambda x: x.astype(np.int32), "expected floating-point numbers"),
+        ("columns", lambda x: x[:-1], "columns has the shape"),
+    ],
+)
+def test_a_damaged_checkpoint_is_refused(part, change, said, folder, edit_weights: Edit, tmp_path):
+    net = lpjax.load_checkpoint(folder)
+    params = compress(net.params, select="word_embeddings", keep=0.7, sparse=0.4, solver="svd").params
+    lpjax.save_checkpoint(dataclasses.replace(net, params=params), tmp_path / "small")
+    (tmp_path / "small" / "lpjax.safetensors").replace(folder / "model.safetensors")
+    name = f"embeddings.word_embeddings.weight.{part}"
+
+    def damage(tensors: dict[str, np.ndarray]) -> None:
+        if change is None:
+            del tensors[name]
+        else:
+            tensors[name] = change(tensors[name])
+
+    with pytest.raises(CheckpointError, match=said):
+        lpjax.load_checkpoint(edit_weights(damage))
+
+
+def test_a_tree_with_wrong_places_is_refused():
+    small, _ = with_entries("bert_base")
+    kernel = "encoder/layer/0/attention/self/query/kernel"
+    leaf = dict(leaves_with_paths(small.params))[kernel]
+    wrong = dataclasses.replace(leaf, sparse=dataclasses.replace(leaf.sparse, columns=leaf.sparse.columns[::-1]))
+    params = replace_leaves(small.params, {kernel: wrong})
+    with pytest.raises(ValueError, match="columns is not below"):
+        lpjax.from_tree(params, small.config)
+    with pytest.raises(ValueError, match="columns is not below"):
+        lpjax.save_checkpoint(dataclasses.replace(small, params=params), "never")
+
+
+@pytest.mark.parametrize(("sparse", "rank"), [(0.1, 9), (0.8, 2), (0.9, 1), (0.01, 10)])
+def test_the_share_is_kept(sparse, rank):
+    pair, record = one(planted()[0].astype(np.float32), rank=10, sparse=sparse, solver="svd")
+    assert record.rank == rank
+    assert pair.left.size + pair.right.size >= (1 - sparse) * 10 * 100 - 1e-9
+
+
+def test_training_moves_values_and_leaves_places(tmp_path):
+    small, _ = with_entries("bert_base")
+    found = train(small, settings=Settings(epochs=20, batch_size=8, learning_rate=1e-2, eval_every=20))
+    assert found.best["accuracy"] == 1.0
+    before = dict(leaves_with_paths(small.params))
+    moved = 0
+    for path, leaf in leaves_with_paths(found.checkpoint.params["bert"]):
+        if isinstance(leaf, LowRank) and leaf.sparse is not None:
+            assert np.array_equal(leaf.sparse.columns, before[path].sparse.columns)
+            assert np.array_equal(leaf.sparse.starts, before[path].sparse.starts)
+            moved += not np.array_equal(leaf.sparse.values, before[path].sparse.values)
+    assert moved > 5
+    lpjax.save_checkpoint(found.checkpoint, tmp_path / "trained")
+    assert lpjax.load_checkpoint(tmp_path / "trained").compression is not None
+
+
+def test_recovery():
+    small, _ = with_entries("bert_base")
+    texts = [" ".join("abcdefgh"[i % 5 : i % 5 + 1 + i % 3]) for i in range(40)]
+    options = lpjax.Recovery(epochs=2, batch_size=8, learning_rate=3e-3, max_length=LONGEST)
+    dense = base_net("bert_base")
+    found = lpjax.recover(small, dense, texts, settings=options, tokenizer=make_tokenizer(dense.config))
+    assert found.best["divergence"] < found.curve[0]["divergence"]
+    assert jax.tree.structure(found.checkpoint.params) == jax.tree.structure(small.params)
+
+
+def test_inspection_is_of_the_dense_matrix():
+    matrix = planted()[0].astype(np.float32)
+    pair, _ = one(matrix, rank=10, sparse=0.5, solver="svd")
+    (found,) = lpjax.inspect_params({"kernel": pair}, select=".").leaves
+    (dense,) = lpjax.inspect_params({"kernel": np.asarray(densify(pair))}, select=".").leaves
+    assert (found.rank, found.size) == (5, pair.size)
+    assert found.singular_values is not None
+    assert dense.singular_values is not None
+    np.testing.assert_allclose(found.singular_values, dense.singular_values, rtol=1e-4, atol=1e-3)
+    assert found.row == dense.row
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_tables_with_them_run_in_linen(dtype):
+    nn = pytest.importorskip("flax.linen")
+    from lpjax.flax import apply
+
+    matrix = planted()[0].astype(np.float32)
+    (n, d), module = matrix.shape, nn.Embed(*matrix.shape, dtype=jnp.dtype(dtype))
+    small = compress({"embedding": matrix}, select=".", rank=10, sparse=0.5, solver="svd").params
+    assert small["embedding"].entries
+    dense = {"embedding": np.asarray(lpjax.weights.low_rank.densify(jax.tree.map(jnp.asarray, small["embedding"])))}
+    x, ids = jax.random.normal(jax.random.key(0), (2, d), dtype), jnp.array([[0, 3], [n - 1, 3]])
+    for method, argument in ((None, ids), ("attend", x)):
+        run = jax.jit(
+            lambda params, argument, method=method: apply(module, {"params": params}, argument, method=method)
+        )
+        wanted = module.apply({"params": dense}, argument, method=method)
+        found = run(small, argument)
+        assert (found.dtype, found.shape) == (wanted.dtype, wanted.shape)
+        found, wanted = np.asarray(found, np.float64), np.asarray(wanted, np.float64)
+        assert np.linalg.norm(found - wanted) < (1e-5 if dtype == "float32" else 0.02) * np.linalg.norm(wanted)
+
+
+def test_flax_modules_refuse_them():
+    nn = pytest.importorskip("flax.linen")
+    from lpjax.flax import apply, compress_nnx
+
+    pair, _ = one(planted()[0].astype(np.float32), rank=10, sparse=0.5, solver="svd")
+    with pytest.raises(ValueError, match="single entries"):
+        apply(nn.Dense(40, use_bias=False), {"params": {"kernel": pair}}, np.ones((2, 60), np.float32))
+    with pytest.raises(ValueError, match="`sparse` is not for NNX"):
+        compress_nnx(None, select=".", keep=0.5, sparse=0.2)  # pyright: ignore[reportArgumentType]
+
+
+def test_nnx_models_have_none_by_default_either():
+    nnx = pytest.importorskip("flax.nnx")
+    from lpjax.flax import compress_nnx
+
+    counts, moment = np.arange(60, dtype=np.float32), np.eye(30, dtype=np.float32)
+    known = {"table/embedding": Statistics(9, counts=counts, gradients=counts, outputs=moment)}
+    calibration = Calibration(known, "embedding", 1, 9, 0)
+    model = nnx.Dict(table=nnx.Embed(60, 30, rngs=nnx.Rngs(0)))
+    options: dict[str, Any] = {"select": ".", "keep": 0.8, "solver": "svd", "calibration": calibration}
+    (record,) = compress_nnx(model, **options, sparse=None)
+    assert (record.entries, record.rank) == (0, 16)
+
+
+# The command
+
+
+def test_the_command_its_plan_and_its_page(command, folder, tmp_path):
+    options = ["--layers", "word_embeddings,encoder", "--keep", 0.7, "--method", "svd", "--sparse", 0.4]
+    plan = tmp_path / "plan.json"
+    status, said, errors = command(
+        "compress", folder, tmp_path / "out", *options, "--plan-out", plan, "--report", "--json"
+    )
+    assert status == 0, errors
+    layers = json.loads(said)["layers"]
+    assert any(layer["entries"] for layer in layers)
+    assert all(layer["stored_size"] <= 0.7 * layer["dense_size"] for layer in layers if layer["rank"] is not None)
+    step = read_record(tmp_path / "out" / "lpjax_record.json").steps[-1]
+    assert step.sparse == 0.4
+    assert [layer.entries for layer in step.layers] == [layer["entries"] for layer in layers]
+    assert {choice.sparse for choice in load_plan(plan).layers.values() if choice.rank is not None} == {0.4}
+    assert command("compress", folder, tmp_path / "again", "--plan", plan)[0] == 0
+    one, other = (jax.tree.leaves(lpjax.load_checkpoint(tmp_path / name).params) for name in ("out", "again"))
+    assert all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
+    status, said, _ = command("compress", folder, tmp_path / "table", *options)
+    assert status == 0
+    assert "entries" in said
+    assert "single entries taken off" in said
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "<th>single entries</th>" in page
+    assert re.search(r'<dt>single entries</dt><dd><data value="0.4">40[^<]*</data> of what a pair may store, in ', page)
+    # A net that has them keeps them in the next record.
+    options = ["--layers", "word_embeddings", "--keep", 0.7, "--sparse", 0.2]
+    status, _, errors = command("compress", tmp_path / "out", tmp_path / "more", *options)
+    assert status == 2
+    assert "no layer gets smaller by it, expected" in " ".join(errors.split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--keep", 0.5, "--sparse", 1], "--sparse is 1"),
+        (["--budget", 0.5, "--budget-of", "multiply_adds", "--sparse", 0.2], "--sparse saves no time"),
+        (["--plan", "nowhere.json", "--sparse", 0.2], "--sparse is what --plan says"),
+        (["--keep", 0.5, "--sparse", 0.2, "--break-even", "some.json"], "no --break-even with it"),
+    ],
+)
+def test_misuse_of_the_command(command, folder, tmp_path, arguments, said):
+    status, _, errors = command("compress", folder, tmp_path / "out", *arguments)
+    assert status == 2
+    assert said in " ".join(errors.split())
+    assert not (tmp_path / "out").exists()
