@@ -19,12 +19,13 @@ from safetensors.numpy import load_file, save_file
 
 from tests._covering import mark_the_rest_slow
 
+pytest_plugins = ["tests.helpers.compressed"]
+
 # Shapes in signatures are checked at run time, under the tests only; not where a function checks its arguments
 # itself, for there the tests want its own message.
 _MODULES = ["rows", "geometry", "prox", "solution", "spectrum", "start"]
-_hook = install_import_hook(
-    ["lpjax.weights.low_rank", *(f"lpjax.solvers._core.{name}" for name in _MODULES)], "beartype.beartype"
-)
+_CHECKED = ["lpjax.weights.low_rank", *(f"lpjax.solvers._core.{name}" for name in _MODULES)]
+_hook = install_import_hook(_CHECKED, "beartype.beartype")
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")

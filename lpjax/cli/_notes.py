@@ -5,10 +5,13 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable
+from typing import ParamSpec
 
 from rich.markup import escape
 
 from lpjax.cli._common import errors
+
+P = ParamSpec("P")
 
 
 class _Lines(logging.Handler):
@@ -25,16 +28,16 @@ class _Lines(logging.Handler):
             errors.print(f"[bold yellow]note:[/] {escape(text)}", highlight=False, soft_wrap=True)
 
 
-def prints_notes(command: Callable[[], None]) -> Callable[[], None]:
+def prints_notes(command: Callable[P, None]) -> Callable[P, None]:
     """`command`, in which warnings of the logger "lpjax" are printed."""
 
     @functools.wraps(command)
-    def run() -> None:
+    def run(*arguments: P.args, **options: P.kwargs) -> None:
         logger, lines = logging.getLogger("lpjax"), _Lines()
         propagate, logger.propagate = logger.propagate, False
         logger.addHandler(lines)
         try:
-            command()
+            command(*arguments, **options)
         finally:
             logger.removeHandler(lines)
             logger.propagate = propagate

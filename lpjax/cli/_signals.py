@@ -9,9 +9,11 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
-from typing import Any, NoReturn
+from typing import Any, NoReturn, ParamSpec
 
 from lpjax.cli._common import errors
+
+P = ParamSpec("P")
 
 _STOPPING = ("SIGTERM", "SIGHUP")  # of `docker stop`, systemd and Slurm; of a terminal that goes away
 _AGAIN = 0.1  # seconds
@@ -25,14 +27,14 @@ class Stopped(BaseException):
         self.number = number
 
 
-def ends_by_signals(main: Callable[[], None]) -> Callable[[], None]:
+def ends_by_signals(main: Callable[P, None]) -> Callable[P, None]:
     """`main`, which SIGTERM and SIGHUP end with one line and the exit status 128 + number, as shells count them."""
 
     @wraps(main)
-    def run() -> None:
+    def run(*arguments: P.args, **options: P.kwargs) -> None:
         with stopped_by_signals() as received:
             try:
-                main()
+                main(*arguments, **options)
             except BaseException as error:
                 # Compiled code may have put an exception of its own in the place of `Stopped`.
                 if not received or (isinstance(error, SystemExit) and not error.code):

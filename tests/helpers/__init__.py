@@ -118,7 +118,7 @@ def start_on_devices(function: str, target: Path, devices: int, processes: int) 
         subprocess.Popen(
             command,
             env=environment | {"PROCESS": str(number)},
-            cwd=Path(__file__).parents[1],
+            cwd=Path(__file__).parents[2],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
