@@ -143,8 +143,8 @@ def test_a_plan_of_several_methods(command, folder, tmp_path):
     ],
 )
 def test_misuse_writes_nothing(command, folder, text, tmp_path, arguments, said):
-    lpjax.report.save_plan(lpjax.Plan({"a": lpjax.Choice(1)}, "drone"), tmp_path / "plan.json")
-    lpjax.report.save_plan(lpjax.Plan({"a": lpjax.Choice(1)}), tmp_path / "other.json")
+    lpjax.save_plan(lpjax.Plan({"a": lpjax.Choice(1)}, "drone"), tmp_path / "plan.json")
+    lpjax.save_plan(lpjax.Plan({"a": lpjax.Choice(1)}), tmp_path / "other.json")
     names = {"TEXT": text, "PLAN": tmp_path / "plan.json", "OTHER": tmp_path / "other.json"}
     before = {path: path.read_bytes() if path.is_file() else None for path in tmp_path.iterdir()}
     status, out, errors = command("compress", folder, tmp_path / "out", *(names.get(one, one) for one in arguments))
