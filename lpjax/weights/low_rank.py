@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from lpjax._repr import short_repr
 from lpjax.weights.sparse import Sparse
 
 if TYPE_CHECKING:
@@ -43,6 +44,9 @@ class LowRank:
 
     # A NumPy array on the left of `@` would try to make an array of this; so it leaves the product to `__rmatmul__`.
     __array_ufunc__ = None
+
+    def __repr__(self) -> str:
+        return short_repr(self)
 
     def __rmatmul__(self, x: Any) -> Array:
         """`x @ self`, so that a model that is tied by `x @ embedding.T` need not know."""

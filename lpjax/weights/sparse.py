@@ -11,6 +11,8 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float, Int
 
+from lpjax._repr import short_repr
+
 if TYPE_CHECKING:
     Values = Float[Array | np.ndarray, " count"]
     Columns = Int[Array | np.ndarray, " count"]
@@ -35,6 +37,9 @@ class Sparse:
     columns: Columns
     starts: Starts
     most: int = dataclasses.field(metadata={"static": True})
+
+    def __repr__(self) -> str:
+        return short_repr(self)
 
     @classmethod
     def of(cls, matrix: np.ndarray) -> Sparse:

@@ -7,6 +7,8 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Scalar
 
+from lpjax._repr import short_repr
+
 
 class Ellipsoid(NamedTuple):
     """An ellipsoid xᵀMx ≤ 1 around the level set ‖Ax‖_p ≤ 1, M = V D² Vᵀ, with r = min(n, d).
@@ -30,6 +32,9 @@ class Ellipsoid(NamedTuple):
     upper: Float[Array, "*batch"]
     weights: Float[Array, "*batch n"] | None = None
     log_volumes: Float[Array, "*batch t"] | None = None
+
+    def __repr__(self) -> str:
+        return short_repr(self)
 
     @property
     def matrix(self) -> Float[Array, "*batch d d"]:
@@ -61,3 +66,6 @@ class Solution(NamedTuple):
     num_iters: Int[Array, "*batch"]
     converged: Bool[Array, "*batch"]
     ellipsoid: Ellipsoid | None = None
+
+    def __repr__(self) -> str:
+        return short_repr(self)
