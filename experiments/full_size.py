@@ -24,7 +24,7 @@ from experiments.readme import full_size_table
 from lpjax import Checkpoint, compress, load_checkpoint, save_checkpoint
 from lpjax._provenance import run_record
 from lpjax.checkpoint.documents import write_json
-from lpjax.models import ModelConfig, architecture, config_from_json
+from lpjax.models import ModelConfig, config_from_json, name_table
 
 ROOT = Path(__file__).parents[1]
 SEED = 0
@@ -68,7 +68,7 @@ def random_params(config: ModelConfig, seed: int = SEED) -> dict[str, Any]:
     """A base model's tree of normal weights with deviation 0.02, norms near 1."""
     rng = np.random.default_rng(seed)
     tree: dict[str, Any] = {}
-    for weight in architecture(config).name_table(config).base:
+    for weight in name_table(config).base:
         *parents, last = weight.path.split("/")
         node = tree
         for key in parents:

@@ -299,7 +299,7 @@ def _read_bench(folder: Path) -> None:
 
 def _snapshot_reader(folder: Path, checkpoint: lpjax.Checkpoint) -> Reader:
     params = device_params(checkpoint.params)
-    state = begin(params, make_optimizer(0.01, 1.0))
+    state = begin(params, make_optimizer(0.01, 1.0, checkpoint.config.no_decay))
     about = {"task": "sst2", "settings": {"seed": 0}}
     save_state(folder / "snapshot", state, params, Log(about))
 

@@ -19,7 +19,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 
 from lpjax import Checkpoint, config_from_json, save_checkpoint
 from lpjax.glue import load_examples
-from lpjax.models import ModelConfig, architecture
+from lpjax.models import ModelConfig, name_table
 from lpjax.models.names import put
 
 SEED = 0
@@ -179,7 +179,7 @@ def initial_params(config: ModelConfig, seed: int = SEED) -> dict[str, Any]:
     rng = np.random.default_rng(seed)
     padding = {"distilbert": {"word_embeddings": 0}, "roberta": {"word_embeddings": 1, "position_embeddings": 1}}
     tree: dict[str, Any] = {}
-    for weight in architecture(config).name_table(config).base:
+    for weight in name_table(config).base:
         *parents, last = weight.path.split("/")
         shape = [int(n) for n in weight.shape]
         if last == "scale":

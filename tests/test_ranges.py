@@ -6,7 +6,7 @@ import pytest
 
 import lpjax
 from lpjax.glue.split import first_rows
-from lpjax.models.head import with_head
+from lpjax.models.heads import with_head
 from lpjax.training import Settings
 from tests.conftest import Command
 

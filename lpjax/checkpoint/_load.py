@@ -18,7 +18,7 @@ from lpjax.checkpoint.int8 import restored_factors
 from lpjax.checkpoint.source import find_folder
 from lpjax.checkpoint.stages import net_folder
 from lpjax.checkpoint.tensors import not_finite
-from lpjax.models import CLASS_NAMES, ModelConfig, architecture, config_from_json
+from lpjax.models import ARCHITECTURES, ModelConfig, config_from_json, name_table
 from lpjax.models.names import listed, parts_of, shape_text, walk
 from lpjax.weights.low_rank import LowRank
 
@@ -104,7 +104,7 @@ def _load(source: str | Path, folder: Path, inner: Path, data: dict[str, Any], c
         tensors = restored_factors(tensors)
     except ValueError as error:
         raise CheckpointError(f"{path}: {error}") from error
-    table = architecture(config).name_table(config)
+    table = name_table(config)
     try:
         found = fit(table, tensors, separator, table.groups_of(data.get("architectures")))
     except ValueError as error:
@@ -127,7 +127,7 @@ def _load(source: str | Path, folder: Path, inner: Path, data: dict[str, Any], c
     if found.wrapper:
         # A user's `self.bert` may be any net, but the two files may also belong to different ones.
         last = re.split(r"[./]", found.wrapper)[-2]
-        other = last in CLASS_NAMES and last != table.prefix
+        other = last in ARCHITECTURES and last != table.prefix
         kind = f" (but config.json says that the net is {config.model_type})" if other else ""
         _log.warning(printable(f"{path}: names begin with {found.wrapper}{kind}, which is left out"))
     if found.outside:
@@ -173,9 +173,9 @@ def from_tree(params: Mapping[str, Any], config: Any, *, source: str | Path | No
             raise ValueError(f"`config` {error}") from error
     if not isinstance(params, Mapping):
         raise ValueError(f"`params` is {type(params).__name__}, expected nested dicts of arrays")
-    known = architecture(config)
+    table = name_table(config)
     tree = _plain(params["params"] if params.keys() == {"params"} else params)
-    kept, misfits = read_tree(known.name_table(config), tree)
+    kept, misfits = read_tree(table, tree)
     if misfits:
         raise ValueError(f"`params` does not fit `config`:\n{misfits}")
     bad = [*not_finite(_arrays(kept))]

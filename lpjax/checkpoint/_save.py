@@ -21,8 +21,8 @@ from lpjax.checkpoint.int8 import FACTORS, INT8, rounded_factors
 from lpjax.checkpoint.links import check_inside, copy_inside, files_inside
 from lpjax.checkpoint.stages import MODULES, OWN_TYPES, SENTENCE_CONFIGS, modules_at_root, net_folder, read_stages
 from lpjax.checkpoint.tensors import DTYPES, not_finite, write_tensors
-from lpjax.models import CLASS_NAMES, architecture, config_from_json
-from lpjax.models.names import HEADS, NameTable, head_named, listed, walk
+from lpjax.models import config_from_json, name_table
+from lpjax.models.names import NameTable, head_named, listed, walk
 
 FORMATS = ("safetensors", "msgpack")
 
@@ -135,7 +135,7 @@ def export_checkpoint(
     target = check_target(folder, checkpoint.source, overwrite)
     _checked_pairs(checkpoint)
     dense = dataclasses.replace(checkpoint, params=densified(checkpoint.params), compression=None)
-    table = architecture(dense.config).name_table(dense.config)
+    table = name_table(dense.config)
     base = dense.params.get(table.prefix)
     head = table.groups_of((dense.config_json or {}).get("architectures"))
     if base is not None and head and "pooler" not in head:
@@ -156,7 +156,7 @@ def export_checkpoint(
 
 def _checked_pairs(checkpoint: Checkpoint) -> list[tuple[str, Any]]:
     """The (name, tensor) pairs of a file for `checkpoint`; a ValueError names all that cannot be saved."""
-    pairs, misfits = architecture(checkpoint.config).name_table(checkpoint.config).write(checkpoint.params)
+    pairs, misfits = name_table(checkpoint.config).write(checkpoint.params)
     if misfits:
         raise ValueError(f"`params` does not fit `config`:\n{misfits}")
     strange = [f"{name} ({array.dtype})" for name, array in pairs if np.dtype(array.dtype) not in DTYPES.values()]
@@ -254,9 +254,9 @@ def _config_text(checkpoint: Checkpoint, int8: bool = False) -> str:
         data |= checkpoint.config.to_json()
     head = checkpoint.config.head
     if head_named(data.get("architectures")) != head:
-        data["architectures"] = [f"{CLASS_NAMES[checkpoint.config.model_type]}{HEADS[head][0]}"]
+        data["architectures"] = [checkpoint.config.class_for(head)]
     data["model_type"] = checkpoint.config.model_type  # which the first checkpoints lack, and transformers wants
-    table = architecture(checkpoint.config).name_table(checkpoint.config)
+    table = name_table(checkpoint.config)
     if table.write(checkpoint.params, table.groups_of(data.get("architectures")))[1]:
         # The base model of a classifier: under the classifier's name, a reader would miss the head.
         data["architectures"] = [f"{str(data['architectures'][0]).split('For')[0]}Model"]

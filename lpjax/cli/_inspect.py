@@ -53,7 +53,7 @@ def inspect(
     """Show what can be compressed, and what it would take: spectra, outliers, and the rank that each keep gives."""
     from lpjax.checkpoint import load_checkpoint
     from lpjax.inspection import inspect_params, tied_paths
-    from lpjax.models import architecture
+    from lpjax.models import name_table
     from lpjax.report import plot_inspection
     from lpjax.select import select_paths
 
@@ -69,7 +69,7 @@ def inspect(
     if patterns is not None:
         with misuse():
             select_paths(checkpoint.params, patterns)
-    table = architecture(checkpoint.config).name_table(checkpoint.config)
+    table = name_table(checkpoint.config)
     with progress() as advance:
         inspection = inspect_params(
             checkpoint.params,

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jax.sharding import Mesh
 
-from lpjax.models import ModelConfig, XLNetConfig
+from lpjax.models import ModelConfig
 
 LENGTHS = (*range(8, 65, 8), *range(80, 129, 16), *range(160, 257, 32), *range(320, 513, 64))
 """Lengths that batches are padded to, closer together where texts are: at most one compilation each, 20 in all."""
@@ -92,7 +92,7 @@ def tokenize(
         expected = "3 or more" if limit is None else f"3 to {limit}, the positions that the net has"
         raise ValueError(f"`max_length` is {max_length}; expected {expected}")
     segments = second is not None and config.num_token_types != 1
-    options = {"return_token_type_ids": True} if segments or isinstance(config, XLNetConfig) else {}
+    options = {"return_token_type_ids": True} if segments or config.wants_token_types else {}
     try:
         found = tokenizer(*map(list, texts), truncation=True, max_length=max_length, add_special_tokens=True, **options)
     except (ValueError, OSError):
@@ -109,14 +109,13 @@ def tokenize(
         )
     types = [np.asarray(row, np.int32) for row in found["token_type_ids"]] if options else None
     check_known(config, ids, types)
-    # RoBERTa's positions are counted by the id of padding, so that must be the net's.
-    padding = getattr(config, "pad_token_id", getattr(tokenizer, "pad_token_id", 0) or 0)
+    padding = getattr(tokenizer, "pad_token_id", 0) or 0 if config.padding_id is None else config.padding_id
     special = {getattr(tokenizer, f"{name}_token_id", None) for name in ("cls", "sep", "bos", "eos", "pad")}
     return Tokens(
         ids,
         types,
         padding,
-        isinstance(config, XLNetConfig),
+        config.padding_side == "left",
         max_length,
         frozenset(int(one) for one in special if one is not None),
         getattr(tokenizer, "mask_token_id", None),
@@ -206,9 +205,6 @@ def collate(tokens: Tokens, batch: Batch, batch_size: int) -> dict[str, np.ndarr
 
 
 def round_up(batch_size: int, mesh: Mesh, config: ModelConfig) -> int:
-    """The least number of rows from `batch_size` on that the devices can share evenly.
-
-    It is even for an XLNet with `bi_data`, which reads the second half of any batch backwards.
-    """
-    unit = math.lcm(mesh.size, 2 if getattr(config, "bi_data", False) else 1)
+    """The least number of rows, `batch_size` or more, that the devices can share evenly and the net can read."""
+    unit = math.lcm(mesh.size, config.batch_multiple)
     return -(-batch_size // unit) * unit

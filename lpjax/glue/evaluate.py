@@ -25,7 +25,7 @@ from lpjax.glue.labels import is_assumed, label_order, own_task
 from lpjax.glue.order import likelier_order
 from lpjax.glue.tasks import Task
 from lpjax.models import ModelConfig, classify, device_params
-from lpjax.models.head import num_outputs, output_path
+from lpjax.models.heads import num_outputs, output_path
 from lpjax.models.names import names_of, walk
 
 Progress = Callable[[int, int], None]

@@ -1,14 +1,15 @@
-"""Nets: BERT, DistilBERT, RoBERTa, XLNet and what is one of these by another name."""
+"""Nets: BERT, DistilBERT, RoBERTa, XLNet, and nets of other names that are one of these."""
 
+from lpjax.models.architecture import ARCHITECTURES as ARCHITECTURES
+from lpjax.models.architecture import architecture_of as architecture_of
+from lpjax.models.architecture import config_from_json as config_from_json
+from lpjax.models.architecture import name_table as name_table
 from lpjax.models.bert import BertConfig as BertConfig
+from lpjax.models.config import Architecture as Architecture
 from lpjax.models.config import ModelConfig as ModelConfig
 from lpjax.models.distilbert import DistilBertConfig as DistilBertConfig
-from lpjax.models.encoder import ARCHITECTURES as ARCHITECTURES
-from lpjax.models.encoder import CLASS_NAMES as CLASS_NAMES
-from lpjax.models.encoder import Architecture as Architecture
-from lpjax.models.encoder import architecture as architecture
+from lpjax.models.encoder import check_span_outputs as check_span_outputs
 from lpjax.models.encoder import classify as classify
-from lpjax.models.encoder import config_from_json as config_from_json
 from lpjax.models.encoder import device_params as device_params
 from lpjax.models.encoder import encode as encode
 from lpjax.models.encoder import fill_mask as fill_mask

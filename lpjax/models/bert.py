@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from lpjax.models.config import ConfigReader, ModelConfig
+from lpjax.models.config import Activation, Architecture, Layers, ModelConfig, Share, Size, not_divisible
 from lpjax.models.layers import ACTIVATIONS, Dropout, attention, embed, layer_norm, linear, unembed
 from lpjax.models.names import NameTable, Weight, decoder, dense, embedding, norm
 
@@ -23,36 +23,26 @@ class BertConfig(ModelConfig):
     """
 
     model_type: ClassVar[str] = "bert"
+    class_name: ClassVar[str] = "Bert"
+    unsupported: ClassVar[Mapping[str, Any]] = {
+        "position_embedding_type": (("absolute", None), "only absolute positions are supported")
+    }
 
-    hidden_size: int
-    num_hidden_layers: int
-    num_attention_heads: int
-    intermediate_size: int
-    max_position_embeddings: int
-    type_vocab_size: int = 2
-    hidden_act: str = "gelu"
-    layer_norm_eps: float = 1e-12
-    hidden_dropout_prob: float = 0.1
-    attention_probs_dropout_prob: float = 0.1
-    classifier_dropout: float | None = None
-
-    @classmethod
-    def check(cls, reader: ConfigReader) -> None:
-        for key in ("vocab_size", "intermediate_size", "max_position_embeddings"):
-            reader.size(key)
-        reader.layers("num_hidden_layers")
-        reader.size("type_vocab_size", 2)
-        reader.heads("hidden_size", "num_attention_heads")
-        reader.activation("hidden_act", "gelu")
-        reader.share("layer_norm_eps", 1e-12)
-        reader.share("hidden_dropout_prob", 0.1)
-        reader.share("attention_probs_dropout_prob", 0.1)
-        if reader.given("classifier_dropout"):
-            reader.share("classifier_dropout", 0.1)
+    hidden_size: Size
+    num_hidden_layers: Layers
+    num_attention_heads: Size
+    intermediate_size: Size
+    max_position_embeddings: Size
+    type_vocab_size: Size = 2
+    hidden_act: Activation = "gelu"
+    layer_norm_eps: Share = 1e-12
+    hidden_dropout_prob: Share = 0.1
+    attention_probs_dropout_prob: Share = 0.1
+    classifier_dropout: Share | None = None
 
     @classmethod
-    def refuse(cls, reader: ConfigReader) -> None:
-        reader.refuse("position_embedding_type", ("absolute", None), "only absolute positions are supported")
+    def conflicts(cls, values: Mapping[str, Any], data: Mapping[str, Any]) -> Iterator[str]:
+        yield from not_divisible(values, "hidden_size", "num_attention_heads")
 
     @property
     def max_length(self) -> int:
@@ -121,13 +111,12 @@ def forward(
     token_type_ids: Int[Array, "batch length"] | None,
     dtype: Any,
     dropout: Dropout,
-    wanted: slice = slice(None),
+    tokens: slice = slice(None),
     positions: Int[Array, "batch length"] | None = None,
-) -> Float[Array, "batch wanted hidden"]:
-    """Hidden states of the last layer, of the `wanted` tokens.
+) -> Float[Array, "batch tokens hidden"]:
+    """Hidden states of the last layer, of the slice `tokens` alone: there, other tokens are only keys and values.
 
-    `params` is the base model's tree; positions count from 0 where not given. Of the last layer, only what is wanted is
-    computed: there, other tokens are but keys and values.
+    `params` is the base model's tree; positions count from 0 by default.
     """
     eps, activation, rate = config.layer_norm_eps, ACTIVATIONS[config.hidden_act], config.hidden_dropout_prob
 
@@ -143,7 +132,7 @@ def forward(
         layer = params["encoder"]["layer"][str(i)]
         heads, merge = layer["attention"]["self"], layer["attention"]["output"]
         key, value = (linear(x, heads[name]) for name in ("key", "value"))
-        x = x[:, wanted] if i == config.num_hidden_layers - 1 else x
+        x = x[:, tokens] if i == config.num_hidden_layers - 1 else x
         query = linear(x, heads["query"])
         drop = config.attention_probs_dropout_prob
         context = attention(query, key, value, mask, config.num_attention_heads, dropout, drop)
@@ -151,12 +140,7 @@ def forward(
         inner = activation(linear(x, layer["intermediate"]["dense"]))
         inner = dropout(linear(inner, layer["output"]["dense"]), rate)
         x = layer_norm(x + inner, layer["output"]["LayerNorm"], eps)
-    return x if config.num_hidden_layers else x[:, wanted]
-
-
-def summarized(config: BertConfig) -> slice:
-    """The tokens that the head reads: the first."""
-    return slice(1)
+    return x if config.num_hidden_layers else x[:, tokens]
 
 
 def classify(
@@ -187,10 +171,19 @@ def find_spans(
 
 
 def fill_words(
-    params: Mapping[str, Any], config: BertConfig, hidden: Float[Array, "batch places hidden"]
+    params: Mapping[str, Any], config: BertConfig, hidden: Float[Array, "batch places hidden"], dropout: Dropout
 ) -> Float[Array, "batch places vocab"]:
-    """Logits of the words; `params` is the whole tree."""
+    """Logits of the words, without dropout; `params` is the whole tree."""
     head = params["cls"]["predictions"]
     x = ACTIVATIONS[config.hidden_act](linear(hidden, head["transform"]["dense"]))
     x = layer_norm(x, head["transform"]["LayerNorm"], config.layer_norm_eps)
     return unembed(x, params["bert"]["embeddings"]["word_embeddings"], head.get("decoder", {}), head["bias"])
+
+
+BERT = Architecture(
+    BertConfig,
+    name_table,
+    forward,
+    lambda _: slice(1),
+    {"sequence": classify, "tokens": label_tokens, "spans": find_spans, "words": fill_words},
+)

@@ -1,161 +1,149 @@
-"""Reading a model's config from the object of a config.json: every fault is named, none is ignored."""
+"""What lpjax knows of a kind of net: its config, read from a config.json with every fault named, and what runs it."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any, ClassVar, Self
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self, get_args, get_type_hints
+
+from jaxtyping import Array
 
 from lpjax.models.layers import ACTIVATIONS
-from lpjax.models.names import HEADS, head_named
-
-_KINDS = {int: "a whole number", float: "a number", str: "a string", bool: "true or false"}
-_MOST_LAYERS = 1000  # a config that claims more is a typing error, or meant to fill the memory
-_MOST = 2**31 - 1  # ids and sizes are int32
+from lpjax.models.names import HEADS, NameTable, head_named
 
 
-class ConfigReader:
-    """Reads keys of a config.json's object and collects what is wrong with them.
+class Rule(NamedTuple):
+    """Which values a key of config.json may have.
 
-    Call `get`, `size` and the other methods for every key that matters, then `finish`.
+    Attributes:
+        expected: the same in words.
+        fits: whether a value is one of them.
     """
 
-    def __init__(self, data: Mapping[str, Any]):
-        self._data = data
-        self._missing: list[str] = []
-        self._faults: list[str] = []
+    expected: str
+    fits: Callable[[Any], bool]
 
-    def get(self, key: str, kind: type, default: Any = None) -> Any:
-        """`data[key]`, of type `kind`; missing without a default, or of another type, is a fault."""
-        value = self._data.get(key, default)
-        if key not in self._data and default is None:
-            self._missing.append(key)
-        # bool is an int to Python; a whole number serves as a float.
-        elif type(value) is not kind and not (kind is float and type(value) is int):
-            self.fault(f"`{key}` is {value!r}, expected {_KINDS[kind]}")
-            value = None
-        return value
 
-    def size(self, key: str, default: int | None = None, most: int = _MOST) -> int | None:
-        """A whole number from 1 to `most`."""
-        value = self.get(key, int, default)
-        if value is not None and not 1 <= value <= most:
-            self.fault(f"`{key}` is {value}, expected " + ("at least 1" if value < 1 else f"at most {most}"))
-            return None
-        return value
+def whole(least: int, most: int = 2**31 - 1) -> Rule:
+    """A whole number in a range; sizes and ids are int32. A bool, an int to Python, is none."""
+    return Rule(f"a whole number from {least} to {most}", lambda value: type(value) is int and least <= value <= most)
 
-    def layers(self, key: str) -> int | None:
-        """A number of layers."""
-        return self.size(key, most=_MOST_LAYERS)
 
-    def heads(self, hidden_key: str, heads_key: str) -> None:
-        """A hidden size and the number of heads that it is divided into."""
-        hidden, heads = self.size(hidden_key), self.size(heads_key)
-        if hidden and heads and hidden % heads:
-            self.fault(f"`{hidden_key}` is {hidden}, expected a multiple of `{heads_key}`, {heads}")
+def one_of(names: Iterable[str]) -> Rule:
+    """One of some strings."""
+    return Rule(f"one of {', '.join(names)}", lambda value: isinstance(value, str) and value in names)
 
-    def activation(self, key: str, default: str) -> None:
-        """The name of an activation function."""
-        name = self.get(key, str, default)
-        if name is not None and name not in ACTIVATIONS:
-            self.fault(f"`{key}` is {name!r}, expected one of {', '.join(ACTIVATIONS)}")
 
-    def share(self, key: str, default: float) -> None:
-        """A number from 0, below 1: a rate of dropout, or the ε of a layer normalization."""
-        value = self.get(key, float, default)
-        if value is not None and not 0 <= value < 1:
-            self.fault(f"`{key}` is {value}, expected a number from 0, below 1")
+Size = Annotated[int, whole(1)]
+Layers = Annotated[int, whole(1, 1000)]  # more are a typing error, or meant to fill the memory
+Flag = Annotated[bool, Rule("true or false", lambda value: type(value) is bool)]
+Activation = Annotated[str, one_of(ACTIVATIONS)]
+Share = Annotated[float, Rule("a number from 0, below 1", lambda value: type(value) in (int, float) and 0 <= value < 1)]
+"""A dropout rate, or the ε of a layer normalization."""
 
-    def given(self, key: str) -> bool:
-        """Whether `key` is there and not null."""
-        return self._data.get(key) is not None
-
-    def refuse(self, key: str, allowed: tuple[Any, ...], why: str) -> None:
-        """A fault where `key` is given and none of `allowed`."""
-        if key in self._data and self._data[key] not in allowed:
-            self.fault(f"`{key}` is {self._data[key]!r}, expected {allowed[0]!r}: {why}")
-
-    def fault(self, message: str) -> None:
-        """Add a fault found by the caller."""
-        self._faults.append(message)
-
-    def finish(self) -> None:
-        """Raise a ValueError that lists every fault, if there is one."""
-        lacking = [f"lacks {', '.join(f'`{key}`' for key in self._missing)}"] if self._missing else []
-        if lacking or self._faults:
-            raise ValueError("; ".join([*lacking, *self._faults]))
+_UNSUPPORTED = {
+    "is_decoder": ((False, None), "only encoders are supported"),
+    "add_cross_attention": ((False, None), "only encoders are supported"),
+    "pruned_heads": (({}, [], None), "pruned heads are not supported"),
+    "quantization_config": ((None,), "quantized checkpoints are not supported"),
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """What a net's names and forward pass need of its config.json; hashable, so static under jit.
+    """What a net's names and forward pass need of its config.json, and its traits; hashable, so static under jit.
 
-    A net's own config is a frozen dataclass whose fields are keys of config.json, and says in `check` what they may
-    be.
+    The config of a net is a frozen dataclass that derives from this one. Its fields are keys of config.json, annotated
+    with what they may hold (`Size`, `Share`, …), and its class attributes and properties are the traits of the net:
+    whoever pads, masks or selects asks for these, never for the class.
 
     Attributes:
-        head: what `lpjax.classify` takes the net's head for, one of `lpjax.models.names.HEADS`: "sequence", "tokens",
-            "spans" or "words". No key of config.json: the class in its `architectures` tells.
+        model_type: `model_type` of config.json.
+        class_name: how transformers begins the names of the net's classes.
+        padding_side: where texts are padded.
+        wants_token_types: whether single texts need token types, too.
+        no_decay: last keys of the paths of weights that weight decay leaves alone.
+        groups: for each group of `select`, a regular expression for paths of the net that the general one misses.
+        unsupported: key of config.json -> (values that are supported, reason), for keys that are no fields.
+        vocab_size: number of token ids.
+        tie_word_embeddings: whether a word head repeats the word embeddings.
+        head: which head `lpjax.classify` runs, one of `lpjax.models.names.HEADS`. Not a key of config.json: the class
+            in its `architectures` says it.
 
     Raises:
         ValueError: listing every field of a wrong type or value.
     """
 
     model_type: ClassVar[str]
-    vocab_size: int
-    tie_word_embeddings: bool = dataclasses.field(default=True, kw_only=True)
-    head: str = dataclasses.field(default="sequence", kw_only=True)
+    class_name: ClassVar[str]
+    padding_side: ClassVar[Literal["left", "right"]] = "right"
+    wants_token_types: ClassVar[bool] = False
+    no_decay: ClassVar[frozenset[str]] = frozenset({"bias", "scale"})
+    groups: ClassVar[Mapping[str, str]] = {}
+    unsupported: ClassVar[Mapping[str, tuple[tuple[Any, ...], str]]] = {}
+
+    vocab_size: Size
+    tie_word_embeddings: Flag = dataclasses.field(default=True, kw_only=True)
+    head: Annotated[str, one_of(HEADS)] = dataclasses.field(default="sequence", kw_only=True)
 
     def __post_init__(self) -> None:
-        reader = ConfigReader(dataclasses.asdict(self))
-        self.check(reader)
-        reader.get("tie_word_embeddings", bool, True)
-        if self.head not in HEADS:
-            reader.fault(f"`head` is {self.head!r}, expected one of {', '.join(HEADS)}")
-        reader.finish()
+        _refuse(self._faults(dataclasses.asdict(self)))
 
     @classmethod
-    def check(cls, reader: ConfigReader) -> None:
-        """Read every field."""
-        raise NotImplementedError
+    def _faults(cls, data: Mapping[str, Any]) -> Iterator[str]:
+        """Everything in the object of a config.json that is not as the fields say."""
+        values: dict[str, Any] = {}
+        missing, faults = [], []
+        for name, (rule, optional, default) in _rules(cls).items():
+            value = data.get(name, default)
+            if value is dataclasses.MISSING:
+                missing.append(f"`{name}`")
+            elif rule.fits(value) or (optional and value is None):
+                values[name] = value
+            else:
+                faults.append(f"`{name}` is {value!r}, expected {rule.expected}")
+        if missing:
+            yield f"lacks {', '.join(missing)}"
+        yield from faults
+        yield from cls.conflicts(values, data)
 
     @classmethod
-    def refuse(cls, reader: ConfigReader) -> None:
-        """Refuse values of keys, not fields, that ask for what the net here does not compute."""
+    def conflicts(cls, values: Mapping[str, Any], data: Mapping[str, Any]) -> Iterator[str]:
+        """Faults in how fields go together; `values` holds those fields that are well on their own."""
+        yield from ()
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
         """The config in the object of a config.json; keys that do not change what is computed are not read.
 
         Raises:
-            ValueError: listing every key that is missing, of a wrong type or value, or that asks for what
-                lpjax does not compute (a decoder, relative positions in BERT, pruned heads, quantization).
+            ValueError: listing every key that is missing, has a wrong type or value, or asks for what lpjax does not
+                compute (a decoder, relative positions in BERT, pruned heads, quantization).
         """
-        reader = ConfigReader(data)
-        cls.check(reader)
-        reader.get("tie_word_embeddings", bool, True)
-        reader.refuse("model_type", (cls.model_type,), "another kind of model")
-        reader.refuse("is_decoder", (False, None), "only encoders are supported")
-        reader.refuse("add_cross_attention", (False, None), "only encoders are supported")
-        reader.refuse("pruned_heads", ({}, [], None), "pruned heads are not supported")
-        reader.refuse("quantization_config", (None,), "quantized checkpoints are not supported")
-        cls.refuse(reader)
+        data = {key: value for key, value in data.items() if key != "head"}
+        faults = [*cls._faults(data)]
+        kind = {"model_type": ((cls.model_type,), "another kind of model")}
+        for key, (supported, reason) in {**kind, **_UNSUPPORTED, **cls.unsupported}.items():
+            if key in data and data[key] not in supported:
+                faults.append(f"`{key}` is {data[key]!r}, expected {supported[0]!r}: {reason}")
         code = data.get("auto_map")
         if code and (not isinstance(code, Mapping) or "AutoModel" in code):
-            reader.fault("`auto_map` names code of its own for the model, which lpjax does not run")
-        reader.finish()
-        known = {field.name for field in dataclasses.fields(cls)} - {"head"}
-        return cls(**{key: data[key] for key in known if key in data}, head=head_named(data.get("architectures")))
+            faults.append("`auto_map` names code of its own for the model, which lpjax does not run")
+        _refuse(faults)
+        fields = {key: data[key] for key in _rules(cls) if key in data}
+        return cls(**fields, head=head_named(data.get("architectures")))
 
     def to_json(self) -> dict[str, Any]:
         """The object of a config.json that `from_json` reads this config from."""
-        from lpjax.models import CLASS_NAMES  # late: the package imports this module
-
-        data = {"model_type": self.model_type, **dataclasses.asdict(self)}
+        data = dataclasses.asdict(self)
         head = data.pop("head")
-        if head == "sequence":
-            return data
-        return {"architectures": [f"{CLASS_NAMES[self.model_type]}{HEADS[head][0]}"], **data}
+        classes = {} if head == "sequence" else {"architectures": [self.class_for(head)]}
+        return {**classes, "model_type": self.model_type, **data}
+
+    def class_for(self, head: str) -> str:
+        """The name of transformers' class of this net with a head."""
+        return self.class_name + HEADS[head][0]
 
     @property
     def max_length(self) -> int | None:
@@ -166,3 +154,56 @@ class ModelConfig:
     def num_token_types(self) -> int | None:
         """Values that `token_type_ids` may have, from 0; None without a limit."""
         raise NotImplementedError
+
+    @property
+    def padding_id(self) -> int | None:
+        """The id that padding must have, if positions are counted by it; None if any will do."""
+        return None
+
+    @property
+    def batch_multiple(self) -> int:
+        """The number of rows of every batch is a multiple of this; batches of more than 1 cannot be cut."""
+        return 1
+
+
+def not_divisible(values: Mapping[str, Any], size: str, heads: str) -> Iterator[str]:
+    """A fault if the hidden size, field `size`, is no multiple of the number of heads, field `heads`."""
+    if size in values and heads in values and values[size] % values[heads]:
+        yield f"`{size}` is {values[size]}, expected a multiple of `{heads}`, {values[heads]}"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)  # hashed as the object that it is: static under jit
+class Architecture:
+    """A kind of net: how to read its config, name its weights and run it.
+
+    Attributes:
+        config: its `ModelConfig`, with its traits.
+        name_table: config -> `NameTable`.
+        forward: (base params, config, ids, mask, token types or None, dtype, dropout, slice of tokens) -> hidden states
+            of these tokens.
+        head_slice: config -> slice of the tokens that the head for texts reads.
+        heads: head, one of `HEADS` -> (params, config, hidden states of the tokens that it reads, dropout) -> logits.
+    """
+
+    config: type[ModelConfig]
+    name_table: Callable[[Any], NameTable]
+    forward: Callable[..., Array]
+    head_slice: Callable[[Any], slice]
+    heads: Mapping[str, Callable[..., Array]]
+
+
+@functools.cache
+def _rules(config: type[ModelConfig]) -> dict[str, tuple[Rule, bool, Any]]:
+    """Field -> (what it may hold, whether also null, default)."""
+    hints = get_type_hints(config, include_extras=True)
+    rules = {}
+    for field in dataclasses.fields(config):
+        kinds = [hints[field.name], *get_args(hints[field.name])]
+        rule = next(extra for kind in kinds for extra in getattr(kind, "__metadata__", ()))
+        rules[field.name] = (rule, type(None) in kinds, field.default)
+    return rules
+
+
+def _refuse(faults: Iterable[str]) -> None:
+    if faults := [*faults]:
+        raise ValueError("; ".join(faults))

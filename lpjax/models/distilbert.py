@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from lpjax.models.config import ConfigReader, ModelConfig
+from lpjax.models.config import Activation, Architecture, Layers, ModelConfig, Share, Size, not_divisible
 from lpjax.models.layers import ACTIVATIONS, Dropout, attention, embed, layer_norm, linear, unembed
 from lpjax.models.names import NameTable, Weight, decoder, dense, embedding, norm
 
@@ -26,30 +26,22 @@ class DistilBertConfig(ModelConfig):
     """
 
     model_type: ClassVar[str] = "distilbert"
+    class_name: ClassVar[str] = "DistilBert"
 
-    dim: int
-    n_layers: int
-    n_heads: int
-    hidden_dim: int
-    max_position_embeddings: int = 512
-    activation: str = "gelu"
-    dropout: float = 0.1
-    attention_dropout: float = 0.1
-    seq_classif_dropout: float = 0.2
-    qa_dropout: float = 0.1
+    dim: Size
+    n_layers: Layers
+    n_heads: Size
+    hidden_dim: Size
+    max_position_embeddings: Size = 512
+    activation: Activation = "gelu"
+    dropout: Share = 0.1
+    attention_dropout: Share = 0.1
+    seq_classif_dropout: Share = 0.2
+    qa_dropout: Share = 0.1
 
     @classmethod
-    def check(cls, reader: ConfigReader) -> None:
-        reader.size("vocab_size")
-        reader.size("hidden_dim")
-        reader.size("max_position_embeddings", 512)
-        reader.layers("n_layers")
-        reader.heads("dim", "n_heads")
-        reader.activation("activation", "gelu")
-        reader.share("dropout", 0.1)
-        reader.share("attention_dropout", 0.1)
-        reader.share("seq_classif_dropout", 0.2)
-        reader.share("qa_dropout", 0.1)
+    def conflicts(cls, values: Mapping[str, Any], data: Mapping[str, Any]) -> Iterator[str]:
+        yield from not_divisible(values, "dim", "n_heads")
 
     @property
     def hidden_size(self) -> int:
@@ -109,9 +101,9 @@ def forward(
     token_type_ids: Int[Array, "batch length"] | None,
     dtype: Any,
     dropout: Dropout,
-    wanted: slice = slice(None),
-) -> Float[Array, "batch wanted hidden"]:
-    """Hidden states of the last layer, of the `wanted` tokens, as BERT's; there are no token types: all are 0."""
+    tokens: slice = slice(None),
+) -> Float[Array, "batch tokens hidden"]:
+    """Hidden states of the last layer, of `tokens`, as BERT's; there are no token types: all are 0."""
     del token_type_ids
     tables, activation = params["embeddings"], ACTIVATIONS[config.activation]
     positions = jnp.arange(input_ids.shape[1])[None]
@@ -121,18 +113,13 @@ def forward(
         layer = params["transformer"]["layer"][str(i)]
         heads, feed = layer["attention"], layer["ffn"]
         key, value = (linear(x, heads[name]) for name in ("k_lin", "v_lin"))
-        x = x[:, wanted] if i == config.n_layers - 1 else x
+        x = x[:, tokens] if i == config.n_layers - 1 else x
         query = linear(x, heads["q_lin"])
         context = attention(query, key, value, mask, config.n_heads, dropout, config.attention_dropout)
         x = layer_norm(x + linear(context, heads["out_lin"]), layer["sa_layer_norm"], _EPS)
         inner = dropout(linear(activation(linear(x, feed["lin1"])), feed["lin2"]), config.dropout)
         x = layer_norm(x + inner, layer["output_layer_norm"], _EPS)
-    return x if config.n_layers else x[:, wanted]
-
-
-def summarized(config: DistilBertConfig) -> slice:
-    """The tokens that the head reads: the first."""
-    return slice(1)
+    return x if config.n_layers else x[:, tokens]
 
 
 def classify(
@@ -158,9 +145,18 @@ def find_spans(
 
 
 def fill_words(
-    params: Mapping[str, Any], config: DistilBertConfig, hidden: Float[Array, "batch places hidden"]
+    params: Mapping[str, Any], config: DistilBertConfig, hidden: Float[Array, "batch places hidden"], dropout: Dropout
 ) -> Float[Array, "batch places vocab"]:
-    """Logits of the words; `params` is the whole tree."""
+    """Logits of the words, without dropout; `params` is the whole tree."""
     x = ACTIVATIONS[config.activation](linear(hidden, params["vocab_transform"]))
     x, decoder = layer_norm(x, params["vocab_layer_norm"], _EPS), params["vocab_projector"]
     return unembed(x, params["distilbert"]["embeddings"]["word_embeddings"], decoder, decoder["bias"])
+
+
+DISTILBERT = Architecture(
+    DistilBertConfig,
+    name_table,
+    forward,
+    lambda _: slice(1),
+    {"sequence": classify, "tokens": label_tokens, "spans": find_spans, "words": fill_words},
+)

@@ -1,16 +1,11 @@
-"""Encoders as pure functions over a parameter tree and a static config.
-
-A new architecture is a module like `bert.py` and one entry of `ARCHITECTURES`.
-"""
+"""Encoders as pure functions over a parameter tree and a static config."""
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
 import math
-import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -19,116 +14,15 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from lpjax.models import bert, distilbert, roberta, xlnet
-from lpjax.models.bert import BertConfig as BertConfig
-from lpjax.models.config import ModelConfig as ModelConfig
-from lpjax.models.distilbert import DistilBertConfig as DistilBertConfig
+from lpjax.models.architecture import ARCHITECTURES, Architecture, architecture_of
+from lpjax.models.config import ModelConfig
 from lpjax.models.layers import NO_DROPOUT, Dropout, at_least_float32, cast
-from lpjax.models.names import NameTable, walk
-from lpjax.models.roberta import CamembertConfig as CamembertConfig
-from lpjax.models.roberta import RobertaConfig as RobertaConfig
-from lpjax.models.roberta import XLMRobertaConfig as XLMRobertaConfig
-from lpjax.models.xlnet import XLNetConfig as XLNetConfig
+from lpjax.models.names import walk
 from lpjax.select import is_table, replace_leaves
 from lpjax.weights.low_rank import LowRank, densify, is_lowrank
 
-
-@dataclasses.dataclass(frozen=True)
-class Architecture:
-    """What lpjax knows of one `model_type`: how to read its config, name its weights and run it.
-
-    Attributes:
-        config: its `ModelConfig`.
-        name_table: config -> `NameTable`.
-        forward: (base params, config, ids, mask, token types or None, dtype, dropout, slice of the tokens wanted) ->
-            hidden states of those.
-        summarized: config -> slice of the tokens that the head reads.
-        classify: (params, config, hidden states of those, dropout) -> logits.
-        label_tokens, find_spans: (params, config, hidden states, dropout) -> logits of every token.
-        fill_words: (params, config, hidden states) -> logits of words; None without a head for masked words.
-    """
-
-    config: type[ModelConfig]
-    name_table: Callable[[Any], NameTable]
-    forward: Callable[..., Array]
-    summarized: Callable[[Any], slice]
-    classify: Callable[..., Array]
-    label_tokens: Callable[..., Array]
-    find_spans: Callable[..., Array]
-    fill_words: Callable[..., Array] | None
-
-
-ARCHITECTURES: dict[str, Architecture] = {
-    config.model_type: Architecture(
-        config,
-        module.name_table,
-        module.forward,
-        module.summarized,
-        module.classify,
-        module.label_tokens,
-        module.find_spans,
-        module.fill_words,
-    )
-    for config, module in (
-        (BertConfig, bert),
-        (DistilBertConfig, distilbert),
-        (RobertaConfig, roberta),
-        (XLMRobertaConfig, roberta),
-        (CamembertConfig, roberta),
-        (XLNetConfig, xlnet),
-    )
-}
-"""The architectures by the `model_type` of a config.json."""
-
-CLASS_NAMES = {
-    "bert": "Bert",
-    "distilbert": "DistilBert",
-    "roberta": "Roberta",
-    "xlm-roberta": "XLMRoberta",
-    "camembert": "Camembert",
-    "xlnet": "XLNet",
-}
-"""How transformers begins the names of the classes of each `model_type`."""
-
-_ENDINGS = "Model$|For[A-Z]|LMHeadModel$|PreTrainedModel$"  # of the names of transformers' classes
 _TOKENS = 1024  # at a time, on one CPU
 _INPUTS = ("input_ids", "attention_mask", "token_type_ids")
-
-
-def architecture(config: Any) -> Architecture:
-    """The architecture of `config`.
-
-    Raises:
-        ValueError: where `config` is no config of lpjax (a dict, or one of another library).
-    """
-    found = ARCHITECTURES.get(getattr(config, "model_type", ""))
-    if found is None or type(config) is not found.config:
-        known = ", ".join(a.config.__name__ for a in ARCHITECTURES.values())
-        raise ValueError(
-            f"`config` is {type(config).__module__}.{type(config).__name__}, expected lpjax's {known}; "
-            "load_checkpoint(...).config is one, and so is lpjax.config_from_json of a config.json's object"
-        )
-    return found
-
-
-def config_from_json(data: Mapping[str, Any]) -> ModelConfig:
-    """The config in the object of a config.json, of the architecture that its `model_type` names.
-
-    Raises:
-        ValueError: for an architecture that lpjax does not know, or a fault in the config; names every key.
-    """
-    kind = data.get("model_type")
-    if kind is None:
-        # The first checkpoints carry no model_type; where there is nothing, the class name tells.
-        names = data.get("architectures")
-        name = str(names[0]) if isinstance(names, list) and names else ""
-        # Not by the beginning alone: XLMRobertaXLModel and RobertaPreLayerNormModel are other nets.
-        kind = next((kind for kind, start in CLASS_NAMES.items() if re.match(f"{start}({_ENDINGS})", name)), None)
-    if kind is None:
-        raise ValueError(f"lacks `model_type`, expected one of {', '.join(map(repr, ARCHITECTURES))}")
-    if not isinstance(kind, str) or kind not in ARCHITECTURES:
-        raise ValueError(f"`model_type` is {kind!r}, expected one of {', '.join(map(repr, ARCHITECTURES))}")
-    return ARCHITECTURES[kind].config.from_json(data)
 
 
 def encode(
@@ -164,9 +58,7 @@ def encode(
             their table (checked for numpy arrays; jax arrays are not read back), or params that do not fit the
             config, with every path that does not.
     """
-    arch = architecture(config)
-    _require_tree(params)
-    return _encode(params, arch, config, *_inputs(batch, config), _dtype(dtype), dropout_key)
+    return _run(params, config, batch, dtype, dropout_key, None)
 
 
 def classify(
@@ -198,17 +90,8 @@ def classify(
         ValueError: as `encode`; params without the head, naming what is missing; and for XLNet a mask (numpy) that
             hides a text's last token while that is its summary.
     """
-    head = config.head if getattr(config, "head", "") in ("tokens", "spans") else "sequence"
-    arch = architecture(config)
-    _require_tree(params)
-    ids, mask, types = _inputs(batch, config)
-    last = isinstance(config, XLNetConfig) and head == "sequence" and config.summary_type in ("last", "cls_index")
-    if last and isinstance(mask, np.ndarray) and np.any((mask[:, -1] == 0) & (mask != 0).any(axis=1)):
-        raise ValueError(
-            "`attention_mask` hides the last token of a row, of which XLNet's summary is made; pad on the left: "
-            'tokenizer.padding_side = "left"'
-        )
-    return _classify(params, arch, config, ids, mask, types, _dtype(dtype), dropout_key, head)
+    head = getattr(config, "head", "sequence")
+    return _run(params, config, batch, dtype, dropout_key, "sequence" if head == "words" else head)
 
 
 def fill_mask(
@@ -235,17 +118,32 @@ def fill_mask(
         ValueError: as `encode`; params without the head, naming what is missing; an XLNet, whose word head predicts
             permuted words.
     """
-    arch = architecture(config)
-    if arch.fill_words is None:
-        known = ", ".join(one.config.model_type for one in ARCHITECTURES.values() if one.fill_words is not None)
+    if "words" not in architecture_of(config).heads:
+        known = ", ".join(kind for kind, net in ARCHITECTURES.items() if "words" in net.heads)
         raise ValueError(f"`config` is of {config.model_type}, whose word head fills no masks; expected one of {known}")
-    _require_tree(params)
-    return _classify(params, arch, config, *_inputs(batch, config), _dtype(dtype), dropout_key, "words")
+    return _run(params, config, batch, dtype, dropout_key, "words")
 
 
-def _require_tree(params: Any) -> None:
+def _run(
+    params: Mapping[str, Any],
+    config: ModelConfig,
+    batch: Mapping[str, Any],
+    dtype: DTypeLike,
+    dropout_key: Array | None,
+    head: str | None,
+) -> Array:
+    """Logits of a head, or hidden states without one; all arguments are checked."""
+    net = architecture_of(config)
     if not isinstance(params, Mapping):
         raise ValueError(f"`params` is {type(params).__name__}, expected a nested dict such as Checkpoint.params")
+    ids, mask, types = _inputs(batch, config)
+    last = head == "sequence" and net.head_slice(config) == slice(-1, None)
+    if last and isinstance(mask, np.ndarray) and np.any((mask[:, -1] == 0) & (mask != 0).any(axis=1)):
+        raise ValueError(
+            "`attention_mask` hides the last token of a row, which the net's head reads; pad on the left: "
+            'tokenizer.padding_side = "left"'
+        )
+    return _compiled(params, net, config, ids, mask, types, _dtype(dtype), dropout_key, head)
 
 
 def device_params(params: Mapping[str, Any], dtype: DTypeLike | None = None, *, expand: bool = False) -> dict[str, Any]:
@@ -320,49 +218,37 @@ def _inputs(batch: Mapping[str, Any], config: ModelConfig) -> tuple[Any, Any, An
     return ids, mask, types
 
 
-@functools.partial(jax.jit, static_argnums=(1, 2, 6))
-def _encode(
-    params: dict,
-    arch: Architecture,
-    config: ModelConfig,
-    ids: Array,
-    mask: Array,
-    types: Array | None,
-    dtype: np.dtype,
-    key: Array | None,
-) -> Array:
-    table = arch.name_table(config)
-    _require_fit(params, table)
-    with _precision(dtype):
-        base = params.get(table.prefix, params)
-        return _forward(base, arch, config, ids, mask, types, dtype, Dropout(key), slice(None))
-
-
 @functools.partial(jax.jit, static_argnums=(1, 2, 6, 8))
-def _classify(
+def _compiled(
     params: dict,
-    arch: Architecture,
+    net: Architecture,
     config: ModelConfig,
     ids: Array,
     mask: Array,
     types: Array | None,
     dtype: np.dtype,
     key: Array | None,
-    head: str,
+    head: str | None,
 ) -> Array:
-    table = arch.name_table(config)
-    if table.prefix not in params:
+    table = net.name_table(config)
+    if head is not None and table.prefix not in params:
         raise ValueError(f"`params` is a base model's tree, without a head; expected `{table.prefix}` and a head in it")
-    _require_fit(params, table, table.head_groups(head))
+    # Shapes are static: this costs nothing once compiled.
+    misfits = table.write(params, () if head is None else table.head_groups(head), look_inside=False)[1]
+    misfits.unknown.clear()  # The caller may have a head of their own.
+    if misfits:
+        raise ValueError(f"`params` does not fit `config`:\n{misfits}")
     with _precision(dtype):
-        dropout = Dropout(key)
-        hidden = _forward(params[table.prefix], arch, config, ids, mask, types, dtype, dropout, tokens_of(config, head))
+        base, dropout, tokens = params.get(table.prefix, params), Dropout(key), tokens_of(config, head)
+        hidden = _forward(base, net, config, ids, mask, types, dtype, dropout, tokens)
+        if head is None:
+            return hidden
         return logits_of(params, config, hidden, dropout, head).astype(at_least_float32(dtype))
 
 
-def tokens_of(config: ModelConfig, head: str) -> slice:
-    """The tokens that a head reads, one of `HEADS`."""
-    return architecture(config).summarized(config) if head == "sequence" else slice(None)
+def tokens_of(config: ModelConfig, head: str | None) -> slice:
+    """The tokens that a head, one of `HEADS`, reads; all tokens without a head."""
+    return architecture_of(config).head_slice(config) if head == "sequence" else slice(None)
 
 
 def logits_of(
@@ -375,68 +261,70 @@ def logits_of(
     """Logits of a head, one of `HEADS`, over the hidden states of the tokens that it reads; nothing is checked.
 
     Raises:
-        ValueError: a head for spans that has not two outputs.
+        ValueError: the head is for spans and does not have two outputs.
     """
-    arch = architecture(config)
-    if head == "words":
-        assert arch.fill_words is not None
-        return arch.fill_words(params, config, hidden)
-    run = {"sequence": arch.classify, "tokens": arch.label_tokens, "spans": arch.find_spans}[head]
-    logits = run(params, config, hidden, dropout)
-    if head == "spans" and logits.shape[-1] != 2:
-        raise ValueError(f"`qa_outputs` has {logits.shape[-1]} outputs; expected 2, an answer's first and last token")
+    logits = architecture_of(config).heads[head](params, config, hidden, dropout)
+    if head == "spans":
+        check_span_outputs(logits.shape[-1])
     return logits
+
+
+def check_span_outputs(count: int) -> None:
+    """Refuse a head for spans that does not have two outputs.
+
+    Raises:
+        ValueError: it has another number of outputs.
+    """
+    if count != 2:
+        raise ValueError(f"`qa_outputs` has {count} outputs; expected 2, an answer's first and last token")
 
 
 def hidden_states(
     base: Mapping[str, Any],
     config: ModelConfig,
     inputs: Mapping[str, Array],
-    wanted: slice = slice(None),
+    tokens: slice = slice(None),
     *,
     in_pieces: bool = False,
-) -> Float[Array, "batch wanted hidden"]:
-    """Hidden states of the last layer, of the `wanted` tokens, in float32, inside jit; nothing is checked.
+) -> Float[Array, "batch tokens hidden"]:
+    """Hidden states of the last layer, in float32, inside jit; nothing is checked.
 
     Args:
         base: the base model's tree, whose weights may be `Probe`s.
         config: its config.
         inputs: as `collate` makes them; other keys are left out.
-        wanted: slice of the tokens.
-        in_pieces: on one CPU, some texts at a time, in half the time; not for gradients.
+        tokens: slice of the tokens that are computed in the last layer.
+        in_pieces: on one CPU, run some texts at a time, which takes half the time; not for gradients.
     """
-    arch = architecture(config)
-    given = inputs["input_ids"], inputs["attention_mask"].astype(bool), inputs.get("token_type_ids")
-    dtype = np.dtype("float32")
-    if in_pieces:
-        return _forward(dict(base), arch, config, *given, dtype, NO_DROPOUT, wanted)
-    return arch.forward(base, config, *given, dtype, NO_DROPOUT, wanted)
+    net = architecture_of(config)
+    run = functools.partial(_forward, dict(base), net) if in_pieces else functools.partial(net.forward, base)
+    ids, mask, types = inputs["input_ids"], inputs["attention_mask"].astype(bool), inputs.get("token_type_ids")
+    return run(config, ids, mask, types, np.dtype("float32"), NO_DROPOUT, tokens)
 
 
 def _forward(
     base: dict,
-    arch: Architecture,
+    net: Architecture,
     config: ModelConfig,
     ids: Array,
     mask: Array,
     types: Array | None,
     dtype: np.dtype,
     dropout: Dropout,
-    wanted: slice,
+    tokens: slice,
 ) -> Array:
-    """The net's `forward`; on one CPU of a large batch some texts at a time, whose activations then stay in its cache.
+    """The net's `forward`; on one CPU, a large batch is run some texts at a time, whose activations stay in the cache.
 
-    It takes half the time of all of them at a time. Not so in training, where what dropout zeroes depends on the batch.
+    That takes half the time. With dropout the batch stays whole, for the entries that dropout zeroes depend on it.
     """
 
     def forward(ids: Array, mask: Array, types: Array | None) -> Array:
-        return arch.forward(base, config, ids, mask.astype(bool), types, dtype, dropout, wanted)
+        return net.forward(base, config, ids, mask.astype(bool), types, dtype, dropout, tokens)
 
     batch, length = ids.shape
     height = math.ceil(batch / min(batch, math.ceil(batch * length / _TOKENS))) if batch else 0
     one_cpu = jax.default_backend() == "cpu" and jax.device_count() == 1
-    # XLNet's `bi_data` reads the two halves of a batch in two directions.
-    if height == batch or not one_cpu or dropout.acts or getattr(config, "bi_data", False):
+    if height == batch or not one_cpu or dropout.acts or config.batch_multiple > 1:
         return forward(ids, mask, types)
 
     def piece(start: Array) -> Array:
@@ -447,20 +335,12 @@ def _forward(
     found = jax.lax.map(piece, np.minimum(np.arange(count) * height, batch - height))
     if batch % height == 0:
         return found.reshape(batch, *found.shape[2:])
-    # The last piece begins with texts that the one before it has.
+    # The last piece begins with texts of the piece before it.
     return jnp.concatenate([*found[:-1], found[-1, count * height - batch :]])
 
 
-def _require_fit(params: dict, table: NameTable, groups: Iterable[str] = ()) -> None:
-    # Shapes are static: this costs nothing once compiled.
-    misfits = table.write(params, groups, look_inside=False)[1]
-    misfits.unknown.clear()  # A head of the caller's own is no business of the encoder.
-    if misfits:
-        raise ValueError(f"`params` does not fit `config`:\n{misfits}")
-
-
 def _precision(dtype: np.dtype) -> contextlib.AbstractContextManager[Any]:
-    """Full precision for float32, where the caller has said nothing else."""
+    """Full precision for float32, unless the caller has set another one."""
     unset = jax.config.jax_default_matmul_precision is None  # pyright: ignore[reportAttributeAccessIssue]
     full = unset and dtype == np.float32
     return jax.default_matmul_precision("highest") if full else contextlib.nullcontext()

@@ -7,15 +7,15 @@ other vocabularies; transformers gives them model types and classes of their own
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, ClassVar
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from lpjax.models import bert
 from lpjax.models.bert import BertConfig, classifier_dropout
-from lpjax.models.config import ConfigReader
+from lpjax.models.config import Architecture, whole
 from lpjax.models.layers import ACTIVATIONS, Dropout, layer_norm, linear, unembed
 from lpjax.models.names import NameTable, Weight, decoder, dense, norm
 
@@ -29,18 +29,16 @@ class RobertaConfig(BertConfig):
     """
 
     model_type: ClassVar[str] = "roberta"
+    class_name: ClassVar[str] = "Roberta"
 
-    pad_token_id: int = 1
+    pad_token_id: Annotated[int, whole(0)] = 1
 
     @classmethod
-    def check(cls, reader: ConfigReader) -> None:
-        super().check(reader)
-        pad = reader.get("pad_token_id", int, 1)
-        if pad is not None and pad < 0:
-            reader.fault(f"`pad_token_id` is {pad}, expected 0 or more")
-        positions = reader.get("max_position_embeddings", int, 512)
-        if pad is not None and pad >= 0 and positions is not None and 1 <= positions < pad + 2:
-            reader.fault(
+    def conflicts(cls, values: Mapping[str, Any], data: Mapping[str, Any]) -> Iterator[str]:
+        yield from super().conflicts(values, data)
+        pad, positions = values.get("pad_token_id"), values.get("max_position_embeddings")
+        if pad is not None and positions is not None and positions < pad + 2:
+            yield (
                 f"`max_position_embeddings` is {positions}, expected at least {pad + 2}: "
                 f"positions of tokens begin after `pad_token_id`, {pad}"
             )
@@ -49,12 +47,17 @@ class RobertaConfig(BertConfig):
     def max_length(self) -> int:
         return self.max_position_embeddings - self.pad_token_id - 1
 
+    @property
+    def padding_id(self) -> int:
+        return self.pad_token_id
+
 
 @dataclasses.dataclass(frozen=True)
 class XLMRobertaConfig(RobertaConfig):
     """Config of an XLM-RoBERTa; fields and errors as `RobertaConfig`."""
 
     model_type: ClassVar[str] = "xlm-roberta"
+    class_name: ClassVar[str] = "XLMRoberta"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +65,7 @@ class CamembertConfig(RobertaConfig):
     """Config of a CamemBERT; fields and errors as `RobertaConfig`."""
 
     model_type: ClassVar[str] = "camembert"
+    class_name: ClassVar[str] = "Camembert"
 
 
 def name_table(config: RobertaConfig) -> NameTable:
@@ -98,16 +102,13 @@ def forward(
     token_type_ids: Int[Array, "batch length"] | None,
     dtype: Any,
     dropout: Dropout,
-    wanted: slice = slice(None),
-) -> Float[Array, "batch wanted hidden"]:
-    """Hidden states of the last layer, of the `wanted` tokens; `params` is the base model's tree."""
+    tokens: slice = slice(None),
+) -> Float[Array, "batch tokens hidden"]:
+    """Hidden states of the last layer, of `tokens`; `params` is the base model's tree."""
     # From the ids, not from the mask: a token that is masked takes up a position all the same.
     counted = (input_ids != config.pad_token_id).astype(jnp.int32)
     positions = jnp.cumsum(counted, axis=1) * counted + config.pad_token_id
-    return bert.forward(params, config, input_ids, mask, token_type_ids, dtype, dropout, wanted, positions)
-
-
-summarized = bert.summarized
+    return bert.forward(params, config, input_ids, mask, token_type_ids, dtype, dropout, tokens, positions)
 
 
 def classify(
@@ -119,14 +120,21 @@ def classify(
     return linear(dropout(x, rate), head["out_proj"])[:, 0]
 
 
-label_tokens = bert.label_tokens
-find_spans = bert.find_spans
-
-
 def fill_words(
-    params: Mapping[str, Any], config: RobertaConfig, hidden: Float[Array, "batch places hidden"]
+    params: Mapping[str, Any], config: RobertaConfig, hidden: Float[Array, "batch places hidden"], dropout: Dropout
 ) -> Float[Array, "batch places vocab"]:
-    """Logits of the words; `params` is the whole tree. Its activation is gelu, whatever the encoder's is."""
+    """Logits of the words, without dropout, from gelu whatever the encoder's activation; `params` is the whole tree."""
     head = params["lm_head"]
     x = layer_norm(ACTIVATIONS["gelu"](linear(hidden, head["dense"])), head["layer_norm"], config.layer_norm_eps)
     return unembed(x, params["roberta"]["embeddings"]["word_embeddings"], head.get("decoder", {}), head["bias"])
+
+
+ROBERTA = Architecture(
+    RobertaConfig,
+    name_table,
+    forward,
+    lambda _: slice(1),
+    {"sequence": classify, "tokens": bert.label_tokens, "spans": bert.find_spans, "words": fill_words},
+)
+XLM_ROBERTA = dataclasses.replace(ROBERTA, config=XLMRobertaConfig)
+CAMEMBERT = dataclasses.replace(ROBERTA, config=CamembertConfig)

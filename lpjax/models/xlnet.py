@@ -9,15 +9,26 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from lpjax.models import bert
-from lpjax.models.config import ConfigReader, ModelConfig
+from lpjax.models.config import (
+    Activation,
+    Architecture,
+    Flag,
+    Layers,
+    ModelConfig,
+    Share,
+    Size,
+    not_divisible,
+    one_of,
+    whole,
+)
 from lpjax.models.layers import (
     ACTIVATIONS,
     Dropout,
@@ -47,49 +58,38 @@ class XLNetConfig(ModelConfig):
     """
 
     model_type: ClassVar[str] = "xlnet"
+    class_name: ClassVar[str] = "XLNet"
+    padding_side: ClassVar[Literal["left", "right"]] = "left"
+    wants_token_types: ClassVar[bool] = True
+    no_decay: ClassVar[frozenset[str]] = ModelConfig.no_decay | {"r_w_bias", "r_r_bias", "r_s_bias"}
+    unsupported: ClassVar[Mapping[str, Any]] = {
+        "attn_type": (("bi",), "only bidirectional attention is supported"),
+        "summary_proj_to_labels": ((False, None), "the head projects the summary to the hidden size"),
+    }
 
-    d_model: int
-    n_layer: int
-    n_head: int
-    d_inner: int
-    ff_activation: str = "gelu"
-    layer_norm_eps: float = 1e-12
-    clamp_len: int = -1
-    bi_data: bool = False
-    summary_type: str = "last"
-    summary_use_proj: bool = True
-    summary_activation: str | None = "tanh"
-    dropout: float = 0.1
-    summary_first_dropout: float = 0.0
-    summary_last_dropout: float = 0.1
-
-    @classmethod
-    def check(cls, reader: ConfigReader) -> None:
-        reader.size("vocab_size")
-        reader.size("d_inner")
-        reader.layers("n_layer")
-        reader.heads("d_model", "n_head")
-        reader.activation("ff_activation", "gelu")
-        reader.share("layer_norm_eps", 1e-12)
-        reader.get("clamp_len", int, -1)
-        reader.get("bi_data", bool, False)
-        summary = reader.get("summary_type", str, "last")
-        if summary is not None and summary not in _SUMMARIES:
-            reader.fault(f"`summary_type` is {summary!r}, expected one of {', '.join(_SUMMARIES)}")
-        reader.get("summary_use_proj", bool, True)
-        if reader.given("summary_activation"):
-            reader.activation("summary_activation", "tanh")
-        reader.share("dropout", 0.1)
-        reader.share("summary_first_dropout", 0.0)
-        reader.share("summary_last_dropout", 0.1)
+    d_model: Size
+    n_layer: Layers
+    n_head: Size
+    d_inner: Size
+    ff_activation: Activation = "gelu"
+    layer_norm_eps: Share = 1e-12
+    clamp_len: Annotated[int, whole(-(2**31))] = -1
+    bi_data: Flag = False
+    summary_type: Annotated[str, one_of(_SUMMARIES)] = "last"
+    summary_use_proj: Flag = True
+    summary_activation: Activation | None = "tanh"
+    dropout: Share = 0.1
+    summary_first_dropout: Share = 0.0
+    summary_last_dropout: Share = 0.1
 
     @classmethod
-    def refuse(cls, reader: ConfigReader) -> None:
-        reader.refuse("attn_type", ("bi",), "only bidirectional attention is supported")
-        reader.refuse("summary_proj_to_labels", (False, None), "the head projects the summary to the hidden size")
-        hidden, heads = reader.get("d_model", int, 0), reader.get("n_head", int, 0)
-        if hidden and heads and hidden % heads == 0:
-            reader.refuse("d_head", (hidden // heads, None), "heads share the hidden size")
+    def conflicts(cls, values: Mapping[str, Any], data: Mapping[str, Any]) -> Iterator[str]:
+        if faults := [*not_divisible(values, "d_model", "n_head")]:
+            yield from faults
+        elif "d_model" in values and "n_head" in values:
+            size = values["d_model"] // values["n_head"]
+            if data.get("d_head", size) not in (size, None):
+                yield f"`d_head` is {data['d_head']!r}, expected {size}: heads share the hidden size"
 
     @property
     def hidden_size(self) -> int:
@@ -103,6 +103,11 @@ class XLNetConfig(ModelConfig):
     @property
     def num_token_types(self) -> None:
         return None
+
+    @property
+    def batch_multiple(self) -> int:
+        """`bi_data` reads the second half of a batch backwards."""
+        return 2 if self.bi_data else 1
 
 
 def name_table(config: XLNetConfig) -> NameTable:
@@ -157,9 +162,9 @@ def forward(
     token_type_ids: Int[Array, "batch length"] | None,
     dtype: Any,
     dropout: Dropout,
-    wanted: slice = slice(None),
-) -> Float[Array, "batch wanted hidden"]:
-    """Hidden states of the last layer, of the `wanted` tokens; `params` is the base model's tree."""
+    tokens: slice = slice(None),
+) -> Float[Array, "batch tokens hidden"]:
+    """Hidden states of the last layer, of `tokens`; `params` is the base model's tree."""
     batch, length = input_ids.shape
     if config.bi_data and batch % 2:
         raise ValueError(
@@ -176,11 +181,11 @@ def forward(
         heads, feed = layer["rel_attn"], layer["ff"]
         context = _attention(heads, x, positions, visible, other, config.n_head, dropout, rate)
         if i == config.n_layer - 1:
-            x, context = x[:, wanted], context[:, wanted]
+            x, context = x[:, tokens], context[:, tokens]
         x = layer_norm(x + dropout(linear(context, heads["o"]), rate), heads["layer_norm"], eps)
         inner = dropout(activation(linear(x, feed["layer_1"])), rate)
         x = layer_norm(x + dropout(linear(inner, feed["layer_2"]), rate), feed["layer_norm"], eps)
-    return dropout(x if config.n_layer else x[:, wanted], rate)
+    return dropout(x if config.n_layer else x[:, tokens], rate)
 
 
 def _positions(config: XLNetConfig, length: int, dtype: Any) -> Float[Array, "direction two_length d"]:
@@ -232,15 +237,15 @@ def _shift(scores: Float[Array, "batch heads length two_length"]) -> Float[Array
     return moved.reshape(batch, heads, length, columns - 1)[..., :length]
 
 
-def summarized(config: XLNetConfig) -> slice:
-    """The tokens that the head reads."""
+def head_slice(config: XLNetConfig) -> slice:
+    """The tokens that the head for texts reads."""
     return {"mean": slice(None), "first": slice(1)}.get(config.summary_type, slice(-1, None))
 
 
 def classify(
     params: Mapping[str, Any], config: XLNetConfig, hidden: Float[Array, "batch length hidden"], dropout: Dropout
 ) -> Float[Array, "batch labels"]:
-    """Logits of the head over the hidden states of `summarized` tokens; `params` is the whole tree."""
+    """Logits of the head over the hidden states of the tokens in `head_slice`; `params` is the whole tree."""
     x = hidden.mean(1, keepdims=True)  # of one token, or of all where the mean is asked for: padding too, as trained
     x = dropout(x, config.summary_first_dropout)
     if config.summary_use_proj:
@@ -257,5 +262,11 @@ def label_tokens(
     return linear(hidden, params["classifier"])
 
 
-find_spans = bert.find_spans
-fill_words = None  # its word head predicts permuted words from a second stream, not masked ones
+# No "words": its word head predicts permuted words from a second stream, not masked ones.
+XLNET = Architecture(
+    XLNetConfig,
+    name_table,
+    forward,
+    head_slice,
+    {"sequence": classify, "tokens": label_tokens, "spans": bert.find_spans},
+)

@@ -21,8 +21,8 @@ from lpjax.checkpoint import Checkpoint
 from lpjax.checkpoint.stages import read_stages
 from lpjax.data.batching import Tokens, tokenize
 from lpjax.data.tokenizer import tokenizer_of
-from lpjax.models import ModelConfig, architecture, hidden_states, logits_of, tokens_of
-from lpjax.models.head import num_outputs
+from lpjax.models import ModelConfig, check_span_outputs, hidden_states, logits_of, name_table, tokens_of
+from lpjax.models.heads import num_outputs
 from lpjax.models.layers import NO_DROPOUT
 from lpjax.models.names import names_classifier, names_of
 from lpjax.pipeline import MEAN, Stage, read_pipeline, sentence_vectors, tokenize_sentences
@@ -427,8 +427,8 @@ def outputs_of(checkpoint: Checkpoint) -> Outputs:
         encoder = config.head == "words" and checkpoint.source is not None and bool(read_stages(checkpoint.source))
         if count is None or encoder:
             return Embedding(read_pipeline(checkpoint).stages)
-        if config.head == "spans" and count != 2:
-            raise ValueError(f"`qa_outputs` has {count} outputs; expected 2, an answer's first and last token")
+        if config.head == "spans":
+            check_span_outputs(count)
         return {"tokens": TokenClasses(count), "spans": Spans(), "words": Words()}[config.head]
     names = names_of(data.get("architectures"))
     if count is None or (any("For" in name for name in names) and not names_classifier(names)):
@@ -447,7 +447,7 @@ def hidden_and_outputs(
 
     Weights may be `Probe`s; nothing is checked. `in_pieces` is for passes without gradients: see `hidden_states`.
     """
-    base = params.get(architecture(config).name_table(config).prefix, params)
+    base = params.get(name_table(config).prefix, params)
     hidden = hidden_states(base, config, inputs, kind.reads(config), in_pieces=in_pieces)
     states = kind.pick(hidden, inputs)
     return states, kind.outputs(params, config, states, inputs)

@@ -66,7 +66,8 @@ def measure_latency(
         length = min(wanted, config.max_length or wanted)
         ids = rng.integers(0, config.vocab_size, (batch, length), dtype=np.int32)
         # RoBERTa takes no position for padding.
-        ids[ids == getattr(config, "pad_token_id", -1)] = config.vocab_size - 1
+        if config.padding_id is not None:
+            ids[ids == config.padding_id] = config.vocab_size - 1
         inputs = {"input_ids": jnp.asarray(ids)}
 
         def run(net: int, inputs: Mapping[str, object] = inputs) -> float:

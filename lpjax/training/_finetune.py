@@ -21,9 +21,8 @@ from lpjax.glue.data import Examples
 from lpjax.glue.evaluate import MAX_LENGTH, predict, prepare, to_predictions
 from lpjax.glue.labels import label_config, label_order, output_labels
 from lpjax.glue.tasks import Task
-from lpjax.models import CLASS_NAMES, architecture, device_params
-from lpjax.models.head import output_path, with_head
-from lpjax.models.names import CLASSIFIER
+from lpjax.models import device_params, name_table
+from lpjax.models.heads import output_path, with_head
 from lpjax.training.fit import Run, fingerprint, fit, resumed
 from lpjax.training.snapshot import Log
 from lpjax.training.step import Schedule, TrainState, begin, make_optimizer, train_step
@@ -158,7 +157,7 @@ def finetune(
     options: dict[str, Any] = {"tokenizer": tokenizer, "max_length": max_length}
     learn, check = (prepare(checkpoint, examples, **options).tokens for examples in (train, dev))
 
-    optimizer = make_optimizer(settings.weight_decay, settings.clip)
+    optimizer = make_optimizer(settings.weight_decay, settings.clip, config.no_decay)
     per_epoch = -(-len(learn) // settings.batch_size)
     total = settings.epochs * per_epoch
     every = settings.eval_every or per_epoch
@@ -268,7 +267,7 @@ def _for_texts(checkpoint: Checkpoint) -> Checkpoint:
     config, params = checkpoint.config, checkpoint.params
     if config.head == "sequence":
         return checkpoint
-    prefix = architecture(config).name_table(config).prefix
+    prefix = name_table(config).prefix
     params = {prefix: params[prefix]} if config.head == "tokens" and prefix in params else params
     return dataclasses.replace(checkpoint, config=dataclasses.replace(config, head="sequence"), params=params)
 
@@ -284,14 +283,14 @@ def _start(checkpoint: Checkpoint, task: Task, seed: int) -> tuple[dict[str, Any
             label_order(task, data, task.num_outputs)
         except ValueError:
             # As many labels, of another task.
-            kept, prefix = False, architecture(config).name_table(config).prefix
+            kept, prefix = False, name_table(config).prefix
             found, fresh = with_head({prefix: params[prefix]}, config, task.num_outputs, seed=seed)
     told = label_config(task)
     if kept and not task.is_regression:
         names = data.get("id2label") or {str(i): name for name, i in (data.get("label2id") or {}).items()}
         if names:
             told |= {"id2label": dict(names), "label2id": {str(name): int(i) for i, name in names.items()}}
-    data["architectures"] = [f"{CLASS_NAMES[config.model_type]}{CLASSIFIER}"]
+    data["architectures"] = [config.class_for("sequence")]
     data |= {key: "float32" for key in ("dtype", "torch_dtype") if key in data}
     data.pop("num_labels", None)  # the names tell
     return found, data | told, fresh
@@ -299,7 +298,7 @@ def _start(checkpoint: Checkpoint, task: Task, seed: int) -> tuple[dict[str, Any
 
 def _compression(checkpoint: Checkpoint) -> dict[str, Any] | None:
     """How the weights were compressed: of a base model, by the paths that its leaves have in a net with a head."""
-    found, prefix = checkpoint.compression, architecture(checkpoint.config).name_table(checkpoint.config).prefix
+    found, prefix = checkpoint.compression, name_table(checkpoint.config).prefix
     if found is None or prefix in checkpoint.params:
         return found
     moved, steps = dict(found), found.get("steps")

@@ -168,7 +168,7 @@ def recover(
     per_epoch = -(-len(tokens) // settings.batch_size)
     total = settings.epochs * per_epoch
     schedule = Schedule(settings.learning_rate, min(round(settings.warmup * total), total - 1), total)
-    optimizer = make_optimizer(settings.weight_decay, settings.clip)
+    optimizer = make_optimizer(settings.weight_decay, settings.clip, config.no_decay)
     loss = _loss_of(kind, settings.hidden)
 
     teacher = jax.device_put(device_params(dense.params), replicated(mesh))

@@ -19,8 +19,6 @@ from lpjax.weights.low_rank import floats_of, is_lowrank, with_places
 
 Params = dict[str, Any]
 
-_NO_DECAY = ("bias", "scale", "r_w_bias", "r_r_bias", "r_s_bias")
-
 
 class TrainState(NamedTuple):
     """What a step changes: the weights, in float32, and the optimizer's moments."""
@@ -57,25 +55,22 @@ def _as_dicts(tree: Any) -> Any:
     return jax.tree.map(plain, tree, is_leaf=is_lowrank)
 
 
-def decays(params: Mapping[str, Any]) -> Any:
-    """Which leaves weight decay is for: all but biases and the scales of layer normalization."""
-
-    def decay(path: tuple[Any, ...], _: Any) -> bool:
-        return path[-1].key not in _NO_DECAY
-
-    return jax.tree_util.tree_map_with_path(decay, params)
+def decays(params: Mapping[str, Any], no_decay: frozenset[str]) -> Any:
+    """Which leaves weight decay is for: all but those whose last key is in `no_decay`."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key not in no_decay, params)
 
 
 @functools.lru_cache
-def make_optimizer(weight_decay: float, clip: float) -> optax.GradientTransformation:
+def make_optimizer(weight_decay: float, clip: float, no_decay: frozenset[str]) -> optax.GradientTransformation:
     """AdamW (Loshchilov & Hutter, arXiv 1711.05101) after clipping of the global norm, at a learning rate of 1.
 
-    The rate itself is an argument of the step, so that one compilation serves all schedules.
+    All weights decay but those in `no_decay`, a trait of the net. The rate itself is an argument of the step, so that
+    one compilation serves all schedules.
     """
     return optax.chain(
         optax.clip_by_global_norm(clip),
         optax.scale_by_adam(b1=0.9, b2=0.999, eps=1e-8),
-        optax.add_decayed_weights(weight_decay, mask=decays),
+        optax.add_decayed_weights(weight_decay, mask=functools.partial(decays, no_decay=no_decay)),
     )
 
 

@@ -16,7 +16,7 @@ import pytest
 import lpjax
 from lpjax.checkpoint import Checkpoint, export_checkpoint, from_tree, load_checkpoint, save_checkpoint
 from lpjax.checkpoint.tensors import read_tensors
-from lpjax.models import BertConfig, architecture, classify
+from lpjax.models import BertConfig, classify, name_table
 from lpjax.models.names import walk
 from lpjax.weights.low_rank import LowRank
 from tests.checkpoint.helpers import GOLDEN_NAMES, assert_same, factor_all, files, flax_restore, random_leaf, set_leaf
@@ -170,7 +170,7 @@ def test_memory_is_that_of_one_weight(format: str, tmp_path: Path):
         max_position_embeddings=1,
     )
     rng, params = np.random.default_rng(0), {}
-    for weight in architecture(config).name_table(config).base:
+    for weight in name_table(config).base:
         if weight.group:
             continue
         n, *d = map(int, weight.shape)

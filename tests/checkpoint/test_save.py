@@ -19,7 +19,7 @@ from safetensors.numpy import load_file
 
 import lpjax
 from lpjax.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
-from lpjax.models import BertConfig, architecture
+from lpjax.models import BertConfig, name_table
 from lpjax.models.names import Weight, walk
 from lpjax.weights.low_rank import LowRank
 from tests.checkpoint.helpers import assert_same, files, random_leaf, set_leaf
@@ -156,7 +156,7 @@ def checkpoints(draw: st.DrawFn) -> Checkpoint:
         max_position_embeddings=draw(st.integers(1, 5)),
         hidden_act=draw(st.sampled_from(["gelu", "relu"])),
     )
-    table = architecture(config).name_table(config)
+    table = name_table(config)
     groups = draw(st.sets(st.sampled_from(sorted({w.group for w in (*table.base, *table.heads)})))) | {""}
     nested = draw(st.booleans()) or any(w.group in groups for w in table.heads)
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))

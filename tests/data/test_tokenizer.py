@@ -58,7 +58,7 @@ def test_damaged_file_is_an_error_of_the_checkpoint(folder: Path, name: str):
 
 
 def test_says_nothing_about_pytorch(folder: Path):
-    code = f"from lpjax.tokenize import load_tokenizer; load_tokenizer({str(folder)!r})"
+    code = f"from lpjax.data.tokenizer import load_tokenizer; load_tokenizer({str(folder)!r})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == ""
     assert "PyTorch" not in done.stderr

@@ -17,7 +17,7 @@ import lpjax
 from experiments.config import read_config, read_grid
 from lpjax.glue import find_task, label_config
 from lpjax.glue.data import load_examples
-from lpjax.models.head import with_head
+from lpjax.models.heads import with_head
 
 GRID = """
 [grid]

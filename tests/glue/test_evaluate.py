@@ -15,7 +15,7 @@ from lpjax.checkpoint import Checkpoint
 from lpjax.glue import TASKS, evaluate, label_config
 from lpjax.glue.data import Examples
 from lpjax.glue.evaluate import Prepared, evaluate_task, predict, prepare, to_predictions
-from lpjax.models.head import output_path, with_head
+from lpjax.models.heads import output_path, with_head
 from tests.data.test_batching import WORDS, make_tokenizer, some_texts
 from tests.helpers import on_devices, write_first
 from tests.models.golden_cases import NETS, load_golden

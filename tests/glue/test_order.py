@@ -16,7 +16,7 @@ from lpjax.glue.evaluate import TaskResult, check_head, evaluate_task, predict, 
 from lpjax.glue.labels import is_assumed, label_config
 from lpjax.glue.order import _beyond_chance, likelier_order
 from lpjax.glue.tasks import TASKS
-from lpjax.models.head import with_head
+from lpjax.models.heads import with_head
 from tests.data.test_batching import make_tokenizer
 from tests.glue.test_evaluate import make_examples, net_with_head, texts_of
 from tests.models.golden_cases import load_golden

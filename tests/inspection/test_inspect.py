@@ -420,9 +420,9 @@ def test_tied_weights_that_a_file_leaves_out():
 
 def test_tied_weights_of_a_real_checkpoint():
     checkpoint = lpjax.load_checkpoint(GOLDENS / "bert_pretraining")
-    from lpjax.models import architecture
+    from lpjax.models import name_table
 
-    tied = tied_paths(checkpoint.params, architecture(checkpoint.config).name_table(checkpoint.config))
+    tied = tied_paths(checkpoint.params, name_table(checkpoint.config))
     records = {record.path: record for record in inspect_params(checkpoint.params, tied=tied).leaves}
     assert records["bert/embeddings/word_embeddings/embedding"].tied == ("cls/predictions/decoder/kernel",)
     assert records["cls/predictions/bias"].tied == ("cls/predictions/decoder/bias",)

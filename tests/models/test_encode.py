@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from lpjax import models
 from lpjax.checkpoint import load_checkpoint
 from lpjax.data.tokenizer import load_tokenizer
 from lpjax.models import (
@@ -53,7 +52,7 @@ def test_hidden_states_equal_those_of_pytorch(any_golden: Golden):
 def test_hidden_states_some_texts_at_a_time(any_golden: Golden, monkeypatch: pytest.MonkeyPatch, texts: int):
     """As large batches are computed on a CPU; three texts are no multiple of two."""
     (checkpoint, batch, expected, _) = any_golden
-    monkeypatch.setattr(models, "_TOKENS", texts * expected.shape[1])
+    monkeypatch.setattr("lpjax.models.encoder._TOKENS", texts * expected.shape[1])
     monkeypatch.setattr(jax, "device_count", lambda: 1)
     jax.clear_caches()
     program = jax.make_jaxpr(lambda batch: encode(checkpoint.params, checkpoint.config, batch))(batch)
@@ -99,7 +98,7 @@ def test_compiles_once_a_shape(golden: Golden, monkeypatch: pytest.MonkeyPatch):
 
     counting = dataclasses.replace(ARCHITECTURES["bert"], forward=forward)
     with monkeypatch.context() as patch:
-        patch.setattr("lpjax.models.encoder.architecture", lambda _: counting)
+        patch.setattr("lpjax.models.encoder.architecture_of", lambda _: counting)
         for rows in (4, 4, 2, 4, 2):
             part = {key: value[:rows] for key, value in batch.items()}
             encode(device_params(checkpoint.params), checkpoint.config, part)

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import lpjax
-from lpjax.models import CLASS_NAMES, architecture
-from lpjax.models.head import num_outputs, output_path, with_head
+from lpjax.models import name_table
+from lpjax.models.heads import num_outputs, output_path, with_head
 from lpjax.models.names import walk
 from tests.models.golden_cases import CASES, NETS, load_golden
 
@@ -50,7 +50,7 @@ def test_a_base_model_gets_a_head(name, outputs):
     params, fresh = with_head(checkpoint.params, checkpoint.config, outputs, seed=4)
     assert fresh == FRESH[name]
     leaves, before = dict(walk(params)), dict(walk(checkpoint.params))
-    prefix = architecture(checkpoint.config).name_table(checkpoint.config).prefix
+    prefix = name_table(checkpoint.config).prefix
     for path, leaf in before.items():
         assert leaves[f"{prefix}/{path}"] is leaf
     assert leaves.keys() == {f"{prefix}/{path}" for path in before} | set(fresh)
@@ -95,7 +95,7 @@ def test_a_head_with_other_outputs_keeps_its_inner_layer(name):
 def test_word_heads_are_left_out(name):
     golden = load_golden(name)
     params, fresh = with_head(golden.checkpoint.params, golden.checkpoint.config, 2)
-    table = architecture(golden.checkpoint.config).name_table(golden.checkpoint.config)
+    table = name_table(golden.checkpoint.config)
     assert table.write(params, table.classifier)[1].unknown == []
     assert set(params) == {table.prefix, *(path.split("/")[0] for path in fresh if not path.startswith(table.prefix))}
     assert not set(params) & {"cls", "vocab_projector", "lm_head"}
@@ -125,7 +125,7 @@ def test_what_is_saved_is_a_classifier(name, tmp_path):
     golden = load_golden(name)
     checkpoint = golden.checkpoint
     params, _ = with_head(checkpoint.params, checkpoint.config, 3)
-    class_name = f"{CLASS_NAMES[checkpoint.config.model_type]}ForSequenceClassification"
+    class_name = f"{checkpoint.config.class_name}ForSequenceClassification"
     data = {**(checkpoint.config_json or {}), "architectures": [class_name]}
     lpjax.save_checkpoint(dataclasses.replace(checkpoint, params=params, config_json=data), tmp_path / "saved")
     loaded = lpjax.load_checkpoint(tmp_path / "saved")

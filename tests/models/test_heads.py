@@ -12,8 +12,8 @@ import pytest
 
 import lpjax
 from lpjax.glue.tasks import TASKS
-from lpjax.models import CLASS_NAMES, config_from_json
-from lpjax.models.head import num_outputs, output_path
+from lpjax.models import config_from_json
+from lpjax.models.heads import num_outputs, output_path
 from lpjax.models.names import HEADS, head_named, walk
 from lpjax.training._finetune import _for_texts, _start
 from lpjax.weights.sparse import Sparse
@@ -102,7 +102,7 @@ def test_the_class_in_architectures_tells_the_head(name):
     golden, expected = load_head(name)
     config = golden.checkpoint.config
     data = json.loads(json.dumps(config.to_json()))
-    assert data["architectures"][0].startswith(CLASS_NAMES[config.model_type])
+    assert data["architectures"][0].startswith(config.class_name)
     assert "head" not in data
     assert config_from_json(data) == config
     assert num_outputs(golden.checkpoint.params, config, config.head) == expected.shape[-1]
@@ -158,7 +158,7 @@ def test_fine_tuning_begins_with_a_fresh_head_for_texts(name):
     params, data, fresh = _start(begun, TASKS["mnli"], 0)
     assert begun.config.head == "sequence"
     assert output_path(net.config) in fresh
-    assert data["architectures"] == [f"{CLASS_NAMES[net.config.model_type]}ForSequenceClassification"]
+    assert data["architectures"] == [f"{net.config.class_name}ForSequenceClassification"]
     assert config_from_json(data) == begun.config
     assert num_outputs(params, begun.config) == 3
 

@@ -16,7 +16,7 @@ from lpjax.data.tokenizer import load_tokenizer
 from lpjax.evaluation.sentences import fidelity
 from lpjax.glue import Examples, find_task, label_config
 from lpjax.glue.data import load_sentences
-from lpjax.models.head import with_head
+from lpjax.models.heads import with_head
 from lpjax.report import Baseline, _page, write_report
 from lpjax.select import leaves_with_paths
 from tests.report.pages import Page, check_self_contained

@@ -24,7 +24,7 @@ from lpjax.glue import TASKS, evaluate
 from lpjax.glue.data import Examples
 from lpjax.glue.evaluate import evaluate_task
 from lpjax.models import device_params
-from lpjax.models.head import output_path
+from lpjax.models.heads import output_path
 from lpjax.models.names import walk
 from lpjax.training import Settings, finetune
 from lpjax.training._finetune import Finetuned
@@ -92,7 +92,7 @@ def batch_of(checkpoint: Checkpoint, parts: int, rows: int, filled: int, dtype: 
 
 
 def state_of(checkpoint: Checkpoint, dtype: Any, decay: float = 0.01, clip: float = 1.0) -> tuple[TrainState, Any]:
-    optimizer = make_optimizer(decay, clip)
+    optimizer = make_optimizer(decay, clip, checkpoint.config.no_decay)
     return begin(device_params(checkpoint.params, dtype), optimizer), optimizer
 
 
@@ -154,7 +154,8 @@ def test_an_update_is_that_of_adamw():
 
 @pytest.mark.parametrize("name", NETS)
 def test_biases_and_normalization_do_not_decay(name):
-    for path, decayed in leaves_of(decays(net_with_head(name, "sst2").params)).items():
+    net = net_with_head(name, "sst2")
+    for path, decayed in leaves_of(decays(net.params, net.config.no_decay)).items():
         last = path.rpartition("/")[2]
         assert decayed == (last in ("kernel", "embedding", "mask_emb", "seg_embed")), path
 

@@ -132,7 +132,7 @@ def test_moments_of_gradients_are_those_by_the_bias_where_one_token_counts(name)
 def test_batches_make_no_difference(net, batch_size):
     checkpoint = net()
     told = (
-        {"labels": np.zeros(len(TEXTS))} if lpjax.models.head.num_outputs(checkpoint.params, checkpoint.config) else {}
+        {"labels": np.zeros(len(TEXTS))} if lpjax.models.heads.num_outputs(checkpoint.params, checkpoint.config) else {}
     )
     whole, parts = (run(checkpoint, batch_size=size, **told).statistics for size in (len(TEXTS), batch_size))
     for path, found in whole.items():

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lpjax._check import check_seed, check_whole
-from lpjax.models import architecture
+from lpjax.models.architecture import name_table
 from lpjax.models.config import ModelConfig
 from lpjax.models.names import put, walk
 
@@ -20,7 +20,7 @@ SCALE = 0.02
 
 def output_path(config: ModelConfig) -> str:
     """Path of the kernel whose columns are the outputs of a head for sequence classification."""
-    table = architecture(config).name_table(config)
+    table = name_table(config)
     return next(w.path for w in table.heads if w.group in table.classifier and "labels" in w.shape)
 
 
@@ -30,7 +30,7 @@ def num_outputs(params: Mapping[str, Any], config: ModelConfig, head: str = "seq
     A head for sequences is not told from one for tokens by its outputs: BERT's lacks the pooler, DistilBERT's an inner
     layer.
     """
-    table = architecture(config).name_table(config)
+    table = name_table(config)
     leaves, groups = dict(walk(params)), table.head_groups(head)
     needed = [w for w in table.heads if w.group in groups and w.tied_to is None]
     own = [w.path for w in needed]
@@ -65,7 +65,7 @@ def with_head(
     """
     check_whole("`num_outputs`", num_outputs, 1)
     check_seed("`seed`", seed)
-    table = architecture(config).name_table(config)
+    table = name_table(config)
     present = dict(walk(params if table.prefix in params else {table.prefix: params}))
     leaves = {path: leaf for path, leaf in present.items() if path.startswith(f"{table.prefix}/")}
     key = jax.random.key(seed)
