@@ -9,6 +9,7 @@ from typing import Annotated, NoReturn
 import typer
 from rich.markup import escape
 
+from lpjax._extras import MissingExtra
 from lpjax.cli._bench import bench
 from lpjax.cli._calibrate import calibrate
 from lpjax.cli._common import ALIAS, Misuse, errors
@@ -68,7 +69,7 @@ def _run(commands: typer.Typer) -> None:
             errors.print("interrupted; nothing is left half written", highlight=False)
             sys.exit(130)
         raise
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, MissingExtra) as error:
         _fail(error, 1)
     except MemoryError:
         _fail(_OUT_OF_MEMORY, 1)

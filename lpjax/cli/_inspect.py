@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from lpjax._extras import require
 from lpjax.cli._common import Model, check_new_file, find_model, misuse, progress, split_patterns
 
 if TYPE_CHECKING:
@@ -107,6 +108,7 @@ def _keeps(text: str) -> tuple[float, ...]:
 
 
 def _check_plot(plot: Path, force: bool) -> None:
+    require("report", "--plot", "matplotlib")
     if plot.suffix.lower() != ".png":
         raise ValueError(f"--plot is {plot}; expected a name that ends in .png")
     check_new_file("--plot", plot, force, "PNG picture")

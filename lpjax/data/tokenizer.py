@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from lpjax._extras import MissingExtra, require, without_advice
 from lpjax.checkpoint import Checkpoint, CheckpointError
 from lpjax.checkpoint.stages import net_folder
 
@@ -15,8 +14,6 @@ _SENTENCEPIECE = ("sentencepiece.bpe.model", "spiece.model", "tokenizer.model")
 
 _COMPLETE = (("tokenizer.json",), ("vocab.txt",), ("vocab.json", "merges.txt"), *((name,) for name in _SENTENCEPIECE))
 """Sets of files, each of which is a whole vocabulary."""
-
-_ADVICE = "TRANSFORMERS_NO_ADVISORY_WARNINGS"
 
 
 def load_tokenizer(folder: str | Path, **options: Any) -> Any:
@@ -74,32 +71,14 @@ def tokenizer_of(checkpoint: Checkpoint, **options: Any) -> Any:
 
 
 def _require_sentencepiece(vocabulary: Path) -> None:
-    lacking = [
-        name
-        for name, module in (("sentencepiece", "sentencepiece"), ("protobuf", "google.protobuf"))
-        if not _is_installed(module)
-    ]
-    if lacking:
-        raise CheckpointError(
-            f"{vocabulary} is a SentencePiece vocabulary, and {' and '.join(lacking)} is not installed; run "
-            f"`pip install {' '.join(lacking)}`, or add the tokenizer.json of the model that this one was made of"
-        )
-
-
-def _is_installed(module: str) -> bool:
     try:
-        return find_spec(module) is not None
-    except ModuleNotFoundError:  # a parent package is not there
-        return False
+        require("sentencepiece", f"{vocabulary}, a SentencePiece vocabulary,")
+    except MissingExtra as error:
+        raise CheckpointError(f"{error}, or add the tokenizer.json of the model that this one was made of") from None
 
 
 def _auto_tokenizer() -> Any:
     """transformers.AutoTokenizer, imported without transformers' remark that PyTorch is not installed."""
-    before = _ADVICE in os.environ
-    os.environ.setdefault(_ADVICE, "1")
-    try:
+    with without_advice():
         from transformers import AutoTokenizer
-    finally:
-        if not before:
-            del os.environ[_ADVICE]
     return AutoTokenizer

@@ -1,11 +1,12 @@
 """Run any Flax model on factored weights: linen modules as they are, NNX modules converted in place."""
 
+from lpjax._extras import require as _require
+
 try:
     import flax as _flax  # noqa: F401
-except ModuleNotFoundError as error:
-    if error.name != "flax":
-        raise
-    raise ModuleNotFoundError("`lpjax.flax` needs flax: pip install 'lpjax[flax]'", name="flax") from None
+except ModuleNotFoundError:
+    _require("flax", "`lpjax.flax`")
+    raise
 
 from lpjax.flax._linen import apply as apply
 from lpjax.flax._linen import factored as factored

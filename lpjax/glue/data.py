@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from lpjax._extras import MissingExtra, require
 from lpjax._files.hub import first_line, hub_or_cache
 from lpjax._files.json import parse_json
 from lpjax._files.reading import TextError, read_lines
@@ -299,11 +300,10 @@ def _read_jsonl(path: Path, task: Task, split: str) -> _Table:
 
 
 def _read_parquet(path: Path, task: Task, split: str) -> _Table:
-    try:
-        import pyarrow as pa
-        from pyarrow import parquet
-    except ImportError:
-        raise DataError(f"{path} needs the package `pyarrow`, which comes with `datasets`; install it") from None
+    _require_package(str(path), "pyarrow")
+    import pyarrow as pa
+    from pyarrow import parquet
+
     try:
         with parquet.ParquetFile(path) as file:
             chosen = _choose(task, file.schema_arrow.names, str(path))
@@ -321,16 +321,20 @@ _READERS: dict[str, Callable[[Path, Task, str], _Table]] = {
 }
 
 
+def _require_package(needed_by: str, module: str, hint: str = "") -> None:
+    try:
+        require("glue", needed_by, module)
+    except MissingExtra as error:
+        raise DataError(f"{error}{hint}") from None
+
+
 def _from_hub(task: Task, split: str) -> _Table:
     hint = f"set LPJAX_GLUE_DIR to a GLUE folder ({task.title}/{split}.tsv), or pass one"
     if split not in task.splits:
         raise DataError(f"{task.title} on the hub has no {split} split; expected {_either(task.splits)}; or {hint}")
-    try:
-        import datasets
-    except ImportError:
-        raise DataError(
-            f"{task.title} comes from the hub by the package `datasets`, which is not installed; {hint}"
-        ) from None
+    _require_package(f"{task.title} from the hub", "datasets", f"; or {hint}")
+    import datasets
+
     away: str | None = None
     try:
         with hub_or_cache() as away:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lpjax._extras import require
 from lpjax._files.replacing import replacing
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
 def new_figure(width: float, height: float) -> Figure:
     """A figure of so many inches."""
+    require("report", "a figure")
     # The object interface draws with Agg and leaves the caller's own matplotlib state alone.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from typing import NamedTuple
-
-from markupsafe import Markup
+from typing import TYPE_CHECKING, NamedTuple
 
 from lpjax.report._cells import Results
 from lpjax.report._charts import curves_chart, errors_chart, score_chart, spectra_chart
 from lpjax.report._run import Found, Run
 from lpjax.report._svg import inline
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
 
 ERRORS = {
     "frobenius": "Frobenius error, ‖A − LR‖ / ‖A‖",
@@ -50,6 +51,8 @@ class Drawer:
         self._numbers = itertools.count(1)
 
     def _chart(self, title: str, svg: str, described: str, note: str = "") -> Chart:
+        from markupsafe import Markup
+
         # Made of numbers and this module's own words by matplotlib, which escapes both.
         return Chart(title, Markup(inline(svg, next(self._numbers), described)), note)
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from lpjax._extras import require
 from lpjax._files.replacing import check_parent, check_regular
 from lpjax._provenance import run_record
 from lpjax.checkpoint import Checkpoint
@@ -23,7 +24,6 @@ from lpjax.report._cells import Results, read_results
 from lpjax.report._figures import ERRORS, Drawer
 from lpjax.report._latency import measure_latency
 from lpjax.report._run import Found, Run, compare, name_apart, read_run
-from lpjax.report._text import FILTERS
 
 PAGE = "report.html"
 _SEED = 0
@@ -121,6 +121,7 @@ def check_page(out: Path, overwrite: bool) -> None:
     Raises:
         FileExistsError, FileNotFoundError, PermissionError: as said.
     """
+    require("report", "a report page")
     if out.is_dir() or (out.exists() and not overwrite):
         hint = "" if out.is_dir() else ", or --force to replace it"
         raise FileExistsError(f"{out} exists; choose another name with --out{hint}")
@@ -208,6 +209,8 @@ def _render(
     runs: Sequence[Run], results: Sequence[Results], baseline: Baseline | None, dense: Found, missing: Sequence[Missing]
 ) -> str:
     from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    from lpjax.report._text import FILTERS
 
     environment = Environment(
         loader=PackageLoader("lpjax.report"),

@@ -11,7 +11,6 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from lpjax.checkpoint import CheckpointError
-from lpjax.data import tokenizer as tokenize
 from lpjax.data.batching import by_length, collate
 from lpjax.data.batching import tokenize as tokenized
 from lpjax.data.tokenizer import load_tokenizer
@@ -84,11 +83,10 @@ def of_class(folder: Path, net: str, tokenizer_class: str | None, vocabulary: st
 def test_sentencepiece_is_named_if_a_vocabulary_needs_it(
     net: str, vocabulary: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(tokenize, "_is_installed", lambda module: module == "google.protobuf")
+    monkeypatch.setattr("lpjax._extras._is_installed", lambda module: module == "google.protobuf")
     folder = of_class(tmp_path / "net", net, None, vocabulary)
-    with pytest.raises(
-        CheckpointError, match=rf"{vocabulary} is a SentencePiece .*`pip install sentencepiece`, or add"
-    ):
+    words = rf"{vocabulary}, a SentencePiece .* needs sentencepiece: pip install 'lpjax\[sentencepiece\]', or add"
+    with pytest.raises(CheckpointError, match=words):
         load_tokenizer(folder)
 
 
@@ -115,7 +113,7 @@ def test_a_vocabulary_that_the_class_does_not_read_is_refused(
     net: str, tokenizer_class: str | None, vocabulary: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """transformers makes a tokenizer of nothing but special tokens, without a word."""
-    monkeypatch.setattr(tokenize, "_is_installed", lambda module: True)
+    monkeypatch.setattr("lpjax._extras._is_installed", lambda module: True)
     folder = of_class(tmp_path / "net", net, tokenizer_class, vocabulary, b"a\nb")
     with pytest.raises(CheckpointError, match=f"holds {vocabulary}, but its tokenizer's class, .*`tokenizer_class`"):
         load_tokenizer(folder)

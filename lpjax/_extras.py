@@ -1,0 +1,59 @@
+"""Optional packages: who needs one that is missing is told which extra installs it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+
+EXTRAS: dict[str, dict[str, str]] = {
+    "glue": {"datasets": "datasets", "pyarrow": "pyarrow", "evaluate": "evaluate", "sklearn": "scikit-learn"},
+    "report": {"matplotlib": "matplotlib", "jinja2": "jinja2"},
+    "flax": {"flax": "flax"},
+    "sentencepiece": {"sentencepiece": "sentencepiece", "google.protobuf": "protobuf"},
+}
+"""extra -> the modules that it brings -> their packages; pyarrow comes with datasets."""
+
+_ADVICE = "TRANSFORMERS_NO_ADVISORY_WARNINGS"
+
+
+class MissingExtra(ModuleNotFoundError):
+    """An optional package is not installed."""
+
+
+def require(extra: str, needed_by: str, *modules: str) -> None:
+    """Refuse to go on without optional packages. Nothing is imported, so it can stand before any work.
+
+    Args:
+        extra: key of `EXTRAS`.
+        needed_by: what needs them, as a message names it.
+        modules: of the extra; by default all of them.
+
+    Raises:
+        MissingExtra: naming the packages that are missing and the extra.
+    """
+    packages = EXTRAS[extra]
+    missing = [module for module in modules or packages if not _is_installed(module)]
+    if missing:
+        names = " and ".join(packages[module] for module in missing)
+        raise MissingExtra(f"{needed_by} needs {names}: pip install 'lpjax[{extra}]'", name=missing[0]) from None
+
+
+@contextmanager
+def without_advice() -> Iterator[None]:
+    """Suppress the remark of transformers, on its import, that PyTorch is not installed."""
+    before = _ADVICE in os.environ
+    os.environ.setdefault(_ADVICE, "1")
+    try:
+        yield
+    finally:
+        if not before:
+            del os.environ[_ADVICE]
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # its parent package is not installed
+        return False
