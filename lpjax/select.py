@@ -10,7 +10,10 @@ from typing import Any, TypeAlias
 import jax
 import numpy as np
 
-from lpjax.weights.low_rank import is_lowrank
+from lpjax._tree import is_table as is_table
+from lpjax._tree import leaves_with_paths
+from lpjax._tree import replace_leaves as replace_leaves
+from lpjax.models import ARCHITECTURES
 
 Pattern: TypeAlias = str | re.Pattern[str] | Callable[[str, Any], bool]
 Select: TypeAlias = Pattern | Sequence[Pattern]
@@ -18,25 +21,23 @@ InputAxes: TypeAlias = Mapping[str, int | tuple[int, int]]
 """path -> how many leading axes a kernel contracts with its input; for a stack of kernels, such as `nn.scan` makes,
 the pair (leading axes of the stack, contracted axes after them)."""
 
-_ATTENTION = r"(^|/)\w*(attention|attn)\w*/(.*/)?kernel$"
-_FEED_FORWARD = (
-    r"(^|/)(intermediate|layer/\d+/output)/dense/kernel$"  # BERT, RoBERTa
-    r"|(^|/)(\w*_)?(ffn?|feed_?forward|mlp)\w*/(.*/)?kernel$"  # DistilBERT, XLNet and most other Flax models
-)
-
-GROUPS: dict[str, str] = {
+_GROUPS = {
     # Token tables only: position and type tables are small, and every token of a text shares their rows.
     "embeddings": r"^(?!.*(position|pos_|wpe|token_type|segment|seg_|type_emb|relative)).*embedding$",
-    "attention": _ATTENTION,
-    "feed_forward": _FEED_FORWARD,
-    "encoder": f"{_ATTENTION}|{_FEED_FORWARD}",
+    "attention": r"(^|/)\w*(attention|attn)\w*/(.*/)?kernel$",
+    "feed_forward": r"(^|/)(\w*_)?(ffn?|feed_?forward|mlp)\w*/(.*/)?kernel$",
 }
+"""What most Flax models call these; nets with other names have `groups` of their own."""
+
+GROUPS = {name: (name,) for name in _GROUPS} | {"encoder": ("attention", "feed_forward")}
+"""Groups of `select`, and of which parts each consists."""
 
 
-def leaves_with_paths(params: Any) -> list[tuple[str, Any]]:
-    """(path, leaf) of every array or `LowRank` in `params`; a path is its keys joined by slashes."""
-    leaves, _ = jax.tree_util.tree_flatten_with_path(params, is_leaf=is_lowrank)
-    return [(jax.tree_util.keystr(path, simple=True, separator="/"), leaf) for path, leaf in leaves]
+def in_group(path: str, group: str) -> bool:
+    """Whether a path belongs to one of `GROUPS`, by its name: in any case, and as any net of lpjax names it."""
+    nets = (net.config.groups for net in ARCHITECTURES.values())
+    patterns = [known[part] for known in (_GROUPS, *nets) for part in GROUPS[group] if part in known]
+    return re.search("|".join(dict.fromkeys(patterns)), path, re.IGNORECASE) is not None
 
 
 def select_paths(params: Any, select: Select, input_axes: InputAxes | None = None) -> list[str]:
@@ -95,21 +96,6 @@ def select_paths(params: Any, select: Select, input_axes: InputAxes | None = Non
     return paths
 
 
-def is_table(path: str) -> bool:
-    """Whether a leaf holds rows that are looked up, not a kernel that inputs are multiplied by: by its name."""
-    # flax's boxes, such as nn.Partitioned, call what they hold value
-    return path.removesuffix("/value").split("/")[-1] == "embedding"
-
-
-def replace_leaves(params: Any, leaves: Mapping[str, Any]) -> Any:
-    """`params` with the leaves at the paths of `leaves` replaced, as `leaves_with_paths` names them."""
-
-    def swap(path: Any, leaf: Any) -> Any:
-        return leaves.get(jax.tree_util.keystr(path, simple=True, separator="/"), leaf)
-
-    return jax.tree_util.tree_map_with_path(swap, params, is_leaf=is_lowrank)
-
-
 def rank_for(shape: tuple[int, int], keep: float) -> int:
     """Largest rank whose pair holds at most `keep` of the parameters: floor(keep·nd/(n + d)); may be 0.
 
@@ -135,8 +121,7 @@ def _matcher(pattern: Any, fits: Callable[[str, Any], bool]) -> Callable[[str, A
     if callable(pattern):
         return lambda path, leaf: bool(pattern(path, leaf))
     if isinstance(pattern, str) and pattern in GROUPS:
-        expression = re.compile(GROUPS[pattern], re.IGNORECASE)
-        return lambda path, leaf: bool(expression.search(path)) and fits(path, leaf)
+        return lambda path, leaf: in_group(path, pattern) and fits(path, leaf)
     if not isinstance(pattern, str | re.Pattern):
         raise ValueError(
             f"`select` holds a {type(pattern).__name__}; expected a group name, a regular expression or a function"

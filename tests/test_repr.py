@@ -12,6 +12,7 @@ import pytest
 import lpjax
 from lpjax._repr import short_repr
 from lpjax.weights import LowRank, Sparse
+from tests.models.golden_cases import load_golden
 
 PAIR = LowRank(jnp.zeros((9, 2)), jnp.zeros((2, 4)))
 
@@ -62,3 +63,11 @@ def test_mappings_are_counted():
     assert short_repr([{"a": {"b": PAIR}, "c": np.zeros(5)}]) == "[{3 arrays, 31 numbers}]"
     assert short_repr([{"method": "svd"}]) == "[{'method': 'svd'}]"
     assert short_repr([dict.fromkeys(range(100), "a path")]) == "[{100 items}]"
+
+
+def test_a_checkpoint_fits_a_line_or_two():
+    checkpoint = load_golden("bert_base").checkpoint
+    text = repr(checkpoint)
+    assert text.startswith("Checkpoint(params={39 arrays, ")
+    assert "config=BertConfig(…), source=" in text
+    assert len(text) - len(str(checkpoint.source)) < 160

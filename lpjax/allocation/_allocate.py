@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, get_args
 
@@ -29,7 +28,7 @@ from lpjax.allocation._spectra import weighted_singular_values
 from lpjax.compression import leaf_sides, require_finite
 from lpjax.compression.latency import BreakEven
 from lpjax.compression.plan import Choice, Costs, Plan
-from lpjax.select import GROUPS, Select, is_table, leaves_with_paths, max_rank, select_paths
+from lpjax.select import Select, in_group, is_table, leaves_with_paths, max_rank, select_paths
 from lpjax.solvers import SOLVERS
 from lpjax.weighting.metric import PLAIN, Sides
 from lpjax.weighting.statistics import Calibration
@@ -265,4 +264,4 @@ def _cost(path: str, leaf: Any, of: Costs, *, dense: bool = False) -> int:
         return leaf.rank * leaf.shape[-1] if isinstance(leaf, LowRank) else 0
     if isinstance(leaf, LowRank) and leaf.sparse is not None:
         return math.prod(leaf.shape)  # with single entries it is multiplied by as a dense one
-    return leaf.size if re.search(GROUPS["encoder"], path, re.IGNORECASE) else 0
+    return leaf.size if in_group(path, "encoder") else 0

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from lpjax._repr import short_repr
 from lpjax.checkpoint._fit import fit, read_tree
 from lpjax.checkpoint._recognise import newer_lpjax
 from lpjax.checkpoint._weights import read_weights
@@ -48,6 +49,13 @@ class Checkpoint:
     compression: dict[str, Any] | None = None
     config_json: Mapping[str, Any] | None = None
     extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        """On one line: arrays are counted, and of the config only the class is named."""
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        shown = {name: short_repr(value) for name, value in values.items() if value not in (None, {})}
+        shown["config"] = f"{type(self.config).__name__}(…)"
+        return f"Checkpoint({', '.join(f'{name}={text}' for name, text in shown.items())})"
 
 
 def load_checkpoint(source: str | Path, *, copy: bool = False) -> Checkpoint:

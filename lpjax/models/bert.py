@@ -24,6 +24,7 @@ class BertConfig(ModelConfig):
 
     model_type: ClassVar[str] = "bert"
     class_name: ClassVar[str] = "Bert"
+    groups: ClassVar[Mapping[str, str]] = {"feed_forward": r"(^|/)(intermediate|layer/\d+/output)/dense/kernel$"}
     unsupported: ClassVar[Mapping[str, Any]] = {
         "position_embedding_type": (("absolute", None), "only absolute positions are supported")
     }

@@ -14,11 +14,10 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from lpjax._tree import is_table, replace_leaves, walk
 from lpjax.models.architecture import ARCHITECTURES, Architecture, architecture_of
 from lpjax.models.config import ModelConfig
 from lpjax.models.layers import NO_DROPOUT, Dropout, at_least_float32, cast
-from lpjax.models.names import walk
-from lpjax.select import is_table, replace_leaves
 from lpjax.weights.low_rank import LowRank, densify, is_lowrank
 
 _TOKENS = 1024  # at a time, on one CPU

@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from lpjax._check import check_seed, check_whole
+from lpjax._tree import put, walk
 from lpjax.models.architecture import name_table
 from lpjax.models.config import ModelConfig
-from lpjax.models.names import put, walk
 
 SCALE = 0.02
 """Standard deviation of fresh kernels, as all four nets were initialized with."""

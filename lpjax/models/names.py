@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from lpjax._tree import put, walk
 from lpjax.weights.low_rank import LowRank
 from lpjax.weights.sparse import Sparse, fault_of
 
@@ -357,23 +358,6 @@ def head_named(architectures: Any) -> str:
     """Which of `HEADS` the `architectures` of a config.json name; "sequence" if they name none of them."""
     names = names_of(architectures)
     return next((head for head, ends in HEADS.items() if any(name.endswith(ends) for name in names)), "sequence")
-
-
-def walk(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """(path, leaf) for every leaf of a nested dict, paths joined by "/"; a `LowRank` is one leaf."""
-    if not isinstance(tree, Mapping):
-        yield path, tree
-        return
-    for key, child in tree.items():
-        yield from walk(child, f"{path}/{key}" if path else str(key))
-
-
-def put(tree: dict, keys: Iterable[str], leaf: Any) -> None:
-    """Set a leaf of a nested dict, with the dicts on its way."""
-    *parents, last = keys
-    for key in parents:
-        tree = tree.setdefault(key, {})
-    tree[last] = leaf
 
 
 def parts_of(leaf: LowRank) -> dict[str, Any]:

@@ -1,0 +1,48 @@
+"""Parameter trees: leaves and their paths, keys joined by "/"; a `LowRank` is one leaf."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import jax
+
+from lpjax.weights.low_rank import is_lowrank
+
+
+def leaves_with_paths(params: Any) -> list[tuple[str, Any]]:
+    """(path, leaf) of every array or `LowRank` in a pytree, in the order of its leaves."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(params, is_leaf=is_lowrank)
+    return [(jax.tree_util.keystr(path, simple=True, separator="/"), leaf) for path, leaf in leaves]
+
+
+def replace_leaves(params: Any, leaves: Mapping[str, Any]) -> Any:
+    """`params` with the leaves at the paths of `leaves` replaced, as `leaves_with_paths` names them."""
+
+    def swap(path: Any, leaf: Any) -> Any:
+        return leaves.get(jax.tree_util.keystr(path, simple=True, separator="/"), leaf)
+
+    return jax.tree_util.tree_map_with_path(swap, params, is_leaf=is_lowrank)
+
+
+def walk(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """(path, leaf) for every leaf of nested dicts, in their own order; leaves may be anything, None too."""
+    if not isinstance(tree, Mapping):
+        yield path, tree
+        return
+    for key, child in tree.items():
+        yield from walk(child, f"{path}/{key}" if path else str(key))
+
+
+def put(tree: dict, keys: Iterable[str], leaf: Any) -> None:
+    """Set a leaf of nested dicts, with the dicts on its way."""
+    *parents, last = keys
+    for key in parents:
+        tree = tree.setdefault(key, {})
+    tree[last] = leaf
+
+
+def is_table(path: str) -> bool:
+    """Whether a leaf holds rows that are looked up, not a kernel that inputs are multiplied by: by its name."""
+    # flax's boxes, such as nn.Partitioned, call what they hold value
+    return path.removesuffix("/value").split("/")[-1] == "embedding"
