@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from lpjax.select import is_table
+from lpjax.solvers import SOLVERS
 from lpjax.weighting.weightings import DEFAULT, Weighting, weighting_named
 
 LAYERS = ("embeddings",)
@@ -26,11 +27,11 @@ class Method(NamedTuple):
 def default_method(solver: Any = None, p: float | None = None, *, calibrated: bool) -> Method:
     """The solver and exponent, as far as they are not given: "lewis" at p = 1, or "svd" with a calibration.
 
-    The SVD is p = 2, with a calibration or without.
+    Each solver has its own exponent, with a calibration or without.
     """
     solver = ("svd" if calibrated else "lewis") if solver is None else solver
     if p is None:
-        p = 2.0 if isinstance(solver, str) and solver == "svd" else 1.0
+        p = SOLVERS[solver].default_p if isinstance(solver, str) and solver in SOLVERS else 1.0
     return Method(solver, p)
 
 
@@ -50,8 +51,8 @@ def default_allocation(weighting: str | Weighting | None, *, measured: bool = Fa
 def share_of_entries(
     sparse: float | None, path: str, weighting: str | Weighting | None, method: Any, *, by_time: bool = False
 ) -> float:
-    """The share of a pair that single entries get: as asked for; by default a fifth of an embedding that is solved by
-    "svd" under the default weighting, else none.
+    """The share of a pair that single entries get: as asked for; by default a fifth of an embedding that a direct
+    solver solves under the default weighting, else none.
 
     Looking up rows of a table takes little of a net's time, with single entries, too; kernels with them take a dense
     one's. There are none by default if ranks are chosen or judged by time, which is not known of them.
@@ -61,4 +62,5 @@ def share_of_entries(
     if by_time:
         return 0.0
     weighted = weighting is not None and weighting_named(weighting).compares_layers
-    return ENTRIES_OF_TABLES if weighted and method == "svd" and is_table(path) else 0.0
+    cheap = isinstance(method, str) and method in SOLVERS and SOLVERS[method].direct
+    return ENTRIES_OF_TABLES if weighted and cheap and is_table(path) else 0.0

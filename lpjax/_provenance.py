@@ -8,6 +8,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from lpjax.solvers import SOLVERS
+
 _PACKAGES = ("lpjax", "jax", "jaxlib", "numpy", "scipy", "transformers", "safetensors")
 
 
@@ -42,7 +44,8 @@ def run_record(seed: int | None) -> dict[str, Any]:
 
 def method_label(method: str, p: float | None) -> str:
     """The method with its exponent, if that has a say."""
-    return method if method == "svd" or p is None else f"{method}, p = {p:g}"
+    unused = p is None or (method in SOLVERS and not SOLVERS[method].uses_p)
+    return method if unused else f"{method}, p = {p:g}"
 
 
 def _processor() -> str:

@@ -13,6 +13,7 @@ from lpjax.allocation._budget import Leaf, Option, Way, choices_of, rank_of_shar
 from lpjax.compression import compress
 from lpjax.compression.plan import Choice, Costs
 from lpjax.select import leaves_with_paths, replace_leaves
+from lpjax.solvers import SOLVERS
 from lpjax.weights.low_rank import LowRank, densify
 
 Measure = Callable[[Any], float]
@@ -52,7 +53,7 @@ def measured_options(
         return {path: found[path] for path in plan}
 
     tell("solving")
-    nested = _largest_by_svd([around, *(plan for _, plan in plans)])
+    nested = _largest_nested([around, *(plan for _, plan in plans)])
     largest = pairs_of(nested) if nested else {}
 
     def solved(plan: Mapping[str, Choice]) -> dict[str, Any]:
@@ -93,8 +94,8 @@ def measured_options(
     return options
 
 
-def _largest_by_svd(plans: Sequence[Mapping[str, Choice]]) -> dict[str, Choice]:
-    """Of each leaf its largest rank by the SVD: the pairs of all smaller ranks are the first parts of that one."""
+def _largest_nested(plans: Sequence[Mapping[str, Choice]]) -> dict[str, Choice]:
+    """The largest rank of each leaf by a nested solver, whose pair holds those of all smaller ranks."""
     found: dict[str, Choice] = {}
     for plan in plans:
         for path, choice in plan.items():
@@ -107,4 +108,4 @@ def _largest_by_svd(plans: Sequence[Mapping[str, Choice]]) -> dict[str, Choice]:
 
 def _nests(choice: Choice) -> bool:
     """Whether pairs of smaller ranks are parts of those of larger ones."""
-    return choice.method == "svd" and not choice.sparse
+    return SOLVERS[choice.method].nested and not choice.sparse

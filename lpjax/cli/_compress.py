@@ -16,10 +16,13 @@ from rich.table import Table
 from lpjax.cli._common import AsJson, Force, Model, Out, check_new_file, find_model, misuse, progress, sizes
 from lpjax.cli._planning import check_paths, decide, make_wish, origin, plan_of
 from lpjax.cli._report import print_missing
+from lpjax.solvers import SOLVERS
 
 if TYPE_CHECKING:
     from lpjax.checkpoint import Checkpoint
     from lpjax.compression.plan import Plan
+
+_RANGES = "; ".join(f"{name} {solver.p_range}" for name, solver in SOLVERS.items() if solver.uses_p)
 
 
 def compress(
@@ -54,13 +57,11 @@ def compress(
     plan_out: Annotated[Path | None, typer.Option(help="Write what was chosen for each layer to this file.")] = None,
     method: Annotated[
         str | None,
-        typer.Option(
-            help="svd, lewis, lowner, irls_rows, irls_entries or admm_entries; default: lewis, with --calibrate svd."
-        ),
+        typer.Option(help=f"Solver: {', '.join(SOLVERS)}; default: lewis, with --calibrate svd."),
     ] = None,
     p: Annotated[
         float | None,
-        typer.Option("--p", help="Exponent of the norm, in [1, 2]; default 1. No say in svd (2)."),
+        typer.Option("--p", help=f"Exponent of the norm: {_RANGES}. Default: 1."),
     ] = None,
     sparse: Annotated[
         float | None,

@@ -338,10 +338,10 @@ def _check_name(option: str, name: str, known: Collection[str]) -> None:
 
 
 def _check_exponent(name: str, p: float, method: str) -> None:
-    inside = 0 < p < 4 if method == "lewis" else 1 <= p <= 2
-    if not inside:
-        expected = "above 0 and below 4" if method == "lewis" else "from 1 to 2"
-        raise ValueError(f"{name} is {p:g}; expected a number {expected} for {method}")
+    from lpjax.solvers import SOLVERS
+
+    if p not in SOLVERS[method].p_range:
+        raise ValueError(f"{name} is {p:g}; expected a number in {SOLVERS[method].p_range} for {method}")
 
 
 def _check_numbers(

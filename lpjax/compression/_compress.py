@@ -19,9 +19,7 @@ from lpjax.compression.program import (
     Job,
     Part,
     Solved,
-    compares_rows,
     exponent_of,
-    is_svd,
     rehearse,
     shifted,
     solve_group,
@@ -36,7 +34,7 @@ from lpjax.select import (
     replace_leaves,
     select_paths,
 )
-from lpjax.solvers import SOLVERS, Solution
+from lpjax.solvers import Solution, solver_named
 from lpjax.weighting.metric import PLAIN, Sides
 from lpjax.weighting.statistics import Calibration
 from lpjax.weighting.weightings import DEFAULT, Weighting, sides_of, weighting_named
@@ -204,7 +202,7 @@ def compress(
         under, by_time = default_weighting(weighting, calibrated=calibration is not None), break_even is not None
         shares = [share_of_entries(sparse, path, under, method.solver, by_time=by_time) for path in paths]
         goals = [_Goal(keep, rank, *method, share) for share in shares]
-    solvers = {goal.solver: _solver(goal.solver) for goal in goals}
+    solvers = {goal.solver: solver_named(goal.solver) for goal in goals}
     axes = {path: kernel_axes(path, entry, leaves) for path, entry in (input_axes or {}).items()}
     weights = dict(row_weights or {})
     if strangers := sorted(weights.keys() - set(paths)):
@@ -220,7 +218,7 @@ def compress(
         view = axes.get(path, (0, 1))
         solve = solvers[goal.solver]
         # A start or a metric of the caller's is of the whole matrix.
-        thin = compares_rows(solve) and not options.keys() & {"init", "metric"}
+        thin = solve.equivariant and not options.keys() & {"init", "metric"}
         jobs = _jobs(path, leaves[path], view, goal, rows, weights.get(path), sides.get(path, PLAIN), thin)
         if isinstance(jobs, LayerRecord):
             records[path] = jobs
@@ -228,7 +226,7 @@ def compress(
             weighted = jax.tree.structure((jobs[0].weights, jobs[0].metrics))
             dimensions = tuple(leaf.ndim for leaf in jax.tree.leaves(jobs[0].metrics))
             inner = jobs[0].leaf.rank if jobs[0].thin else None
-            kind = None if is_svd(solve) else jobs[0].rank, bool(jobs[0].entries), inner, is_lowrank(jobs[0].leaf)
+            kind = None if solve.nested else jobs[0].rank, bool(jobs[0].entries), inner, is_lowrank(jobs[0].leaf)
             key = (goal.solver, goal.p, jobs[0].shape, jobs[0].dtype, kind, weighted, dimensions)
             groups.setdefault(key, []).extend(jobs)
     for (name, exponent, *_), jobs in groups.items():
@@ -350,14 +348,6 @@ def require_finite(path: str, leaf: Any) -> float:
 
 def _is_count(value: Any) -> bool:
     return isinstance(value, int | np.integer) and not isinstance(value, bool) and bool(value >= 1)
-
-
-def _solver(solver: str | Callable[..., Solution]) -> Callable[..., Solution]:
-    if callable(solver):
-        return solver
-    if solver not in SOLVERS:
-        raise ValueError(f"`solver` is {solver!r}; expected one of {', '.join(SOLVERS)}, or a function")
-    return SOLVERS[solver]
 
 
 def kernel_axes(path: str, entry: Any, leaves: Mapping[str, Any]) -> tuple[int, int]:

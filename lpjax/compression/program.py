@@ -23,7 +23,7 @@ from lpjax._lapack import qr
 from lpjax._mesh import by_rows, data_mesh, fetch, replicated, spread
 from lpjax._numbers import solving_dtype
 from lpjax.objectives import blocked_sum, entries_bound, lp_norm, power_sums
-from lpjax.solvers import SOLVERS, Solution, with_entries
+from lpjax.solvers import Solution, Solver, with_entries
 from lpjax.weighting.metric import PLAIN, Metric, Roots, Sides, on_both_sides, on_the_left, roots_of_batch
 from lpjax.weights.low_rank import LowRank
 
@@ -125,7 +125,7 @@ class Part(NamedTuple):
     seconds: float
 
 
-def rehearse(solve: Callable[..., Solution], job: Job, p: float, options: dict[str, Any]) -> None:
+def rehearse(solve: Solver, job: Job, p: float, options: dict[str, Any]) -> None:
     """The solver's own checks, on shapes, p and options, without solving; then of what it would return."""
     dtype = solving_dtype(canonicalize_dtype(job.dtype))
     matrix = jax.ShapeDtypeStruct(job.shape, dtype)
@@ -167,7 +167,7 @@ def _cores() -> int:
 
 
 def solve_group(
-    solve: Callable[..., Solution],
+    solve: Solver,
     jobs: list[Job],
     p: float,
     options: dict[str, Any],
@@ -180,9 +180,9 @@ def solve_group(
     of one matrix hardly gain from a second core.
 
     Args:
-        solve: matrix, rank, *, p -> `Solution`.
+        solve: an entry of `SOLVERS`, or such.
         jobs: with or without entries, all of them; with weights and metrics, of one kind on either side, all of them
-            or none; of one rank, but by the SVD.
+            or none; of one rank, unless the solver is nested.
         p: exponent.
         options: further keywords of the solver.
         batch_size: matrices that a device solves at a time, in one program; None for what its memory or cores allow.
@@ -241,18 +241,6 @@ def exponent_of(array: Any) -> int:
     return int(np.frexp(largest)[1])
 
 
-def compares_rows(solve: Any) -> bool:
-    """Whether a solver sees of A no more than lengths of its rows in subspaces: so of A = BQᵀ, QᵀQ = I, it may be given
-    B, and its answer turned by Q."""
-    return any(solve is SOLVERS[name] for name in ("svd", "lewis", "lowner", "irls_rows"))
-
-
-def is_svd(solve: Any) -> bool:
-    """Whether a solver is the SVD: whose pairs of smaller ranks are parts of those of larger ones, so that one program
-    has them all; to which all roots of a metric are alike; and of whose norm p has no say."""
-    return solve is SOLVERS["svd"]
-
-
 def _cut(solved: Solved, rank: int) -> Solved:
     """Without the part of the factors beyond a rank, which is 0."""
     if solved.left.shape[1] == rank:
@@ -281,7 +269,7 @@ def _in_order(function: Callable[[T], U], items: Iterable[T], workers: int) -> I
 
 
 def _compiled(
-    solve: Callable[..., Solution],
+    solve: Solver,
     kind: tuple[int, bool, bool],
     options: dict[str, Any],
     mesh: Mesh,
@@ -308,7 +296,7 @@ def _comparable(options: tuple[Any, ...]) -> bool:
 
 @functools.lru_cache(maxsize=64)
 def _compile(
-    solve: Callable[..., Solution],
+    solve: Solver,
     kind: tuple[int, bool, bool],
     options: tuple[tuple[str, type, Any], ...],
     mesh: Mesh,
@@ -384,7 +372,7 @@ def _compile(
             return found._replace(left=left, right=right)
 
         if entries:
-            power = jnp.asarray(2, p.dtype) if is_svd(solve) else p
+            power = p if solve.uses_p else jnp.asarray(2, p.dtype)
             solution, single = with_entries(pair, wide, sizes[1], _importance(wide, weights, halves, power), power)
         else:
             solution, single = pair(wide), None
@@ -422,8 +410,8 @@ def _compile(
         weights, metrics = known
         first = jax.tree.leaves(matrices)[0]
         dtype = solving_dtype(first.dtype)
-        # At p = 2 any roots will do; at others the objective is that of the rows under the symmetric ones.
-        find = functools.partial(roots_of_batch, dtype=dtype, symmetric=not is_svd(solve))
+        # For sums of squares any roots will do; otherwise the objective is that of the rows under the symmetric ones.
+        find = functools.partial(roots_of_batch, dtype=dtype, symmetric=solve.uses_p)
         both = jax.tree.map(find, metrics, is_leaf=lambda part: isinstance(part, Metric))
         if first.shape[0] > 1:
             return jax.vmap(one, in_axes=(0, 0, 0, 0, None))(matrices, weights, both, sizes, p)

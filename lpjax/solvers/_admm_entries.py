@@ -28,6 +28,7 @@ from lpjax.solvers._core.rows import over_devices, scan_rows
 from lpjax.solvers._core.sharded import spread
 from lpjax.solvers._core.solution import Solution
 from lpjax.solvers._core.start import Init, select_tree, split_init, starting_pair
+from lpjax.solvers.table import SOLVERS
 
 _LONGEST_FIRST_PLAN = 20
 _SPARSE = 0.25  # share of the entries, as `measure` counts them, below which a residual is taken for outliers
@@ -80,10 +81,11 @@ def admm_entries(
         ValueError: matrix not 2-D, not numbers, not finite; rank or p out of range; weights or init of the wrong
             shape or negative; rho or plan out of range.
     """
-    name, pair = split_init(init, ("best", "svd", "lewis", "clipped"))
+    name, pair = split_init(init, SOLVERS["admm_entries"].starts)
     problem = make_problem(
         matrix,
         rank,
+        solver="admm_entries",
         p=p,
         num_iters=num_iters,
         tol=default_tol(matrix, 0.5) if tol is None else tol,

@@ -16,6 +16,7 @@ from lpjax.solvers._core.problem import Problem, default_tol, finish, make_probl
 from lpjax.solvers._core.sharded import spread
 from lpjax.solvers._core.solution import Solution
 from lpjax.solvers._core.start import Init, descend, split_init, starting_pair
+from lpjax.solvers.table import SOLVERS
 
 
 def irls_entries(
@@ -52,10 +53,11 @@ def irls_entries(
         ValueError: matrix not 2-D, not numbers, not finite; rank or p out of range; weights or init of the wrong
             shape or negative.
     """
-    name, pair = split_init(init, ("best", "svd", "lewis", "clipped"))
+    name, pair = split_init(init, SOLVERS["irls_entries"].starts)
     problem = make_problem(
         matrix,
         rank,
+        solver="irls_entries",
         p=p,
         num_iters=num_iters,
         tol=default_tol(matrix, 0.6) if tol is None else tol,

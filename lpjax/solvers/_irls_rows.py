@@ -17,6 +17,7 @@ from lpjax.solvers._core.sharded import spread
 from lpjax.solvers._core.solution import Solution
 from lpjax.solvers._core.spectrum import Slabs, add_gram, no_gram, whole_gram
 from lpjax.solvers._core.start import Init, descend, select_tree, split_init, starting_bases
+from lpjax.solvers.table import SOLVERS
 
 
 def irls_rows(
@@ -54,10 +55,11 @@ def irls_rows(
         ValueError: matrix not 2-D, not numbers, not finite; rank or p out of range; weights, metric or init of the
             wrong shape, negative or asymmetric.
     """
-    name, pair = split_init(init, ("best", "svd", "lewis"))
+    name, pair = split_init(init, SOLVERS["irls_rows"].starts)
     problem = make_problem(
         matrix,
         rank,
+        solver="irls_rows",
         p=p,
         num_iters=num_iters,
         tol=default_tol(matrix, 0.6) if tol is None else tol,

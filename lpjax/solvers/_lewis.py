@@ -59,8 +59,8 @@ def lewis(
     problem = make_problem(
         matrix,
         rank,
+        solver="lewis",
         p=p,
-        p_range="(0, 4)",
         num_iters=num_iters,
         tol=default_tol(matrix, 1 / 2) if tol is None else tol,
         row_weights=row_weights,

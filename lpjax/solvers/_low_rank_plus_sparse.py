@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from lpjax.solvers import Solution
+from lpjax.solvers._core.solution import Solution
 
 ROUNDS = 12
 MOMENTUM = 0.8

@@ -60,7 +60,7 @@ def lowner(
         ValueError: matrix not 2-D, not numbers, not finite; rank or p out of range; weights of the wrong shape or
             negative.
     """
-    problem = make_problem(matrix, rank, p=p, num_iters=num_iters, tol=tol, row_weights=row_weights)
+    problem = make_problem(matrix, rank, solver="lowner", p=p, num_iters=num_iters, tol=tol, row_weights=row_weights)
     return spread(_lowner, problem, whole=True, rank=rank, over=over, limit=num_iters)
 
 

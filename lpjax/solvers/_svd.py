@@ -52,6 +52,7 @@ def svd(
     problem = make_problem(
         matrix,
         rank,
+        solver="svd",
         p=p,
         num_iters=num_iters,
         tol=tol,

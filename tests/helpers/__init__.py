@@ -14,9 +14,10 @@ import numpy as np
 from jax.dtypes import canonicalize_dtype
 from safetensors.numpy import load_file, save_file
 
-SOLVERS = ["svd", "lewis", "lowner", "irls_rows", "irls_entries", "admm_entries"]
-ITERATIVE = ["irls_rows", "irls_entries", "admm_entries"]
-OBJECTIVE = {"irls_rows": "rows"}  # the others: entries
+from lpjax.solvers import SOLVERS as SOLVERS
+
+ITERATIVE = [name for name, solver in SOLVERS.items() if solver.starts]
+OBJECTIVE = {name: solver.objective for name, solver in SOLVERS.items()}
 
 
 def heavy_tailed(n: int, d: int, seed: int = 0) -> np.ndarray:

@@ -32,7 +32,7 @@ def mixed() -> np.ndarray:
 
 def error(name: str, matrix: np.ndarray, solution, weights=None) -> float:
     """The objective in double precision."""
-    return norm(matrix.astype(np.float64) - product(solution), P, OBJECTIVE.get(name, "entries"), weights)
+    return norm(matrix.astype(np.float64) - product(solution), P, OBJECTIVE[name], weights)
 
 
 def check(name: str, matrix: np.ndarray, solution, best: float, weights=None) -> None:

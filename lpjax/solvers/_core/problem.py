@@ -22,6 +22,7 @@ from lpjax.objectives import Over, blocked_sum, power_sums
 from lpjax.solvers._core.mapped import Mapped, map_matrix
 from lpjax.solvers._core.rows import Rows, over_devices, scan_rows
 from lpjax.solvers._core.solution import Solution
+from lpjax.solvers.table import SOLVERS
 
 
 @functools.partial(
@@ -91,8 +92,8 @@ def make_problem(
     matrix: Any,
     rank: int,
     *,
+    solver: str,
     p: Any,
-    p_range: str = "[1, 2]",
     num_iters: Any,
     tol: Any,
     row_weights: Any = None,
@@ -111,6 +112,7 @@ def make_problem(
     """
     matrix = numbers("matrix", matrix)
     shape, dtype = matrix.shape, solving_dtype(canonicalize_dtype(matrix.dtype))
+    p_range = SOLVERS[solver].p_range
     if len(shape) != 2 or 0 in shape:
         raise ValueError(f"`matrix` has shape {shape}; expected (n, d), n and d at least 1 (vmap over stacks)")
     check_rank(rank, (shape[0], shape[1]))
@@ -119,9 +121,7 @@ def make_problem(
     if known_p is not None:
         if known_p.ndim or known_p.dtype.kind not in "iuf":
             raise ValueError(f"`p` is a {type(p).__name__}; expected a number in {p_range}")
-        low, high = (float(end) for end in p_range[1:-1].split(","))
-        inside = low <= known_p <= high if p_range[0] == "[" else low < known_p < high
-        if not inside:
+        if float(known_p) not in p_range:
             raise ValueError(f"`p` is {p}; expected a number in {p_range}")
         # A sum of nd terms of order one to the power 1/p, and (n/d)^{1/p}, the size of a Lewis ellipsoid, must fit.
         least = np.log(max(2, shape[0] * shape[1])) / np.log(float(jnp.finfo(dtype).max)) / 0.9

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -37,7 +37,7 @@ class Pair(NamedTuple):
     objective: Scalar
 
 
-def split_init(init: Any, names: tuple[Init, ...]) -> tuple[Init, Any]:
+def split_init(init: Any, names: tuple[str, ...]) -> tuple[Init, Any]:
     """A solver's `init` argument, one of `names` or a pair, as a name and a pair of which one counts.
 
     Raises:
@@ -48,7 +48,7 @@ def split_init(init: Any, names: tuple[Init, ...]) -> tuple[Init, Any]:
     if isinstance(init, str):
         if init not in names:
             raise ValueError(f"`init` is {init!r}; expected one of {', '.join(names)}, or a pair (left, right)")
-        return init, None
+        return cast(Init, init), None
     if hasattr(init, "left") and hasattr(init, "right"):
         return "best", (init.left, init.right)
     if isinstance(init, tuple | list) and len(init) == 2:

@@ -92,7 +92,7 @@ def test_solvers_do_not_depend_on_blocks(monkeypatch, name, p, weighted):
     whole, cut = found
     # Iterations may end a step apart.
     np.testing.assert_allclose(product(cut), product(whole), atol=1e-5 * np.abs(matrix).max())
-    over = OBJECTIVE.get(name, "entries")
+    over = OBJECTIVE[name]
     assert cut.objective == pytest.approx(norm(matrix - product(cut), p, over, weights), rel=1e-10)
 
 

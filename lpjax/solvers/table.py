@@ -1,0 +1,101 @@
+"""The table of solvers: what each one minimises, at which exponents, and what its callers may rely on.
+
+It loads no JAX: help texts, checks and reports read it, too.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from lpjax.solvers._core.solution import Solution
+
+
+@dataclasses.dataclass(frozen=True)
+class Interval:
+    """Numbers from `low` to `high`, both ends included or, if it is not `closed`, excluded."""
+
+    low: float
+    high: float
+    closed: bool = True
+
+    def __contains__(self, p: float) -> bool:
+        return bool(self.low <= p <= self.high if self.closed else self.low < p < self.high)
+
+    def __str__(self) -> str:
+        return f"[{self.low:g}, {self.high:g}]" if self.closed else f"({self.low:g}, {self.high:g})"
+
+
+@dataclasses.dataclass(frozen=True)
+class Solver:
+    """An entry of the table; calling it calls its function.
+
+    Attributes:
+        function: (matrix, rank, *, p, …) -> `Solution`, a function that jit and vmap can transform; or where it is,
+            as "module:name", for it to be imported on first use.
+        objective: what it minimises or, if it is geometric, is judged by: "entries" or "rows" (`lpjax.objectives`).
+        p_range: exponents that it takes.
+        default_p: the exponent if none is given.
+        uses_p: whether the factors depend on p; otherwise they minimise the sum of squares, and any root of a metric
+            will do.
+        direct: whether it is one factorization, cheap enough to be repeated.
+        nested: whether one solve serves all smaller ranks: their factors are its first columns and rows.
+        equivariant: whether it sees only lengths of rows in subspaces, so that for orthogonal Q the factors of AQ are
+            those of A, the right one times Q. A given pair A = BQᵀ is then solved as B.
+        starts: names that `init` may have, of a solver that descends from a start; empty for others.
+    """
+
+    function: str | Callable[..., Solution]
+    objective: Literal["entries", "rows"] = "entries"
+    p_range: Interval = Interval(1, 2)
+    default_p: float = 1.0
+    uses_p: bool = True
+    direct: bool = False
+    nested: bool = False
+    equivariant: bool = False
+    starts: tuple[str, ...] = ()
+
+    @functools.cached_property
+    def solve(self) -> Callable[..., Solution]:
+        """The function itself."""
+        if not isinstance(self.function, str):
+            return self.function
+        module, _, name = self.function.partition(":")
+        return getattr(importlib.import_module(module), name)
+
+    def __call__(self, matrix: Any, rank: int, **options: Any) -> Solution:
+        return self.solve(matrix, rank, **options)
+
+
+_ENTRY_STARTS = ("best", "svd", "lewis", "clipped")
+
+SOLVERS: dict[str, Solver] = {
+    # lewis and lowner nest, too, but the certificate that they come with is of one rank.
+    "svd": Solver("lpjax.solvers._svd:svd", default_p=2.0, uses_p=False, direct=True, nested=True, equivariant=True),
+    "lewis": Solver("lpjax.solvers._lewis:lewis", p_range=Interval(0, 4, closed=False), equivariant=True),
+    "lowner": Solver("lpjax.solvers._lowner:lowner", equivariant=True),
+    "irls_rows": Solver(
+        "lpjax.solvers._irls_rows:irls_rows", objective="rows", equivariant=True, starts=("best", "svd", "lewis")
+    ),
+    "irls_entries": Solver("lpjax.solvers._irls_entries:irls_entries", starts=_ENTRY_STARTS),
+    "admm_entries": Solver("lpjax.solvers._admm_entries:admm_entries", starts=_ENTRY_STARTS),
+}
+
+
+def solver_named(solver: str | Solver | Callable[..., Solution]) -> Solver:
+    """The entry of a name or of a function; a new one for a function that the table does not have.
+
+    Raises:
+        ValueError: no solver has that name.
+    """
+    if isinstance(solver, Solver):
+        return solver
+    if callable(solver):
+        return next((entry for entry in SOLVERS.values() if entry.solve is solver), Solver(solver))
+    if solver not in SOLVERS:
+        raise ValueError(f"`solver` is {solver!r}; expected one of {', '.join(SOLVERS)}, or a function")
+    return SOLVERS[solver]
