@@ -9,6 +9,9 @@ import jax
 
 from lpjax.weights.low_rank import is_lowrank
 
+MAX_DEPTH = 32
+"""Keys of a path in a file at most; parameter trees come nowhere near."""
+
 
 def leaves_with_paths(params: Any) -> list[tuple[str, Any]]:
     """(path, leaf) of every array or `LowRank` in a pytree, in the order of its leaves."""
@@ -40,6 +43,28 @@ def put(tree: dict, keys: Iterable[str], leaf: Any) -> None:
     for key in parents:
         tree = tree.setdefault(key, {})
     tree[last] = leaf
+
+
+def nested(leaves: Mapping[str, Any], separator: str) -> dict[str, Any]:
+    """The nested dicts that paths joined by `separator` stand for.
+
+    Raises:
+        ValueError: a path leads through a leaf, or has more than `MAX_DEPTH` keys.
+    """
+    tree: dict[str, Any] = {}
+    for path, leaf in leaves.items():
+        *parents, last = path.split(separator)
+        if len(parents) >= MAX_DEPTH:
+            raise ValueError(f"{path} is nested {len(parents) + 1} deep, expected at most {MAX_DEPTH}")
+        branch = tree
+        for key in parents:
+            branch = branch.setdefault(key, {})
+            if not isinstance(branch, dict):
+                raise ValueError(f"{path} leads through another array")
+        if last in branch:
+            raise ValueError(f"{path} is both an array and a group of arrays")
+        branch[last] = leaf
+    return tree
 
 
 def is_table(path: str) -> bool:

@@ -1,7 +1,9 @@
-"""Bytes and text of files that somebody else wrote: regular files of a limited size, in UTF-8."""
+"""Bytes and text of files that somebody else wrote: regular files of a limited size, text in UTF-8."""
 
 from __future__ import annotations
 
+import mmap
+import os
 from pathlib import Path
 
 TEXT_LIMIT = 1 << 30
@@ -24,13 +26,40 @@ def read_bytes(path: Path, limit: int) -> bytes:
         ValueError: it is no regular file (a pipe or a device may never end), or has more than `limit` bytes.
         OSError: it cannot be read.
     """
-    if path.exists() and not path.is_file():
-        raise ValueError("it is no regular file")
+    _require_regular(path)
     with path.open("rb") as file:
         data = file.read(limit + 1)
     if len(data) > limit:
         raise ValueError(f"it is longer than {limit} bytes")
     return data
+
+
+def map_file(path: Path, *, copy: bool = False) -> mmap.mmap | bytes:
+    """The file's bytes, read-only: mapped, or with `copy` read into memory.
+
+    Mapped bytes are the file's own: they change if somebody writes into it, and if it is made shorter, reading beyond
+    its end kills the process (SIGBUS). A copy is safe from both.
+
+    Raises:
+        OSError, ValueError: it cannot be read, has no bytes, or changes while it is copied.
+    """
+    _require_regular(path)
+    with path.open("rb") as file:
+        before = os.fstat(file.fileno())
+        if before.st_size == 0:
+            raise ValueError("it is empty")
+        if not copy:
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        content = file.read()
+        after = os.fstat(file.fileno())
+    if len(content) != before.st_size or (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+        raise ValueError("it changed while it was read")
+    return content
+
+
+def _require_regular(path: Path) -> None:
+    if path.exists() and not path.is_file():
+        raise ValueError("it is no regular file")  # A pipe would never end.
 
 
 def decode(data: bytes) -> str:

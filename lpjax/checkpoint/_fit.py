@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from lpjax.checkpoint._weights import nested
+from lpjax._tree import nested
 from lpjax.models.names import Misfits, NameTable, listed
 
 _INNER = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module"}

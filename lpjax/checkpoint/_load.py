@@ -11,14 +11,15 @@ from typing import Any
 
 from lpjax._repr import short_repr
 from lpjax.checkpoint._fit import fit, read_tree
-from lpjax.checkpoint._recognise import newer_lpjax
+from lpjax.checkpoint._folder_hints import newer_lpjax
 from lpjax.checkpoint._weights import read_weights
 from lpjax.checkpoint.error import CheckpointError, printable
-from lpjax.checkpoint.files import BLOCK, CONFIG, WEIGHTS_KEY, read_object
+from lpjax.checkpoint.files import read_object
+from lpjax.checkpoint.formats import BLOCK, CONFIG, WEIGHTS_KEY
 from lpjax.checkpoint.int8 import restored_factors
+from lpjax.checkpoint.safetensors import not_finite
 from lpjax.checkpoint.source import find_folder
 from lpjax.checkpoint.stages import net_folder
-from lpjax.checkpoint.tensors import not_finite
 from lpjax.models import ARCHITECTURES, ModelConfig, config_from_json, name_table
 from lpjax.models.names import listed, parts_of, shape_text, walk
 from lpjax.weights.low_rank import LowRank

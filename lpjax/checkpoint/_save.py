@@ -12,19 +12,16 @@ from typing import Any
 import numpy as np
 
 from lpjax._files.replacing import check_parent, overlap, put_back, replacing_folder
+from lpjax._tree import nested, walk
 from lpjax.checkpoint._dense import densified
 from lpjax.checkpoint._load import Checkpoint, lowrank_ranks
-from lpjax.checkpoint._msgpack import write_tree
-from lpjax.checkpoint._weights import nested
-from lpjax.checkpoint.files import BLOCK, CONFIG, FACTORED_WEIGHTS, FLAX_WEIGHTS, WEIGHTS, WEIGHTS_KEY
+from lpjax.checkpoint.formats import BLOCK, CONFIG, FACTORED_WEIGHTS, FORMATS, WEIGHTS, WEIGHTS_KEY
 from lpjax.checkpoint.int8 import FACTORS, INT8, rounded_factors
 from lpjax.checkpoint.links import check_inside, copy_inside, files_inside
+from lpjax.checkpoint.safetensors import DTYPES, not_finite, write_tensors
 from lpjax.checkpoint.stages import MODULES, OWN_TYPES, SENTENCE_CONFIGS, modules_at_root, net_folder, read_stages
-from lpjax.checkpoint.tensors import DTYPES, not_finite, write_tensors
 from lpjax.models import config_from_json, name_table
-from lpjax.models.names import NameTable, head_named, listed, walk
-
-FORMATS = ("safetensors", "msgpack")
+from lpjax.models.names import NameTable, head_named, listed
 
 Text = str | Callable[[int], str]
 """A text, or a function that makes it of the size of the weights in bytes."""
@@ -143,15 +140,14 @@ def export_checkpoint(
         params = dense.params | {table.prefix: {key: leaf for key, leaf in base.items() if key != "pooler"}}
         dense = dataclasses.replace(dense, params=params)
     pairs = table.write(dense.params)[0]
-    # Read back, so that the base model is where Hugging Face's trees have it.
-    tree = _with_extra(table.read(dict(pairs))[0], dense.extra) if format == "msgpack" else {}
-
-    def write(path: Path) -> int:
-        return write_tree(path, tree) if tree else write_tensors(path, [*pairs, *dense.extra.items()])
-
-    name = FLAX_WEIGHTS if format == "msgpack" else WEIGHTS
+    kind = FORMATS[format]
+    if kind.separator is None:
+        pairs = [*pairs, *dense.extra.items()]
+    else:
+        # Read back, so that the base model is where Hugging Face's trees have it.
+        pairs = _paths(table.read(dict(pairs))[0], dense.extra, kind.separator)
     texts = {CONFIG: _config_text(dense), **(extra_files or {})}
-    return _write_folder(target, dense.source, overwrite, name, texts, write)
+    return _write_folder(target, dense.source, overwrite, kind.file, texts, lambda path: kind.write(path, pairs))
 
 
 def _checked_pairs(checkpoint: Checkpoint) -> list[tuple[str, Any]]:
@@ -175,25 +171,27 @@ def _checked_pairs(checkpoint: Checkpoint) -> list[tuple[str, Any]]:
     return pairs
 
 
-def _with_extra(tree: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
-    """A Flax tree with arrays besides; parts of their names are joined by "."."""
+def _paths(tree: Mapping[str, Any], extra: Mapping[str, Any], separator: str) -> list[tuple[str, Any]]:
+    """(path, leaf) of a Flax tree and of arrays besides, whose names' parts are joined by ".".
 
-    def merged(one: Any, other: Any) -> Any:
-        if not isinstance(one, Mapping) or not isinstance(other, Mapping):
-            raise ValueError("a name leads through an array of the net")
-        both = one.keys() & other.keys()
-        return {**one, **other, **{key: merged(one[key], other[key]) for key in both}}
-
+    Raises:
+        ValueError: together they are no tree.
+    """
     odd = [name for name in extra if "/" in name or not all(name.split("."))]
     if odd:
         raise ValueError(
             f"`checkpoint.extra` cannot be written as a Flax tree: {listed(odd)} has a slash or an empty part; "
             'leave it out of `extra`, or write format "safetensors"'
         )
+    leaves = {path.replace("/", separator): leaf for path, leaf in walk(tree)}
+    more = {name.replace(".", separator): array for name, array in extra.items()}
     try:
-        return merged(tree, nested(extra, "."))
+        if both := leaves.keys() & more.keys():
+            raise ValueError(f"{min(both)} is an array of the net")
+        nested(leaves | more, separator)
     except ValueError as error:
         raise ValueError(f"`checkpoint.extra` cannot be written as a Flax tree: {error}") from error
+    return [*leaves.items(), *more.items()]
 
 
 def _write_folder(
@@ -239,7 +237,8 @@ def check_target(folder: str | Path, source: Path | None, overwrite: bool) -> Pa
     if target.is_mount():
         raise FileExistsError(f"{target} is a mount point, which cannot be replaced; choose a folder inside it")
     inside = {path.name for path in target.iterdir()}
-    if inside and not (CONFIG in inside and any(name.endswith((".safetensors", ".msgpack")) for name in inside)):
+    weights = tuple(format.suffix for format in FORMATS.values())
+    if inside and not (CONFIG in inside and any(name.endswith(weights) for name in inside)):
         raise FileExistsError(f"{target} is not empty and not a checkpoint; choose another folder")
     return target
 

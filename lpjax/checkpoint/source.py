@@ -8,27 +8,25 @@ from typing import Any
 
 from lpjax._files.hub import first_line, hub_or_cache
 from lpjax._files.replacing import put_back
-from lpjax.checkpoint._recognise import told_of_file
-from lpjax.checkpoint.files import FACTORED_WEIGHTS
+from lpjax.checkpoint._file_hints import file_hint
+from lpjax.checkpoint.formats import FACTORED_WEIGHTS, FORMATS
 from lpjax.checkpoint.stages import OWN_TYPES, net_folder, read_stages
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+_PREFERRED = FORMATS["safetensors"].patterns
 _WANTED = [
     "*.json",
     "*.txt",
     "*.model",
     "bpe.codes",
-    "model.safetensors",
-    "model-*.safetensors",
+    *_PREFERRED,
     FACTORED_WEIGHTS,
-    "0_*/model.safetensors",  # the net, in old folders of sentence-transformers
-    "0_*/model-*.safetensors",
+    *(f"0_*/{pattern}" for pattern in _PREFERRED),  # the net, in old folders of sentence-transformers
     "[1-9]_*/*",  # a further stage, whole: save and export copy it as it is
     "[1-9][0-9]_*/*",
     "LICENSE*",
     "NOTICE*",
 ]
-_FLAX = ["flax_model.msgpack", "flax_model-*.msgpack"]  # fetched only if there are no safetensors
 _UNWANTED = ["onnx/*", "openvino/*", "*.onnx", "*.mlpackage/*", "runs/*", "checkpoint-*/*"]
 
 
@@ -36,12 +34,10 @@ def weight_bytes(folder: Path | None) -> int:
     """Size of the files that `load_checkpoint` reads a folder's weights from, in bytes; 0 for None."""
     if folder is None:
         return 0
-    files = (FACTORED_WEIGHTS, "model.safetensors", "model-*.safetensors", "flax_model.msgpack", "flax_model-*.msgpack")
     inner = net_folder(folder)
-    for pattern in files:
-        if files := list(inner.glob(pattern)):
-            return sum(path.stat().st_size for path in files)
-    return 0
+    patterns = (FACTORED_WEIGHTS, *(pattern for format in FORMATS.values() for pattern in format.patterns))
+    found = ([*inner.glob(pattern)] for pattern in patterns)
+    return sum(path.stat().st_size for path in next((files for files in found if files), []))
 
 
 def installed_encoder() -> Path | None:
@@ -69,7 +65,7 @@ def find_folder(source: str | Path) -> Path:
     if folder.is_dir():
         return folder
     if folder.exists():
-        hint = told_of_file(folder) or f": {folder.resolve().parent}"
+        hint = file_hint(folder) or f": {folder.resolve().parent}"
         raise NotADirectoryError(f"{source} is a file, expected the folder that holds it{hint}")
     text = str(source)
     # The first part of a local path is there more often than not, even where the rest is mistyped.
@@ -83,9 +79,8 @@ def find_folder(source: str | Path) -> Path:
 
 
 def _fetch(repo: str) -> Path:
-    from huggingface_hub import (
-        snapshot_download,
-    )  # Imported late: it is slow, and a local folder needs none of it.
+    # Imported late: it is slow, and a local folder needs none of it.
+    from huggingface_hub import snapshot_download
     from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
 
     away: str | None = None
@@ -121,6 +116,8 @@ def _also_wanted(folder: Path) -> list[str]:
     wanted = [f"{stage.path}/*" for stage in stages[1:] if stage.path and not numbered.match(stage.path)]
     if any(stage.type and not stage.type.startswith(OWN_TYPES) for stage in stages):
         wanted.append("*.py")
-    if not (folder / first / FACTORED_WEIGHTS).exists() and not any((folder / first).glob("model*.safetensors")):
-        wanted += [first + name for name in ("model.safetensors", "model-*.safetensors", *_FLAX)]
+    # Weights in other formats than safetensors are fetched only if there are none of these.
+    there = any(any((folder / first).glob(pattern)) for pattern in (FACTORED_WEIGHTS, "model*.safetensors"))
+    if not there:
+        wanted += [first + pattern for format in FORMATS.values() for pattern in format.patterns]
     return wanted

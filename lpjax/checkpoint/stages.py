@@ -7,7 +7,8 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, NamedTuple
 
 from lpjax.checkpoint.error import CheckpointError
-from lpjax.checkpoint.files import CONFIG, read_any
+from lpjax.checkpoint.files import read_any
+from lpjax.checkpoint.formats import CONFIG
 
 MODULES = "modules.json"
 SENTENCE_CONFIGS = tuple(

@@ -8,13 +8,13 @@ from pathlib import Path
 
 from lpjax._files.json import read_fields
 from lpjax.checkpoint import CheckpointError
-from lpjax.checkpoint.files import CONFIG
-from lpjax.checkpoint.tensors import read_tensors
+from lpjax.checkpoint.formats import CONFIG, FORMATS
+from lpjax.checkpoint.safetensors import read_tensors
 
 # What lpjax, transformers, tokenizers and sentence-transformers read in the folder of a net.
 _OWN = re.compile(
     r"""
-    .*\.(safetensors|bin|msgpack|h5|onnx|pt|pth|ckpt|gguf)(\.index\.json)?  # weights, whichever they are
+    .*\.(safetensors|msgpack|bin|h5|onnx|pt|pth|ckpt|gguf)(\.index\.json)?  # weights, also of other libraries
     | (generation_|adapter_|preprocessor_)?config\.json
     | tokenizer.*\.json | special_tokens_map\.json | added_tokens\.json | vocab\.(txt|json) | merges\.txt
     | .*\.model | chat_template\..* | modules\.json | sentence_.*_config\.json | config_sentence_transformers\.json
@@ -40,7 +40,8 @@ def check_replaceable(path: Path, kind: str) -> None:
         FileExistsError: it is a file of a checkpoint, or holds something else than such a file.
     """
     for place in {path, path.resolve()}:
-        if (place.parent / CONFIG).exists() and _OWN.fullmatch(place.name):
+        own = _OWN.fullmatch(place.name) or place.name.endswith(tuple(format.suffix for format in FORMATS.values()))
+        if (place.parent / CONFIG).exists() and own:
             # A calibration may lie beside the weights, under a name that is not theirs.
             if kind == "calibration" and _CALIBRATION.fullmatch(place.name) and not _WEIGHTS.fullmatch(place.name):
                 continue

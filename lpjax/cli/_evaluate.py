@@ -44,7 +44,8 @@ def evaluate(
     """Score a checkpoint on a GLUE task that its head was trained for, or else on STS-B by embeddings, and compare its
     embeddings and its head's outputs with the dense net's."""
     from lpjax.checkpoint import load_checkpoint
-    from lpjax.checkpoint.files import CONFIG, read_object
+    from lpjax.checkpoint.files import read_object
+    from lpjax.checkpoint.formats import CONFIG
     from lpjax.checkpoint.stages import net_folder
     from lpjax.evaluation.sentences import compare_outputs, fidelity, stsb
     from lpjax.glue.data import DataError, load_sentences, load_stsb

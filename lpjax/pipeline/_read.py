@@ -10,10 +10,10 @@ import numpy as np
 
 from lpjax._files.json import Fields, read_fields
 from lpjax.checkpoint import Checkpoint, CheckpointError
-from lpjax.checkpoint.files import CONFIG, WEIGHTS
+from lpjax.checkpoint.formats import CONFIG, WEIGHTS
+from lpjax.checkpoint.safetensors import not_finite, read_tensors
 from lpjax.checkpoint.stages import OWN_TYPES, SENTENCE_CONFIGS, net_folder, read_stages
 from lpjax.checkpoint.stages import Stage as Entry
-from lpjax.checkpoint.tensors import not_finite, read_tensors
 from lpjax.pipeline._rules import TextRules
 from lpjax.pipeline._stages import (
     ACTIVATIONS,

@@ -13,7 +13,7 @@ import numpy as np
 
 from lpjax._files.json import Fields, parse_object
 from lpjax._files.replacing import replacing
-from lpjax.checkpoint.tensors import not_finite, read_tensors, write_tensors
+from lpjax.checkpoint.safetensors import not_finite, read_tensors, write_tensors
 from lpjax.training.step import TrainState
 
 _MOST_STEPS = 2**31 - 1

@@ -14,7 +14,7 @@ import numpy as np
 from lpjax._files.json import Fields, RecordError, parse_object
 from lpjax._files.replacing import replacing
 from lpjax.checkpoint.documents import refuse_existing
-from lpjax.checkpoint.tensors import read_tensors, write_tensors
+from lpjax.checkpoint.safetensors import read_tensors, write_tensors
 from lpjax.weighting.statistics import Calibration, Statistics
 
 SCHEMA = "lpjax-calibration/1"

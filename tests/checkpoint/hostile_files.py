@@ -425,12 +425,18 @@ CONFIGS = [
     Hostile(
         "10⁹ layers",
         config(num_hidden_layers=10**9),
-        "{}/config.json: `num_hidden_layers` is 1000000000, expected at most 1000",
+        "{}/config.json: `num_hidden_layers` is 1000000000, expected a whole number from 1 to",
     ),
     Hostile("1000 layers", config(num_hidden_layers=1000), "missing (15968): encoder.layer.2."),
-    Hostile("0 layers", config(num_hidden_layers=0), "{}/config.json: `num_hidden_layers` is 0, expected at least 1"),
     Hostile(
-        "-1 layers", config(num_hidden_layers=-1), "{}/config.json: `num_hidden_layers` is -1, expected at least 1"
+        "0 layers",
+        config(num_hidden_layers=0),
+        "`num_hidden_layers` is 0, expected a whole number from 1",
+    ),
+    Hostile(
+        "-1 layers",
+        config(num_hidden_layers=-1),
+        "`num_hidden_layers` is -1, expected a whole number from 1",
     ),
     Hostile("2.5 layers", config(num_hidden_layers=2.5), "`num_hidden_layers` is 2.5, expected a whole number"),
     Hostile(
@@ -439,7 +445,7 @@ CONFIGS = [
     Hostile(
         "vocabulary of 10¹²",
         config(vocab_size=10**12),
-        "{}/config.json: `vocab_size` is 1000000000000, expected at most",
+        "{}/config.json: `vocab_size` is 1000000000000, expected a whole number from 1 to",
     ),
     Hostile(
         "vocabulary of 10⁹",

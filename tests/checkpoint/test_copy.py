@@ -11,8 +11,8 @@ import jax
 import numpy as np
 import pytest
 
+from lpjax._files import reading as _files
 from lpjax.checkpoint import CheckpointError, load_checkpoint
-from lpjax.checkpoint import files as _files
 from lpjax.models.names import walk
 from tests.checkpoint.helpers import assert_same
 from tests.checkpoint.hostile_files import flax_leaves, packed, shard

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 import lpjax
-from lpjax.checkpoint import Checkpoint, export_checkpoint, from_tree, load_checkpoint, save_checkpoint
-from lpjax.checkpoint.tensors import read_tensors
+from lpjax.checkpoint import Checkpoint, export_checkpoint, formats, from_tree, load_checkpoint, save_checkpoint
+from lpjax.checkpoint.safetensors import read_tensors
 from lpjax.models import BertConfig, classify, name_table
 from lpjax.models.names import walk
 from lpjax.weights.low_rank import LowRank
@@ -152,8 +152,8 @@ def test_interrupted_export_leaves_what_was_there(
         path.write_bytes(b"half")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("lpjax.checkpoint._save.write_tree", interrupt)
-    monkeypatch.setattr("lpjax.checkpoint._save.write_tensors", interrupt)
+    for name, kind in [*formats.FORMATS.items()]:
+        monkeypatch.setitem(formats.FORMATS, name, dataclasses.replace(kind, write=interrupt))
     with pytest.raises(KeyboardInterrupt):
         export_checkpoint(load_checkpoint(folder), tmp_path / "out", format=format, overwrite=True)
     assert files(tmp_path) == before

@@ -13,7 +13,7 @@ import pytest
 import lpjax
 from lpjax import CheckpointError, LowRank, load_checkpoint, save_checkpoint
 from lpjax.checkpoint.int8 import restored_factors, rounded_factors
-from lpjax.checkpoint.tensors import read_tensors, write_tensors
+from lpjax.checkpoint.safetensors import read_tensors, write_tensors
 from lpjax.models.names import walk
 from tests.checkpoint.helpers import GOLDEN_NAMES, assert_same
 from tests.conftest import GOLDENS

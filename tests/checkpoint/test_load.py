@@ -16,7 +16,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from lpjax.checkpoint import CheckpointError, export_checkpoint, load_checkpoint, save_checkpoint
-from lpjax.checkpoint.tensors import read_tensors, write_tensors
+from lpjax.checkpoint.safetensors import read_tensors, write_tensors
 from lpjax.models.names import walk
 from tests.checkpoint.helpers import GOLDEN_NAMES, assert_same
 from tests.checkpoint.hostile_files import shard

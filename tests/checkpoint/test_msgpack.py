@@ -14,8 +14,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lpjax.checkpoint import CheckpointError, _msgpack
-from lpjax.checkpoint._msgpack import read_tree, write_tree
+from lpjax.checkpoint import CheckpointError
+from lpjax.checkpoint import msgpack as _msgpack
+from lpjax.checkpoint.msgpack import read_tree, write_tree
 from lpjax.models.names import walk
 from tests.checkpoint.helpers import assert_same, flax_restore
 

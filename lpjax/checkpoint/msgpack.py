@@ -10,18 +10,18 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 import msgpack
 import numpy as np
 
-from lpjax.checkpoint._recognise import told_of_file
+from lpjax._files.reading import map_file
+from lpjax._tree import MAX_DEPTH, nested, walk
+from lpjax.checkpoint._file_hints import file_hint
 from lpjax.checkpoint.error import CheckpointError
-from lpjax.checkpoint.files import map_file
-from lpjax.checkpoint.tensors import DTYPES, MAX_NDIM
-from lpjax.models.names import walk
+from lpjax.checkpoint.safetensors import DTYPES, MAX_NDIM
 
 _CHUNKED = "__msgpack_chunked_array__"
 _CHUNK_BYTES = 1 << 30  # flax's: the bytes that an unchunked leaf has at most
@@ -30,7 +30,6 @@ _FLAT_DTYPES = {dtype.name: dtype for dtype in DTYPES.values()}
 
 # What a file may ask for; a params tree comes nowhere near. A file lies without cost, so that nothing is allocated
 # by a length before it is compared with these and with the bytes that are there.
-MAX_DEPTH = 32
 _MAX_KEYS = 1 << 15  # in all maps together
 _MAX_TEXT = 256  # bytes of a key or the name of a dtype
 
@@ -77,9 +76,18 @@ def read_tree(path: Path, *, copy: bool = False) -> dict[str, np.ndarray]:
             if not isinstance(leaf, np.ndarray):
                 raise ValueError(f"{key} is {leaf!r}, expected an array or a map")
     except (OSError, ValueError) as error:
-        hint = f"fetch or save it again{told_of_file(path)}"
+        hint = f"fetch or save it again{file_hint(path)}"
         raise CheckpointError(f"{path} is not a whole flax msgpack file: {error}; {hint}") from error
     return leaves
+
+
+def read_paths(path: Path, *, copy: bool = False) -> tuple[dict[str, np.ndarray], str | None]:
+    """`read_tree`, and the separator of its paths.
+
+    Raises:
+        CheckpointError: as `read_tree`.
+    """
+    return read_tree(path, copy=copy), "/"
 
 
 class _Reader:
@@ -241,6 +249,11 @@ def write_tree(path: Path, tree: Mapping[str, Any]) -> int:
     with path.open("xb") as file:
         _write(file, tree)
     return path.stat().st_size
+
+
+def write_paths(path: Path, leaves: Iterable[tuple[str, Any]]) -> int:
+    """`write_tree` of leaves by their paths, whose keys are joined by "/"."""
+    return write_tree(path, nested(dict(leaves), "/"))
 
 
 def _packed(value: Any) -> bytes:

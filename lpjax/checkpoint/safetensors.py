@@ -13,9 +13,9 @@ import ml_dtypes
 import numpy as np
 
 from lpjax._files.json import JSON_LIMIT, parse_json
-from lpjax.checkpoint._recognise import told_of_file
+from lpjax._files.reading import map_file
+from lpjax.checkpoint._file_hints import file_hint
 from lpjax.checkpoint.error import CheckpointError
-from lpjax.checkpoint.files import map_file
 
 DTYPES = {
     "F64": np.dtype(np.float64),
@@ -64,9 +64,19 @@ def read_tensors(path: Path, *, copy: bool = False) -> tuple[dict[str, np.ndarra
         raise
     except (OSError, ValueError) as error:
         raise CheckpointError(
-            f"{path} is not a whole safetensors file: {error}; fetch or save it again{told_of_file(path)}"
+            f"{path} is not a whole safetensors file: {error}; fetch or save it again{file_hint(path)}"
         ) from error
     return tensors, metadata
+
+
+def read_named(path: Path, *, copy: bool = False) -> tuple[dict[str, np.ndarray], str | None]:
+    """`read_tensors` without the metadata, and the separator of the names: transformers' Flax models join paths by ".".
+
+    Raises:
+        CheckpointError: as `read_tensors`.
+    """
+    tensors, metadata = read_tensors(path, copy=copy)
+    return tensors, "." if metadata.get("format") == "flax" else None
 
 
 def _header(content: Any) -> tuple[dict[str, Any], int]:

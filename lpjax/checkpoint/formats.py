@@ -1,0 +1,67 @@
+"""Files of a checkpoint, and the table of formats of weights: a new one is a file such as `msgpack.py` and a line."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lpjax.checkpoint import msgpack, safetensors
+
+CONFIG = "config.json"
+BLOCK = "lpjax"
+"""Key of config.json under which a compressed checkpoint says how it was made."""
+WEIGHTS_KEY = "weights"
+"""Key of that block: the file that the weights are in."""
+FACTORED_WEIGHTS = "lpjax.safetensors"
+"""Weights of which some are factors: under a name that no other library reads, for it would load the dense ones and
+make up the rest."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Format:
+    """A file format of weights.
+
+    Attributes:
+        file: name of the file in a checkpoint's folder; shards of it are "model-00001-of-00002.safetensors", say.
+        read: (path, copy=…) -> tensors by name, and the separator between the parts of these names if they are paths of
+            a Flax tree; None for PyTorch's names. With `copy`, tensors are in memory, else views of the file.
+        write: (path, pairs of name and tensor) -> size of the file in bytes.
+        separator: between the parts of the names that `write` takes; None for PyTorch's names.
+    """
+
+    file: str
+    read: Callable[..., tuple[dict[str, np.ndarray], str | None]]
+    write: Callable[[Path, Iterable[tuple[str, Any]]], int]
+    separator: str | None = None
+
+    @property
+    def stem(self) -> str:
+        """The name of the file without its suffix."""
+        return self.file.removesuffix(self.suffix)
+
+    @property
+    def suffix(self) -> str:
+        """The suffix of the file, such as ".safetensors"."""
+        return Path(self.file).suffix
+
+    @property
+    def index(self) -> str:
+        """The name of the file that says which shard holds which tensor."""
+        return f"{self.file}.index.json"
+
+    @property
+    def patterns(self) -> tuple[str, str]:
+        """Patterns of the names of the file and of its shards, for globbing and the hub."""
+        return self.file, f"{self.stem}-*{self.suffix}"
+
+
+FORMATS = {
+    "safetensors": Format("model.safetensors", safetensors.read_named, safetensors.write_tensors),
+    "msgpack": Format("flax_model.msgpack", msgpack.read_paths, msgpack.write_paths, separator="/"),
+}
+"""Formats by name; if a folder has files of several, the first is read."""
+WEIGHTS = FORMATS["safetensors"].file
