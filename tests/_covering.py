@@ -14,7 +14,7 @@ def covering(cases: Sequence[Mapping[str, Hashable]], strength: int = 2) -> list
 
     Args:
         cases: value by parameter.
-        strength: how many values are to meet: 2, or 1 for every value by itself.
+        strength: how many values are to meet: 2, or 1 for every value by itself; 0 for the first case alone.
 
     Returns:
         numbers in ascending order. The choice is greedy: the case that has most of what no case before has, and of
@@ -28,7 +28,7 @@ def covering(cases: Sequence[Mapping[str, Hashable]], strength: int = 2) -> list
         for groups in missing:
             groups -= covered
         chosen.append(best)
-    return sorted(chosen)
+    return sorted(chosen) or [0]
 
 
 def _groups(case: Mapping[str, Hashable], strength: int) -> set[frozenset[tuple[str, Hashable]]]:

@@ -101,6 +101,7 @@ def test_a_folder_of_somebody_else_is_refused_and_kept(folder, tmp_path):
     assert (tmp_path / "mine" / "results.json").read_text() == '{"made_by": "me"}'
 
 
+@pytest.mark.slow
 def test_a_failure_leaves_the_old_demo(folder, glue, tmp_path, short, monkeypatch):
     out = tmp_path / "demo"
     run_demo(out, model=folder, glue=glue, console=Console(file=io.StringIO()))

@@ -33,6 +33,7 @@ def test_a_batch_by_jax_itself_is_one_call():
     assert batched_calls(jax.vmap(lambda matrix: jnp.linalg.qr(matrix)[0]), np.ones((3, 9, 7), np.float32))
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize("name", SOLVERS)
 def test_a_mapped_solver_makes_no_call_of_a_batch(name):
     stack = np.stack([heavy_tailed(40, 9, seed) for seed in range(3)]).astype(np.float32)

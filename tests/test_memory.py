@@ -14,6 +14,7 @@ from lpjax import Checkpoint, save_checkpoint
 from lpjax.models import BertConfig
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's high-water mark")
 def test_one_copy_of_the_weights_and_one_group_at_work(tmp_path: Path):
     config = BertConfig(40000, 512, 6, 8, 2048, 64)

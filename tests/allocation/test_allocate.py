@@ -56,6 +56,7 @@ def squares(tree: Any) -> float:
     return sum(float(np.sum((np.asarray(found[path]) - dense[path]) ** 2)) for path in SHAPES)
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("allocation", ["uniform", "energy", "minimax", "error", "measured"])
 @pytest.mark.parametrize("budget", [0.3, 0.5, 0.8])
 def test_a_budget_is_used_and_kept(allocation, budget):
@@ -241,6 +242,7 @@ def densified(tree: Any) -> Any:
     return jax.tree.map(lpjax.densify, jax.tree.map(jnp.asarray, tree), is_leaf=lambda leaf: isinstance(leaf, LowRank))
 
 
+@pytest.mark.slow
 def test_measured_chooses_between_methods():
     """By a measure that asks where the entries' absolute errors are, not their squares."""
     rng = np.random.default_rng(0)

@@ -37,6 +37,7 @@ def ranks_of(plan):
     }
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize("allocation", [None, "measured", "minimax"])
 def test_a_budget_by_text_its_plan_and_the_same_again(command, folder, text, tmp_path, allocation):
     options = [] if allocation is None else ["--allocation", allocation]

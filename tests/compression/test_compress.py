@@ -551,7 +551,12 @@ def write_compressed(target: str) -> None:
 
 @pytest.mark.parametrize(
     ("devices", "processes"),
-    [pytest.param(8, 1, marks=pytest.mark.slow), (2, 1), pytest.param(2, 2, marks=pytest.mark.slow), (8, 2)],
+    [
+        pytest.param(8, 1, marks=pytest.mark.slow),
+        (2, 1),
+        pytest.param(2, 2, marks=pytest.mark.slow),
+        pytest.param(8, 2, marks=pytest.mark.slow),
+    ],
 )
 def test_layers_over_many_devices_come_out_as_on_one(devices, processes, tmp_path):
     write_compressed(str(tmp_path / "one.safetensors"))

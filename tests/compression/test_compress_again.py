@@ -45,6 +45,7 @@ def test_the_svd_of_a_pair_is_that_of_its_product(key):
     assert record.objective_rows == pytest.approx(lost, rel=1e-4)
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize("solver", ["lewis", "irls_rows", "admm_entries"])
 def test_a_solver_gives_what_it_gives_of_the_product(solver):
     first = pair_of(key="embedding")

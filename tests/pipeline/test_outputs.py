@@ -43,6 +43,7 @@ def test_divergences_are_those_of_scipy():
     assert np.allclose(Embedding().divergence(a, b, {}), 1 - (a * b).sum(axis=1), atol=1e-6)
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("name", NETS)
 @pytest.mark.parametrize("headed", [False, True])
 def test_the_mean_over_texts_one_by_one(name, headed):

@@ -30,6 +30,7 @@ def optimum_of_irls(rank: int, p: float) -> float:
     return float(lpjax.irls_entries(noisy(400, 40), rank, p=p, num_iters=300, tol=1e-7).objective)
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize(("p", "steps", "share"), [(1.0, 5, 0.5), (1.0, 16, 0.15), (1.5, 4, 0.4), (1.5, 16, 0.1)])
 @pytest.mark.parametrize("rank", [6, pytest.param(20, marks=pytest.mark.slow), 30])
 def test_a_short_plan_comes_near_the_optimum(p, steps, share, rank, x64):

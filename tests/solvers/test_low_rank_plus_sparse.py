@@ -74,6 +74,7 @@ def test_of_equal_numbers_the_first_are_taken(k):
         assert np.array_equal(np.flatnonzero(found), np.sort(order))
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("solver", EXACT)
 @pytest.mark.parametrize("scale", [1.0, 1e18, 1e-18])
 def test_planted_entries_are_found(solver, scale):
@@ -91,6 +92,7 @@ def test_planted_entries_are_found(solver, scale):
     assert 10 * lost < one(matrix, rank=10, solver=solver)[1].objective_entries
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("solver", EXACT)
 @pytest.mark.parametrize("key", ["kernel", "embedding"])
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
@@ -130,6 +132,7 @@ def test_weights_of_rows_draw_entries_to_them():
     assert counts[:8].min() > counts[8:].max()
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize("key", ["kernel", "embedding"])
 def test_under_a_calibration_the_weighted_error_is_what_gets_less(key):
     rng = np.random.default_rng(0)
@@ -149,6 +152,7 @@ def test_under_a_calibration_the_weighted_error_is_what_gets_less(key):
     assert both.stored_size <= 0.5 * matrix.size
 
 
+@pytest.mark.slow
 def test_by_default_tables_have_some_under_the_default_weights():
     rng = np.random.default_rng(0)
     tree = {"words": {"embedding": rng.normal(size=(60, 30))}, "attention": {"kernel": rng.normal(size=(60, 30))}}
@@ -216,6 +220,7 @@ def test_misuse(options, said):
         compress({"kernel": matrix}, **options)
 
 
+@pytest.mark.slow
 def test_allocations_count_entries_and_refuse_what_they_do_not_save():
     params = {"a": {"kernel": planted()[0].astype(np.float32)}, "b": {"kernel": planted(seed=1)[0].astype(np.float32)}}
 
@@ -252,6 +257,7 @@ def size_of(net: lpjax.Checkpoint) -> int:
     return sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(net.params))
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("name", NETS)
 def test_every_net_computes_what_the_dense_matrices_do(name, dtype):
@@ -335,6 +341,7 @@ def test_a_tree_with_wrong_places_is_refused():
         lpjax.save_checkpoint(dataclasses.replace(small, params=params), "never")
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize(("sparse", "rank"), [(0.1, 9), (0.8, 2), (0.9, 1), (0.01, 10)])
 def test_the_share_is_kept(sparse, rank):
     pair, record = one(planted()[0].astype(np.float32), rank=10, sparse=sparse, solver="svd")
@@ -342,6 +349,7 @@ def test_the_share_is_kept(sparse, rank):
     assert pair.left.size + pair.right.size >= (1 - sparse) * 10 * 100 - 1e-9
 
 
+@pytest.mark.slow
 def test_training_moves_values_and_leaves_places(tmp_path):
     small, _ = with_entries("bert_base")
     found = train(small, settings=Settings(epochs=20, batch_size=8, learning_rate=1e-2, eval_every=20))
@@ -358,6 +366,7 @@ def test_training_moves_values_and_leaves_places(tmp_path):
     assert lpjax.load_checkpoint(tmp_path / "trained").compression is not None
 
 
+@pytest.mark.slow
 def test_recovery():
     small, _ = with_entries("bert_base")
     texts = [" ".join("abcdefgh"[i % 5 : i % 5 + 1 + i % 3]) for i in range(40)]
@@ -380,6 +389,7 @@ def test_inspection_is_of_the_dense_matrix():
     assert found.row == dense.row
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_tables_with_them_run_in_linen(dtype):
     nn = pytest.importorskip("flax.linen")
@@ -429,6 +439,7 @@ def test_nnx_models_have_none_by_default_either():
 # The command
 
 
+@pytest.mark.slow
 def test_the_command_its_plan_and_its_page(command, folder, tmp_path):
     options = ["--layers", "word_embeddings,encoder", "--keep", 0.7, "--method", "svd", "--sparse", 0.4]
     plan = tmp_path / "plan.json"

@@ -56,6 +56,7 @@ def least_enclosing(points: np.ndarray) -> np.ndarray:
     return factor.T @ factor
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize("p", [1.0, 1.25, 1.5, 2.0])
 @pytest.mark.parametrize("shape", [(30, 2), (40, 5), (60, 12)])
 def test_encloses_and_is_enclosed(p, shape):
@@ -86,6 +87,7 @@ def test_volume_falls_at_every_cut(shape):
     assert volumes[-1] == pytest.approx(change, rel=1e-8)
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize("d", [2, 3, 5])
 def test_a_cut_is_the_least_ellipsoid_around_ball_and_slab(d):
     """One cut against SciPy: the least ellipsoid around {‖x‖ ≤ 1, |gᵀx| ≤ 1}, sampled on its rim."""
@@ -108,6 +110,7 @@ def test_a_cut_is_the_least_ellipsoid_around_ball_and_slab(d):
     assert ours == pytest.approx(sampled, abs=0.1)
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize("d", [2, 3, 5])
 def test_against_the_least_enclosing_ellipsoid(d):
     """SciPy's least ellipsoid around the level set is smaller, but by less than the certified factor."""

@@ -47,6 +47,7 @@ def check(name: str, matrix: np.ndarray, solution, best: float, weights=None) ->
         assert not np.any(np.isnan(np.asarray(solution.left) @ np.asarray(solution.right)))
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize("name", SOLVERS)
 def test_both_ends_of_float32(name):
     solve = functools.partial(lpjax.SOLVERS[name], rank=RANK, p=P)
@@ -138,6 +139,7 @@ def test_a_product_that_is_no_number_is_refused():
     assert require_products(fits) is fits
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize("over", ["entries", "rows"])
 def test_lp_norm_at_both_ends(over):
     rng = np.random.default_rng(0)

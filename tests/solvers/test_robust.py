@@ -33,6 +33,7 @@ def outlier_rows(seed: int, n: int = 1000, d: int = 40, rank: int = 5) -> tuple[
     return matrix, truth
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("seed", [0, 1])
 @pytest.mark.parametrize("init", ["best", "svd", "lewis"])
 def test_rows_recover_the_subspace(seed, init):
@@ -43,6 +44,7 @@ def test_rows_recover_the_subspace(seed, init):
     assert subspace_distance(lpjax.svd(matrix, 5).right, right) > 0.1
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("solver", ["irls_entries", "admm_entries"])
 @pytest.mark.parametrize("seed", [0, 1])
 def test_entries_recover_the_matrix(solver, seed):
@@ -55,6 +57,7 @@ def test_entries_recover_the_matrix(solver, seed):
     assert np.abs(product(lpjax.svd(matrix, 4)) - truth).max() > 0.1 * scale
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize("p", [1.0, 1.25, 1.5, 1.75])
 @pytest.mark.parametrize("kind", ["heavy", "gaussian"])
 def test_admm_reaches_irls(p, kind):
@@ -69,6 +72,7 @@ def test_admm_reaches_irls(p, kind):
     assert fast.objective <= 1.01 * reference.objective
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("p", [1.0, 1.5])
 def test_admm_reaches_irls_under_very_unequal_weights(p):
     """One row of weight 10⁴: the penalty must follow the residuals' size, not the weighted objective's."""
@@ -134,6 +138,7 @@ def test_metric_and_weights_are_a_change_of_variables():
     assert np.allclose(np.asarray(direct.right) @ metric @ np.asarray(direct.right).T, np.eye(2), atol=1e-9)
 
 
+@pytest.mark.slow
 def test_singular_metric_is_no_failure():
     """Cholesky of such a C fails; here directions that C does not see are simply free."""
     matrix = heavy_tailed(30, 6)

@@ -242,6 +242,7 @@ def test_a_regression_is_learned_in_its_own_units():
     assert metrics["pearson"] == pytest.approx(found.best["pearson"], abs=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("processes", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_eight_devices_learn_the_same_as_one(processes, tmp_path):
     target = tmp_path / "eight.safetensors"

@@ -297,6 +297,7 @@ def write_recovered(target):
     write_first({"curve": curve, **leaves}, target)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("processes", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_eight_devices_are_as_one(processes, tmp_path):
     write_recovered(tmp_path / "one.safetensors")

@@ -56,6 +56,7 @@ def gradients(checkpoint, paths, labels):
     return {path: np.stack([np.asarray(one[path], np.float64) for one in found]) for path in paths}
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize("name", NETS)
 def test_fisher_information_is_that_of_gradients_text_by_text(name):
     checkpoint = net_with_head(name, "mnli")
@@ -69,6 +70,7 @@ def test_fisher_information_is_that_of_gradients_text_by_text(name):
         assert np.allclose(found.statistics[path].fisher, expected, rtol=2e-4, atol=1e-5 * expected.max()), path
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize("name", NETS)
 def test_gradients_by_rows_of_a_table(name):
     checkpoint = net_with_head(name, "mnli")
@@ -95,6 +97,7 @@ def test_gradients_by_rows_of_a_table(name):
     assert np.isclose(np.trace(found.outputs) * found.tokens, found.gradients.sum(), rtol=1e-4)
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize("name", NETS)
 def test_inputs_of_a_layer_are_what_the_layers_before_it_give(name):
     checkpoint = base_net(name, layers=2)
@@ -111,6 +114,7 @@ def test_inputs_of_a_layer_are_what_the_layers_before_it_give(name):
     assert (found.outputs, found.fisher) == (None, None)
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize("name", NETS)
 def test_moments_of_gradients_are_those_by_the_bias_where_one_token_counts(name):
     checkpoint = net_with_head(name, "mnli")
@@ -125,6 +129,7 @@ def test_moments_of_gradients_are_those_by_the_bias_where_one_token_counts(name)
     assert np.allclose(found.outputs * found.tokens, rows.T @ rows, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize("batch_size", [1, 4])
 @pytest.mark.parametrize(
     "net", [functools.partial(base_net, "bert_base"), functools.partial(net_with_head, "xlnet_base", "mnli")]
@@ -225,6 +230,7 @@ def test_a_net_that_is_not_finite_is_refused():
         run(dataclasses.replace(net, params=params))
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize("name", NETS)
 def test_without_gradients_a_head_is_run_all_the_same(name):
     checkpoint = net_with_head(name, "mnli")
@@ -237,6 +243,7 @@ def test_without_gradients_a_head_is_run_all_the_same(name):
             assert one is other is None or np.allclose(one, other, rtol=1e-5, atol=1e-6), (path, field)
 
 
+@pytest.mark.slow
 def test_many_batches_are_added_up_in_double_precision():
     checkpoint = base_net("bert_base")
     texts = TEXTS * 16
@@ -247,6 +254,7 @@ def test_many_batches_are_added_up_in_double_precision():
             assert np.allclose(found.inputs, many[path].inputs, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize("name", ["bert_base", "xlnet_base"])
 def test_regressions_have_gaussian_directions(name):
     checkpoint = net_with_head(name, "stsb")
@@ -270,6 +278,7 @@ def statistics_of_a_net(target: str) -> None:
     write_first({key: np.asarray(value) for key, value in arrays.items() if value is not None}, target)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("processes", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_eight_devices_sum_up_the_same_as_one(processes, tmp_path):
     target = tmp_path / "eight.safetensors"

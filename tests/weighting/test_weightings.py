@@ -102,6 +102,7 @@ FORMULAS = [
 ]
 
 
+@pytest.mark.covering(1)
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize(("name", "formula"), FORMULAS, ids=[f.__name__ for _, f in FORMULAS])
 @pytest.mark.parametrize("rows", ["last", "first"])
@@ -112,6 +113,7 @@ def test_named_methods_are_their_papers_formulas(name, formula, rows):
     assert np.abs(found - expected).max() < 1e-6 * np.abs(expected).max()
 
 
+@pytest.mark.covering(0)
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("solver", ["svd", "irls_rows"])
 def test_tables_weighted_by_tokens(solver):
@@ -135,6 +137,7 @@ def error(layer: Layer, found: np.ndarray) -> float:
     return float(np.linalg.norm(layer.x @ (layer.kernel - found) @ layer.g.T))
 
 
+@pytest.mark.slow
 def test_each_part_lowers_what_it_is_for():
     layer = Layer(3)
     kernel = layer.kernel.astype(np.float32)
@@ -191,6 +194,7 @@ def test_a_dominant_direction_does_not_hide_the_others(wide):
     assert np.mean(shares) < 0.5
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize("p", [1.0, 1.5])
 def test_tables_below_two_have_their_tokens_as_row_weights(p):
     rng = np.random.default_rng(2)
@@ -343,6 +347,7 @@ def write_weighted(target):
     write_first(arrays, target)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("devices", "processes"), [pytest.param(4, 1, marks=pytest.mark.slow), (4, 2)])
 def test_devices_make_no_difference(devices, processes, tmp_path):
     write_weighted(tmp_path / "one.safetensors")

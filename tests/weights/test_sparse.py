@@ -46,6 +46,7 @@ MATRICES = {
 }
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize("matrix", MATRICES.values(), ids=list(MATRICES))
 def test_it_is_scipys_csr(matrix):
     found = Sparse.of(matrix)

@@ -138,6 +138,7 @@ np.save(sys.argv[4], solution.right)
 """
 
 
+@pytest.mark.covering(0)
 @pytest.mark.skipif(sys.platform != "linux", reason="limits of memory are told by Linux")
 @pytest.mark.parametrize("name", FROM_FILE)
 def test_a_matrix_larger_than_memory(tmp_path, name):

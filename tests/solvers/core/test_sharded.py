@@ -100,6 +100,7 @@ def compare(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> No
         assert np.abs(found[case] - expected[case]).max() <= 1e-5 * scale, case
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("function", ["write_answers", "write_answers_of_two_axes"])
 def test_eight_devices_say_the_same_as_one(function, one_device, tmp_path):
     found = on_devices(f"tests.solvers.core.test_sharded.{function}", tmp_path / "found.safetensors")
