@@ -42,7 +42,7 @@ def nets(checkpoint: Checkpoint) -> dict[str, Any]:
     trees = {"dense": checkpoint.params}
     for keep in KEEPS:
         trees[f"keep {keep:g}"] = lpjax.compress(checkpoint.params, select="encoder", keep=keep, solver="svd").params
-    singles = lpjax.compress(checkpoint.params, select="encoder", keep=0.5, sparse=SPARSE, solver="svd")
+    singles = lpjax.compress(checkpoint.params, select="encoder", keep=0.5, sparse_share=SPARSE, solver="svd")
     trees[f"keep 0.5, {SPARSE:.0%} single entries"] = singles.params
     return {name: device_params(tree, jnp.float32) for name, tree in trees.items()}
 

@@ -12,7 +12,6 @@ import typer
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from lpjax._defaults import ENTRIES_OF_TABLES
 from lpjax._files.json import read_fields
 from lpjax._files.replacing import check_parent, overlap, put_back, replacing_folder
 from lpjax._provenance import run_record
@@ -22,6 +21,7 @@ from lpjax.checkpoint.source import installed_encoder, weight_bytes
 from lpjax.cli import main
 from lpjax.cli._common import ALIAS, Glue, find_model, misuse
 from lpjax.compression import LayerRecord, compress
+from lpjax.compression.defaults import SPARSE_SHARE_OF_TABLES
 from lpjax.compression.record import record_files
 from lpjax.evaluation.sentences import embed_sentences, fidelity, stsb
 from lpjax.glue.data import DataError, load_sentences, load_stsb
@@ -216,7 +216,7 @@ def _cell(
     known = calibration if method == _BY_TEXT else None
     solver = "svd" if method == _BY_TEXT else method
     params, records = compress(
-        checkpoint.params, select=layers, keep=keep, solver=solver, p=p, calibration=known, **options
+        checkpoint.params, select=layers, keep=keep, solver=solver, p=p, statistics=known, **options
     )
     wall = time.perf_counter() - began
     block = {"method": solver, "p": p}
@@ -253,7 +253,7 @@ def _record(
     if row["method"] == _BY_TEXT:
         told = {key: str(getattr(calibration, key)) for key in ("texts", "tokens", "target", "seed")}
         origin = {"source": "Python's own reference", "model": name}
-        entries = max((ENTRIES_OF_TABLES for one in records if one.entries), default=0.0)
+        entries = max((SPARSE_SHARE_OF_TABLES for one in records if one.entries), default=0.0)
         by_text = {"weighting": DEFAULT, "calibration": told | origin, "sparse": entries}
     return record_files(
         dense,

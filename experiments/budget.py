@@ -100,10 +100,11 @@ def main() -> None:
         began = time.perf_counter()
         plan = lpjax.allocate(
             dense.params, budget=BUDGET, allocation=case.allocation,
-            measure=measure if case.allocation == "measured" else None, calibration=known, sparse=SPARSE[case.entries],
+            measure=measure if case.allocation == "measured" else None, statistics=known,
+            sparse_share=SPARSE[case.entries],
         )  # fmt: skip
         allocating = time.perf_counter() - began
-        net = dataclasses.replace(dense, params=lpjax.compress(dense.params, plan=plan, calibration=known).params)
+        net = dataclasses.replace(dense, params=lpjax.compress(dense.params, plan=plan, statistics=known).params)
         ranks = {path: choice.rank for path, choice in plan.layers.items()}
         return net, {"seconds_allocating": allocating, "ranks": ranks}
 

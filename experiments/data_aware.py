@@ -82,8 +82,8 @@ def main() -> None:
             for weighting, solver, p, sparse in CASES[layers]:
                 began = time.perf_counter()
                 params, records = lpjax.compress(
-                    checkpoint.params, select=layers, keep=keep, sparse=sparse, solver=solver, p=p,
-                    calibration=calibration, weighting=weighting,
+                    checkpoint.params, select=layers, keep=keep, sparse_share=sparse, solver=solver, p=p,
+                    statistics=calibration, weighting=weighting,
                 )  # fmt: skip
                 solving = time.perf_counter() - began
                 net = dataclasses.replace(checkpoint, params=params)

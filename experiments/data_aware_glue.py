@@ -147,7 +147,7 @@ class Bench:
 
     def _compress(self, keep: float, way: Way) -> Checkpoint:
         known = None if way.weighting is None else self._calibration(way.weighting == "fwsvd")
-        how: dict[str, Any] = {"calibration": known, "weighting": way.weighting}
+        how: dict[str, Any] = {"statistics": known, "weighting": way.weighting}
         uniform = lpjax.compress(
             self.dense.params, select="encoder", keep=keep, solver=way.solver, p=way.p, **how
         ).params
@@ -160,9 +160,9 @@ class Bench:
         # As many parameters in all as the uniform ranks have.
         plan = lpjax.allocate(
             self.dense.params, budget=(size(uniform) + 0.5) / size(self.dense.params), select="encoder", levels=LEVELS,
-            allocation=way.allocation, measure=measure, sparse=way.sparse, **how,
+            allocation=way.allocation, measure=measure, sparse_share=way.sparse, **how,
         )  # fmt: skip
-        found = lpjax.compress(self.dense.params, plan=plan, calibration=known)
+        found = lpjax.compress(self.dense.params, plan=plan, statistics=known)
         return dataclasses.replace(self.dense, params=found.params)
 
     def _calibration(self, labelled: bool) -> lpjax.Calibration:

@@ -31,6 +31,7 @@ from lpjax.weighting import Weighting as Weighting
 # What each layer gets
 from lpjax.compression import Plan as Plan
 from lpjax.compression import Choice as Choice
+from lpjax.compression import uniform_plan as uniform_plan
 from lpjax.compression import save_plan as save_plan
 from lpjax.compression import load_plan as load_plan
 from lpjax.allocation import allocate as allocate

@@ -1,10 +1,12 @@
-"""What settings of training have in common: whole numbers, and the ranges of the others."""
+"""Ranges and names of arguments, and the sentences that refuse others."""
 
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import math
-from collections.abc import Callable, Mapping, Sequence
+import numbers
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 _RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
@@ -14,7 +16,11 @@ _RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
     "clip": (lambda x: 0 < x < math.inf, "above 0"),
     "hidden": (lambda x: 0 <= x < math.inf, "0 or more"),
 }
-
+_SHARES: dict[str, tuple[Callable[[float], bool], str]] = {
+    "keep": (lambda x: 0 < x <= 1, "a share of the dense parameters in (0, 1], such as 0.72"),
+    "budget": (lambda x: 0 < x < 1, "a share of the whole net, above 0 and below 1, such as 0.5"),
+    "sparse_share": (lambda x: 0 <= x < 1, "a share of what a pair stores in [0, 1), such as 0.2"),
+}
 
 MOST = 2**31 - 1
 """Whole numbers of settings at most: sizes and counts are int32 on devices."""
@@ -41,6 +47,33 @@ def check_seed(name: str, value: Any) -> None:
         ValueError: as `check_whole`.
     """
     check_whole(name, value, 0, MOST_SEED)
+
+
+def check_share(name: str, value: Any) -> None:
+    """Refuse a share out of its range.
+
+    Args:
+        name: a key of `_SHARES`.
+        value: anything.
+
+    Raises:
+        ValueError: naming it and the range.
+    """
+    fits, expected = _SHARES[name]
+    if not isinstance(value, numbers.Real) or not fits(value):  # pyright: ignore[reportArgumentType]
+        raise ValueError(f"`{name}` is {shown(value)}; expected {expected}")
+
+
+def check_name(name: str, value: Any, known: Collection[str]) -> None:
+    """Refuse a name that is not known.
+
+    Raises:
+        ValueError: listing the known names, and which one may be meant.
+    """
+    if not isinstance(value, str) or value not in known:
+        near = difflib.get_close_matches(str(value), known, 1, cutoff=0.4)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise ValueError(f"`{name}` is {shown(value)}; expected one of {', '.join(known)}{hint}")
 
 
 def shown(value: Any) -> str:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import difflib
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import numpy as np
 
+from lpjax._check import check_share
 from lpjax._tree import is_table as is_table
 from lpjax._tree import leaves_with_paths
 from lpjax._tree import replace_leaves as replace_leaves
 from lpjax.models import ARCHITECTURES
+from lpjax.weights.low_rank import LowRank
 
 Pattern: TypeAlias = str | re.Pattern[str] | Callable[[str, Any], bool]
 Select: TypeAlias = Pattern | Sequence[Pattern]
@@ -102,8 +105,7 @@ def rank_for(shape: tuple[int, int], keep: float) -> int:
     Raises:
         ValueError: `keep` is not in (0, 1], or a side of `shape` is below 1.
     """
-    if not 0 < keep <= 1:
-        raise ValueError(f"`keep` is {keep}; expected a share of the dense parameters in (0, 1]")
+    check_share("keep", keep)
     n, d = shape
     if min(n, d) < 1:
         raise ValueError(f"`shape` is {tuple(shape)}; expected (n, d), both 1 or more")
@@ -115,6 +117,54 @@ def max_rank(shape: Sequence[int]) -> int:
     """The largest rank of a pair that stores less than the dense matrix; 0 where none does."""
     n, d = shape
     return (n * d - 1) // (n + d)
+
+
+class MatrixView(NamedTuple):
+    """A leaf as a stack of matrices, each of shape (inputs, outputs); `stack` is the shape of the stack, () for one."""
+
+    stack: tuple[int, ...]
+    inputs: int
+    outputs: int
+
+
+def matrix_view(leaf: Any, axes: tuple[int, int] = (0, 1)) -> MatrixView:
+    """The leaf as a stack of matrices, by its numbers of stacked axes and of input axes, see `axes_of_leaves`."""
+    shape, (stacked, inputs) = tuple(leaf.shape), axes
+    if isinstance(leaf, LowRank):  # a matrix already, or a stack of such
+        stacked, inputs = len(shape) - 2, 1
+    first_output = stacked + inputs
+    return MatrixView(shape[:stacked], math.prod(shape[stacked:first_output]), math.prod(shape[first_output:]))
+
+
+def axes_of_leaves(leaves: Mapping[str, Any], input_axes: InputAxes | None) -> dict[str, tuple[int, int]]:
+    """The entries of `input_axes` as pairs: how many axes stack kernels, and how many after them are inputs.
+
+    Raises:
+        ValueError: an entry does not fit its leaf.
+    """
+    found = {}
+    for path, entry in (input_axes or {}).items():
+        if path not in leaves:
+            raise ValueError(
+                f"`input_axes` names {path}, which is no leaf of the tree; its paths start where those of `params` do"
+            )
+        shape = tuple(getattr(leaves[path], "shape", ()))
+        if isinstance(leaves[path], LowRank):
+            found[path] = len(shape) - 2, 1
+            continue
+        stacked, inputs = entry if isinstance(entry, tuple) and len(entry) == 2 else (0, entry)
+        if not isinstance(inputs, int) or not isinstance(stacked, int) or inputs < 1 or stacked < 0:
+            raise ValueError(
+                f"`input_axes` of {path} is {entry!r}; expected a number of axes, 1 or more, or a pair "
+                "(stacked, inputs)"
+            )
+        if stacked + inputs >= len(shape):
+            raise ValueError(
+                f"`input_axes` of {path} is {entry!r}, but its shape is {shape}; expected fewer axes, so that one or "
+                "more are left for the outputs"
+            )
+        found[path] = stacked, inputs
+    return found
 
 
 def _matcher(pattern: Any, fits: Callable[[str, Any], bool]) -> Callable[[str, Any], bool]:

@@ -48,11 +48,11 @@ def test_every_door_has_the_defaults_of_one_table(calibrated, command, folder, t
     params = lpjax.load_checkpoint(folder).params
     (path,) = lpjax.select_paths(params, "embeddings")
     calibration = calibration_of(params, [path]) if calibrated else None
-    known: dict[str, Any] = {"calibration": calibration}
+    known: dict[str, Any] = {"statistics": calibration}
 
     # Python
     found = lpjax.compress(params, select="embeddings", keep=KEEP, **known)
-    asked = lpjax.compress(params, select="embeddings", keep=KEEP, solver=solver, p=p, sparse=share, **known)
+    asked = lpjax.compress(params, select="embeddings", keep=KEEP, solver=solver, p=p, sparse_share=share, **known)
     assert same(found.params, asked.params)
     assert found.records[0].objective_entries == asked.records[0].objective_entries  # in the norm of that p
     assert bool(found.records[0].entries) == bool(share)
@@ -91,10 +91,10 @@ def test_every_door_has_the_defaults_of_one_table(calibrated, command, folder, t
     own = (
         {}
         if calibration is None
-        else {"calibration": Calibration({"table/embedding": calibration.statistics[path]}, "", 3, 9, 0)}
+        else {"statistics": Calibration({"table/embedding": calibration.statistics[path]}, "", 3, 9, 0)}
     )
     lpjax.flax.compress_nnx(model, select="embedding$", keep=KEEP, **own)
-    alone = lpjax.compress(params, select="embeddings", keep=KEEP, solver=solver, p=p, sparse=0.0, **known).params
+    alone = lpjax.compress(params, select="embeddings", keep=KEEP, solver=solver, p=p, sparse_share=0.0, **known).params
     pair = dict(leaves_with_paths(alone))[path]
     factored: Any = model.table
     assert same((factored.left[...], factored.right[...]), (pair.left, pair.right))

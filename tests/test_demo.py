@@ -64,7 +64,7 @@ def test_the_table_the_files_and_the_reloaded_score_agree(folder, glue, tmp_path
             keep=row["keep"],
             solver=None if by_text else row["method"],
             p=row["p"],
-            calibration=calibration if by_text else None,
+            statistics=calibration if by_text else None,
         ).params
         assert row["score"] == pytest.approx(stsb(dataclasses.replace(dense, params=params), pairs).spearman)
         assert 0 < row["compression"] < 1

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Annotated, Any, NoReturn, TypeVar
+
+import msgspec
 
 from lpjax._files.reading import decode, read_bytes
 
@@ -22,6 +25,12 @@ _MOST_LETTERS = 10_000  # of a string that is read as a field
 _MOST = 2**63 - 1
 
 T = TypeVar("T")
+
+Text = Annotated[str, msgspec.Meta(max_length=_MOST_LETTERS)]
+Count = Annotated[int, msgspec.Meta(ge=0, le=_MOST)]
+Positive = Annotated[int, msgspec.Meta(ge=1, le=_MOST)]
+Plain = Text | int | float | bool
+"""A value that is no object and no list."""
 
 
 class RecordError(ValueError):
@@ -132,6 +141,67 @@ def read_object(path: Path, schema: str) -> Fields:
     if fields.data.get("schema") != schema:
         raise fields.refuse("schema", f'"{schema}"')
     return fields
+
+
+def as_type(data: Any, kind: type[T], where: str, error: type[ValueError] = RecordError) -> T:
+    """`data` as a value of a type that msgspec knows, with its constraints.
+
+    Args:
+        data: what JSON holds.
+        kind: such as a dataclass.
+        where: name of the file.
+        error: what is raised.
+
+    Raises:
+        RecordError: it does not fit; names the file, the key, what is there and what is expected; or `error`.
+    """
+    try:
+        return msgspec.convert(data, kind)
+    except msgspec.ValidationError as fault:
+        raise error(f"{where}: {_fault(str(fault), data)}") from None
+
+
+_KINDS = {"int": "a whole number", "float": "a number", "str": "a string", "bool": "true or false", "array": "a list",
+          "object": "an object"}  # fmt: skip
+
+
+def _fault(text: str, data: Any) -> str:
+    """msgspec's "Expected `int`, got `str` - at `$.a[0].rank`" as 'a[0].rank is "x"; expected a whole number'."""
+    what, _, place = text.partition(" - at `$")
+    place = place.rstrip("`").removeprefix(".")
+    if missing := re.match(r"Object missing required field `(.*)`", what):
+        return f"{place}.{missing[1]} is missing".removeprefix(".")
+    expected = re.match(r"Expected (.*?)(, got .*)?$", what)
+    if expected is None:
+        return f"{place}: {what}"
+    kinds = re.sub(
+        r"`(.*?)`", lambda match: " or ".join(_KINDS.get(one, one) for one in match[1].split(" | ")), expected[1]
+    )
+    for key, index in re.findall(r"(\w+)|\[(.*?)\]", place):
+        if index == "...":  # a value of an object, whose key msgspec does not tell
+            return f"{place}: expected {kinds}"
+        data = data[int(index)] if index else data[key]
+    return f"{place} is {_name(data)}; expected {kinds}"
+
+
+def without_unknown(data: Any) -> Any:
+    """`data` without the keys whose values are null, or numbers that are not finite or beyond 1e300: not known."""
+    if isinstance(data, dict):
+        return {key: without_unknown(value) for key, value in data.items() if not _unknown(value)}
+    return [without_unknown(value) for value in data] if isinstance(data, list) else data
+
+
+def _unknown(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and not abs(value) <= 1e300)
+
+
+def finite(value: Any) -> Any:
+    """`value` with null for numbers that JSON does not have."""
+    if isinstance(value, Mapping):
+        return {key: finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 class Fields:

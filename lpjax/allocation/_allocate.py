@@ -10,11 +10,11 @@ from typing import Any, Literal, get_args
 import jax
 import numpy as np
 
-from lpjax._defaults import LAYERS_OF_BUDGET, default_allocation, default_method, default_weighting, share_of_entries
+from lpjax._check import check_name, check_share, check_whole
 from lpjax.allocation._budget import (
     Leaf,
+    Method,
     Option,
-    Way,
     by_level,
     choices_of,
     losses_of,
@@ -25,14 +25,26 @@ from lpjax.allocation._budget import (
 )
 from lpjax.allocation._measured import Measure, measured_options, steps
 from lpjax.allocation._spectra import weighted_singular_values
-from lpjax.compression import leaf_sides, require_finite
+from lpjax.compression import check_method, check_sparse_share, require_finite
+from lpjax.compression.defaults import (
+    LAYERS_OF_BUDGET,
+    default_allocation,
+    default_method,
+    default_sparse_share,
+    default_weighting,
+)
 from lpjax.compression.latency import BreakEven
 from lpjax.compression.plan import Choice, Costs, Plan
 from lpjax.select import Select, in_group, is_table, leaves_with_paths, max_rank, select_paths
-from lpjax.solvers import SOLVERS
-from lpjax.weighting.metric import PLAIN, Sides
+from lpjax.weighting.metric import UNWEIGHTED, Metrics
 from lpjax.weighting.statistics import Calibration
-from lpjax.weighting.weightings import DEFAULT, Weighting, scale_of_errors
+from lpjax.weighting.weightings import (
+    DEFAULT,
+    Weighting,
+    check_weighting,
+    leaf_metrics,
+    scale_of_errors,
+)
 from lpjax.weights.low_rank import LowRank
 
 Allocation = Literal["uniform", "energy", "minimax", "error", "measured"]
@@ -48,11 +60,11 @@ def allocate(
     budget_of: Costs = "parameters",
     select: Select = LAYERS_OF_BUDGET,
     allocation: Allocation | None = None,
-    calibration: Calibration | None = None,
+    statistics: Calibration | None = None,
     weighting: str | Weighting | None = None,
     measure: Measure | None = None,
     methods: Sequence[tuple[str, float]] | None = None,
-    sparse: float | None = None,
+    sparse_share: float | None = None,
     levels: Sequence[float] = LEVELS,
     rank_multiple: int = 1,
     break_even: BreakEven | None = None,
@@ -76,20 +88,20 @@ def allocate(
     Args:
         params: nested containers of arrays.
         budget: share of what the whole dense net costs, above 0 and below 1; what is not selected counts, too.
-        budget_of: "parameters", or "multiply_adds": of a token, in the products with the encoder's kernels. Looking up
+        budget_of: "parameters", or "multiply_adds": per token, in the products with the encoder's kernels. Looking up
             a row costs none, and rank·hidden in a factored table.
         select: the matrices; see `select_paths`. Those that are pairs already get smaller ones, or stay as they are.
-        allocation: one of the above; by default "measured" where there is a `measure`, else "error" where there is a
-            calibration and its weights are the default ones, else "uniform".
-        calibration, weighting: as of `compress`.
+        allocation: one of the above; by default "measured" if there is a `measure`, else "error" if there are
+            `statistics` and the weighting is the default one, else "uniform".
+        statistics, weighting: see `compress`.
         measure: params -> what a net loses, such as a `Divergence` from the dense net; leaves are dense ones.
         methods: (solver, p) to choose from; the other allocations take the first. By default the one of `compress`:
-            "lewis" at p = 1, and "svd" with a calibration.
-        sparse: share of each pair that single entries get, as of `compress`; the budget is one of parameters then. By
-            default none of another budget, or with a `break_even`.
+            "lewis" at p = 1, and "svd" with `statistics`.
+        sparse_share: share of each pair that single entries get, see `compress`; only for a budget of parameters. By
+            default 0 for another budget, or with a `break_even`.
         levels: shares, rising.
-        rank_multiple: ranks are multiples of it, in matrices that have so many.
-        break_even: no rank that takes longer than dense is chosen, of shapes that were timed.
+        rank_multiple: ranks are multiples of it, in matrices of at least that rank.
+        break_even: for shapes that were timed, no rank that takes longer than dense is chosen.
         progress: called with (steps done, steps in all, the next one).
         **options: of the solvers.
 
@@ -97,51 +109,44 @@ def allocate(
         ValueError: what is not selected, with the smallest pairs, exceeds the budget, saying by how much; a value out
             of range; and what `compress` refuses.
     """
-    if not 0 < budget < 1:
-        raise ValueError(f"`budget` is {budget}; expected a share of the whole net, above 0 and below 1")
-    for name, value, known in (("budget_of", budget_of, Costs), ("allocation", allocation, Allocation)):
-        if value is not None and value not in get_args(known):
-            raise ValueError(f"`{name}` is {value!r}; expected one of {', '.join(get_args(known))}")
-    if calibration is not None:
-        weighting = default_weighting(weighting, calibrated=True)
+    check_weighting(weighting, calibrated=statistics is not None)
+    weighting = default_weighting(weighting, calibrated=statistics is not None)
+    check_allocation(
+        budget=budget,
+        budget_of=budget_of,
+        allocation=allocation,
+        weighting=weighting,
+        methods=methods,
+        sparse_share=sparse_share,
+        break_even=break_even,
+    )
+    methods = [default_method(calibrated=statistics is not None)] if methods is None else methods
     estimate = default_allocation(weighting)
     chosen: Any = default_allocation(weighting, measured=measure is not None) if allocation is None else allocation
     allocation = chosen
-    methods = [default_method(calibrated=calibration is not None)] if methods is None else methods
     if allocation == "measured" and measure is None:
         raise ValueError('`allocation` is "measured", but there is no `measure`; expected a function of params')
     if not levels or list(levels) != sorted(set(levels)) or not 0 < levels[0] <= levels[-1] < 1:
         raise ValueError(f"`levels` is {levels!r}; expected rising shares, above 0 and below 1")
-    if type(rank_multiple) is not int or rank_multiple < 1:
-        raise ValueError(f"`rank_multiple` is {rank_multiple!r}; expected a whole number, 1 or more")
-    if not methods:
-        raise ValueError("`methods` is empty; expected pairs of a solver's name and an exponent")
-    if unknown := [name for name, _ in methods if name not in SOLVERS]:
-        raise ValueError(f"`methods` names {unknown[0]!r}; expected one of {', '.join(SOLVERS)}")
-    if sparse is not None and not 0 <= sparse < 1:
-        raise ValueError(f"`sparse` is {sparse}; expected a share of what a pair stores in [0, 1), such as 0.2")
-    if sparse and (budget_of != "parameters" or break_even is not None):
-        raise ValueError("`sparse` saves no time; expected a budget of parameters, and no `break_even`")
-    if weighting is not None and calibration is None:
-        raise ValueError("`weighting` is given without a `calibration` to weight by; see `lpjax.calibrate`")
-    if allocation == "error" and weighting is not None and estimate != "error":
-        raise ValueError(
-            f'`allocation` is "error", but errors of matrices do not compare under the weighting {weighting!r}; '
-            f'expected "{DEFAULT}"'
-        )
-
+    check_whole("`rank_multiple`", rank_multiple, 1)
     by_time = budget_of != "parameters" or break_even is not None
     tree, paths = dict(leaves_with_paths(params)), select_paths(params, select)
-    ways = [
-        Way(method, p, {path: share_of_entries(sparse, path, weighting, method, by_time=by_time) for path in paths})
-        for method, p in methods
+    known_methods = [
+        Method(
+            solver,
+            p,
+            {path: default_sparse_share(sparse_share, path, weighting, solver, by_time=by_time) for path in paths},
+        )
+        for solver, p in methods
     ]
     leaves, allowed = _within(tree, paths, budget, budget_of, rank_multiple, break_even)
-    sides = {} if calibration is None or weighting is None else leaf_sides(calibration, weighting, paths, tree)
+    metrics: dict[str, Metrics] = {}
+    if statistics is not None:
+        metrics = leaf_metrics(statistics, weighting or DEFAULT, {path: tree[path] for path in paths})
 
     first = estimate if allocation == "measured" else allocation
     spectral = 0 if first == "uniform" else len(leaves)
-    measures = steps(len(leaves), len(ways), len(levels)) if allocation == "measured" else 0
+    measures = steps(len(leaves), len(known_methods), len(levels)) if allocation == "measured" else 0
     done = itertools.count()
 
     def tell(what: str) -> None:
@@ -149,25 +154,62 @@ def allocate(
             progress(next(done), spectral + measures, what)
 
     if first == "uniform":
-        choices = choices_of(by_level(leaves, allowed, budget_of, rank_of_share), ways[0])
+        choices = choices_of(by_level(leaves, allowed, budget_of, rank_of_share), known_methods[0])
     else:
-        spectra = _spectra(tree, leaves, sides, tell)
+        spectra = _spectra(tree, leaves, metrics, tell)
         if first == "error":
             errors = {
                 leaf.path: squared_errors(spectra[leaf.path])
-                * (scale_of_errors(calibration.statistics[leaf.path], leaf.table) if calibration else 1)
+                * (scale_of_errors(statistics.statistics[leaf.path], leaf.table) if statistics else 1)
                 for leaf in leaves
             }
-            choices = share_out(leaves, _by_rank(leaves, errors, ways[0], budget_of), allowed, budget_of)
+            choices = share_out(leaves, _by_rank(leaves, errors, known_methods[0], budget_of), allowed, budget_of)
         else:
             losses = {path: losses_of(values, spectral=first == "minimax") for path, values in spectra.items()}
             ranks = by_level(leaves, allowed, budget_of, lambda leaf, level: rank_of_loss(losses[leaf.path], level))
-            choices = choices_of(ranks, ways[0])
+            choices = choices_of(ranks, known_methods[0])
     if measure is not None and allocation == "measured":
-        solve = {"calibration": calibration, "weighting": weighting, **options}
-        measured = measured_options(params, leaves, choices, measure, ways, levels, budget_of, tell, solve)
+        solve = {"statistics": statistics, "weighting": weighting, **options}
+        measured = measured_options(params, leaves, choices, measure, known_methods, levels, budget_of, tell, solve)
         choices = share_out(leaves, measured, allowed, budget_of)
     return Plan(choices, weighting, budget, budget_of, allocation)
+
+
+def check_allocation(
+    *,
+    budget: float,
+    budget_of: str = "parameters",
+    allocation: str | None = None,
+    weighting: str | Weighting | None = None,
+    methods: Sequence[tuple[str, float]] | None = None,
+    sparse_share: float | None = None,
+    break_even: Any = None,
+    **options: Any,
+) -> None:
+    """Refuse arguments of `allocate` that fit no net.
+
+    Args:
+        budget, budget_of, allocation, methods, sparse_share, break_even: see `allocate`.
+        weighting: what errors are weighted by; None for unweighted errors.
+        **options: of the solvers, as far as they are to be checked, too.
+
+    Raises:
+        ValueError: naming the first.
+    """
+    check_share("budget", budget)
+    check_name("budget_of", budget_of, get_args(Costs))
+    if allocation is not None:
+        check_name("allocation", allocation, get_args(Allocation))
+    if methods is not None and not methods:
+        raise ValueError("`methods` is empty; expected pairs of a solver's name and an exponent")
+    for solver, p in methods or ():
+        check_method(solver, p, name="solver", **options)
+    check_sparse_share(sparse_share, budget_of=budget_of, break_even=break_even)
+    if allocation == "error" and weighting is not None and default_allocation(weighting) != "error":
+        raise ValueError(
+            f'`allocation` is "error", but errors of matrices do not compare under the `weighting` {weighting!r}; '
+            f'expected "{DEFAULT}"'
+        )
 
 
 def require_budget(
@@ -183,7 +225,7 @@ def require_budget(
 
 
 def _spectra(
-    tree: Mapping[str, Any], leaves: Sequence[Leaf], sides: Mapping[str, Sides], tell: Callable[[str], None]
+    tree: Mapping[str, Any], leaves: Sequence[Leaf], metrics: Mapping[str, Metrics], tell: Callable[[str], None]
 ) -> dict[str, np.ndarray]:
     """Singular values of each matrix under its weights."""
     for leaf in leaves:
@@ -191,16 +233,18 @@ def _spectra(
     found = {}
     for leaf in leaves:
         tell(leaf.path)
-        found[leaf.path] = weighted_singular_values(tree[leaf.path], sides.get(leaf.path, PLAIN))
+        found[leaf.path] = weighted_singular_values(tree[leaf.path], metrics.get(leaf.path, UNWEIGHTED))
     return found
 
 
-def _by_rank(leaves: Sequence[Leaf], errors: Mapping[str, np.ndarray], way: Way, of: Costs) -> dict[str, list[Option]]:
+def _by_rank(
+    leaves: Sequence[Leaf], errors: Mapping[str, np.ndarray], method: Method, of: Costs
+) -> dict[str, list[Option]]:
     """Every rank of each leaf, and that it stays as it is."""
     found = {}
     for leaf in leaves:
         pairs = [
-            Option(leaf.cost(rank, of), float(errors[leaf.path][rank]), way.choice(leaf.path, rank))
+            Option(leaf.cost(rank, of), float(errors[leaf.path][rank]), method.choice(leaf.path, rank))
             for rank in leaf.ranks()
         ]
         found[leaf.path] = [*pairs, Option(leaf.cost(None, of), 0.0, Choice(None))]

@@ -70,29 +70,29 @@ class Option(NamedTuple):
     choice: Choice
 
 
-class Way(NamedTuple):
-    """How pairs are to be found.
+class Method(NamedTuple):
+    """How pairs are found.
 
     Attributes:
-        method, p: as of a `Choice`.
-        sparse: path -> the share of single entries.
+        solver, p: see `Choice`.
+        sparse_shares: path -> the share of single entries.
     """
 
-    method: str
+    solver: str
     p: float
-    sparse: Mapping[str, float]
+    sparse_shares: Mapping[str, float]
 
     def choice(self, path: str, rank: int | None) -> Choice:
-        """Of a matrix at a rank."""
-        return Choice(rank, self.method, self.p, self.sparse[path])
+        """The choice for a matrix at a rank."""
+        return Choice(rank, self.solver, self.p, self.sparse_shares[path])
 
 
 Ranks = dict[str, int | None]
 
 
-def choices_of(ranks: Ranks, way: Way) -> dict[str, Choice]:
-    """The same way for all ranks."""
-    return {path: way.choice(path, rank) for path, rank in ranks.items()}
+def choices_of(ranks: Ranks, method: Method) -> dict[str, Choice]:
+    """The same method at all ranks."""
+    return {path: method.choice(path, rank) for path, rank in ranks.items()}
 
 
 def by_level(leaves: Sequence[Leaf], budget: float, of: Costs, rank: Callable[[Leaf, float], float]) -> Ranks:

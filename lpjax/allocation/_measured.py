@@ -9,19 +9,19 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lpjax.allocation._budget import Leaf, Option, Way, choices_of, rank_of_share
+from lpjax.allocation._budget import Leaf, Method, Option, choices_of, rank_of_share
 from lpjax.compression import compress
 from lpjax.compression.plan import Choice, Costs
 from lpjax.select import leaves_with_paths, replace_leaves
-from lpjax.solvers import SOLVERS
+from lpjax.solvers import solver_named
 from lpjax.weights.low_rank import LowRank, densify
 
 Measure = Callable[[Any], float]
 
 
-def steps(leaves: int, ways: int, levels: int) -> int:
+def steps(leaves: int, methods: int, levels: int) -> int:
     """How many `measured_options` takes."""
-    plans = (levels + 1) * ways
+    plans = (levels + 1) * methods
     return leaves * (plans + 1) + plans + 1
 
 
@@ -30,7 +30,7 @@ def measured_options(
     leaves: Sequence[Leaf],
     around: Mapping[str, Choice],
     measure: Measure,
-    ways: Sequence[Way],
+    methods: Sequence[Method],
     levels: Sequence[float],
     of: Costs,
     tell: Callable[[str], None],
@@ -44,8 +44,8 @@ def measured_options(
     plans: list[tuple[float, dict[str, Choice]]] = []
     for level in (0.0, *levels):  # at 0 the least rank
         ranks = {leaf.path: leaf.allowed(rank_of_share(leaf, 1 - level)) for leaf in leaves}
-        for way in ways:
-            plan = choices_of({path: rank for path, rank in ranks.items() if rank is not None}, way)
+        for method in methods:
+            plan = choices_of({path: rank for path, rank in ranks.items() if rank is not None}, method)
             plans.append((level, plan))
 
     def pairs_of(plan: Mapping[str, Choice]) -> dict[str, Any]:
@@ -108,4 +108,4 @@ def _largest_nested(plans: Sequence[Mapping[str, Choice]]) -> dict[str, Choice]:
 
 def _nests(choice: Choice) -> bool:
     """Whether pairs of smaller ranks are parts of those of larger ones."""
-    return SOLVERS[choice.method].nested and not choice.sparse
+    return solver_named(choice.method).nested and not choice.sparse_share

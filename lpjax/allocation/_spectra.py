@@ -9,11 +9,11 @@ from jax.dtypes import canonicalize_dtype
 
 from lpjax._numbers import solving_dtype
 from lpjax.inspection import roots_of_gram, singular_values
-from lpjax.weighting.metric import Sides, on_both_sides, shrunk, symmetric_roots
+from lpjax.weighting.metric import Metrics, on_both_sides, shrunk, symmetric_roots
 from lpjax.weights.low_rank import LowRank
 
 
-def weighted_singular_values(leaf: Any, metrics: Sides) -> np.ndarray:
+def weighted_singular_values(leaf: Any, metrics: Metrics) -> np.ndarray:
     """Those of H^{1/2} A G^{1/2}, descending, on the host.
 
     Of the larger metric no root is needed: with X = A G^{1/2}, and H the larger, they are those of XᵀHX. It is in
@@ -26,7 +26,7 @@ def weighted_singular_values(leaf: Any, metrics: Sides) -> np.ndarray:
     matrix = matrix.astype(leaf.dtype)
     matrix = np.asarray(matrix, solving_dtype(canonicalize_dtype(matrix.dtype)))
     if matrix.shape[0] < matrix.shape[1]:
-        matrix, metrics = matrix.T, Sides(metrics.columns, metrics.rows)
+        matrix, metrics = matrix.T, Metrics(metrics.columns, metrics.rows)
     rows, columns = metrics
     rooted = rows is not None and (rows.base.ndim == 1 or rows.power != 1 or matrix.dtype == np.float64)
     sides = rows if rooted else None, columns
@@ -38,7 +38,7 @@ def weighted_singular_values(leaf: Any, metrics: Sides) -> np.ndarray:
     return roots_of_gram(half.T @ shrunk(rows, np.float64, np) @ half, max(matrix.shape))
 
 
-def _of_pair(pair: LowRank, metrics: Sides) -> np.ndarray:
+def _of_pair(pair: LowRank, metrics: Metrics) -> np.ndarray:
     """With H^{1/2} L = Q₁T₁ and G^{1/2} Rᵀ = Q₂T₂ those of T₁T₂ᵀ, in double precision."""
     dtype = solving_dtype(canonicalize_dtype(pair.dtype))
     triangles = []

@@ -12,7 +12,7 @@ from rich.markup import escape
 from lpjax._extras import MissingExtra
 from lpjax.cli._bench import bench
 from lpjax.cli._calibrate import calibrate
-from lpjax.cli._common import ALIAS, Misuse, errors
+from lpjax.cli._common import ALIAS, Misuse, errors, in_options
 from lpjax.cli._compress import compress
 from lpjax.cli._evaluate import evaluate
 from lpjax.cli._export import export
@@ -97,8 +97,16 @@ def _fail(error: object, status: int) -> NoReturn:
     from lpjax.checkpoint.error import printable
 
     # Names in it come from files, and may not drive the terminal.
-    errors.print(f"[bold red]error:[/] {escape(printable(str(error)))}", highlight=False, soft_wrap=True)
+    message = escape(printable(in_options(str(error), _options())))
+    errors.print(f"[bold red]error:[/] {message}", highlight=False, soft_wrap=True)
     sys.exit(status)
+
+
+def _options() -> dict[str, str]:
+    """argument -> option, of all commands."""
+    group = typer.main.get_command(app)
+    parameters = [option for command in getattr(group, "commands", {}).values() for option in command.params]
+    return {option.name: option.opts[0] for option in parameters if option.opts[0].startswith("--")}
 
 
 def _version(wanted: bool) -> None:

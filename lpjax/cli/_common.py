@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -48,6 +48,26 @@ def misuse() -> Iterator[None]:
         raise
     except (ValueError, OSError) as error:
         raise Misuse(error) from error
+
+
+_OPTIONS = {
+    "select": "--layers",
+    "solver": "--method",
+    "sparse_share": "--sparse",
+    "statistics": "--calibrate",
+}
+"""Options whose arguments have other names in Python."""
+
+
+def in_options(message: str, options: Mapping[str, str]) -> str:
+    """`message` with names of arguments in backticks as options: `budget_of` becomes --budget-of.
+
+    Args:
+        message: of an error.
+        options: argument -> option, for those of the same name; other words in backticks stay as they are.
+    """
+    known = dict(options) | _OPTIONS
+    return re.sub(r"`(\w+)`", lambda match: known.get(match[1], match[0]), message)
 
 
 def find_model(name: str) -> Path:

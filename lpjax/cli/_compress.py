@@ -13,8 +13,19 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from lpjax.cli._common import AsJson, Force, Model, Out, check_new_file, find_model, misuse, progress, sizes
-from lpjax.cli._planning import check_paths, decide, make_wish, origin, plan_of
+from lpjax.cli._common import (
+    AsJson,
+    Force,
+    Model,
+    Out,
+    check_new_file,
+    find_model,
+    misuse,
+    progress,
+    sizes,
+    split_patterns,
+)
+from lpjax.cli._planning import make_request, origin, plan_before_text, statistics_and_plan
 from lpjax.cli._report import print_missing
 from lpjax.solvers import SOLVERS
 
@@ -103,47 +114,42 @@ def compress(
     import lpjax
     from lpjax.checkpoint import check_target, load_checkpoint, save_checkpoint
     from lpjax.checkpoint.source import weight_bytes
-    from lpjax.compression import read_break_even, save_plan
+    from lpjax.compression import load_plan, read_break_even, save_plan
     from lpjax.compression.history import training_files
     from lpjax.compression.record import record_files, record_of
     from lpjax.select import leaves_with_paths
 
     with misuse():
-        wish = make_wish(
-            layers=layers, keep=keep, rank=rank, budget=budget, budget_of=budget_of, allocation=allocation, plan=plan,
-            method=method, p=p, sparse=sparse, break_even=break_even, calibrate=calibrate, weighting=weighting,
-            num_iters=num_iters, tol=tol,
+        options: dict[str, Any] = {
+            name: value for name, value in (("num_iters", num_iters), ("tol", tol)) if value is not None
+        }
+        request = make_request(
+            select=None if layers is None else split_patterns(layers), keep=keep, rank=rank, budget=budget,
+            plan=None if plan is None else load_plan(plan), budget_of=budget_of, allocation=allocation, solver=method,
+            p=p, sparse_share=sparse, source=calibrate, weighting=weighting,
+            timings=None if break_even is None else read_break_even(break_even), options=options,
         )  # fmt: skip
         check_target(out, None, force)
         if plan_out is not None:
             check_new_file("--plan-out", plan_out, force, "plan")
-        timings = None if break_even is None else read_break_even(break_even)
         folder = find_model(model)
     checkpoint = load_checkpoint(folder)
     with misuse():
         check_target(out, checkpoint.source, force)
-        check_paths(wish, checkpoint, timings)
+        chosen = plan_before_text(request, checkpoint)
     earlier = record_of(checkpoint).steps
     history = training_files(checkpoint.source) if earlier else {}
-    calibration, chosen = decide(wish, checkpoint, model, timings)
+    statistics, made = statistics_and_plan(request, chosen, checkpoint, model)
     with progress() as advance:
         params, records = lpjax.compress(
             checkpoint.params,
-            **chosen,
-            calibration=calibration,
-            weighting=None if calibration is None else wish.weighting,
-            break_even=timings,
+            made,
+            statistics,
+            break_even=request.timings,
             progress=lambda done, total, record: advance(done, total, record.path),
-            **wish.options,
+            **options,
         )
     fresh = [record for record in records if record.rank is not None and not record.note]
-    if not fresh:
-        notes = "; ".join(dict.fromkeys(record.note for record in records))
-        lower = {"--plan": plan, "--budget": budget, "--rank": rank}
-        option = next((name for name, value in lower.items() if value is not None), "--keep")
-        advice = f"edit the ranks in {plan}" if option == "--plan" else f"ask for a lower {option}"
-        raise ValueError(f"no layer got smaller, so nothing was written: {notes}; {advice}")
-    made = plan_of(wish, calibration, chosen, records, model)
     total, left = (sum(leaf.size for _, leaf in leaves_with_paths(tree)) for tree in (checkpoint.params, params))
     whole = sum(math.prod(leaf.shape) for _, leaf in leaves_with_paths(checkpoint.params))
     if plan is not None and made.budget_of == "parameters" and left > (made.budget or 1) * whole:
@@ -165,11 +171,11 @@ def compress(
         budget=made.budget,
         budget_of=made.budget_of,
         allocation=made.allocation,
-        sparse=max((made.layers[record.path].sparse for record in fresh if record.entries), default=0.0),
-        options=wish.options,
-        weighting=None if calibration is None else wish.weighting,
-        calibration={} if calibration is None else origin(calibration),
-        patterns=wish.patterns,
+        sparse=max((made.layers[record.path].sparse_share for record in fresh if record.entries), default=0.0),
+        options=options,
+        weighting=made.weighting,
+        calibration={} if statistics is None else origin(statistics),
+        patterns=None if request.select is None else tuple(request.select),
     )
     # What trained an earlier step's pairs goes with them.
     files = record | history
@@ -199,6 +205,7 @@ def compress(
     console.print(f"parameters {total / 1e6:.2f} M → {left / 1e6:.2f} M; "
                   f"{sizes(before, size)}; saved in {escape(str(out))}",
                   highlight=False, soft_wrap=True)  # fmt: skip
+    timings = request.timings
     if timings is not None and (slower := [record for record in records if (record.time_ratio or 0) > 1]):
         more = sum(timings.added_seconds(record.path, record.shape, record.rank or 0) or 0 for record in slower)
         text = f"{len(slower)} of {len(records)} layers take longer than dense, by {escape(str(break_even))}: "
@@ -236,7 +243,7 @@ def _steps(earlier: dict[str, Any] | None, plan: Plan, paths: list[str]) -> list
     else:
         known = {key: past[key] for key in ("method", "p") if key in past}
         steps = [known | {"paths": sorted(past["ranks"])}] if past.get("ranks") else []
-    by_method: dict[tuple[str, float], list[str]] = {}
+    by_method: dict[tuple[Any, float], list[str]] = {}
     for path in paths:
         by_method.setdefault((plan.layers[path].method, plan.layers[path].p), []).append(path)
     return [*steps, *({"method": method, "p": p, "paths": own} for (method, p), own in by_method.items())]

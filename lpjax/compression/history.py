@@ -6,14 +6,25 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from lpjax._files.json import RECORD_LIMIT, Fields, RecordError, parse_object, read_object
+import msgspec
+
+from lpjax._files.json import (
+    RECORD_LIMIT,
+    Count,
+    RecordError,
+    Text,
+    as_type,
+    finite,
+    parse_object,
+    read_object,
+)
 from lpjax._files.reading import read_bytes
 from lpjax._provenance import run_record
 from lpjax.checkpoint import Checkpoint
 from lpjax.checkpoint.links import check_inside
-from lpjax.compression.record import RECORD, Record, finite, record_of, record_text
+from lpjax.compression.record import RECORD, Record, record_of, record_text
 
 RECOVERED, TUNED = "recover.json", "finetune.json"
 EXPORTED, EXPORT_SCHEMA = "lpjax_export.json", "lpjax-export/1"
@@ -64,8 +75,8 @@ def export_note(folder: str | Path) -> str:
     if not path.exists():
         return ""
     try:
-        fields = read_object(path, EXPORT_SCHEMA)
-        return f"; it is the dense export of {fields.need('model', fields.text('model'))}, which has a page"
+        export = as_type(read_object(path, EXPORT_SCHEMA).data, _Export, str(path))
+        return f"; it is the dense export of {export.model}, which has a page"
     except RecordError:
         return f"; it is a dense export, of what its {path.name}, which is damaged, does not tell"
 
@@ -87,42 +98,70 @@ def earlier_recovery(files: Mapping[str, str]) -> Any:
 def training_notes(folder: str | Path) -> list[str]:
     """A sentence of each, for readers who count on a net as the solvers left it."""
     notes = []
-    for name, tell in ((RECOVERED, _recovered), (TUNED, _tuned)):
+    for name, kind in ((RECOVERED, _Recovery), (TUNED, _Tuning)):
         path = Path(folder) / name
         if not path.exists():
             continue
         try:
-            notes.append(tell(parse_object(read_bytes(path, RECORD_LIMIT), str(path))))
+            data = parse_object(read_bytes(path, RECORD_LIMIT), str(path)).data
+            notes.append(as_type(finite(data), kind, str(path)).note())
         except (OSError, ValueError):
             notes.append(f"Trained after it was compressed; {name}, which tells how, can't be read.")
     return notes
 
 
-def _recovered(told: Fields) -> str:
-    runs = [told]
-    while (earlier := runs[-1].object("earlier")) is not None and len(runs) < 100:
-        runs.append(earlier)
-    last = f", the last of {len(runs)} runs" if len(runs) > 1 else ""
-    curve = list(told.objects("curve"))
-    if not curve:
-        raise told.refuse("curve", "a list of objects, one or more")
-    best = told.need("best", told.object("best"))
-    start, found = (one.need("divergence", one.number("divergence")) for one in (curve[0], best))
-    step = best.need("step", best.count("step"))
-    if step == 0:
-        return f"lpjax recover made it no better, and left it as it was (divergence {start:.4g})."
-    texts, held_out = (told.need(key, told.count(key)) for key in ("texts", "held_out"))
-    return (
-        f"Trained after it was compressed, without labels, on {texts:,} texts, by {step:,} updates: "
-        f"divergence from the dense net {start:.4g} → {found:.4g} on {held_out:,} "
-        f"texts that were held out ({RECOVERED}{last}). {_SINCE}"
-    )
+class _Export(msgspec.Struct):
+    model: Text
 
 
-def _tuned(told: Fields) -> str:
-    best, train = told.need("best", told.object("best")), told.need("train", told.object("train"))
-    rows, step = train.need("rows", train.count("rows")), best.need("step", best.count("step"))
-    return (
-        f"Trained after it was compressed, with labels, on {rows:,} examples of "
-        f"{told.need('task', told.text('task'))}, by {step:,} updates ({TUNED}). {_SINCE}"
-    )
+class _Best(msgspec.Struct):
+    step: Count
+
+
+class _Rows(msgspec.Struct):
+    rows: Count
+
+
+class _Divergence(msgspec.Struct):
+    step: Count
+    divergence: float
+
+
+class _Recovery(msgspec.Struct):
+    """What is read of recover.json."""
+
+    best: _Divergence
+    curve: Annotated[tuple[_Divergence, ...], msgspec.Meta(min_length=1)]
+    texts: Count
+    held_out: Count
+    earlier: dict[str, Any] | None = None
+
+    def note(self) -> str:
+        """A sentence about it."""
+        runs, earlier = 1, self.earlier
+        while isinstance(earlier, dict) and runs < 100:
+            runs, earlier = runs + 1, earlier.get("earlier")
+        last = f", the last of {runs} runs" if runs > 1 else ""
+        start, found = self.curve[0].divergence, self.best.divergence
+        if self.best.step == 0:
+            return f"lpjax recover made it no better, and left it as it was (divergence {start:.4g})."
+        return (
+            f"Trained after it was compressed, without labels, on {self.texts:,} texts, by {self.best.step:,} updates: "
+            f"divergence from the dense net {start:.4g} → {found:.4g} on {self.held_out:,} "
+            f"texts that were held out ({RECOVERED}{last}). {_SINCE}"
+        )
+
+
+class _Tuning(msgspec.Struct):
+    """What is read of finetune.json."""
+
+    best: _Best
+    train: _Rows
+    task: Text
+
+    def note(self) -> str:
+        """A sentence about it."""
+        return (
+            f"Trained after it was compressed, with labels, on {self.train.rows:,} examples of {self.task}, by "
+            f"{self.best.step:,} updates ({TUNED}). {_SINCE}"
+        )

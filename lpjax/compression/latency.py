@@ -1,25 +1,32 @@
-"""From what rank on a factored layer takes longer than the dense one did: measured, for it depends on the machine."""
+"""From what rank on a factored layer takes longer than the dense one: measured, kept in a file, used by `allocate`."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import operator
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
+import msgspec
 import numpy as np
 from scipy.optimize import isotonic_regression
 
 from lpjax._check import check_seed, check_whole
+from lpjax._files.json import Positive, as_type, finite, read_object
+from lpjax._provenance import run_record
 from lpjax.compression.timing import least_seconds
 from lpjax.select import Select, is_table, leaves_with_paths, max_rank, select_paths
 from lpjax.weights.low_rank import LowRank, matmul, take_rows
 
 TOKENS = 2048
 """Tokens of a batch, by default: 32 texts of 64."""
+
+SCHEMA = "lpjax-break-even/1"
 
 _RANKS = 8  # measured of a shape
 _SECONDS, _LEAST = 0.15, 5  # for a rank, and rounds at the least
@@ -38,11 +45,17 @@ class LayerTiming:
             larger pair takes no less.
     """
 
-    shape: tuple[int, int]
+    shape: tuple[Positive, Positive]
     table: bool
     dense_seconds: float
-    ranks: tuple[int, ...]
-    ratios: tuple[float, ...]
+    ranks: tuple[Positive, ...]
+    ratios: tuple[Annotated[float, msgspec.Meta(gt=0)], ...]
+
+    def __post_init__(self) -> None:
+        if not self.ranks or any(one >= other for one, other in itertools.pairwise(self.ranks)):
+            raise ValueError(f"`ranks` is {self.ranks}; expected rising numbers, one or more")
+        if len(self.ratios) != len(self.ranks):
+            raise ValueError(f"`ratios` is {self.ratios}; expected {len(self.ranks)} numbers, one for each rank")
 
     def ratio(self, rank: int) -> float:
         """Time of a pair of this rank as a share of the dense matrix's, interpolated."""
@@ -63,9 +76,9 @@ class LayerTiming:
 
 @dataclasses.dataclass(frozen=True)
 class BreakEven:
-    """Timings of every shape, for batches of so many tokens."""
+    """Timings of every shape, for batches of `tokens` tokens."""
 
-    tokens: int
+    tokens: Positive
     timings: tuple[LayerTiming, ...]
 
     def ratio(self, path: str, shape: tuple[int, ...], rank: int) -> float | None:
@@ -147,3 +160,21 @@ def _time_shape(shape: tuple[int, int], table: bool, tokens: int, dtype: Any, rn
         ratios.append(seconds[1] / seconds[0])
     rising = isotonic_regression(ratios).x
     return LayerTiming(shape, table, least, ranks, tuple(float(ratio) for ratio in rising))
+
+
+def break_even_document(model: str, found: BreakEven, seed: int) -> dict[str, Any]:
+    """The content of the timings' file, with versions and machine."""
+    timings = [
+        dataclasses.asdict(timing) | {"break_even_rank": timing.rank, "break_even_keep": timing.keep}
+        for timing in found.timings
+    ]
+    return {"schema": SCHEMA, "model": model, "tokens": found.tokens, "timings": timings, **run_record(seed)}
+
+
+def read_break_even(path: Path) -> BreakEven:
+    """The timings in a file.
+
+    Raises:
+        RecordError: the file does not hold timings; names the file and the key.
+    """
+    return as_type(finite(read_object(path, SCHEMA).data), BreakEven, str(path))

@@ -1,30 +1,71 @@
-"""`Plan`: what to make of each matrix of a net. A plan can be read, edited and replayed."""
+"""`Plan`: what to make of each matrix of a net, and its file, one line a layer, to be read, edited and replayed."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple
+import json
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
 
-from lpjax.weighting.weightings import Weighting
+import jax
+import msgspec
+import numpy as np
+
+from lpjax._check import check_name, check_share, check_whole
+from lpjax._files.json import Positive, RecordError, Text, as_type, finite, read_object
+from lpjax.checkpoint.documents import refuse_existing, write_text
+from lpjax.compression.defaults import default_method, default_sparse_share
+from lpjax.compression.latency import BreakEven
+from lpjax.select import (
+    InputAxes,
+    MatrixView,
+    Select,
+    axes_of_leaves,
+    leaves_with_paths,
+    matrix_view,
+    max_rank,
+    rank_for,
+    select_paths,
+)
+from lpjax.solvers import SOLVERS, Solution
+from lpjax.weighting.statistics import Calibration
+from lpjax.weighting.weightings import DEFAULT, WEIGHTINGS, Weighting, check_weighting, leaf_metrics, weighting_named
+from lpjax.weights.low_rank import LowRank
+
+SCHEMA = "lpjax-plan/1"
 
 Costs = Literal["parameters", "multiply_adds"]
+Solver = str | Callable[..., Solution]
 
 
 class Choice(NamedTuple):
     """What to make of one matrix.
 
     Attributes:
-        rank: of its pair; None where it stays dense.
-        method: a name in `SOLVERS`.
-        p: its exponent; "svd" is that of p = 2, whatever it says.
-        sparse: share of what a pair of that rank stores that single entries get instead; the pair's rank is lower then.
+        rank: rank of its pair; None if it stays dense.
+        method: a name in `SOLVERS`, or a solver itself.
+        p: exponent; "svd" solves for p = 2 whatever it is.
+        sparse_share: share of what a pair of that rank stores that single entries get instead; the pair's rank is lower
+            then.
     """
 
     rank: int | None
-    method: str = "svd"
+    method: Solver = "svd"
     p: float = 2.0
-    sparse: float = 0.0
+    sparse_share: float = 0.0
+
+    def check(self) -> None:
+        """Refuse what fits no matrix.
+
+        Raises:
+            ValueError: a rank, share, method or exponent out of range.
+        """
+        if self.rank is not None:
+            check_whole("`rank`", int(self.rank) if isinstance(self.rank, np.integer) else self.rank, 1)
+            check_method(self.method, self.p, name="method")
+        check_share("sparse_share", self.sparse_share)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,11 +74,12 @@ class Plan:
 
     Attributes:
         layers: path -> `Choice`.
-        weighting: that errors are under, by its name or itself; None without a calibration.
-        budget: share of `budget_of` that the whole net may keep; None where the choices were not made by one.
+        weighting: what errors are weighted by, a `Weighting` or its name; None for unweighted errors.
+        budget: share of `budget_of` that the whole net may keep; None if the choices were not made by a budget.
         budget_of: "parameters" or "multiply_adds".
-        allocation: how ranks were chosen, as `allocate` names it; None where not by a budget.
-        provenance: of the model, the texts, the versions; what JSON can say.
+        allocation: how ranks were chosen, as `allocate` names it; None without a budget.
+        provenance: model, texts, versions; what JSON can say.
+        keep: share that each matrix may keep; None if ranks were chosen otherwise. Not in the plan's file.
     """
 
     layers: Mapping[str, Choice]
@@ -46,3 +88,283 @@ class Plan:
     budget_of: Costs | None = None
     allocation: str | None = None
     provenance: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    keep: float | None = None
+
+    def check(self, params: Any, statistics: Calibration | None = None, input_axes: InputAxes | None = None) -> None:
+        """Refuse all that can be refused before any work.
+
+        Args:
+            params: the net.
+            statistics: what errors are weighted by; see `compress`.
+            input_axes: see `compress`.
+
+        Raises:
+            ValueError: as `check_layers`; a weighting without statistics, or statistics that lack a layer or what the
+                weighting needs, are not finite, or are those of another net.
+        """
+        self.check_layers(params, input_axes)
+        check_weighting(self.weighting, calibrated=statistics is not None)
+        if statistics is not None:
+            leaves = dict(leaves_with_paths(params))
+            leaf_metrics(statistics, self.weighting or DEFAULT, {path: leaves[path] for path in self.layers})
+
+    def check_layers(self, params: Any, input_axes: InputAxes | None = None) -> None:
+        """The part of `check` that needs no statistics.
+
+        Raises:
+            ValueError: no layer, unknown paths, leaves that are no matrices, an invalid choice, single entries for a
+                stack of matrices, or an unknown weighting.
+        """
+        leaves = dict(leaves_with_paths(params))
+        axes_of_leaves(leaves, input_axes)
+        if not self.layers:
+            raise ValueError("`plan` names no layer")
+        if strangers := [path for path in self.layers if path not in leaves]:
+            raise ValueError(
+                f"`plan` names {', '.join(strangers[:5])}, which the net does not have: it is of another net"
+            )
+        for path, choice in self.layers.items():
+            try:
+                choice.check()
+            except ValueError as error:  # names of arguments are those of the layer here
+                raise ValueError(f"`plan`, layer {path}: {str(error).replace('`', '')}") from None
+        select_paths(params, lambda path, _: path in self.layers, input_axes)
+        for path, choice in self.layers.items():
+            if choice.sparse_share and choice.rank is not None and len(leaves[path].shape) != 2:
+                raise ValueError(
+                    f"`sparse_share` is for matrices, but {path} has shape {tuple(leaves[path].shape)}; leave it out "
+                    "of `select`"
+                )
+        if self.weighting is not None:
+            weighting_named(self.weighting)
+
+    def unchanged(self, params: Any, input_axes: InputAxes | None = None) -> dict[str, str]:
+        """path -> why its leaf stays as it is, for those that do."""
+        leaves = dict(leaves_with_paths(params))
+        axes = axes_of_leaves(leaves, input_axes)
+        reasons = {
+            path: self._reason(choice, leaves[path], matrix_view(leaves[path], axes.get(path, (0, 1))))
+            for path, choice in self.layers.items()
+        }
+        return {path: reason for path, reason in reasons.items() if reason}
+
+    def _reason(self, choice: Choice, leaf: Any, view: MatrixView) -> str:
+        n, d = view.inputs, view.outputs
+        if choice.rank is None:
+            return "so the plan says" if self.keep is None else "even rank 1 keeps more than asked"
+        size = math.prod(view.stack) * choice.rank * (n + d)
+        if isinstance(leaf, LowRank):
+            share = leaf.size / math.prod(leaf.shape)
+            pair = f"the pair of rank {leaf.rank} that it is, which keeps {share:.2g} of the dense matrix"
+            return f"rank {choice.rank} is no smaller than {pair}" if size >= leaf.size else ""
+        if not leaf.size or choice.rank > max_rank((n, d)):
+            most = max_rank((n, d)) if leaf.size else 0
+            hint = f"expected rank {most} or less" if most else "no pair is smaller"
+            return f"a pair of rank {choice.rank} has {choice.rank * (n + d)} parameters, no fewer; {hint}"
+        return ""
+
+
+def uniform_plan(
+    params: Any,
+    *,
+    select: Select | None,
+    keep: float | None = None,
+    rank: int | None = None,
+    solver: Solver | None = None,
+    p: float | None = None,
+    sparse_share: float | None = None,
+    weighting: str | Weighting | None = None,
+    break_even: BreakEven | None = None,
+    input_axes: InputAxes | None = None,
+) -> Plan:
+    """The same goal and method for all selected matrices. `compress` documents the arguments.
+
+    Args:
+        params: nested containers of arrays.
+        select, keep, rank, solver, p, sparse_share, input_axes: see `compress`.
+        weighting: what errors are to be weighted by, from statistics that `compress` is then given; None for unweighted
+            errors.
+        break_even: if given, `sparse_share` is 0 by default, for the time of single entries is not known.
+
+    Raises:
+        ValueError: an argument out of range, `select` matches nothing or no matrix, or `input_axes` do not fit.
+    """
+    check_uniform(
+        keep=keep,
+        rank=rank,
+        solver=solver,
+        p=p,
+        sparse_share=sparse_share,
+        weighting=weighting,
+        break_even=break_even,
+    )
+    if select is None:
+        raise ValueError("`select` is missing; expected a group, a pattern or a function, or a `plan` instead")
+    leaves = dict(leaves_with_paths(params))
+    axes = axes_of_leaves(leaves, input_axes)
+    method = default_method(solver, p, calibrated=weighting is not None)
+    layers = {}
+    for path in select_paths(params, select, input_axes):
+        view = matrix_view(leaves[path], axes.get(path, (0, 1)))
+        fitting = rank if keep is None else rank_for((view.inputs, view.outputs), keep) or None
+        by_time = break_even is not None
+        share = default_sparse_share(sparse_share, path, weighting, method.solver, by_time=by_time)
+        layers[path] = Choice(fitting, *method, share)
+    return Plan(layers, weighting, keep=keep)
+
+
+def check_uniform(
+    *,
+    keep: float | None,
+    rank: int | None,
+    solver: Solver | None = None,
+    p: float | None = None,
+    sparse_share: float | None = None,
+    weighting: str | Weighting | None = None,
+    break_even: Any = None,
+    **options: Any,
+) -> None:
+    """Refuse arguments of `uniform_plan` that fit no net.
+
+    Args:
+        keep, rank, solver, p, sparse_share, weighting, break_even: see `uniform_plan`.
+        **options: of the solver, as far as they are to be checked, too.
+
+    Raises:
+        ValueError: naming the first.
+    """
+    if (keep is None) == (rank is None):
+        raise ValueError(f"`keep` is {keep} and `rank` is {rank}; expected exactly one of them")
+    if keep is not None:
+        check_share("keep", keep)
+    if rank is not None:
+        check_whole("`rank`", int(rank) if isinstance(rank, np.integer) else rank, 1)
+    check_sparse_share(sparse_share, break_even=break_even)
+    if weighting is not None:
+        weighting_named(weighting)
+    check_method(*default_method(solver, p, calibrated=weighting is not None), **options)
+
+
+def check_sparse_share(share: float | None, *, budget_of: str = "parameters", break_even: Any = None) -> None:
+    """Refuse a share of single entries out of range, or beside a budget or timings that they do not help.
+
+    Raises:
+        ValueError: saying which.
+    """
+    if share is None:
+        return
+    check_share("sparse_share", share)
+    if share and (budget_of != "parameters" or break_even is not None):
+        raise ValueError("`sparse_share` saves no time; expected `budget_of` parameters, and no `break_even`")
+
+
+def check_only_plan(**given: Any) -> None:
+    """Refuse arguments that say what a plan says.
+
+    Raises:
+        ValueError: naming the first that is not None.
+    """
+    for name, value in given.items():
+        if value is not None:
+            raise ValueError(f"`plan` and `{name}` both say what to make of a layer; pass either, not both")
+
+
+def check_method(solver: Solver, p: float, *, name: str = "solver", **options: Any) -> None:
+    """Refuse an unknown solver, and an exponent or options that it would refuse; a function is not asked.
+
+    Raises:
+        ValueError: naming it.
+    """
+    if callable(solver):
+        return
+    check_name(name, solver, SOLVERS)
+    smallest = jax.ShapeDtypeStruct((2, 2), np.float32)
+    jax.eval_shape(lambda matrix: SOLVERS[solver](matrix, 1, p=p, **options), smallest)
+
+
+def save_plan(plan: Plan, path: str | Path, *, overwrite: bool = False) -> None:
+    """Write a plan as JSON, whole or not at all.
+
+    Raises:
+        FileExistsError: the file is there, and `overwrite` is not given.
+        ValueError: `provenance` holds what JSON cannot say, or the weighting or a method has no name.
+        OSError: it cannot be written.
+    """
+    path = Path(path)
+    refuse_existing(path, "plan", overwrite=overwrite)
+    document: dict[str, Any] = {"schema": SCHEMA}
+    document |= {key: getattr(plan, key) for key in ("budget", "budget_of", "allocation")}
+    document |= {"weighting": _name(plan.weighting), "provenance": dict(plan.provenance)}
+    try:
+        head = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
+        layers = [
+            json.dumps({"path": path, **_plain(choice)}, ensure_ascii=False, allow_nan=False)
+            for path, choice in plan.layers.items()
+        ]
+    except TypeError as error:
+        raise ValueError(f"`plan` holds what JSON cannot say: {error}") from error
+    lines = ",\n".join(f"    {layer}" for layer in layers)
+    write_text(path, f'{head[:-2]},\n  "layers": [\n{lines}\n  ]\n}}\n')
+
+
+def _plain(choice: Choice) -> dict[str, Any]:
+    """A choice in Python's own numbers."""
+    rank = None if choice.rank is None else int(choice.rank)
+    plain = {"rank": rank, "method": choice.method, "p": float(choice.p)}
+    return plain | ({"sparse": float(choice.sparse_share)} if choice.sparse_share else {})
+
+
+def _name(weighting: str | Weighting | None) -> str | None:
+    if not isinstance(weighting, Weighting):
+        return weighting
+    for name, known in WEIGHTINGS.items():
+        if known == weighting:
+            return name
+    raise ValueError(f"`plan.weighting` is {weighting}, which has no name; expected one of {', '.join(WEIGHTINGS)}")
+
+
+class _StoredLayer(msgspec.Struct):
+    path: Text
+    rank: Positive | None
+    method: Text | None = None
+    p: float | None = None
+    sparse: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.0
+
+
+class _StoredPlan(msgspec.Struct):
+    layers: Annotated[tuple[_StoredLayer, ...], msgspec.Meta(min_length=1)]
+    weighting: Text | None = None
+    budget: float | None = None
+    budget_of: Costs | None = None
+    allocation: Text | None = None
+    provenance: dict[str, Any] = {}
+
+
+def load_plan(path: str | Path) -> Plan:
+    """The plan in a file.
+
+    Raises:
+        RecordError: the file does not hold a plan; names the file and the key.
+    """
+    stored = as_type(finite(read_object(Path(path), SCHEMA).data), _StoredPlan, str(path))
+    layers: dict[str, Choice] = {}
+    for i, layer in enumerate(stored.layers):
+        if layer.path in layers:
+            raise RecordError(f"{path}: {layer.path} is there twice; leave one of them")
+        layers[layer.path] = Choice(None) if layer.rank is None else _choice(layer, f"{path}: layers[{i}]")
+    if stored.budget_of == "multiply_adds" and any(choice.sparse_share for choice in layers.values()):
+        raise RecordError(
+            f'{path}: budget_of is "multiply_adds"; expected "parameters" or null, for single entries (sparse) save no '
+            "multiply-adds"
+        )
+    return Plan(layers, stored.weighting, stored.budget, stored.budget_of, stored.allocation, stored.provenance)
+
+
+def _choice(layer: _StoredLayer, place: str) -> Choice:
+    if layer.method is None or layer.p is None:
+        raise RecordError(f"{place}.{'method' if layer.method is None else 'p'} is missing")
+    try:
+        check_name("method", layer.method, SOLVERS)
+    except ValueError as error:
+        raise RecordError(f"{place}: {error}") from None
+    return Choice(layer.rank, layer.method, layer.p, layer.sparse)

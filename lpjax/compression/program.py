@@ -6,7 +6,7 @@ import collections
 import functools
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple, TypeVar
 
@@ -24,7 +24,7 @@ from lpjax._mesh import by_rows, data_mesh, fetch, replicated, spread
 from lpjax._numbers import solving_dtype
 from lpjax.objectives import blocked_sum, entries_bound, lp_norm, power_sums
 from lpjax.solvers import Solution, Solver, with_entries
-from lpjax.weighting.metric import PLAIN, Metric, Roots, Sides, on_both_sides, on_the_left, roots_of_batch
+from lpjax.weighting.metric import UNWEIGHTED, Metric, Metrics, Roots, on_both_sides, on_the_left, roots_of_batch
 from lpjax.weights.low_rank import LowRank
 
 _ENTRIES = 2**20  # of a product, at a time
@@ -33,7 +33,7 @@ T = TypeVar("T")
 U = TypeVar("U")
 
 
-class Job(NamedTuple):
+class MatrixTask(NamedTuple):
     """A matrix A to be factored, `leaf[place]` of a stack, after any transposition.
 
     Attributes:
@@ -41,12 +41,13 @@ class Job(NamedTuple):
         height: of the stack: how many matrices the leaf has.
         shape: of A.
         transposed: whether A is the leaf's transpose.
+        solve, p: the solver and its exponent.
         rank: of the pair.
         weights: ω of its rows, or None.
-        metrics: of its rows and its columns; with them the solver gets B A Dᵀ, BᵀB and DᵀD being they.
-        entries: how many entries of A are to be kept by themselves, beside the pair.
+        metrics: metrics BᵀB of its rows and DᵀD of its columns; the solver gets B A Dᵀ.
+        nnz: how many single entries of A are kept beside the pair.
         exponent: A is solved as A·2^−exponent, which is exact; not 0 near either end of its dtype's range.
-        thin: whether the leaf is a pair that is handed to the solver as its two factors, and never multiplied out.
+        as_factors: whether the leaf is a pair that the solver gets as its two factors, never multiplied out.
     """
 
     path: str
@@ -55,12 +56,14 @@ class Job(NamedTuple):
     height: int
     shape: tuple[int, int]
     transposed: bool
+    solve: Solver
+    p: float
     rank: int
-    weights: np.ndarray | None
-    metrics: Sides = PLAIN
-    entries: int = 0
+    weights: np.ndarray | None = None
+    metrics: Metrics = UNWEIGHTED
+    nnz: int = 0
     exponent: int = 0
-    thin: bool = False
+    as_factors: bool = False
 
     @property
     def dtype(self) -> np.dtype:
@@ -72,7 +75,7 @@ class Job(NamedTuple):
     def matrix(self) -> Any:
         """A·2^−exponent on the host, or two factors of it, each of order one."""
         if isinstance(self.leaf, LowRank):
-            return self._factors() if self.thin else self._product()
+            return self._factors() if self.as_factors else self._product()
         matrix = np.asarray(self.leaf[self.place] if self.place else self.leaf)
         matrix = matrix.reshape(self.shape[::-1]).T if self.transposed else matrix.reshape(self.shape)
         return shifted(matrix, -self.exponent) if self.exponent else matrix
@@ -98,48 +101,69 @@ class Job(NamedTuple):
         return dense.astype(solving_dtype(canonicalize_dtype(self.dtype)))
 
 
-class Solved(NamedTuple):
-    """Factors in the leaf's dtype, what they lose as shares of ‖A‖_p, and how the solver ended.
+class FactorResult(NamedTuple):
+    """Factors of one matrix A, as the task scales it, and what they lose.
 
-    Single entries, where a job asks for any, are a matrix that is 0 elsewhere.
+    Attributes:
+        left, right: in the leaf's dtype.
+        sparse: matrix of single entries, 0 elsewhere; None without any.
+        error_entries, error_rows: what is lost, as shares of `norms`.
+        bound: on `error_entries`, or None.
+        norms: ‖A‖_p over entries and over rows.
+        squares: weighted ‖·‖_F² of A − LR and of A; None without weights.
+        num_iters, converged: of the solver.
     """
 
     left: Array
     right: Array
-    single: Array | None
-    entries: Array
-    rows: Array
+    sparse: Array | None
+    error_entries: Array
+    error_rows: Array
     bound: Array | None
-    # Of A as the job scales it:
-    totals: tuple[Array, Array]  # ‖A‖_p over entries and over rows, of which the three above are shares
-    squares: tuple[Array, Array] | None  # ‖·‖_F² of A − LR and of A, weighted, where there are weights
+    norms: tuple[Array, Array]
+    squares: tuple[Array, Array] | None
     num_iters: Array
     converged: Array
 
 
-class Part(NamedTuple):
-    """A matrix of a leaf, solved."""
+class TaskResult(NamedTuple):
+    """A solved task, and its solve time excluding compilation, divided by the batch size."""
 
-    job: Job
-    solved: Solved
+    task: MatrixTask
+    factors: FactorResult
     seconds: float
 
 
-def rehearse(solve: Solver, job: Job, p: float, options: dict[str, Any]) -> None:
-    """The solver's own checks, on shapes, p and options, without solving; then of what it would return."""
-    dtype = solving_dtype(canonicalize_dtype(job.dtype))
-    matrix = jax.ShapeDtypeStruct(job.shape, dtype)
-    weights = None if job.weights is None else jax.ShapeDtypeStruct(job.shape[:1], job.weights.dtype)
+def program_key(task: MatrixTask) -> Hashable:
+    """Tasks of one key are solved by one program."""
+    weighted = jax.tree.structure((task.weights, task.metrics))
+    dimensions = tuple(leaf.ndim for leaf in jax.tree.leaves(task.metrics))
+    rank = None if task.solve.nested else task.rank
+    inner = task.leaf.rank if task.as_factors else None
+    kind = rank, bool(task.nnz), inner, isinstance(task.leaf, LowRank)
+    return task.solve, task.p, task.shape, task.dtype, kind, weighted, dimensions
+
+
+def rehearse(tasks: Sequence[MatrixTask], options: dict[str, Any]) -> None:
+    """Run the solver's own checks of tasks of one program, without solving, and check what it would return.
+
+    Raises:
+        ValueError: as the solver, or it returns no `Solution` of the right shapes.
+    """
+    task = max(tasks, key=lambda task: task.rank)
+    dtype = solving_dtype(canonicalize_dtype(task.dtype))
+    matrix = jax.ShapeDtypeStruct(task.shape, dtype)
+    weights = None if task.weights is None else jax.ShapeDtypeStruct(task.shape[:1], task.weights.dtype)
 
     def run(matrix: Array, weights: Array | None) -> Solution:
-        return solve(matrix, job.rank, p=p, **_with_weights(options, weights))
+        return task.solve(matrix, task.rank, p=task.p, **_with_weights(options, weights))
 
     found = jax.eval_shape(run, matrix, weights)
     if not isinstance(found, Solution):
         raise ValueError(f"`solver` returned a {type(found).__name__}; expected a `Solution`")
     shapes, expected = (
         (found.left.shape, found.right.shape),
-        ((job.shape[0], job.rank), (job.rank, job.shape[1])),
+        ((task.shape[0], task.rank), (task.rank, task.shape[1])),
     )
     if shapes != expected:
         raise ValueError(f"`solver` returned factors of shapes {shapes}; expected {expected}")
@@ -149,16 +173,16 @@ def _with_weights(options: dict[str, Any], weights: Array | None) -> dict[str, A
     return options if weights is None else options | {"row_weights": weights}
 
 
-def _default_batch(job: Job) -> int:
+def _default_batch(task: MatrixTask) -> int:
     """How many such matrices one program solves: 1 on CPU, elsewhere what a quarter of a device's memory holds."""
     device = jax.local_devices()[0]
     if device.platform == "cpu":
         return 1
     available = (device.memory_stats() or {}).get("bytes_limit", 2**33) / 4
     # Seven of each metric's size: itself, scaled, its triangle or eigenvectors, both roots, and what LAPACK works in.
-    metrics = sum(7 * metric.base.size for metric in job.metrics if metric is not None)
-    matrices = 18 if job.entries else 8  # of A's size
-    return max(1, int(available // (4 * (matrices * job.shape[0] * job.shape[1] + metrics))))
+    metrics = sum(7 * metric.base.size for metric in task.metrics if metric is not None)
+    matrices = 18 if task.nnz else 8  # of A's size
+    return max(1, int(available // (4 * (matrices * task.shape[0] * task.shape[1] + metrics))))
 
 
 def _cores() -> int:
@@ -167,64 +191,56 @@ def _cores() -> int:
 
 
 def solve_group(
-    solve: Solver,
-    jobs: list[Job],
-    p: float,
-    options: dict[str, Any],
-    batch_size: int | None,
-    mesh: Mesh,
-) -> Iterator[Part]:
-    """Solve jobs of one shape and dtype, in their order.
+    tasks: Sequence[MatrixTask], options: dict[str, Any], batch_size: int | None, mesh: Mesh
+) -> Iterator[TaskResult]:
+    """Solve tasks of one program, in their order.
 
     Where the one device is a CPU, a program a core runs at a time, with LAPACK on one thread in each: its eigenvectors
     of one matrix hardly gain from a second core.
 
     Args:
-        solve: an entry of `SOLVERS`, or such.
-        jobs: with or without entries, all of them; with weights and metrics, of one kind on either side, all of them
-            or none; of one rank, unless the solver is nested.
-        p: exponent.
+        tasks: of one `program_key`.
         options: further keywords of the solver.
         batch_size: matrices that a device solves at a time, in one program; None for what its memory or cores allow.
         mesh: devices, along the axis "data".
     """
-    rank = max(job.rank for job in jobs)
-    kind = rank, any(job.rank < rank for job in jobs), bool(jobs[0].entries)
-    if len(jobs) < mesh.size and jax.process_count() == 1:
-        mesh = data_mesh(mesh.devices.flat[: len(jobs)].tolist())  # the others would only repeat the last job
-    by_job, everywhere_alike = by_rows(mesh), replicated(mesh)
+    rank = max(task.rank for task in tasks)
+    kind = rank, any(task.rank < rank for task in tasks), bool(tasks[0].nnz)
+    if len(tasks) < mesh.size and jax.process_count() == 1:
+        mesh = data_mesh(mesh.devices.flat[: len(tasks)].tolist())  # the others would only repeat the last task
+    by_task, everywhere_alike = by_rows(mesh), replicated(mesh)
     if mesh.size == 1:
         # Arrays on a mesh are put together on their way to the host and back: a copy, be it of one device.
-        by_job = everywhere_alike = SingleDeviceSharding(mesh.devices.flat[0])
+        by_task = everywhere_alike = SingleDeviceSharding(mesh.devices.flat[0])
     one_cpu = mesh.size == 1 and mesh.devices.flat[0].platform == "cpu"
-    workers = min(_cores(), len(jobs)) if one_cpu and batch_size is None else 1
-    size = (batch_size or _default_batch(jobs[0])) * mesh.size
-    exponent = np.asarray(p, solving_dtype(canonicalize_dtype(jobs[0].dtype)))
+    workers = min(_cores(), len(tasks)) if one_cpu and batch_size is None else 1
+    size = (batch_size or _default_batch(tasks[0])) * mesh.size
+    exponent = np.asarray(tasks[0].p, solving_dtype(canonicalize_dtype(tasks[0].dtype)))
     exponent = spread(exponent, everywhere_alike)
 
-    def prepared() -> Iterator[tuple[list[Job], int, tuple[Any, ...]]]:
-        for start in range(0, len(jobs), size):
-            batch = jobs[start : start + size]
+    def prepared() -> Iterator[tuple[list[MatrixTask], int, tuple[Any, ...]]]:
+        for start in range(0, len(tasks), size):
+            batch = list(tasks[start : start + size])
             height = -(-len(batch) // mesh.size) * mesh.size
             padded = batch + [batch[-1]] * (height - len(batch))
-            matrices = jax.tree.map(lambda *arrays: _stack(arrays), *(job.matrix() for job in padded))
-            # Trees of one structure, for what one job of a group has, all have.
-            known = jax.tree.map(lambda *arrays: _stack(arrays), *((job.weights, job.metrics) for job in padded))
-            sizes = np.array([(job.rank, job.entries) for job in padded], np.int32)
-            arguments = (spread(matrices, by_job), spread(known, by_job), spread(sizes, by_job), exponent)
+            matrices = jax.tree.map(lambda *arrays: _stack(arrays), *(task.matrix() for task in padded))
+            # Trees of one structure, for what one task of a group has, all have.
+            known = jax.tree.map(lambda *arrays: _stack(arrays), *((task.weights, task.metrics) for task in padded))
+            sizes = np.array([(task.rank, task.nnz) for task in padded], np.int32)
+            arguments = (spread(matrices, by_task), spread(known, by_task), spread(sizes, by_task), exponent)
             if height not in programs:
-                programs[height] = _compiled(solve, kind, options, mesh, arguments)
+                programs[height] = _compiled(tasks[0].solve, kind, options, mesh, arguments)
             yield batch, height, arguments
 
-    def run(one: tuple[list[Job], int, tuple[Any, ...]]) -> list[Part]:
+    def run(one: tuple[list[MatrixTask], int, tuple[Any, ...]]) -> list[TaskResult]:
         batch, height, arguments = one
         began = time.perf_counter()
         solved = fetch(programs[height](*arguments))
         seconds = (time.perf_counter() - began) / len(batch) / workers
         every = [solved if height == 1 else jax.tree.map(lambda x, i=i: x[i], solved) for i in range(len(batch))]
-        return [Part(job, _cut(own, job.rank), seconds) for job, own in zip(batch, every, strict=True)]
+        return [TaskResult(task, _cut(own, task.rank), seconds) for task, own in zip(batch, every, strict=True)]
 
-    programs: dict[int, Callable[..., Solved]] = {}
+    programs: dict[int, Callable[..., FactorResult]] = {}
     for parts in _in_order(run, prepared(), workers):
         yield from parts
 
@@ -241,7 +257,7 @@ def exponent_of(array: Any) -> int:
     return int(np.frexp(largest)[1])
 
 
-def _cut(solved: Solved, rank: int) -> Solved:
+def _cut(solved: FactorResult, rank: int) -> FactorResult:
     """Without the part of the factors beyond a rank, which is 0."""
     if solved.left.shape[1] == rank:
         return solved
@@ -274,7 +290,7 @@ def _compiled(
     options: dict[str, Any],
     mesh: Mesh,
     arguments: tuple[Any, ...],
-) -> Callable[..., Solved]:
+) -> Callable[..., FactorResult]:
     """What solves arguments like these; compiled once, for whoever asks, where the options can be compared."""
     kinds = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), arguments)
     given = tuple((name, type(value), value) for name, value in sorted(options.items()))
@@ -302,7 +318,7 @@ def _compile(
     mesh: Mesh,
     kinds: tuple[Any, ...],
     settings: tuple[Any, ...],
-) -> Callable[..., Solved]:
+) -> Callable[..., FactorResult]:
     """What solves arguments of these kinds, for pairs of the largest rank, or some of a smaller one, with entries
     beside them or without.
 
@@ -317,7 +333,7 @@ def _compile(
         both: tuple[Roots | None, Roots | None],
         sizes: Array,
         p: Array,
-    ) -> Solved:
+    ) -> FactorResult:
         """As `one`, of the product of two factors: with the weighted right one Rᵀ = QT, the solver gets LTᵀ."""
         dtype = solving_dtype(factors[0].dtype)
         outer, inner = (factor.astype(dtype) for factor in factors)
@@ -351,11 +367,11 @@ def _compile(
             bound = _share(jnp.where(p <= 2, bound, jnp.inf), totals[0])
         shares = _share(entries, totals[0]), _share(rows, totals[1])
         both_totals = totals[0], totals[1]
-        return Solved(left, right, None, *shares, bound, both_totals, squares, found.num_iters, found.converged)
+        return FactorResult(left, right, None, *shares, bound, both_totals, squares, found.num_iters, found.converged)
 
     def one(
         matrix: Any, weights: Array | None, both: tuple[Roots | None, Roots | None], sizes: Array, p: Array
-    ) -> Solved:
+    ) -> FactorResult:
         if isinstance(matrix, tuple):
             return thin(matrix, weights, both, sizes, p)
         wide = matrix.astype(solving_dtype(matrix.dtype))
@@ -393,7 +409,7 @@ def _compile(
             ellipsoid = solution.ellipsoid
             bound = entries_bound(ellipsoid.values, rank, ellipsoid.upper, wide.shape[1], p)
             bound = _share(jnp.where(p <= 2, bound, jnp.inf), total)
-        return Solved(
+        return FactorResult(
             left,
             right,
             single,
@@ -406,7 +422,7 @@ def _compile(
             solution.converged,
         )
 
-    def several(matrices: Any, known: tuple[Array | None, Sides], sizes: Array, p: Array) -> Solved:
+    def several(matrices: Any, known: tuple[Array | None, Metrics], sizes: Array, p: Array) -> FactorResult:
         weights, metrics = known
         first = jax.tree.leaves(matrices)[0]
         dtype = solving_dtype(first.dtype)
@@ -419,7 +435,7 @@ def _compile(
         matrix, weights, both = jax.tree.map(lambda x: x[0], (matrices, weights, both))
         return one(matrix, weights, both, sizes[0], p)
 
-    def share(matrices: Any, known: tuple[Array | None, Sides], sizes: Array, p: Array) -> Solved:
+    def share(matrices: Any, known: tuple[Array | None, Metrics], sizes: Array, p: Array) -> FactorResult:
         solved = several(matrices, known, sizes, p)
         return solved if jax.tree.leaves(matrices)[0].shape[0] > 1 else jax.tree.map(lambda x: x[None], solved)
 

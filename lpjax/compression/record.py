@@ -9,11 +9,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lpjax._files.json import Fields, RecordError, read_object
+from lpjax._files.json import Count, Plain, Positive, RecordError, Text, as_type, finite, read_object, without_unknown
 from lpjax._provenance import run_record
 from lpjax.checkpoint import Checkpoint, lowrank_ranks
 from lpjax.checkpoint.source import weight_bytes
-from lpjax.compression._compress import LayerRecord
 from lpjax.models.names import walk
 
 RECORD = "lpjax_record.json"
@@ -25,43 +24,82 @@ UNKNOWN = "unknown"
 
 
 @dataclasses.dataclass(frozen=True)
+class LayerRecord:
+    """What became of one selected leaf.
+
+    Attributes:
+        path: keys joined by slashes.
+        shape: of the dense leaf, with all of its axes.
+        rank: rank of the pair; None if the leaf stayed dense.
+        dense_size, stored_size: parameters before and after.
+        objective_entries, objective_rows: ‖A − Â‖_p / ‖A‖_p, unweighted, of what is stored, single entries included,
+            over entries and over rows (outputs of a kernel, tokens of an embedding); 0 if dense.
+        bound: what the solver's ellipsoid guarantees for `objective_entries`, before the factors are rounded
+            to the leaf's dtype; None without an ellipsoid, or with weights, for then it bounds another norm.
+        num_iters, converged: of the solver; for a stack the most, and whether all did.
+        seconds: solve time excluding compilation, divided by the batch size.
+        note: why it stayed as it was, or empty.
+        time_ratio: time of the layer as a share of the dense one's, by `break_even`; None if not known.
+        objective_weighted: ‖A − Â‖ / ‖A‖ in the Frobenius norm under the weights, of rows or of statistics, that the
+            pair was solved under; None without any.
+        entries: number of single entries beside the pair.
+    """
+
+    path: Text
+    shape: tuple[Positive, ...]
+    rank: Positive | None
+    dense_size: Count
+    stored_size: Count
+    objective_entries: float = 0.0
+    objective_rows: float = 0.0
+    bound: float | None = None
+    num_iters: Count = 0
+    converged: bool = True
+    seconds: float = 0.0
+    note: Text = ""
+    time_ratio: float | None = None
+    objective_weighted: float | None = None
+    entries: Count = 0
+
+
+@dataclasses.dataclass(frozen=True)
 class Step:
     """One `lpjax compress`. What is not known of an earlier one is None.
 
     Attributes:
         model: what was compressed, as the command line named it.
-        method, p, keep, rank, options: of the solver; "several" where layers had different ones.
+        method, p, keep, rank, options: of the solver; "several" if layers had different ones.
         patterns: which layers were asked for.
         parameters_before, parameters_after: of the whole net.
         bytes_before, bytes_after: of the files of weights.
         layers: what became of each selected leaf; an objective that is not known is NaN.
-        seed, versions, machine: as `run_record` tells them.
-        weighting: name of the weighting that the errors were under, None without a calibration.
-        calibration: where that came from: model, source, sha256 of its texts, how many texts and tokens, target, seed.
-        budget, budget_of, allocation: as of `Plan`; None where ranks came otherwise.
-        sparse: share of what a pair may store that single entries got, the most of all layers; 0 where none has any.
+        seed, versions, machine: see `run_record`.
+        weighting: name of the weighting that the errors were under; None without statistics.
+        calibration: where those came from: model, source, sha256 of the texts, how many texts and tokens, target, seed.
+        budget, budget_of, allocation: see `Plan`; None if ranks came otherwise.
+        sparse: largest share of a pair's parameters that single entries got, over all layers; 0 without any.
     """
 
-    model: str | None = None
-    method: str | None = None
+    model: Text | None = None
+    method: Text | None = None
     p: float | None = None
     keep: float | None = None
-    rank: int | None = None
+    rank: Positive | None = None
     options: Mapping[str, float | None] = dataclasses.field(default_factory=dict)
-    patterns: tuple[str, ...] | None = None
-    parameters_before: int | None = None
-    parameters_after: int | None = None
-    bytes_before: int | None = None
-    bytes_after: int | None = None
+    patterns: tuple[Text, ...] | None = None
+    parameters_before: Count | None = None
+    parameters_after: Count | None = None
+    bytes_before: Count | None = None
+    bytes_after: Count | None = None
     layers: tuple[LayerRecord, ...] = ()
-    seed: int | None = None
+    seed: Count | None = None
     versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
     machine: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    weighting: str | None = None
+    weighting: Text | None = None
     calibration: Mapping[str, str] = dataclasses.field(default_factory=dict)
     budget: float | None = None
-    budget_of: str | None = None
-    allocation: str | None = None
+    budget_of: Text | None = None
+    allocation: Text | None = None
     sparse: float = 0.0
 
 
@@ -155,68 +193,54 @@ def record_of(checkpoint: Checkpoint) -> Record:
     return record
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _StoredLayer(LayerRecord):
+    rank: Positive | None = None
+    objective_entries: float = math.nan
+    objective_rows: float = math.nan
+    seconds: float = math.nan
+
+
+@dataclasses.dataclass(frozen=True)
+class _StoredStep(Step):
+    layers: tuple[_StoredLayer, ...] = ()
+    versions: Mapping[str, Plain] = dataclasses.field(default_factory=dict)
+    machine: Mapping[str, Plain] = dataclasses.field(default_factory=dict)
+    calibration: Mapping[str, Plain] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class _StoredRecord:
+    steps: tuple[_StoredStep, ...] = ()
+
+
 def read_record(path: Path) -> Record:
     """The record in a file.
 
     Raises:
         RecordError: it is of another schema; names the file and the key.
     """
-    fields = read_object(path, SCHEMA)
-    steps = tuple(_read_step(step) for step in fields.objects("steps"))
+    data = without_unknown(read_object(path, SCHEMA).data)
+    steps = as_type(data, _StoredRecord, str(path)).steps
     if not steps:
         raise RecordError(f"{path}: steps is missing or empty; expected a list of at least one object")
-    return Record(steps)
+    for i, step in enumerate(steps):
+        if step.method is None:
+            raise RecordError(f"{path}: steps[{i}].method is missing")
+    return Record(tuple(map(_step, steps)))
 
 
-def _read_step(fields: Fields) -> Step:
-    return Step(
-        model=fields.text("model"),
-        method=fields.need("method", fields.text("method")),
-        p=fields.number("p"),
-        keep=fields.number("keep"),
-        rank=fields.count("rank", 1),
-        options=fields.numbers("options") or {},
-        weighting=fields.text("weighting"),
-        calibration=fields.plain("calibration"),
-        budget=fields.number("budget"),
-        budget_of=fields.text("budget_of"),
-        allocation=fields.text("allocation"),
-        sparse=fields.number("sparse") or 0.0,
-        patterns=fields.texts("patterns"),
-        parameters_before=fields.count("parameters_before"),
-        parameters_after=fields.count("parameters_after"),
-        bytes_before=fields.count("bytes_before"),
-        bytes_after=fields.count("bytes_after"),
-        layers=tuple(_read_layer(layer) for layer in fields.objects("layers")),
-        seed=fields.count("seed"),
-        versions=fields.plain("versions"),
-        machine=fields.plain("machine"),
-    )
+def _step(stored: _StoredStep) -> Step:
+    texts = {
+        name: {key: str(value) for key, value in getattr(stored, name).items()}
+        for name in ("versions", "machine", "calibration")
+    }
+    layers = tuple(LayerRecord(**_fields(layer)) for layer in stored.layers)
+    return Step(**_fields(stored) | texts | {"layers": layers})
 
 
-def _read_layer(fields: Fields) -> LayerRecord:
-    def number(key: str) -> float:
-        value = fields.number(key)
-        return math.nan if value is None else value
-
-    converged = fields.flag("converged")
-    return LayerRecord(
-        path=fields.need("path", fields.text("path")),
-        shape=fields.need("shape", fields.counts("shape")),
-        rank=fields.count("rank", 1),
-        dense_size=fields.need("dense_size", fields.count("dense_size", 1)),
-        stored_size=fields.need("stored_size", fields.count("stored_size")),
-        objective_entries=number("objective_entries"),
-        objective_rows=number("objective_rows"),
-        bound=fields.number("bound"),
-        num_iters=fields.count("num_iters") or 0,
-        converged=True if converged is None else converged,
-        seconds=number("seconds"),
-        note=fields.text("note") or "",
-        time_ratio=fields.number("time_ratio"),
-        objective_weighted=fields.number("objective_weighted"),
-        entries=fields.count("entries") or 0,
-    )
+def _fields(stored: Any) -> dict[str, Any]:
+    return {field.name: getattr(stored, field.name) for field in dataclasses.fields(stored)}
 
 
 def _told(checkpoint: Checkpoint, ranks: Mapping[str, int]) -> Record:
@@ -251,12 +275,3 @@ def _layer_in_file(path: str, leaf: Any) -> LayerRecord:
     unknown = math.nan
     return LayerRecord(path, tuple(leaf.shape), leaf.rank, math.prod(leaf.shape), leaf.size, unknown, unknown,
                        seconds=unknown, entries=leaf.entries)  # fmt: skip
-
-
-def finite(value: Any) -> Any:
-    """`value` with null for numbers that JSON does not have."""
-    if isinstance(value, Mapping):
-        return {key: finite(one) for key, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(one) for one in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

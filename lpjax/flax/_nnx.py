@@ -131,7 +131,7 @@ def compress_nnx(
     Args:
         model: changed only after everything was solved.
         select, keep, rank, solver, p: see `compress`, whose defaults these are.
-        **options: `calibration`, `weighting`, `row_weights`, `rows`, `batch_size`, `progress`, and the solver's, as
+        **options: `statistics`, `weighting`, `row_weights`, `rows`, `batch_size`, `progress`, and the solver's, as
             `compress` takes them. There are no single entries, by default either.
 
     Returns:
@@ -142,9 +142,9 @@ def compress_nnx(
             `nnx.Embed`, belongs to another module besides, or to a layer that cannot be replaced where it is. Nothing
             has been changed then.
     """
-    if options.get("sparse"):
-        raise ValueError("`sparse` is not for NNX models, whose factored layers are pairs alone")
-    options["sparse"] = 0.0  # tables have some by default, where there is a calibration
+    if options.get("sparse_share"):
+        raise ValueError("`sparse_share` is not for NNX models, whose factored layers are pairs alone")
+    options["sparse_share"] = 0.0  # by default, tables have some with a calibration
     if "input_axes" in options:
         raise ValueError("`input_axes` is not for NNX models, whose layers say themselves what their inputs are")
     found = _find(model)

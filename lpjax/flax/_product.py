@@ -31,7 +31,7 @@ def promoted(promote: Callable[..., Any], x: Any, weight: LowRank, bias: Any) ->
         ValueError: there are single entries besides.
     """
     if weight.sparse is not None:
-        raise ValueError("a kernel with single entries does not run in flax modules; compress it with `sparse=0.0`")
+        raise ValueError("a kernel with single entries does not run in flax modules; compress it with `sparse_share=0`")
     left, right = factors(weight)
     wide, left, shift = promote(x, left, bias)
     return wide, left, promote(x, right, bias)[1], shift

@@ -13,9 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from lpjax.compression import kernel_axes
 from lpjax.models.names import NameTable, parts_of
-from lpjax.select import InputAxes, Select, is_table, leaves_with_paths, rank_for, select_paths
+from lpjax.select import InputAxes, Select, axes_of_leaves, is_table, leaves_with_paths, rank_for, select_paths
 from lpjax.weights.low_rank import LowRank
 
 ENERGY = 0.9
@@ -184,7 +183,7 @@ def inspect_params(
     if strangers := sorted(set((tied or {}).values()) - known):
         raise ValueError(f"`tied` names leaves that are not in `params`: {', '.join(strangers[:5])}")
     by_path = dict(whole)
-    axes = {path: kernel_axes(path, entry, by_path) for path, entry in (input_axes or {}).items()}
+    axes = axes_of_leaves(by_path, input_axes)
     chosen = known if select is None else set(select_paths(params, select, input_axes))
     jobs = [job for path, leaf in whole for job in _jobs(path, leaf, axes.get(path), rows, path in chosen)]
     bad = [job.path for job in jobs if job.chosen and not _finite(job.ranges)]

@@ -11,6 +11,8 @@ import importlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
+from lpjax._check import check_name
+
 if TYPE_CHECKING:
     from lpjax.solvers._core.solution import Solution
 
@@ -96,6 +98,5 @@ def solver_named(solver: str | Solver | Callable[..., Solution]) -> Solver:
         return solver
     if callable(solver):
         return next((entry for entry in SOLVERS.values() if entry.solve is solver), Solver(solver))
-    if solver not in SOLVERS:
-        raise ValueError(f"`solver` is {solver!r}; expected one of {', '.join(SOLVERS)}, or a function")
+    check_name("solver", solver, SOLVERS)
     return SOLVERS[solver]

@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
-from lpjax._files.json import Fields, RecordError, parse_object
+from lpjax._files.json import Count, Positive, RecordError, Text, as_type, parse_object, without_unknown
 from lpjax._files.replacing import replacing
 from lpjax.checkpoint.documents import refuse_existing
 from lpjax.checkpoint.safetensors import read_tensors, write_tensors
@@ -67,26 +67,35 @@ def load_calibration(path: str | Path) -> Calibration:
     fields = parse_object(metadata["lpjax"], str(path))
     if fields.data.get("schema") != SCHEMA:
         raise fields.refuse("schema", f'"{SCHEMA}"')
+    stored = as_type(without_unknown(fields.data), _Stored, str(path))
     statistics = {}
-    for layer in fields.objects("layers"):
-        found = Statistics(
-            layer.need("tokens", layer.count("tokens", 1)),
-            **{name: _array(layer, name, arrays) for name in _SUMS if name in layer},
-        )
-        statistics[layer.need("path", layer.text("path"))] = found
-    return Calibration(
-        statistics,
-        fields.text("target") or "",
-        fields.need("texts", fields.count("texts", 1)),
-        fields.need("tokens", fields.count("tokens", 1)),
-        fields.need("seed", fields.count("seed")),
-        fields.anything("provenance"),
-    )
+    for i, layer in enumerate(stored.layers):
+        names = {name: getattr(layer, name) for name in _SUMS}
+        known = {
+            name: _array(f'{path}: layers[{i}].{name} is "{tensor}"', name, arrays.get(tensor))
+            for name, tensor in names.items()
+            if tensor is not None
+        }
+        statistics[layer.path] = Statistics(layer.tokens, **known)
+    return Calibration(statistics, stored.target, stored.texts, stored.tokens, stored.seed, stored.provenance)
 
 
-def _array(layer: Fields, name: str, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
-    """An array of a layer: a matrix that is square, or a vector; finite, and not negative where that has no sense."""
-    array = arrays.get(layer.need(name, layer.text(name)))
+_Layer: Any = msgspec.defstruct(
+    "_Layer", [("path", Text), ("tokens", Positive), *((name, Text | None, None) for name in _SUMS)]
+)
+
+
+class _Stored(msgspec.Struct):
+    texts: Positive
+    tokens: Positive
+    seed: Count
+    layers: tuple[_Layer, ...] = ()
+    target: Text = ""
+    provenance: dict[str, Any] = {}
+
+
+def _array(place: str, name: str, array: np.ndarray | None) -> np.ndarray:
+    """An array of a layer: a square matrix or a vector; finite, and not negative if it is a moment or a sum."""
     square = name in ("inputs", "outputs")
     fits = (
         array is not None
@@ -99,7 +108,7 @@ def _array(layer: Fields, name: str, arrays: Mapping[str, np.ndarray]) -> np.nda
     )
     if array is None or not fits:
         kind = "a square float32 matrix" if square else "a float32 vector"
-        raise layer.refuse(
-            name, f"the name of a tensor that is {kind}, finite{'' if name == 'mean' else ', not negative'}"
+        raise RecordError(
+            f"{place}; expected the name of a tensor that is {kind}, finite{'' if name == 'mean' else ', not negative'}"
         )
     return array

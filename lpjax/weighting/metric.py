@@ -32,14 +32,14 @@ class Metric:
     power: float = dataclasses.field(metadata={"static": True})
 
 
-class Sides(NamedTuple):
+class Metrics(NamedTuple):
     """Metrics of a matrix's rows and columns; None for the identity."""
 
     rows: Metric | None
     columns: Metric | None
 
 
-PLAIN = Sides(None, None)
+UNWEIGHTED = Metrics(None, None)
 
 Roots = tuple[Array, Array]
 """Of a metric M a root B, BᵀB = M, and its (pseudo-)inverse, matrices or diagonals."""

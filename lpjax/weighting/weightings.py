@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal, get_args
+from collections.abc import Mapping
+from typing import Any, Literal, get_args
 
 import numpy as np
 
-from lpjax.weighting.metric import Metric, Sides
-from lpjax.weighting.statistics import Statistics
+from lpjax._check import check_name
+from lpjax._tree import is_table
+from lpjax.weighting.metric import Metric, Metrics
+from lpjax.weighting.statistics import Calibration, Statistics
 
 Inputs = Literal["none", "moment", "magnitude", "fisher"]
 Outputs = Literal["none", "moment"]
@@ -108,9 +111,53 @@ def weighting_named(weighting: str | Weighting) -> Weighting:
     """
     if isinstance(weighting, Weighting):
         return weighting
-    if weighting not in WEIGHTINGS:
-        raise ValueError(f"`weighting` is {weighting!r}; expected one of {', '.join(WEIGHTINGS)}, or a `Weighting`")
+    check_name("weighting", weighting, WEIGHTINGS)
     return WEIGHTINGS[weighting]
+
+
+def check_weighting(weighting: str | Weighting | None, *, calibrated: bool) -> None:
+    """Refuse an unknown weighting, and one without statistics to weight by.
+
+    Raises:
+        ValueError: naming it.
+    """
+    if weighting is None:
+        return
+    weighting_named(weighting)
+    if not calibrated:
+        raise ValueError(
+            f"`weighting` is {weighting!r}, which needs `statistics`, as `lpjax.calibrate` makes them; give them, or "
+            "no weighting"
+        )
+
+
+def leaf_metrics(statistics: Calibration, weighting: str | Weighting, leaves: Mapping[str, Any]) -> dict[str, Metrics]:
+    """The metrics of each leaf under a weighting, in the net's orientation.
+
+    Raises:
+        ValueError: `statistics` lack a leaf or what the weighting needs, are not finite, or are those of another net.
+    """
+    weighting = weighting_named(weighting)
+    if missing := [path for path in leaves if path not in statistics.statistics]:
+        raise ValueError(
+            f"`statistics` has no statistics of {', '.join(missing[:5])}{', …' if len(missing) > 5 else ''}; "
+            "calibrate with the same `select`"
+        )
+    found = {}
+    for path, leaf in leaves.items():
+        known, shape = statistics.statistics[path], tuple(leaf.shape)
+        if len(shape) != 2:
+            raise ValueError(f"`statistics` is of matrices, but {path} has shape {shape}; compress it without them")
+        for field in dataclasses.fields(known):
+            value = getattr(known, field.name)
+            size = shape[1] if field.name == "outputs" else shape[0]
+            if isinstance(value, np.ndarray) and set(value.shape) != {size}:
+                found_shape = f"`{field.name}` of {path} has shape {value.shape}, the leaf {shape}"
+                raise ValueError(f"`statistics` is of another net: {found_shape}")
+        if name := known.not_finite():
+            raise ValueError(f"`{name}` of {path} in `statistics` is not finite; calibrate a net whose weights are")
+        found[path] = metrics_of(known, weighting, is_table(path))
+    return found
 
 
 def scale_of_errors(statistics: Statistics, table: bool) -> float:
@@ -127,7 +174,7 @@ def scale_of_errors(statistics: Statistics, table: bool) -> float:
     return scale if table else statistics.tokens * scale  # of tables the statistics are sums
 
 
-def sides_of(statistics: Statistics, weighting: Weighting, table: bool) -> Sides:
+def metrics_of(statistics: Statistics, weighting: Weighting, table: bool) -> Metrics:
     """The metrics of one matrix in the net's orientation, (inputs, outputs).
 
     Raises:
@@ -137,8 +184,9 @@ def sides_of(statistics: Statistics, weighting: Weighting, table: bool) -> Sides
     def need(name: str) -> np.ndarray:
         value = getattr(statistics, name)
         if value is None:
-            hint = "" if name in ("inputs", "magnitude", "counts") else ": calibrate with `gradients=True`"
-            raise ValueError(f"the calibration has no `{name}`, which the weighting wants{hint}")
+            forward = name in ("inputs", "magnitude", "counts")
+            hint = "" if forward else ": calibrate with `gradients=True`, without --forward-only"
+            raise ValueError(f"`statistics` has no `{name}`, which the weighting needs{hint}")
         return np.asarray(value)
 
     def metric(base: np.ndarray, power: float, shrinkage: float) -> Metric | None:
@@ -151,12 +199,12 @@ def sides_of(statistics: Statistics, weighting: Weighting, table: bool) -> Sides
     if table:
         kind, power = weighting.tokens, weighting.tokens_power
     if kind == "none" or not power:
-        return Sides(None, outputs)
+        return Metrics(None, outputs)
     if kind == "counts":
-        return Sides(metric(need("counts") + weighting.smoothing, power, 0), outputs)
+        return Metrics(metric(need("counts") + weighting.smoothing, power, 0), outputs)
     if kind == "gradients":
         gradients = need("gradients")
         typical = gradients.sum() / max(need("counts").sum(), 1)
-        return Sides(metric(gradients + weighting.smoothing * typical, power, 0), outputs)
+        return Metrics(metric(gradients + weighting.smoothing * typical, power, 0), outputs)
     base = {"moment": "inputs", "magnitude": "magnitude", "fisher": "fisher"}[kind]
-    return Sides(metric(need(base) ** (2 if kind == "magnitude" else 1), power, weighting.shrinkage), outputs)
+    return Metrics(metric(need(base) ** (2 if kind == "magnitude" else 1), power, weighting.shrinkage), outputs)

@@ -13,8 +13,8 @@ import pytest
 
 import lpjax
 from lpjax import Choice, LowRank
-from lpjax._defaults import ENTRIES_OF_TABLES
 from lpjax.allocation._budget import Leaf, Option, by_level, hull, losses_of, rank_of_loss, rank_of_share, share_out
+from lpjax.compression.defaults import SPARSE_SHARE_OF_TABLES
 from lpjax.compression.latency import BreakEven, LayerTiming
 from lpjax.select import leaves_with_paths
 from lpjax.weighting.statistics import Calibration, Statistics
@@ -162,7 +162,7 @@ def test_error_counts_what_the_tokens_of_all_matrices_lose(seed):
             moments = {"inputs": inputs.astype(np.float32), "outputs": outputs.astype(np.float32)}
             statistics[path] = Statistics(1000, **moments)
             metrics[path] = (1000 * inputs, outputs)
-    known: dict[str, Any] = {"calibration": Calibration(statistics, "embedding", 9, 1000, 0)}
+    known: dict[str, Any] = {"statistics": Calibration(statistics, "embedding", 9, 1000, 0)}
     dense, tails = dict(leaves_with_paths(tree)), []
     for path in SHAPES:
         (h, hs), (g, gs) = (np.linalg.eigh(metric) for metric in metrics[path])
@@ -180,7 +180,7 @@ def test_error_counts_what_the_tokens_of_all_matrices_lose(seed):
     others = [lpjax.allocate(tree, budget=0.5, allocation=name, **known) for name in ("uniform", "energy", "minimax")]
     assert found < min(loss([other.layers[path].rank for path in SHAPES]) for other in others)
     assert lpjax.allocate(tree, budget=0.5, weighting="drone", **known).allocation == "uniform"
-    with pytest.raises(ValueError, match="do not compare under the weighting 'drone'"):
+    with pytest.raises(ValueError, match="do not compare under the `weighting` 'drone'"):
         lpjax.allocate(tree, budget=0.5, weighting="drone", allocation="error", **known)
     # Shared out, too: of work, in multiples, with single entries, and beside a pair, which gets smaller or stays.
     work = lpjax.allocate(tree, budget=0.5, budget_of="multiply_adds", **known)
@@ -188,11 +188,14 @@ def test_error_counts_what_the_tokens_of_all_matrices_lose(seed):
     several = lpjax.allocate(tree, budget=0.6, rank_multiple=3, **known)
     assert all(choice.rank is None or choice.rank % 3 == 0 for choice in several.layers.values())
     for sparse in (0.0, 0.3):
-        entries = lpjax.allocate(tree, budget=0.5, sparse=sparse, weighting=lpjax.Weighting(shrinkage=0), **known)
+        entries = lpjax.allocate(tree, budget=0.5, sparse_share=sparse, weighting=lpjax.Weighting(shrinkage=0), **known)
         assert entries.layers == {
-            path: choice._replace(sparse=sparse) if choice.rank else choice for path, choice in plan.layers.items()
+            path: choice._replace(sparse_share=sparse) if choice.rank else choice
+            for path, choice in plan.layers.items()
         }
-    tables = {path for path, choice in plan.layers.items() if choice.rank and choice.sparse == ENTRIES_OF_TABLES}
+    tables = {
+        path for path, choice in plan.layers.items() if choice.rank and choice.sparse_share == SPARSE_SHARE_OF_TABLES
+    }
     assert tables == {"words/embedding"}
     half = lpjax.compress(tree, select="embeddings", rank=4, **known).params
     rank = lpjax.allocate(half, budget=0.7, **known).layers["words/embedding"].rank
@@ -208,7 +211,7 @@ def test_what_no_output_depends_on_loses_nothing_by_error():
         for key, scale in (("dead", 0), ("live", 1e-6))
     }
     known = Calibration(statistics, "embedding", 3, 9, 0)
-    plan = lpjax.allocate(tree, budget=0.6, select="attention", calibration=known)
+    plan = lpjax.allocate(tree, budget=0.6, select="attention", statistics=known)
     assert [choice.rank for choice in plan.layers.values()] == [1, None]
 
 
@@ -224,7 +227,7 @@ def test_rare_tokens_weigh_no_table_up():
             given = {"counts": counts} if "embedding" in path else {"inputs": inputs / 1000}
             statistics[path] = Statistics(60 * times, outputs=outputs, **given)
         calibration = Calibration(statistics, "embedding", 9, 60 * times, 0)
-        plan = lpjax.allocate(params(), budget=0.5, calibration=calibration)
+        plan = lpjax.allocate(params(), budget=0.5, statistics=calibration)
         ranks.append([plan.layers[path].rank or 0 for path in SHAPES])
     assert 1 < ranks[0][2] < 10
     assert np.abs(np.subtract(ranks[0], ranks[2])).max() <= 1
@@ -272,7 +275,7 @@ def test_measured_tries_what_compress_makes(methods):
         statistics[f"{key}/kernel"] = Statistics(
             40, inputs=inputs.astype(np.float32), outputs=outputs.astype(np.float32)
         )
-    solve: dict[str, Any] = {"calibration": Calibration(statistics, "embedding", 3, 40, 0)}
+    solve: dict[str, Any] = {"statistics": Calibration(statistics, "embedding", 3, 40, 0)}
     tried: list[Any] = []
 
     def measure(found: Any) -> float:
@@ -311,7 +314,7 @@ def test_weights_decide_what_energy_is():
         options: dict[str, Any] = {"budget": 0.6, "select": "attention", "allocation": allocation}
         plain = lpjax.allocate(tree, **options)
         assert len({choice.rank for choice in plain.layers.values()}) == 1
-        plan = lpjax.allocate(tree, **options, calibration=calibration)
+        plan = lpjax.allocate(tree, **options, statistics=calibration)
         assert plan.weighting == "gauss_newton"
         ranks = [choice.rank for choice in plan.layers.values()]
         assert ranks[0] is not None
@@ -364,18 +367,18 @@ def test_a_plan_is_solved_under_its_weighting(weighting):
     statistics = Statistics(40, **moments, magnitude=magnitude)
     path = "layer/attention/query/kernel"
     calibration = Calibration({path: statistics}, "embedding", 3, 40, 0)
-    plan = lpjax.allocate(params(), budget=0.95, select=path, calibration=calibration, weighting=weighting)
+    plan = lpjax.allocate(params(), budget=0.95, select=path, statistics=calibration, weighting=weighting)
     assert plan.weighting == weighting
 
     def product(**options: Any) -> np.ndarray:
-        leaf = lpjax.compress(params(), calibration=calibration, **options).params["layer"]["attention"]["query"]
+        leaf = lpjax.compress(params(), statistics=calibration, **options).params["layer"]["attention"]["query"]
         return np.asarray(leaf["kernel"].left @ leaf["kernel"].right)
 
     ranks: dict[str, Any] = {"select": path, "rank": rank_of(plan, path)}
     assert np.array_equal(product(plan=plan), product(**ranks, weighting=weighting))
     assert np.array_equal(product(plan=plan, weighting="asvd"), product(**ranks, weighting="asvd"))
     assert not np.allclose(product(plan=plan), product(**ranks), atol=1e-3)
-    with pytest.raises(ValueError, match="was made under the weighting"):
+    with pytest.raises(ValueError, match="which needs `statistics`"):
         lpjax.compress(params(), plan=plan)
 
 
@@ -417,7 +420,7 @@ def test_progress_ends_where_it_says(weighted):
             )
             for path, (n, d) in SHAPES.items()
         }
-        known["calibration"] = Calibration(statistics, "embedding", 3, 9, 0)
+        known["statistics"] = Calibration(statistics, "embedding", 3, 9, 0)
     lpjax.allocate(
         params(), budget=0.5, measure=squares, levels=(0.3, 0.6), progress=lambda *one: told.append(one[:2]), **known
     )
@@ -431,8 +434,8 @@ def test_progress_ends_where_it_says(weighted):
         ({"budget": 0.0}, "`budget` is 0.0"),
         ({"budget": 1.0}, "`budget` is 1.0"),
         ({"budget": 0.5, "budget_of": "bytes"}, "`budget_of` is 'bytes'; expected one of parameters, multiply_adds"),
-        ({"budget": 0.5, "methods": [("sdv", 2.0)]}, "`methods` names 'sdv'; expected one of svd"),
-        ({"budget": 0.5, "weighting": "drone"}, "without a `calibration`"),
+        ({"budget": 0.5, "methods": [("sdv", 2.0)]}, "`solver` is 'sdv'; expected one of svd"),
+        ({"budget": 0.5, "weighting": "drone"}, "which needs `statistics`"),
         ({"budget": 0.5, "allocation": "best"}, "`allocation` is 'best'; expected one of uniform"),
         ({"budget": 0.5, "allocation": "measured"}, "there is no `measure`"),
         ({"budget": 0.5, "levels": (0.5, 0.2)}, "expected rising shares"),
@@ -463,9 +466,9 @@ def test_a_plan_by_hand():
     [
         ({"plan": {}}, "names no layer"),
         ({"plan": {"layer/nothing": Choice(2)}}, "of another net"),
-        ({"plan": {"words/embedding": Choice(0)}}, "the rank 0"),
-        ({"plan": {"words/embedding": Choice(2, "sdv")}}, "`solver` is 'sdv'"),
-        ({"plan": {"words/embedding": Choice(2)}, "keep": 0.5}, "`plan` says what `keep` would"),
+        ({"plan": {"words/embedding": Choice(0)}}, "layer words/embedding: rank is 0"),
+        ({"plan": {"words/embedding": Choice(2, "sdv")}}, "method is 'sdv'"),
+        ({"plan": {"words/embedding": Choice(2)}, "keep": 0.5}, "`plan` and `keep` both say"),
         ({"keep": 0.5}, "`select` is missing"),
     ],
 )

@@ -8,7 +8,7 @@ import pytest
 import scipy.linalg
 
 from lpjax.allocation._spectra import weighted_singular_values
-from lpjax.weighting.metric import PLAIN, Metric, Sides
+from lpjax.weighting.metric import UNWEIGHTED, Metric, Metrics
 
 
 def metric(size, kind, power=1.0, shrinkage=1e-3, seed=0):
@@ -43,7 +43,7 @@ def expected(matrix, sides):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_values_under_metrics(shape, rows, columns, power, dtype):
     matrix = np.random.default_rng(1).standard_normal(shape).astype(dtype)
-    sides = Sides(metric(shape[0], rows, power), metric(shape[1], columns, power))
+    sides = Metrics(metric(shape[0], rows, power), metric(shape[1], columns, power))
     found, wanted = weighted_singular_values(matrix, sides), expected(matrix, sides)
     assert found.shape == (min(shape),)
     assert np.all(np.diff(found) <= 0)
@@ -54,12 +54,12 @@ def test_values_under_metrics(shape, rows, columns, power, dtype):
 @pytest.mark.parametrize("shape", [(90, 40), (40, 90)])
 def test_values_in_double_precision(shape):
     matrix = np.random.default_rng(1).standard_normal(shape)
-    sides = Sides(metric(shape[0], "full"), metric(shape[1], "full"))
+    sides = Metrics(metric(shape[0], "full"), metric(shape[1], "full"))
     found, wanted = weighted_singular_values(matrix, sides), expected(matrix, sides)
     assert np.allclose(found, wanted, rtol=1e-10)
 
 
-@pytest.mark.parametrize("sides", [PLAIN, Sides(metric(90, "full"), metric(40, "full"))])
+@pytest.mark.parametrize("sides", [UNWEIGHTED, Metrics(metric(90, "full"), metric(40, "full"))])
 def test_small_values_are_told_from_rounding(sides):
     rng = np.random.default_rng(2)
     pair = rng.standard_normal((90, 6)) @ rng.standard_normal((6, 40))
@@ -69,7 +69,7 @@ def test_small_values_are_told_from_rounding(sides):
 
 
 def test_zero_scales_and_half_precision():
-    sides = Sides(metric(90, "full"), metric(40, "full"))
+    sides = Metrics(metric(90, "full"), metric(40, "full"))
     assert not weighted_singular_values(np.zeros((90, 40), np.float32), sides).any()
     matrix = np.random.default_rng(3).standard_normal((90, 40)).astype(np.float32)
     wanted = weighted_singular_values(matrix, sides)

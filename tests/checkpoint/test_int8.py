@@ -83,7 +83,7 @@ def test_rounding_again_changes_nothing():
 
 
 def test_single_entries_stay_as_they_are(tmp_path):
-    net = shrink("bert_base" if "bert_base" in GOLDEN_NAMES else GOLDEN_NAMES[0], sparse=0.4)
+    net = shrink("bert_base" if "bert_base" in GOLDEN_NAMES else GOLDEN_NAMES[0], sparse_share=0.4)
     save_checkpoint(net, tmp_path / "small", int8=True)
     back = dict(walk(load_checkpoint(tmp_path / "small").params))
     entries = 0

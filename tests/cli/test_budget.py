@@ -32,7 +32,7 @@ def same_weights(one, other) -> bool:
 def ranks_of(plan):
     """Of its pairs, beside single entries."""
     return {
-        path: None if choice.rank is None else choice.rank - int(choice.sparse * choice.rank)
+        path: None if choice.rank is None else choice.rank - int(choice.sparse_share * choice.rank)
         for path, choice in plan.layers.items()
     }
 
@@ -118,7 +118,7 @@ def test_a_plan_of_several_methods(command, folder, tmp_path):
     (tmp_path / "steep.json").write_text(json.dumps(document))
     status, _, errors = command("compress", folder, tmp_path / "steep", "--plan", tmp_path / "steep.json")
     assert status == 2
-    assert f"layer {document['layers'][0]['path']}: p is 9; expected a number from 1 to 2" in " ".join(errors.split())
+    assert f"layer {document['layers'][0]['path']}: p is 9.0; expected a number in [1, 2]" in " ".join(errors.split())
     assert command("report", tmp_path / "mixed", "--out", tmp_path / "page.html")[0] == 0
 
 
@@ -132,11 +132,11 @@ def test_a_plan_of_several_methods(command, folder, tmp_path):
         (["--budget", "0.5", "--allocation", "measured"], "needs text to measure on"),
         (
             ["--budget", "0.5", "--allocation", "error", "--calibrate", "TEXT", "--weighting", "drone"],
-            "does not compare layers under --weighting drone",
+            "errors of matrices do not compare under the --weighting 'drone'",
         ),
-        (["--keep", "0.5", "--allocation", "uniform"], "--allocation is how a --budget is shared out"),
-        (["--plan", "PLAN", "--method", "svd"], "--method is what --plan says"),
-        (["--plan", "PLAN"], "was made under the weighting"),
+        (["--keep", "0.5", "--allocation", "uniform"], "--allocation says how a --budget is shared out"),
+        (["--plan", "PLAN", "--method", "svd"], "--plan and --method both say"),
+        (["--plan", "PLAN"], "--weighting is 'drone', which needs --calibrate"),
         (["--plan", "TEXT"], "is no JSON"),
         (["--plan", "OTHER"], "which the net does not have"),
         (["--keep", "0.5", "--plan-out", "TEXT"], "--force to replace it"),
@@ -211,7 +211,7 @@ def test_tables_have_single_entries_where_there_is_text(command, folder, text, t
     assert [layer["path"].split("/")[-2:] for layer in tables] == [["word_embeddings", "embedding"]]
     (step,) = read_record(tmp_path / "out" / "lpjax_record.json").steps
     assert step.sparse == 0.2
-    shares = {path: choice.sparse for path, choice in load_plan(plan).layers.items()}
+    shares = {path: choice.sparse_share for path, choice in load_plan(plan).layers.items()}
     assert {path for path, share in shares.items() if share} == {layer["path"] for layer in tables}
     assert command("compress", folder, tmp_path / "again", "--plan", plan, "--calibrate", text)[0] == 0
     assert same_weights(tmp_path / "out", tmp_path / "again")

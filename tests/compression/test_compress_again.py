@@ -12,7 +12,7 @@ import lpjax
 from lpjax.allocation._spectra import weighted_singular_values
 from lpjax.compression.record import read_record, record_of
 from lpjax.select import leaves_with_paths
-from lpjax.weighting.metric import PLAIN
+from lpjax.weighting.metric import UNWEIGHTED
 from lpjax.weighting.statistics import Calibration, Statistics
 from tests.helpers import heavy_tailed, norm, product, truncated_svd
 
@@ -23,7 +23,7 @@ SHAPE = (37, 23)
 
 def pair_of(keep: float = 0.9, sparse: float = 0.0, seed: int = 0, key: str = "kernel") -> lpjax.LowRank:
     matrix = heavy_tailed(*SHAPE, seed).astype(np.float32)
-    return lpjax.compress({key: matrix}, select=".", keep=keep, solver="svd", sparse=sparse).params[key]
+    return lpjax.compress({key: matrix}, select=".", keep=keep, solver="svd", sparse_share=sparse).params[key]
 
 
 def whole(pair: lpjax.LowRank) -> np.ndarray:
@@ -64,7 +64,7 @@ def test_under_the_weights_of_a_calibration():
     inputs, outputs = (m.T @ m for m in (rng.normal(size=(80, 37)), rng.normal(size=(80, 23))))
     known = Statistics(9, inputs.astype(np.float32), outputs=outputs.astype(np.float32))
     calibration, weighting = Calibration({"kernel": known}, "", 1, 9, 0), lpjax.Weighting(shrinkage=0)
-    options = {"select": ".", "rank": 5, "solver": "svd", "calibration": calibration, "weighting": weighting}
+    options = {"select": ".", "rank": 5, "solver": "svd", "statistics": calibration, "weighting": weighting}
     pair = lpjax.compress({"kernel": first}, **options).params["kernel"]
     dense = lpjax.compress({"kernel": product(first).astype(np.float32)}, **options)
     assert np.allclose(product(pair), product(dense.params["kernel"]), atol=1e-3 * np.abs(product(first)).max())
@@ -84,7 +84,7 @@ def test_single_entries_are_multiplied_out_and_chosen_anew():
     assert params["kernel"].sparse is None
     expected = truncated_svd(whole(first), params["kernel"].rank)
     assert np.allclose(product(params["kernel"]), expected, atol=1e-4 * np.abs(expected).max())
-    again, (other,) = lpjax.compress({"kernel": first}, select=".", keep=0.4, solver="svd", sparse=0.3)
+    again, (other,) = lpjax.compress({"kernel": first}, select=".", keep=0.4, solver="svd", sparse_share=0.3)
     assert again["kernel"].entries
     assert again["kernel"].size <= 0.4 * 37 * 23
     assert other.objective_entries < record.objective_entries
@@ -123,7 +123,7 @@ def test_a_budget_is_one_of_the_dense_net(allocation):
     left = sum(leaf.size for _, leaf in leaves_with_paths(params))
     assert 0.3 * dense < left <= 0.4 * dense
     assert any(not record.note for record in records)
-    values = weighted_singular_values(tree["encoder"]["ffn"]["kernel"], PLAIN)
+    values = weighted_singular_values(tree["encoder"]["ffn"]["kernel"], UNWEIGHTED)
     expected = np.linalg.svd(product(tree["encoder"]["ffn"]["kernel"]), compute_uv=False)[: len(values)]
     assert np.allclose(values, expected, rtol=1e-5)
 

@@ -231,9 +231,9 @@ def test_calibration_weights_the_words_that_a_decoder_predicts(monkeypatch):
     measure = Divergence(net, some_texts(32, 7, seed=1), **options, hidden=0)
 
     def loss(**options):
-        return measure(lpjax.compress(net.params, select=path, rank=3, solver="svd", sparse=0, **options).params)
+        return measure(lpjax.compress(net.params, select=path, rank=3, solver="svd", sparse_share=0, **options).params)
 
-    assert loss(calibration=found) < min(loss(), loss(calibration=read)) / 10
+    assert loss(statistics=found) < min(loss(), loss(statistics=read)) / 10
 
 
 @pytest.mark.parametrize("name", ["distilbert_spans", "bert_words"])

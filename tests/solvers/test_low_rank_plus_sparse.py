@@ -80,7 +80,7 @@ def test_of_equal_numbers_the_first_are_taken(k):
 def test_planted_entries_are_found(solver, scale):
     matrix, wild = planted()
     matrix = (scale * matrix).astype(np.float32)
-    pair, record = one(matrix, rank=10, sparse=0.5, solver=solver, p=1.0 if solver != "svd" else 2.0)
+    pair, record = one(matrix, rank=10, sparse_share=0.5, solver=solver, p=1.0 if solver != "svd" else 2.0)
     assert pair.sparse is not None
     assert pair.rank == record.rank == 5
     assert record.entries == pair.sparse.values.size >= 90
@@ -99,7 +99,7 @@ def test_planted_entries_are_found(solver, scale):
 def test_what_is_chosen_weighs_most_and_is_exact(solver, key, dtype):
     """Beside the final pair, no entry that was left misses more than one that was kept."""
     matrix = np.random.default_rng(0).standard_t(3, size=(37, 23)).astype(dtype)
-    params, (record,) = compress({key: matrix}, select=".", keep=0.6, sparse=0.3, solver=solver, p=1.0)
+    params, (record,) = compress({key: matrix}, select=".", keep=0.6, sparse_share=0.3, solver=solver, p=1.0)
     pair = params[key]
     assert pair.left.dtype == pair.right.dtype == pair.sparse.values.dtype == dtype
     assert 0.55 < pair.size / matrix.size <= 0.6
@@ -117,7 +117,7 @@ def test_what_is_chosen_weighs_most_and_is_exact(solver, key, dtype):
 
 def test_double_precision(x64):
     matrix, _ = planted()
-    pair, record = one(matrix, rank=10, sparse=0.5, solver="svd", p=2.0)
+    pair, record = one(matrix, rank=10, sparse_share=0.5, solver="svd", p=2.0)
     assert pair.left.dtype == np.float64
     assert record.objective_entries < 0.02
 
@@ -126,7 +126,7 @@ def test_weights_of_rows_draw_entries_to_them():
     matrix = np.random.default_rng(0).normal(size=(40, 30)).astype(np.float32)
     weights = np.where(np.arange(40) < 8, 100.0, 1.0)
     params, _ = compress(
-        {"embedding": matrix}, select=".", rank=8, sparse=0.5, solver="svd", row_weights={"embedding": weights}
+        {"embedding": matrix}, select=".", rank=8, sparse_share=0.5, solver="svd", row_weights={"embedding": weights}
     )
     counts = np.diff(params["embedding"].sparse.starts)
     assert counts[:8].min() > counts[8:].max()
@@ -142,9 +142,9 @@ def test_under_a_calibration_the_weighted_error_is_what_gets_less(key):
     calibration = Calibration({key: Statistics(tokens=60, outputs=g.T @ g, **known)}, "embedding", 1, 60, 0)
 
     def weighted(**options: Any) -> lpjax.LayerRecord:
-        return compress({key: matrix}, select=".", keep=0.5, calibration=calibration, **options).records[0]
+        return compress({key: matrix}, select=".", keep=0.5, statistics=calibration, **options).records[0]
 
-    alone, both, less = weighted(sparse=0.0), weighted(sparse=0.3), weighted(sparse=0.15)
+    alone, both, less = weighted(sparse_share=0.0), weighted(sparse_share=0.3), weighted(sparse_share=0.15)
     assert both.objective_weighted is not None
     assert alone.objective_weighted is not None
     assert less.objective_weighted is not None
@@ -168,35 +168,40 @@ def test_by_default_tables_have_some_under_the_default_weights():
         options = {"select": [".*"], "keep": 0.8, **options}
         return {record.path: record.entries for record in compress(tree, **options).records}
 
-    found = entries(calibration=calibration)
+    found = entries(statistics=calibration)
     assert found["words/embedding"] > 0
     assert not found["attention/kernel"]
-    assert found["words/embedding"] == entries(calibration=calibration, sparse=0.2)["words/embedding"]
-    others = [{"sparse": 0.0}, {"weighting": "counts", "select": "words"}, {"solver": "irls_rows"}, {"solver": "lewis"}]
-    for options in ({"solver": "svd"}, *({"calibration": calibration, **other} for other in others)):
+    assert found["words/embedding"] == entries(statistics=calibration, sparse_share=0.2)["words/embedding"]
+    others = [
+        {"sparse_share": 0.0},
+        {"weighting": "counts", "select": "words"},
+        {"solver": "irls_rows"},
+        {"solver": "lewis"},
+    ]
+    for options in ({"solver": "svd"}, *({"statistics": calibration, **other} for other in others)):
         assert not any(entries(**options).values()), options
 
-    options: dict[str, Any] = {"budget": 0.4, "select": [".*"], "calibration": calibration}
-    shares = {path: choice.sparse for path, choice in lpjax.allocate(tree, **options).layers.items()}
+    options: dict[str, Any] = {"budget": 0.4, "select": [".*"], "statistics": calibration}
+    shares = {path: choice.sparse_share for path, choice in lpjax.allocate(tree, **options).layers.items()}
     assert shares == {"words/embedding": 0.2, "attention/kernel": 0.0}
     several = lpjax.allocate(tree, methods=[("irls_rows", 1.0)], **options)
-    for plan in (lpjax.allocate(tree, sparse=0.0, **options), several):
-        assert not any(choice.sparse for choice in plan.layers.values())
-    work = lpjax.allocate({"encoder": tree}, **options | {"budget_of": "multiply_adds", "calibration": None})
-    assert not any(choice.sparse for choice in work.layers.values())
+    for plan in (lpjax.allocate(tree, sparse_share=0.0, **options), several):
+        assert not any(choice.sparse_share for choice in plan.layers.values())
+    work = lpjax.allocate({"encoder": tree}, **options | {"budget_of": "multiply_adds", "statistics": None})
+    assert not any(choice.sparse_share for choice in work.layers.values())
 
 
 def test_zero_rank_one_and_nothing_left_for_entries():
-    zero, record = one(np.zeros((20, 30), np.float32), rank=4, sparse=0.5, solver="svd")
+    zero, record = one(np.zeros((20, 30), np.float32), rank=4, sparse_share=0.5, solver="svd")
     assert not np.any(densify(zero))
     assert record.entries == 0
-    few, record = one(planted()[0].astype(np.float32), rank=1, sparse=0.9, solver="svd")
+    few, record = one(planted()[0].astype(np.float32), rank=1, sparse_share=0.9, solver="svd")
     assert (few.rank, few.sparse, record.entries) == (1, None, 0)
     low = np.outer(np.arange(1, 31), np.ones(20)).astype(np.float32)
-    pair, record = one(low, rank=6, sparse=0.5, solver="svd")
+    pair, record = one(low, rank=6, sparse_share=0.5, solver="svd")
     assert np.abs(np.asarray(densify(pair)) - low).max() < 1e-4
     # Of equal entries no more than there is room for.
-    equal, record = one(np.tile(np.eye(30, dtype=np.float32), (2, 1)), rank=4, sparse=0.5, solver="svd")
+    equal, record = one(np.tile(np.eye(30, dtype=np.float32), (2, 1)), rank=4, sparse_share=0.5, solver="svd")
     assert equal.size <= 4 * 90
     assert equal.sparse is not None
     assert record.entries == equal.sparse.values.size
@@ -205,12 +210,12 @@ def test_zero_rank_one_and_nothing_left_for_entries():
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"keep": 0.5, "sparse": 1.0}, "`sparse` is 1.0"),
-        ({"keep": 0.5, "sparse": -0.1}, "`sparse` is -0.1"),
-        ({"keep": 0.5, "sparse": float("nan")}, "`sparse` is nan"),
-        ({"plan": {"kernel": Choice(3)}, "select": None, "sparse": 0.2}, "`plan` says what `sparse` would"),
-        ({"plan": {"kernel": Choice(3, sparse=2.0)}, "select": None}, "`sparse` = 2.0"),
-        ({"keep": 0.5, "sparse": 0.2, "input_axes": {"kernel": 2}, "shape": (4, 5, 12)}, "is for matrices"),
+        ({"keep": 0.5, "sparse_share": 1.0}, "`sparse_share` is 1.0"),
+        ({"keep": 0.5, "sparse_share": -0.1}, "`sparse_share` is -0.1"),
+        ({"keep": 0.5, "sparse_share": float("nan")}, "`sparse_share` is nan"),
+        ({"plan": {"kernel": Choice(3)}, "select": None, "sparse_share": 0.2}, "`plan` and `sparse_share` both say"),
+        ({"plan": {"kernel": Choice(3, sparse_share=2.0)}, "select": None}, "layer kernel: sparse_share is 2.0"),
+        ({"keep": 0.5, "sparse_share": 0.2, "input_axes": {"kernel": 2}, "shape": (4, 5, 12)}, "is for matrices"),
     ],
 )
 def test_misuse(options, said):
@@ -227,15 +232,15 @@ def test_allocations_count_entries_and_refuse_what_they_do_not_save():
     def loss(params: Any) -> float:
         return sum(float(jnp.sum((params[key]["kernel"] - planted(seed=i)[0]) ** 2)) for i, key in enumerate("ab"))
 
-    found = lpjax.allocate(params, budget=0.5, select=".", measure=loss, sparse=0.4, levels=(0.2, 0.5, 0.8))
-    assert {choice.sparse for choice in found.layers.values() if choice.rank is not None} == {0.4}
+    found = lpjax.allocate(params, budget=0.5, select=".", measure=loss, sparse_share=0.4, levels=(0.2, 0.5, 0.8))
+    assert {choice.sparse_share for choice in found.layers.values() if choice.rank is not None} == {0.4}
     small = compress(params, plan=found)
     assert sum(record.stored_size for record in small.records) <= 0.5 * 4800
     assert any(record.entries for record in small.records)
     with pytest.raises(ValueError, match="saves no time"):
-        lpjax.allocate(params, budget=0.5, select=".", budget_of="multiply_adds", sparse=0.4)
-    with pytest.raises(ValueError, match="`sparse` is 1"):
-        lpjax.allocate(params, budget=0.5, select=".", sparse=1.0)
+        lpjax.allocate(params, budget=0.5, select=".", budget_of="multiply_adds", sparse_share=0.4)
+    with pytest.raises(ValueError, match="`sparse_share` is 1"):
+        lpjax.allocate(params, budget=0.5, select=".", sparse_share=1.0)
 
 
 # In nets
@@ -244,7 +249,7 @@ def test_allocations_count_entries_and_refuse_what_they_do_not_save():
 def with_entries(name: str) -> tuple[lpjax.Checkpoint, lpjax.Checkpoint]:
     """A net with pairs and single entries, and the same with dense matrices."""
     net = base_net(name)
-    options = {"select": ["embeddings", "encoder"], "keep": 0.6, "sparse": 0.5, "solver": "svd"}
+    options = {"select": ["embeddings", "encoder"], "keep": 0.6, "sparse_share": 0.5, "solver": "svd"}
     small = dataclasses.replace(net, params=compress(net.params, **options).params)
     is_pair = lambda leaf: isinstance(leaf, LowRank)  # noqa: E731
     params = jax.tree.map(lambda leaf: densify(jax.tree.map(jnp.asarray, leaf)), small.params, is_leaf=is_pair)
@@ -314,7 +319,7 @@ def test_a_checkpoint_comes_back_bit_for_bit_and_exports(name, tmp_path):
 )
 def test_a_damaged_checkpoint_is_refused(part, change, said, folder, edit_weights: Edit, tmp_path):
     net = lpjax.load_checkpoint(folder)
-    params = compress(net.params, select="word_embeddings", keep=0.7, sparse=0.4, solver="svd").params
+    params = compress(net.params, select="word_embeddings", keep=0.7, sparse_share=0.4, solver="svd").params
     lpjax.save_checkpoint(dataclasses.replace(net, params=params), tmp_path / "small")
     (tmp_path / "small" / "lpjax.safetensors").replace(folder / "model.safetensors")
     name = f"embeddings.word_embeddings.weight.{part}"
@@ -344,7 +349,7 @@ def test_a_tree_with_wrong_places_is_refused():
 @pytest.mark.covering(0)
 @pytest.mark.parametrize(("sparse", "rank"), [(0.1, 9), (0.8, 2), (0.9, 1), (0.01, 10)])
 def test_the_share_is_kept(sparse, rank):
-    pair, record = one(planted()[0].astype(np.float32), rank=10, sparse=sparse, solver="svd")
+    pair, record = one(planted()[0].astype(np.float32), rank=10, sparse_share=sparse, solver="svd")
     assert record.rank == rank
     assert pair.left.size + pair.right.size >= (1 - sparse) * 10 * 100 - 1e-9
 
@@ -379,7 +384,7 @@ def test_recovery():
 
 def test_inspection_is_of_the_dense_matrix():
     matrix = planted()[0].astype(np.float32)
-    pair, _ = one(matrix, rank=10, sparse=0.5, solver="svd")
+    pair, _ = one(matrix, rank=10, sparse_share=0.5, solver="svd")
     (found,) = lpjax.inspect_params({"kernel": pair}, select=".").leaves
     (dense,) = lpjax.inspect_params({"kernel": np.asarray(densify(pair))}, select=".").leaves
     assert (found.rank, found.size) == (5, pair.size)
@@ -397,7 +402,7 @@ def test_tables_with_them_run_in_linen(dtype):
 
     matrix = planted()[0].astype(np.float32)
     (n, d), module = matrix.shape, nn.Embed(*matrix.shape, dtype=jnp.dtype(dtype))
-    small = compress({"embedding": matrix}, select=".", rank=10, sparse=0.5, solver="svd").params
+    small = compress({"embedding": matrix}, select=".", rank=10, sparse_share=0.5, solver="svd").params
     assert small["embedding"].entries
     dense = {"embedding": np.asarray(lpjax.densify(jax.tree.map(jnp.asarray, small["embedding"])))}
     x, ids = jax.random.normal(jax.random.key(0), (2, d), dtype), jnp.array([[0, 3], [n - 1, 3]])
@@ -416,11 +421,11 @@ def test_flax_modules_refuse_them():
     nn = pytest.importorskip("flax.linen")
     from lpjax.flax import apply, compress_nnx
 
-    pair, _ = one(planted()[0].astype(np.float32), rank=10, sparse=0.5, solver="svd")
+    pair, _ = one(planted()[0].astype(np.float32), rank=10, sparse_share=0.5, solver="svd")
     with pytest.raises(ValueError, match="single entries"):
         apply(nn.Dense(40, use_bias=False), {"params": {"kernel": pair}}, np.ones((2, 60), np.float32))
-    with pytest.raises(ValueError, match="`sparse` is not for NNX"):
-        compress_nnx(None, select=".", keep=0.5, sparse=0.2)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match="`sparse_share` is not for NNX"):
+        compress_nnx(None, select=".", keep=0.5, sparse_share=0.2)  # pyright: ignore[reportArgumentType]
 
 
 def test_nnx_models_have_none_by_default_either():
@@ -431,8 +436,8 @@ def test_nnx_models_have_none_by_default_either():
     known = {"table/embedding": Statistics(9, counts=counts, gradients=counts, outputs=moment)}
     calibration = Calibration(known, "embedding", 1, 9, 0)
     model = nnx.Dict(table=nnx.Embed(60, 30, rngs=nnx.Rngs(0)))
-    options: dict[str, Any] = {"select": ".", "keep": 0.8, "solver": "svd", "calibration": calibration}
-    (record,) = compress_nnx(model, **options, sparse=None)
+    options: dict[str, Any] = {"select": ".", "keep": 0.8, "solver": "svd", "statistics": calibration}
+    (record,) = compress_nnx(model, **options, sparse_share=None)
     assert (record.entries, record.rank) == (0, 16)
 
 
@@ -453,7 +458,7 @@ def test_the_command_its_plan_and_its_page(command, folder, tmp_path):
     step = read_record(tmp_path / "out" / "lpjax_record.json").steps[-1]
     assert step.sparse == 0.4
     assert [layer.entries for layer in step.layers] == [layer["entries"] for layer in layers]
-    assert {choice.sparse for choice in load_plan(plan).layers.values() if choice.rank is not None} == {0.4}
+    assert {choice.sparse_share for choice in load_plan(plan).layers.values() if choice.rank is not None} == {0.4}
     assert command("compress", folder, tmp_path / "again", "--plan", plan)[0] == 0
     one, other = (jax.tree.leaves(lpjax.load_checkpoint(tmp_path / name).params) for name in ("out", "again"))
     assert all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))

@@ -13,7 +13,7 @@ from safetensors.numpy import load_file
 import lpjax
 from lpjax.select import leaves_with_paths
 from lpjax.weighting.statistics import Calibration, Statistics
-from lpjax.weighting.weightings import WEIGHTINGS, Weighting, sides_of
+from lpjax.weighting.weightings import WEIGHTINGS, Weighting, metrics_of
 from tests.helpers import on_devices, write_first
 
 N, D, K, TOKENS = 17, 11, 4, 60
@@ -49,7 +49,7 @@ def truncated(matrix: np.ndarray) -> np.ndarray:
 def compressed(leaf, statistics, weighting, name="kernel", **options):
     calibration = Calibration({f"layer/{name}": statistics}, "labels", 1, 1, 0)
     params, records = lpjax.compress(
-        {"layer": {name: leaf}}, select=name, rank=K, calibration=calibration, weighting=weighting, **options
+        {"layer": {name: leaf}}, select=name, rank=K, statistics=calibration, weighting=weighting, **options
     )
     assert records[0].rank == K
     return np.asarray(lpjax.densify(params["layer"][name]))
@@ -186,7 +186,7 @@ def test_a_dominant_direction_does_not_hide_the_others(wide):
     calibration = Calibration({"layer/kernel": statistics}, "labels", 1, 1, 0)
 
     def loss(rank):
-        params, _ = lpjax.compress({"layer": {"kernel": kernel}}, select="kernel", rank=rank, calibration=calibration)
+        params, _ = lpjax.compress({"layer": {"kernel": kernel}}, select="kernel", rank=rank, statistics=calibration)
         return kernel - np.asarray(lpjax.densify(params["layer"]["kernel"]))
 
     shares = np.linalg.norm(loss(34), axis=1 if wide else 0) / np.linalg.norm(kernel, axis=1 if wide else 0)
@@ -212,7 +212,7 @@ def test_tables_below_two_have_their_tokens_as_row_weights(p):
 def test_the_weighted_error_is_on_record():
     layer = Layer(9)
     kernel, calibration = layer.kernel.astype(np.float32), Calibration({"a/kernel": layer.statistics}, "", 1, 1, 0)
-    options = {"select": "kernel", "rank": K, "calibration": calibration}
+    options = {"select": "kernel", "rank": K, "statistics": calibration}
     shares = {}
     for name in ("none", "gauss_newton"):
         weighting = dataclasses.replace(WEIGHTINGS[name], shrinkage=0)
@@ -233,7 +233,7 @@ def test_vmapped_stacks_are_the_same_as_one_at_a_time():
     params = {str(i): {"kernel": layer.kernel.astype(np.float32)} for i, layer in enumerate(layers)}
     calibration = Calibration({f"{i}/kernel": one.statistics for i, one in enumerate(layers)}, "labels", 1, 1, 0)
     one, three = (
-        lpjax.compress(params, select="kernel", rank=K, calibration=calibration, batch_size=size).params
+        lpjax.compress(params, select="kernel", rank=K, statistics=calibration, batch_size=size).params
         for size in (1, 3)
     )
     for name in params:
@@ -263,26 +263,26 @@ def test_misuse_is_refused_before_any_work():
     forward = dataclasses.replace(statistics, outputs=None, fisher=None)
     with pytest.raises(ValueError, match=r"no `outputs`.*gradients=True"):
         compressed(kernel, forward, "gauss_newton")
-    assert sides_of(forward, WEIGHTINGS["drone"], table=False).columns is None
-    with pytest.raises(ValueError, match=r"no `counts`, which the weighting wants$"):
+    assert metrics_of(forward, WEIGHTINGS["drone"], table=False).columns is None
+    with pytest.raises(ValueError, match=r"no `counts`, which the weighting needs$"):
         compressed(kernel, statistics, "counts", "embedding")
-    with pytest.raises(ValueError, match="`weighting` is given without a `calibration`"):
+    with pytest.raises(ValueError, match=r"`weighting` is .drone., which needs `statistics`"):
         lpjax.compress({"layer": {"kernel": kernel}}, select="kernel", rank=K, weighting="drone")
     with pytest.raises(ValueError, match="`weighting` is 'kfac'"):
         compressed(kernel, statistics, "kfac")
     with pytest.raises(ValueError, match=r"another net: `inputs` of layer/kernel has shape \(17, 17\)"):
         compressed(kernel[:-1], statistics, "drone")
     broken = dataclasses.replace(statistics, inputs=np.full((len(kernel),) * 2, np.nan))
-    with pytest.raises(ValueError, match="`inputs` of layer/kernel in `calibration` is not finite"):
+    with pytest.raises(ValueError, match="`inputs` of layer/kernel in `statistics` is not finite"):
         compressed(kernel, broken, "drone")
     calibration = Calibration({}, "", 1, 1, 0)
     with pytest.raises(ValueError, match="no statistics of layer/kernel"):
-        lpjax.compress({"layer": {"kernel": kernel}}, select="kernel", rank=K, calibration=calibration)
+        lpjax.compress({"layer": {"kernel": kernel}}, select="kernel", rank=K, statistics=calibration)
     calibration = Calibration({"layer/kernel": statistics}, "labels", 1, 1, 0)
     weights = {"layer/kernel": np.ones(D)}
     with pytest.raises(ValueError, match="both weight layer/kernel"):
         lpjax.compress(
-            {"layer": {"kernel": kernel}}, select="kernel", rank=K, calibration=calibration, row_weights=weights
+            {"layer": {"kernel": kernel}}, select="kernel", rank=K, statistics=calibration, row_weights=weights
         )
 
 
@@ -317,8 +317,7 @@ def test_one_metric_without_a_triangle_does_not_harm_its_batch():
     }
     calibration = Calibration(known, "embedding", 1, 1, 0)
     one, two = (
-        lpjax.compress(tree, select="kernel", rank=K, calibration=calibration, batch_size=size).params
-        for size in (1, 2)
+        lpjax.compress(tree, select="kernel", rank=K, statistics=calibration, batch_size=size).params for size in (1, 2)
     )
     for name in tree:
         found, alone = (np.asarray(lpjax.densify(params[name]["kernel"])) for params in (two, one))
@@ -337,9 +336,9 @@ def write_weighted(target):
     known["words/embedding"] = Statistics(TOKENS, counts=counts, gradients=counts, outputs=moments[1])
     calibration = Calibration(known, "embedding", 1, TOKENS, 0)
     arrays = {}
-    plan = lpjax.allocate(tree, budget=0.6, select=".", calibration=calibration)
+    plan = lpjax.allocate(tree, budget=0.6, select=".", statistics=calibration)
     for name, given in (("planned", {"plan": plan}), ("of one rank", {"select": ".", "rank": K})):
-        params, records = lpjax.compress(tree, calibration=calibration, **given)
+        params, records = lpjax.compress(tree, statistics=calibration, **given)
         for record in records:
             leaf = jax.tree.map(jnp.asarray, dict(leaves_with_paths(params))[record.path])
             arrays[f"{name}: {record.path}"] = np.asarray(lpjax.densify(leaf))

@@ -15,6 +15,7 @@ import numpy as np
 from jax.dtypes import canonicalize_dtype
 from jaxtyping import Array, Bool, Float, Int, Scalar
 
+from lpjax._check import check_whole
 from lpjax._exponents import exponent_of, finite_bits, largest_bits, largest_exponent, ldexp, scaled
 from lpjax._lapack import eigh, with_pseudo_inverse
 from lpjax._numbers import numbers, require_representable, solving_dtype
@@ -130,11 +131,11 @@ def make_problem(
                 f"`p` is {p}; expected {least:.2g} or more: below, norms of {shape} matrices overflow {dtype}"
             )
     known_iters = _concrete(num_iters)
-    if known_iters is not None and (known_iters.dtype.kind not in "iu" or known_iters < 0):
-        raise ValueError(f"`num_iters` is {num_iters!r}; expected a whole number, 0 or more")
+    if known_iters is not None:
+        check_whole("`num_iters`", known_iters.item() if known_iters.dtype.kind in "iu" else num_iters, 0)
     known_tol = _concrete(tol)
-    if known_tol is not None and (known_tol.ndim or known_tol.dtype.kind not in "iuf" or not known_tol >= 0):
-        raise ValueError(f"`tol` is {tol!r}; expected a number, 0 or more")
+    if known_tol is not None and (known_tol.ndim or known_tol.dtype.kind not in "iuf" or not 0 <= known_tol < np.inf):
+        raise ValueError(f"`tol` is {tol!r}; expected a finite number, 0 or more")
 
     in_file = from_file and isinstance(matrix, np.memmap) and shape[0] >= shape[1]
     require_representable("matrix", matrix, dtype)

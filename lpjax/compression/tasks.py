@@ -1,0 +1,240 @@
+"""The matrices of a leaf as tasks of solvers, and their results as a leaf again."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from lpjax.compression.plan import Choice
+from lpjax.compression.program import (
+    FactorResult,
+    MatrixTask,
+    TaskResult,
+    exponent_of,
+    shifted,
+)
+from lpjax.compression.record import LayerRecord
+from lpjax.select import MatrixView, is_table
+from lpjax.solvers import solver_named
+from lpjax.weighting.metric import UNWEIGHTED, Metrics
+from lpjax.weights.low_rank import LowRank
+from lpjax.weights.sparse import Sparse, entries_for
+
+
+def unchanged_record(path: str, leaf: Any, reason: str) -> LayerRecord:
+    """The record of a leaf that stays as it is."""
+    size, shape = math.prod(leaf.shape), tuple(leaf.shape)
+    if isinstance(leaf, LowRank):
+        return LayerRecord(
+            path, shape, leaf.rank, size, leaf.size, note=f"stays as it is: {reason}", entries=leaf.entries
+        )
+    return LayerRecord(path, shape, None, size, size, note=f"stays dense: {reason}")
+
+
+def tasks_of_leaf(
+    path: str,
+    leaf: Any,
+    view: MatrixView,
+    choice: Choice,
+    *,
+    rows: str,
+    row_weights: Any = None,
+    metrics: Metrics = UNWEIGHTED,
+    options: Mapping[str, Any],
+) -> list[MatrixTask]:
+    """The matrices of a leaf that are to be solved.
+
+    A leaf that is a pair is a matrix of the dense one's shape, of which a smaller pair is wanted.
+
+    Args:
+        path, leaf, view: of the leaf.
+        choice: its rank is not None.
+        rows, row_weights, options: see `compress`.
+        metrics: metrics of the leaf, in the net's orientation.
+
+    Raises:
+        ValueError: the leaf is not finite, or `row_weights` do not fit.
+    """
+    pair = isinstance(leaf, LowRank)
+    rank, nnz = _split(choice, view, leaf.dtype)
+    largest = require_finite(path, leaf)
+    transposed = rows == "last" or (rows == "auto" and not is_table(path))
+    shape = (view.outputs, view.inputs) if transposed else (view.inputs, view.outputs)
+    weights = None if row_weights is None else _checked_row_weights(path, row_weights, (*view.stack, shape[0]))
+    if transposed:
+        metrics = Metrics(metrics.columns, metrics.rows)
+    if metrics.rows is not None and metrics.rows.base.ndim == 1 and weights is None:
+        # Weights of rows are the solver's own: at p < 2 an error of one counts to the power p, its weight but once.
+        base = metrics.rows.base
+        weights = (base / np.mean(base, dtype=np.float64) + metrics.rows.shrinkage) ** metrics.rows.power
+        weights = weights.astype(jax.dtypes.canonicalize_dtype(np.float64))
+        metrics = Metrics(None, metrics.columns)
+    solve = solver_named(choice.method)
+    # A start or a metric of the caller's is of the whole matrix.
+    as_factors = pair and leaf.sparse is None and not nnz and solve.equivariant
+    as_factors = as_factors and not options.keys() & {"init", "metric"}
+    return [
+        MatrixTask(
+            path=path,
+            leaf=leaf,
+            place=place,
+            height=math.prod(view.stack),
+            shape=shape,
+            transposed=transposed,
+            solve=solve,
+            p=choice.p,
+            rank=rank,
+            weights=None if weights is None else weights[place],
+            metrics=metrics,
+            nnz=nnz,
+            exponent=_pair_exponent(leaf, place) if pair else _exponent(largest, leaf.dtype),
+            as_factors=as_factors,
+        )
+        for place in np.ndindex(view.stack)
+    ]
+
+
+def _split(choice: Choice, view: MatrixView, dtype: Any) -> tuple[int, int]:
+    """The rank of the pair and the number of single entries beside it."""
+    rank, (n, d) = int(choice.rank or 0), view[1:]
+    if not choice.sparse_share:
+        return rank, 0
+    # A share of 0.1 of rank 10 must not miss a whole rank by a rounding.
+    smaller = max(1, rank - int(choice.sparse_share * rank * (1 + 1e-12)))
+    nnz = entries_for((rank - smaller) * (n + d), (n, d), dtype)
+    return (smaller, nnz) if nnz else (rank, 0)
+
+
+def _checked_row_weights(path: str, row_weights: Any, shape: tuple[int, ...]) -> np.ndarray:
+    weights = np.asarray(row_weights, np.float32)
+    if weights.shape != shape or not np.all(np.isfinite(weights)) or np.any(weights < 0):
+        raise ValueError(
+            f"`row_weights` of {path} has shape {weights.shape}; expected {shape}, finite and not negative"
+        )
+    if not np.all(np.any(weights, axis=-1)):
+        raise ValueError(f"`row_weights` of {path} is all zero; expected a weight above 0")
+    return weights
+
+
+def require_finite(path: str, leaf: Any) -> float:
+    """The largest magnitude in a leaf, where NaN and infinity are refused; of a pair in its factors.
+
+    Raises:
+        ValueError: naming it.
+    """
+    if isinstance(leaf, LowRank):
+        parts = (leaf.left, leaf.right) if leaf.sparse is None else (leaf.left, leaf.right, leaf.sparse.values)
+        return max(require_finite(path, part) for part in parts)
+    largest = 0.0
+    dtype = jax.dtypes.canonicalize_dtype(leaf.dtype)  # without x64, what float32 cannot hold is infinite
+    for start in range(0, leaf.shape[0], 4096):  # in pieces: a mask of the whole would be a copy
+        with np.errstate(over="ignore"):
+            whole = np.asarray(leaf[start : start + 4096])
+            piece = whole.astype(dtype)
+        if not np.all(np.isfinite(piece)):
+            raise ValueError(
+                f"{path} holds NaN or infinite entries (as {dtype}); expected finite weights: mend the checkpoint"
+            )
+        if whole.size:
+            largest = max(largest, float(np.max(whole)), -float(np.min(whole)))
+    return largest
+
+
+def _comfortable(dtype: Any) -> tuple[float, float]:
+    """Magnitudes between which the largest entry of a matrix of a dtype leaves room for what is computed of it."""
+    info = jax.numpy.finfo(jax.dtypes.canonicalize_dtype(dtype))
+    # Subnormal numbers of half precision are normal ones where they are computed with.
+    least = 8 * float(info.tiny) if info.bits == 16 and info.nmant > 8 else float(info.tiny) / float(info.eps)
+    return least, float(info.max) * 2.0**-12
+
+
+def _exponent(largest: float, dtype: Any) -> int:
+    """Of the power of two that a matrix is to be divided by, 0 for a comfortable one."""
+    least, most = _comfortable(dtype)
+    return 0 if largest == 0 or least <= largest <= most else math.frexp(largest)[1]
+
+
+def _pair_exponent(leaf: LowRank, place: tuple[int, ...]) -> int:
+    left, right = (exponent_of(np.asarray(part)[place]) for part in (leaf.left, leaf.right))
+    return left + right if leaf.sparse is None else max(left + right, exponent_of(np.asarray(leaf.sparse.values)))
+
+
+def _rescaled(left: np.ndarray, right: np.ndarray, exponent: int) -> tuple[np.ndarray, np.ndarray]:
+    """Factors of 2^exponent times their product: left has the scale if that leaves it comfortable, else both."""
+    sizes = exponent_of(left), exponent_of(right)
+    least, most = _comfortable(left.dtype)
+    a = exponent
+    if np.any(left) and not least <= math.ldexp(1.0, max(min(sizes[0] + a, 1023), -1074)) <= most:
+        a = (exponent + sizes[1] - sizes[0]) // 2
+    return shifted(left, a), shifted(right, exponent - a)
+
+
+def leaf_of_results(results: Sequence[TaskResult]) -> tuple[LayerRecord, LowRank]:
+    """The record and the pair of a leaf, from the results of all of its matrices in their order."""
+    task, solved = results[0].task, [result.factors for result in results]
+    stack = task.leaf.shape[: len(task.place)]
+
+    def stacked(factors: Sequence[jax.Array], shape: tuple[int, ...]) -> np.ndarray:
+        # Without x64, float64 was solved in float32.
+        arrays = [np.asarray(factor, task.dtype) for factor in factors]
+        return np.stack(arrays).reshape(*stack, *shape) if stack else arrays[0]
+
+    factors = [(result.factors.left, result.factors.right) for result in results]
+    if any(result.task.exponent for result in results):
+        factors = [
+            _rescaled(np.asarray(left, task.dtype), np.asarray(right, task.dtype), result.task.exponent)
+            for (left, right), result in zip(factors, results, strict=True)
+        ]
+    lefts, rights = zip(*factors, strict=True)
+    pair = LowRank(
+        stacked(lefts, (task.shape[0], task.rank)),
+        stacked(rights, (task.rank, task.shape[1])),
+    )
+    pair = pair.T if task.transposed else pair
+    if solved[0].sparse is not None:
+        sparse = shifted(np.asarray(solved[0].sparse, task.dtype), task.exponent)
+        pair = dataclasses.replace(pair, sparse=Sparse.of(sparse.T if task.transposed else sparse))
+    # Scales of a stack's matrices, in units of the largest.
+    most = max(result.task.exponent for result in results)
+    scales = [math.ldexp(1.0, max(result.task.exponent - most, -1074)) for result in results]
+    norms, row_norms = (
+        [float(part.norms[i]) * scale for part, scale in zip(solved, scales, strict=True)] for i in (0, 1)
+    )
+    bounds = [float(part.bound) for part in solved if part.bound is not None and np.isfinite(part.bound)]
+    record = LayerRecord(
+        path=task.path,
+        shape=tuple(task.leaf.shape),
+        rank=task.rank,
+        dense_size=math.prod(task.leaf.shape),
+        stored_size=pair.size,
+        objective_entries=_joint([float(part.error_entries) for part in solved], norms, task.p),
+        objective_rows=_joint([float(part.error_rows) for part in solved], row_norms, task.p),
+        bound=_joint(bounds, norms, task.p) if len(bounds) == len(solved) else None,
+        num_iters=max(int(part.num_iters) for part in solved),
+        converged=all(bool(part.converged) for part in solved),
+        seconds=sum(result.seconds for result in results),
+        objective_weighted=_weighted(solved, scales),
+        entries=pair.entries,
+    )
+    return record, pair
+
+
+def _weighted(solved: Sequence[FactorResult], scales: Sequence[float]) -> float | None:
+    squares = [(part.squares, scale**2) for part, scale in zip(solved, scales, strict=True) if part.squares is not None]
+    if not squares:
+        return None
+    left, whole = (sum(float(pair[i]) * scale for pair, scale in squares) for i in (0, 1))
+    return math.sqrt(left / whole) if whole > 0 else 0.0
+
+
+def _joint(shares: list[float], totals: list[float], p: float) -> float:
+    """(Σ (share_i·total_i)^p)^{1/p} / (Σ total_i^p)^{1/p}: what share of a stack's norm its parts' shares are."""
+    if len(shares) == 1 or not max(totals):
+        return shares[0]
+    scaled = np.asarray(totals) / max(totals)
+    return float((np.sum((np.asarray(shares) * scaled) ** p) / np.sum(scaled**p)) ** (1 / p))
