@@ -280,6 +280,7 @@ def check_method(solver: Solver, p: float, *, name: str = "solver", **options: A
     check_name(name, solver, SOLVERS)
     smallest = jax.ShapeDtypeStruct((2, 2), np.float32)
     jax.eval_shape(lambda matrix: SOLVERS[solver](matrix, 1, p=p, **options), smallest)
+    SOLVERS[solver].check_p(p)
 
 
 def save_plan(plan: Plan, path: str | Path, *, overwrite: bool = False) -> None:

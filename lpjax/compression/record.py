@@ -204,9 +204,10 @@ class _StoredLayer(LayerRecord):
 @dataclasses.dataclass(frozen=True)
 class _StoredStep(Step):
     layers: tuple[_StoredLayer, ...] = ()
-    versions: Mapping[str, Plain] = dataclasses.field(default_factory=dict)
-    machine: Mapping[str, Plain] = dataclasses.field(default_factory=dict)
-    calibration: Mapping[str, Plain] = dataclasses.field(default_factory=dict)
+    # Numbers among them become texts.
+    versions: Mapping[str, Plain] = dataclasses.field(default_factory=dict)  # pyright: ignore
+    machine: Mapping[str, Plain] = dataclasses.field(default_factory=dict)  # pyright: ignore
+    calibration: Mapping[str, Plain] = dataclasses.field(default_factory=dict)  # pyright: ignore
 
 
 @dataclasses.dataclass(frozen=True)
@@ -231,12 +232,13 @@ def read_record(path: Path) -> Record:
 
 
 def _step(stored: _StoredStep) -> Step:
-    texts = {
+    known = _fields(stored)
+    known |= {
         name: {key: str(value) for key, value in getattr(stored, name).items()}
         for name in ("versions", "machine", "calibration")
     }
-    layers = tuple(LayerRecord(**_fields(layer)) for layer in stored.layers)
-    return Step(**_fields(stored) | texts | {"layers": layers})
+    known["layers"] = tuple(LayerRecord(**_fields(layer)) for layer in stored.layers)
+    return Step(**known)
 
 
 def _fields(stored: Any) -> dict[str, Any]:

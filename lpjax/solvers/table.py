@@ -69,6 +69,15 @@ class Solver:
         module, _, name = self.function.partition(":")
         return getattr(importlib.import_module(module), name)
 
+    def check_p(self, p: Any) -> None:
+        """Refuse an exponent out of range.
+
+        Raises:
+            ValueError: naming it and the range.
+        """
+        if float(p) not in self.p_range:
+            raise ValueError(f"`p` is {p}; expected a number in {self.p_range}")
+
     def __call__(self, matrix: Any, rank: int, **options: Any) -> Solution:
         return self.solve(matrix, rank, **options)
 

@@ -89,7 +89,7 @@ class _Stored(msgspec.Struct):
     texts: Positive
     tokens: Positive
     seed: Count
-    layers: tuple[_Layer, ...] = ()
+    layers: tuple[_Layer, ...] = ()  # pyright: ignore[reportInvalidTypeForm]
     target: Text = ""
     provenance: dict[str, Any] = {}
 

@@ -113,7 +113,6 @@ def make_problem(
     """
     matrix = numbers("matrix", matrix)
     shape, dtype = matrix.shape, solving_dtype(canonicalize_dtype(matrix.dtype))
-    p_range = SOLVERS[solver].p_range
     if len(shape) != 2 or 0 in shape:
         raise ValueError(f"`matrix` has shape {shape}; expected (n, d), n and d at least 1 (vmap over stacks)")
     check_rank(rank, (shape[0], shape[1]))
@@ -121,9 +120,8 @@ def make_problem(
     known_p = _concrete(p)
     if known_p is not None:
         if known_p.ndim or known_p.dtype.kind not in "iuf":
-            raise ValueError(f"`p` is a {type(p).__name__}; expected a number in {p_range}")
-        if float(known_p) not in p_range:
-            raise ValueError(f"`p` is {p}; expected a number in {p_range}")
+            raise ValueError(f"`p` is a {type(p).__name__}; expected a number in {SOLVERS[solver].p_range}")
+        SOLVERS[solver].check_p(p)
         # A sum of nd terms of order one to the power 1/p, and (n/d)^{1/p}, the size of a Lewis ellipsoid, must fit.
         least = np.log(max(2, shape[0] * shape[1])) / np.log(float(jnp.finfo(dtype).max)) / 0.9
         if known_p < least:
