@@ -14,9 +14,9 @@ from lpjax._mesh import data_mesh
 from lpjax.compression.defaults import default_weighting
 from lpjax.compression.latency import BreakEven
 from lpjax.compression.plan import Choice, Plan, Solver, check_only_plan, uniform_plan
-from lpjax.compression.program import MatrixTask, TaskResult, program_key, rehearse, solve_group
+from lpjax.compression.program import program_key, rehearse, solve_group
 from lpjax.compression.record import LayerRecord
-from lpjax.compression.tasks import leaf_of_results, tasks_of_leaf, unchanged_record
+from lpjax.compression.tasks import MatrixTask, TaskResult, leaf_of_results, tasks_of_leaf, unchanged_record
 from lpjax.select import InputAxes, Select, axes_of_leaves, leaves_with_paths, matrix_view, replace_leaves
 from lpjax.weighting.metric import UNWEIGHTED, Metrics
 from lpjax.weighting.statistics import Calibration

@@ -5,25 +5,97 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.dtypes import canonicalize_dtype
 
+from lpjax._numbers import solving_dtype
+from lpjax.compression.factors import FactorResult
 from lpjax.compression.plan import Choice
-from lpjax.compression.program import (
-    FactorResult,
-    MatrixTask,
-    TaskResult,
-    exponent_of,
-    shifted,
-)
 from lpjax.compression.record import LayerRecord
 from lpjax.select import MatrixView, is_table
-from lpjax.solvers import solver_named
+from lpjax.solvers import Solver, solver_named
 from lpjax.weighting.metric import UNWEIGHTED, Metrics
 from lpjax.weights.low_rank import LowRank
 from lpjax.weights.sparse import Sparse, entries_for
+
+
+class MatrixTask(NamedTuple):
+    """A matrix A to be factored, `leaf[place]` of a stack, after any transposition.
+
+    Attributes:
+        path, leaf, place: where it is.
+        height: of the stack: how many matrices the leaf has.
+        shape: of A.
+        transposed: whether A is the leaf's transpose.
+        solve, p: the solver and its exponent.
+        rank: of the pair.
+        weights: ω of its rows, or None.
+        metrics: metrics BᵀB of its rows and DᵀD of its columns; the solver gets B A Dᵀ.
+        nnz: how many single entries of A are kept beside the pair.
+        exponent: A is solved as A·2^−exponent, which is exact; not 0 near either end of its dtype's range.
+        as_factors: whether the leaf is a pair that the solver gets as its two factors, never multiplied out.
+    """
+
+    path: str
+    leaf: Any
+    place: tuple[int, ...]
+    height: int
+    shape: tuple[int, int]
+    transposed: bool
+    solve: Solver
+    p: float
+    rank: int
+    weights: np.ndarray | None = None
+    metrics: Metrics = UNWEIGHTED
+    nnz: int = 0
+    exponent: int = 0
+    as_factors: bool = False
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Of the leaf, as it is stored, with x64 or without."""
+        if isinstance(self.leaf, LowRank):
+            return np.promote_types(self.leaf.left.dtype, self.leaf.right.dtype)
+        return self.leaf.dtype
+
+    def matrix(self) -> Any:
+        """A·2^−exponent on the host, or two factors of it, each of order one."""
+        if isinstance(self.leaf, LowRank):
+            return self._factors() if self.as_factors else self._product()
+        matrix = np.asarray(self.leaf[self.place] if self.place else self.leaf)
+        matrix = matrix.reshape(self.shape[::-1]).T if self.transposed else matrix.reshape(self.shape)
+        return shifted(matrix, -self.exponent) if self.exponent else matrix
+
+    def _pair(self) -> LowRank:
+        left, right = (np.asarray(part)[self.place] for part in (self.leaf.left, self.leaf.right))
+        return LowRank(left, right, self.leaf.sparse)
+
+    def _factors(self) -> tuple[np.ndarray, np.ndarray]:
+        pair = self._pair()
+        pair = pair.T if self.transposed else pair
+        # What one side has more than its share of the exponent, the other has less.
+        inner = exponent_of(pair.right)
+        dtype = self.dtype
+        return tuple(  # pyright: ignore[reportReturnType]
+            np.ascontiguousarray(shifted(np.asarray(part), by).astype(dtype))
+            for part, by in ((pair.left, inner - self.exponent), (pair.right, -inner))
+        )
+
+    def _product(self) -> np.ndarray:
+        dense = np.concatenate([rows for _, rows in self._pair().blocks(2048)])
+        dense = np.ldexp(dense.T if self.transposed else dense, -self.exponent)
+        return dense.astype(solving_dtype(canonicalize_dtype(self.dtype)))
+
+
+class TaskResult(NamedTuple):
+    """A solved task, and its solve time excluding compilation, divided by the batch size."""
+
+    task: MatrixTask
+    factors: FactorResult
+    seconds: float
 
 
 def unchanged_record(path: str, leaf: Any, reason: str) -> LayerRecord:
@@ -119,6 +191,18 @@ def _checked_row_weights(path: str, row_weights: Any, shape: tuple[int, ...]) ->
     if not np.all(np.any(weights, axis=-1)):
         raise ValueError(f"`row_weights` of {path} is all zero; expected a weight above 0")
     return weights
+
+
+def shifted(array: np.ndarray, exponent: int) -> np.ndarray:
+    """array·2^exponent on the host, in its dtype, subnormal numbers included."""
+    wide = array.astype(np.promote_types(array.dtype, np.float32)) if array.dtype.itemsize < 4 else array
+    return np.ldexp(wide, exponent).astype(array.dtype)
+
+
+def exponent_of(array: Any) -> int:
+    """The least e with |x| < 2^e for all of an array on the host; 0 for zeros."""
+    largest = max((float(np.max(np.abs(array[i : i + 4096]))) for i in range(0, len(array), 4096)), default=0.0)
+    return int(np.frexp(largest)[1])
 
 
 def require_finite(path: str, leaf: Any) -> float:
