@@ -8,6 +8,7 @@ initializer's before the layer sees it, so no argument of a layer, such as `dot_
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 import math
 from collections.abc import Callable, Mapping
@@ -21,10 +22,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax.core import meta
 from flax.linen.module import InterceptorContext
-from jax import lax
 from jaxtyping import Array
 
-from lpjax.flax._product import factors, normalize, product, promoted
+from lpjax.flax._product import attend, dense, lookup, normalize, sizes_of
 from lpjax.select import leaves_with_paths
 from lpjax.weights.low_rank import LowRank, is_lowrank
 
@@ -239,13 +239,11 @@ def _dense(module: nn.Dense, weight: LowRank, inputs: Array) -> Array:
 
 
 def _dense_general(module: nn.DenseGeneral, weight: LowRank, inputs: Array) -> Array:
-    features = (module.features,) if isinstance(module.features, int) else tuple(module.features)
     batch = tuple(module.batch_dims)
     if sorted(batch) != list(range(len(batch))):
         raise ValueError(f"`batch_dims` are {batch}; expected leading axes, from 0 on")
-    return _general(
-        module, weight, inputs, normalize(module.axis, inputs.ndim), normalize(batch, inputs.ndim), features
-    )
+    axes, batch_axes = normalize(module.axis, inputs.ndim), normalize(batch, inputs.ndim)
+    return _general(module, weight, inputs, axes, batch_axes, sizes_of(module.features))
 
 
 def _general(
@@ -262,23 +260,11 @@ def _general(
     bias = None
     if module.use_bias:
         bias = module.param("bias", module.bias_init, (*batch, *features), module.param_dtype)
-    x, left, right, bias = promoted(
-        lambda *arrays: module.promote_dtype(*arrays, dtype=module.dtype), inputs, weight, bias
-    )
-    dot_general = module.dot_general or lax.dot_general
-    if module.dot_general_cls is not None:
-        dot_general = module.dot_general_cls()
-    return product(
-        x,
-        left,
-        right,
-        bias,
-        axes=axes,
-        batch_axes=batch_axes,
-        features=features,
-        dot_general=dot_general,
-        precision=module.precision,
-    )
+    return dense(module, _promote(module), inputs, weight, bias, axes=axes, batch_axes=batch_axes, features=features)
+
+
+def _promote(module: Any) -> Callable[..., Any]:
+    return functools.partial(module.promote_dtype, dtype=module.dtype)
 
 
 def _setup(module: Any, weight: LowRank) -> None:
@@ -287,23 +273,11 @@ def _setup(module: Any, weight: LowRank) -> None:
 
 
 def _embed(module: Any, weight: LowRank, inputs: Array) -> Array:
-    if not jnp.issubdtype(inputs.dtype, jnp.integer):
-        raise ValueError(f"`inputs` of nn.Embed have dtype {inputs.dtype}; expected integers")
-    left, right = (module.promote_dtype(x, dtype=module.dtype, inexact=False)[0] for x in factors(weight))
-    if module.num_embeddings == 1:  # flax's own exception: then every id means the one row
-        inputs = jnp.zeros_like(inputs)
-    rows = jnp.take(left, inputs, axis=0) @ right
-    return rows if weight.sparse is None else rows + weight.sparse.astype(rows.dtype).take(inputs, rows.shape[-1])
+    return lookup(_promote(module), weight, inputs, module.num_embeddings)
 
 
 def _attend(module: Any, weight: LowRank, query: Array) -> Array:
-    left, right = factors(weight)
-    wide, right = module.promote_dtype(query, right, dtype=module.dtype)
-    _, left = module.promote_dtype(query, left, dtype=module.dtype)
-    scores = jnp.dot(jnp.dot(wide, right.T), left.T)
-    if weight.sparse is None:
-        return scores
-    return scores + jnp.dot(wide, weight.sparse.astype(wide.dtype).dense(wide.shape[-1]).T)
+    return attend(_promote(module), weight, query)
 
 
 def _check_shape(module: nn.Module, name: str, weight: LowRank, expected: tuple[int, ...]) -> None:

@@ -10,11 +10,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from flax.core import FrozenDict
-from jax import lax
 from jaxtyping import Array
 
 from lpjax.compression import LayerRecord, compress
-from lpjax.flax._product import factors, normalize, product, promoted
+from lpjax.flax._product import attend, dense, lookup, normalize, sizes_of
 from lpjax.select import InputAxes, Select, select_paths
 from lpjax.solvers import Solution
 from lpjax.weights.low_rank import LowRank
@@ -47,24 +46,16 @@ class FactoredLinear(nnx.Module):
 
     def __call__(self, inputs: Array, out_sharding: Any = None) -> Array:
         """The layer's output, by two thin products."""
-        x, left, right, bias = promoted(
-            lambda *arrays: self.promote_dtype(arrays, dtype=self.dtype),
+        given = {"out_sharding": out_sharding, "preferred_element_type": self.preferred_element_type}
+        return dense(
+            self,
+            _promote(self),
             inputs,
             self.kernel,
             None if self.bias is None else self.bias[...],
-        )
-        dot_general = self.dot_general_cls() if self.dot_general_cls is not None else self.dot_general
-        given = {"out_sharding": out_sharding, "preferred_element_type": self.preferred_element_type}
-        return product(
-            x,
-            left,
-            right,
-            bias,
             axes=normalize(self.axis, inputs.ndim),
             batch_axes=normalize(tuple(self.batch_axis), inputs.ndim),
-            features=_sizes(self.out_features),
-            dot_general=dot_general or lax.dot_general,
-            precision=self.precision,
+            features=sizes_of(self.out_features),
             **{name: value for name, value in given.items() if value is not None},
         )
 
@@ -89,21 +80,15 @@ class FactoredEmbed(nnx.Module):
 
     def __call__(self, inputs: Array, out_sharding: Any = None) -> Array:
         """Rows of the table: rows of `left`, times `right`; NaN for ids outside, as in `nnx.Embed`."""
-        if not jnp.issubdtype(inputs.dtype, jnp.integer):
-            raise ValueError(f"`inputs` of nnx.Embed have dtype {inputs.dtype}; expected integers")
-        left, right = (self.promote_dtype((x,), dtype=self.dtype, inexact=False)[0] for x in factors(self.embedding))
-        if self.num_embeddings == 1:  # flax's own exception: then every id means the one row
-            rows = jnp.broadcast_to(left, (*inputs.shape, left.shape[-1]))
-        else:
-            rows = jnp.take(left, inputs, axis=0)
-        return jnp.matmul(rows, right, out_sharding=out_sharding)
+        return lookup(_promote(self), self.embedding, inputs, self.num_embeddings, out_sharding=out_sharding)
 
     def attend(self, query: Array, out_sharding: Any = None) -> Array:
         """Inner products of `query` (..., features) with all rows: (..., num_embeddings)."""
-        left, right = factors(self.embedding)
-        wide, right = self.promote_dtype((query, right), dtype=self.dtype)
-        _, left = self.promote_dtype((query, left), dtype=self.dtype)
-        return jnp.dot(jnp.dot(wide, right.T), left.T, out_sharding=out_sharding)
+        return attend(_promote(self), self.embedding, query, out_sharding=out_sharding)
+
+
+def _promote(layer: Any) -> Callable[..., Any]:
+    return lambda *arrays, **options: layer.promote_dtype(arrays, dtype=layer.dtype, **options)
 
 
 def compress_nnx(
@@ -273,16 +258,12 @@ def _view(use: _Use) -> tuple[int, int] | None:
         inputs, outputs = (owner.num_embeddings,), (owner.features,)
     else:
         batch = tuple(getattr(owner, "batch_axis", {}).values())
-        inputs, outputs = _sizes(owner.in_features), _sizes(owner.out_features)
+        inputs, outputs = sizes_of(owner.in_features), sizes_of(owner.out_features)
     shape, expected = use.param[...].shape, (*batch, *inputs, *outputs)
     stacked = len(shape) - len(expected)
     if stacked < 0 or shape[stacked:] != expected:
         return None
     return stacked + len(batch), len(inputs)
-
-
-def _sizes(features: int | tuple[int, ...]) -> tuple[int, ...]:
-    return (features,) if isinstance(features, int) else tuple(features)
 
 
 def _fault(uses: list[_Use], viewed: bool) -> str:
