@@ -73,17 +73,17 @@ def allocate(
 ) -> Plan:
     """Share out one budget among the matrices of a net.
 
-    - "uniform": the same share of each matrix.
-    - "energy": the same share of ‖A‖_F² is lost of each, weighted where there is a calibration.
-    - "minimax": the same relative error in the spectral norm, σ_{k+1}/σ_1, the least that all can have (ALDS,
-      Liebenwein et al., arXiv 2107.11442, without its splits of a matrix).
-    - "error": the least sum of squared errors: ‖A − LR‖_F², or with a calibration, under the default weights alone,
+    - "uniform": every matrix keeps the same share.
+    - "energy": every matrix loses the same share of ‖A‖_F², weighted if there are statistics.
+    - "minimax": every matrix has the same relative error in the spectral norm, σ_{k+1}/σ_1, the least that all can have
+      (ALDS, Liebenwein et al., arXiv 2107.11442, without its splits of a matrix).
+    - "error": the least sum of squared errors: ‖A − LR‖_F², or with statistics, under the default weighting alone,
       tokens·‖H^{1/2}(A − LR)G^{1/2}‖_F². That estimates what the net's outputs lose (Gauss–Newton by blocks, each a
-      product of two metrics: K-FAC, Martens & Grosse, arXiv 1503.05671), so that matrices compare, and no net is run.
-      Errors are those of pairs alone, whatever share of them single entries then get.
+      product of two metrics: K-FAC, Martens & Grosse, arXiv 1503.05671), so errors of matrices compare, and no net is
+      run. Errors are those of pairs alone, whatever share of them single entries then get.
     - "measured": the least sum of what each matrix alone, at each of `levels` and by each of `methods`, adds to
-      `measure` while the others are as "error" has them, or "uniform" where the weights are not the default ones.
-      Errors of layers do not just add up; around the net that is to come out they nearly do.
+      `measure`, while the others are as "error" has them, or as "uniform" has them under another weighting. Layer
+      errors are not additive, but nearly so close to the final model.
 
     Args:
         params: nested containers of arrays.
@@ -120,59 +120,77 @@ def allocate(
         sparse_share=sparse_share,
         break_even=break_even,
     )
-    methods = [default_method(calibrated=statistics is not None)] if methods is None else methods
-    estimate = default_allocation(weighting)
-    chosen: Any = default_allocation(weighting, measured=measure is not None) if allocation is None else allocation
-    allocation = chosen
-    if allocation == "measured" and measure is None:
+    chosen = allocation or default_allocation(weighting, measured=measure is not None)
+    if chosen == "measured" and measure is None:
         raise ValueError('`allocation` is "measured", but there is no `measure`; expected a function of params')
     if not levels or list(levels) != sorted(set(levels)) or not 0 < levels[0] <= levels[-1] < 1:
         raise ValueError(f"`levels` is {levels!r}; expected rising shares, above 0 and below 1")
     check_whole("`rank_multiple`", rank_multiple, 1)
-    by_time = budget_of != "parameters" or break_even is not None
     tree, paths = dict(leaves_with_paths(params)), select_paths(params, select)
+    by_time = budget_of != "parameters" or break_even is not None
     known_methods = [
         Method(
             solver,
             p,
             {path: default_sparse_share(sparse_share, path, weighting, solver, by_time=by_time) for path in paths},
         )
-        for solver, p in methods
+        for solver, p in methods or [default_method(calibrated=statistics is not None)]
     ]
     leaves, allowed = _within(tree, paths, budget, budget_of, rank_multiple, break_even)
     metrics: dict[str, Metrics] = {}
     if statistics is not None:
         metrics = leaf_metrics(statistics, weighting or DEFAULT, {path: tree[path] for path in paths})
 
-    first = estimate if allocation == "measured" else allocation
+    first = default_allocation(weighting) if chosen == "measured" else chosen
     spectral = 0 if first == "uniform" else len(leaves)
-    measures = steps(len(leaves), len(known_methods), len(levels)) if allocation == "measured" else 0
+    measures = steps(len(leaves), len(known_methods), len(levels)) if chosen == "measured" else 0
     done = itertools.count()
 
     def tell(what: str) -> None:
         if progress is not None:
             progress(next(done), spectral + measures, what)
 
-    if first == "uniform":
-        choices = choices_of(by_level(leaves, allowed, budget_of, rank_of_share), known_methods[0])
-    else:
-        spectra = _spectra(tree, leaves, metrics, tell)
-        if first == "error":
-            errors = {
-                leaf.path: squared_errors(spectra[leaf.path])
-                * (scale_of_errors(statistics.statistics[leaf.path], leaf.table) if statistics else 1)
-                for leaf in leaves
-            }
-            choices = share_out(leaves, _by_rank(leaves, errors, known_methods[0], budget_of), allowed, budget_of)
-        else:
-            losses = {path: losses_of(values, spectral=first == "minimax") for path, values in spectra.items()}
-            ranks = by_level(leaves, allowed, budget_of, lambda leaf, level: rank_of_loss(losses[leaf.path], level))
-            choices = choices_of(ranks, known_methods[0])
-    if measure is not None and allocation == "measured":
+    spectra = _spectra(tree, leaves, metrics, tell) if spectral else {}
+    scales = {
+        leaf.path: scale_of_errors(statistics.statistics[leaf.path], leaf.table) if statistics else 1.0
+        for leaf in leaves
+        if first == "error"
+    }
+    choices = _by_spectra(first, leaves, spectra, scales, known_methods[0], allowed, budget_of)
+    if measure is not None and chosen == "measured":
         solve = {"statistics": statistics, "weighting": weighting, **options}
         measured = measured_options(params, leaves, choices, measure, known_methods, levels, budget_of, tell, solve)
         choices = share_out(leaves, measured, allowed, budget_of)
-    return Plan(choices, weighting, budget, budget_of, allocation)
+    return Plan(choices, weighting, budget, budget_of, chosen)
+
+
+def _by_spectra(
+    allocation: str,
+    leaves: Sequence[Leaf],
+    spectra: Mapping[str, np.ndarray],
+    scales: Mapping[str, float],
+    method: Method,
+    allowed: float,
+    of: Costs,
+) -> dict[str, Choice]:
+    """The choices of an allocation that runs no net.
+
+    Args:
+        allocation: its name.
+        leaves: the matrices.
+        spectra: path -> singular values; not for "uniform".
+        scales: path -> what squared errors are multiplied by; for "error".
+        method: of all choices.
+        allowed, of: the budget and what it counts.
+    """
+    if allocation == "uniform":
+        return choices_of(by_level(leaves, allowed, of, rank_of_share), method)
+    if allocation == "error":
+        errors = {leaf.path: squared_errors(spectra[leaf.path]) * scales[leaf.path] for leaf in leaves}
+        return share_out(leaves, _by_rank(leaves, errors, method, of), allowed, of)
+    losses = {path: losses_of(values, spectral=allocation == "minimax") for path, values in spectra.items()}
+    ranks = by_level(leaves, allowed, of, lambda leaf, level: rank_of_loss(losses[leaf.path], level))
+    return choices_of(ranks, method)
 
 
 def check_allocation(
