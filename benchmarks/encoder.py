@@ -76,7 +76,7 @@ def main() -> None:
                 "seconds": times[1],
                 "programs": program._compile.cache_info().misses,
                 "converged": all(record.converged for record in records),
-                "objective_rows": float(np.mean([record.objective_rows for record in records])),
+                "objective_rows": float(np.mean([record.error_rows for record in records])),
             }
         )
         print(rows[-1], flush=True)

@@ -222,7 +222,7 @@ def _cell(
     block = {"method": solver, "p": p}
     smaller = dataclasses.replace(checkpoint, params=params, compression=block)
     dense_size = sum(record.dense_size for record in records)
-    entries = sum(record.objective_entries * record.dense_size for record in records) / dense_size
+    entries = sum(record.error_entries * record.dense_size for record in records) / dense_size
     row = {
         "layers": layers,
         "keep": keep,
@@ -253,7 +253,7 @@ def _record(
     if row["method"] == _BY_TEXT:
         told = {key: str(getattr(calibration, key)) for key in ("texts", "tokens", "target", "seed")}
         origin = {"source": "Python's own reference", "model": name}
-        entries = max((SPARSE_SHARE_OF_TABLES for one in records if one.entries), default=0.0)
+        entries = max((SPARSE_SHARE_OF_TABLES for one in records if one.nnz), default=0.0)
         by_text = {"weighting": DEFAULT, "calibration": told | origin, "sparse": entries}
     return record_files(
         dense,

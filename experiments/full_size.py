@@ -103,7 +103,7 @@ def measure(folder: str, layers: str, keep: float, method: str) -> dict[str, Any
         "ranks": sorted({record.rank for record in records if record.rank is not None}),
         "layers": len(records),
         "num_iters": max(record.num_iters for record in records),
-        "objective_entries": float(np.mean([record.objective_entries for record in records])),
+        "objective_entries": float(np.mean([record.error_entries for record in records])),
         "seconds_load": loaded,
         "seconds_solve": sum(record.seconds for record in records),
         "seconds_in_all": time.perf_counter() - began,

@@ -141,7 +141,7 @@ class Bench:
             "factored": len(factored),
             "left_dense": len(layers) - len(factored),
             "ranks": sorted({layer.rank for layer in factored}),
-            "objective": sum(x.objective_entries for x in factored) / len(factored) if factored else None,
+            "objective": sum(x.error_entries for x in factored) / len(factored) if factored else None,
             "converged": all(layer.converged for layer in factored),
             "options": self.grid.options.get(key.method, {}),
             "seconds_solving": round(solving, 3),

@@ -135,7 +135,7 @@ def measure(checkpoint: Checkpoint, dev: Prepared, layers: str, name: str) -> di
                 variant.params, select=layers, keep=keep, solver=method, p=p, **OPTIONS.get(method, {})
             )
             result = evaluate_task(dataclasses.replace(variant, params=params), dev)
-            objective = float(np.mean([record.objective_entries for record in records]))
+            objective = float(np.mean([record.error_entries for record in records]))
             rows.append({"keep": keep, "method": method, "p": p, "metrics": result.metrics, "objective": objective})
     return {
         "layers": layers,

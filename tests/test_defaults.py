@@ -54,8 +54,8 @@ def test_every_door_has_the_defaults_of_one_table(calibrated, command, folder, t
     found = lpjax.compress(params, select="embeddings", keep=KEEP, **known)
     asked = lpjax.compress(params, select="embeddings", keep=KEEP, solver=solver, p=p, sparse_share=share, **known)
     assert same(found.params, asked.params)
-    assert found.records[0].objective_entries == asked.records[0].objective_entries  # in the norm of that p
-    assert bool(found.records[0].entries) == bool(share)
+    assert found.records[0].error_entries == asked.records[0].error_entries  # in the norm of that p
+    assert bool(found.records[0].nnz) == bool(share)
 
     # `allocate`
     plan = lpjax.allocate(params, budget=0.9, select="embeddings", **known)
@@ -103,4 +103,4 @@ def test_every_door_has_the_defaults_of_one_table(calibrated, command, folder, t
 def test_the_svd_is_the_solver_of_two(folder):
     params = lpjax.load_checkpoint(folder).params
     found = lpjax.compress(params, select="embeddings", keep=KEEP, solver="svd").records[0]
-    assert found.objective_entries == pytest.approx(found.objective_rows, rel=1e-6)
+    assert found.error_entries == pytest.approx(found.error_rows, rel=1e-6)

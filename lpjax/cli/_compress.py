@@ -8,6 +8,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import msgspec
 import typer
 from rich.console import Console
 from rich.markup import escape
@@ -171,7 +172,7 @@ def compress(
         budget=made.budget,
         budget_of=made.budget_of,
         allocation=made.allocation,
-        sparse=max((made.layers[record.path].sparse_share for record in fresh if record.entries), default=0.0),
+        sparse=max((made.layers[record.path].sparse_share for record in fresh if record.nnz), default=0.0),
         options=options,
         weighting=made.weighting,
         calibration={} if statistics is None else origin(statistics),
@@ -192,7 +193,7 @@ def compress(
         "parameters_after": left,
         "bytes_before": before,
         "bytes_after": size,
-        "layers": [dataclasses.asdict(record) for record in records],
+        "layers": [msgspec.to_builtins(record) for record in records],
     }
     result |= {"plan": str(plan_out)} if plan_out is not None else {}
     if page is not None:
@@ -253,7 +254,7 @@ def _records_table(records: Any, title: str) -> Table:
     table = Table(title=title, title_justify="left")
     table.add_column("layer", overflow="fold")
     timed = any(record.time_ratio is not None for record in records)
-    sparse = ["entries"] if any(record.entries for record in records) else []
+    sparse = ["entries"] if any(record.nnz for record in records) else []
     for heading in ("shape", "rank", *sparse, "kept", "objective", "seconds", *(["time / dense"] if timed else [])):
         table.add_column(heading, justify="right", no_wrap=True)
     for record in records:
@@ -261,9 +262,9 @@ def _records_table(records: Any, title: str) -> Table:
             escape(record.path) + (f" [dim]({escape(record.note)})[/]" if record.note else ""),
             "×".join(map(str, record.shape)),
             "dense" if record.rank is None else str(record.rank),
-            *[str(record.entries) for _ in sparse],
+            *[str(record.nnz) for _ in sparse],
             f"{100 * record.stored_size / record.dense_size:.0f} %",
-            f"{record.objective_entries:.4f}",
+            f"{record.error_entries:.4f}",
             f"{record.seconds:.2f}" + ("" if record.converged else "*"),
             *(["" if record.time_ratio is None else f"{record.time_ratio:.2f}"] if timed else []),
         )

@@ -7,6 +7,7 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
+import msgspec
 from jax.sharding import Mesh
 
 from lpjax._check import check_whole
@@ -149,7 +150,7 @@ def compress(
             pairs[record.path] = pair
             if break_even is not None and pair.sparse is None:
                 ratio = break_even.ratio(record.path, record.shape, pair.rank)
-                record = dataclasses.replace(record, time_ratio=ratio)
+                record = msgspec.structs.replace(record, time_ratio=ratio)
         records[record.path] = record
         if progress is not None:
             progress(len(records), len(plan.layers), record)

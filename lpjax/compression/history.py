@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -64,7 +63,7 @@ def export_files(checkpoint: Checkpoint, model: str) -> dict[str, str]:
     """
     record = record_of(checkpoint)
     ranks = {path: layer.rank for path, (_, layer) in record.layers.items() if layer.rank is not None}
-    steps = [dataclasses.asdict(step) for step in record.steps]
+    steps = msgspec.to_builtins(record.steps)
     told = {"schema": EXPORT_SCHEMA, "model": model, "ranks": ranks, "steps": finite(steps), **run_record(None)}
     return training_files(checkpoint.source) | {EXPORTED: json.dumps(told, indent=2, allow_nan=False) + "\n"}
 

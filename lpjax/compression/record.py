@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from lpjax._files.json import Count, Plain, Positive, RecordError, Text, as_type, finite, read_object, without_unknown
 from lpjax._provenance import run_record
 from lpjax.checkpoint import Checkpoint, lowrank_ranks
@@ -23,8 +25,15 @@ UNKNOWN = "unknown"
 """Method of a step that nobody told."""
 
 
-@dataclasses.dataclass(frozen=True)
-class LayerRecord:
+_NAMES_IN_FILE = {
+    "error_entries": "objective_entries",
+    "error_rows": "objective_rows",
+    "error_weighted": "objective_weighted",
+    "nnz": "entries",
+}
+
+
+class LayerRecord(msgspec.Struct, frozen=True, rename=_NAMES_IN_FILE):
     """What became of one selected leaf.
 
     Attributes:
@@ -32,17 +41,17 @@ class LayerRecord:
         shape: of the dense leaf, with all of its axes.
         rank: rank of the pair; None if the leaf stayed dense.
         dense_size, stored_size: parameters before and after.
-        objective_entries, objective_rows: ‖A − Â‖_p / ‖A‖_p, unweighted, of what is stored, single entries included,
+        error_entries, error_rows: ‖A − Â‖_p / ‖A‖_p, unweighted, of what is stored, single entries included,
             over entries and over rows (outputs of a kernel, tokens of an embedding); 0 if dense.
-        bound: what the solver's ellipsoid guarantees for `objective_entries`, before the factors are rounded
+        bound: what the solver's ellipsoid guarantees for `error_entries`, before the factors are rounded
             to the leaf's dtype; None without an ellipsoid, or with weights, for then it bounds another norm.
         num_iters, converged: of the solver; for a stack the most, and whether all did.
         seconds: solve time excluding compilation, divided by the batch size.
         note: why it stayed as it was, or empty.
         time_ratio: time of the layer as a share of the dense one's, by `break_even`; None if not known.
-        objective_weighted: ‖A − Â‖ / ‖A‖ in the Frobenius norm under the weights, of rows or of statistics, that the
+        error_weighted: ‖A − Â‖ / ‖A‖ in the Frobenius norm under the weights, of rows or of statistics, that the
             pair was solved under; None without any.
-        entries: number of single entries beside the pair.
+        nnz: number of single entries beside the pair.
     """
 
     path: Text
@@ -50,16 +59,16 @@ class LayerRecord:
     rank: Positive | None
     dense_size: Count
     stored_size: Count
-    objective_entries: float = 0.0
-    objective_rows: float = 0.0
+    error_entries: float = 0.0
+    error_rows: float = 0.0
     bound: float | None = None
     num_iters: Count = 0
     converged: bool = True
     seconds: float = 0.0
     note: Text = ""
     time_ratio: float | None = None
-    objective_weighted: float | None = None
-    entries: Count = 0
+    error_weighted: float | None = None
+    nnz: Count = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,8 +148,8 @@ class Record:
 
 def record_text(record: Record) -> str:
     """`record` as the text of lpjax_record.json; numbers that are not finite become null."""
-    steps = [dataclasses.asdict(step) for step in record.steps]
-    return json.dumps({"schema": SCHEMA, "source": record.source, "steps": finite(steps)}, indent=2) + "\n"
+    steps = finite(msgspec.to_builtins(record.steps))
+    return json.dumps({"schema": SCHEMA, "source": record.source, "steps": steps}, indent=2) + "\n"
 
 
 def record_files(
@@ -193,11 +202,10 @@ def record_of(checkpoint: Checkpoint) -> Record:
     return record
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _StoredLayer(LayerRecord):
+class _StoredLayer(LayerRecord, frozen=True, kw_only=True):
     rank: Positive | None = None
-    objective_entries: float = math.nan
-    objective_rows: float = math.nan
+    error_entries: float = math.nan
+    error_rows: float = math.nan
     seconds: float = math.nan
 
 
@@ -232,17 +240,13 @@ def read_record(path: Path) -> Record:
 
 
 def _step(stored: _StoredStep) -> Step:
-    known = _fields(stored)
+    known = {field.name: getattr(stored, field.name) for field in dataclasses.fields(stored)}
     known |= {
         name: {key: str(value) for key, value in getattr(stored, name).items()}
         for name in ("versions", "machine", "calibration")
     }
-    known["layers"] = tuple(LayerRecord(**_fields(layer)) for layer in stored.layers)
+    known["layers"] = tuple(LayerRecord(**msgspec.structs.asdict(layer)) for layer in stored.layers)
     return Step(**known)
-
-
-def _fields(stored: Any) -> dict[str, Any]:
-    return {field.name: getattr(stored, field.name) for field in dataclasses.fields(stored)}
 
 
 def _told(checkpoint: Checkpoint, ranks: Mapping[str, int]) -> Record:
@@ -276,4 +280,4 @@ def _told(checkpoint: Checkpoint, ranks: Mapping[str, int]) -> Record:
 def _layer_in_file(path: str, leaf: Any) -> LayerRecord:
     unknown = math.nan
     return LayerRecord(path, tuple(leaf.shape), leaf.rank, math.prod(leaf.shape), leaf.size, unknown, unknown,
-                       seconds=unknown, entries=leaf.entries)  # fmt: skip
+                       seconds=unknown, nnz=leaf.entries)  # fmt: skip

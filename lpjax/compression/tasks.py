@@ -102,9 +102,7 @@ def unchanged_record(path: str, leaf: Any, reason: str) -> LayerRecord:
     """The record of a leaf that stays as it is."""
     size, shape = math.prod(leaf.shape), tuple(leaf.shape)
     if isinstance(leaf, LowRank):
-        return LayerRecord(
-            path, shape, leaf.rank, size, leaf.size, note=f"stays as it is: {reason}", entries=leaf.entries
-        )
+        return LayerRecord(path, shape, leaf.rank, size, leaf.size, note=f"stays as it is: {reason}", nnz=leaf.entries)
     return LayerRecord(path, shape, None, size, size, note=f"stays dense: {reason}")
 
 
@@ -296,14 +294,14 @@ def leaf_of_results(results: Sequence[TaskResult]) -> tuple[LayerRecord, LowRank
         rank=task.rank,
         dense_size=math.prod(task.leaf.shape),
         stored_size=pair.size,
-        objective_entries=_joint([float(part.error_entries) for part in solved], norms, task.p),
-        objective_rows=_joint([float(part.error_rows) for part in solved], row_norms, task.p),
+        error_entries=_joint([float(part.error_entries) for part in solved], norms, task.p),
+        error_rows=_joint([float(part.error_rows) for part in solved], row_norms, task.p),
         bound=_joint(bounds, norms, task.p) if len(bounds) == len(solved) else None,
         num_iters=max(int(part.num_iters) for part in solved),
         converged=all(bool(part.converged) for part in solved),
         seconds=sum(result.seconds for result in results),
-        objective_weighted=_weighted(solved, scales),
-        entries=pair.entries,
+        error_weighted=_weighted(solved, scales),
+        nnz=pair.entries,
     )
     return record, pair
 

@@ -188,7 +188,7 @@ def compare(run: Run, checkpoint: Checkpoint, dense: Checkpoint, name: str, reco
         values = records[layer.path].singular_values
         if values is not None and layer.rank is not None:
             layer.spectrum = spectrum(values, layer.rank)
-            if layer.record.entries:
+            if layer.record.nnz:
                 layer.spectrum = layer.spectrum._replace(least=None)  # with single entries less is possible
     changed = [path for path, leaf in leaves.items() if not is_lowrank(leaf) and not _same(leaf, whole[path])]
     if changed:

@@ -38,7 +38,7 @@ def test_compress_writes_its_page_in_the_same_go(run, folder, tmp_path):
     (step,) = read_record(out / "lpjax_record.json").steps
     kept, frobenius, least, *_ = [number for _, numbers in row for number in numbers]
     assert kept == step.layers[0].stored_size / step.layers[0].dense_size
-    assert frobenius == pytest.approx(step.layers[0].objective_entries, rel=1e-4)
+    assert frobenius == pytest.approx(step.layers[0].error_entries, rel=1e-4)
     assert least == pytest.approx(frobenius, rel=1e-4)
     assert len(page.table("times")) == 2
     # With --force the folder is swapped, page and all.

@@ -41,8 +41,8 @@ def test_the_svd_of_a_pair_is_that_of_its_product(key):
     expected = truncated_svd(product(first), pair.rank)
     assert np.allclose(product(pair), expected, atol=1e-5 * np.abs(expected).max())
     lost = norm(product(first) - product(pair), 2) / norm(product(first), 2)
-    assert record.objective_entries == pytest.approx(lost, rel=1e-4)
-    assert record.objective_rows == pytest.approx(lost, rel=1e-4)
+    assert record.error_entries == pytest.approx(lost, rel=1e-4)
+    assert record.error_rows == pytest.approx(lost, rel=1e-4)
 
 
 @pytest.mark.covering(0)
@@ -55,7 +55,7 @@ def test_a_solver_gives_what_it_gives_of_the_product(solver):
     over = "rows" if solver == "irls_rows" else "entries"
     found, expected = (norm(product(first) - product(one), 1, over) for one in (pair, direct))
     assert found == pytest.approx(expected, rel=1e-3)
-    told = record.objective_rows if over == "rows" else record.objective_entries
+    told = record.error_rows if over == "rows" else record.error_entries
     assert told == pytest.approx(found / norm(product(first), 1, over), rel=1e-4)
 
 
@@ -69,7 +69,7 @@ def test_under_the_weights_of_a_calibration():
     dense = lpjax.compress({"kernel": product(first).astype(np.float32)}, **options)
     assert np.allclose(product(pair), product(dense.params["kernel"]), atol=1e-3 * np.abs(product(first)).max())
     record = lpjax.compress({"kernel": first}, **options).records[0]
-    assert record.objective_weighted == pytest.approx(dense.records[0].objective_weighted, rel=1e-3)
+    assert record.error_weighted == pytest.approx(dense.records[0].error_weighted, rel=1e-3)
     # Row weights of the caller's, too.
     weights = rng.uniform(0.1, 3, 23).astype(np.float32)
     kernel = lpjax.compress({"kernel": first}, select=".", rank=5, solver="svd", row_weights={"kernel": weights})
@@ -87,7 +87,7 @@ def test_single_entries_are_multiplied_out_and_chosen_anew():
     again, (other,) = lpjax.compress({"kernel": first}, select=".", keep=0.4, solver="svd", sparse_share=0.3)
     assert again["kernel"].entries
     assert again["kernel"].size <= 0.4 * 37 * 23
-    assert other.objective_entries < record.objective_entries
+    assert other.error_entries < record.error_entries
 
 
 def test_a_rank_that_is_no_smaller_leaves_the_pair():
@@ -110,7 +110,7 @@ def test_stacks_of_pairs():
         assert np.allclose(got, expected, atol=1e-4 * np.abs(expected).max())
     lost = [norm(product(pair) - truncated_svd(product(pair), 4), 2) * 1000.0**i for i, pair in enumerate(pairs)]
     total = [norm(product(pair), 2) * 1000.0**i for i, pair in enumerate(pairs)]
-    assert found.records[0].objective_entries == pytest.approx(np.linalg.norm(lost) / np.linalg.norm(total), rel=1e-4)
+    assert found.records[0].error_entries == pytest.approx(np.linalg.norm(lost) / np.linalg.norm(total), rel=1e-4)
 
 
 @pytest.mark.parametrize("allocation", ["uniform", "error"])
@@ -194,6 +194,6 @@ def test_weights_at_the_ends_of_their_range(scale, dtype):
         power = 2.0 ** np.round(np.log2(scale))
         found = (left / power) @ right * (power / scale)
         assert np.abs(found - expected).max() < 20 * exact
-        assert np.isfinite(record.objective_entries)
+        assert np.isfinite(record.error_entries)
     lost = norm(true - truncated_svd(true, first["kernel"].rank), 2) / norm(true, 2)
-    assert records[0].objective_entries == pytest.approx(lost, rel=0.02)
+    assert records[0].error_entries == pytest.approx(lost, rel=0.02)

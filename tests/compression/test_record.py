@@ -20,7 +20,7 @@ pytestmark = pytest.mark.filterwarnings("default")
 
 def test_what_is_written_is_read_back(tmp_path):
     layers = (
-        LayerRecord("a/kernel", (3, 4), 1, 12, 7, 0.25, 0.125, 0.5, 3, False, 0.75, objective_weighted=0.1),
+        LayerRecord("a/kernel", (3, 4), 1, 12, 7, 0.25, 0.125, 0.5, 3, False, 0.75, error_weighted=0.1),
         LayerRecord("b/kernel", (2, 2), None, 4, 4, note="stays dense"),
     )
     step = Step("net", "lewis", 1.5, 0.6, None, {"tol": 1e-3}, ("a", "b"), 16, 11, 64, 44, layers, 7)
@@ -40,7 +40,7 @@ def test_numbers_that_are_not_finite_become_null_and_unknown(tmp_path):
     path.write_text(record_text(Record((Step(method="svd", p=math.nan, layers=(layer,)),))))
     step = read_record(path).steps[0]
     assert (step.p, step.layers[0].bound) == (None, None)
-    assert math.isnan(step.layers[0].objective_entries)
+    assert math.isnan(step.layers[0].error_entries)
     json.loads(path.read_text(), parse_constant=pytest.fail)
 
 
@@ -92,7 +92,7 @@ def test_without_a_record_the_steps_are_those_of_config_json(run: Command, folde
     assert (first.method, first.p, first.keep, first.versions) == ("svd", 2.0, None, {})
     (layer,) = first.layers
     assert (layer.path, layer.shape) == ("embeddings/word_embeddings/embedding", (29, 12))
-    assert math.isnan(layer.objective_entries)
+    assert math.isnan(layer.error_entries)
     assert second.method == "lewis"
     # Saved by hand: one step, of which nothing else is known.
     checkpoint = lpjax.load_checkpoint(two)

@@ -214,7 +214,7 @@ def test_ranks_and_sizes_are_those_of_compress():
             assert (made.rank if made.smaller else None) == theirs.rank
             assert (made.size if made.smaller else ours.size) == theirs.stored_size
             if made.smaller:
-                assert theirs.objective_entries == pytest.approx(math.sqrt(1 - made.energy), abs=1e-4)
+                assert theirs.error_entries == pytest.approx(math.sqrt(1 - made.energy), abs=1e-4)
         factored = compress(params, select="a", keep=keep, solver="svd", p=2.0).params
         record = inspect_params(factored, select="a").leaves[0]
         assert record.rank == told[0].keeps[0].rank

@@ -83,13 +83,13 @@ def test_planted_entries_are_found(solver, scale):
     pair, record = one(matrix, rank=10, sparse_share=0.5, solver=solver, p=1.0 if solver != "svd" else 2.0)
     assert pair.sparse is not None
     assert pair.rank == record.rank == 5
-    assert record.entries == pair.sparse.values.size >= 90
+    assert record.nnz == pair.sparse.values.size >= 90
     assert pair.size == record.stored_size <= 10 * (60 + 40)
     assert np.all(np.asarray(pair.sparse.dense(40))[wild != 0])
     lost = np.abs(np.asarray(densify(pair)) - matrix).sum() / np.abs(matrix).sum()
     assert lost < (1e-5 if solver == "admm_entries" else 0.02)
     # A pair of as many parameters is far from it.
-    assert 10 * lost < one(matrix, rank=10, solver=solver)[1].objective_entries
+    assert 10 * lost < one(matrix, rank=10, solver=solver)[1].error_entries
 
 
 @pytest.mark.covering(1)
@@ -110,16 +110,16 @@ def test_what_is_chosen_weighs_most_and_is_exact(solver, key, dtype):
     assert np.abs(missed)[kept].min() >= np.abs(missed)[~kept].max() - rounding
     np.testing.assert_allclose(entries[kept], missed[kept], rtol=2 * np.finfo(dtype).eps, atol=1e-6)
     shares = norm(missed - entries, 1.0) / norm(matrix, 1.0)
-    assert record.objective_entries == pytest.approx(shares, rel=1e-2 if dtype == np.float16 else 1e-4)
+    assert record.error_entries == pytest.approx(shares, rel=1e-2 if dtype == np.float16 else 1e-4)
     # And better than the pair alone of as many parameters, for the tails are heavy.
-    assert shares < compress({key: matrix}, select=".", keep=0.6, solver=solver, p=1.0).records[0].objective_entries
+    assert shares < compress({key: matrix}, select=".", keep=0.6, solver=solver, p=1.0).records[0].error_entries
 
 
 def test_double_precision(x64):
     matrix, _ = planted()
     pair, record = one(matrix, rank=10, sparse_share=0.5, solver="svd", p=2.0)
     assert pair.left.dtype == np.float64
-    assert record.objective_entries < 0.02
+    assert record.error_entries < 0.02
 
 
 def test_weights_of_rows_draw_entries_to_them():
@@ -145,10 +145,10 @@ def test_under_a_calibration_the_weighted_error_is_what_gets_less(key):
         return compress({key: matrix}, select=".", keep=0.5, statistics=calibration, **options).records[0]
 
     alone, both, less = weighted(sparse_share=0.0), weighted(sparse_share=0.3), weighted(sparse_share=0.15)
-    assert both.objective_weighted is not None
-    assert alone.objective_weighted is not None
-    assert less.objective_weighted is not None
-    assert both.objective_weighted < less.objective_weighted < alone.objective_weighted
+    assert both.error_weighted is not None
+    assert alone.error_weighted is not None
+    assert less.error_weighted is not None
+    assert both.error_weighted < less.error_weighted < alone.error_weighted
     assert both.stored_size <= 0.5 * matrix.size
 
 
@@ -166,7 +166,7 @@ def test_by_default_tables_have_some_under_the_default_weights():
 
     def entries(**options: Any) -> dict[str, int]:
         options = {"select": [".*"], "keep": 0.8, **options}
-        return {record.path: record.entries for record in compress(tree, **options).records}
+        return {record.path: record.nnz for record in compress(tree, **options).records}
 
     found = entries(statistics=calibration)
     assert found["words/embedding"] > 0
@@ -194,9 +194,9 @@ def test_by_default_tables_have_some_under_the_default_weights():
 def test_zero_rank_one_and_nothing_left_for_entries():
     zero, record = one(np.zeros((20, 30), np.float32), rank=4, sparse_share=0.5, solver="svd")
     assert not np.any(densify(zero))
-    assert record.entries == 0
+    assert record.nnz == 0
     few, record = one(planted()[0].astype(np.float32), rank=1, sparse_share=0.9, solver="svd")
-    assert (few.rank, few.sparse, record.entries) == (1, None, 0)
+    assert (few.rank, few.sparse, record.nnz) == (1, None, 0)
     low = np.outer(np.arange(1, 31), np.ones(20)).astype(np.float32)
     pair, record = one(low, rank=6, sparse_share=0.5, solver="svd")
     assert np.abs(np.asarray(densify(pair)) - low).max() < 1e-4
@@ -204,7 +204,7 @@ def test_zero_rank_one_and_nothing_left_for_entries():
     equal, record = one(np.tile(np.eye(30, dtype=np.float32), (2, 1)), rank=4, sparse_share=0.5, solver="svd")
     assert equal.size <= 4 * 90
     assert equal.sparse is not None
-    assert record.entries == equal.sparse.values.size
+    assert record.nnz == equal.sparse.values.size
 
 
 @pytest.mark.parametrize(
@@ -236,7 +236,7 @@ def test_allocations_count_entries_and_refuse_what_they_do_not_save():
     assert {choice.sparse_share for choice in found.layers.values() if choice.rank is not None} == {0.4}
     small = compress(params, plan=found)
     assert sum(record.stored_size for record in small.records) <= 0.5 * 4800
-    assert any(record.entries for record in small.records)
+    assert any(record.nnz for record in small.records)
     with pytest.raises(ValueError, match="saves no time"):
         lpjax.allocate(params, budget=0.5, select=".", budget_of="multiply_adds", sparse_share=0.4)
     with pytest.raises(ValueError, match="`sparse_share` is 1"):
@@ -438,7 +438,7 @@ def test_nnx_models_have_none_by_default_either():
     model = nnx.Dict(table=nnx.Embed(60, 30, rngs=nnx.Rngs(0)))
     options: dict[str, Any] = {"select": ".", "keep": 0.8, "solver": "svd", "statistics": calibration}
     (record,) = compress_nnx(model, **options, sparse_share=None)
-    assert (record.entries, record.rank) == (0, 16)
+    assert (record.nnz, record.rank) == (0, 16)
 
 
 # The command

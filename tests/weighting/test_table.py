@@ -18,7 +18,7 @@ def test_a_weighting_from_outside_is_one_line(command, folder, tmp_path, monkeyp
     statistics = lpjax.calibrate(checkpoint, ["a b c", "d e f g", "h i j a"], select="attention")
     found = lpjax.compress(checkpoint.params, select="attention", keep=0.6, statistics=statistics, weighting="toy")
     plain = lpjax.compress(checkpoint.params, select="attention", keep=0.6, statistics=statistics, weighting="none")
-    assert all(record.objective_weighted is not None for record in found.records)
+    assert all(record.error_weighted is not None for record in found.records)
     assert any(
         not np.allclose(one, other, atol=1e-4)
         for one, other in zip(jax.tree.leaves(found.params), jax.tree.leaves(plain.params), strict=True)

@@ -221,10 +221,10 @@ def test_the_weighted_error_is_on_record():
         left = kernel - np.asarray(lpjax.densify(params["a"]["kernel"]))
         shares[name] = [np.linalg.norm(half.T @ one @ other) for one in (left, kernel)]
         if name == "none":
-            assert record.objective_weighted is None
+            assert record.error_weighted is None
         else:
-            assert record.objective_weighted is not None
-            assert np.isclose(record.objective_weighted, shares[name][0] / shares[name][1], rtol=1e-3)
+            assert record.error_weighted is not None
+            assert np.isclose(record.error_weighted, shares[name][0] / shares[name][1], rtol=1e-3)
     assert shares["gauss_newton"][0] < shares["none"][0]
 
 
@@ -342,7 +342,7 @@ def write_weighted(target):
         for record in records:
             leaf = jax.tree.map(jnp.asarray, dict(leaves_with_paths(params))[record.path])
             arrays[f"{name}: {record.path}"] = np.asarray(lpjax.densify(leaf))
-            arrays[f"{name}: error of {record.path}"] = np.array([record.objective_weighted or 0.0])
+            arrays[f"{name}: error of {record.path}"] = np.array([record.error_weighted or 0.0])
     write_first(arrays, target)
 
 
