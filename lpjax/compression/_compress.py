@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 
 from lpjax._check import check_whole
 from lpjax._mesh import data_mesh
+from lpjax._repr import short_repr
 from lpjax.compression.defaults import default_weighting
 from lpjax.compression.latency import BreakEven
 from lpjax.compression.plan import Choice, Plan, Solver, check_only_plan, uniform_plan
@@ -30,6 +31,9 @@ class Compressed(NamedTuple):
 
     params: Any
     records: tuple[LayerRecord, ...]
+
+    def __repr__(self) -> str:
+        return f"Compressed(params={short_repr(self.params)}, records={len(self.records)} of `LayerRecord`)"
 
 
 Progress = Callable[[int, int, LayerRecord], None]
@@ -113,21 +117,13 @@ def compress(
         raise ValueError(f'`rows` is {rows!r}; expected "auto", "first" or "last"')
     if batch_size is not None:
         check_whole("`batch_size`", batch_size, 1)
+    uniform: dict[str, Any] = {"keep": keep, "rank": rank, "solver": solver, "p": p, "sparse_share": sparse_share}
+    uniform |= {"select": select}
     if plan is None:
-        plan = uniform_plan(
-            params,
-            select=select,
-            keep=keep,
-            rank=rank,
-            solver=solver,
-            p=p,
-            sparse_share=sparse_share,
-            weighting=default_weighting(weighting, calibrated=statistics is not None),
-            break_even=break_even,
-            input_axes=input_axes,
-        )
+        under = default_weighting(weighting, calibrated=statistics is not None)
+        plan = uniform_plan(params, weighting=under, break_even=break_even, input_axes=input_axes, **uniform)
     else:
-        check_only_plan(select=select, keep=keep, rank=rank, solver=solver, p=p, sparse_share=sparse_share)
+        check_only_plan(**uniform)
         plan = plan if isinstance(plan, Plan) else Plan(plan)
         plan = plan if weighting is None else dataclasses.replace(plan, weighting=weighting)
     plan.check(params, statistics, input_axes)

@@ -15,6 +15,7 @@ import numpy as np
 
 from lpjax._check import check_name, check_share, check_whole
 from lpjax._files.json import Positive, RecordError, Text, as_type, finite, read_object
+from lpjax._repr import short_repr
 from lpjax.checkpoint.documents import refuse_existing, write_text
 from lpjax.compression.defaults import default_method, default_sparse_share
 from lpjax.compression.latency import BreakEven
@@ -89,6 +90,9 @@ class Plan:
     allocation: str | None = None
     provenance: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     keep: float | None = None
+
+    def __repr__(self) -> str:
+        return short_repr(self)
 
     def check(self, params: Any, statistics: Calibration | None = None, input_axes: InputAxes | None = None) -> None:
         """Refuse all that can be refused before any work.

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from lpjax._repr import short_repr
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Statistics:
@@ -42,6 +44,9 @@ class Statistics:
     counts: Float[np.ndarray, " n"] | None = None
     gradients: Float[np.ndarray, " n"] | None = None
 
+    def __repr__(self) -> str:
+        return short_repr(self)
+
     def not_finite(self) -> str | None:
         """The first that holds NaN or infinity, by its name."""
         for field in dataclasses.fields(self):
@@ -70,3 +75,6 @@ class Calibration:
     tokens: int
     seed: int
     provenance: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return short_repr(self)
