@@ -49,7 +49,7 @@ def choose_p(records: Iterable[Record]) -> Record | None:
 
 def finetune_table() -> str:
     """Dev scores of the nets as they were fine-tuned."""
-    lines = ["| net | task | learnt from | dev | metrics | epochs, lr | minutes |", "|---|---|---|---|---|---|---|"]
+    lines = ["| model | task | trained on | dev | metrics | epochs, lr | minutes |", "|---|---|---|---|---|---|---|"]
     for path in sorted((RESULTS / "finetune").glob("*.json"), key=_order):
         record = json.loads(path.read_text(encoding="utf-8"))
         best, dev, settings = record["best"], record["dev"], record["settings"]
@@ -184,7 +184,7 @@ def _with_error(values: list[float]) -> str:
 
 def small_table() -> str:
     """Change of each small net's score, in points: SVD, then each method at its chosen p."""
-    lines = [f"| net | layers | % | {' | '.join(METHODS)} |", "|---" * (len(METHODS) + 3) + "|"]
+    lines = [f"| model | layers | % | {' | '.join(METHODS)} |", "|---" * (len(METHODS) + 3) + "|"]
     for net in (name for name in nets() if name.startswith("small-")):
         found = read_records(net)
         for layers, name in LAYERS.items():

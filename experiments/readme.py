@@ -37,7 +37,9 @@ def demo_table(record: dict[str, Any]) -> str:
         lines.append(f"| {name} | {' | '.join(cells)} |")
     limits = {row["options"]["num_iters"] for row in record["rows"] if "num_iters" in row["options"]}
     limited = [row for row in record["rows"] if not row["all_converged"]]
-    note = f"admm_entries ran for {min(limits)} iterations, not to its end." if limits and limited else ""
+    note = (
+        f"`admm_entries` was stopped after {min(limits)} iterations, before it converged." if limits and limited else ""
+    )
     saved = record["saved"]
     name = method_label(saved["method"], saved["p"])
     return "\n".join(
@@ -45,10 +47,10 @@ def demo_table(record: dict[str, Any]) -> str:
             *lines,
             "",
             *([note] if note else []),
-            f"The checkpoint that it saves (embedding −60 %, {name}) has {saved['bytes'] / 1e6:.1f} MB instead of "
-            f"{saved['dense_bytes'] / 1e6:.1f} and, reloaded,",
-            f"scores {saved['score_reloaded']:.4f}. The whole took {record['seconds'] / 60:.1f} minutes on "
-            f"{record['machine']['cores']} cores. Record: `experiments/results/demo.json`.",
+            f"The saved checkpoint (embedding −60 %, {name}) has {saved['bytes'] / 1e6:.1f} MB instead of "
+            f"{saved['dense_bytes'] / 1e6:.1f}, and scores {saved['score_reloaded']:.4f}",
+            f"after reloading. The run took {record['seconds'] / 60:.1f} minutes on {record['machine']['cores']} "
+            "cores. Record: `experiments/results/demo.json`.",
         ]
     )
 
@@ -86,7 +88,7 @@ def _by_size(folder: str) -> list[dict[str, Any]]:
 def parity_table(record: dict[str, Any]) -> str:
     """Largest absolute errors, a net a row."""
     columns = list(next(iter(record["cells"].values())))
-    lines = [f"| net | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
+    lines = [f"| model | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
     lines += [f"| {net} | {' | '.join(f'{cells[c]:.1e}' for c in columns)} |" for net, cells in record["cells"].items()]
     return "\n".join(lines)
 
@@ -94,7 +96,7 @@ def parity_table(record: dict[str, Any]) -> str:
 def full_size_table(record: dict[str, Any]) -> str:
     """Ranks, seconds and memory of full-size nets."""
     lines = [
-        "| net | layers | keep | method | rank | solving, s | load to saved, s | weights, MB | peak / weights |",
+        "| model | layers | keep | method | rank | solving, s | load to saved, s | weights, MB | peak / weights |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in record["rows"]:
@@ -153,7 +155,7 @@ def scaling_table(record: dict[str, Any]) -> str:
 def forward_table(record: dict[str, Any]) -> str:
     """Time of a forward pass beside the dense net's, and PyTorch's."""
     columns = [name for name in record["rows"][0]["seconds"] if name != "dense"]
-    lines = [f"| net | texts × tokens | dense, ms | {' | '.join(columns)} |", "|---" * (len(columns) + 3) + "|"]
+    lines = [f"| model | texts × tokens | dense, ms | {' | '.join(columns)} |", "|---" * (len(columns) + 3) + "|"]
     for row in record["rows"]:
         seconds = row["seconds"]
         cells = [row["net"], f"{row['batch']} × {row['length']}", f"{1e3 * seconds['dense']:.1f}"]

@@ -100,7 +100,7 @@ def embed_sentences(
 
     A folder of sentence-transformers says how they are made of the hidden states: by its poolings, dense layers and
     norms, with its prompts, length and case of text. A net without such a folder averages the hidden states of all
-    tokens. What lpjax does not compute of a folder is refused by name: see docs/sentence_transformers.md.
+    tokens. What lpjax does not compute of a folder is refused by name: see docs/reference/sentence_transformers.md.
 
     Sentences are sorted by length and padded to one of a few lengths (8, 16, 24, 32, …), batches to `batch_size`
     rows: at most twenty compilations a structure of the params. Embeddings stay on the device.
