@@ -58,7 +58,7 @@ serve-docs: .venv-docs/ready
 # What a release uploads: a source archive and a wheel in dist/.
 dist: .venv/ready
 	rm -rf dist
-	$(BIN)/python -m pip install --quiet build
+	$(BIN)/python -m pip install --quiet --group release
 	$(BIN)/python -m build
 
 clean:
