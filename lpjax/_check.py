@@ -25,11 +25,11 @@ _SHARES: dict[str, tuple[Callable[[float], bool], str]] = {
 MOST = 2**31 - 1
 """Whole numbers of settings at most: sizes and counts are int32 on devices."""
 MOST_SEED = 2**32 - 1
-"""Of larger seeds, JAX takes the last 32 bits alone: 2³² would be 0 again."""
+"""JAX takes only the last 32 bits of larger seeds: 2³² would be 0 again."""
 
 
 def check_whole(name: str, value: Any, least: int, most: int = MOST) -> None:
-    """Refuse what is no whole number from `least` to `most`.
+    """Refuse anything but a whole number from `least` to `most`.
 
     Raises:
         ValueError: naming it and the range.
@@ -41,7 +41,7 @@ def check_whole(name: str, value: Any, least: int, most: int = MOST) -> None:
 
 
 def check_seed(name: str, value: Any) -> None:
-    """Refuse what is no seed.
+    """Refuse anything but a seed.
 
     Raises:
         ValueError: as `check_whole`.
@@ -90,7 +90,7 @@ def check_settings(settings: Any, counts: Mapping[str, int], numbers: Sequence[s
 
     Args:
         settings: a dataclass.
-        counts: fields that are whole numbers, and their least; None will do where it is the default.
+        counts: fields that are whole numbers, and their least; None is allowed if it is the default.
         numbers: fields that are numbers, by the names of `_RANGES`.
 
     Raises:

@@ -46,8 +46,8 @@ def in_group(path: str, group: str) -> bool:
 def select_paths(params: Any, select: Select, input_axes: InputAxes | None = None) -> list[str]:
     """Paths of the matrices that `select` names, in tree order.
 
-    Groups overlook case and what is no matrix, such as the 3-D kernels of flax's own attention layers where
-    `input_axes` does not say how to view them.
+    Groups ignore case and skip leaves that are no matrices, such as the 3-D kernels of flax's own attention layers
+    unless `input_axes` says how to view them.
 
     Args:
         params: nested containers of arrays.

@@ -232,23 +232,6 @@ class Fields:
         """true or false, or None where there is neither."""
         return self._get(key, "true or false", lambda value: value if isinstance(value, bool) else None)
 
-    def counts(self, key: str) -> tuple[int, ...] | None:
-        """A list of whole numbers, 1 or more, such as a shape."""
-        return self._get(key, "a list of whole numbers", lambda value: _each(value, lambda one: _count(one, 1)))
-
-    def positives(self, key: str) -> tuple[float, ...] | None:
-        """A list of numbers above 0."""
-
-        def positive(value: Any) -> float | None:
-            number = _number(value)
-            return number if number is not None and number > 0 else None
-
-        return self._get(key, "a list of numbers above 0", lambda value: _each(value, positive))
-
-    def texts(self, key: str) -> tuple[str, ...] | None:
-        """A list of strings."""
-        return self._get(key, "a list of strings", lambda value: _each(value, _text))
-
     def numbers(self, key: str) -> dict[str, float | None] | None:
         """An object of numbers; one that is not finite is None."""
         found = self._get(key, "an object of numbers", lambda value: value if isinstance(value, dict) else None)
@@ -328,13 +311,6 @@ def _number(value: Any) -> float | None:
 
 def _count(value: Any, least: int, most: int = _MOST) -> int | None:
     return value if type(value) is int and least <= value <= most else None
-
-
-def _each(value: Any, convert: Callable[[Any], T | None]) -> tuple[T, ...] | None:
-    if not isinstance(value, list):
-        return None
-    found = [convert(one) for one in value]
-    return None if any(one is None for one in found) else tuple(found)  # pyright: ignore[reportReturnType]
 
 
 def _name(value: Any) -> str:

@@ -209,7 +209,7 @@ def check_allocation(
     Args:
         budget, budget_of, allocation, methods, sparse_share, break_even: see `allocate`.
         weighting: what errors are weighted by; None for unweighted errors.
-        **options: of the solvers, as far as they are to be checked, too.
+        **options: options of the solvers that are to be checked, too.
 
     Raises:
         ValueError: naming the first.
@@ -270,7 +270,7 @@ def _by_rank(
 
 
 def _leaf(path: str, leaf: Any, multiple: int, break_even: BreakEven | None) -> Leaf | None:
-    """What is to be known of a leaf; None of one for which there is no pair, or no smaller one."""
+    """Shape, ranks and costs of a leaf; None if no pair, or no smaller pair, exists."""
     if leaf.ndim != 2:
         return None
     n, d = leaf.shape
@@ -317,7 +317,7 @@ def _within(
 
 
 def _cost(path: str, leaf: Any, of: Costs, *, dense: bool = False) -> int:
-    """Of a leaf that stays as it is, or of the dense matrix that a pair stands for."""
+    """Cost of a leaf that stays as it is, or with `dense`, of the dense matrix that a pair stands for."""
     if dense and isinstance(leaf, LowRank):
         leaf = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
     if of == "parameters":

@@ -1,4 +1,4 @@
-"""Sharing out a budget among matrices: by one level for all, or by what each loses."""
+"""Sharing out a budget among matrices: by one level for all, or by the loss of each."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Leaf(NamedTuple):
         table: whether rows are looked up in it.
         least, most: rank of its smallest and its largest pair.
         multiple: ranks between them are multiples of it.
-        pair: parameters and multiply-adds of what is a pair already; None for a dense matrix.
+        pair: parameters and multiply-adds of a leaf that is a pair already; None for a dense matrix.
     """
 
     path: str
@@ -169,7 +169,7 @@ def share_out(
 ) -> dict[str, Choice]:
     """One option a leaf, of the least sum of losses that the budget has room for.
 
-    Up the hulls, where a parameter gains most: for sums of convex functions that is optimal but for what is left at
+    Climbs the hulls where a parameter gains most: optimal for sums of convex functions, except for what is left at
     the end (Fox, Operations Research 14, 1966), which goes into ranks between two options.
     """
     hulls = {leaf.path: hull(options[leaf.path]) for leaf in leaves}

@@ -1,4 +1,4 @@
-"""What each matrix of a net loses at some ranks, by a measure of whole nets."""
+"""The loss of each matrix of a net at some ranks, by a measure of whole nets."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ def measured_options(
     tell: Callable[[str], None],
     solve: Mapping[str, Any],
 ) -> dict[str, list[Option]]:
-    """What each leaf loses, as it is and at every level by every method, while the others are as `around` has them.
+    """The loss of each leaf, as it is and at every level by every method, while the others are as `around` has them.
 
-    `tell` hears of each of the `steps` that comes next.
+    `tell` is called with the name of each of the `steps` before it.
     """
     tree = dict(leaves_with_paths(params))
     plans: list[tuple[float, dict[str, Choice]]] = []
@@ -107,5 +107,5 @@ def _largest_nested(plans: Sequence[Mapping[str, Choice]]) -> dict[str, Choice]:
 
 
 def _nests(choice: Choice) -> bool:
-    """Whether pairs of smaller ranks are parts of those of larger ones."""
+    """Whether pairs of smaller ranks are parts of pairs of larger ranks."""
     return solver_named(choice.method).nested and not choice.sparse_share

@@ -14,7 +14,7 @@ from lpjax.weights.low_rank import LowRank
 
 
 def weighted_singular_values(leaf: Any, metrics: Metrics) -> np.ndarray:
-    """Those of H^{1/2} A G^{1/2}, descending, on the host.
+    """Singular values of H^{1/2} A G^{1/2}, descending, on the host.
 
     Of the larger metric no root is needed: with X = A G^{1/2}, and H the larger, they are those of XᵀHX. It is in
     double precision, as in `singular_values`, which see. The eigenvectors of a 3072 × 3072 metric would take several

@@ -1,4 +1,4 @@
-"""What is done if nothing is asked for: the one table of defaults of Python, NNX and the command line."""
+"""The defaults of `compress`, `allocate`, NNX and the command line."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ _SINCE = "Goals and bounds of layers are of the net before that, which the solve
 
 
 def training_files(folder: str | Path | None) -> dict[str, str]:
-    """Those of a folder, name -> text, for the folder of a net that is made of it.
+    """The training files in a folder, name -> text, to be copied beside a net that is made of it.
 
     Raises:
         RecordError: one is no regular file, or too large.
@@ -51,12 +51,12 @@ def training_files(folder: str | Path | None) -> dict[str, str]:
 
 
 def history_files(folder: str | Path | None, record: Record) -> dict[str, str]:
-    """Those, and the record of how the net became smaller where config.json and the weights do not tell as much."""
+    """`training_files`, and the record of compression if one was kept."""
     return training_files(folder) | ({RECORD: record_text(record)} if record.complete else {})
 
 
 def export_files(checkpoint: Checkpoint, model: str) -> dict[str, str]:
-    """What a dense export of `checkpoint`, called `model`, tells of how it was made, name -> text.
+    """The files that say how a dense export of `checkpoint`, called `model`, was made, name -> text.
 
     Raises:
         RecordError: its record or one of its `training_files` is damaged.
@@ -69,7 +69,7 @@ def export_files(checkpoint: Checkpoint, model: str) -> dict[str, str]:
 
 
 def export_note(folder: str | Path) -> str:
-    """What a dense export was made of, as the end of a sentence; empty where the folder does not tell."""
+    """What a dense export was made of, as the end of a sentence; empty if the folder does not say."""
     path = Path(folder) / EXPORTED
     if not path.exists():
         return ""
@@ -81,7 +81,7 @@ def export_note(folder: str | Path) -> str:
 
 
 def earlier_recovery(files: Mapping[str, str]) -> Any:
-    """What the last `lpjax recover` told, of `training_files`, for the next to tell with its own; None without one.
+    """The content of the last recover.json among `training_files`, to be kept in the next one; None without one.
 
     Raises:
         RecordError: it is no JSON object.

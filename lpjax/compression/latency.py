@@ -63,7 +63,7 @@ class LayerTiming:
 
     @property
     def rank(self) -> int:
-        """The break-even: the largest rank that takes no longer than dense; 0 where none does."""
+        """The break-even: the largest rank that takes no longer than dense; 0 if there is none."""
         below = [rank for rank in range(1, self.ranks[-1] + 1) if self.ratio(rank) <= 1]
         return max(below, default=0)
 
@@ -82,7 +82,7 @@ class BreakEven:
     timings: tuple[LayerTiming, ...]
 
     def ratio(self, path: str, shape: tuple[int, ...], rank: int) -> float | None:
-        """Time of a leaf's pair as a share of the dense leaf's; None for a shape that was not timed."""
+        """Time of a leaf's pair as a share of the dense leaf's; None if the shape was not timed."""
         found = self._timing(path, shape)
         return None if found is None else found.ratio(rank)
 
@@ -92,7 +92,7 @@ class BreakEven:
         return None if found is None else found.rank
 
     def added_seconds(self, path: str, shape: tuple[int, ...], rank: int) -> float | None:
-        """Seconds that a leaf's pair takes above the dense leaf's, of a batch; negative where it takes less."""
+        """Seconds a batch that a leaf's pair takes beyond the dense leaf's; negative if it takes less."""
         found = self._timing(path, shape)
         return None if found is None else (found.ratio(rank) - 1) * found.dense_seconds
 
@@ -112,8 +112,8 @@ def measure_break_even(
 ) -> BreakEven:
     """Time every shape among the selected matrices of a tree, on random numbers, alone and without the net around it.
 
-    Dense and pairs take turns, compiled before and each waited for; the least time of each counts, for what disturbs a
-    machine only adds.
+    Dense and pairs take turns, compiled before and each waited for. The least time of each counts, for disturbances
+    only add time.
 
     Args:
         params: nested containers of arrays; only shapes are looked at. Of a factored leaf, that of the dense one.

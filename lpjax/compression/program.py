@@ -87,13 +87,13 @@ def solve_group(
 ) -> Iterator[TaskResult]:
     """Solve tasks of one program, in their order.
 
-    Where the one device is a CPU, a program a core runs at a time, with LAPACK on one thread in each: its eigenvectors
-    of one matrix hardly gain from a second core.
+    If the only device is a CPU, every core runs one program at a time, with LAPACK on one thread: its eigenvectors of
+    one matrix hardly gain from a second core.
 
     Args:
         tasks: of one `program_key`.
         options: further keywords of the solver.
-        batch_size: matrices that a device solves at a time, in one program; None for what its memory or cores allow.
+        batch_size: matrices that a device solves at a time, in one program; None for as many as its memory allows.
         mesh: devices, along the axis "data".
     """
     rank = max(task.rank for task in tasks)
@@ -103,7 +103,7 @@ def solve_group(
         mesh = data_mesh(mesh.devices.flat[: len(tasks)].tolist())  # the others would only repeat the last task
     by_task, everywhere_alike = by_rows(mesh), replicated(mesh)
     if mesh.size == 1:
-        # Arrays on a mesh are put together on their way to the host and back: a copy, be it of one device.
+        # Arrays on a mesh are assembled on their way to the host and back: a copy, even for one device.
         by_task = everywhere_alike = SingleDeviceSharding(mesh.devices.flat[0])
     one_cpu = mesh.size == 1 and mesh.devices.flat[0].platform == "cpu"
     workers = min(_cores(), len(tasks)) if one_cpu and batch_size is None else 1
@@ -117,7 +117,7 @@ def solve_group(
             height = -(-len(batch) // mesh.size) * mesh.size
             padded = batch + [batch[-1]] * (height - len(batch))
             matrices = jax.tree.map(lambda *arrays: _stack(arrays), *(task.matrix() for task in padded))
-            # Trees of one structure, for what one task of a group has, all have.
+            # All tasks of a group have the same structure.
             known = jax.tree.map(lambda *arrays: _stack(arrays), *((task.weights, task.metrics) for task in padded))
             sizes = np.array([(task.rank, task.nnz) for task in padded], np.int32)
             arguments = (spread(matrices, by_task), spread(known, by_task), spread(sizes, by_task), exponent)

@@ -22,7 +22,7 @@ SCHEMA = "lpjax-record/1"
 
 
 UNKNOWN = "unknown"
-"""Method of a step that nobody told."""
+"""Method of a step whose method was not recorded."""
 
 
 _NAMES_IN_FILE = {
@@ -73,7 +73,7 @@ class LayerRecord(msgspec.Struct, frozen=True, rename=_NAMES_IN_FILE):
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """One `lpjax compress`. What is not known of an earlier one is None.
+    """One `lpjax compress`. What is not known is None.
 
     Attributes:
         model: what was compressed, as the command line named it.
@@ -118,7 +118,7 @@ class Record:
 
     Attributes:
         steps: at least one.
-        complete: whether a record was kept; else the steps are what config.json and the weights tell.
+        complete: whether a record was kept; otherwise the steps come from config.json and the weights.
     """
 
     steps: tuple[Step, ...]
@@ -162,7 +162,7 @@ def record_files(
     Args:
         before: what was compressed.
         params, records: what `lpjax.compress` returned.
-        **settings: further fields of `Step`, as far as you want the page of `lpjax report` to tell them: model (the
+        **settings: further fields of `Step`, which the page of `lpjax report` shows: model (the
             name of the dense net, by which `lpjax recover` finds it), method, p, keep, rank, options, ….
 
     Raises:
@@ -181,7 +181,7 @@ def record_files(
 
 
 def record_of(checkpoint: Checkpoint) -> Record:
-    """How `checkpoint` was made: by the record in its folder, or without one by what it holds; dense: no steps.
+    """How `checkpoint` was made: the record in its folder, or else what its config and weights say; no steps if dense.
 
     Raises:
         RecordError: the record has another schema, or is that of other weights.

@@ -56,7 +56,7 @@ class MatrixTask(NamedTuple):
 
     @property
     def dtype(self) -> np.dtype:
-        """Of the leaf, as it is stored, with x64 or without."""
+        """Dtype of the leaf, as it is stored, with x64 or without."""
         if isinstance(self.leaf, LowRank):
             return np.promote_types(self.leaf.left.dtype, self.leaf.right.dtype)
         return self.leaf.dtype
@@ -76,7 +76,7 @@ class MatrixTask(NamedTuple):
     def _factors(self) -> tuple[np.ndarray, np.ndarray]:
         pair = self._pair()
         pair = pair.T if self.transposed else pair
-        # What one side has more than its share of the exponent, the other has less.
+        # The two exponents add up to that of the matrix.
         inner = exponent_of(pair.right)
         dtype = self.dtype
         return tuple(  # pyright: ignore[reportReturnType]
@@ -117,9 +117,7 @@ def tasks_of_leaf(
     metrics: Metrics = UNWEIGHTED,
     options: Mapping[str, Any],
 ) -> list[MatrixTask]:
-    """The matrices of a leaf that are to be solved.
-
-    A leaf that is a pair is a matrix of the dense one's shape, of which a smaller pair is wanted.
+    """The matrices of a leaf that are to be solved; a pair counts as the matrix that it stands for.
 
     Args:
         path, leaf, view: of the leaf.
@@ -204,7 +202,7 @@ def exponent_of(array: Any) -> int:
 
 
 def require_finite(path: str, leaf: Any) -> float:
-    """The largest magnitude in a leaf, where NaN and infinity are refused; of a pair in its factors.
+    """The largest magnitude in a leaf, or in the factors of a pair; NaN and infinity are refused.
 
     Raises:
         ValueError: naming it.
@@ -228,15 +226,15 @@ def require_finite(path: str, leaf: Any) -> float:
 
 
 def _comfortable(dtype: Any) -> tuple[float, float]:
-    """Magnitudes between which the largest entry of a matrix of a dtype leaves room for what is computed of it."""
+    """The range of the largest entry of a matrix within which nothing computed from it over- or underflows."""
     info = jax.numpy.finfo(jax.dtypes.canonicalize_dtype(dtype))
-    # Subnormal numbers of half precision are normal ones where they are computed with.
+    # Subnormal numbers of half precision are normal in the dtype that computes with them.
     least = 8 * float(info.tiny) if info.bits == 16 and info.nmant > 8 else float(info.tiny) / float(info.eps)
     return least, float(info.max) * 2.0**-12
 
 
 def _exponent(largest: float, dtype: Any) -> int:
-    """Of the power of two that a matrix is to be divided by, 0 for a comfortable one."""
+    """The exponent of the power of two that a matrix is divided by; 0 in the comfortable range."""
     least, most = _comfortable(dtype)
     return 0 if largest == 0 or least <= largest <= most else math.frexp(largest)[1]
 
@@ -315,7 +313,7 @@ def _weighted(solved: Sequence[FactorResult], scales: Sequence[float]) -> float 
 
 
 def _joint(shares: list[float], totals: list[float], p: float) -> float:
-    """(Σ (share_i·total_i)^p)^{1/p} / (Σ total_i^p)^{1/p}: what share of a stack's norm its parts' shares are."""
+    """(Σ (share_i·total_i)^p)^{1/p} / (Σ total_i^p)^{1/p}: the share of a stack, from the shares of its matrices."""
     if len(shares) == 1 or not max(totals):
         return shares[0]
     scaled = np.asarray(totals) / max(totals)

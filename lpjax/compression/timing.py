@@ -13,10 +13,10 @@ import numpy as np
 def least_seconds(
     runs: Sequence[Callable[[], Any]], *, rounds: int, seconds: float = 0.0, in_a_row: int = 1
 ) -> list[float]:
-    """Least seconds of each run, which take turns, so that a machine that slows down meets all of them.
+    """Least seconds of each run; runs take turns, so that a machine that slows down slows all of them.
 
-    Each is run twice before, to compile and to warm up, and every result is waited for. The least counts, for what
-    disturbs a machine only adds.
+    Each is run twice before, to compile and to warm up, and every result is waited for. The least time counts, for
+    disturbances only add time.
 
     Args:
         runs: functions whose results JAX may still be computing when they return.

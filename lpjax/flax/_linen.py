@@ -106,7 +106,7 @@ def input_axes(
 
 @dataclasses.dataclass(frozen=True)
 class _Weight:
-    """The parameter of a layer, as the layer sees it; `axes` are those of its leaf, where that was boxed."""
+    """The parameter of a layer, as the layer sees it; `axes` are those of its leaf if that was boxed."""
 
     path: str
     shape: tuple[int, ...]
@@ -120,7 +120,7 @@ class _Weight:
 
 
 def _entry(weight: _Weight, leaf: Any) -> tuple[int, int]:
-    """(leading axes, input axes) of a leaf, or no input axes where its view would be none of leading axes."""
+    """(leading axes, input axes) of a leaf; (0, 0) if its further axes are not the leading ones."""
     extra = leaf.ndim - weight.ndim
     if tuple(leaf.shape[extra:]) != weight.shape or (
         extra and weight.axes not in (None, tuple(range(extra, leaf.ndim)))
@@ -211,7 +211,7 @@ def _intercept(next_fun: Callable[..., Any], args: Any, kwargs: Any, context: In
             f"nn.DenseGeneral and nn.Embed run on factored weights: leave it out of `select`"
         ) from error
     except (TypeError, ValueError) as error:
-        # Such as JAX raises for what is no array: of a decoder that was handed the tied table, say.
+        # As JAX raises for anything but an array, such as from a decoder that was handed the tied table.
         if not any(map(is_lowrank, jax.tree.leaves((args, kwargs), is_leaf=is_lowrank))):
             raise
         raise _Misplaced(
@@ -221,7 +221,7 @@ def _intercept(next_fun: Callable[..., Any], args: Any, kwargs: Any, context: In
 
 
 def _own(module: nn.Module) -> tuple[str, Any]:
-    """Name and value of a layer's weight, None where there is none yet."""
+    """Name and value of a layer's weight; None if there is none yet."""
     name = "embedding" if isinstance(module, nn.Embed) else "kernel"
     return name, None if module.scope is None else module.scope.get_variable("params", name, None)
 

@@ -179,7 +179,7 @@ _PAIRS: dict[type, str] = {FactoredLinear: "kernel", FactoredEmbed: "embedding"}
 
 
 class _Use(NamedTuple):
-    """A parameter in one of its owners; `fixed` where that cannot be replaced in what holds it."""
+    """A parameter in one of its owners; `fixed` if the owner cannot be replaced in its container."""
 
     param: nnx.Param[Any]
     owner: Any
@@ -229,7 +229,7 @@ _MUTABLE = (nnx.Pytree, list, dict)
 
 
 def _children(node: Any) -> list[tuple[Any, Any]]:
-    """What a container holds, as (key, child), in nnx's order; nothing where it is none."""
+    """The children of a container, as (key, child), in nnx's order; none for anything else."""
     if isinstance(node, list | tuple | nnx.List):
         return list(zip(getattr(node, "_fields", range(len(node))), node, strict=True))
     if isinstance(node, dict | nnx.Pytree):
@@ -241,7 +241,7 @@ def _children(node: Any) -> list[tuple[Any, Any]]:
 
 
 def _input_axes(uses: list[_Use]) -> int | tuple[int, int] | None:
-    """An entry of `input_axes`, None where the layers have no weight that is a matrix, or not the same view of it."""
+    """An entry of `input_axes`; None if the weight is no matrix, or its layers disagree on the view."""
     found = {_view(use) for use in uses}
     entry = found.pop()
     if found or entry is None:
@@ -277,7 +277,7 @@ def _fault(uses: list[_Use], viewed: bool) -> str:
 
 
 def _swap(node: Any, layers: dict[int, nnx.Module], seen: set[int]) -> Any:
-    """`node` with the layers in it replaced, in place but for tuples, which are made anew."""
+    """`node` with the layers in it replaced: in place, except in tuples, which are made anew."""
     if id(node) in layers:
         return layers[id(node)]
     if isinstance(node, nnx.Variable) or id(node) in seen:

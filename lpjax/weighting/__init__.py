@@ -1,9 +1,9 @@
-"""What text says of which errors of a layer count, and how much."""
+"""Statistics of a net on text, and how they weight the errors of its layers."""
 
 from lpjax.weighting._calibrate import calibrate as calibrate
-from lpjax.weighting._statistics_file import load_calibration as load_calibration
-from lpjax.weighting._statistics_file import save_calibration as save_calibration
 from lpjax.weighting.statistics import Calibration as Calibration
 from lpjax.weighting.statistics import Statistics as Statistics
+from lpjax.weighting.statistics import load_calibration as load_calibration
+from lpjax.weighting.statistics import save_calibration as save_calibration
 from lpjax.weighting.weightings import WEIGHTINGS as WEIGHTINGS
 from lpjax.weighting.weightings import Weighting as Weighting

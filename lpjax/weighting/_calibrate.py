@@ -1,4 +1,4 @@
-"""Calibration: what text says of which rows and directions of a net's matrices matter."""
+"""Calibration: statistics on text that say which rows and directions of a net's matrices matter."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def calibrate(
 
 
 def _require_narrow(shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Refuse kernels of so many outputs, such as an untied decoder's words, that their second moments fill memory."""
+    """Refuse kernels whose outputs, such as an untied decoder's words, have second moments that would fill memory."""
     for path, (_, d) in shapes.items():
         if not is_table(path) and d > _MOST_OUTPUTS:
             raise ValueError(
@@ -135,7 +135,7 @@ def _require_narrow(shapes: Mapping[str, tuple[int, ...]]) -> None:
 
 
 def _require_run(sums: dict[str, Taps]) -> None:
-    """Refuse matrices that the net has and does not run, such as word heads: there is nothing to be known of them."""
+    """Refuse matrices that the net has but does not run, such as word heads: they have no statistics."""
     seen = fetch({path: taps.tokens for path, taps in sums.items()})
     if idle := [path for path, count in seen.items() if not count]:
         more = ", …" if len(idle) > 5 else ""
@@ -215,7 +215,7 @@ def _statistics(sums: Taps, texts: int) -> Statistics:
 
 
 def _with_decoder(found: Statistics, sums: Taps) -> Statistics:
-    """Of a table that also is a word head's decoder, the statistics of both its uses.
+    """Statistics of a table that also is a word head's decoder, for both uses together.
 
     Its Gauss–Newton matrix is the sum of two products, diag(c) ⊗ mean g gᵀ as a table with the counts c, and
     diag(Σ u²) ⊗ mean x xᵀ as a decoder. The one product that stands for them has the partial traces of the sum, in

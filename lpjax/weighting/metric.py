@@ -42,7 +42,7 @@ class Metrics(NamedTuple):
 UNWEIGHTED = Metrics(None, None)
 
 Roots = tuple[Array, Array]
-"""Of a metric M a root B, BᵀB = M, and its (pseudo-)inverse, matrices or diagonals."""
+"""A root B of a metric M, BᵀB = M, and its (pseudo-)inverse, as matrices or diagonals."""
 
 
 def shrunk(metric: Metric, dtype: Any, xp: Any = jnp) -> Any:
@@ -71,7 +71,7 @@ def symmetric_roots(metric: Metric, dtype: Any) -> Roots:
 
 
 def roots_of_batch(metric: Metric, dtype: Any, *, symmetric: bool) -> Roots:
-    """Of a batch of metrics, a leading axis, `symmetric_roots`, or those that are the cheapest."""
+    """`symmetric_roots` of a batch of metrics, along a leading axis, or the cheapest roots."""
     if symmetric:
         return jax.vmap(lambda one: symmetric_roots(one, dtype))(metric)
     return _any_roots(metric, dtype)

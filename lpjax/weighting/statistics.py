@@ -1,22 +1,35 @@
-"""`Calibration`: what text says of which rows and directions of a net's matrices matter."""
+"""`Calibration`: statistics on text that say which rows and directions of a net's matrices matter; and their file.
+
+The file is safetensors, with what the statistics were made of as JSON in its metadata.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 from jaxtyping import Float
 
+from lpjax._files.json import Count, Positive, RecordError, Text, as_type, parse_object, without_unknown
+from lpjax._files.replacing import replacing
 from lpjax._repr import short_repr
+from lpjax.checkpoint.documents import refuse_existing
+from lpjax.checkpoint.safetensors import read_tensors, write_tensors
+
+SCHEMA = "lpjax-calibration/1"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Statistics:
-    """What went through one matrix: means over tokens, of a table sums; None for what was not asked for.
+    """What went through one matrix: means over tokens, for a table sums; None for statistics that were not collected.
 
-    x is what a kernel is multiplied by. g is the gradient of `Calibration.target` by what comes out of a kernel or
+    x is the input of a kernel. g is the gradient of `Calibration.target` with respect to the output of a kernel or
     table; Σ gᵀδ over tokens is what small errors δ do to the net's output.
 
     Attributes:
@@ -31,8 +44,8 @@ class Statistics:
         counts: tokens of each row of a table, shape (rows,).
         gradients: sum of ‖g‖² over the tokens of each row, shape (rows,).
 
-    Of a table that a word head decodes by, too, `counts`, `outputs` and `gradients` are those of both uses together, if
-    there were gradients: a word counts as often as it is read, and for what its logit does to the predictions.
+    For a table that a word head also decodes by, `counts`, `outputs` and `gradients` cover both uses together, if there
+    were gradients: a word counts as often as it is read, and by the effect of its logit on the predictions.
     """
 
     tokens: int
@@ -48,7 +61,7 @@ class Statistics:
         return short_repr(self)
 
     def not_finite(self) -> str | None:
-        """The first that holds NaN or infinity, by its name."""
+        """Name of the first statistic that holds NaN or infinity."""
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if value is not None and not np.all(np.isfinite(value)):
@@ -62,9 +75,9 @@ class Calibration:
 
     Attributes:
         statistics: by path.
-        target: what gradients are of: "labels", "predictions", "embedding", or "" where there are none.
-        texts: how many texts or pairs.
-        tokens: how many they have.
+        target: what gradients are of: "labels", "predictions", "embedding", or "" without gradients.
+        texts: number of texts or pairs.
+        tokens: number of their tokens.
         seed: of the random directions.
         provenance: of the model, the texts, the versions; what JSON can say.
     """
@@ -78,3 +91,99 @@ class Calibration:
 
     def __repr__(self) -> str:
         return short_repr(self)
+
+
+_SUMS = tuple(field.name for field in dataclasses.fields(Statistics) if field.name != "tokens")
+
+
+def save_calibration(calibration: Calibration, path: str | Path, *, overwrite: bool = False) -> int:
+    """Write one safetensors file, whole or not at all, and return its size in bytes.
+
+    What several matrices share, as query, key and value their inputs, is written once.
+
+    Raises:
+        FileExistsError: the file is there, and `overwrite` is not given.
+        ValueError: `provenance` holds what JSON cannot say.
+        OSError: it cannot be written.
+    """
+    path = Path(path)
+    refuse_existing(path, "calibration", overwrite=overwrite)
+    arrays: dict[str, np.ndarray] = {}
+    names: dict[bytes, str] = {}
+    layers = []
+    for leaf, statistics in calibration.statistics.items():
+        layer: dict[str, Any] = {"path": leaf, "tokens": statistics.tokens}
+        for name in _SUMS:
+            value = getattr(statistics, name)
+            if value is not None:
+                array = np.ascontiguousarray(value, np.float32)
+                key = hashlib.sha256(array.data).digest() + str(array.shape).encode()
+                layer[name] = names.setdefault(key, f"{leaf}:{name}")
+                arrays[layer[name]] = array
+        layers.append(layer)
+    told = {key: getattr(calibration, key) for key in ("target", "texts", "tokens", "seed")}
+    document = {"schema": SCHEMA, **told, "provenance": dict(calibration.provenance), "layers": layers}
+    metadata = {"format": "np", "lpjax": json.dumps(document, allow_nan=False)}
+    with replacing(path) as fresh:
+        return write_tensors(fresh, arrays.items(), metadata)
+
+
+def load_calibration(path: str | Path) -> Calibration:
+    """The calibration in a file, its arrays views of it.
+
+    Raises:
+        RecordError: it is no calibration of lpjax; names the file and the key.
+        CheckpointError: it is no whole safetensors file.
+    """
+    path = Path(path)
+    arrays, metadata = read_tensors(path)
+    if "lpjax" not in metadata:
+        raise RecordError(f"{path} has no metadata `lpjax`; expected a file of `lpjax calibrate`")
+    fields = parse_object(metadata["lpjax"], str(path))
+    if fields.data.get("schema") != SCHEMA:
+        raise fields.refuse("schema", f'"{SCHEMA}"')
+    stored = as_type(without_unknown(fields.data), _Stored, str(path))
+    statistics = {}
+    for i, layer in enumerate(stored.layers):
+        names = {name: getattr(layer, name) for name in _SUMS}
+        known = {
+            name: _array(f'{path}: layers[{i}].{name} is "{tensor}"', name, arrays.get(tensor))
+            for name, tensor in names.items()
+            if tensor is not None
+        }
+        statistics[layer.path] = Statistics(layer.tokens, **known)
+    return Calibration(statistics, stored.target, stored.texts, stored.tokens, stored.seed, stored.provenance)
+
+
+_Layer: Any = msgspec.defstruct(
+    "_Layer", [("path", Text), ("tokens", Positive), *((name, Text | None, None) for name in _SUMS)]
+)
+
+
+class _Stored(msgspec.Struct):
+    texts: Positive
+    tokens: Positive
+    seed: Count
+    layers: tuple[_Layer, ...] = ()  # pyright: ignore[reportInvalidTypeForm]
+    target: Text = ""
+    provenance: dict[str, Any] = {}
+
+
+def _array(place: str, name: str, array: np.ndarray | None) -> np.ndarray:
+    """An array of a layer: a square matrix or a vector; finite, and not negative if it is a moment or a sum."""
+    square = name in ("inputs", "outputs")
+    fits = (
+        array is not None
+        and array.dtype == np.float32
+        and array.ndim == (2 if square else 1)
+        and array.size > 0
+        and (not square or array.shape[0] == array.shape[1])
+        and bool(np.all(np.isfinite(array)))
+        and (name == "mean" or bool(np.all((np.diagonal(array) if square else array) >= 0)))
+    )
+    if array is None or not fits:
+        kind = "a square float32 matrix" if square else "a float32 vector"
+        raise RecordError(
+            f"{place}; expected the name of a tensor that is {kind}, finite{'' if name == 'mean' else ', not negative'}"
+        )
+    return array

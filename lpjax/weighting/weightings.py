@@ -22,14 +22,14 @@ Tokens = Literal["none", "counts", "gradients"]
 class Weighting:
     """The weighted objective of a matrix W that takes x to xW: ‖H^{1/2} (W − LR) G^{1/2}‖ in the solver's norm.
 
-    H is a metric of the inputs, G one of the outputs, each a statistic to a power. Where x and the gradient g of the
-    net's output by xW do not depend on each other, and H = mean x xᵀ, G = mean g gᵀ, the square of that in the
+    H is a metric of the inputs, G one of the outputs, each a statistic to a power. If x and the gradient g of the
+    net's output with respect to xW are independent, and H = mean x xᵀ, G = mean g gᵀ, the square of that in the
     Frobenius norm is the mean of (gᵀ(W − LR)ᵀx)²: what the change of the layer does to the output, to first order
     (K-FAC, Martens & Grosse, arXiv 1503.05671, §3). A table's inputs are its rows: H is diagonal, tokens of each.
     At p < 2 the solver's rows are those of the weighted matrix, outputs of a kernel; a diagonal H of rows, as tables
     have, is the solver's row weights instead: (Σ_i h_i ‖G^{1/2}(a_i − l_i R)‖^p)^{1/p}.
 
-    Known methods are corners of it; `WEIGHTINGS` has them by name.
+    Known methods are special cases; `WEIGHTINGS` has them by name.
 
     Attributes:
         inputs: statistic of a kernel's inputs: "moment", mean x xᵀ; "magnitude", the squares of mean |x|; "fisher",
@@ -59,7 +59,7 @@ class Weighting:
 
     @property
     def wants_gradients(self) -> bool:
-        """Whether it uses what only a backward pass tells."""
+        """Whether it uses statistics of a backward pass."""
         outputs = self.outputs == "moment" and self.outputs_power
         return bool(outputs or (self.inputs == "fisher" and self.inputs_power)
                     or (self.tokens == "gradients" and self.tokens_power))  # fmt: skip
@@ -161,9 +161,9 @@ def leaf_metrics(statistics: Calibration, weighting: str | Weighting, leaves: Ma
 
 
 def scale_of_errors(statistics: Statistics, table: bool) -> float:
-    """What squared errors under the default metrics, whose mean eigenvalue is 1, are to be multiplied by.
+    """The factor from squared errors under the default metrics, whose mean eigenvalue is 1, to those of all tokens.
 
-    They are then those of all tokens, in units of the net's outputs. Smoothing moves weight between rows and adds none;
+    These are in units of the net's outputs. Smoothing moves weight between rows and adds none;
     a matrix that nothing went into, or on which no output depends, loses nothing.
     """
     assert statistics.outputs is not None

@@ -73,7 +73,7 @@ def test_an_interrupted_run_leaves_the_old_file(tmp_path, monkeypatch):
         path.write_bytes(b"half")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("lpjax.weighting._statistics_file.write_tensors", interrupt)
+    monkeypatch.setattr("lpjax.weighting.statistics.write_tensors", interrupt)
     with pytest.raises(KeyboardInterrupt):
         save_calibration(some(1), target, overwrite=True)
     same(load_calibration(target), some())
