@@ -1,1 +1,1 @@
-"""Texts on their way into a net: the tokenizer and batches of few static shapes."""
+"""From texts to batches: the tokenizer of a checkpoint, and batches of few static shapes."""

@@ -1,4 +1,4 @@
-"""Texts to batches of few static shapes: tokenized once, sorted by length, padded to one of a few lengths."""
+"""Batches of texts in few static shapes: tokenized once, sorted by length, padded to one of a few lengths."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from lpjax.models import ModelConfig
 
 LENGTHS = (*range(8, 65, 8), *range(80, 129, 16), *range(160, 257, 32), *range(320, 513, 64))
-"""Lengths that batches are padded to, closer together where texts are: at most one compilation each, 20 in all."""
+"""Lengths that batches are padded to: one compilation each, 20 in all. They lie closer together where most texts are."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,14 +22,14 @@ class Tokens:
 
     Attributes:
         ids: an int32 array of ids for each text.
-        types: the segment of each token, or None where the net has but one.
-        padding: id of padding, the net's own.
-        left: whether padding goes to the left, as XLNet's summary of the last token wants it.
-        max_length: tokens that a text has at most.
+        types: the segment of each token, or None if the net has only one.
+        padding: id of the padding token.
+        left: whether padding goes to the left.
+        max_length: the largest number of tokens of a text.
         special: ids of the tokens that the tokenizer adds to texts, such as [CLS].
-        mask: id of the token that stands for a masked word; None without one.
-        vocab_size: ids that the net has.
-        truncated: how many texts were cut off at `max_length`.
+        mask: id of the mask token; None without one.
+        vocab_size: number of token ids of the net.
+        truncated: number of texts that were cut off at `max_length`.
     """
 
     ids: list[np.ndarray]
@@ -47,12 +47,12 @@ class Tokens:
 
     @property
     def lengths(self) -> np.ndarray:
-        """Tokens of each text, shape (n,)."""
+        """Number of tokens of each text, shape (n,)."""
         return np.fromiter(map(len, self.ids), np.int64, len(self.ids))
 
 
 class Batch(NamedTuple):
-    """Which texts make up a batch, and the length that they are padded to."""
+    """The indices of the texts in a batch, and the length that they are padded to."""
 
     rows: np.ndarray
     length: int
@@ -69,37 +69,38 @@ def tokenize(
     """Tokenize n texts, or n pairs, as the net reads them.
 
     Args:
-        tokenizer: of transformers; its special tokens are added, and pairs are cut off at the longer text's end.
-        config: of the net: tells its positions, segments and padding.
+        tokenizer: of transformers. Its special tokens are added; a pair that is too long loses the end of its longer
+            text.
+        config: of the net, for its positions, segments and padding.
         first: n strings, at least one.
         second: n strings, the other parts of pairs.
-        max_length: tokens of a text or pair at most. By default all positions that the net has, and 512 where it has
-            no limit.
+        max_length: the largest number of tokens of a text or pair. By default the number of positions of the net, or
+            512 if it has no limit.
 
     Raises:
-        ValueError: no texts, something that is no string, pairs that are none, a length out of range or without room
-            for the special tokens, or ids or segments that the net does not have.
+        ValueError: there are no texts, a text is not a string, the two lists differ in length, `max_length` is out of
+            range or leaves no room for the special tokens, or the net lacks one of the ids or segments.
     """
     texts = [first] if second is None else [first, second]
     if not first or any(isinstance(part, str) or not all(isinstance(text, str) for text in part) for part in texts):
-        raise ValueError("`sentences` is empty or holds something that is no string; expected a list of strings")
+        raise ValueError("`sentences` is empty or holds something other than strings; expected a list of strings")
     if second is not None and len(second) != len(first):
         raise ValueError(f"there are {len(first)} first texts and {len(second)} second ones; expected pairs")
     limit = config.max_length
     if max_length is None:
         max_length = limit or LENGTHS[-1]
     if max_length < 3 or (limit is not None and max_length > limit):
-        expected = "3 or more" if limit is None else f"3 to {limit}, the positions that the net has"
+        expected = "3 or more" if limit is None else f"3 to {limit}, the number of positions of the net"
         raise ValueError(f"`max_length` is {max_length}; expected {expected}")
     segments = second is not None and config.num_token_types != 1
     options = {"return_token_type_ids": True} if segments or config.wants_token_types else {}
     try:
-        found = tokenizer(*map(list, texts), truncation=True, max_length=max_length, add_special_tokens=True, **options)
+        encoded = tokenizer(*map(list, texts), truncation=True, max_length=max_length, **options)
     except (ValueError, OSError):
         raise
-    except Exception as error:  # tokenizers raises bare Exception, of a vocabulary without its own [UNK], say
+    except Exception as error:  # tokenizers raises a bare Exception for a vocabulary without its own [UNK], say
         raise ValueError(f"`tokenizer` fails on the texts: {error}; its files are damaged, or another net's") from error
-    ids = [np.asarray(row, np.int32) for row in found["input_ids"]]
+    ids = [np.asarray(row, np.int32) for row in encoded["input_ids"]]
     sizes = [len(row) for row in ids]
     if not all(1 <= size <= max_length for size in sizes):
         # transformers' own truncation gives up where not even the special tokens fit.
@@ -107,7 +108,7 @@ def tokenize(
             f"`tokenizer` makes {min(sizes)} to {max(sizes)} tokens of a text, but `max_length` is {max_length}; "
             "expected 1 or more, and room for its special tokens"
         )
-    types = [np.asarray(row, np.int32) for row in found["token_type_ids"]] if options else None
+    types = [np.asarray(row, np.int32) for row in encoded["token_type_ids"]] if options else None
     check_known(config, ids, types)
     padding = getattr(tokenizer, "pad_token_id", 0) or 0 if config.padding_id is None else config.padding_id
     special = {getattr(tokenizer, f"{name}_token_id", None) for name in ("cls", "sep", "bos", "eos", "pad")}
@@ -117,7 +118,7 @@ def tokenize(
         padding,
         config.padding_side == "left",
         max_length,
-        frozenset(int(one) for one in special if one is not None),
+        frozenset(int(token) for token in special if token is not None),
         getattr(tokenizer, "mask_token_id", None),
         config.vocab_size,
         _truncated(tokenizer, texts, ids, max_length),
@@ -125,7 +126,7 @@ def tokenize(
 
 
 def _truncated(tokenizer: Any, texts: list[Any], ids: list[np.ndarray], max_length: int) -> int:
-    """How many texts have more tokens than `max_length`: of those that have as many, once more without a limit."""
+    """The number of texts of more than `max_length` tokens: full ones are tokenized again without a limit."""
     full = [i for i, row in enumerate(ids) if len(row) == max_length]
     if not full:
         return 0
@@ -134,10 +135,10 @@ def _truncated(tokenizer: Any, texts: list[Any], ids: list[np.ndarray], max_leng
 
 
 def check_known(config: ModelConfig, ids: Sequence[np.ndarray], types: Sequence[np.ndarray] | None) -> None:
-    """Refuse tokens that the net does not have: on a device, others would be read in their place.
+    """Refuse tokens that the net does not have: a device would silently read others in their place.
 
     Raises:
-        ValueError: an id that is not below the size of the vocabulary, or a segment that the net does not have.
+        ValueError: the net lacks an id or a segment.
     """
     for what, rows, count in (("ids", ids, config.vocab_size), ("segments", types, config.num_token_types)):
         largest = max(int(row.max()) for row in rows) if rows and count is not None else 0
@@ -149,14 +150,14 @@ def check_known(config: ModelConfig, ids: Sequence[np.ndarray], types: Sequence[
 
 
 def padded_length(longest: int, max_length: int) -> int:
-    """The least of `LENGTHS` that `longest` tokens fit in, and `max_length` at most."""
+    """The smallest of `LENGTHS` that is `longest` or more, but at most `max_length`."""
     return min(next((length for length in LENGTHS if length >= longest), max_length), max_length)
 
 
 def by_length(tokens: Tokens, batch_size: int) -> Iterator[Batch]:
-    """Batches of all texts, shortest first, each of `batch_size` rows but the first, which has the rest.
+    """Batches of all texts, shortest first; only the first may have fewer than `batch_size` texts.
 
-    Rows that a batch lacks are computed all the same; they cost least where texts are shortest.
+    Missing rows are padded and computed all the same, which costs least for the shortest texts.
     """
     lengths = tokens.lengths
     order = np.argsort(lengths, kind="stable")
@@ -168,10 +169,10 @@ def by_length(tokens: Tokens, batch_size: int) -> Iterator[Batch]:
 
 
 def shuffled(tokens: Tokens, batch_size: int, rng: np.random.Generator, span: int = 50) -> list[Batch]:
-    """Batches of all texts in random order, of texts of similar length.
+    """Batches of all texts in random order, each of texts of similar length; one batch may have fewer texts.
 
-    Texts are shuffled, sorted by length within spans of `span` batches, cut, and the batches shuffled: random enough
-    to train on, with little padding. Every batch has `batch_size` rows but one, which has the rest.
+    Texts are shuffled, sorted by length within spans of `span` batches, and cut into batches, which are shuffled again.
+    That is random enough to train on, and needs little padding.
     """
     lengths = tokens.lengths
     order = rng.permutation(len(tokens))

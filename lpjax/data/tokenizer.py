@@ -28,8 +28,8 @@ def load_tokenizer(folder: str | Path, **options: Any) -> Any:
 
     Raises:
         FileNotFoundError: no such folder, or no vocabulary in it.
-        CheckpointError: the tokenizer's files are damaged, are not those that its class reads, or need a package that
-            is not installed.
+        CheckpointError: the tokenizer's files are damaged, its class does not read them, or a package that it needs is
+            not installed.
     """
     path = Path(folder).expanduser()
     if not path.is_dir():
@@ -39,7 +39,7 @@ def load_tokenizer(folder: str | Path, **options: Any) -> Any:
     if not present:
         complete = ", ".join(" with ".join(names) for names in _COMPLETE)
         raise FileNotFoundError(
-            f"{path} holds no tokenizer, expected {complete}; copy it from the model that this one was made of"
+            f"{path} holds no tokenizer, expected {complete}; copy it from the model that this one was made from"
         )
     if all(names[0] in _SENTENCEPIECE for names in present):
         _require_sentencepiece(path / present[0][0])
@@ -48,7 +48,7 @@ def load_tokenizer(folder: str | Path, **options: Any) -> Any:
         tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False, **options)
     except Exception as error:  # tokenizers raises bare Exception on a damaged file
         raise CheckpointError(f"the tokenizer of {path} cannot be loaded: {error}") from error
-    # transformers makes a tokenizer of special tokens alone if the vocabulary is not in the files of the class.
+    # If the class finds none of its files, transformers silently makes a tokenizer of special tokens alone.
     files = [name for name in tokenizer.vocab_files_names.values() if isinstance(name, str)]
     if files and not any((path / name).is_file() for name in files):
         raise CheckpointError(
@@ -62,7 +62,7 @@ def tokenizer_of(checkpoint: Checkpoint, **options: Any) -> Any:
     """The tokenizer in the folder that a checkpoint came from; `options` are those of `load_tokenizer`.
 
     Raises:
-        ValueError: it came from none.
+        ValueError: the checkpoint came from no folder.
         FileNotFoundError, CheckpointError: as `load_tokenizer`.
     """
     if checkpoint.source is None:

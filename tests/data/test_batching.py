@@ -191,8 +191,8 @@ def test_the_limit_is_what_the_net_has():
     [
         ([], None, None, "`sentences` is empty"),
         ("a b", None, None, "expected a list of strings"),
-        (["a", None], None, None, "holds something that is no string"),
-        (["a"], [3], None, "holds something that is no string"),
+        (["a", None], None, None, "holds something other than strings"),
+        (["a"], [3], None, "holds something other than strings"),
         (["a", "b"], ["c"], None, "there are 2 first texts and 1 second ones"),
         (["a"], None, 2, "`max_length` is 2; expected 3 to 70"),
         (["a"], None, 71, "`max_length` is 71; expected 3 to 70"),
