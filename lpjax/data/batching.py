@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from lpjax.models import ModelConfig
 
 LENGTHS = (*range(8, 65, 8), *range(80, 129, 16), *range(160, 257, 32), *range(320, 513, 64))
-"""Lengths that batches are padded to: one compilation each, 20 in all. They lie closer together where most texts are."""
+"""Lengths that batches are padded to, closest where most texts are: at most one compilation each, 20 in all."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from lpjax.models.config import Activation, Architecture, Layers, ModelConfig, Share, Size, not_divisible
-from lpjax.models.layers import ACTIVATIONS, Dropout, attention, embed, layer_norm, linear, unembed
+from lpjax.models.layers import ACTIVATIONS, Dropout, Inputs, attention, embed, layer_norm, linear, unembed
 from lpjax.models.names import NameTable, Weight, decoder, dense, embedding, norm
 
 
@@ -105,27 +105,17 @@ def name_table(config: BertConfig) -> NameTable:
 
 
 def forward(
-    params: Mapping[str, Any],
-    config: BertConfig,
-    input_ids: Int[Array, "batch length"],
-    mask: Bool[Array, "batch length"],
-    token_type_ids: Int[Array, "batch length"] | None,
-    dtype: Any,
-    dropout: Dropout,
-    tokens: slice = slice(None),
-    positions: Int[Array, "batch length"] | None = None,
+    params: Mapping[str, Any], config: BertConfig, inputs: Inputs, positions: Int[Array, "#batch length"] | None = None
 ) -> Float[Array, "batch tokens hidden"]:
-    """Hidden states of the last layer, of the slice `tokens` alone: there, other tokens are only keys and values.
-
-    `params` is the base model's tree; positions count from 0 by default.
-    """
+    """Hidden states of the last layer; `params` is the base model's tree, and positions count from 0 by default."""
     eps, activation, rate = config.layer_norm_eps, ACTIVATIONS[config.hidden_act], config.hidden_dropout_prob
+    ids, dtype, dropout = inputs.ids, inputs.dtype, inputs.dropout
 
     tables = params["embeddings"]
     if positions is None:
-        positions = jnp.arange(input_ids.shape[1])[None]
-    types = jnp.zeros_like(input_ids) if token_type_ids is None else token_type_ids
-    x = embed(input_ids, tables["word_embeddings"], dtype) + embed(types, tables["token_type_embeddings"], dtype)
+        positions = jnp.arange(ids.shape[1])[None]
+    types = jnp.zeros_like(ids) if inputs.token_types is None else inputs.token_types
+    x = embed(ids, tables["word_embeddings"], dtype) + embed(types, tables["token_type_embeddings"], dtype)
     x = layer_norm(x + embed(positions, tables["position_embeddings"], dtype), tables["LayerNorm"], eps)
     x = dropout(x, rate)
 
@@ -133,15 +123,15 @@ def forward(
         layer = params["encoder"]["layer"][str(i)]
         heads, merge = layer["attention"]["self"], layer["attention"]["output"]
         key, value = (linear(x, heads[name]) for name in ("key", "value"))
-        x = x[:, tokens] if i == config.num_hidden_layers - 1 else x
+        x = x[:, inputs.tokens] if i == config.num_hidden_layers - 1 else x
         query = linear(x, heads["query"])
         drop = config.attention_probs_dropout_prob
-        context = attention(query, key, value, mask, config.num_attention_heads, dropout, drop)
+        context = attention(query, key, value, inputs.mask, config.num_attention_heads, dropout, drop)
         x = layer_norm(x + dropout(linear(context, merge["dense"]), rate), merge["LayerNorm"], eps)
         inner = activation(linear(x, layer["intermediate"]["dense"]))
         inner = dropout(linear(inner, layer["output"]["dense"]), rate)
         x = layer_norm(x + inner, layer["output"]["LayerNorm"], eps)
-    return x if config.num_hidden_layers else x[:, tokens]
+    return x if config.num_hidden_layers else x[:, inputs.tokens]
 
 
 def classify(

@@ -179,8 +179,7 @@ class Architecture:
     Attributes:
         config: its `ModelConfig`, with its traits.
         name_table: config -> `NameTable`.
-        forward: (base params, config, ids, mask, token types or None, dtype, dropout, slice of tokens) -> hidden states
-            of these tokens.
+        forward: (base params, config, `Inputs`) -> hidden states of the last layer.
         head_slice: config -> slice of the tokens that the head for texts reads.
         heads: head, one of `HEADS` -> (params, config, hidden states of the tokens that it reads, dropout) -> logits.
     """

@@ -8,10 +8,10 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float
 
 from lpjax.models.config import Activation, Architecture, Layers, ModelConfig, Share, Size, not_divisible
-from lpjax.models.layers import ACTIVATIONS, Dropout, attention, embed, layer_norm, linear, unembed
+from lpjax.models.layers import ACTIVATIONS, Dropout, Inputs, attention, embed, layer_norm, linear, unembed
 from lpjax.models.names import NameTable, Weight, decoder, dense, embedding, norm
 
 _EPS = 1e-12  # of every layer normalization; no key of config.json
@@ -93,33 +93,24 @@ def name_table(config: DistilBertConfig) -> NameTable:
     )
 
 
-def forward(
-    params: Mapping[str, Any],
-    config: DistilBertConfig,
-    input_ids: Int[Array, "batch length"],
-    mask: Bool[Array, "batch length"],
-    token_type_ids: Int[Array, "batch length"] | None,
-    dtype: Any,
-    dropout: Dropout,
-    tokens: slice = slice(None),
-) -> Float[Array, "batch tokens hidden"]:
-    """Hidden states of the last layer, of `tokens`, as BERT's; there are no token types: all are 0."""
-    del token_type_ids
+def forward(params: Mapping[str, Any], config: DistilBertConfig, inputs: Inputs) -> Float[Array, "batch tokens hidden"]:
+    """Hidden states of the last layer, as BERT's but without token types; `params` is the base model's tree."""
     tables, activation = params["embeddings"], ACTIVATIONS[config.activation]
-    positions = jnp.arange(input_ids.shape[1])[None]
-    x = embed(input_ids, tables["word_embeddings"], dtype) + embed(positions, tables["position_embeddings"], dtype)
+    ids, dtype, dropout = inputs.ids, inputs.dtype, inputs.dropout
+    positions = jnp.arange(ids.shape[1])[None]
+    x = embed(ids, tables["word_embeddings"], dtype) + embed(positions, tables["position_embeddings"], dtype)
     x = dropout(layer_norm(x, tables["LayerNorm"], _EPS), config.dropout)
     for i in range(config.n_layers):
         layer = params["transformer"]["layer"][str(i)]
         heads, feed = layer["attention"], layer["ffn"]
         key, value = (linear(x, heads[name]) for name in ("k_lin", "v_lin"))
-        x = x[:, tokens] if i == config.n_layers - 1 else x
+        x = x[:, inputs.tokens] if i == config.n_layers - 1 else x
         query = linear(x, heads["q_lin"])
-        context = attention(query, key, value, mask, config.n_heads, dropout, config.attention_dropout)
+        context = attention(query, key, value, inputs.mask, config.n_heads, dropout, config.attention_dropout)
         x = layer_norm(x + linear(context, heads["out_lin"]), layer["sa_layer_norm"], _EPS)
         inner = dropout(linear(activation(linear(x, feed["lin1"])), feed["lin2"]), config.dropout)
         x = layer_norm(x + inner, layer["output_layer_norm"], _EPS)
-    return x if config.n_layers else x[:, tokens]
+    return x if config.n_layers else x[:, inputs.tokens]
 
 
 def classify(

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 from lpjax._tree import is_table, replace_leaves, walk
 from lpjax.models.architecture import ARCHITECTURES, Architecture, architecture_of
 from lpjax.models.config import ModelConfig
-from lpjax.models.layers import NO_DROPOUT, Dropout, at_least_float32, cast
+from lpjax.models.layers import NO_DROPOUT, Dropout, Inputs, at_least_float32, cast
 from lpjax.weights.low_rank import LowRank, densify, is_lowrank
 
 _TOKENS = 1024  # at a time, on one CPU
@@ -135,14 +135,15 @@ def _run(
     net = architecture_of(config)
     if not isinstance(params, Mapping):
         raise ValueError(f"`params` is {type(params).__name__}, expected a nested dict such as Checkpoint.params")
-    ids, mask, types = _inputs(batch, config)
+    inputs = _checked(batch, config)
+    mask = inputs["attention_mask"]
     last = head == "sequence" and net.head_slice(config) == slice(-1, None)
     if last and isinstance(mask, np.ndarray) and np.any((mask[:, -1] == 0) & (mask != 0).any(axis=1)):
         raise ValueError(
             "`attention_mask` hides the last token of a row, which the net's head reads; pad on the left: "
             'tokenizer.padding_side = "left"'
         )
-    return _compiled(params, net, config, ids, mask, types, _dtype(dtype), dropout_key, head)
+    return _compiled(params, net, config, inputs, _dtype(dtype), dropout_key, head)
 
 
 def device_params(params: Mapping[str, Any], dtype: DTypeLike | None = None, *, expand: bool = False) -> dict[str, Any]:
@@ -180,7 +181,8 @@ def _dtype(dtype: DTypeLike) -> np.dtype:
     return kind
 
 
-def _inputs(batch: Mapping[str, Any], config: ModelConfig) -> tuple[Any, Any, Any]:
+def _checked(batch: Mapping[str, Any], config: ModelConfig) -> dict[str, Any]:
+    """The arrays of `batch`, with a mask; other values are made arrays of NumPy."""
     if not isinstance(batch, Mapping) or "input_ids" not in batch:
         got = f"keys {sorted(batch)}" if isinstance(batch, Mapping) else type(batch).__name__
         raise ValueError(f"`batch` is {got}, expected a dict with `input_ids` of shape (batch, length)")
@@ -198,33 +200,26 @@ def _inputs(batch: Mapping[str, Any], config: ModelConfig) -> tuple[Any, Any, An
             f"`input_ids` is {ids.shape[1]} tokens long, but the model has {limit} positions; truncate, "
             f"e.g. tokenizer(..., truncation=True, max_length={limit})"
         )
-    mask = arrays.get("attention_mask", np.ones(ids.shape, bool))
-    types = arrays.get("token_type_ids")
-    for name, array in (("attention_mask", mask), ("token_type_ids", types)):
-        if array is not None and array.shape != ids.shape:
+    for name, array in arrays.items():
+        if array.shape != ids.shape:
             raise ValueError(f"`{name}` has shape {array.shape}, expected that of `input_ids`, {ids.shape}")
-    for name, array, size in (
-        ("input_ids", ids, config.vocab_size),
-        ("token_type_ids", types, config.num_token_types),
-    ):
-        if array is None:
+    for name, size in (("input_ids", config.vocab_size), ("token_type_ids", config.num_token_types)):
+        if (array := arrays.get(name)) is None:
             continue
         most = np.inf if size is None else size - 1
         if not jnp.issubdtype(array.dtype, jnp.integer):
             raise ValueError(f"`{name}` has dtype {array.dtype}, expected integers")
         if isinstance(array, np.ndarray) and array.size and not 0 <= array.min() <= array.max() <= most:
             raise ValueError(f"`{name}` holds {array.min()} to {array.max()}, expected 0 to {most}")
-    return ids, mask, types
+    return {"attention_mask": np.ones(ids.shape, bool), **arrays}
 
 
-@functools.partial(jax.jit, static_argnums=(1, 2, 6, 8))
+@functools.partial(jax.jit, static_argnums=(1, 2, 4, 6))
 def _compiled(
     params: dict,
     net: Architecture,
     config: ModelConfig,
-    ids: Array,
-    mask: Array,
-    types: Array | None,
+    batch: dict[str, Array],
     dtype: np.dtype,
     key: Array | None,
     head: str | None,
@@ -239,7 +234,7 @@ def _compiled(
         raise ValueError(f"`params` does not fit `config`:\n{misfits}")
     with _precision(dtype):
         base, dropout, tokens = params.get(table.prefix, params), Dropout(key), tokens_of(config, head)
-        hidden = _forward(base, net, config, ids, mask, types, dtype, dropout, tokens)
+        hidden = _forward(base, net, config, batch, dtype, dropout, tokens)
         if head is None:
             return hidden
         return logits_of(params, config, hidden, dropout, head).astype(at_least_float32(dtype))
@@ -295,19 +290,16 @@ def hidden_states(
         tokens: slice of the tokens that are computed in the last layer.
         in_pieces: on one CPU, run some texts at a time, which takes half the time; not for gradients.
     """
-    net = architecture_of(config)
-    run = functools.partial(_forward, dict(base), net) if in_pieces else functools.partial(net.forward, base)
-    ids, mask, types = inputs["input_ids"], inputs["attention_mask"].astype(bool), inputs.get("token_type_ids")
-    return run(config, ids, mask, types, np.dtype("float32"), NO_DROPOUT, tokens)
+    batch = {name: inputs[name] for name in _INPUTS if name in inputs}
+    run = _forward if in_pieces else _whole
+    return run(base, architecture_of(config), config, batch, np.dtype("float32"), NO_DROPOUT, tokens)
 
 
 def _forward(
-    base: dict,
+    base: Mapping[str, Any],
     net: Architecture,
     config: ModelConfig,
-    ids: Array,
-    mask: Array,
-    types: Array | None,
+    batch: dict[str, Array],
     dtype: np.dtype,
     dropout: Dropout,
     tokens: slice,
@@ -316,26 +308,36 @@ def _forward(
 
     That takes half the time. With dropout the batch stays whole, for the entries that dropout zeroes depend on it.
     """
-
-    def forward(ids: Array, mask: Array, types: Array | None) -> Array:
-        return net.forward(base, config, ids, mask.astype(bool), types, dtype, dropout, tokens)
-
-    batch, length = ids.shape
-    height = math.ceil(batch / min(batch, math.ceil(batch * length / _TOKENS))) if batch else 0
+    rows, length = batch["input_ids"].shape
+    height = math.ceil(rows / min(rows, math.ceil(rows * length / _TOKENS))) if rows else 0
     one_cpu = jax.default_backend() == "cpu" and jax.device_count() == 1
-    if height == batch or not one_cpu or dropout.acts or config.batch_multiple > 1:
-        return forward(ids, mask, types)
+    run = functools.partial(_whole, base, net, config, dtype=dtype, dropout=dropout, tokens=tokens)
+    if height == rows or not one_cpu or dropout.acts or config.batch_multiple > 1:
+        return run(batch)
 
     def piece(start: Array) -> Array:
-        part = functools.partial(jax.lax.dynamic_slice_in_dim, start_index=start, slice_size=height)
-        return forward(part(ids), part(mask), None if types is None else part(types))
+        return run(jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, start, height), batch))
 
-    count = math.ceil(batch / height)
-    found = jax.lax.map(piece, np.minimum(np.arange(count) * height, batch - height))
-    if batch % height == 0:
-        return found.reshape(batch, *found.shape[2:])
+    count = math.ceil(rows / height)
+    pieces = jax.lax.map(piece, np.minimum(np.arange(count) * height, rows - height))
+    if rows % height == 0:
+        return pieces.reshape(rows, *pieces.shape[2:])
     # The last piece begins with texts of the piece before it.
-    return jnp.concatenate([*found[:-1], found[-1, count * height - batch :]])
+    return jnp.concatenate([*pieces[:-1], pieces[-1, count * height - rows :]])
+
+
+def _whole(
+    base: Mapping[str, Any],
+    net: Architecture,
+    config: ModelConfig,
+    batch: dict[str, Array],
+    dtype: np.dtype,
+    dropout: Dropout,
+    tokens: slice,
+) -> Array:
+    arrays = {name: jnp.asarray(batch[name]) for name in _INPUTS if name in batch}
+    mask, types = arrays["attention_mask"].astype(bool), arrays.get("token_type_ids")
+    return net.forward(base, config, Inputs(arrays["input_ids"], mask, types, dtype, dropout, tokens))
 
 
 def _precision(dtype: np.dtype) -> contextlib.AbstractContextManager[Any]:

@@ -6,6 +6,7 @@ are computed in float32 at least. Shapes are written (batch, length, hidden).
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -53,6 +54,28 @@ class Dropout:
 
 
 NO_DROPOUT = Dropout()
+
+
+@dataclasses.dataclass(frozen=True)
+class Inputs:
+    """What a forward pass reads, and how it is computed.
+
+    Attributes:
+        ids: token ids.
+        mask: whether a token is there; the others are padding.
+        token_types: the segment of each token; None if all are in segment 0.
+        dtype: of the activations.
+        dropout: of this pass.
+        tokens: the slice of the tokens whose last hidden states are computed. In the last layer, all other tokens are
+            only keys and values.
+    """
+
+    ids: Int[Array, "batch length"]
+    mask: Bool[Array, "batch length"]
+    token_types: Int[Array, "batch length"] | None
+    dtype: Any
+    dropout: Dropout
+    tokens: slice
 
 
 def linear(x: Float[Array, "batch length n"], params: Mapping[str, Any]) -> Float[Array, "batch length d"]:

@@ -11,12 +11,12 @@ from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar
 
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float
 
 from lpjax.models import bert
 from lpjax.models.bert import BertConfig, classifier_dropout
 from lpjax.models.config import Architecture, whole
-from lpjax.models.layers import ACTIVATIONS, Dropout, layer_norm, linear, unembed
+from lpjax.models.layers import ACTIVATIONS, Dropout, Inputs, layer_norm, linear, unembed
 from lpjax.models.names import NameTable, Weight, decoder, dense, norm
 
 
@@ -94,21 +94,12 @@ def name_table(config: RobertaConfig) -> NameTable:
     )
 
 
-def forward(
-    params: Mapping[str, Any],
-    config: RobertaConfig,
-    input_ids: Int[Array, "batch length"],
-    mask: Bool[Array, "batch length"],
-    token_type_ids: Int[Array, "batch length"] | None,
-    dtype: Any,
-    dropout: Dropout,
-    tokens: slice = slice(None),
-) -> Float[Array, "batch tokens hidden"]:
-    """Hidden states of the last layer, of `tokens`; `params` is the base model's tree."""
+def forward(params: Mapping[str, Any], config: RobertaConfig, inputs: Inputs) -> Float[Array, "batch tokens hidden"]:
+    """Hidden states of the last layer; `params` is the base model's tree."""
     # From the ids, not from the mask: a token that is masked takes up a position all the same.
-    counted = (input_ids != config.pad_token_id).astype(jnp.int32)
+    counted = (inputs.ids != config.pad_token_id).astype(jnp.int32)
     positions = jnp.cumsum(counted, axis=1) * counted + config.pad_token_id
-    return bert.forward(params, config, input_ids, mask, token_type_ids, dtype, dropout, tokens, positions)
+    return bert.forward(params, config, inputs, positions)
 
 
 def classify(

@@ -14,7 +14,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 
 from lpjax.models import bert
 from lpjax.models.config import (
@@ -32,6 +32,7 @@ from lpjax.models.config import (
 from lpjax.models.layers import (
     ACTIVATIONS,
     Dropout,
+    Inputs,
     at_least_float32,
     cast,
     embed,
@@ -154,18 +155,10 @@ def name_table(config: XLNetConfig) -> NameTable:
     )
 
 
-def forward(
-    params: Mapping[str, Any],
-    config: XLNetConfig,
-    input_ids: Int[Array, "batch length"],
-    mask: Bool[Array, "batch length"],
-    token_type_ids: Int[Array, "batch length"] | None,
-    dtype: Any,
-    dropout: Dropout,
-    tokens: slice = slice(None),
-) -> Float[Array, "batch tokens hidden"]:
-    """Hidden states of the last layer, of `tokens`; `params` is the base model's tree."""
-    batch, length = input_ids.shape
+def forward(params: Mapping[str, Any], config: XLNetConfig, inputs: Inputs) -> Float[Array, "batch tokens hidden"]:
+    """Hidden states of the last layer; `params` is the base model's tree."""
+    batch, length = inputs.ids.shape
+    dtype, dropout, token_types = inputs.dtype, inputs.dropout, inputs.token_types
     if config.bi_data and batch % 2:
         raise ValueError(
             f"`input_ids` has {batch} rows; expected an even number, for `bi_data` reads the second half backwards"
@@ -173,19 +166,19 @@ def forward(
     rate, eps, activation = config.dropout, config.layer_norm_eps, ACTIVATIONS[config.ff_activation]
     positions = dropout(_positions(config, length, dtype), rate)
     # A token sees itself, padding too, whatever the mask.
-    visible = mask[:, None, :] | jnp.eye(length, dtype=bool)[None]
-    other = None if token_type_ids is None else token_type_ids[:, :, None] != token_type_ids[:, None, :]
-    x = dropout(embed(input_ids, params["word_embedding"], dtype), rate)
+    visible = inputs.mask[:, None, :] | jnp.eye(length, dtype=bool)[None]
+    other = None if token_types is None else token_types[:, :, None] != token_types[:, None, :]
+    x = dropout(embed(inputs.ids, params["word_embedding"], dtype), rate)
     for i in range(config.n_layer):
         layer = params["layer"][str(i)]
         heads, feed = layer["rel_attn"], layer["ff"]
         context = _attention(heads, x, positions, visible, other, config.n_head, dropout, rate)
         if i == config.n_layer - 1:
-            x, context = x[:, tokens], context[:, tokens]
+            x, context = x[:, inputs.tokens], context[:, inputs.tokens]
         x = layer_norm(x + dropout(linear(context, heads["o"]), rate), heads["layer_norm"], eps)
         inner = dropout(activation(linear(x, feed["layer_1"])), rate)
         x = layer_norm(x + dropout(linear(inner, feed["layer_2"]), rate), feed["layer_norm"], eps)
-    return dropout(x if config.n_layer else x[:, tokens], rate)
+    return dropout(x if config.n_layer else x[:, inputs.tokens], rate)
 
 
 def _positions(config: XLNetConfig, length: int, dtype: Any) -> Float[Array, "direction two_length d"]:

@@ -8,10 +8,10 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float
 
 from lpjax.models.config import Activation, Architecture, ModelConfig, Size
-from lpjax.models.layers import ACTIVATIONS, Dropout, embed, linear
+from lpjax.models.layers import ACTIVATIONS, Dropout, Inputs, embed, linear
 from lpjax.models.names import NameTable, dense, embedding
 
 
@@ -50,20 +50,11 @@ def name_table(config: BagConfig) -> NameTable:
     )
 
 
-def forward(
-    params: Mapping[str, Any],
-    config: BagConfig,
-    input_ids: Int[Array, "batch length"],
-    mask: Bool[Array, "batch length"],
-    token_type_ids: Int[Array, "batch length"] | None,
-    dtype: Any,
-    dropout: Dropout,
-    tokens: slice = slice(None),
-) -> Float[Array, "batch tokens hidden"]:
-    words = embed(input_ids, params["words"], dtype)
-    mean = jnp.sum(jnp.where(mask[..., None], words, 0), axis=1, keepdims=True)
-    mean = mean / jnp.maximum(mask.sum(axis=1)[:, None, None], 1).astype(dtype)
-    return ACTIVATIONS[config.activation](linear(words + mean, params["mix"]))[:, tokens]
+def forward(params: Mapping[str, Any], config: BagConfig, inputs: Inputs) -> Float[Array, "batch tokens hidden"]:
+    words = embed(inputs.ids, params["words"], inputs.dtype)
+    mean = jnp.sum(jnp.where(inputs.mask[..., None], words, 0), axis=1, keepdims=True)
+    mean = mean / jnp.maximum(inputs.mask.sum(axis=1)[:, None, None], 1).astype(inputs.dtype)
+    return ACTIVATIONS[config.activation](linear(words + mean, params["mix"]))[:, inputs.tokens]
 
 
 def classify(params: Mapping[str, Any], config: BagConfig, hidden: jax.Array, dropout: Dropout) -> jax.Array:
