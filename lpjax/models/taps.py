@@ -49,8 +49,8 @@ class Taps:
     fisher: Float[Array | np.ndarray, " n"] | None = None
     counts: Float[Array | np.ndarray, " n"] | None = None
     gradients: Float[Array | np.ndarray, " n"] | None = None
-    tokens: Float[Array | np.ndarray, ""] | None = None
-    places: Float[Array | np.ndarray, ""] | None = None
+    tokens: Float[Array | np.ndarray | np.generic, ""] | None = None
+    places: Float[Array | np.ndarray | np.generic, ""] | None = None
     decoder: Float[Array | np.ndarray, "d d"] | None = None
     decoded: Float[Array | np.ndarray, " n"] | None = None
     decoded_gradients: Float[Array | np.ndarray, " n"] | None = None
