@@ -55,7 +55,7 @@ from lpjax.data.tokenizer import tokenizer_of
 from lpjax.evaluation.sentences import stsb
 from lpjax.glue.data import Pairs, load_stsb
 from lpjax.models import ModelConfig
-from lpjax.models.taps import Probe, Taps, _moment, _tell
+from lpjax.models.taps import TappedWeight, Taps, _moment, _tell
 from lpjax.pipeline.outputs import Embedding, hidden_and_outputs
 from lpjax.select import is_table, leaves_with_paths, replace_leaves, select_paths
 from lpjax.weighting.statistics import Calibration
@@ -243,7 +243,7 @@ def subspaces(given: dict[str, Weighted], keep: float, *, count: int) -> Found:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
-class Twin(Probe):
+class Twin(TappedWeight):
     """A kernel of two nets, whose batches are one behind the other: dense, then compressed; tells E x̂x̂ᵀ and E x̂xᵀ."""
 
     other: Any = None
@@ -321,7 +321,7 @@ def sequential(
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
-class Missed(Probe):
+class Missed(TappedWeight):
     """Tells Σ w_t x_t x_tᵀ, w_t = ‖x_t E‖^(p − 2), E being what its approximation misses, and Σ ‖x_t E‖^p."""
 
     error: Any = None

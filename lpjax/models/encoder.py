@@ -284,7 +284,7 @@ def hidden_states(
     """Hidden states of the last layer, in float32, inside jit; nothing is checked.
 
     Args:
-        base: the base model's tree, whose weights may be `Probe`s.
+        base: the base model's tree, whose weights may be `TappedWeight`s.
         config: its config.
         inputs: as `collate` makes them; other keys are left out.
         tokens: slice of the tokens that are computed in the last layer.

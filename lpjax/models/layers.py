@@ -1,4 +1,4 @@
-"""The layers that encoders share, as pure functions; every weight may be dense, a `LowRank`, or a `Probe` of either.
+"""The layers that encoders share, as pure functions; a weight may be dense, a `LowRank`, or a `TappedWeight` of either.
 
 Each function computes in the dtype of its input and casts the weights to it; layer normalization and softmax
 are computed in float32 at least. Shapes are written (batch, length, hidden).
@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from lpjax.models.taps import Probe
+from lpjax.models.taps import TappedWeight
 from lpjax.weights.low_rank import LowRank, matmul, matmul_transposed, take_rows
 
 
@@ -81,14 +81,14 @@ class Inputs:
 def linear(x: Float[Array, "batch length n"], params: Mapping[str, Any]) -> Float[Array, "batch length d"]:
     """`x @ kernel + bias`; kernel (n, d), bias (d,) where there is one."""
     kernel = params["kernel"]
-    product = kernel.multiply(x) if isinstance(kernel, Probe) else matmul(x, cast(kernel, x.dtype))
+    product = kernel.multiply(x) if isinstance(kernel, TappedWeight) else matmul(x, cast(kernel, x.dtype))
     return product + cast(params["bias"], x.dtype)[None, None] if "bias" in params else product
 
 
 def embed(ids: Int[Array, "batch length"], params: Mapping[str, Any], dtype: Any) -> Float[Array, "batch length d"]:
     """Rows `ids` of the table `params["embedding"]`, as `dtype`."""
     table, ids = params["embedding"], jnp.asarray(ids)
-    if isinstance(table, Probe):
+    if isinstance(table, TappedWeight):
         return table.take(ids).astype(dtype)
     if isinstance(table, LowRank):
         return take_rows(cast(table, dtype), ids)
@@ -105,7 +105,7 @@ def unembed(
     """
     if "kernel" in decoder:
         product = linear(x, {"kernel": decoder["kernel"]})
-    elif isinstance(table["embedding"], Probe):
+    elif isinstance(table["embedding"], TappedWeight):
         product = table["embedding"].decode(x)
     else:
         product = matmul_transposed(x, cast(table["embedding"], x.dtype))

@@ -1,9 +1,9 @@
-"""`Probe`: a weight that tells, through gradients, what went into it and what came back out of it.
+"""Statistics taps: a weight that reports, through gradients, what went into it and what came back out of it.
 
-A moment of activations is no output of a net, and threading it through every layer would put calibration into the
-models. Instead a probe stands where the weight stood and computes what it computes; its *taps* are zeros that change
-nothing, and the gradient by a tap is defined as the sum that was to be known. One `jax.grad` so yields the sums of all
-layers, under jit and over devices. Where only sums of inputs are asked for, XLA leaves the backward pass out.
+A moment of activations is not an output of a net, and threading it through every layer would put calibration into the
+models. Instead, a `TappedWeight` takes the place of a weight and computes the same. Its `Taps` are zeros that change
+nothing, and the gradient with respect to a tap is defined as the sum to report. So one `jax.grad` yields the sums of
+all layers, under jit and over devices. If only sums of inputs are asked for, XLA leaves the backward pass out.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from lpjax.weights.low_rank import LowRank, matmul, matmul_transposed, take_rows
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
 class Taps:
-    """Zeros of the shapes of what is summed over tokens, None for what is not; gradients by them are the sums.
+    """Zeros of the shapes of the sums over tokens to report, None for the others; gradients by them are the sums.
 
-    x is what a kernel is multiplied by, g the gradient by what comes out of a kernel or a table.
+    x is the input of a kernel, g the gradient with respect to the output of a kernel or a table.
 
     Attributes:
         inputs: Σ x xᵀ, shape (in, in).
@@ -34,12 +34,12 @@ class Taps:
         magnitude: Σ |x|, shape (in,).
         outputs: Σ g gᵀ, shape (out, out).
         fisher: Σ over texts of the sums over j of (∂/∂w_ij)², w the kernel, shape (in,).
-        counts: of a table, how many tokens of each row, shape (rows,).
-        gradients: of a table, Σ ‖g‖² over the tokens of each row, shape (rows,).
-        tokens: how many went through, a scalar.
-        places, decoder, decoded, decoded_gradients: of a table that is also a word head's decoder, of the places where
-            words are predicted: how many; Σ x xᵀ of what the table is multiplied by, shape (d, d); Σ u_i² of each
-            word's logit, shape (rows,), u the gradient by the logits; Σ u_i² ‖x‖², shape (rows,).
+        counts: for a table, the number of tokens of each row, shape (rows,).
+        gradients: for a table, Σ ‖g‖² over the tokens of each row, shape (rows,).
+        tokens: the number of tokens, a scalar.
+        places, decoder, decoded, decoded_gradients: for a table that is also the decoder of a word head, over the
+            places where words are predicted: their number; Σ x xᵀ of the inputs of the decoder, shape (d, d); Σ u_i²
+            of each word's logit, shape (rows,), u the gradient with respect to the logits; Σ u_i² ‖x‖², shape (rows,).
     """
 
     inputs: Float[Array | np.ndarray, "n n"] | None = None
@@ -58,15 +58,14 @@ class Taps:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
-class Probe:
-    """A weight under observation.
+class TappedWeight:
+    """A weight with statistics taps.
 
     Attributes:
-        weight: dense or a pair.
-        taps: of what is to be known.
+        weight: dense or a `LowRank`.
+        taps: the sums to report.
         tokens: 1 for tokens that count, 0 for padding.
-        places: 1 for places of a text that count, 0 for padding, if a head reads only some of the tokens, of each text
-            others.
+        places: 1 for places that count, 0 for padding, if a head reads some tokens only, other ones in each text.
     """
 
     weight: Array | LowRank
@@ -129,8 +128,8 @@ class Probe:
         return product
 
     def _counted(self, x: Array) -> Float[Array, "batch length"]:
-        """The weight of each token of x: of one token a text, where the net goes on with that alone, of the text; of
-        what belongs to no text, such as relative positions, 1."""
+        """The weight of each token of x. If the net goes on with one token a text, that is the weight of the text; rows
+        that belong to no text, such as relative positions, have weight 1."""
         if x.shape[:2] == self.tokens.shape:
             return self.tokens
         if self.places is not None and x.shape[:2] == self.places.shape:
@@ -146,7 +145,7 @@ def _as(dtype: Any, weight: Any) -> Any:
 
 @jax.custom_vjp
 def _tell(x: Array, tap: Any, value: Array) -> Any:
-    """x; the gradient by `tap` is `value`."""
+    """x; the gradient with respect to `tap` is `value`."""
     return x
 
 
@@ -163,7 +162,7 @@ _tell.defvjp(_tell_forward, _tell_gradients)
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _tell_backward(summary: Callable[..., Array], y: Array, tap: Any, given: tuple[Array, ...]) -> Any:
-    """y; the gradient by `tap` is `summary(tap, gradient by y, *given)`."""
+    """y; the gradient with respect to `tap` is `summary(tap, gradient with respect to y, *given)`."""
     return y
 
 
@@ -201,8 +200,8 @@ def _squares_of_words(tap: Array, gradient: Array, weights: Array) -> Array:
 
 
 def _fisher(tap: Array, gradient: Array, tokens: Array, x: Array) -> Array:
-    """With a text's X and G, of a row a token: its gradient by w is XᵀG, whose squares' row sums are the diagonal of
-    Xᵀ(GGᵀ)X: products of tokens by tokens, and no matrix of w's size."""
+    """Let X and G hold a row for each token of a text. The gradient with respect to the kernel is XᵀG; the sums of its
+    squares by row are the diagonal of Xᵀ(GGᵀ)X, which needs products of tokens by tokens only."""
     counted = gradient * tokens[..., None]
     between = jnp.einsum("bld,bmd->blm", counted, counted, precision="highest")
     return jnp.einsum("bln,blm,bmn->n", x, between, x, precision="highest")

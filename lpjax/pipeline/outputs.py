@@ -445,7 +445,7 @@ def hidden_and_outputs(
 ) -> tuple[Float[Array, "batch places hidden"], Array]:
     """The last hidden states that the outputs are made of, and the outputs.
 
-    Weights may be `Probe`s; nothing is checked. `in_pieces` is for passes without gradients: see `hidden_states`.
+    Weights may be `TappedWeight`s; nothing is checked. `in_pieces`: see `hidden_states`.
     """
     base = params.get(name_table(config).prefix, params)
     hidden = hidden_states(base, config, inputs, kind.reads(config), in_pieces=in_pieces)

@@ -18,7 +18,7 @@ from lpjax._mesh import by_rows, data_mesh, fetch, replicated, spread
 from lpjax.checkpoint import Checkpoint
 from lpjax.data.batching import by_length, collate, round_up
 from lpjax.models import ModelConfig, device_params
-from lpjax.models.taps import Probe, Taps
+from lpjax.models.taps import TappedWeight, Taps
 from lpjax.pipeline.outputs import Outputs, Words, hidden_and_outputs, outputs_of
 from lpjax.select import Select, is_table, leaves_with_paths, replace_leaves, select_paths
 from lpjax.weighting.statistics import Calibration, Statistics
@@ -259,10 +259,10 @@ def _sums(
 
     def output(taps: dict[str, Taps]) -> Array:
         places = kind.places(inputs)
-        probes = {path: Probe(leaves[path], tap, tokens, places) for path, tap in taps.items()}
-        probed = replace_leaves(params, probes)
+        tapped = {path: TappedWeight(leaves[path], tap, tokens, places) for path, tap in taps.items()}
+        with_taps = replace_leaves(params, tapped)
         with jax.default_matmul_precision("highest"):
-            return _scalar(probed, config, inputs, labels if target == "labels" else None, key, kind)
+            return _scalar(with_taps, config, inputs, labels if target == "labels" else None, key, kind)
 
     words = isinstance(kind, Words)
     taps = {path: _taps(path, shape, bool(target), words) for path, shape in watched}

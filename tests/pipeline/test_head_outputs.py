@@ -16,7 +16,7 @@ import lpjax
 from lpjax.checkpoint import Checkpoint
 from lpjax.data.batching import by_length, collate, tokenize
 from lpjax.evaluation.divergence import Divergence
-from lpjax.models.taps import Probe, Taps
+from lpjax.models.taps import TappedWeight, Taps
 from lpjax.pipeline.outputs import Embedding, Spans, TokenClasses, Words, outputs_of
 from lpjax.weighting._calibrate import _with_decoder
 from lpjax.weighting.statistics import Statistics
@@ -181,9 +181,9 @@ def test_a_table_that_is_a_decoder_tells_both_uses(rank):
     taps = Taps(places=jnp.zeros(()), decoder=jnp.zeros((3, 3)), decoded=jnp.zeros(5), decoded_gradients=jnp.zeros(5))
 
     def output(taps, x):
-        return jnp.sum(u * Probe(weight, taps, jnp.ones((2, 9)), counted).decode(x))
+        return jnp.sum(u * TappedWeight(weight, taps, jnp.ones((2, 9)), counted).decode(x))
 
-    assert np.allclose(Probe(weight, taps, jnp.ones((2, 9)), counted).decode(x), x @ (left @ right).T, atol=1e-5)
+    assert np.allclose(TappedWeight(weight, taps, jnp.ones((2, 9)), counted).decode(x), x @ (left @ right).T, atol=1e-5)
     found, by_x = jax.grad(output, argnums=(0, 1))(taps, x)
     assert np.allclose(by_x, u @ (left @ right), atol=1e-5)
     rows, us = (np.asarray(one, np.float64)[np.asarray(counted) > 0] for one in (x, u))

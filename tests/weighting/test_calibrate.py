@@ -1,4 +1,4 @@
-"""Sums of probes against gradients by the weights themselves, text by text, and activations of shorter nets."""
+"""Sums at statistics taps against gradients with respect to weights, text by text; activations of shorter nets."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ import pytest
 from safetensors.numpy import load_file
 
 import lpjax
-from lpjax.data.batching import collate, tokenize
-from lpjax.models.taps import Probe, Taps
+from lpjax.data.batching import Batch, collate, tokenize
+from lpjax.models.heads import num_outputs
+from lpjax.models.taps import TappedWeight, Taps
 from lpjax.select import leaves_with_paths, replace_leaves, select_paths
 from lpjax.weighting import calibrate
 from lpjax.weights.low_rank import LowRank
@@ -39,7 +40,7 @@ def one_at_a_time(checkpoint, texts):
     """The inputs of the net for each text alone, without padding."""
     tokens = tokenize(make_tokenizer(checkpoint.config), checkpoint.config, texts, max_length=LONGEST)
     for row, ids in enumerate(tokens.ids):
-        yield collate(tokens, lpjax.data.batching.Batch(np.array([row]), len(ids)), 1)
+        yield collate(tokens, Batch(np.array([row]), len(ids)), 1)
 
 
 def gradients(checkpoint, paths, labels):
@@ -136,9 +137,7 @@ def test_moments_of_gradients_are_those_by_the_bias_where_one_token_counts(name)
 )
 def test_batches_make_no_difference(net, batch_size):
     checkpoint = net()
-    told = (
-        {"labels": np.zeros(len(TEXTS))} if lpjax.models.heads.num_outputs(checkpoint.params, checkpoint.config) else {}
-    )
+    told = {"labels": np.zeros(len(TEXTS))} if num_outputs(checkpoint.params, checkpoint.config) else {}
     whole, parts = (run(checkpoint, batch_size=size, **told).statistics for size in (len(TEXTS), batch_size))
     for path, found in whole.items():
         if path.endswith("rel_attn/r/kernel"):
@@ -303,7 +302,7 @@ def test_tables_in_half_precision_lose_no_gradients():
         for weight in (table.astype(dtype), LowRank(table.astype(dtype), np.eye(3).astype(dtype))):
 
             def tiny(taps, weight=weight):
-                return 1e-8 * jnp.sum(Probe(weight, taps, tokens).take(ids))
+                return 1e-8 * jnp.sum(TappedWeight(weight, taps, tokens).take(ids))
 
             found = jax.grad(tiny)(taps)
             assert np.allclose(found.outputs, 2e-16, rtol=1e-3, atol=0)
