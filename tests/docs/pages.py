@@ -37,20 +37,14 @@ class Block(NamedTuple):
 def blocks_of(page: Path) -> Iterator[Block]:
     """All fenced blocks of a page, in order."""
     lines = page.read_text(encoding="utf-8").splitlines()
-    start = None
-    for number, line in enumerate(lines):
-        fence = re.fullmatch(r"\s*```(\S*).*", line)
-        if fence is None:
-            continue
-        if start is None:
-            start, language = number, fence[1]
-            marked = NOT_EXECUTED.fullmatch(lines[number - 1].strip()) if number else None
-            continue
-        code = "\n".join(lines[start + 1 : number])
-        name = str(page.relative_to(ROOT))
+    name = str(page.relative_to(ROOT))
+    fences = [(number, line) for number, line in enumerate(lines) if line.lstrip().startswith("```")]
+    assert len(fences) % 2 == 0, f"{name}: a fence has no end"
+    for (start, opening), (end, _) in zip(fences[::2], fences[1::2], strict=True):
+        marked = NOT_EXECUTED.fullmatch(lines[start - 1].strip()) if start else None
+        language = opening.strip().removeprefix("```").split(" ")[0]
+        code = "\n".join(lines[start + 1 : end])
         yield Block(name, start + 1, language, code, marked["reason"] if marked else None)
-        start = None
-    assert start is None, f"{page}: the block of line {start} has no end"
 
 
 def prose_of(page: Path) -> str:

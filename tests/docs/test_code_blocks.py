@@ -11,6 +11,7 @@ import shutil
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -72,7 +73,8 @@ def desk(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture(autouse=True)
 def tables() -> Iterator[None]:
     """Tables are what they were after a page that added to them."""
-    known = [(table, dict(table)) for table in (SOLVERS, ARCHITECTURES, WEIGHTINGS, FORMATS)]
+    tables: list[dict[str, Any]] = [SOLVERS, ARCHITECTURES, WEIGHTINGS, FORMATS]
+    known = [(table, dict(table)) for table in tables]
     yield
     for table, before in known:
         table.clear()
