@@ -17,7 +17,7 @@ from lpjax.checkpoint.error import CheckpointError, printable
 from lpjax.checkpoint.files import read_object
 from lpjax.checkpoint.formats import BLOCK, CONFIG, WEIGHTS_KEY
 from lpjax.checkpoint.int8 import restored_factors
-from lpjax.checkpoint.safetensors import not_finite
+from lpjax.checkpoint.safetensors import check_finite
 from lpjax.checkpoint.source import find_folder
 from lpjax.checkpoint.stages import net_folder
 from lpjax.models import ARCHITECTURES, ModelConfig, config_from_json, name_table
@@ -35,13 +35,14 @@ class Checkpoint:
     Attributes:
         params: nested dict in the layout of Hugging Face's Flax models; leaves are arrays or `LowRank`.
         config: static config of the forward pass.
-        source: folder that the tokenizer's and sentence-transformers' files come from, or None. They say how a text
-            becomes a vector, and `save_checkpoint` copies them.
+        source: folder of the files of the tokenizer and of sentence-transformers, which say how a text becomes a vector
+            and which `save_checkpoint` copies; or None.
         compression: how the weights were compressed (method, p, ranks by path, file), or None.
-        config_json: the whole object of the config.json that was read, so that saving keeps what `config`
-            does not know; or None.
-        extra: arrays of any dtype that the file holds besides the net's weights, by name (weights of a loss, a CRF, a
-            projection): not used, and written back bit for bit by `save_checkpoint` and `export_checkpoint`.
+        config_json: the object of the config.json that was read, or None. Saving keeps those of its keys that `config`
+            does not have.
+        extra: arrays of any dtype, by name, that the file holds besides the weights of the net (weights of a loss, a
+            CRF, a projection). They are not used; `save_checkpoint` and `export_checkpoint` write them back bit for
+            bit.
     """
 
     params: dict[str, Any]
@@ -64,28 +65,28 @@ def load_checkpoint(source: str | Path, *, copy: bool = False) -> Checkpoint:
 
     Reads config.json and the weights: lpjax.safetensors if config.json names it, as `save_checkpoint` does for a net
     with factors, else model.safetensors (or its shards), else flax_model.msgpack. If modules.json says that the net is
-    in a folder such as 0_Transformer, as sentence-transformers once had it, they are read there. Leaves are read-only
-    views of the file in the dtype it holds: memory is touched as weights are used. Factors in int8 are arrays of their
+    in a folder such as 0_Transformer, as in old folders of sentence-transformers, they are read there. Leaves are
+    read-only views of the file in its dtype: memory is used as weights are used. Factors in int8 become arrays of their
     own, in the dtype that they had before.
 
-    Views follow the file: if another program writes into it, the weights change, and if one makes it shorter, reading
-    them ends the process by SIGBUS (a file that is replaced or deleted does no harm; lpjax itself only replaces). Use
-    `copy` if the folder may be written to while the checkpoint is in use.
+    Views follow the file. If another program writes into it, the weights change; if one makes it shorter, reading the
+    weights ends the process by SIGBUS. A file that is replaced or deleted does no harm, and lpjax itself only replaces
+    files. Use `copy` if another program may write to the folder while the checkpoint is in use.
 
-    A prefix that a wrapper put before the names ("module.", "_orig_mod.") is left out, and tensors that are not the
-    net's are kept in `extra`, if all else fits; a warning of the logger "lpjax" says so in one line each. A tensor that
-    is or may be a part of what the net computes is refused all the same: a layer beyond the config's, an adapter,
-    quantized weights, a name that is one letter from one of the net's own.
+    If the rest of the file fits, the prefix of a wrapper ("module.", "_orig_mod.") is removed from names, and tensors
+    that are not weights of the net are kept in `extra`; the logger "lpjax" warns of each in one line. A tensor that may
+    change what the net computes is refused: a layer beyond those of the config, an adapter, quantized weights, a name
+    that is one letter from that of a weight.
 
     Args:
         source: a folder, or a hub id such as "sentence-transformers/all-MiniLM-L6-v2".
-        copy: read the weights into memory, as many bytes as the files have, and check them there.
+        copy: read the weights into memory, which takes as many bytes as the files have, and check them there.
 
     Raises:
         CheckpointError: naming the file and what in it is missing, unknown, repeated, mis-shaped, not finite, or not
             supported: the first ten of each kind.
-        FileNotFoundError, NotADirectoryError, PermissionError, ConnectionError: `source` is nothing here or
-            on the hub, or cannot be fetched.
+        FileNotFoundError, NotADirectoryError, PermissionError, ConnectionError: `source` is neither a folder nor a
+            repository of the hub, or cannot be fetched.
     """
     folder = find_folder(source)
     inner = net_folder(folder)
@@ -130,9 +131,7 @@ def _load(source: str | Path, folder: Path, inner: Path, data: dict[str, Any], c
             + ", ".join(dict.fromkeys(name for name, _ in differing))
         )
     own = ((name, tensor) for name, tensor in tensors.items() if name not in found.beside)
-    bad = [*not_finite((name, tensor) for name, tensor in own if tensor.dtype.kind not in "iub")]
-    if bad:
-        raise CheckpointError(f"{path} holds NaN or infinite weights: {', '.join(bad)}")
+    check_finite((pair for pair in own if pair[1].dtype.kind not in "iub"), str(path), CheckpointError)
     if found.wrapper:
         # A user's `self.bert` may be any net, but the two files may also belong to different ones.
         last = re.split(r"[./]", found.wrapper)[-2]
@@ -169,8 +168,8 @@ def from_tree(params: Mapping[str, Any], config: Any, *, source: str | Path | No
         A `Checkpoint`; its tree has the base model under its prefix where there is a head.
 
     Raises:
-        ValueError: params that are no such tree, do not fit the config or are not finite, with every path; a
-            config that lpjax does not support.
+        ValueError: params are not such a tree, do not fit the config or are not finite, with every path; or lpjax does
+            not support the config.
     """
     data: dict[str, Any] | None = None
     if isinstance(config, Mapping) or hasattr(config, "to_diff_dict"):
@@ -185,11 +184,8 @@ def from_tree(params: Mapping[str, Any], config: Any, *, source: str | Path | No
     table = name_table(config)
     tree = _plain(params["params"] if params.keys() == {"params"} else params)
     kept, misfits = read_tree(table, tree)
-    if misfits:
-        raise ValueError(f"`params` does not fit `config`:\n{misfits}")
-    bad = [*not_finite(_arrays(kept))]
-    if bad:
-        raise ValueError(f"`params` holds NaN or infinite weights: {', '.join(bad)}")
+    misfits.refuse()
+    check_finite(_arrays(kept), "`params`")
     return Checkpoint(kept, config, None if source is None else Path(source), config_json=data)
 
 

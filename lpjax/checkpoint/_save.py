@@ -18,7 +18,7 @@ from lpjax.checkpoint._load import Checkpoint, lowrank_ranks
 from lpjax.checkpoint.formats import BLOCK, CONFIG, FACTORED_WEIGHTS, FORMATS, WEIGHTS, WEIGHTS_KEY
 from lpjax.checkpoint.int8 import FACTORS, INT8, rounded_factors
 from lpjax.checkpoint.links import check_inside, copy_inside, files_inside
-from lpjax.checkpoint.safetensors import DTYPES, not_finite, write_tensors
+from lpjax.checkpoint.safetensors import DTYPES, check_finite, write_tensors
 from lpjax.checkpoint.stages import MODULES, OWN_TYPES, SENTENCE_CONFIGS, modules_at_root, net_folder, read_stages
 from lpjax.models import config_from_json, name_table
 from lpjax.models.names import NameTable, head_named, listed
@@ -67,13 +67,12 @@ def save_checkpoint(
     Args:
         checkpoint: what to save; leaves keep their dtype.
         folder: where to; parent folders are made.
-        overwrite: replace `folder` where it is there, is a checkpoint or empty, and does not hold
-            `checkpoint.source`.
-        int8: round factors to 8 bits, a quarter of their bytes: symmetric, with a scale for each column of left and
-            each row of right, `N.left_scale` and `N.right_scale`, (rank,). Reading makes them floating numbers again:
-            it is the file that is smaller, and a net that is trained further is to be rounded anew.
-        extra_files: texts to be written beside the weights, by file name, such as a record of the run; or functions
-            that make one of the size of the weights' file in bytes.
+        overwrite: replace `folder` if it is a checkpoint or empty, and does not hold `checkpoint.source`.
+        int8: round factors to 8 bits, a quarter of their bytes: symmetrically, with a scale for each column of left and
+            each row of right, `N.left_scale` and `N.right_scale`, (rank,). Reading makes them floating numbers again,
+            so only the file is smaller, and a net that is trained further must be rounded anew.
+        extra_files: texts to write beside the weights, by file name, such as a record of the run; or functions that
+            make such a text from the size of the file of weights in bytes.
 
     Returns:
         Size of the weights' file in bytes.
@@ -106,12 +105,12 @@ def export_checkpoint(
     overwrite: bool = False,
     extra_files: Mapping[str, Text] | None = None,
 ) -> int:
-    """Save `checkpoint` densely, as a folder for other libraries that knows nothing of lpjax.
+    """Save `checkpoint` densely, as a folder that other libraries read without lpjax.
 
     Each `LowRank` weight is multiplied in double precision and rounded to its dtype; all other weights stay bit for
-    bit. PyTorch's `AutoModel….from_pretrained` loads the folder without a missing or unexpected key, as far as the
-    weights are those of its class; so does a Flax class that of format "msgpack". XLNet never had a Flax class: its
-    tree is lpjax's own. Memory for one dense weight at a time is needed.
+    bit. PyTorch's `AutoModel….from_pretrained` loads the folder without a missing or unexpected key, if the weights are
+    those of its class; Flax classes load the format "msgpack" so. XLNet never had a Flax class: its tree is lpjax's
+    own. Needs memory for one dense weight at a time.
 
     Args:
         checkpoint: what to export, dense or factored.
@@ -153,14 +152,11 @@ def export_checkpoint(
 def _checked_pairs(checkpoint: Checkpoint) -> list[tuple[str, Any]]:
     """The (name, tensor) pairs of a file for `checkpoint`; a ValueError names all that cannot be saved."""
     pairs, misfits = name_table(checkpoint.config).write(checkpoint.params)
-    if misfits:
-        raise ValueError(f"`params` does not fit `config`:\n{misfits}")
+    misfits.refuse()
     strange = [f"{name} ({array.dtype})" for name, array in pairs if np.dtype(array.dtype) not in DTYPES.values()]
     if strange:
         raise ValueError(f"`params` holds weights in a format that files do not have: {', '.join(strange)}")
-    bad = [*not_finite(pairs)]
-    if bad:
-        raise ValueError(f"`params` holds NaN or infinite weights: {', '.join(bad)}")
+    check_finite(pairs, "`params`")
     repeated = sorted(checkpoint.extra.keys() & {name for name, _ in pairs})
     if repeated:
         raise ValueError(f"`checkpoint.extra` holds names of the net's own weights: {listed(repeated)}")

@@ -179,7 +179,7 @@ def write_tensors(path: Path, tensors: Iterable[tuple[str, Any]], metadata: Mapp
 
 
 def not_finite(arrays: Iterable[tuple[str, Any]]) -> Iterator[str]:
-    """A description of every array that holds NaN or an infinity; memory for one array at most."""
+    """A description of every array that holds NaN or an infinity; needs memory for one array."""
     for name, array in arrays:
         dense = np.asarray(array)
         flat = (dense if dense.flags.c_contiguous else dense.T).reshape(-1)
@@ -188,3 +188,13 @@ def not_finite(arrays: Iterable[tuple[str, Any]]) -> Iterator[str]:
         )
         if bad:
             yield f"{name} ({bad} of {flat.size})"
+
+
+def check_finite(arrays: Iterable[tuple[str, Any]], owner: str, error: type[ValueError] = ValueError) -> None:
+    """Refuse arrays that hold NaN or an infinity.
+
+    Raises:
+        ValueError, or `error`: naming `owner` and every such array.
+    """
+    if bad := [*not_finite(arrays)]:
+        raise error(f"{owner} holds NaN or infinite weights: {', '.join(bad)}")

@@ -230,8 +230,7 @@ def _compiled(
     # Shapes are static: this costs nothing once compiled.
     misfits = table.write(params, () if head is None else table.head_groups(head), look_inside=False)[1]
     misfits.unknown.clear()  # The caller may have a head of their own.
-    if misfits:
-        raise ValueError(f"`params` does not fit `config`:\n{misfits}")
+    misfits.refuse()
     with _precision(dtype):
         base, dropout, tokens = params.get(table.prefix, params), Dropout(key), tokens_of(config, head)
         hidden = _forward(base, net, config, batch, dtype, dropout, tokens)

@@ -138,6 +138,15 @@ class Misfits:
             if (names := getattr(self, kind))
         )
 
+    def refuse(self) -> None:
+        """Raise if there are any, of the params and the config that a caller passed.
+
+        Raises:
+            ValueError: listing them.
+        """
+        if self:
+            raise ValueError(f"`params` does not fit `config`:\n{self}")
+
     @classmethod
     def kinds(cls) -> tuple[str, ...]:
         """The names of the lists."""

@@ -11,7 +11,7 @@ import numpy as np
 from lpjax._files.json import Fields, read_fields
 from lpjax.checkpoint import Checkpoint, CheckpointError
 from lpjax.checkpoint.formats import CONFIG, WEIGHTS
-from lpjax.checkpoint.safetensors import not_finite, read_tensors
+from lpjax.checkpoint.safetensors import check_finite, read_tensors
 from lpjax.checkpoint.stages import OWN_TYPES, SENTENCE_CONFIGS, net_folder, read_stages
 from lpjax.checkpoint.stages import Stage as Entry
 from lpjax.pipeline._rules import TextRules
@@ -211,8 +211,7 @@ def _read_weights(place: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[st
         raise CheckpointError(
             f"{path} does not fit {place / CONFIG}: it holds {said or 'nothing'}; expected {expected}"
         )
-    if bad := [*not_finite(tensors.items())]:
-        raise CheckpointError(f"{path} holds NaN or infinite weights: {', '.join(bad)}")
+    check_finite(tensors.items(), str(path), CheckpointError)
     return {name: np.asarray(array, np.float32) for name, array in tensors.items()}
 
 
