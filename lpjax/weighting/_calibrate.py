@@ -21,7 +21,7 @@ from lpjax.models import ModelConfig, device_params
 from lpjax.models.taps import TappedWeight, Taps
 from lpjax.pipeline.outputs import Outputs, Words, hidden_and_outputs, outputs_of
 from lpjax.select import Select, is_table, leaves_with_paths, replace_leaves, select_paths
-from lpjax.weighting.statistics import Calibration, Statistics
+from lpjax.weighting.statistics import SUMS, Calibration, Statistics
 
 Progress = Callable[[int, int], None]
 
@@ -201,16 +201,8 @@ def _statistics(sums: Taps, texts: int) -> Statistics:
     def mean(total: Any, over: int) -> np.ndarray | None:
         return None if total is None else (np.asarray(total) / over).astype(np.float32)
 
-    found = Statistics(
-        tokens,
-        mean(sums.inputs, tokens),
-        mean(sums.mean, tokens),
-        mean(sums.magnitude, tokens),
-        mean(sums.outputs, tokens),
-        mean(sums.fisher, texts),
-        mean(sums.counts, 1),
-        mean(sums.gradients, 1),
-    )
+    over = {"fisher": texts, "counts": 1, "gradients": 1}
+    found = Statistics(tokens, **{name: mean(getattr(sums, name), over.get(name, tokens)) for name in SUMS})
     return _with_decoder(found, sums)
 
 

@@ -93,7 +93,8 @@ class Calibration:
         return short_repr(self)
 
 
-_SUMS = tuple(field.name for field in dataclasses.fields(Statistics) if field.name != "tokens")
+SUMS = tuple(field.name for field in dataclasses.fields(Statistics) if field.name != "tokens")
+"""Names of the arrays of `Statistics`."""
 
 
 def save_calibration(calibration: Calibration, path: str | Path, *, overwrite: bool = False) -> int:
@@ -113,7 +114,7 @@ def save_calibration(calibration: Calibration, path: str | Path, *, overwrite: b
     layers = []
     for leaf, statistics in calibration.statistics.items():
         layer: dict[str, Any] = {"path": leaf, "tokens": statistics.tokens}
-        for name in _SUMS:
+        for name in SUMS:
             value = getattr(statistics, name)
             if value is not None:
                 array = np.ascontiguousarray(value, np.float32)
@@ -145,7 +146,7 @@ def load_calibration(path: str | Path) -> Calibration:
     stored = as_type(without_unknown(fields.data), _Stored, str(path))
     statistics = {}
     for i, layer in enumerate(stored.layers):
-        names = {name: getattr(layer, name) for name in _SUMS}
+        names = {name: getattr(layer, name) for name in SUMS}
         known = {
             name: _array(f'{path}: layers[{i}].{name} is "{tensor}"', name, arrays.get(tensor))
             for name, tensor in names.items()
@@ -156,7 +157,7 @@ def load_calibration(path: str | Path) -> Calibration:
 
 
 _Layer: Any = msgspec.defstruct(
-    "_Layer", [("path", Text), ("tokens", Positive), *((name, Text | None, None) for name in _SUMS)]
+    "_Layer", [("path", Text), ("tokens", Positive), *((name, Text | None, None) for name in SUMS)]
 )
 
 
