@@ -1,4 +1,4 @@
-"""JSON that somebody else wrote, read with limits and key by key; what does not fit is refused by file and key."""
+"""JSON from elsewhere, read within limits and as types; what does not fit is refused by file and key."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Plain = Text | int | float | bool
 
 
 class RecordError(ValueError):
-    """A side file is not what it should be; names the file and the key."""
+    """A record, plan or other file beside the weights does not fit its schema; names the file and the key."""
 
 
 def parse_json(text: bytes | str, *, limit: int = JSON_LIMIT, unique: bool = False, lenient: bool = False) -> Any:
@@ -150,7 +150,7 @@ def as_type(data: Any, kind: type[T], where: str, error: type[ValueError] = Reco
         data: what JSON holds.
         kind: such as a dataclass.
         where: name of the file.
-        error: what is raised.
+        error: the class of the error.
 
     Raises:
         RecordError: it does not fit; names the file, the key, what is there and what is expected; or `error`.
@@ -216,20 +216,20 @@ class Fields:
         return self.data.get(key) is not None
 
     def text(self, key: str) -> str | None:
-        """A string, or None where there is none."""
+        """A string; None if it is absent."""
         return self._get(key, "a string", lambda value: _text(value))
 
     def number(self, key: str) -> float | None:
-        """A number, or None where there is none or it is not finite."""
+        """A number; None if it is absent or not finite."""
         return self._get(key, "a number", _number, finite=False)
 
     def count(self, key: str, least: int = 0, most: int = _MOST) -> int | None:
-        """A whole number, or None where there is none."""
+        """A whole number; None if it is absent."""
         expected = f"a whole number, {least} or more" if most == _MOST else f"a whole number from {least} to {most}"
         return self._get(key, expected, lambda value: _count(value, least, most))
 
     def flag(self, key: str) -> bool | None:
-        """true or false, or None where there is neither."""
+        """true or false; None if it is absent."""
         return self._get(key, "true or false", lambda value: value if isinstance(value, bool) else None)
 
     def numbers(self, key: str) -> dict[str, float | None] | None:
@@ -241,7 +241,7 @@ class Fields:
         return {name: inside.number(name) for name in found}
 
     def plain(self, key: str) -> dict[str, str]:
-        """An object of strings and numbers, as text; empty where there is none."""
+        """An object of strings and numbers, as text; empty if it is absent."""
 
         def convert(value: Any) -> dict[str, str] | None:
             if not isinstance(value, dict) or any(isinstance(one, dict | list) for one in value.values()):
@@ -251,14 +251,14 @@ class Fields:
         return self._get(key, "an object of strings and numbers", convert) or {}
 
     def anything(self, key: str) -> dict[str, Any]:
-        """An object, of whatever; empty where there is none."""
+        """An object of anything; empty if it is absent."""
         found = self.data.get(key, {})
         if not isinstance(found, dict):
             raise self.refuse(key, "an object")
         return found
 
     def object(self, key: str) -> Fields | None:
-        """An object, or None where there is none."""
+        """An object; None if it is absent."""
         found = self._get(key, "an object", lambda value: value if isinstance(value, dict) else None)
         return None if found is None else Fields(found, self.where, self._inside(key), self.error)
 
@@ -283,7 +283,7 @@ class Fields:
         return value
 
     def refuse(self, key: str, expected: str) -> ValueError:
-        """The error that `key` holds something else than `expected`."""
+        """The error that `key` holds anything but `expected`."""
         found = f"is {_name(self.data[key])}" if key in self.data else "is missing"
         return self.error(f"{self.where}: {self._inside(key)} {found}; expected {expected}")
 

@@ -248,25 +248,25 @@ def _spectra(
     """Singular values of each matrix under its weights."""
     for leaf in leaves:
         require_finite(leaf.path, tree[leaf.path])
-    found = {}
+    spectra = {}
     for leaf in leaves:
         tell(leaf.path)
-        found[leaf.path] = weighted_singular_values(tree[leaf.path], metrics.get(leaf.path, UNWEIGHTED))
-    return found
+        spectra[leaf.path] = weighted_singular_values(tree[leaf.path], metrics.get(leaf.path, UNWEIGHTED))
+    return spectra
 
 
 def _by_rank(
     leaves: Sequence[Leaf], errors: Mapping[str, np.ndarray], method: Method, of: Costs
 ) -> dict[str, list[Option]]:
     """Every rank of each leaf, and that it stays as it is."""
-    found = {}
+    options = {}
     for leaf in leaves:
         pairs = [
             Option(leaf.cost(rank, of), float(errors[leaf.path][rank]), method.choice(leaf.path, rank))
             for rank in leaf.ranks()
         ]
-        found[leaf.path] = [*pairs, Option(leaf.cost(None, of), 0.0, Choice(None))]
-    return found
+        options[leaf.path] = [*pairs, Option(leaf.cost(None, of), 0.0, Choice(None))]
+    return options
 
 
 def _leaf(path: str, leaf: Any, multiple: int, break_even: BreakEven | None) -> Leaf | None:
@@ -298,8 +298,8 @@ def _within(
     Raises:
         ValueError: less than their smallest pairs.
     """
-    found = [_leaf(path, tree[path], multiple, break_even) for path in paths]
-    leaves = [leaf for leaf in found if leaf is not None and leaf.shrinks(of)]
+    smaller = [_leaf(path, tree[path], multiple, break_even) for path in paths]
+    leaves = [leaf for leaf in smaller if leaf is not None and leaf.shrinks(of)]
     chosen = {leaf.path for leaf in leaves}
     others = sum(_cost(path, leaf, of) for path, leaf in tree.items() if path not in chosen)
     least = sum(leaf.cost(leaf.least, of) for leaf in leaves)

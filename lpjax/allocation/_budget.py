@@ -109,8 +109,8 @@ def by_level(leaves: Sequence[Leaf], budget: float, of: Costs, rank: Callable[[L
         return {leaf.path: leaf.allowed(rank(leaf, level)) for leaf in leaves}
 
     def fits(level: float) -> bool:
-        found = ranks(level)
-        return sum(leaf.cost(found[leaf.path], of) for leaf in leaves) <= budget
+        chosen = ranks(level)
+        return sum(leaf.cost(chosen[leaf.path], of) for leaf in leaves) <= budget
 
     low, high = 0.0, 1.0
     if fits(low):
@@ -148,16 +148,16 @@ def losses_of(values: np.ndarray, spectral: bool) -> np.ndarray:
 
 def hull(options: Iterable[Option]) -> list[Option]:
     """The options on the lower convex hull of loss over cost, from the cheapest to that of the least loss."""
-    found: list[Option] = []
+    vertices: list[Option] = []
     for option in sorted(options):
-        if found and option.loss >= found[-1].loss:
+        if vertices and option.loss >= vertices[-1].loss:
             continue  # costs no less, and loses no less
-        while len(found) > 1 and _slope(found[-1], option) <= _slope(found[-2], found[-1]):
-            found.pop()
-        if found and option.cost == found[-1].cost:
-            found.pop()
-        found.append(option)
-    return found
+        while len(vertices) > 1 and _slope(vertices[-1], option) <= _slope(vertices[-2], vertices[-1]):
+            vertices.pop()
+        if vertices and option.cost == vertices[-1].cost:
+            vertices.pop()
+        vertices.append(option)
+    return vertices
 
 
 def _slope(a: Option, b: Option) -> float:

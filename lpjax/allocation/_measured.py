@@ -49,8 +49,8 @@ def measured_options(
             plans.append((level, plan))
 
     def pairs_of(plan: Mapping[str, Choice]) -> dict[str, Any]:
-        found = dict(leaves_with_paths(compress(params, plan=plan, **solve).params))
-        return {path: found[path] for path in plan}
+        leaves_of_plan = dict(leaves_with_paths(compress(params, plan=plan, **solve).params))
+        return {path: leaves_of_plan[path] for path in plan}
 
     tell("solving")
     nested = _largest_nested([around, *(plan for _, plan in plans)])
@@ -58,14 +58,14 @@ def measured_options(
 
     def solved(plan: Mapping[str, Choice]) -> dict[str, Any]:
         rest = {path: choice for path, choice in plan.items() if choice.rank is not None and not _nests(choice)}
-        found = pairs_of(rest) if rest else {}
-        for path in plan.keys() - found.keys():
+        pairs = pairs_of(rest) if rest else {}
+        for path in plan.keys() - pairs.keys():
             rank = plan[path].rank
             if rank is None:
-                found[path] = tree[path]
+                pairs[path] = tree[path]
             else:
-                found[path] = LowRank(largest[path].left[:, :rank], largest[path].right[:rank])
-        return {path: densify(jax.tree.map(jnp.asarray, pair)) for path, pair in found.items()}
+                pairs[path] = LowRank(largest[path].left[:, :rank], largest[path].right[:rank])
+        return {path: densify(jax.tree.map(jnp.asarray, pair)) for path, pair in pairs.items()}
 
     # Pairs of before, too: a `LowRank` has a dtype.
     on_device = {path: jax.tree.map(jnp.asarray, leaf) for path, leaf in tree.items() if hasattr(leaf, "dtype")}
@@ -96,14 +96,14 @@ def measured_options(
 
 def _largest_nested(plans: Sequence[Mapping[str, Choice]]) -> dict[str, Choice]:
     """The largest rank of each leaf by a nested solver, whose pair holds those of all smaller ranks."""
-    found: dict[str, Choice] = {}
+    largest: dict[str, Choice] = {}
     for plan in plans:
         for path, choice in plan.items():
             if choice.rank is None or not _nests(choice):
                 continue
-            if path not in found or choice.rank > (found[path].rank or 0):
-                found[path] = choice
-    return found
+            if path not in largest or choice.rank > (largest[path].rank or 0):
+                largest[path] = choice
+    return largest
 
 
 def _nests(choice: Choice) -> bool:

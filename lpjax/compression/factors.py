@@ -103,9 +103,9 @@ def _factor_matrix(
     weighted = functools.partial(on_both_sides, halves)
 
     def solve(matrix: Array) -> Solution:
-        found = goal.solve(weighted(matrix), weights, p)
-        left, right = _unweighted(goal, found.left, found.right, inverses, sizes[0])
-        return found._replace(left=left, right=right)
+        solution = goal.solve(weighted(matrix), weights, p)
+        left, right = _unweighted(goal, solution.left, solution.right, inverses, sizes[0])
+        return solution._replace(left=left, right=right)
 
     if goal.sparse:
         power = p if goal.solver.uses_p else jnp.asarray(2, p.dtype)
@@ -143,9 +143,9 @@ def _factor_pair(
     halves, inverses = _split(roots)
     basis, triangle = qr(on_the_left(halves[1], inner.T))
     small = jnp.matmul(on_the_left(halves[0], outer), triangle.T, precision="highest")
-    found = goal.solve(small, weights, p)
-    right = jnp.matmul(found.right, basis.T, precision="highest")
-    left, right = _unweighted(goal, found.left, right, inverses, sizes[0])
+    solution = goal.solve(small, weights, p)
+    right = jnp.matmul(solution.right, basis.T, precision="highest")
+    left, right = _unweighted(goal, solution.left, right, inverses, sizes[0])
     left, right = left.astype(factors[0].dtype), right.astype(factors[0].dtype)
     # A − LR as one product, whose rows are formed a block at a time.
     residual = (
@@ -163,7 +163,7 @@ def _factor_pair(
 
         squares = square(*residual), square(outer, inner)
     columns = inner.shape[1] if squares is None else None
-    return _result(goal, left, right, None, errors, norms, squares, found, columns, p)
+    return _result(goal, left, right, None, errors, norms, squares, solution, columns, p)
 
 
 def _split(roots: Sequence[Roots | None]) -> tuple[tuple[Array | None, ...], tuple[Array | None, ...]]:

@@ -39,15 +39,15 @@ def training_files(folder: str | Path | None) -> dict[str, str]:
     """
     if folder is None:
         return {}
-    found = {}
+    texts = {}
     for path in (Path(folder) / name for name in (RECOVERED, TUNED)):
         if path.exists():
             check_inside(path, Path(folder))
             try:
-                found[path.name] = read_bytes(path, RECORD_LIMIT).decode("utf-8", "replace")
+                texts[path.name] = read_bytes(path, RECORD_LIMIT).decode("utf-8", "replace")
             except (OSError, ValueError) as error:
                 raise RecordError(f"{path} can't be read: {error}; remove it to go on without it") from None
-    return found
+    return texts
 
 
 def history_files(folder: str | Path | None, record: Record) -> dict[str, str]:
@@ -64,8 +64,8 @@ def export_files(checkpoint: Checkpoint, model: str) -> dict[str, str]:
     record = record_of(checkpoint)
     ranks = {path: layer.rank for path, (_, layer) in record.layers.items() if layer.rank is not None}
     steps = msgspec.to_builtins(record.steps)
-    told = {"schema": EXPORT_SCHEMA, "model": model, "ranks": ranks, "steps": finite(steps), **run_record(None)}
-    return training_files(checkpoint.source) | {EXPORTED: json.dumps(told, indent=2, allow_nan=False) + "\n"}
+    document = {"schema": EXPORT_SCHEMA, "model": model, "ranks": ranks, "steps": finite(steps), **run_record(None)}
+    return training_files(checkpoint.source) | {EXPORTED: json.dumps(document, indent=2, allow_nan=False) + "\n"}
 
 
 def export_note(folder: str | Path) -> str:
@@ -141,12 +141,12 @@ class _Recovery(msgspec.Struct):
         while isinstance(earlier, dict) and runs < 100:
             runs, earlier = runs + 1, earlier.get("earlier")
         last = f", the last of {runs} runs" if runs > 1 else ""
-        start, found = self.curve[0].divergence, self.best.divergence
+        start, best = self.curve[0].divergence, self.best.divergence
         if self.best.step == 0:
             return f"lpjax recover made it no better, and left it as it was (divergence {start:.4g})."
         return (
             f"Trained after it was compressed, without labels, on {self.texts:,} texts, by {self.best.step:,} updates: "
-            f"divergence from the dense net {start:.4g} → {found:.4g} on {self.held_out:,} "
+            f"divergence from the dense net {start:.4g} → {best:.4g} on {self.held_out:,} "
             f"texts that were held out ({RECOVERED}{last}). {_SINCE}"
         )
 

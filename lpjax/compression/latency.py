@@ -52,7 +52,7 @@ class LayerTiming:
     ratios: tuple[Annotated[float, msgspec.Meta(gt=0)], ...]
 
     def __post_init__(self) -> None:
-        if not self.ranks or any(one >= other for one, other in itertools.pairwise(self.ranks)):
+        if not self.ranks or any(rank >= larger for rank, larger in itertools.pairwise(self.ranks)):
             raise ValueError(f"`ranks` is {self.ranks}; expected rising numbers, one or more")
         if len(self.ratios) != len(self.ranks):
             raise ValueError(f"`ratios` is {self.ratios}; expected {len(self.ranks)} numbers, one for each rank")
@@ -83,22 +83,22 @@ class BreakEven:
 
     def ratio(self, path: str, shape: tuple[int, ...], rank: int) -> float | None:
         """Time of a leaf's pair as a share of the dense leaf's; None if the shape was not timed."""
-        found = self._timing(path, shape)
-        return None if found is None else found.ratio(rank)
+        timing = self._timing(path, shape)
+        return None if timing is None else timing.ratio(rank)
 
     def rank(self, path: str, shape: tuple[int, ...]) -> int | None:
         """The largest rank at which a leaf takes no longer than dense; None for a shape that was not timed."""
-        found = self._timing(path, shape)
-        return None if found is None else found.rank
+        timing = self._timing(path, shape)
+        return None if timing is None else timing.rank
 
     def added_seconds(self, path: str, shape: tuple[int, ...], rank: int) -> float | None:
         """Seconds a batch that a leaf's pair takes beyond the dense leaf's; negative if it takes less."""
-        found = self._timing(path, shape)
-        return None if found is None else (found.ratio(rank) - 1) * found.dense_seconds
+        timing = self._timing(path, shape)
+        return None if timing is None else (timing.ratio(rank) - 1) * timing.dense_seconds
 
     def _timing(self, path: str, shape: tuple[int, ...]) -> LayerTiming | None:
-        wanted = (tuple(shape), is_table(path))
-        return next((one for one in self.timings if (one.shape, one.table) == wanted), None)
+        key = (tuple(shape), is_table(path))
+        return next((timing for timing in self.timings if (timing.shape, timing.table) == key), None)
 
 
 def measure_break_even(
@@ -132,14 +132,14 @@ def measure_break_even(
     leaves = dict(leaves_with_paths(params))
     chosen = [(tuple(leaves[path].shape), is_table(path)) for path in select_paths(params, select)]
     shapes = dict.fromkeys((shape, table) for shape, table in chosen if len(shape) == 2 and max_rank(shape))
-    found = []
+    timings = []
     for done, (shape, table) in enumerate(shapes):
         if progress is not None:
             progress(done, len(shapes), "×".join(map(str, shape)))
-        found.append(_time_shape(shape, table, tokens, dtype, np.random.default_rng([seed, *shape])))
+        timings.append(_time_shape(shape, table, tokens, dtype, np.random.default_rng([seed, *shape])))
     if progress is not None:
         progress(len(shapes), len(shapes), "done")
-    return BreakEven(int(tokens), tuple(found))
+    return BreakEven(int(tokens), tuple(timings))
 
 
 def _time_shape(shape: tuple[int, int], table: bool, tokens: int, dtype: Any, rng: np.random.Generator) -> LayerTiming:
@@ -162,13 +162,13 @@ def _time_shape(shape: tuple[int, int], table: bool, tokens: int, dtype: Any, rn
     return LayerTiming(shape, table, least, ranks, tuple(float(ratio) for ratio in rising))
 
 
-def break_even_document(model: str, found: BreakEven, seed: int) -> dict[str, Any]:
+def break_even_document(model: str, break_even: BreakEven, seed: int) -> dict[str, Any]:
     """The content of the timings' file, with versions and machine."""
     timings = [
         dataclasses.asdict(timing) | {"break_even_rank": timing.rank, "break_even_keep": timing.keep}
-        for timing in found.timings
+        for timing in break_even.timings
     ]
-    return {"schema": SCHEMA, "model": model, "tokens": found.tokens, "timings": timings, **run_record(seed)}
+    return {"schema": SCHEMA, "model": model, "tokens": break_even.tokens, "timings": timings, **run_record(seed)}
 
 
 def read_break_even(path: Path) -> BreakEven:

@@ -26,7 +26,6 @@ from lpjax.select import (
     axes_of_leaves,
     leaves_with_paths,
     matrix_view,
-    max_rank,
     rank_for,
     select_paths,
 )
@@ -156,16 +155,16 @@ class Plan:
         n, d = view.inputs, view.outputs
         if choice.rank is None:
             return "so the plan says" if self.keep is None else "even rank 1 keeps more than asked"
-        size = math.prod(view.stack) * choice.rank * (n + d)
+        most = (leaf.size - 1) // (math.prod(view.stack) * (n + d)) if leaf.size else 0
+        if choice.rank <= most:
+            return ""
+        expected = f"rank {most}" if self.keep is None else f"{most * (n + d) / (n * d):.3g}"
+        hint = f"expected {expected} or less" if most else "no pair is smaller"
         if isinstance(leaf, LowRank):
             share = leaf.size / math.prod(leaf.shape)
             pair = f"the pair of rank {leaf.rank} that it is, which keeps {share:.2g} of the dense matrix"
-            return f"rank {choice.rank} is no smaller than {pair}" if size >= leaf.size else ""
-        if not leaf.size or choice.rank > max_rank((n, d)):
-            most = max_rank((n, d)) if leaf.size else 0
-            hint = f"expected rank {most} or less" if most else "no pair is smaller"
-            return f"a pair of rank {choice.rank} has {choice.rank * (n + d)} parameters, no fewer; {hint}"
-        return ""
+            return f"rank {choice.rank} is no smaller than {pair}; {hint}"
+        return f"a pair of rank {choice.rank} has {choice.rank * (n + d)} parameters, no fewer; {hint}"
 
 
 def uniform_plan(

@@ -54,11 +54,11 @@ def rehearse(tasks: Sequence[MatrixTask], options: dict[str, Any]) -> None:
     def run(matrix: Array, weights: Array | None) -> Solution:
         return task.solve(matrix, task.rank, p=task.p, **with_weights(options, weights))
 
-    found = jax.eval_shape(run, matrix, weights)
-    if not isinstance(found, Solution):
-        raise ValueError(f"`solver` returned a {type(found).__name__}; expected a `Solution`")
+    solution = jax.eval_shape(run, matrix, weights)
+    if not isinstance(solution, Solution):
+        raise ValueError(f"`solver` returned a {type(solution).__name__}; expected a `Solution`")
     shapes, expected = (
-        (found.left.shape, found.right.shape),
+        (solution.left.shape, solution.right.shape),
         ((task.shape[0], task.rank), (task.rank, task.shape[1])),
     )
     if shapes != expected:
@@ -125,8 +125,8 @@ def solve_group(
                 programs[height] = _compiled(goal, mesh, arguments)
             yield batch, height, arguments
 
-    def run(one: tuple[list[MatrixTask], int, tuple[Any, ...]]) -> list[TaskResult]:
-        batch, height, arguments = one
+    def run(prepared_batch: tuple[list[MatrixTask], int, tuple[Any, ...]]) -> list[TaskResult]:
+        batch, height, arguments = prepared_batch
         began = time.perf_counter()
         solved = fetch(programs[height](*arguments))
         seconds = (time.perf_counter() - began) / len(batch) / workers
@@ -189,12 +189,12 @@ def _compile(goal: Goal, mesh: Mesh, kinds: tuple[Any, ...], settings: tuple[Any
         # For sums of squares any roots will do; otherwise the objective is that of the rows under the symmetric ones.
         find = functools.partial(roots_of_batch, dtype=dtype, symmetric=goal.solver.uses_p)
         roots = jax.tree.map(find, metrics, is_leaf=lambda part: isinstance(part, Metric))
-        one = functools.partial(factor, goal)
+        factor_one = functools.partial(factor, goal)
         if first.shape[0] > 1:
-            return jax.vmap(one, in_axes=(0, 0, 0, 0, None))(matrices, weights, roots, sizes, p)
+            return jax.vmap(factor_one, in_axes=(0, 0, 0, 0, None))(matrices, weights, roots, sizes, p)
         # One alone is not vmapped: under vmap both sides of a solver's branches would be computed.
         matrix, weights, roots = jax.tree.map(lambda x: x[0], (matrices, weights, roots))
-        return one(matrix, weights, roots, sizes[0], p)
+        return factor_one(matrix, weights, roots, sizes[0], p)
 
     def shard(matrices: Any, known: tuple[Array | None, Metrics], sizes: Array, p: Array) -> FactorResult:
         solved = several(matrices, known, sizes, p)

@@ -132,13 +132,13 @@ class Record:
     @property
     def layers(self) -> dict[str, tuple[int, LayerRecord]]:
         """path -> (step, record) of every selected leaf: of the last step that factored it, or else the last."""
-        found: dict[str, tuple[int, LayerRecord]] = {}
+        layers: dict[str, tuple[int, LayerRecord]] = {}
         for i, step in enumerate(self.steps):
             for layer in step.layers:
                 factored = layer.rank is not None and not layer.note
-                if factored or layer.path not in found or found[layer.path][1].rank is None:
-                    found[layer.path] = (i, layer)
-        return found
+                if factored or layer.path not in layers or layers[layer.path][1].rank is None:
+                    layers[layer.path] = (i, layer)
+        return layers
 
     @property
     def ranks(self) -> dict[str, int]:
@@ -171,8 +171,8 @@ def record_files(
     """
     earlier = record_of(before).steps
     sizes = [sum(leaf.size for _, leaf in walk(tree)) for tree in (before.params, params)]
-    told = {"method": UNKNOWN, "parameters_before": sizes[0], "parameters_after": sizes[1]} | settings
-    step = Step(bytes_before=weight_bytes(before.source) or None, layers=tuple(records), **run_record(None), **told)
+    known = {"method": UNKNOWN, "parameters_before": sizes[0], "parameters_after": sizes[1]} | settings
+    step = Step(bytes_before=weight_bytes(before.source) or None, layers=tuple(records), **run_record(None), **known)
 
     def text(size: int) -> str:
         return record_text(Record((*earlier, dataclasses.replace(step, bytes_after=size))))
@@ -191,7 +191,7 @@ def record_of(checkpoint: Checkpoint) -> Record:
         return Record(())
     path = None if checkpoint.source is None else checkpoint.source / RECORD
     if path is None or not path.exists():
-        return _told(checkpoint, ranks)
+        return _without_file(checkpoint, ranks)
     record = read_record(path)
     if record.ranks != ranks:
         differing = dict.fromkeys(name for name, _ in sorted(set(record.ranks.items()) ^ set(ranks.items())))
@@ -249,7 +249,7 @@ def _step(stored: _StoredStep) -> Step:
     return Step(**known)
 
 
-def _told(checkpoint: Checkpoint, ranks: Mapping[str, int]) -> Record:
+def _without_file(checkpoint: Checkpoint, ranks: Mapping[str, int]) -> Record:
     """The steps as config.json names them, and the layers as they lie in the file."""
     leaves = dict(walk(checkpoint.params))
     block = checkpoint.compression or {}

@@ -104,10 +104,10 @@ def calibrate(
         given = np.zeros(shape, np.float32)
         given[: len(batch.rows)] = 0 if values is None else values[batch.rows]
         key = jax.random.fold_in(jax.random.key(seed), index)
-        one = _sums(weights, inputs, spread(given, by_rows(mesh)), key, watched, config, kind, target, mesh)
+        batch_sums = _sums(weights, inputs, spread(given, by_rows(mesh)), key, watched, config, kind, target, mesh)
         if not index:
-            _require_run(one)
-        sums.add(one)
+            _require_run(batch_sums)
+        sums.add(batch_sums)
         done += len(batch.rows)
         if progress is not None:
             progress(done, len(tokens))

@@ -73,7 +73,7 @@ def symmetric_roots(metric: Metric, dtype: Any) -> Roots:
 def roots_of_batch(metric: Metric, dtype: Any, *, symmetric: bool) -> Roots:
     """`symmetric_roots` of a batch of metrics, along a leading axis, or the cheapest roots."""
     if symmetric:
-        return jax.vmap(lambda one: symmetric_roots(one, dtype))(metric)
+        return jax.vmap(lambda metric: symmetric_roots(metric, dtype))(metric)
     return _any_roots(metric, dtype)
 
 
@@ -85,16 +85,16 @@ def _any_roots(metric: Metric, dtype: Any) -> Roots:
     symmetric = functools.partial(roots_of_batch, dtype=dtype, symmetric=True)
     if metric.base.ndim < 3 or metric.power != 1:
         return symmetric(metric)
-    found, sound = jax.vmap(lambda one: _triangles(one, dtype))(metric)
-    return jax.lax.cond(jnp.all(sound), lambda _: found, symmetric, metric)
+    roots, sound = jax.vmap(lambda metric: _triangles(metric, dtype))(metric)
+    return jax.lax.cond(jnp.all(sound), lambda _: roots, symmetric, metric)
 
 
 def _triangles(metric: Metric, dtype: Any) -> tuple[Roots, Array]:
     """Cholesky's, and whether they are of use."""
     shrinkage = jnp.asarray(metric.shrinkage).astype(dtype)
-    found = triangle(shrunk(metric, dtype))
-    pivots = jnp.diagonal(found[0]) ** 2  # no less than the shrinkage, but for rounding; or NaN
-    return found, (shrinkage > 0) & jnp.all(pivots >= shrinkage / 2)
+    roots = triangle(shrunk(metric, dtype))
+    pivots = jnp.diagonal(roots[0]) ** 2  # no less than the shrinkage, but for rounding; or NaN
+    return roots, (shrinkage > 0) & jnp.all(pivots >= shrinkage / 2)
 
 
 def on_the_left(root: Array | None, matrix: Any) -> Any:

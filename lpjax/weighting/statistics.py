@@ -122,8 +122,8 @@ def save_calibration(calibration: Calibration, path: str | Path, *, overwrite: b
                 layer[name] = names.setdefault(key, f"{leaf}:{name}")
                 arrays[layer[name]] = array
         layers.append(layer)
-    told = {key: getattr(calibration, key) for key in ("target", "texts", "tokens", "seed")}
-    document = {"schema": SCHEMA, **told, "provenance": dict(calibration.provenance), "layers": layers}
+    known = {key: getattr(calibration, key) for key in ("target", "texts", "tokens", "seed")}
+    document = {"schema": SCHEMA, **known, "provenance": dict(calibration.provenance), "layers": layers}
     metadata = {"format": "np", "lpjax": json.dumps(document, allow_nan=False)}
     with replacing(path) as fresh:
         return write_tensors(fresh, arrays.items(), metadata)

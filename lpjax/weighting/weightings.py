@@ -143,7 +143,7 @@ def leaf_metrics(statistics: Calibration, weighting: str | Weighting, leaves: Ma
             f"`statistics` has no statistics of {', '.join(missing[:5])}{', …' if len(missing) > 5 else ''}; "
             "calibrate with the same `select`"
         )
-    found = {}
+    metrics = {}
     for path, leaf in leaves.items():
         known, shape = statistics.statistics[path], tuple(leaf.shape)
         if len(shape) != 2:
@@ -152,12 +152,12 @@ def leaf_metrics(statistics: Calibration, weighting: str | Weighting, leaves: Ma
             value = getattr(known, field.name)
             size = shape[1] if field.name == "outputs" else shape[0]
             if isinstance(value, np.ndarray) and set(value.shape) != {size}:
-                found_shape = f"`{field.name}` of {path} has shape {value.shape}, the leaf {shape}"
-                raise ValueError(f"`statistics` is of another net: {found_shape}")
+                shapes = f"`{field.name}` of {path} has shape {value.shape}, the leaf {shape}"
+                raise ValueError(f"`statistics` is of another net: {shapes}")
         if name := known.not_finite():
             raise ValueError(f"`{name}` of {path} in `statistics` is not finite; calibrate a net whose weights are")
-        found[path] = metrics_of(known, weighting, is_table(path))
-    return found
+        metrics[path] = metrics_of(known, weighting, is_table(path))
+    return metrics
 
 
 def scale_of_errors(statistics: Statistics, table: bool) -> float:
