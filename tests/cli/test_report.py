@@ -14,7 +14,7 @@ from tests.report.pages import Page, check_self_contained
 
 pytestmark = pytest.mark.filterwarnings("default")
 
-DEMO = Path(__file__).parents[1] / "experiments" / "results" / "demo.json"
+DEMO = Path(__file__).parents[2] / "experiments" / "results" / "demo.json"
 QUICK = ["--keep", 0.6, "--method", "svd"]
 
 
