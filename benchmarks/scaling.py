@@ -20,7 +20,7 @@ import lpjax
 from benchmarks.solvers import best_time
 from lpjax._provenance import run_record
 from lpjax.checkpoint.documents import write_json
-from lpjax.report._figure import new_figure, save_png
+from lpjax.report.figure import new_figure, save_png
 
 RESULTS = Path(__file__).parent / "results"
 COLUMNS, RANK, LARGE = 768, 256, 16_000

@@ -13,7 +13,7 @@ from typing import Any
 
 from lpjax._provenance import method_label
 from lpjax.glue import TASKS
-from lpjax.report._figure import COLOURS, MARKERS, new_figure, save_png
+from lpjax.report.figure import COLOURS, MARKERS, new_figure, save_png
 
 RESULTS = Path(__file__).parent / "results"
 LAYERS = {"embeddings": "embedding", "encoder": "encoder", "both": "both"}

@@ -46,7 +46,7 @@ def test_extras_are_those_of_the_project():
         ("glue", "lpjax.glue.glue_metric('rte')", "`lpjax.glue.glue_metric` needs datasets and pyarrow and evaluate"),
         ("glue", "lpjax.glue.load_examples('rte')", "RTE from the hub needs datasets: pip install"),
         ("report", "lpjax.report.write_report('page.html', ['run'])", "needs matplotlib and jinja2: pip install"),
-        ("report", "lpjax.report.plot_results('a.png', [], score='', dense=1)", "needs matplotlib and jinja2"),
+        ("report", "lpjax.report.plot_results('a.png', [], score='', dense=1)", "needs matplotlib: pip install"),
         ("flax", "lpjax.flax.apply", "`lpjax.flax` needs flax: pip install"),
     ],
 )

@@ -48,7 +48,7 @@ def recover(
     from lpjax.checkpoint import check_target, load_checkpoint, save_checkpoint
     from lpjax.compression.history import RECOVERED, earlier_recovery, history_files
     from lpjax.compression.record import record_of
-    from lpjax.report import check_dense
+    from lpjax.evaluation.errors import check_dense
 
     with misuse():
         settings = lpjax.Recovery(

@@ -22,7 +22,7 @@ QUICK = ["--keep", 0.6, "--method", "svd"]
 def run(command: Command, monkeypatch: pytest.MonkeyPatch) -> Command:
     """Run a command without any GLUE folder: (exit status, stdout, stderr)."""
     monkeypatch.delenv("LPJAX_GLUE_DIR", raising=False)
-    monkeypatch.setattr("lpjax.report._latency._SECONDS", 0.05)
+    monkeypatch.setattr("lpjax.evaluation.latency._SECONDS", 0.05)
     return command
 
 
@@ -59,7 +59,7 @@ def test_a_page_that_fails_leaves_the_checkpoint(run, folder, tmp_path, monkeypa
     def fail(*_: object, **__: object) -> None:
         raise OSError("no space left")
 
-    monkeypatch.setattr("lpjax.report._page.write_text", fail)
+    monkeypatch.setattr("lpjax.report.page.write_text", fail)
     status, printed, err = run("compress", folder, tmp_path / "out", *QUICK, "--report")
     assert (status, printed) == (1, "")
     assert "is saved in" in err

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 
 import lpjax
 from lpjax.compression import compress
-from lpjax.inspection import Inspection, Kind, LeafRecord, inspect_params, kinds_of, tied_paths
-from lpjax.inspection import _inspect as module
+from lpjax.inspection import Inspection, Kind, LeafRecord, inspect_params, kinds_of, numerics, tied_paths
+from lpjax.inspection import leaves as module
 from lpjax.models.names import NameTable, Weight, dense, embedding
 from lpjax.select import rank_for
 from lpjax.weights.low_rank import LowRank
@@ -112,7 +112,7 @@ def only(params: Any, **options: Any) -> LeafRecord:
 
 @pytest.fixture(params=[2**20, 16], ids=["one block", "many blocks"])
 def blocks(request, monkeypatch):
-    monkeypatch.setattr(module, "_ENTRIES", request.param)
+    monkeypatch.setattr(numerics, "_ENTRIES", request.param)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -180,7 +180,7 @@ def peak(params: Any) -> tuple[LeafRecord, int]:
 
 
 def test_the_product_is_never_formed(monkeypatch):
-    monkeypatch.setattr(module, "_ENTRIES", 2**14)
+    monkeypatch.setattr(numerics, "_ENTRIES", 2**14)
     left, right = gaussian(6_000, 2).astype(np.float32), gaussian(2, 3_300).astype(np.float32)
     record, used = peak({"kernel": LowRank(left, right)})
     assert used < 6_000 * 3_300 * 4 / 50
@@ -189,7 +189,7 @@ def test_the_product_is_never_formed(monkeypatch):
 
 
 def test_memory_is_one_copy_of_a_leaf(monkeypatch):
-    monkeypatch.setattr(module, "_ENTRIES", 2**14)
+    monkeypatch.setattr(numerics, "_ENTRIES", 2**14)
     leaf = gaussian(20_011, 50).astype(np.float32)
     for turned in (leaf, leaf.T):  # as NumPy has it in memory, and as a kernel that is a view of a file
         _, used = peak({"embedding": turned})

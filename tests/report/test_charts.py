@@ -3,31 +3,32 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import lpjax
-from lpjax.report._charts import curves_chart, errors_chart, score_chart, spectra_chart
-from lpjax.report._errors import relative_errors, spectrum
-from lpjax.report._latency import measure_latency
-from lpjax.report._svg import SERIES, inline
+from lpjax.evaluation.errors import cut_spectrum, relative_errors
+from lpjax.evaluation.latency import measure_latency
+from lpjax.report.charts import draw_curves, draw_errors, draw_scores, draw_spectra
+from lpjax.report.figure import SERIES, svg_of
 from lpjax.weights.low_rank import LowRank
 from tests.helpers import heavy_tailed
 
 
-@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("transpose", [False, True])
 @pytest.mark.parametrize("kind", ["float32", "float64", "bfloat16"])
-def test_errors_are_those_of_their_definition(monkeypatch, turned, kind):
-    monkeypatch.setattr("lpjax.report._errors._ENTRIES", 50)  # several blocks
+def test_errors_are_those_of_their_definition(monkeypatch, transpose, kind):
+    monkeypatch.setattr("lpjax.evaluation.errors._ENTRIES", 50)  # several blocks
     dtype = jnp.bfloat16 if kind == "bfloat16" else np.dtype(kind)
     leaf = heavy_tailed(17, 11).astype(dtype)
     pair = LowRank(heavy_tailed(17, 3, 1).astype(dtype), heavy_tailed(3, 11, 2).astype(dtype))
-    found = relative_errors(leaf, pair, turned=turned)
+    found = relative_errors(leaf, pair, transpose=transpose)
     matrix = leaf.astype(np.float64)
     residual = matrix - pair.left.astype(np.float64) @ pair.right.astype(np.float64)
-    axis = 0 if turned else 1
+    axis = 0 if transpose else 1
     for value, part, whole in zip(
         found,
         (np.linalg.norm(residual), np.abs(residual).sum(), np.linalg.norm(residual, axis=axis).sum()),
@@ -39,50 +40,53 @@ def test_errors_are_those_of_their_definition(monkeypatch, turned, kind):
 
 def test_nothing_of_nothing_has_no_error():
     zeros = LowRank(np.zeros((5, 1)), np.zeros((1, 4)))
-    assert relative_errors(np.zeros((5, 4)), zeros, turned=False) == (None, None, None)
-    assert spectrum(np.zeros(4), 1).least is None
-    assert spectrum(np.array([3.0, 4.0]), 2).least == 0
-    assert spectrum(np.array([4.0, 3.0]), 1).least == pytest.approx(0.6)
+    assert relative_errors(np.zeros((5, 4)), zeros, transpose=False) == (None, None, None)
+    assert cut_spectrum(np.zeros(4), 1).least is None
+    assert cut_spectrum(np.array([3.0, 4.0]), 2).least == 0
+    assert cut_spectrum(np.array([4.0, 3.0]), 1).least == pytest.approx(0.6)
+
+
+def chart(draw: Callable[..., None], *arguments: object) -> str:
+    return svg_of(draw, *arguments, number=1, title="chart")
 
 
 def test_charts_show_every_mark_and_cut():
     def count(svg: str, variable: str) -> int:
-        return len(re.findall(rf"stroke: var\(--{variable}\)", inline(svg, 1, "chart")))
+        return len(re.findall(rf"stroke: var\(--{variable}\)", svg))
 
     spectra = [np.geomspace(1, 1e-3, 40), np.geomspace(2, 1e-4, 40)]
-    assert count(spectra_chart(spectra, [7, 7]), "c0") == 2
-    assert count(spectra_chart(spectra, [7, 7]), "c1") == 1
-    assert count(spectra_chart(spectra, [7, 9]), "c1") == 2
-    assert "var(--c1)" in inline(score_chart([(0.5, 0.8, 0), (0.7, 0.9, 1)], 0.95), 1, "chart")
-    assert count(curves_chart({0: [(0.3, 0.5), (0.6, 0.4)], 9: [(0.3, 0.2)]}, None), "c2") >= 1
-    assert count(errors_chart({3: [(0, 0.1), (1, 0.2)]}), "c3") >= 1
+    assert count(chart(draw_spectra, spectra, [7, 7]), "c0") == 2
+    assert count(chart(draw_spectra, spectra, [7, 7]), "c1") == 1
+    assert count(chart(draw_spectra, spectra, [7, 9]), "c1") == 2
+    assert "var(--c1)" in chart(draw_scores, [(0.5, 0.8, 0), (0.7, 0.9, 1)], 0.95)
+    assert count(chart(draw_curves, {0: [(0.3, 0.5), (0.6, 0.4)], 9: [(0.3, 0.2)]}, None), "c2") >= 1
+    assert count(chart(draw_errors, {3: [(0, 0.1), (1, 0.2)]}), "c3") >= 1
 
 
 def test_degenerate_charts_are_drawn():
     for svg in (
-        score_chart([(1.0, 0.0, 0)], None),
-        score_chart([(0.2, 0.9, 15)], 0.9),
-        curves_chart({20: [(0.0, 0.0)]}, 0.0),
-        errors_chart({0: [(5, 0.0)]}),
-        spectra_chart([np.array([1.0, 0.0])], [1]),
-        spectra_chart([np.ones(3)], [3]),
+        chart(draw_scores, [(1.0, 0.0, 0)], None),
+        chart(draw_scores, [(0.2, 0.9, 15)], 0.9),
+        chart(draw_curves, {20: [(0.0, 0.0)]}, 0.0),
+        chart(draw_errors, {0: [(5, 0.0)]}),
+        chart(draw_spectra, [np.array([1.0, 0.0])], [1]),
+        chart(draw_spectra, [np.ones(3)], [3]),
     ):
         assert svg.count("<svg") == 1
-        text = inline(svg, 2, "chart")
-        assert "nan" not in text
-        assert "http" not in text
-        assert not any(colour.lower() in text for colour in SERIES)  # all by the style sheet
+        assert "nan" not in svg
+        assert "http" not in svg
+        assert not any(colour.lower() in svg for colour in SERIES)  # all by the style sheet
 
 
 def test_latency_takes_turns_and_skips_the_first(folder, monkeypatch):
-    monkeypatch.setattr("lpjax.report._latency._SECONDS", 0)
+    monkeypatch.setattr("lpjax.evaluation.latency._SECONDS", 0)
     seen = []
 
     def watch(params, config, batch):
         seen.append(("dense" if params["embeddings"]["mark"].size else "factored", batch["input_ids"].shape))
         return jnp.zeros(())
 
-    monkeypatch.setattr("lpjax.report._latency.encode", watch)
+    monkeypatch.setattr("lpjax.evaluation.latency.encode", watch)
     checkpoint = lpjax.load_checkpoint(folder)
 
     def marked(size: int) -> lpjax.Checkpoint:

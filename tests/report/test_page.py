@@ -17,7 +17,7 @@ from lpjax.evaluation.sentences import fidelity
 from lpjax.glue import Examples, find_task, label_config
 from lpjax.glue.data import load_sentences
 from lpjax.models.heads import with_head
-from lpjax.report import Baseline, _page, write_report
+from lpjax.report import PAGE, Baseline, write_report
 from lpjax.select import leaves_with_paths
 from tests.report.pages import Page, check_self_contained
 
@@ -202,7 +202,7 @@ def test_a_fine_tuned_net_is_scored_on_its_own_task(folder, tmp_path, monkeypatc
 
 
 def test_latency_is_told_for_both_nets(small, folder, tmp_path, monkeypatch):
-    monkeypatch.setattr("lpjax.report._latency._SECONDS", 0.1)
+    monkeypatch.setattr("lpjax.evaluation.latency._SECONDS", 0.1)
     write_report(tmp_path / "page.html", [small], baseline=baseline(folder))
     rows = Page(tmp_path / "page.html").table("times")
     assert [row[1][0] for row in rows] == ["32 × 9", "1 × 9"]  # the net has nine positions
@@ -237,7 +237,7 @@ def test_a_net_that_was_trained_further_is_told(small, folder, edit_weights, tmp
     edit_weights(lambda tensors: tensors["encoder.layer.0.attention.self.query.bias"].__setitem__(0, 3.0))
     write_report(tmp_path / "page.html", [small], baseline=baseline(folder), latency=False)
     assert (
-        "Weights that are not factored differ from those of dense: 1, encoder/layer/0/attention/self/query"
+        "1 weights that are not factored differ from those of dense, such as encoder/layer/0/attention/self/query"
         in Page(tmp_path / "page.html").text
     )
 
@@ -259,7 +259,7 @@ def test_another_baseline_is_refused(small, folder, run, tmp_path):
     assert not out.exists()
 
 
-@pytest.mark.parametrize("target", ["lpjax.report._page._render", "lpjax.checkpoint.documents.Path.replace"])
+@pytest.mark.parametrize("target", ["lpjax.report.page._render", "lpjax.checkpoint.documents.Path.replace"])
 def test_an_interrupted_page_leaves_nothing_or_the_old_one(small, tmp_path, monkeypatch, target):
     place = tmp_path / "pages"
     place.mkdir()
@@ -308,4 +308,4 @@ def test_progress_counts_up_to_its_total(small, folder, tmp_path):
     )
     assert [done for done, *_ in seen] == list(range(len(seen)))
     assert {total for _, total, _ in seen} == {len(seen)}
-    assert _page.PAGE == "report.html"
+    assert PAGE == "report.html"

@@ -62,7 +62,7 @@ def test_lines_are_read_with_scores_of_any_kind(tmp_path):
         ("b", "both", "score", 0.65),
     ]
     assert results.seeds == (3,)
-    assert [versions for versions, _ in results.made] == [{"jax": "1"}, {"jax": "2"}]
+    assert [versions for versions, _ in results.provenance] == [{"jax": "1"}, {"jax": "2"}]
     assert results.notes == ("1 of 4 were scored on a subset of the split: these are no GLUE scores.",)
     write_report(tmp_path / "page.html", [tmp_path / "cells.jsonl", DEMO])
     page = Page(tmp_path / "page.html")

@@ -14,10 +14,10 @@ from lpjax.checkpoint import Checkpoint
 from lpjax.models import device_params, encode
 
 SHAPES = ((32, 64), (1, 32))
-"""(texts, tokens) of the batches: many texts, and one."""
+"""(texts, tokens) of the batches: many texts, and a single one."""
 
-_LEAST, _MOST = 5, 40  # runs of each net
-_SECONDS = 2.5  # after which no more runs are begun
+_LEAST, _MOST = 5, 40  # number of runs of each net
+_SECONDS = 2.5  # after which no further run is started
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,8 +25,8 @@ class Latency:
     """Seconds of one forward pass.
 
     Attributes:
-        batch, length: texts and tokens of each.
-        dense, factored: of every run, none of them the first.
+        batch, length: number of texts, and tokens of each.
+        dense, factored: seconds of every run but the first.
     """
 
     batch: int
@@ -41,7 +41,7 @@ class Latency:
 
     @property
     def ratio(self) -> float:
-        """Time of the factored net as a share of the dense one's."""
+        """Time of the factored net over that of the dense one."""
         dense, factored = self.medians
         return factored / dense
 
@@ -49,23 +49,23 @@ class Latency:
 def measure_latency(
     dense: Checkpoint, factored: Checkpoint, *, shapes: Sequence[tuple[int, int]] = SHAPES, seed: int = 0
 ) -> list[Latency]:
-    """Time the hidden states of random tokens, float32, compiled before, each run waited for.
+    """Time the hidden states of random tokens in float32: compiled before, each run blocked on.
 
-    The nets take turns, so that what else the machine does meets both.
+    The nets take turns, so that other work on the machine slows both.
 
     Args:
         dense, factored: two nets of one config.
-        shapes: (texts, tokens) of each batch; lengths beyond the net's positions are cut to them.
+        shapes: (texts, tokens) of each batch; lengths are cut to the net's number of positions.
         seed: of the tokens.
     """
     nets = [device_params(net.params, jnp.float32, expand=True) for net in (dense, factored)]
     config = dense.config
     rng = np.random.default_rng(seed)
-    found = []
-    for batch, wanted in shapes:
-        length = min(wanted, config.max_length or wanted)
+    results = []
+    for batch, tokens in shapes:
+        length = min(tokens, config.max_length or tokens)
         ids = rng.integers(0, config.vocab_size, (batch, length), dtype=np.int32)
-        # RoBERTa takes no position for padding.
+        # RoBERTa gives padding no position.
         if config.padding_id is not None:
             ids[ids == config.padding_id] = config.vocab_size - 1
         inputs = {"input_ids": jnp.asarray(ids)}
@@ -80,8 +80,7 @@ def measure_latency(
         times: tuple[list[float], list[float]] = ([], [])
         began = time.perf_counter()
         while len(times[0]) < _LEAST or (len(times[0]) < _MOST and time.perf_counter() - began < _SECONDS):
-            order = (0, 1) if len(times[0]) % 2 == 0 else (1, 0)
-            for net in order:
+            for net in (0, 1) if len(times[0]) % 2 == 0 else (1, 0):
                 times[net].append(run(net))
-        found.append(Latency(batch, length, tuple(times[0]), tuple(times[1])))
-    return found
+        results.append(Latency(batch, length, tuple(times[0]), tuple(times[1])))
+    return results

@@ -1,0 +1,86 @@
+"""How far factored layers are from the dense ones."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lpjax.checkpoint import Checkpoint
+from lpjax.inspection import singular_values
+from lpjax.models.names import walk
+from lpjax.weights.low_rank import LowRank
+
+_ENTRIES = 2**20  # of a block in double precision
+
+
+class Errors(NamedTuple):
+    """‖A − Â‖ / ‖A‖ of one layer, Â = LR plus its single entries; None for A = 0.
+
+    Attributes:
+        frobenius: of (Σ_ij r_ij²)^½.
+        entries: of Σ_ij |r_ij|, the ℓ1 norm of the entries.
+        rows: of Σ_i ‖r_i‖₂, the (2,1) norm; rows are tokens of an embedding, outputs of a kernel.
+    """
+
+    frobenius: float | None
+    entries: float | None
+    rows: float | None
+
+
+class Spectrum(NamedTuple):
+    """The spectrum of a dense matrix.
+
+    Attributes:
+        values: singular values, descending.
+        least: smallest possible relative Frobenius error at the given rank, that of the SVD; None for A = 0.
+    """
+
+    values: np.ndarray
+    least: float | None
+
+
+def relative_errors(dense: Any, factors: LowRank, *, transpose: bool) -> Errors:
+    """Errors of `factors` against the matrix that it replaced, in double precision, one block of rows at a time.
+
+    Args:
+        dense: the leaf, (n, d).
+        factors: what replaced it.
+        transpose: whether the rows of A are the leaf's columns, as those of a kernel are.
+    """
+    matrix = np.asarray(dense)
+    if transpose:
+        matrix, factors = matrix.T, factors.T
+    sums = np.zeros((2, 3))
+    height = max(1, _ENTRIES // matrix.shape[1])
+    for start, approximation in factors.blocks(height):
+        block = matrix[start : start + height].astype(np.float64)
+        for i, part in enumerate((block - approximation, block)):
+            norms = np.linalg.norm(part, axis=1)
+            sums[i] += np.sum(norms**2), np.sum(np.abs(part)), np.sum(norms)
+    sums[:, 0] = np.sqrt(sums[:, 0])
+    return Errors(*(float(part / whole) if whole > 0 else None for part, whole in sums.T))
+
+
+def spectrum_of(dense: Any, *, transpose: bool) -> np.ndarray:
+    """Singular values of a leaf, descending; `transpose` as for `relative_errors`."""
+    matrix = np.asarray(dense)
+    return singular_values(matrix.T if transpose else matrix)
+
+
+def cut_spectrum(values: np.ndarray, rank: int) -> Spectrum:
+    """The spectrum with the error of its best matrix of `rank`."""
+    squares = (values / values[0]) ** 2 if values[0] > 0 else values
+    total = float(squares.sum())
+    return Spectrum(values, float(np.sqrt(squares[rank:].sum() / total)) if total else None)
+
+
+def check_dense(checkpoint: Checkpoint, name: str) -> None:
+    """Refuse a checkpoint, called `name`, that is factored where the dense net is expected.
+
+    Raises:
+        ValueError: naming the first factored leaf.
+    """
+    factored = [path for path, leaf in walk(checkpoint.params) if isinstance(leaf, LowRank)]
+    if factored:
+        raise ValueError(f"{name} is factored itself, at {factored[0]}; expected the dense net as --baseline")

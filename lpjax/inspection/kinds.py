@@ -1,0 +1,83 @@
+"""Leaves that are alike in all layers, brought together."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable, Hashable, Iterable
+from typing import Any, Generic, Protocol, TypeVar
+
+
+class _HasPath(Protocol):
+    @property
+    def path(self) -> str: ...
+
+
+Leaf = TypeVar("Leaf", bound=_HasPath)
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind(Generic[Leaf]):
+    """Leaves that are alike and whose paths differ in one number, that of the layer.
+
+    Attributes:
+        before, after: the path around the number; for a leaf of no layer the whole path, and "".
+        layers: the numbers, ascending; empty for a leaf of no layer.
+        leaves: the records, in the same order.
+    """
+
+    before: str
+    after: str
+    layers: tuple[int, ...]
+    leaves: tuple[Leaf, ...]
+
+    @property
+    def span(self) -> str:
+        """The layers as ranges, "0–11" or "0–3, 5"."""
+        runs: list[list[int]] = []
+        for layer in self.layers:
+            if runs and layer == runs[-1][-1] + 1:
+                runs[-1][1:] = [layer]
+            else:
+                runs.append([layer])
+        return ", ".join("–".join(map(str, run)) for run in runs)
+
+    @property
+    def name(self) -> str:
+        """The path, with its layers as ranges."""
+        return f"{self.before}{self.span}{self.after}"
+
+
+def kinds_of(
+    leaves: Iterable[Leaf], alike: Callable[[Any], Hashable] = lambda leaf: (leaf.shape, leaf.dtype, leaf.rank)
+) -> list[Kind[Leaf]]:
+    """Leaves of layers 0, 1, … that are alike, brought together in the order in which they first occur.
+
+    The layer is the first number in the path (a key, the end of a key after an underscore, or in brackets) that differs
+    among paths that are equal but for their numbers.
+
+    Args:
+        leaves: records with a `path`.
+        alike: what the leaves of a kind have in common; by default shape, dtype and rank.
+    """
+    templates: dict[tuple[str, ...], list[tuple[int, list[str], Leaf]]] = {}
+    for position, leaf in enumerate(leaves):
+        parts = re.split(r"((?<![^/_[])\d+(?=/|]|$))", leaf.path)
+        templates.setdefault(tuple(parts[::2]), []).append((position, parts, leaf))
+    groups: dict[tuple[Any, ...], list[tuple[int, int, Leaf]]] = {}
+    for template, members in templates.items():
+        numbers = range(1, 2 * len(template) - 1, 2)
+        varying = next((i for i in numbers if len({parts[i] for _, parts, _ in members}) > 1), None)
+        for position, parts, leaf in members:
+            around, layer = (leaf.path, ""), -1
+            if varying is not None:
+                around = "".join(parts[:varying]), "".join(parts[varying + 1 :])
+                layer = int(parts[varying])
+            groups.setdefault((*around, alike(leaf)), []).append((layer, position, leaf))
+    kinds = []
+    for (before, after, _), members in groups.items():
+        ordered = sorted(members, key=lambda member: member[:2])
+        layers = tuple(layer for layer, *_ in ordered if layer >= 0)
+        first = min(position for _, position, _ in members)
+        kinds.append((first, Kind(before, after, layers, tuple(leaf for *_, leaf in ordered))))
+    return [kind for _, kind in sorted(kinds, key=lambda pair: pair[0])]

@@ -1,0 +1,327 @@
+"""The page: one HTML file with everything in it."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lpjax._extras import require
+from lpjax._files.replacing import check_parent, check_regular
+from lpjax._provenance import run_record
+from lpjax.checkpoint import Checkpoint
+from lpjax.checkpoint.documents import write_text
+from lpjax.checkpoint.source import weight_bytes
+from lpjax.checkpoint.targets import check_replaceable
+from lpjax.evaluation.latency import measure_latency
+from lpjax.evaluation.scores import Scorer, fidelity_scorer, stsb_scorer, task_scorer
+from lpjax.glue.data import DataError
+from lpjax.glue.labels import own_task
+from lpjax.report.charts import draw_curves, draw_errors, draw_scores, draw_spectra
+from lpjax.report.figure import svg_of
+from lpjax.report.results import Results, read_results
+from lpjax.report.runs import Run, Scores, compare, distinguish, read_run
+from lpjax.report.text import filters
+
+PAGE = "report.html"
+_SEED = 0
+_NORMS = {
+    "frobenius": "Frobenius error, ‖A − LR‖ / ‖A‖",
+    "entries": "error of entries, ℓ1",
+    "rows": "error of rows, (2,1)",
+}
+
+Progress = Callable[[int, int, str], None]
+
+
+class Baseline(NamedTuple):
+    """The dense net that runs are compared with.
+
+    Attributes:
+        checkpoint: the net.
+        name: what the page calls it.
+    """
+
+    checkpoint: Checkpoint
+    name: str
+
+
+class Missing(NamedTuple):
+    """What a page lacks, and why, or how to get it."""
+
+    what: str
+    how: str
+    command: str = ""
+
+
+class Chart(NamedTuple):
+    """An SVG element with the texts above and below it, which the template escapes."""
+
+    title: str
+    svg: str
+    note: str = ""
+
+
+class Charts(NamedTuple):
+    """Charts that share a legend: (number of the series, its name); `dense` adds the dense net to it."""
+
+    charts: list[Chart]
+    keys: tuple[tuple[int, str], ...] = ()
+    dense: bool = False
+
+
+def write_report(
+    out: str | Path,
+    runs: Sequence[str | Path],
+    *,
+    baseline: Baseline | None = None,
+    scorers: Sequence[Scorer] = (),
+    glue: str | Path | None = None,
+    latency: bool = True,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> list[Missing]:
+    """Write one self-contained HTML page of compressed nets: accuracy, errors, ranks, sizes, speed and provenance.
+
+    The page contains its style and charts and loads nothing. It is written under a temporary name and renamed.
+
+    Args:
+        out: the file.
+        runs: folders that `lpjax compress` wrote, and files of experiments: `results.json` of the demo, or JSON
+            lines (see `read_results`).
+        baseline: the dense net that all folders were made of. If it is given, these are measured: errors of each layer
+            in three norms, spectra, fidelity, latency, and the task that the net was fine-tuned on, or else STS-B by
+            embeddings, if its data is found. Otherwise the page has what folders and records tell, and says what it
+            lacks.
+        scorers: further functions from a checkpoint to scores by name; each is called with the dense net and with
+            every folder's.
+        glue: GLUE folder; by default as for `load_examples`.
+        latency: whether to time the nets.
+        overwrite: replace `out` if it exists.
+        progress: called with (steps done, steps in all, next step).
+
+    Returns:
+        What was not measured, and how to get it.
+
+    Raises:
+        FileExistsError: `out` exists and may not be replaced.
+        FileNotFoundError: a run is neither a folder nor a file.
+        ValueError: no run; a damaged folder or record, with file and key; a baseline that is another net or factored;
+            or `glue` is given and has no STS-B.
+        ModuleNotFoundError: `lpjax[report]` is not installed.
+    """
+    out = Path(out)
+    check_page(out, overwrite)
+    if not runs:
+        raise ValueError("`runs` is empty; expected folders that `lpjax compress` wrote, or files of experiments")
+    folders: list[Run] = []
+    results: list[Results] = []
+    for run in runs:
+        if Path(run).is_dir():
+            folders.append(read_run(run))
+        elif Path(run).exists():
+            results.append(read_results(run))
+        else:
+            raise FileNotFoundError(f"there is no {run}; expected a folder that `lpjax compress` wrote, or a record")
+    distinguish(folders)
+    missing: list[Missing] = []
+    dense: Scores = {}
+    if baseline is not None and folders:
+        dense = _measure(folders, baseline, scorers, glue, latency, missing, progress)
+    elif folders:
+        missing.append(_without_baseline(folders))
+    write_text(out, _render(folders, results, baseline if folders else None, dense, missing))
+    return missing
+
+
+def check_page(out: Path, overwrite: bool) -> None:
+    """Refuse to write a page over something else, or without the packages that it needs.
+
+    Raises:
+        FileExistsError, FileNotFoundError, PermissionError, ModuleNotFoundError: as described.
+    """
+    require("report", "a report page")
+    if out.is_dir() or (out.exists() and not overwrite):
+        hint = "" if out.is_dir() else ", or --force to replace it"
+        raise FileExistsError(f"{out} exists; choose another name with --out{hint}")
+    check_replaceable(out, "page of lpjax report")
+    if not out.parent.is_dir():
+        raise FileNotFoundError(f"{out} can't be written, for there is no folder {out.parent}")
+    check_regular(out)
+    check_parent(out.resolve())
+
+
+def _measure(
+    runs: Sequence[Run],
+    baseline: Baseline,
+    scorers: Sequence[Scorer],
+    glue: str | Path | None,
+    latency: bool,
+    missing: list[Missing],
+    progress: Progress | None,
+) -> Scores:
+    """Fill in what the comparison with the dense net tells of the runs; returns the dense net's own scores."""
+    net = baseline.checkpoint
+    spectra: dict[str, np.ndarray] = {}
+    total, done = len(runs) * (4 if latency else 3) + 1, itertools.count()
+
+    def advance(what: str) -> None:
+        if progress is not None:
+            progress(next(done), total, what)
+
+    for run in runs:
+        advance(f"errors and spectra: {run.label}")
+        compare(run, net, baseline.name, spectra)
+        run.dense_bytes = weight_bytes(net.source) or run.dense_bytes
+    advance("scores of the dense net")
+    chosen = list(scorers)
+    task = own_task(net.config_json)
+    for what, make in (
+        ("STS-B", functools.partial(stsb_scorer, net, glue))
+        if task is None
+        else (task.title, functools.partial(task_scorer, net, task, glue)),
+        ("Fidelity", functools.partial(fidelity_scorer, net)),
+    ):
+        try:
+            chosen.append(make())
+        except (ValueError, OSError) as error:
+            if glue is not None and isinstance(error, DataError):
+                raise
+            missing.append(Missing(what, str(error)))
+    dense = _scores(net, chosen, baseline.name, missing)
+    for run in runs:
+        advance(f"scores: {run.label}")
+        run.scores = _scores(run.checkpoint, chosen, run.label, missing)
+    if not latency:
+        missing.append(Missing("Latency", "it was not requested; leave out --no-latency."))
+    for run in runs if latency else ():
+        advance(f"latency: {run.label}")
+        run.latency = measure_latency(net, run.checkpoint, seed=_SEED)
+    advance("drawing")
+    return dense
+
+
+def _scores(net: Checkpoint, scorers: Sequence[Scorer], label: str, missing: list[Missing]) -> Scores:
+    scores: Scores = {}
+    for scorer in scorers:
+        try:
+            scores |= scorer(net)
+        except ValueError as error:
+            missing.append(Missing(f"A score of {label}", str(error)))
+    return scores
+
+
+def _without_baseline(runs: Sequence[Run]) -> Missing:
+    names = " ".join(shlex.quote(run.name) for run in runs)
+    sources = {run.record.source for run in runs}
+    source = (sources.pop() if len(sources) == 1 else None) or "MODEL"
+    return Missing(
+        "Accuracy, errors in three norms, spectra and latency",
+        "they need the dense net, and no --baseline was given. To measure them:",
+        f"lpjax report {names} --baseline {shlex.quote(source)}",
+    )
+
+
+def _render(
+    runs: Sequence[Run],
+    results: Sequence[Results],
+    baseline: Baseline | None,
+    dense: Scores,
+    missing: Sequence[Missing],
+) -> str:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("lpjax.report"),
+        autoescape=True,  # names, paths and notes may come from anywhere
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= filters()
+    numbers = itertools.count(1)  # keep the ids in the charts apart
+
+    def chart(title: str, described: str, draw: Callable[..., None], *arguments: Any, note: str = "") -> Chart:
+        return Chart(title, svg_of(draw, *arguments, number=next(numbers), title=described), note)
+
+    context: dict[str, Any] = {
+        "title": ", ".join(entry.label for entry in (*runs, *results)),
+        "runs": runs,
+        "results": results,
+        "baseline": None if baseline is None else baseline.name,
+        "dense": dense,
+        "score_names": list(dict.fromkeys([*dense, *(name for run in runs for name in run.scores)])),
+        "shapes": [(latency.batch, latency.length) for latency in runs[0].latency] if runs else [],
+        "missing": missing,
+        "measured": run_record(_SEED) if baseline is not None else None,
+        "score_charts": _score_charts(chart, runs, dense),
+        "spectra": [_spectra(chart, run) for run in runs],
+        "error_charts": [_error_charts(chart, run) for run in runs],
+        "result_charts": [_result_charts(chart, result) for result in results],
+    }
+    return environment.get_template("page.html").render(context)
+
+
+def _score_charts(chart: Callable[..., Chart], runs: Sequence[Run], dense: Scores) -> Charts:
+    """Every score against compression, a point for each run."""
+    charts = []
+    for name in dict.fromkeys(name for run in runs for name in run.scores):
+        values = [(run.share, run.scores.get(name), i) for i, run in enumerate(runs)]
+        if points := [point for point in values if point[1] is not None]:
+            charts.append(chart(name, "score against compression", draw_scores, points, dense.get(name)))
+    return Charts(charts, tuple((i, run.label) for i, run in enumerate(runs)), dense=True)
+
+
+def _spectra(chart: Callable[..., Chart], run: Run) -> Charts:
+    """Spectra of the dense matrices, a chart for each kind."""
+    charts = []
+    for kind in run.kinds:
+        layers = [(layer.record.rank, layer.spectrum.values) for layer in kind.leaves if layer.spectrum is not None]
+        ranks, values = zip(*[(rank, values) for rank, values in layers if values[0] > 0] or [(0, ())], strict=True)
+        if len(values[0]) > 1:
+            note = f"the first {ranks[0]} of {len(values[0])} are kept"
+            note = f"a line for each layer; {note}" if len(values) > 1 else note
+            described = "singular values of the dense matrices"
+            charts.append(chart(kind.name, described, draw_spectra, values, ranks, note=note))
+    return Charts(charts)
+
+
+def _error_charts(chart: Callable[..., Chart], run: Run) -> Charts:
+    """Errors against the layers' numbers, a chart for each norm; none if there are too few layers for lines."""
+    kinds = [kind for kind in run.kinds if len(kind.layers) > 1]
+    charts = []
+    for norm, title in _NORMS.items():
+        lines: dict[int, list[tuple[int, float]]] = {}
+        for i, kind in enumerate(kinds):
+            errors = [getattr(layer.errors, norm, None) for layer in kind.leaves]
+            if line := [(n, error) for n, error in zip(kind.layers, errors, strict=True) if error is not None]:
+                lines[i] = line
+        if lines:
+            charts.append(chart(title, "errors by layer", draw_errors, lines))
+    keys = [(i, kind.after.strip("/").removesuffix("/kernel") or kind.name) for i, kind in enumerate(kinds)]
+    return Charts(charts, tuple(keys))
+
+
+def _result_charts(chart: Callable[..., Chart], results: Results) -> Charts:
+    """A score against compression: a chart for each net, task, layers and score, a line for each method."""
+    labels = list(dict.fromkeys(cell.label for cell in results.cells))
+    charts = []
+    for panel in results.panels:
+        curves: Mapping[int, list[tuple[float, float]]] = {
+            i: sorted(
+                (cell.compression, score)
+                for cell in panel.cells
+                if cell.label == label and (score := cell.scores.get(panel.score)) is not None
+            )
+            for i, label in enumerate(labels)
+        }
+        if curves := {i: curve for i, curve in curves.items() if curve}:
+            title = ", ".join(part for part in (panel.net, panel.task, panel.layers) if part) or panel.score
+            drawing = (draw_curves, curves, panel.dense)
+            charts.append(chart(title, "score against compression", *drawing, note=panel.score))
+    return Charts(charts, tuple(enumerate(labels)), dense=True)
