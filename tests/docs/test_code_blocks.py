@@ -86,8 +86,7 @@ def tables() -> Iterator[None]:
 def test_code_of(page: Path, desk: Path, command: Command):
     name = str(page.relative_to(ROOT))
     names: dict[str, object] = {"__name__": "__main__"}
-    if name in VOCABULARY:
-        _enlarge_vocabulary(desk / MODEL, VOCABULARY[name])
+    _resize(desk / MODEL, VOCABULARY.get(name))
     for line in MADE_BEFORE.get(name, []):
         _run_shell(line, command)
     for block in BLOCKS[page]:
@@ -100,15 +99,21 @@ def test_code_of(page: Path, desk: Path, command: Command):
                 _run_shell(line, command)
 
 
-def _enlarge_vocabulary(folder: Path, rows: int) -> None:
-    """Give a model rows for tokens that its tokenizer does not have."""
+def _resize(folder: Path, vocabulary: int | None = None) -> None:
+    """Make all kernels of a model square, for fewer shapes to be compiled, and give it rows for more tokens."""
     tensors = load_file(folder / "model.safetensors")
-    name = next(name for name in tensors if name.endswith("word_embeddings.weight"))
-    known, rng = tensors[name], np.random.default_rng(1)
-    tensors[name] = np.concatenate([known, rng.normal(size=(rows - len(known), known.shape[1])).astype(known.dtype)])
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"vocab_size": rows}))
+    hidden, words = config["hidden_size"], vocabulary or config["vocab_size"]
+    rng = np.random.default_rng(1)
+    for name, tensor in tensors.items():
+        if re.search(r"\.(intermediate|output)\.dense\.", name):
+            tensors[name] = np.ascontiguousarray(tensor[tuple(slice(hidden) for _ in tensor.shape)])
+        if name.endswith("word_embeddings.weight"):
+            more = rng.normal(size=(words - len(tensor), hidden)).astype(tensor.dtype)
+            tensors[name] = np.concatenate([tensor, more])
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    sizes = {"intermediate_size": hidden, "vocab_size": words}
+    (folder / "config.json").write_text(json.dumps(config | sizes))
 
 
 def _run_python(block: Block, names: dict[str, object]) -> None:
