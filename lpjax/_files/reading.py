@@ -7,9 +7,9 @@ import os
 from pathlib import Path
 
 TEXT_LIMIT = 1 << 30
-"""Bytes of a text file that are read at most."""
+"""Largest text file that is read, in bytes."""
 LINE_LIMIT = 1_000_000
-"""Characters of a line at most: a file that has more in one is none of a text a line."""
+"""Longest line that is read, in characters; a file with a longer one does not hold a text per line."""
 
 _OTHER_ENCODINGS = (
     (b"\xff\xfe\0\0", "UTF-32"),
@@ -77,7 +77,7 @@ def decode(data: bytes) -> str:
 
 
 class TextError(ValueError):
-    """A file is no text; `line` is where it ends to be some, from 1."""
+    """A file is not text; `line` is the first line that is not, from 1."""
 
     def __init__(self, line: int, message: str) -> None:
         super().__init__(message)

@@ -77,7 +77,7 @@ def replacing_folder(target: Path, overwrite: bool) -> Iterator[Path]:
 
 @contextmanager
 def claimed(target: Path) -> Iterator[None]:
-    """Hold `target` for this process, as a run does that writes it again and again.
+    """Hold `target` for this process, for a run that writes it again and again.
 
     Raises:
         FileExistsError: another run that is alive writes it.

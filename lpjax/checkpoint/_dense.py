@@ -1,4 +1,4 @@
-"""Factored weights as the dense ones that they stand for, multiplied only when they are written."""
+"""Dense weights in place of factored ones, multiplied only when they are written."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from lpjax.weights.low_rank import LowRank
 
-_ROWS = 2048  # that are multiplied at a time, in double precision
+_ROWS = 2048  # multiplied at a time, in double precision
 
 
 class Deferred:
@@ -78,7 +78,7 @@ def _product(path: str, pair: LowRank) -> Deferred:
 
     def multiply() -> np.ndarray:
         dense = np.empty(pair.shape, dtype)
-        with np.errstate(over="ignore", invalid="ignore"):  # told below
+        with np.errstate(over="ignore", invalid="ignore"):  # refused below
             for start, rows in pair.blocks(_ROWS):
                 dense[start : start + len(rows)] = rows
         if not np.isfinite(dense).all():

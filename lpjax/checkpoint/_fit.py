@@ -1,4 +1,4 @@
-"""Which tensors of a file are the net's, under which names, and which only lie beside it.
+"""Which tensors of a file are weights of the net, under which names, and which are extra.
 
 A state dict that was saved from a wrapper (torch.compile, DataParallel, a Lightning module) has a prefix before every
 name; a net of the user's own has tensors besides those of the class (weights of a loss, a CRF, a projection). Both are
@@ -40,7 +40,7 @@ _FOREIGN = (
         "the file holds weights in parts (torch.nn.utils.prune or parametrize): remove the parametrization first",
     ),
 )
-"""Patterns of names that change what a net computes, and what is said of them."""
+"""Patterns of names that change what a net computes, and a hint for each."""
 
 
 class Fit(NamedTuple):
@@ -66,7 +66,7 @@ class Fit(NamedTuple):
 
 
 def fit(table: NameTable, tensors: Mapping[str, Any], separator: str | None, groups: Iterable[str] = ()) -> Fit:
-    """Lay out `tensors` as the net of `table`, with what lies beside it apart.
+    """Lay out `tensors` as the net of `table`, with extra ones apart.
 
     Args:
         table: names of the net.
@@ -75,26 +75,26 @@ def fit(table: NameTable, tensors: Mapping[str, Any], separator: str | None, gro
         groups: weights that must be there besides the base.
 
     Raises:
-        ValueError: paths of a Flax tree that make no tree.
+        ValueError: the paths of a Flax tree do not form a tree.
     """
     own = _OwnNames(table, separator)
     names, wrapper, outside, hints = _unwrapped(own, tensors)
     found = {name: tensors[given] for name, given in names.items()}
     params, misfits = _read(table, found, separator, groups)
-    told = {name.replace(own.separator, "/") if separator else name: name for name in found}
+    in_file = {name.replace(own.separator, "/") if separator else name: name for name in found}
     absent = own.absent(found)
     extra: dict[str, str] = {}  # name to keep -> name in the file
     if misfits.unknown and not any(getattr(misfits, kind) for kind in misfits.kinds() if kind != "unknown"):
-        refused = [name for name in misfits.unknown if own.refuses(told[name], absent)]
+        refused = [name for name in misfits.unknown if own.refuses(in_file[name], absent)]
         if refused:
             misfits.unknown = refused
         else:
-            beside = {told[name] for name in misfits.unknown}
+            beside = {in_file[name] for name in misfits.unknown}
             extra = {name.replace(own.separator, "."): names[name] for name in sorted(beside)}
             rest = {name: tensor for name, tensor in found.items() if name not in beside}
             params, misfits = _read(table, rest, separator, groups)
     if misfits:
-        hints += own.hints([told.get(name, name) for name in misfits.unknown[:_HINTED]], absent)
+        hints += own.hints([in_file.get(name, name) for name in misfits.unknown[:_HINTED]], absent)
         hints += (f"names are compared without `{wrapper}`, which they begin with",) if wrapper else ()
         hints += (f"taken for a head of the net, though outside `{wrapper}`: {listed(outside)}",) if outside else ()
         return Fit({}, {}, frozenset(), wrapper, outside, misfits, hints)

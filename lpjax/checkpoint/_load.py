@@ -116,13 +116,13 @@ def _load(source: str | Path, folder: Path, inner: Path, data: dict[str, Any], c
         raise CheckpointError(f"{path}: {error}") from error
     table = name_table(config)
     try:
-        found = fit(table, tensors, separator, table.groups_of(data.get("architectures")))
+        fitted = fit(table, tensors, separator, table.groups_of(data.get("architectures")))
     except ValueError as error:
         raise CheckpointError(f"{path} holds no tree: {error}") from error
-    if found.misfits:
-        told = "\n".join([str(found.misfits), *(f"  {hint}" for hint in found.hints)])
-        raise CheckpointError(f"{path} does not fit the {config.model_type} of {inner / CONFIG}:\n{told}")
-    params = found.params
+    if fitted.misfits:
+        report = "\n".join([str(fitted.misfits), *(f"  {hint}" for hint in fitted.hints)])
+        raise CheckpointError(f"{path} does not fit the {config.model_type} of {inner / CONFIG}:\n{report}")
+    params = fitted.params
     ranks = lowrank_ranks(params)
     if compression is not None and compression["ranks"] != ranks:
         differing = sorted(set(compression["ranks"].items()) ^ set(ranks.items()))
@@ -130,17 +130,17 @@ def _load(source: str | Path, folder: Path, inner: Path, data: dict[str, Any], c
             f"{inner / CONFIG}: `{BLOCK}.ranks` and the factored weights of {path} differ at "
             + ", ".join(dict.fromkeys(name for name, _ in differing))
         )
-    own = ((name, tensor) for name, tensor in tensors.items() if name not in found.beside)
+    own = ((name, tensor) for name, tensor in tensors.items() if name not in fitted.beside)
     check_finite((pair for pair in own if pair[1].dtype.kind not in "iub"), str(path), CheckpointError)
-    if found.wrapper:
+    if fitted.wrapper:
         # A user's `self.bert` may be any net, but the two files may also belong to different ones.
-        last = re.split(r"[./]", found.wrapper)[-2]
+        last = re.split(r"[./]", fitted.wrapper)[-2]
         other = last in ARCHITECTURES and last != table.prefix
         kind = f" (but config.json says that the net is {config.model_type})" if other else ""
-        _log.warning(printable(f"{path}: names begin with {found.wrapper}{kind}, which is left out"))
-    if found.outside:
-        names = listed(found.outside)
-        _log.warning(printable(f"{path}: taken for a head of the net, though outside {found.wrapper}: {names}"))
+        _log.warning(printable(f"{path}: names begin with {fitted.wrapper}{kind}, which is left out"))
+    if fitted.outside:
+        names = listed(fitted.outside)
+        _log.warning(printable(f"{path}: taken for a head of the net, though outside {fitted.wrapper}: {names}"))
     if (inner / _ADAPTER).exists():
         _log.warning(
             printable(
@@ -148,10 +148,10 @@ def _load(source: str | Path, folder: Path, inner: Path, data: dict[str, Any], c
                 "net, merge it first by `merge_and_unload()` of peft"
             )
         )
-    if found.extra:
-        names = listed([f"{name} {shape_text(array.shape)}" for name, array in found.extra.items()])
+    if fitted.extra:
+        names = listed([f"{name} {shape_text(array.shape)}" for name, array in fitted.extra.items()])
         _log.warning(printable(f"{path}: kept beside the net, and written back as they are: {names}"))
-    return Checkpoint(params, config, folder, compression, data, found.extra)
+    return Checkpoint(params, config, folder, compression, data, fitted.extra)
 
 
 def from_tree(params: Mapping[str, Any], config: Any, *, source: str | Path | None = None) -> Checkpoint:
@@ -173,8 +173,8 @@ def from_tree(params: Mapping[str, Any], config: Any, *, source: str | Path | No
     """
     data: dict[str, Any] | None = None
     if isinstance(config, Mapping) or hasattr(config, "to_diff_dict"):
-        found = config if isinstance(config, Mapping) else config.to_diff_dict()
-        data = {key: value for key, value in found.items() if not key.startswith("_")}  # such as _name_or_path
+        given = config if isinstance(config, Mapping) else config.to_diff_dict()
+        data = {key: value for key, value in given.items() if not key.startswith("_")}  # such as _name_or_path
         try:
             config = config_from_json(data)
         except ValueError as error:
@@ -196,13 +196,13 @@ def lowrank_ranks(params: Mapping[str, Any]) -> dict[str, int]:
 
 def _plain(tree: Mapping[Any, Any], path: str = "") -> dict[str, Any]:
     """`tree` in dicts."""
-    found = {}
+    plain = {}
     for key, child in tree.items():
         if not isinstance(key, str) or "/" in key:
             hint = "flax.traverse_util.unflatten_dict makes nested dicts of a flat one"
             raise ValueError(f"`params` has the key {key!r} in {path or 'its root'}, expected a plain name; {hint}")
-        found[key] = _plain(child, f"{path}/{key}" if path else key) if isinstance(child, Mapping) else child
-    return found
+        plain[key] = _plain(child, f"{path}/{key}" if path else key) if isinstance(child, Mapping) else child
+    return plain
 
 
 def _arrays(params: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

@@ -14,7 +14,7 @@ from lpjax.checkpoint.targets import check_replaceable
 def write_text(path: str | Path, text: str) -> None:
     """Write UTF-8 under a temporary name and rename it: an interrupted run leaves the old file or none.
 
-    What UTF-8 cannot say, half of a surrogate pair in a name, becomes a question mark.
+    Characters that UTF-8 cannot encode, such as half of a surrogate pair, become question marks.
 
     Raises:
         OSError: the folder cannot be written to.
@@ -29,7 +29,7 @@ def write_json(path: str | Path, content: Mapping[str, Any]) -> None:
     """Write `content` as JSON, as `write_text` does.
 
     Raises:
-        ValueError: a number is NaN or infinite, which JSON cannot say.
+        ValueError: a number is NaN or infinite, which JSON does not have.
         OSError: the folder cannot be written to.
     """
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
@@ -39,7 +39,7 @@ def refuse_existing(path: Path, kind: str, *, overwrite: bool) -> None:
     """Refuse to write over a folder, over a file unless told to, and over files of another kind or of a checkpoint.
 
     Raises:
-        FileExistsError: as said.
+        FileExistsError: `path` may not be written.
     """
     if path.is_dir() or (path.exists() and not overwrite):
         raise FileExistsError(f"{path} exists; choose another name, or overwrite=True to replace a file")

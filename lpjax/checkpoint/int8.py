@@ -1,4 +1,4 @@
-"""Factors in 8 bits: a quarter of their bytes in a file, and floating numbers again once they are loaded."""
+"""Factors in 8 bits: a quarter of their bytes in a file; loading makes them floating numbers again."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ def rounded_factors(pairs: Sequence[tuple[str, Any]]) -> list[tuple[str, Any]]:
 
 
 def restored_factors(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """What `rounded_factors` made of the tensors of a file, as near as it gets.
+    """The inverse of `rounded_factors`, up to rounding.
 
     Raises:
-        ValueError: a scale without its factor, a factor without its scale, or some that do not fit each other.
+        ValueError: a scale lacks its factor, a factor lacks its scale, or the two do not fit each other.
     """
     found = dict(tensors)
     for part, axis in _AXES.items():

@@ -1,4 +1,4 @@
-"""Links in a folder of somebody else's: what they lead to is copied only if it belongs to that folder."""
+"""Links in a folder that is not trusted: a file is copied only if it lies in that folder."""
 
 from __future__ import annotations
 

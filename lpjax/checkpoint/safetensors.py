@@ -103,7 +103,7 @@ def _check_layout(header: Mapping[str, Any], size: int) -> None:
     """Refuse entries that are none, and tensors that do not fill the file's `size` bytes of data without overlap."""
     faults = [f"{name} {fault}" for name, entry in header.items() if (fault := _fault(entry, size))]
     if faults:
-        raise ValueError(_told(faults))
+        raise ValueError(_first_few(faults))
     end, before = 0, ""
     for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
         start, stop = entry["data_offsets"]
@@ -115,10 +115,10 @@ def _check_layout(header: Mapping[str, Any], size: int) -> None:
     if end < size:
         faults.append(f"its last {size - end} bytes belong to no tensor")
     if faults:
-        raise ValueError(_told(faults))
+        raise ValueError(_first_few(faults))
 
 
-def _told(faults: list[str]) -> str:
+def _first_few(faults: list[str]) -> str:
     """The first few of many: where a file is cut off, every tensor after the cut lies outside it."""
     more = [f"and {len(faults) - 3} more"] if len(faults) > 4 else []
     return "; ".join([*(faults[:3] if more else faults), *more])

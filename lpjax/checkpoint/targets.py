@@ -1,4 +1,4 @@
-"""What a command may write to, and replace under --force: never a file of a checkpoint, nor another kind of file."""
+"""Which files a command may write and, with --force, replace: no file of a checkpoint, and no other kind of file."""
 
 from __future__ import annotations
 

@@ -27,8 +27,8 @@ def output_path(config: ModelConfig) -> str:
 def num_outputs(params: Mapping[str, Any], config: ModelConfig, head: str = "sequence") -> int | None:
     """Outputs of a head, one of `HEADS`: labels, 2 of spans, or words; None if there is none, or a part is missing.
 
-    A head for sequences is not told from one for tokens by its outputs: BERT's lacks the pooler, DistilBERT's an inner
-    layer.
+    Heads for sequences and for tokens have the same name for their outputs; that for tokens lacks the pooler of BERT or
+    the inner layer of DistilBERT.
     """
     table = name_table(config)
     leaves, groups = dict(walk(params)), table.head_groups(head)
@@ -46,10 +46,10 @@ def num_outputs(params: Mapping[str, Any], config: ModelConfig, head: str = "seq
 def with_head(
     params: Mapping[str, Any], config: ModelConfig, num_outputs: int, *, seed: int = 0
 ) -> tuple[dict[str, Any], list[str]]:
-    """`params` with a head for sequence classification of `num_outputs` outputs, and the paths that are fresh.
+    """`params` with a head for sequence classification of `num_outputs` outputs, and the paths of fresh weights.
 
-    A head that is there and has as many outputs is kept, and so are its other layers (a pooler, say) where it has not.
-    Heads for other ends (words, spans) are left out. Fresh kernels are normal with standard deviation 0.02, biases 0.
+    A head with as many outputs is kept; of one with another number, the other layers (a pooler, say) are kept.
+    Other heads (for words, spans) are left out. Fresh kernels are normal with standard deviation 0.02, biases 0.
 
     Args:
         params: a base model's tree, or one with heads; leaves may be `LowRank`.

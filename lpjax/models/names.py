@@ -203,7 +203,7 @@ class NameTable:
         misfits = Misfits()
         slots, nested = self._assign(tensors, misfits)
         leaves: dict[str, tuple[str, tuple[Any, ...]]] = {}
-        told: set[str] = set()
+        reported: set[str] = set()
         for weight in (*self.base, *self.heads):
             whole, *parts = (slots.get((weight.name, part)) for part in ("", *PARTS))
             there = [part for part in parts if part]
@@ -212,7 +212,7 @@ class NameTable:
                 if weight.file_shape in (None, tuple(whole[1].shape)):
                     leaves[weight.name] = (whole[0], (weight.from_file(whole[1]),))
                 else:
-                    told.add(weight.name)
+                    reported.add(weight.name)
                     found, expected = shape_text(whole[1].shape), shape_text(weight.file_shape or ())
                     misfits.misshaped.append(f"{whole[0]} is {found}, expected {expected}")
             elif there:
@@ -228,7 +228,7 @@ class NameTable:
                 if len(arrays) <= len(FACTORS):
                     leaves[weight.tied_to] = (given, _transposed(arrays))
                     del leaves[weight.name]
-        self._check(leaves, misfits, groups, told)
+        self._check(leaves, misfits, groups, reported)
         params: dict = {}
         if misfits:
             return params, misfits
@@ -307,22 +307,22 @@ class NameTable:
         leaves: Mapping[str, tuple[str, tuple[Any, ...]]],
         misfits: Misfits,
         required: Iterable[str],
-        told: Iterable[str] = (),
+        reported: Iterable[str] = (),
         by_path: bool = False,
         look_inside: bool = True,
     ) -> None:
         """Add to `misfits` what is missing from `leaves`, and what has a wrong shape or dtype.
 
-        Weights in `told` have been reported. `leaves` holds, by present name, what to call a weight, and its array or
-        its `PARTS` as in the tree.
+        Weights in `reported` are among the misfits already. `leaves` holds, by present name, what to call a weight, and
+        its array or its `PARTS` as in the tree.
         """
         groups = {weight.group for weight in (*self.base, *self.heads) if weight.name in leaves} | {"", *required}
-        told = {*told, *(name.rpartition(".")[0] for name in misfits.missing)}
+        reported = {*reported, *(name.rpartition(".")[0] for name in misfits.missing)}
         sizes: dict[str, int] = {}
         for weight in (*self.base, *self.heads):
             if weight.name not in leaves:
                 may_lack = weight.group not in groups or weight.tied_to is not None or weight.optional
-                if not may_lack and weight.name not in told:
+                if not may_lack and weight.name not in reported:
                     misfits.missing.append(weight.path if by_path else weight.name)
                 continue
             given, parts = leaves[weight.name]

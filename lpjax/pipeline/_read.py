@@ -205,11 +205,11 @@ def _read_weights(place: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[st
     tensors, _ = read_tensors(path)
     found = {name: array.shape for name, array in tensors.items()}
     if found != dict(shapes):
-        said, expected = (
+        actual, expected = (
             ", ".join(f"{name} {list(shape)}" for name, shape in sorted(one.items())) for one in (found, dict(shapes))
         )
         raise CheckpointError(
-            f"{path} does not fit {place / CONFIG}: it holds {said or 'nothing'}; expected {expected}"
+            f"{path} does not fit {place / CONFIG}: it holds {actual or 'nothing'}; expected {expected}"
         )
     check_finite(tensors.items(), str(path), CheckpointError)
     return {name: np.asarray(array, np.float32) for name, array in tensors.items()}

@@ -1,4 +1,4 @@
-"""How a text is read: what the files of sentence-transformers say of prompts, length and case."""
+"""How a text is read: prompts, length and case, as the files of sentence-transformers say."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ class TextRules:
     """How a folder's text is read before the net.
 
     Attributes:
-        max_length: tokens of a text at most, or None: what the tokenizer says.
-        lower_case: whether the tokenizer is made to lower the case of what it is given.
+        max_length: the largest number of tokens of a text, or None to ask the tokenizer.
+        lower_case: whether the tokenizer is set to lower the case of texts.
         prompts: (name, text) pairs; a prompt is put before a text.
-        default_prompt: name of the one that is used if none is asked for, or None.
+        default_prompt: name of the prompt that is used by default, or None.
         tokenizer: (name, value) pairs, further arguments of `AutoTokenizer.from_pretrained`.
     """
 
@@ -24,10 +24,10 @@ class TextRules:
     tokenizer: tuple[tuple[str, bool | str], ...] = ()
 
     def prompt(self, prompt: str | None, name: str | None) -> str:
-        """The text to put before texts: the one given, or that of this name, or the default one, or none.
+        """The text to put before texts: `prompt`, or the prompt called `name`, or the default one, or "".
 
         Raises:
-            ValueError: both are given, or there is no prompt of this name.
+            ValueError: both are given, or no prompt has this name.
         """
         if prompt is not None and name is not None:
             raise ValueError(f"`prompt` is {prompt!r} and `prompt_name` {name!r}; pass one of them")

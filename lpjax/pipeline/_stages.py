@@ -1,4 +1,4 @@
-"""The stages after the net: pooling, dense layers, norms. Each takes features by name and gives them back with its own.
+"""The stages after the net: pooling, dense layers, norms. Each takes features by name and adds or replaces one.
 
 Stages are frozen and compared by value, weights included, so they are static under jit: one compilation a pipeline.
 """
@@ -33,7 +33,7 @@ _LAYER_NORM_EPSILON = 1e-5  # torch.nn.LayerNorm's
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Constant:
-    """A weight of a stage, float32, compared and hashed by its numbers."""
+    """A weight of a stage in float32, compared and hashed by its numbers."""
 
     values: np.ndarray
 
@@ -51,12 +51,12 @@ class Constant:
 
 @dataclasses.dataclass(frozen=True)
 class Pooling:
-    """One vector of the hidden states of a text's tokens, or several side by side.
+    """One vector from the hidden states of the tokens of a text, or several side by side.
 
     Attributes:
         modes: names of `POOLINGS`, in order.
-        skipped: tokens at the start that do not count: those of the prompt, if the prompt is not to be pooled.
-        include_prompt: whether it is.
+        skipped: number of tokens at the start that do not count: those of the prompt, unless it is pooled.
+        include_prompt: whether the prompt is pooled.
     """
 
     modes: tuple[str, ...] = ("mean",)

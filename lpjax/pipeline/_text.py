@@ -1,4 +1,4 @@
-"""Tokens of sentences, with what a folder of sentence-transformers says of them."""
+"""Tokenizing sentences as a folder of sentence-transformers says."""
 
 from __future__ import annotations
 
@@ -47,10 +47,11 @@ def tokenize_sentences(
         first: n texts, or the first of n pairs.
         second: the second texts.
         tokenizer: of transformers, taken as it is; by default `sentence_tokenizer`.
-        max_length: tokens of a text at most; by default what the folder says, as far as the net has positions.
-        most: a limit beside that default.
-        prompt: to be put before texts instead of the default one; "" for none.
-        prompt_name: of the prompt, one of the folder's.
+        max_length: the largest number of tokens of a text. By default what the folder says, but at most the number of
+            positions of the net.
+        most: a further limit on that default.
+        prompt: to put before texts instead of the default one; "" for none.
+        prompt_name: name of a prompt of the folder.
 
     Returns:
         Tokens, and the stages for texts with this prompt.

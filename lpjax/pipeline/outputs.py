@@ -1,8 +1,8 @@
-"""What a net says of a text: one class for each kind of output.
+"""Outputs of a net: one class for each kind.
 
-A kind says how its outputs are made of hidden states, in which random directions u their gradients are taken for the
-Fisher information, and how far the outputs of two nets are apart. Kinds are hashable, hence static under jit; a new one
-is a class here and a line of `outputs_of`.
+A kind defines how outputs are computed from hidden states, along which random directions u their gradients are taken
+for the Fisher information, and how far apart the outputs of two nets are. Kinds are hashable, hence static under jit. A
+new one is a class here and a line of `outputs_of`.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ class Outputs:
 
     Attributes:
         kind: its name.
-        target: what `Calibration.target` calls gradients of it.
-        hidden: by default, what the relative squared error of the hidden states counts beside the outputs when two nets
-            are compared. The few outputs of a head say little of a net on few texts: nets whose hidden states are far
-            apart can agree in them by chance.
-        wide: whether outputs are so large that hidden states are kept in their stead.
+        target: the name of its gradients in `Calibration.target`.
+        hidden: the default weight, beside the outputs, of the relative squared error of the hidden states when two nets
+            are compared. On few texts, the few outputs of a head say little about a net: nets with very different
+            hidden states can agree in them by chance.
+        wide: whether outputs are so large that hidden states are kept instead.
     """
 
     kind: ClassVar[str]
@@ -50,7 +50,7 @@ class Outputs:
     hidden: ClassVar[float] = 1.0
 
     def prepare(self, inputs: dict[str, np.ndarray], tokens: Tokens, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        """The inputs of a batch as this kind wants them, on the host; further keys are for its other methods."""
+        """The inputs of a batch for this kind, on the host; further keys are for its other methods."""
         return inputs
 
     def tokenize(
@@ -68,7 +68,7 @@ class Outputs:
             checkpoint: the net.
             first, second: as in `tokenize`.
             tokenizer: of transformers; by default the one in `checkpoint.source`.
-            max_length: tokens of a text at most, as far as the net has positions.
+            max_length: the largest number of tokens of a text; at most the number of positions of the net.
         """
         config = checkpoint.config
         tokenizer = tokenizer_of(checkpoint) if tokenizer is None else tokenizer
@@ -76,20 +76,20 @@ class Outputs:
         return tokenize(tokenizer, config, first, second, max_length=min(limits, default=None)), self
 
     def reads(self, config: ModelConfig) -> slice:
-        """The tokens whose last hidden states the outputs are made of."""
+        """The tokens from whose last hidden states the outputs are computed."""
         return slice(None)
 
     def pick(self, hidden: Float[Array, "batch length d"], inputs: Inputs) -> States:
-        """Of the hidden states of the tokens that it reads, those that the outputs are made of."""
+        """The hidden states from which the outputs are computed, among those of the tokens that this kind reads."""
         return hidden
 
     def counted(self, states: States, inputs: Inputs) -> Float[Array, "batch places"]:
-        """1 for each of these states that counts, 0 for padding."""
+        """1 for each of these hidden states that counts, 0 for padding."""
         mask = inputs["attention_mask"].astype(states.dtype)
         return mask if states.shape[1] == mask.shape[1] else jnp.max(mask, axis=1, keepdims=True)
 
     def places(self, inputs: Inputs) -> Float[Array, "batch places"] | None:
-        """1 for places that count, if outputs are made of some of a text's tokens, of each text others; else None."""
+        """1 for places that count, if outputs are computed at some tokens only, other ones in each text; else None."""
         return None
 
     def outputs(self, params: Any, config: ModelConfig, states: States, inputs: Inputs) -> Array:
@@ -99,8 +99,8 @@ class Outputs:
     def direction(self, outputs: Array, inputs: Inputs, key: Array, labels: Array | None) -> Array:
         """u, of the shape of the outputs: Σ (uᵀ ∂outputs)² estimates the Fisher information.
 
-        It is the gradient of the log-likelihood with respect to the outputs, of labels drawn from the net's own
-        predictions or, if there are any, of `labels`.
+        It is the gradient of the log-likelihood with respect to the outputs, for `labels` or, without these, for labels
+        drawn from the predictions of the net.
         """
         raise NotImplementedError
 
@@ -109,14 +109,14 @@ class Outputs:
         raise NotImplementedError
 
     def agreement(self, found: Array, wanted: Array, inputs: Inputs) -> Float[Array, " batch"] | None:
-        """Share of a text's predictions that are equal; None for outputs that are no predictions among few."""
+        """Share of the predictions for a text that are equal; None if outputs are not classes."""
         return None
 
     def check_labels(self, labels: Any, texts: int) -> np.ndarray:
-        """`labels` as `direction` takes them, a row a text.
+        """`labels` as `direction` takes them, one row per text.
 
         Raises:
-            ValueError: they are not labels of such outputs.
+            ValueError: they are not labels for such outputs.
         """
         raise ValueError(
             f"`labels` are given, but the net has no head for classification of texts, its outputs are {self.kind}; "
@@ -126,11 +126,11 @@ class Outputs:
 
 @dataclasses.dataclass(frozen=True)
 class Embedding(Outputs):
-    """The vector of a text at length 1; of a net without a head.
+    """The vector of a text, scaled to length 1, for a net without a head.
 
     Attributes:
-        stages: what makes it of the last hidden states, as a folder of sentence-transformers says; by default their
-            mean over the tokens.
+        stages: how it is computed from the last hidden states, as a folder of sentence-transformers says; by default
+            their mean over the tokens.
     """
 
     kind: ClassVar[str] = "embeddings"
@@ -233,7 +233,7 @@ class Regression(_OfHead):
 
 @dataclasses.dataclass(frozen=True)
 class Labels(_OfHead):
-    """Logits of labels of which a text may have several: independent yes or no (Bernoulli) outputs."""
+    """Logits of labels that do not exclude each other: independent Bernoulli outputs."""
 
     kind: ClassVar[str] = "labels"
 
@@ -249,7 +249,7 @@ class Labels(_OfHead):
         return jnp.sum(share * yes + (1 - share) * no, axis=1)
 
     def agreement(self, found: Array, wanted: Array, inputs: Inputs) -> Float[Array, " batch"]:
-        """Share of the labels that both nets give, or both do not, at the threshold of ½."""
+        """Share of the labels on which both nets agree at the threshold ½."""
         return jnp.mean(((found > 0) == (wanted > 0)).astype(found.dtype), axis=1)
 
     def check_labels(self, labels: Any, texts: int) -> np.ndarray:
@@ -259,10 +259,10 @@ class Labels(_OfHead):
 
 @dataclasses.dataclass(frozen=True)
 class _EachPlace(Outputs):
-    """Classes at several places of a text, of which some count.
+    """Classes at several places of a text, only some of which count.
 
     Attributes:
-        weights: key of the inputs that hold 1 for a place that counts, else 0.
+        weights: key of the inputs with 1 for each place that counts, else 0.
     """
 
     weights: ClassVar[str]
@@ -281,7 +281,7 @@ class _EachPlace(Outputs):
 
 @dataclasses.dataclass(frozen=True)
 class TokenClasses(_EachPlace):
-    """Logits of classes for each token; those of padding and special tokens, such as [CLS], are no predictions.
+    """Logits of classes for each token; those of padding and of special tokens, such as [CLS], do not count.
 
     Attributes:
         count: of classes.
@@ -302,12 +302,12 @@ class TokenClasses(_EachPlace):
 
 @dataclasses.dataclass(frozen=True)
 class Spans(Outputs):
-    """Logits of each token as the first and the last of an answer, two distributions over a text's tokens."""
+    """Logits of each token as the first and the last of an answer: two distributions over the tokens of a text."""
 
     kind: ClassVar[str] = "spans"
 
     def outputs(self, params: Any, config: ModelConfig, states: States, inputs: Inputs) -> Array:
-        """Shape (batch, 2, length), of padding so low that it is never drawn."""
+        """Shape (batch, 2, length); logits of padding are so low that it is never drawn."""
         logits = jnp.swapaxes(logits_of(params, config, states, NO_DROPOUT, "spans"), 1, 2)
         return jnp.where(inputs["attention_mask"].astype(bool)[:, None], logits, -1e30)
 
@@ -325,9 +325,9 @@ class Spans(Outputs):
 
 @dataclasses.dataclass(frozen=True)
 class Words(_EachPlace):
-    """Logits of the words behind masks: 15 % of a text's tokens are masked, at least one, as in BERT's training.
+    """Logits of masked words: 15 % of the tokens of a text are masked, at least one, as in the training of BERT.
 
-    Of large vocabularies and batches fewer, so that the logits of a batch take at most 256 MB.
+    Fewer are masked for large vocabularies and batches, so that the logits of a batch take at most 256 MB.
     """
 
     kind: ClassVar[str] = "words"
@@ -335,13 +335,13 @@ class Words(_EachPlace):
     wide: ClassVar[bool] = True
 
     def prepare(self, inputs: dict[str, np.ndarray], tokens: Tokens, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        """With masks in `input_ids`, and `places`: where they are, and `masked`: 1 for these, 0 for filling.
+        """With masks in `input_ids`, their `places`, and `masked`: 1 for each place, 0 for filling.
 
         Raises:
-            ValueError: the tokenizer has no mask.
+            ValueError: the tokenizer has no mask token.
         """
         if tokens.mask is None:
-            raise ValueError("`tokenizer` has no mask token, which a net that fills masks wants; pass the net's own")
+            raise ValueError("`tokenizer` has no mask token, but the net fills masks; pass the tokenizer of the net")
         rows, length = inputs["input_ids"].shape
         most = max(1, min(math.ceil(MASKED * length), _MOST_LOGITS // (rows * max(tokens.vocab_size, 1))))
         places, masked = np.zeros((rows, most), np.int32), np.zeros((rows, most), np.float32)
@@ -382,7 +382,7 @@ def _mean(x: Float[Array, "batch places"], counted: Float[Array, "batch places"]
 
 
 def against_drawn(logits: Float[Array, "*batch n"], drawn: Array) -> Float[Array, "*batch n"]:
-    """The gradient of the cross-entropy of classes that were drawn with respect to the logits."""
+    """The gradient with respect to the logits of the cross-entropy of the classes `drawn`."""
     return jax.nn.softmax(logits) - jax.nn.one_hot(drawn, logits.shape[-1], dtype=logits.dtype)
 
 
@@ -414,10 +414,10 @@ def _known(values: np.ndarray, known: np.ndarray, expected: str) -> np.ndarray:
 
 
 def outputs_of(checkpoint: Checkpoint) -> Outputs:
-    """The kind of a net's outputs, by its weights and its config; the embedding if it has no head that is run.
+    """The kind of the outputs of a net, from its weights and config; the embedding if it has no head that is run.
 
     Raises:
-        ValueError: a head for spans that has not two outputs.
+        ValueError: the net has a head for spans that does not have two outputs.
         CheckpointError, FileNotFoundError: of an embedding, as `read_pipeline`.
     """
     params, config, data = checkpoint.params, checkpoint.config, checkpoint.config_json or {}
@@ -432,7 +432,7 @@ def outputs_of(checkpoint: Checkpoint) -> Outputs:
         return {"tokens": TokenClasses(count), "spans": Spans(), "words": Words()}[config.head]
     names = names_of(data.get("architectures"))
     if count is None or (any("For" in name for name in names) and not names_classifier(names)):
-        # Of a head for several choices, say, a text's output says nothing by itself.
+        # A head for multiple choice, say: its output for a single text means nothing.
         return Embedding(read_pipeline(checkpoint).stages)
     problem = data.get("problem_type")
     if problem == "multi_label_classification":
@@ -443,7 +443,7 @@ def outputs_of(checkpoint: Checkpoint) -> Outputs:
 def hidden_and_outputs(
     params: dict[str, Any], config: ModelConfig, inputs: Inputs, kind: Outputs, *, in_pieces: bool = False
 ) -> tuple[Float[Array, "batch places hidden"], Array]:
-    """The last hidden states that the outputs are made of, and the outputs.
+    """The last hidden states from which the outputs are computed, and the outputs.
 
     Weights may be `TappedWeight`s; nothing is checked. `in_pieces`: see `hidden_states`.
     """
