@@ -18,9 +18,9 @@ import numpy as np
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from lpjax import Checkpoint, config_from_json, save_checkpoint
+from lpjax._tree import put
 from lpjax.glue import load_examples
 from lpjax.models import ModelConfig, name_table
-from lpjax.models.names import put
 
 SEED = 0
 VOCAB_SIZE = 8000

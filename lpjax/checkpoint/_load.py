@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lpjax._repr import short_repr
+from lpjax._tree import walk
 from lpjax.checkpoint._fit import fit, read_tree
 from lpjax.checkpoint._folder_hints import newer_lpjax
 from lpjax.checkpoint._weights import read_weights
@@ -21,7 +22,7 @@ from lpjax.checkpoint.safetensors import check_finite
 from lpjax.checkpoint.source import find_folder
 from lpjax.checkpoint.stages import net_folder
 from lpjax.models import ARCHITECTURES, ModelConfig, config_from_json, name_table
-from lpjax.models.names import listed, parts_of, shape_text, walk
+from lpjax.models.names import listed, parts_of, shape_text
 from lpjax.weights.low_rank import LowRank
 
 _ADAPTER = "adapter_config.json"  # of peft

@@ -170,7 +170,7 @@ def check_weights(calibration: Calibration, checkpoint: Checkpoint, name: Path) 
 
 def _checksums(params: Any, paths: Collection[str]) -> dict[str, int]:
     """CRC-32 of the matrices at these paths, as far as they are there, and no pairs."""
-    from lpjax.models.names import walk
+    from lpjax._tree import walk
     from lpjax.weights.low_rank import is_lowrank
 
     dense = {path: leaf for path, leaf in walk(params) if path in paths and not is_lowrank(leaf)}

@@ -13,9 +13,9 @@ import msgspec
 
 from lpjax._files.json import Count, Plain, Positive, RecordError, Text, as_type, finite, read_object, without_unknown
 from lpjax._provenance import run_record
+from lpjax._tree import walk
 from lpjax.checkpoint import Checkpoint, lowrank_ranks
 from lpjax.checkpoint.source import weight_bytes
-from lpjax.models.names import walk
 
 RECORD = "lpjax_record.json"
 SCHEMA = "lpjax-record/1"

@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from lpjax._tree import walk
 from lpjax.checkpoint import Checkpoint
 from lpjax.inspection import singular_values
-from lpjax.models.names import walk
 from lpjax.weights.low_rank import LowRank
 
 _ENTRIES = 2**20  # of a block in double precision

@@ -17,6 +17,7 @@ from jaxtyping import Array, Float
 
 from lpjax._check import check_whole
 from lpjax._mesh import by_rows, data_mesh, replicated, spread
+from lpjax._tree import walk
 from lpjax.checkpoint import Checkpoint
 from lpjax.data.batching import Tokens, by_length, check_known, collate, round_up, tokenize
 from lpjax.data.tokenizer import tokenizer_of
@@ -26,7 +27,7 @@ from lpjax.glue.order import likelier_order
 from lpjax.glue.tasks import Task
 from lpjax.models import ModelConfig, classify, device_params
 from lpjax.models.heads import num_outputs, output_path
-from lpjax.models.names import names_of, walk
+from lpjax.models.names import names_of
 
 Progress = Callable[[int, int], None]
 

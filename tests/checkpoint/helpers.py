@@ -10,7 +10,7 @@ import ml_dtypes
 import msgpack
 import numpy as np
 
-from lpjax.models.names import walk
+from lpjax._tree import walk
 from lpjax.weights.low_rank import LowRank
 from tests.conftest import GOLDENS
 

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from lpjax._files import reading as _files
+from lpjax._tree import walk
 from lpjax.checkpoint import CheckpointError, load_checkpoint
-from lpjax.models.names import walk
 from tests.checkpoint.helpers import assert_same
 from tests.checkpoint.hostile_files import flax_leaves, packed, shard
 from tests.conftest import GOLDENS
@@ -50,7 +50,7 @@ _READ_AFTER_TRUNCATION = """
 import os, sys
 import numpy as np
 from lpjax.checkpoint import load_checkpoint
-from lpjax.models.names import walk
+from lpjax._tree import walk
 folder, copy = sys.argv[1], sys.argv[2] == "copy"
 params = load_checkpoint(folder, copy=copy).params
 os.truncate(f"{folder}/model.safetensors", 0)

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 
 import lpjax
+from lpjax._tree import walk
 from lpjax.checkpoint import Checkpoint, export_checkpoint, formats, from_tree, load_checkpoint, save_checkpoint
 from lpjax.checkpoint.safetensors import read_tensors
 from lpjax.models import BertConfig, classify, name_table
-from lpjax.models.names import walk
 from lpjax.weights.low_rank import LowRank
 from tests.checkpoint.helpers import GOLDEN_NAMES, assert_same, factor_all, files, flax_restore, random_leaf, set_leaf
 from tests.conftest import GOLDENS

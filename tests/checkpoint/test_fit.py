@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from lpjax._tree import walk
 from lpjax.checkpoint import CheckpointError, export_checkpoint, load_checkpoint, save_checkpoint
 from lpjax.checkpoint.safetensors import read_tensors, write_tensors
-from lpjax.models.names import walk
 from tests.checkpoint.helpers import assert_same, factor_all, flax_restore
 from tests.checkpoint.hostile_files import packed
 from tests.conftest import GOLDENS, Command, Edit

@@ -19,11 +19,11 @@ import numpy as np
 import pytest
 
 import lpjax
+from lpjax._tree import walk
 from lpjax.checkpoint import export_checkpoint, from_tree, load_checkpoint
 from lpjax.checkpoint import msgpack as _msgpack
 from lpjax.checkpoint.msgpack import read_tree, write_tree
 from lpjax.models import classify
-from lpjax.models.names import walk
 from tests.checkpoint.helpers import GOLDEN_NAMES, assert_same, factor_all
 from tests.conftest import GOLDENS
 

@@ -17,10 +17,10 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from safetensors import numpy as safetensors
 
+from lpjax._tree import walk
 from lpjax.checkpoint import CheckpointError, load_checkpoint
 from lpjax.checkpoint.msgpack import read_tree
 from lpjax.checkpoint.safetensors import read_tensors
-from lpjax.models.names import walk
 from tests.checkpoint.helpers import flax_restore
 from tests.checkpoint.hostile_files import flax_leaves, packed
 from tests.conftest import GOLDENS

@@ -12,9 +12,9 @@ import pytest
 
 import lpjax
 from lpjax import CheckpointError, LowRank, load_checkpoint, save_checkpoint
+from lpjax._tree import walk
 from lpjax.checkpoint.int8 import restored_factors, rounded_factors
 from lpjax.checkpoint.safetensors import read_tensors, write_tensors
-from lpjax.models.names import walk
 from tests.checkpoint.helpers import GOLDEN_NAMES, assert_same
 from tests.conftest import GOLDENS
 

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from lpjax._tree import walk
 from lpjax.checkpoint import CheckpointError, export_checkpoint, load_checkpoint, save_checkpoint
 from lpjax.checkpoint.safetensors import read_tensors, write_tensors
-from lpjax.models.names import walk
 from tests.checkpoint.helpers import GOLDEN_NAMES, assert_same
 from tests.checkpoint.hostile_files import shard
 from tests.conftest import GOLDENS, Edit

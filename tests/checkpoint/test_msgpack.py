@@ -14,10 +14,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from lpjax._tree import walk
 from lpjax.checkpoint import CheckpointError
 from lpjax.checkpoint import msgpack as _msgpack
 from lpjax.checkpoint.msgpack import read_tree, write_tree
-from lpjax.models.names import walk
 from tests.checkpoint.helpers import assert_same, flax_restore
 
 DTYPES = [np.float32, np.float16, np.float64, ml_dtypes.bfloat16, np.int64, np.int32, np.int8, np.uint8, np.bool_]

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 import lpjax
+from lpjax._tree import walk
 from lpjax.checkpoint import load_checkpoint
-from lpjax.models.names import walk
 from tests.checkpoint.helpers import assert_same, files
 from tests.conftest import Command
 

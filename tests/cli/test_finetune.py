@@ -16,8 +16,8 @@ import pytest
 from safetensors import safe_open
 
 import lpjax
+from lpjax._tree import walk
 from lpjax.glue.labels import own_task
-from lpjax.models.names import walk
 from tests.conftest import Command
 from tests.glue.test_evaluate import base_net
 

@@ -11,10 +11,10 @@ import tokenizers
 
 from experiments.small_nets import NETS, make
 from lpjax import classify, load_checkpoint
+from lpjax._tree import walk
 from lpjax.data.batching import Batch, collate, tokenize
 from lpjax.data.tokenizer import load_tokenizer
 from lpjax.models.heads import with_head
-from lpjax.models.names import walk
 
 VOCAB_SIZE = 300
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from lpjax._tree import walk
 from lpjax.checkpoint import load_checkpoint
 from lpjax.data.tokenizer import load_tokenizer
 from lpjax.models import (
@@ -23,7 +24,6 @@ from lpjax.models import (
     device_params,
     encode,
 )
-from lpjax.models.names import walk
 from lpjax.weights.low_rank import LowRank
 from tests.models.golden_cases import NETS, Golden, load_golden
 

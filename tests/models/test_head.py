@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 import lpjax
+from lpjax._tree import walk
 from lpjax.models import name_table
 from lpjax.models.heads import num_outputs, output_path, with_head
-from lpjax.models.names import walk
 from tests.models.golden_cases import CASES, NETS, load_golden
 
 CLASSIFIERS = [name.replace("base", "classifier") for name in NETS]

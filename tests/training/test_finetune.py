@@ -19,13 +19,13 @@ from safetensors.numpy import load_file, save_file
 
 import lpjax
 from lpjax._mesh import by_rows, data_mesh, replicated, spread
+from lpjax._tree import walk
 from lpjax.checkpoint import Checkpoint
 from lpjax.glue import TASKS, evaluate
 from lpjax.glue.data import Examples
 from lpjax.glue.evaluate import evaluate_task
 from lpjax.models import device_params
 from lpjax.models.heads import output_path
-from lpjax.models.names import walk
 from lpjax.training import Settings, finetune
 from lpjax.training._finetune import Finetuned
 from lpjax.training.step import Schedule, TrainState, begin, decays, loss_sum, make_optimizer, train_step
