@@ -1,4 +1,4 @@
-"""The circumstances of a run: what a record tells besides its results."""
+"""Provenance of a run: seed, versions and machine."""
 
 from __future__ import annotations
 

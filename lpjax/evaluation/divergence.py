@@ -1,4 +1,4 @@
-"""How far a smaller net is from the dense one, by what both say of texts."""
+"""How far the outputs of a smaller net are from those of the dense one."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from lpjax.pipeline.outputs import Outputs, hidden_and_outputs, outputs_of
 
 
 def disagreement(
-    found: tuple[Array, Array],
-    wanted: tuple[Array, Array],
+    outputs: tuple[Array, Array],
+    targets: tuple[Array, Array],
     inputs: dict[str, Array],
     kind: Outputs,
     hidden: float,
@@ -30,17 +30,17 @@ def disagreement(
     """The divergence of outputs plus `hidden` times the relative squared error of hidden states, text by text.
 
     Args:
-        found, wanted: as `hidden_and_outputs` gives them; without `hidden` states may be anything.
-        inputs: of both.
+        outputs, targets: of the two nets, as `hidden_and_outputs` returns them; if `hidden` is 0, states are ignored.
+        inputs: of both nets.
         kind: of the outputs.
         hidden: share of the hidden states.
     """
-    losses = kind.divergence(found[1], wanted[1], inputs)
+    losses = kind.divergence(outputs[1], targets[1], inputs)
     if not hidden:
         return losses
-    states, wanted_states = found[0], wanted[0]
+    states, target_states = outputs[0], targets[0]
     tokens = kind.counted(states, inputs)
-    errors, sizes = (jnp.sum(x**2, axis=2) for x in (states - wanted_states, wanted_states))
+    errors, sizes = (jnp.sum(x**2, axis=2) for x in (states - target_states, target_states))
     share = jnp.sum(errors * tokens, axis=1) / jnp.maximum(jnp.sum(sizes * tokens, axis=1), 1e-6)
     return losses + hidden * share
 
@@ -101,7 +101,7 @@ class Divergence:
 
     def _kept(self, params: Any, inputs: dict[str, Array]) -> tuple[Array, Array | None]:
         """What is kept of the dense net: outputs, or if these are wide the hidden states that make them."""
-        states, outputs = _says(params, self._config, inputs, self._kind, self._kind.wide or bool(self._hidden))
+        states, outputs = _outputs(params, self._config, inputs, self._kind, self._kind.wide or bool(self._hidden))
         return states, None if self._kind.wide else outputs
 
     def _on_devices(self, params: Any) -> Any:
@@ -138,7 +138,7 @@ class Divergence:
 
 
 @functools.partial(jax.jit, static_argnums=(1, 3, 4))
-def _says(
+def _outputs(
     params: dict[str, Any], config: ModelConfig, inputs: dict[str, Array], kind: Outputs, hidden: bool
 ) -> tuple[Array, Array]:
     """Hidden states, if they are asked for, and outputs."""
@@ -159,7 +159,7 @@ def _sum_over(
     agreement: bool,
 ) -> Array:
     """The sum over the texts of a batch, of how far the two nets disagree or how far they agree."""
-    found, mask = _says(params, config, inputs, kind, bool(hidden)), inputs["attention_mask"]
+    found, mask = _outputs(params, config, inputs, kind, bool(hidden)), inputs["attention_mask"]
     states, outputs = wanted
     if outputs is None:
         with jax.default_matmul_precision("highest"):

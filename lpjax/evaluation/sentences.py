@@ -1,4 +1,4 @@
-"""What compression cost: STS-B with gold scores, or fidelity to the dense net on any text."""
+"""What compression costs: STS-B with gold scores, or fidelity to the dense net on any text."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class StsbResult:
 
 @dataclasses.dataclass(frozen=True)
 class FidelityResult:
-    """Nearness to the dense net: mean cosine of the embeddings, Spearman of the two nets' similarities."""
+    """Closeness to the dense net: mean cosine of the embeddings, Spearman correlation of the two nets' similarities."""
 
     mean_cosine: float
     spearman: float
@@ -65,15 +65,15 @@ class FidelityResult:
 
 @dataclasses.dataclass(frozen=True)
 class OutputsResult:
-    """Nearness to the dense net by what the heads of both say of texts.
+    """Closeness of the outputs of a net's head to those of the dense net.
 
     Attributes:
-        kind: what they say: "classes", "regression", "labels", "classes of tokens", "spans", "words".
+        kind: of the outputs: "classes", "regression", "labels", "classes of tokens", "spans", "words".
         divergence: mean over the texts, see `Outputs.divergence`: KL in nats, or squared differences of a regression.
         agreement: mean share of the predictions that are equal; None for a regression.
-        texts: how many.
-        truncated: how many of them were cut off at `max_length` tokens.
-        max_length: of that.
+        texts: their number.
+        truncated: number of texts that were cut off at `max_length` tokens.
+        max_length: that limit.
     """
 
     kind: str
@@ -184,7 +184,7 @@ def fidelity(
     seed: int = 0,
     **options: Any,
 ) -> FidelityResult:
-    """How near a compressed net stays to the dense one, for those who have no labels.
+    """Compare the embeddings of a compressed net with those of the dense one, without labels.
 
     Args:
         checkpoint: the compressed net.
@@ -226,7 +226,7 @@ def compare_outputs(
     batch_size: int = 32,
     max_length: int | None = 128,
 ) -> OutputsResult:
-    """How near the outputs of a compressed net's head stay to the dense one's, without labels; in float32.
+    """Compare the outputs of a compressed net's head with those of the dense net, without labels, in float32.
 
     Args:
         checkpoint: the compressed net.
@@ -260,15 +260,15 @@ def _cosines(first: Array, second: Array) -> Array:
 
 
 def _pearson(x: np.ndarray, y: np.ndarray) -> float:
-    _require_spread(x, y)
+    _require_variation(x, y)
     return float(np.asarray(stats.pearsonr(x, y))[0])
 
 
 def _spearman(x: np.ndarray, y: np.ndarray) -> float:
-    _require_spread(x, y)
+    _require_variation(x, y)
     return float(np.asarray(stats.spearmanr(x, y))[0])
 
 
-def _require_spread(x: np.ndarray, y: np.ndarray) -> None:
+def _require_variation(x: np.ndarray, y: np.ndarray) -> None:
     if len(x) < 2 or np.ptp(x) == 0 or np.ptp(y) == 0:
         raise ValueError(f"{len(x)} similarities, or all of them equal: their correlation is not defined")

@@ -32,11 +32,11 @@ from lpjax.models.names import names_of
 Progress = Callable[[int, int], None]
 
 MAX_LENGTH = 128
-"""Tokens that a text or pair of GLUE is cut off at, as BERT's authors did."""
+"""Largest number of tokens of a text or pair of GLUE, as chosen by BERT's authors."""
 
 
 class Logits(NamedTuple):
-    """What a net said of n texts.
+    """The logits of a net for n texts.
 
     Attributes:
         values: shape (n, outputs), float32, in the order of the texts, on the host.
@@ -63,16 +63,16 @@ class TaskResult:
     Attributes:
         task, split: which, e.g. "sst2", "validation".
         rows: examples.
-        complete: whether they are all of an official split; else they are a subset, and the scores no GLUE scores.
+        complete: whether they are a whole official split; the scores of a subset are not GLUE scores.
         metrics: GLUE's own, by name.
         tokens_per_second: tokens without padding, over `seconds`.
         seconds: of encoding, with compilation where a shape was new.
-        labels: the label that each output was taken for; empty for a regression.
+        labels: the label assigned to each output; empty for a regression.
         labels_assumed: whether the net's config.json does not name its outputs, so that the hub's order was assumed.
         likelier_labels: the labels in the order that fits the examples far better, see `likelier_order`, if there is
             one: the metrics are then likely to be those of the wrong labels.
         truncated: examples that were cut off at `max_length` tokens.
-        max_length: of that.
+        max_length: that limit.
         notes: what else makes the scores doubtful, a sentence each.
     """
 
@@ -91,7 +91,7 @@ class TaskResult:
     notes: tuple[str, ...] = ()
 
     def warnings(self) -> list[str]:
-        """All that a reader of the scores should know, a sentence each."""
+        """What a reader of the scores should know, a sentence each."""
         found = []
         names = ", ".join(self.labels)
         if self.likelier_labels is not None:

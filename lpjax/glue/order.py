@@ -56,11 +56,11 @@ def _beyond_chance(counts: Float[np.ndarray, "k k"], order: tuple[int, ...]) -> 
     Mean and variance are Hoeffding's (1951), of Σ a(i, σ(i)) over random permutations σ, with a = 1 if prediction and
     label match.
     """
-    said, gold, n = counts.sum(axis=1), counts.sum(axis=0), counts.sum()
+    predicted, gold, n = counts.sum(axis=1), counts.sum(axis=0), counts.sum()
     match = np.zeros_like(counts)
     match[np.arange(len(order)), order] = 1
-    by_said, by_gold = match @ gold / n, said @ match / n
-    mean = said @ by_said / n
-    spread = match - by_said[:, None] - by_gold[None] + mean
-    variance = said @ spread**2 @ gold / max(n - 1, 1)
+    by_predicted, by_gold = match @ gold / n, predicted @ match / n
+    mean = predicted @ by_predicted / n
+    deviation = match - by_predicted[:, None] - by_gold[None] + mean
+    variance = predicted @ deviation**2 @ gold / max(n - 1, 1)
     return float((_right(counts, order) - n * mean) / np.sqrt(variance)) if variance > 0 else 0.0

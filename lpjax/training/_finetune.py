@@ -19,10 +19,9 @@ from lpjax.checkpoint import Checkpoint
 from lpjax.data.batching import Batch, Tokens, collate, round_up, shuffled
 from lpjax.glue.data import Examples
 from lpjax.glue.evaluate import MAX_LENGTH, predict, prepare, to_predictions
-from lpjax.glue.labels import label_config, label_order, output_labels
-from lpjax.glue.tasks import Task
-from lpjax.models import device_params, name_table
-from lpjax.models.heads import output_path, with_head
+from lpjax.glue.labels import output_labels
+from lpjax.models import device_params
+from lpjax.training.classifier import for_texts, moved_compression, starting_weights
 from lpjax.training.fit import Run, fingerprint, fit, resumed
 from lpjax.training.snapshot import Log
 from lpjax.training.step import Schedule, TrainState, begin, make_optimizer, train_step
@@ -36,15 +35,15 @@ class Settings:
         epochs: passes over the training examples.
         batch_size: examples of an update, over all devices and parts.
         accumulate: parts that a batch is taken in, one after another, to save memory; the update is the same.
-        learning_rate: peak, reached after the warm-up, from where it falls linearly to 0.
-        warmup: share of all updates that the learning rate rises in.
+        learning_rate: peak, reached after the warm-up; then it falls linearly to 0.
+        warmup: share of all updates in which the learning rate rises.
         weight_decay: of AdamW, for all weights but biases and normalization.
         clip: largest norm of a gradient.
         dtype: "float32" or "bfloat16", of the computation; weights and moments are float32.
-        max_length: tokens that a text or pair is cut off at; the positions that the net has where those are fewer.
+        max_length: largest number of tokens of a text or pair, or the net's number of positions if that is smaller.
         eval_every: updates between evaluations; by default once an epoch.
-        patience: evaluations without a better score after which training stops; by default it goes on to the end.
-        seed: of the fresh head, the order of the examples and dropout.
+        patience: number of evaluations without a better score after which training stops; by default none does.
+        seed: of the new head, the order of the examples, and dropout.
 
     Raises:
         ValueError: naming a value out of range.
@@ -81,18 +80,18 @@ class Settings:
 
 @dataclasses.dataclass(frozen=True)
 class Finetuned:
-    """What fine-tuning gave.
+    """The result of fine-tuning.
 
     Attributes:
-        checkpoint: the net at its best evaluation, with head, ready for `save_checkpoint`. All of its weights are
-            float32 arrays on the host, whatever they were in the file.
-        best: that evaluation, one of `curve`.
-        curve: an entry an evaluation: step, epoch, loss (mean over the updates since the last), learning_rate, and the
-            metrics on the evaluation split.
-        steps: updates made.
+        checkpoint: the net at its best evaluation, with its head, ready for `save_checkpoint`. All weights are float32
+            arrays on the host, whatever they were in the file.
+        best: that evaluation, an entry of `curve`.
+        curve: one entry per evaluation: step, epoch, loss (mean over the updates since the last one), learning_rate,
+            and the metrics on the evaluation split.
+        steps: number of updates.
         fresh: paths of weights that were initialized here.
         stopped_early: whether patience ran out.
-        seconds: of all runs of it together.
+        seconds: total over all runs.
     """
 
     checkpoint: Checkpoint
@@ -118,10 +117,10 @@ def finetune(
 ) -> Finetuned:
     """Fine-tune a net on a task by AdamW, and keep the weights of the best evaluation.
 
-    A base model gets a fresh head, of which `with_head` tells, and so does a net whose head has the labels of another
-    task; a head of this task keeps its order of labels. Factored weights stay factored: their factors are trained. Two
-    runs of the same settings, on the same machine and number of devices, give the same weights, also where one was
-    interrupted: order, dropout and head follow from the seed and the number of the update alone.
+    A base model gets a new head (see `with_head`), and so does a net whose head has the labels of another task; a head
+    of this task keeps its order of labels. Factored weights stay factored: their factors are trained. Two runs with the
+    same settings, on the same machine and number of devices, give the same weights, even if one was interrupted: order,
+    dropout and head depend only on the seed and the number of the update.
 
     Args:
         checkpoint: the net, dense or factored.
@@ -129,11 +128,12 @@ def finetune(
         dev: examples of the same task that choose the evaluation to keep.
         settings: by default `Settings()`.
         tokenizer: of transformers; by default the one in `checkpoint.source`.
-        snapshot: file to save the state in now and then, and to go on from if it is there. Of several processes the
-            first writes it, and all read it. If it cannot be written, a warning says so, and training goes on.
+        snapshot: file in which the state is saved from time to time, and from which training resumes if it exists. Of
+            several processes the first writes it, and all read it. If it cannot be written, training goes on with a
+            warning.
         save_every: seconds between snapshots; there is one at every evaluation anyway.
         mesh: devices, along an axis "data"; by default all. A batch is spread over them.
-        progress: called with (updates done, updates in all, what) after each.
+        progress: called with (updates done, updates in all, what) after each update.
 
     Raises:
         ValueError: examples of different tasks or that have no score, a snapshot of another run (naming what differs),
@@ -149,8 +149,8 @@ def finetune(
     score(task, dev.labels, dev.labels)  # refuses labels that nothing can be scored by
     mesh = data_mesh() if mesh is None else mesh
     dtype = np.dtype(settings.dtype)
-    checkpoint = _for_texts(checkpoint)
-    params, config_json, fresh = _start(checkpoint, task, settings.seed)
+    checkpoint = for_texts(checkpoint)
+    params, config_json, fresh = starting_weights(checkpoint, task, settings.seed)
     config = checkpoint.config
     labels = output_labels(task, train.labels, config_json, task.num_outputs)
     max_length = min(settings.max_length, config.max_length or settings.max_length)
@@ -183,8 +183,8 @@ def finetune(
 
     def evaluate(run: Run) -> None:
         mean = _mean_loss(log)
-        said = predict(run.state.params, config, check, batch_size=settings.batch_size, dtype=dtype, mesh=mesh)
-        metrics = score(task, to_predictions(said.values, dev, config_json), dev.labels)
+        logits = predict(run.state.params, config, check, batch_size=settings.batch_size, dtype=dtype, mesh=mesh)
+        metrics = score(task, to_predictions(logits.values, dev, config_json), dev.labels)
         log.curve.append(
             {
                 "step": log.step,
@@ -217,7 +217,7 @@ def finetune(
     assert log.best is not None  # there is an evaluation at the last update
     return Finetuned(
         checkpoint=dataclasses.replace(
-            checkpoint, params=run.best, config_json=config_json, compression=_compression(checkpoint)
+            checkpoint, params=run.best, config_json=config_json, compression=moved_compression(checkpoint)
         ),
         best=log.curve[log.best],
         curve=tuple(log.curve),
@@ -237,7 +237,7 @@ def _mean_loss(log: Log) -> float:
 
 
 def _about(checkpoint: Checkpoint, train: Examples, dev: Examples, settings: Settings) -> dict[str, Any]:
-    """What must be the same where a run goes on; sizes and sums tell one net from another."""
+    """What must be the same for a run to resume; sizes and sums identify the net."""
     return {
         "task": train.task.name,
         "splits": [train.split, dev.split],
@@ -251,64 +251,12 @@ def _about(checkpoint: Checkpoint, train: Examples, dev: Examples, settings: Set
 def _parts(
     tokens: Tokens, batch: Batch, labels: np.ndarray, settings: Settings, rows: int
 ) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
-    """Inputs, labels and weights of a batch, in parts of `rows` rows; what the examples do not fill is padding."""
+    """Inputs, labels and weights of a batch, in parts of `rows` rows; rows without an example are padding."""
     pieces = [batch.rows[at : at + settings.rows] for at in range(0, settings.batch_size, settings.rows)]
     collated = [collate(tokens, Batch(piece, batch.length), rows) for piece in pieces]
-    inputs = {name: np.stack([one[name] for one in collated]) for name in collated[0]}
+    inputs = {name: np.stack([part[name] for part in collated]) for name in collated[0]}
     golds, weights = (np.zeros((len(pieces), rows), np.float32) for _ in range(2))
     for i, piece in enumerate(pieces):
         golds[i, : len(piece)] = labels[piece]
         weights[i, : len(piece)] = 1
     return inputs, golds, weights
-
-
-def _for_texts(checkpoint: Checkpoint) -> Checkpoint:
-    """With a config for a head of texts, and without a head of tokens, whose weights could be taken for one."""
-    config, params = checkpoint.config, checkpoint.params
-    if config.head == "sequence":
-        return checkpoint
-    prefix = name_table(config).prefix
-    params = {prefix: params[prefix]} if config.head == "tokens" and prefix in params else params
-    return dataclasses.replace(checkpoint, config=dataclasses.replace(config, head="sequence"), params=params)
-
-
-def _start(checkpoint: Checkpoint, task: Task, seed: int) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
-    """The weights to begin with, the config.json of the net that they become, and the paths that are fresh."""
-    params, config = checkpoint.params, checkpoint.config
-    data = dict(checkpoint.config_json or config.to_json())
-    found, fresh = with_head(params, config, task.num_outputs, seed=seed)
-    kept = output_path(config) not in fresh
-    if kept:
-        try:
-            label_order(task, data, task.num_outputs)
-        except ValueError:
-            # As many labels, of another task.
-            kept, prefix = False, name_table(config).prefix
-            found, fresh = with_head({prefix: params[prefix]}, config, task.num_outputs, seed=seed)
-    told = label_config(task)
-    if kept and not task.is_regression:
-        names = data.get("id2label") or {str(i): name for name, i in (data.get("label2id") or {}).items()}
-        if names:
-            told |= {"id2label": dict(names), "label2id": {str(name): int(i) for i, name in names.items()}}
-    data["architectures"] = [config.class_for("sequence")]
-    data |= {key: "float32" for key in ("dtype", "torch_dtype") if key in data}
-    data.pop("num_labels", None)  # the names tell
-    return found, data | told, fresh
-
-
-def _compression(checkpoint: Checkpoint) -> dict[str, Any] | None:
-    """How the weights were compressed: of a base model, by the paths that its leaves have in a net with a head."""
-    found, prefix = checkpoint.compression, name_table(checkpoint.config).prefix
-    if found is None or prefix in checkpoint.params:
-        return found
-    moved, steps = dict(found), found.get("steps")
-    if "ranks" in found:
-        moved["ranks"] = {f"{prefix}/{path}": rank for path, rank in found["ranks"].items()}
-    if isinstance(steps, list):
-        moved["steps"] = [
-            step | {"paths": [f"{prefix}/{path}" for path in step["paths"]]}
-            if isinstance(step, dict) and isinstance(step.get("paths"), list)
-            else step
-            for step in steps
-        ]
-    return moved

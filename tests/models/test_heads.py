@@ -15,7 +15,7 @@ from lpjax.glue.tasks import TASKS
 from lpjax.models import config_from_json
 from lpjax.models.heads import num_outputs, output_path
 from lpjax.models.names import HEADS, head_named, walk
-from lpjax.training._finetune import _for_texts, _start
+from lpjax.training.classifier import for_texts, starting_weights
 from lpjax.weights.sparse import Sparse
 from tests.models.golden_cases import GOLDENS, Golden, load_golden
 
@@ -151,11 +151,11 @@ def test_heads_that_are_not_there_are_refused():
 
 
 @pytest.mark.parametrize("name", ["bert_tokens", "roberta_words", "distilbert_spans"])
-def test_fine_tuning_begins_with_a_fresh_head_for_texts(name):
+def test_fine_tuning_begins_with_a_fresh_headfor_texts(name):
     """Also if a head for tokens has weights of the same name and shape."""
     net = load_head(name)[0].checkpoint
-    begun = _for_texts(net)
-    params, data, fresh = _start(begun, TASKS["mnli"], 0)
+    begun = for_texts(net)
+    params, data, fresh = starting_weights(begun, TASKS["mnli"], 0)
     assert begun.config.head == "sequence"
     assert output_path(net.config) in fresh
     assert data["architectures"] == [f"{net.config.class_name}ForSequenceClassification"]
