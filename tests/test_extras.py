@@ -84,7 +84,9 @@ run("evaluate", {str(out)!r}, "--baseline", {str(folder)!r})
     assert (out / "config.json").exists()
 
 
-@pytest.mark.parametrize("arguments", [("report", "run"), ("inspect", "net", "--plot", "a.png")])
+@pytest.mark.parametrize(
+    "arguments", [("report", "run"), ("inspect", "net", "--plot", "a.png"), ("compress", "net", "out", "--report")]
+)
 def test_a_command_that_needs_a_package_ends_with_a_line(arguments, folder, tmp_path):
     """Before any work: nothing is written."""
     arguments = [str(folder) if argument in ("run", "net") else argument for argument in arguments]

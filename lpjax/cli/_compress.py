@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from lpjax._extras import require
 from lpjax.cli._common import (
     AsJson,
     Force,
@@ -120,6 +121,8 @@ def compress(
     from lpjax.compression.record import record_files, record_of
     from lpjax.select import leaves_with_paths
 
+    if report:
+        require("report", "--report")
     with misuse():
         options: dict[str, Any] = {
             name: value for name, value in (("num_iters", num_iters), ("tol", tol)) if value is not None
