@@ -81,8 +81,8 @@ def profile(matrix: np.ndarray) -> list[dict[str, Any]]:
         ("svd", {"p": 1.0}),
         ("lewis", {"p": 1.0, "num_iters": 4}),
         ("irls_rows", {"p": 1.0, "num_iters": 1}),
-        ("admm_entries", {"p": 1.0, "num_iters": 16, "plan": 16}),
-        ("admm_entries", {"p": 1.5, "num_iters": 16, "plan": 16}),
+        ("admm_entries", {"p": 1.0, "num_iters": 16, "schedule": 16}),
+        ("admm_entries", {"p": 1.5, "num_iters": 16, "schedule": 16}),
     ]
     for name, options in cases:
         runs[f"{name} {options['p']}"] = solve(name, **options)
@@ -98,7 +98,7 @@ def profile(matrix: np.ndarray) -> list[dict[str, Any]]:
         seconds[name] -= seconds["checks"]  # they look for the scale first
     peak = max(work / seconds[name] for name, work in peaks.items())
 
-    upper = n * sum(slab.shape[0] * slab.shape[1] for slab in no_gram(d, on_device.dtype))
+    upper = n * sum(panel.shape[0] * panel.shape[1] for panel in no_gram(d, on_device.dtype))
     checks = Part("checks, scale: a pass each", "checks", 2)
     spectrum = Part("Gram matrix, eigenvectors", "spectrum", 1, upper)
     projected = Part("left, and the objective", "project", 1, 2 * n * d * RANK)

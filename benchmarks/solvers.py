@@ -50,7 +50,7 @@ CASES: list[tuple[str, str, dict[str, Any], float | None]] = [
 # How the best objective known was found: from each of these starts, so many iterations.
 REFERENCES: dict[str, dict[str, Any]] = {
     "irls_rows": {"num_iters": 50, "tol": 0.0},
-    "admm_entries": {"num_iters": 128, "plan": 128, "tol": 0.0},
+    "admm_entries": {"num_iters": 128, "schedule": 128, "tol": 0.0},
 }
 STARTS = ("svd", "lewis")
 
@@ -77,7 +77,7 @@ class Known:
         """Options of the long runs; half of the steps of admm_entries where the matrix is large."""
         options = REFERENCES[solver] | {"init": STARTS}
         if solver == "admm_entries" and self.matrix.size > LARGE:
-            options |= {"num_iters": 64, "plan": 64, "init": ("best",)}
+            options |= {"num_iters": 64, "schedule": 64, "init": ("best",)}
         return options
 
     def best(self, solver: str, p: float) -> float:

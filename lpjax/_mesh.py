@@ -26,7 +26,7 @@ def by_rows(mesh: Mesh, axis: int = 0) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(*[None] * axis, "data"))
 
 
-def spread(tree: Any, sharding: Sharding) -> Any:
+def put_sharded(tree: Any, sharding: Sharding) -> Any:
     """Host arrays, the same in every process, as arrays over the devices of all of them."""
     if sharding.is_fully_addressable:
         return jax.device_put(tree, sharding)

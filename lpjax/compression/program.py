@@ -18,7 +18,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array
 from threadpoolctl import threadpool_limits
 
-from lpjax._mesh import by_rows, data_mesh, fetch, replicated, spread
+from lpjax._mesh import by_rows, data_mesh, fetch, put_sharded, replicated
 from lpjax._numbers import solving_dtype
 from lpjax.compression.factors import FactorResult, Goal, factor, with_weights
 from lpjax.compression.tasks import MatrixTask, TaskResult
@@ -109,7 +109,7 @@ def solve_group(
     workers = min(_cores(), len(tasks)) if one_cpu and batch_size is None else 1
     size = (batch_size or _default_batch(tasks[0])) * mesh.size
     exponent = np.asarray(tasks[0].p, solving_dtype(canonicalize_dtype(tasks[0].dtype)))
-    exponent = spread(exponent, everywhere_alike)
+    exponent = put_sharded(exponent, everywhere_alike)
 
     def prepared() -> Iterator[tuple[list[MatrixTask], int, tuple[Any, ...]]]:
         for start in range(0, len(tasks), size):
@@ -120,7 +120,12 @@ def solve_group(
             # All tasks of a group have the same structure.
             known = jax.tree.map(lambda *arrays: _stack(arrays), *((task.weights, task.metrics) for task in padded))
             sizes = np.array([(task.rank, task.nnz) for task in padded], np.int32)
-            arguments = (spread(matrices, by_task), spread(known, by_task), spread(sizes, by_task), exponent)
+            arguments = (
+                put_sharded(matrices, by_task),
+                put_sharded(known, by_task),
+                put_sharded(sizes, by_task),
+                exponent,
+            )
             if height not in programs:
                 programs[height] = _compiled(goal, mesh, arguments)
             yield batch, height, arguments

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from lpjax._check import check_whole
-from lpjax._mesh import by_rows, data_mesh, replicated, spread
+from lpjax._mesh import by_rows, data_mesh, put_sharded, replicated
 from lpjax.checkpoint import Checkpoint
 from lpjax.data.batching import Tokens, by_length, collate, round_up
 from lpjax.models import ModelConfig, device_params
@@ -92,7 +92,7 @@ class Divergence:
         rows = round_up(batch_size, self._mesh, self._config)
         rng = np.random.default_rng(0)
         self._batches = [
-            spread(self._kind.prepare(collate(tokens, batch, rows), tokens, rng), by_rows(self._mesh))
+            put_sharded(self._kind.prepare(collate(tokens, batch, rows), tokens, rng), by_rows(self._mesh))
             for batch in by_length(tokens, rows)
         ]
         params = self._on_devices(checkpoint.params)

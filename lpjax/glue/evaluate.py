@@ -16,7 +16,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from lpjax._check import check_whole
-from lpjax._mesh import by_rows, data_mesh, replicated, spread
+from lpjax._mesh import by_rows, data_mesh, put_sharded, replicated
 from lpjax._tree import walk
 from lpjax.checkpoint import Checkpoint
 from lpjax.data.batching import Tokens, by_length, check_known, collate, round_up, tokenize
@@ -161,7 +161,7 @@ def predict(
     found, places, done = [], [], 0
     began = time.perf_counter()
     for batch in by_length(tokens, rows):
-        inputs = spread(collate(tokens, batch, rows), by_rows(mesh))
+        inputs = put_sharded(collate(tokens, batch, rows), by_rows(mesh))
         found.append(_logits(params, config, inputs, np.dtype(dtype), mesh))
         places.append(batch.rows)
         done += len(batch.rows)

@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, Scalar
 from lpjax._lapack import qr, solve_definite
 from lpjax.objectives import power_sums
 from lpjax.solvers._core.problem import Problem, default_tol, finish, make_problem, normalize, root_of_sum
-from lpjax.solvers._core.sharded import spread
+from lpjax.solvers._core.sharded import run_sharded
 from lpjax.solvers._core.solution import Solution
 from lpjax.solvers._core.start import Init, descend, split_init, starting_pair
 from lpjax.solvers.table import SOLVERS
@@ -64,7 +64,7 @@ def irls_entries(
         row_weights=row_weights,
         init=pair,
     )
-    return spread(_irls_entries, problem, whole=True, rank=rank, init=name)
+    return run_sharded(_irls_entries, problem, whole=True, rank=rank, init=name)
 
 
 class _State(NamedTuple):
@@ -72,7 +72,7 @@ class _State(NamedTuple):
     right: Float[Array, "k d"]
     residual: Float[Array, "n d"]
     smoothing: Scalar
-    merit: Scalar
+    surrogate: Scalar
 
 
 @functools.partial(jax.jit, static_argnames=("rank", "init"))
@@ -83,18 +83,18 @@ def _irls_entries(problem: Problem, rank: int, init: Init) -> Solution:
     floor = jnp.maximum(mean_entry * jnp.finfo(matrix.dtype).eps ** (2 / 3), jnp.finfo(matrix.dtype).tiny)
 
     def residual_of(left: Array, right: Array) -> Array:
-        return matrix - jnp.matmul(left, right, precision="highest")
+        return matrix - left @ right
 
     def reweight(residual: Array, smoothing: Scalar) -> Array:
         return jnp.maximum(jnp.abs(residual), smoothing) ** (p - 2)
 
     def step(state: _State) -> tuple[_State, tuple[Array, Array], Scalar, Bool[Array, ""]]:
-        left, right, residual, smoothing, last_merit = state
+        left, right, residual, smoothing, last_surrogate = state
         smoothing = jnp.maximum(smoothing / 3, floor)
         left = left + _least_squares(right, reweight(residual, smoothing), residual)
         # Orthonormal rows of R keep the systems of the next halves well scaled; LR is unchanged.
         orthonormal, triangle = qr(right.T)
-        left, right = jnp.matmul(left, triangle.T, precision="highest"), orthonormal.T
+        left, right = left @ triangle.T, orthonormal.T
         residual = residual_of(left, right)
         weights = reweight(residual, smoothing)
         if scaled.row_weights is not None:
@@ -105,11 +105,11 @@ def _irls_entries(problem: Problem, rank: int, init: Init) -> Solution:
         # |r|^p, and below ε the quadratic that touches it there: what a half lowers.
         magnitude = jnp.abs(residual)
         smoothed = jnp.maximum(magnitude, smoothing)
-        bowl = smoothed**p + p / 2 * smoothed ** (p - 2) * (magnitude**2 - smoothed**2)
-        merit = root_of_sum(scaled, jnp.sum(bowl, axis=1))
-        small = scaled.tol * merit
-        settled = ((merit - value <= small) | (smoothing <= floor)) & (last_merit - merit <= small)
-        return _State(left, right, residual, smoothing, merit), (left, right), value, settled
+        majorizer = smoothed**p + p / 2 * smoothed ** (p - 2) * (magnitude**2 - smoothed**2)
+        surrogate = root_of_sum(scaled, jnp.sum(majorizer, axis=1))
+        small = scaled.tol * surrogate
+        settled = ((surrogate - value <= small) | (smoothing <= floor)) & (last_surrogate - surrogate <= small)
+        return _State(left, right, residual, smoothing, surrogate), (left, right), value, settled
 
     first = starting_pair(scaled, rank, init)
     residual = residual_of(first.left, first.right)
@@ -123,7 +123,7 @@ def _irls_entries(problem: Problem, rank: int, init: Init) -> Solution:
         optimal=(p == 2) & (scaled.init is None and init != "clipped"),
     )
     orthonormal, triangle = qr(outcome.best[1].T)
-    left = jnp.matmul(outcome.best[0], triangle.T, precision="highest")
+    left = outcome.best[0] @ triangle.T
     solution = Solution(left, orthonormal.T, outcome.objective, outcome.num_iters, outcome.converged)
     return finish(solution, scaling, problem.p)
 
@@ -143,8 +143,8 @@ def _least_squares(
     def solve(operands: tuple[Array, Array]) -> Array:
         weight, rest = operands
         weighted = design * weight[None, :]
-        normal = jnp.matmul(weighted, design.T, precision="highest")
-        right_side = jnp.matmul(weighted, rest, precision="highest")
+        normal = weighted @ design.T
+        right_side = weighted @ rest
         ridge = k * eps * jnp.trace(normal) + jnp.finfo(design.dtype).tiny
         step = solve_definite(normal + ridge * jnp.eye(k, dtype=design.dtype), right_side)
         return jnp.where(jnp.all(jnp.isfinite(step)), step, 0)

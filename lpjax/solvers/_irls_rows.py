@@ -12,10 +12,10 @@ from jaxtyping import Array, Bool, Float, Scalar
 
 from lpjax._lapack import descending_eigh, qr
 from lpjax.solvers._core.problem import Problem, Scaled, default_tol, finish, make_problem, normalize, root_of_sum
-from lpjax.solvers._core.rows import Rows, multiply, over_devices, scan_rows
-from lpjax.solvers._core.sharded import spread
+from lpjax.solvers._core.rows import Rows, fold_rows, map_rows, multiply, over_devices
+from lpjax.solvers._core.sharded import run_sharded
 from lpjax.solvers._core.solution import Solution
-from lpjax.solvers._core.spectrum import Slabs, add_gram, no_gram, whole_gram
+from lpjax.solvers._core.spectrum import Panels, add_gram, no_gram, whole_gram
 from lpjax.solvers._core.start import Init, descend, select_tree, split_init, starting_bases
 from lpjax.solvers.table import SOLVERS
 
@@ -68,7 +68,7 @@ def irls_rows(
         init=pair,
         from_file=True,
     )
-    return spread(_irls_rows, problem, rank=rank, init=name)
+    return run_sharded(_irls_rows, problem, rank=rank, init=name)
 
 
 @functools.partial(jax.jit, static_argnames=("rank", "init"))
@@ -80,10 +80,10 @@ def _irls_rows(problem: Problem, rank: int, init: Init) -> Solution:
         span, triangle = qr(scaled.rows.read().T)
         narrow = scaled._replace(rows=Rows(triangle.T))
         if scaled.init is not None:
-            pair = (scaled.init[0], jnp.matmul(scaled.init[1], span, precision="highest"))
+            pair = (scaled.init[0], scaled.init[1] @ span)
             narrow = narrow._replace(init=pair)
         solution = _solve(narrow, rank, init)
-        solution = solution._replace(right=jnp.matmul(solution.right, span.T, precision="highest"))
+        solution = solution._replace(right=solution.right @ span.T)
     else:
         solution = _solve(scaled, rank, init)
     return finish(solution, scaling, problem.p)
@@ -94,7 +94,7 @@ class _Pass(NamedTuple):
 
     basis: Float[Array, "d d"]
     objective: Scalar
-    merit: Scalar
+    surrogate: Scalar
     gram: Float[Array, "d d"]
     smoothing: Scalar
 
@@ -102,35 +102,32 @@ class _Pass(NamedTuple):
 def _solve(problem: Scaled, rank: int, init: Init) -> Solution:
     n, d = problem.rows.shape
     p, dtype = problem.p, problem.rows.dtype
-    weights = jnp.ones(problem.rows.matrix.shape[0], dtype) if problem.row_weights is None else problem.row_weights
     mean_row = jnp.sqrt(over_devices(jax.lax.psum, jnp.sum(_squared_norms(problem.rows)), problem.rows.axes) / n)
     floor = jnp.maximum(mean_row * jnp.finfo(dtype).eps ** (2 / 3), jnp.finfo(dtype).tiny)
 
     def measure(basis: Array, smoothing: Scalar) -> _Pass:
         complement = basis[:, rank:]
 
-        def block(
-            total: Slabs, rows: Array, fresh: Array, weight: Array, _: tuple[()]
-        ) -> tuple[Slabs, tuple[()], tuple[Array, Array]]:
+        def block(total: Panels, rows: Array, weights: Array) -> tuple[Panels, Array, Array]:
             # Projected onto the complement, not subtracted: a small residual keeps its digits.
-            outside = jnp.matmul(rows, complement, precision="highest")
+            outside = rows @ complement
             norm = jnp.sqrt(jnp.sum(outside**2, axis=1))
             smoothed = jnp.maximum(norm, smoothing)
-            total = add_gram(total, rows, jnp.where(fresh, weight * smoothed ** (p - 2), 0))
+            total = add_gram(total, rows, weights * smoothed ** (p - 2))
             # |r|^p, and below ε the quadratic that touches it there: what a step lowers.
-            bowl = smoothed**p + p / 2 * smoothed ** (p - 2) * (norm**2 - smoothed**2)
-            return total, (), (norm**p, bowl)
+            majorizer = smoothed**p + p / 2 * smoothed ** (p - 2) * (norm**2 - smoothed**2)
+            return total, norm**p, majorizer
 
-        total, _, (sums, bowls) = scan_rows(block, problem.rows, no_gram(d, dtype), given=weights)
-        objective, merit = root_of_sum(problem, sums), root_of_sum(problem, bowls)
-        return _Pass(basis, objective, merit, whole_gram(total), smoothing)
+        total, powers, majorizers = fold_rows(block, problem.rows, no_gram(d, dtype), problem.row_weights)
+        objective, surrogate = root_of_sum(problem, powers), root_of_sum(problem, majorizers)
+        return _Pass(basis, objective, surrogate, whole_gram(total), smoothing)
 
     def step(last: _Pass) -> tuple[_Pass, Array, Scalar, Bool[Array, ""]]:
         _, basis = descending_eigh(last.gram)
         now = measure(basis, jnp.maximum(last.smoothing / 10, floor))
-        small = problem.tol * now.merit
-        sharp = (now.merit - now.objective <= small) | (now.smoothing <= floor)
-        return now, basis[:, :rank].T, now.objective, sharp & (last.merit - now.merit <= small)
+        small = problem.tol * now.surrogate
+        sharp = (now.surrogate - now.objective <= small) | (now.smoothing <= floor)
+        return now, basis[:, :rank].T, now.objective, sharp & (last.surrogate - now.surrogate <= small)
 
     smoothing = jnp.maximum(mean_row / 10, floor)
     passes = [measure(basis, smoothing) for basis in starting_bases(problem, rank, init)]
@@ -148,7 +145,4 @@ def _solve(problem: Scaled, rank: int, init: Init) -> Solution:
 
 
 def _squared_norms(rows: Rows) -> Float[Array, " n"]:
-    def block(total: tuple[()], piece: Array, *_: Any) -> tuple[tuple[()], tuple[()], Array]:
-        return total, (), jnp.sum(piece**2, axis=1)
-
-    return scan_rows(block, rows)[2]
+    return map_rows(lambda piece: jnp.sum(piece**2, axis=1), rows)

@@ -14,10 +14,10 @@ from lpjax._lapack import descending_eigh
 from lpjax.objectives import Over
 from lpjax.solvers._core.geometry import Coordinates, axes, coordinates, truncate
 from lpjax.solvers._core.problem import Problem, default_tol, finish, make_problem, normalize
-from lpjax.solvers._core.rows import over_devices, scan_rows
-from lpjax.solvers._core.sharded import spread
+from lpjax.solvers._core.rows import fold_rows, over_devices
+from lpjax.solvers._core.sharded import run_sharded
 from lpjax.solvers._core.solution import Ellipsoid, Solution
-from lpjax.solvers._core.spectrum import Slabs, add_gram, no_gram, whole_gram
+from lpjax.solvers._core.spectrum import Panels, add_gram, no_gram, whole_gram
 
 
 def lewis(
@@ -66,7 +66,7 @@ def lewis(
         row_weights=row_weights,
         from_file=True,
     )
-    return spread(_lewis, problem, rank=rank, over=over)
+    return run_sharded(_lewis, problem, rank=rank, over=over)
 
 
 @functools.partial(jax.jit, static_argnames=("rank", "over"))
@@ -132,17 +132,17 @@ def fixed_point(coords: Coordinates, p: Scalar, tol: Scalar, num_iters: Scalar) 
     rows, dtype = coords.rows, coords.rows.dtype
 
     def advance(state: FixedPoint) -> FixedPoint:
-        whitening = jnp.matmul(coords.whitening, state.inverse, precision="highest")
+        whitening = coords.whitening @ state.inverse
 
-        def block(total: Slabs, rows: Array, fresh: Array, *_: Any) -> tuple[Slabs, tuple[()], Array]:
-            white = jnp.matmul(rows, whitening, precision="highest")
+        def block(total: Panels, rows: Array, once: Array) -> tuple[Panels, Array]:
+            white = rows @ whitening
             mapped = jnp.sum(white**2, axis=1) ** (p / 2)
             # w^{1−2/p}; a row of zeros has weight zero and no share in the metric.
-            counted = fresh & (mapped > 0)
+            counted = (once > 0) & (mapped > 0)
             powers = jnp.where(counted, jnp.where(counted, mapped, 1) ** (1 - 2 / p), 0)
-            return add_gram(total, white, powers), (), mapped
+            return add_gram(total, white, powers), mapped
 
-        total, _, mapped = scan_rows(block, rows, no_gram(whitening.shape[1], dtype))
+        total, mapped = fold_rows(block, rows, no_gram(whitening.shape[1], dtype), None)
         metric = whole_gram(total)
         mass = over_devices(jax.lax.psum, jnp.sum(mapped), rows.axes)
         scale = coords.dimension / jnp.maximum(mass, jnp.finfo(dtype).tiny)
@@ -160,8 +160,8 @@ def fixed_point(coords: Coordinates, p: Scalar, tol: Scalar, num_iters: Scalar) 
         contraction = jnp.minimum(jnp.abs(1 - p / 2), seen)
         return FixedPoint(
             weights,
-            jnp.matmul(roots[:, None] * vectors.T, state.factor, precision="highest"),
-            jnp.matmul(state.inverse, vectors * inverse_roots[None, :], precision="highest"),
+            (roots[:, None] * vectors.T) @ state.factor,
+            state.inverse @ (vectors * inverse_roots[None, :]),
             change,
             contraction * change,
             state.num_iters + 1,

@@ -14,7 +14,7 @@ from lpjax._lapack import svd
 from lpjax.objectives import Over
 from lpjax.solvers._core.geometry import Coordinates, axes, coordinates, truncate
 from lpjax.solvers._core.problem import Problem, finish, make_problem, normalize
-from lpjax.solvers._core.sharded import spread
+from lpjax.solvers._core.sharded import run_sharded
 from lpjax.solvers._core.solution import Ellipsoid, Solution
 
 _ASCENTS = 4  # steps from the longest axis towards the farthest point of the ellipsoid, for a deeper cut
@@ -61,7 +61,7 @@ def lowner(
             negative.
     """
     problem = make_problem(matrix, rank, solver="lowner", p=p, num_iters=num_iters, tol=tol, row_weights=row_weights)
-    return spread(_lowner, problem, whole=True, rank=rank, over=over, limit=num_iters)
+    return run_sharded(_lowner, problem, whole=True, rank=rank, over=over, limit=num_iters)
 
 
 @functools.partial(jax.jit, static_argnames=("rank", "over", "limit"))
@@ -95,7 +95,7 @@ class _Cuts(NamedTuple):
 
 
 def _cut(coords: Coordinates, p: Scalar, tol: Scalar, limit: int) -> _Cuts:
-    basis = jnp.matmul(coords.rows.read(), coords.whitening, precision="highest")
+    basis = coords.rows.read() @ coords.whitening
     dimension = coords.dimension
     dtype = basis.dtype
 
@@ -104,7 +104,7 @@ def _cut(coords: Coordinates, p: Scalar, tol: Scalar, limit: int) -> _Cuts:
 
     def look(points: Array, log_volumes: Array, num_iters: Array) -> _Cuts:
         """Find the subgradient at (nearly) the farthest point of E from the level set, and bound that distance."""
-        images = jnp.matmul(basis, points, precision="highest")
+        images = basis @ points
         lengths = norm(images)
 
         def subgradient(image: Array) -> Array:
@@ -112,16 +112,16 @@ def _cut(coords: Coordinates, p: Scalar, tol: Scalar, limit: int) -> _Cuts:
             small = jnp.abs(image) <= jnp.sqrt(jnp.finfo(dtype).eps) * jnp.max(jnp.abs(image))
             powers = jnp.where(small, 0, jnp.sign(image) * jnp.abs(image) ** (p - 1))
             scale = jnp.maximum(norm(image), jnp.finfo(dtype).tiny) ** (p - 1)
-            return jnp.matmul(basis.T, powers, precision="highest") / scale
+            return basis.T @ powers / scale
 
         def ascend(_: Array, normal: Array) -> Array:
             # The point of E farthest along g is Gg/√(gᵀGg); ‖A·‖_p, convex, is no smaller there.
-            along = jnp.matmul(points.T, normal, precision="highest")
+            along = points.T @ normal
             unit = along / jnp.maximum(jnp.linalg.norm(along), jnp.finfo(dtype).tiny)
-            return subgradient(jnp.matmul(images, unit, precision="highest"))
+            return subgradient(images @ unit)
 
         normal = jax.lax.fori_loop(0, _ASCENTS, ascend, subgradient(images[:, jnp.argmax(lengths)]))
-        reach = jnp.linalg.norm(jnp.matmul(points.T, normal, precision="highest"))
+        reach = jnp.linalg.norm(points.T @ normal)
         # Any point of E is Σ c_j x_j over the columns with ‖c‖₂ ≤ 1; and |a_iᵀx|² ≤ a_iᵀGa_i there.
         upper = jnp.minimum(jnp.linalg.norm(lengths), norm(jnp.sqrt(jnp.sum(images**2, axis=1))))
         converged = reach <= (1 + tol) * jnp.sqrt(dimension)
@@ -129,14 +129,14 @@ def _cut(coords: Coordinates, p: Scalar, tol: Scalar, limit: int) -> _Cuts:
 
     def advance(state: _Cuts) -> _Cuts:
         alpha_squared = 1 / state.reach**2
-        unit = jnp.matmul(state.points.T, state.normal, precision="highest") / state.reach
-        b = jnp.matmul(state.points, unit, precision="highest")
+        unit = state.points.T @ state.normal / state.reach
+        b = state.points @ unit
         # r = 1: G = bbᵀ, and the first term is gone.
-        spread = jnp.where(dimension > 1, dimension * (1 - alpha_squared) / jnp.maximum(dimension - 1, 1), 1)
-        # G = XXᵀ and b = Xu with ‖u‖ = 1, so the cut of G is √spread·X(I − uuᵀ) + √(rα²)·Xuuᵀ of X.
-        along = jnp.sqrt(dimension * alpha_squared) - jnp.sqrt(spread)
-        points = jnp.sqrt(spread) * state.points + along * b[:, None] * unit[None, :]
-        log_volume = ((dimension - 1) * jnp.log(spread) + jnp.log(dimension * alpha_squared)) / 2
+        growth = jnp.where(dimension > 1, dimension * (1 - alpha_squared) / jnp.maximum(dimension - 1, 1), 1)
+        # G = XXᵀ and b = Xu with ‖u‖ = 1, so the cut of G is √growth·X(I − uuᵀ) + √(rα²)·Xuuᵀ of X.
+        along = jnp.sqrt(dimension * alpha_squared) - jnp.sqrt(growth)
+        points = jnp.sqrt(growth) * state.points + along * b[:, None] * unit[None, :]
+        log_volume = ((dimension - 1) * jnp.log(growth) + jnp.log(dimension * alpha_squared)) / 2
         later = jnp.arange(limit, dtype=jnp.int32) >= state.num_iters
         return look(points, state.log_volumes + jnp.where(later, log_volume, 0), state.num_iters + 1)
 

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 
 from lpjax.objectives import Over
 from lpjax.solvers._core.problem import Problem, Scaled, finish, make_problem, normalize, project
-from lpjax.solvers._core.sharded import spread
+from lpjax.solvers._core.sharded import run_sharded
 from lpjax.solvers._core.solution import Solution
 from lpjax.solvers._core.spectrum import right_singular
 
@@ -60,7 +60,7 @@ def svd(
         metric=metric,
         from_file=True,
     )
-    return spread(_svd, problem, rank=rank, over="rows" if metric is not None else over)
+    return run_sharded(_svd, problem, rank=rank, over="rows" if metric is not None else over)
 
 
 @functools.partial(jax.jit, static_argnames=("rank", "over"))

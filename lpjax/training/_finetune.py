@@ -14,7 +14,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from lpjax._check import check_settings
-from lpjax._mesh import by_rows, data_mesh, replicated, spread
+from lpjax._mesh import by_rows, data_mesh, put_sharded, replicated
 from lpjax.checkpoint import Checkpoint
 from lpjax.data.batching import Batch, Tokens, collate, round_up, shuffled
 from lpjax.glue.data import Examples
@@ -173,7 +173,7 @@ def finetune(
         parts = _parts(learn, batch, labels, settings, round_up(settings.rows, mesh, config))
         return train_step(
             state,
-            *spread(parts, by_rows(mesh, axis=1)),
+            *put_sharded(parts, by_rows(mesh, axis=1)),
             jax.random.fold_in(key, step),
             jnp.float32(schedule(step)),
             config=config,

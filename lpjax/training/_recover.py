@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from lpjax._check import check_settings
-from lpjax._mesh import by_rows, data_mesh, replicated, spread
+from lpjax._mesh import by_rows, data_mesh, put_sharded, replicated
 from lpjax.checkpoint import Checkpoint
 from lpjax.data.batching import Batch, Tokens, collate, round_up, shuffled
 from lpjax.evaluation.divergence import Divergence, disagreement
@@ -189,12 +189,12 @@ def recover(
         inputs, weights = _batch(tokens, batch, rows)
         epoch, before = divmod(step, per_epoch)
         inputs = kind.prepare(inputs, tokens, np.random.default_rng([settings.seed, epoch, before + 1]))
-        wanted = _teach(teacher, config, spread(inputs, by_rows(mesh)), kind)
+        wanted = _teach(teacher, config, put_sharded(inputs, by_rows(mesh)), kind)
         return train_step(
             state,
-            spread(_part(inputs), by_rows(mesh, axis=1)),
+            put_sharded(_part(inputs), by_rows(mesh, axis=1)),
             _part(wanted),
-            spread(_part(weights), by_rows(mesh, axis=1)),
+            put_sharded(_part(weights), by_rows(mesh, axis=1)),
             jax.random.key(0),  # of no dropout
             jnp.float32(_share(log.curve) * schedule(step)),
             config=config,
@@ -219,7 +219,7 @@ def recover(
         if found < log.curve[log.best]["divergence"]:
             run.best, log.best = jax.device_get(run.state), len(log.curve) - 1
         else:
-            run.state = spread(run.best, replicated(mesh))
+            run.state = put_sharded(run.best, replicated(mesh))
 
     fit(
         run,

@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array
 
 from lpjax._check import check_seed, check_whole
-from lpjax._mesh import by_rows, data_mesh, fetch, replicated, spread
+from lpjax._mesh import by_rows, data_mesh, fetch, put_sharded, replicated
 from lpjax.checkpoint import Checkpoint
 from lpjax.data.batching import by_length, collate, round_up
 from lpjax.models import ModelConfig, device_params
@@ -100,11 +100,11 @@ def calibrate(
     sums, done, rng = Sums(), 0, np.random.default_rng(seed)
     shape = (rows,) if values is None else (rows, *values.shape[1:])
     for index, batch in enumerate(by_length(tokens, rows)):
-        inputs = spread(kind.prepare(collate(tokens, batch, rows), tokens, rng), by_rows(mesh))
+        inputs = put_sharded(kind.prepare(collate(tokens, batch, rows), tokens, rng), by_rows(mesh))
         given = np.zeros(shape, np.float32)
         given[: len(batch.rows)] = 0 if values is None else values[batch.rows]
         key = jax.random.fold_in(jax.random.key(seed), index)
-        batch_sums = _sums(weights, inputs, spread(given, by_rows(mesh)), key, watched, config, kind, target, mesh)
+        batch_sums = _sums(weights, inputs, put_sharded(given, by_rows(mesh)), key, watched, config, kind, target, mesh)
         if not index:
             _require_run(batch_sums)
         sums.add(batch_sums)

@@ -1,4 +1,4 @@
-"""The plan of admm_entries: what it says, and what it is worth."""
+"""The schedule of admm_entries: what it says, and what it is worth."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import lpjax
-from lpjax.solvers._admm_entries import _planned
+from lpjax.solvers._admm_entries import _scheduled
 from tests.helpers import heavy_tailed
 
 pytestmark = pytest.mark.optimized
@@ -33,7 +33,7 @@ def optimum_of_irls(rank: int, p: float) -> float:
 @pytest.mark.covering(0)
 @pytest.mark.parametrize(("p", "steps", "share"), [(1.0, 5, 0.5), (1.0, 16, 0.15), (1.5, 4, 0.4), (1.5, 16, 0.1)])
 @pytest.mark.parametrize("rank", [6, pytest.param(20, marks=pytest.mark.slow), 30])
-def test_a_short_plan_comes_near_the_optimum(p, steps, share, rank, x64):
+def test_a_short_schedule_comes_near_the_optimum(p, steps, share, rank, x64):
     """Of what alternating IRLS finds below the SVD in hundreds of sweeps."""
     matrix = noisy(400, 40)
     optimum = optimum_of_irls(rank, p)
@@ -42,16 +42,16 @@ def test_a_short_plan_comes_near_the_optimum(p, steps, share, rank, x64):
     assert (found - optimum) / (start - optimum) <= share
 
 
-def test_a_plan_that_ends_in_time_beats_one_that_is_cut_short(x64):
+def test_a_schedule_that_ends_in_time_beats_one_that_is_cut_short(x64):
     matrix = noisy(400, 40)
     run = functools.partial(lpjax.admm_entries, matrix, 20, p=1.0, init="svd", num_iters=10)
-    assert run().objective == run(plan=10).objective
-    assert run().objective < 0.995 * run(plan=100).objective
+    assert run().objective == run(schedule=10).objective
+    assert run().objective < 0.995 * run(schedule=100).objective
 
 
-def test_after_a_plan_follows_a_longer_one(x64):
+def test_after_a_schedule_follows_a_longer_one(x64):
     matrix = noisy(400, 40)
-    run = functools.partial(lpjax.admm_entries, matrix, 20, p=1.0, plan=5, tol=0.0)
+    run = functools.partial(lpjax.admm_entries, matrix, 20, p=1.0, schedule=5, tol=0.0)
     short, long = run(num_iters=5), run(num_iters=15)
     assert (short.num_iters, long.num_iters) == (5, 15)
     assert long.objective < 0.99 * short.objective
@@ -63,22 +63,22 @@ def test_after_a_plan_follows_a_longer_one(x64):
 
 @pytest.mark.parametrize("sparse", [False, True])
 @pytest.mark.parametrize("p", [1.0, 1.25, 1.75, 2.0])
-def test_what_a_plan_says(p, sparse, x64):
+def test_what_a_schedule_says(p, sparse, x64):
     for length in (1, 2, 3, 5, 16, 100, 3000):
         for share in (0.01, 0.5, 1.0):
             steps = [
-                _planned(jnp.asarray(age), jnp.asarray(length), jnp.asarray(p), share, jnp.asarray(sparse))
+                _scheduled(jnp.asarray(age), jnp.asarray(length), jnp.asarray(p), share, jnp.asarray(sparse))
                 for age in range(0, length, 7)
             ]
             rho = np.asarray([step.rho for step in steps])
             assert np.all((rho > 1e-4) & (rho < 1e4))
             assert rho[-1] >= rho[0]
-            assert all(0 < step.relaxation < 2 and 0 <= step.damping <= 1 for step in steps)
+            assert all(0 < step.alpha < 2 and 0 <= step.delta <= 1 for step in steps)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 20, 21, 30, 59, 61, 90, 141, 1000])
-def test_plans_fit_into_the_steps(steps, x64):
-    """Whatever their number, all steps are done, unless a plan brings nothing; and more of them do no worse."""
+def test_schedules_fit_into_the_steps(steps, x64):
+    """Whatever their number, all steps are done, unless a schedule brings nothing; and more of them do no worse."""
     matrix = noisy(60, 12)
     run = functools.partial(lpjax.admm_entries, matrix, 4, p=1.0, tol=0.0)
     found = run(num_iters=steps)
@@ -89,7 +89,7 @@ def test_plans_fit_into_the_steps(steps, x64):
 
 @pytest.mark.parametrize("share", [0.02, 0.05, 0.1])
 @pytest.mark.parametrize(("n", "d", "rank"), [(120, 60, 8), (60, 120, 8), (120, 60, 12), (300, 40, 3)])
-def test_planted_outliers_are_recovered_exactly(n, d, rank, share, x64):
+def test_scheduleted_outliers_are_recovered_exactly(n, d, rank, share, x64):
     rng = np.random.default_rng(rank)
     truth = rng.normal(size=(n, rank)) @ rng.normal(size=(rank, d))
     corrupted = truth + 3 * truth.std() * rng.choice([-1, 0, 1], p=[share / 2, 1 - share, share / 2], size=truth.shape)
@@ -98,7 +98,7 @@ def test_planted_outliers_are_recovered_exactly(n, d, rank, share, x64):
     assert error < 1e-7
 
 
-def test_planted_outliers_are_recovered_from_a_start_that_the_first_plan_does_not_better(x64):
+def test_scheduleted_outliers_are_recovered_from_a_start_that_the_first_schedule_does_not_better(x64):
     rng = np.random.default_rng(0)
     truth = rng.normal(size=(60, 4)) @ rng.normal(size=(4, 30))
     wild = 5 * rng.choice([-1, 0, 1], p=[0.03, 0.94, 0.03], size=truth.shape)
@@ -108,14 +108,14 @@ def test_planted_outliers_are_recovered_from_a_start_that_the_first_plan_does_no
     assert np.linalg.norm(found.left @ found.right - truth) < 1e-9 * np.linalg.norm(truth)
 
 
-def test_plan_may_be_traced_and_mapped():
+def test_schedule_may_be_traced_and_mapped():
     matrix = jnp.asarray(heavy_tailed(17, 7), jnp.float32)
     run = functools.partial(lpjax.admm_entries, matrix, 3, num_iters=6)
-    found = jax.vmap(lambda plan: run(plan=plan).objective)(jnp.asarray([2, 6]))
-    assert np.allclose(found, [run(plan=2).objective, run(plan=6).objective], rtol=1e-4)
+    found = jax.vmap(lambda schedule: run(schedule=schedule).objective)(jnp.asarray([2, 6]))
+    assert np.allclose(found, [run(schedule=2).objective, run(schedule=6).objective], rtol=1e-4)
 
 
-@pytest.mark.parametrize("plan", [0, -1, 2.5, "long"])
-def test_bad_plans(plan):
-    with pytest.raises(ValueError, match="`plan` is"):
-        lpjax.admm_entries(np.ones((5, 4), np.float32), 2, plan=plan)
+@pytest.mark.parametrize("schedule", [0, -1, 2.5, "long"])
+def test_bad_schedules(schedule):
+    with pytest.raises(ValueError, match="`schedule` is"):
+        lpjax.admm_entries(np.ones((5, 4), np.float32), 2, schedule=schedule)

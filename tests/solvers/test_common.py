@@ -279,7 +279,7 @@ def test_never_worse_than_the_start_and_monotone(name, p, x64):
         pytest.skip("no start to compare with")
     over = OBJECTIVE[name]
     matrix = jnp.asarray(heavy_tailed(17, 7))
-    plan = {"plan": 30} if name == "admm_entries" else {}  # without it, each limit has a plan of its own
+    plan = {"schedule": 30} if name == "admm_entries" else {}  # without it, each limit has a schedule of its own
     starts = {init: solve(init, matrix, 3, p=p, over=over).objective for init in ("svd", "lewis")}
     for init in ("svd", "lewis"):
         values = [

@@ -99,7 +99,7 @@ def test_a_clipped_start_is_not_taken_for_the_optimum_at_p2(name):
 def test_every_step_of_irls_lowers_the_objective(name, p, monkeypatch):
     """Each iterate's own objective, not the best so far; and what a step minimises, the objective smoothed at ε."""
     module = importlib.import_module(f"lpjax.solvers._{name}")
-    objectives, merits = [], []
+    objectives, surrogates = [], []
 
     def descend(step, state, candidate, value, num_iters, optimal):
         objectives.append(float(value))
@@ -107,13 +107,13 @@ def test_every_step_of_irls_lowers_the_objective(name, p, monkeypatch):
         for _ in range(25):
             state, candidate, value, _ = step(state)
             objectives.append(float(value))
-            merits.append(float(state.merit))
+            surrogates.append(float(state.surrogate))
         return Outcome(candidate, value, num_iters, optimal)
 
     monkeypatch.setattr(module, "descend", descend)
     problem = make_problem(heavy_tailed(30, 8), 3, solver=name, p=p, num_iters=25, tol=0.0)
     getattr(module, f"_{name}").__wrapped__(problem, 3, "svd")
-    for values in (objectives, merits):
+    for values in (objectives, surrogates):
         assert np.all(np.diff(values) <= 1e-12 * values[0])
     assert objectives[-1] < 0.995 * objectives[0]
 

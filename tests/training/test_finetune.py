@@ -18,7 +18,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 import lpjax
-from lpjax._mesh import by_rows, data_mesh, replicated, spread
+from lpjax._mesh import by_rows, data_mesh, put_sharded, replicated
 from lpjax._tree import walk
 from lpjax.checkpoint import Checkpoint
 from lpjax.glue import TASKS, evaluate
@@ -101,7 +101,7 @@ def step_with(checkpoint: Checkpoint, state: TrainState, optimizer: Any, batch: 
     mesh, dtype = data_mesh(), jax.tree.leaves(state.params)[0].dtype
     return train_step(
         jax.device_put(jax.tree.map(jnp.copy, state), replicated(mesh)),
-        *spread(batch, by_rows(mesh, axis=1)),
+        *put_sharded(batch, by_rows(mesh, axis=1)),
         jax.random.key(key),
         jnp.asarray(rate, dtype),
         config=checkpoint.config,

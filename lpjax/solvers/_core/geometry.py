@@ -56,7 +56,7 @@ def coordinates(problem: Scaled, rank: int | None = None) -> Coordinates:
 def axes(coords: Coordinates, factor: Float[Array, "r r"]) -> tuple[Float[Array, " r"], Float[Array, "d r"]]:
     """D and V of M = V D² Vᵀ, for the metric FᵀF in coordinates: the SVD of F diag(s), by which D is not squared."""
     _, values, transposed = svd(factor * coords.singular_values[None, :])
-    return values, jnp.matmul(coords.vectors, transposed.T, precision="highest")
+    return values, coords.vectors @ transposed.T
 
 
 def truncate(

@@ -21,7 +21,7 @@ from lpjax._lapack import eigh, with_pseudo_inverse
 from lpjax._numbers import numbers, require_representable, solving_dtype
 from lpjax.objectives import Over, blocked_sum, power_sums
 from lpjax.solvers._core.mapped import Mapped, map_matrix
-from lpjax.solvers._core.rows import Rows, over_devices, scan_rows
+from lpjax.solvers._core.rows import Rows, map_rows, over_devices
 from lpjax.solvers._core.solution import Solution
 from lpjax.solvers.table import SOLVERS
 
@@ -187,7 +187,7 @@ def require_products(solution: Solution) -> Solution:
     Raises:
         ValueError: it has one; the matrix is too near the end of its dtype's range.
     """
-    if bool(jnp.any(jnp.isnan(jnp.matmul(solution.left, solution.right, precision="highest")))):
+    if bool(jnp.any(jnp.isnan(solution.left @ solution.right))):
         raise ValueError(
             f"`matrix` is so near the end of the range of {solution.left.dtype} that sums within left @ right "
             "overflow; scale it, such as by 2**-8"
@@ -265,9 +265,9 @@ def normalize(problem: Problem) -> tuple[Scaled, Scaling]:
         if isinstance(matrix, Mapped):
             rows = dataclasses.replace(rows, turn=half)
         else:  # once, not in every pass
-            rows = Rows(jnp.matmul(rows.read(), half, precision="highest"), axes=problem.axes)
+            rows = Rows(rows.read() @ half, axes=problem.axes)
         if init is not None:
-            init = (init[0], jnp.matmul(init[1], half, precision="highest"))
+            init = (init[0], init[1] @ half)
     found = Scaled(rows, problem.p, weights, problem.tol, problem.num_iters, init)
     return found, Scaling(exponent, weight_exponent, metric_exponent, inverse_half, finite, problem.axes)
 
@@ -283,12 +283,11 @@ def _square_roots(metric: Float[Array, "d d"]) -> tuple[Float[Array, "d d"], Flo
 def project(problem: Scaled, right: Float[Array, "k d"], over: Over) -> tuple[Float[Array, "n k"], Scalar]:
     """left = A Rᵀ for R of orthonormal rows, and the ℓp objective of the pair."""
 
-    def block(total: tuple[()], rows: Array, *_: Any) -> tuple[tuple[()], tuple[()], tuple[Array, Array]]:
-        left = jnp.matmul(rows, right.T, precision="highest")
-        residual = rows - jnp.matmul(left, right, precision="highest")
-        return total, (), (left, power_sums(residual, problem.p, over))
+    def of_rows(rows: Array) -> tuple[Array, Array]:
+        left = rows @ right.T
+        return left, power_sums(rows - left @ right, problem.p, over)
 
-    left, sums = scan_rows(block, problem.rows)[2]
+    left, sums = map_rows(of_rows, problem.rows)
     return left, root_of_sum(problem, sums)
 
 
@@ -308,11 +307,7 @@ def over_residual(
     problem: Scaled, left: Float[Array, "n k"], right: Float[Array, "k d"], summary: Callable[[Array], Any]
 ) -> Any:
     """What `summary` says of each row of A − LR, in arrays of as many rows."""
-
-    def block(total: tuple[()], rows: Array, _: Array, left: Array, *__: Any) -> tuple[tuple[()], tuple[()], Any]:
-        return total, (), summary(rows - jnp.matmul(left, right, precision="highest"))
-
-    return scan_rows(block, problem.rows, given=left)[2]
+    return map_rows(lambda rows, left: summary(rows - left @ right), problem.rows, left)
 
 
 def root_of_sum(problem: Scaled, sums: Float[Array, " n"]) -> Scalar:
@@ -329,7 +324,7 @@ def finish(solution: Solution, scaling: Scaling, p: Scalar) -> Solution:
     """
     left, right, ellipsoid, dtype = solution.left, solution.right, solution.ellipsoid, solution.left.dtype
     if scaling.metric_inverse_half is not None:
-        right = jnp.matmul(right, scaling.metric_inverse_half, precision="highest")
+        right = right @ scaling.metric_inverse_half
     a, b = scaling.matrix + scaling.metric, -scaling.metric
     largest = over_devices(jax.lax.pmax, largest_bits(left), scaling.axes)
     sizes = exponent_of(largest, dtype), largest_exponent(right)

@@ -72,8 +72,8 @@ class Rows:
         piece = piece if self.exponent is None else scaled(piece, self.exponent, once=True)
         return piece if self.finite is None else jnp.where(self.finite, piece, 0)
 
-    def thinned(self, stride: int) -> Rows:
-        """Every so-manieth row of a matrix in memory that has no row factors."""
+    def strided(self, stride: int) -> Rows:
+        """Every `stride`-th row of a matrix in memory that has no row factors."""
         assert not isinstance(self.matrix, Mapped)
         assert self.row_factors is None
         return dataclasses.replace(self, matrix=self.matrix[::stride])
@@ -89,36 +89,45 @@ class Rows:
             row_factors = jax.lax.dynamic_slice_in_dim(row_factors, start, count)
         rows = self._scaled(rows)
         if self.turn is not None:
-            rows = jnp.matmul(rows, self.turn, precision="highest")
+            rows = rows @ self.turn
         if self.limit is not None:
             rows = jnp.clip(rows, -self.limit, self.limit)
         return rows if row_factors is None else rows * row_factors[:, None]
 
 
-def scan_rows(
-    block: Callable[..., tuple[Any, Any, Any]],
-    rows: Rows,
-    total: Any = (),
-    *,
-    given: Any = (),
-    state: Any = (),
-) -> tuple[Any, Any, Any]:
-    """Visit every row once, a block at a time.
+def map_rows(f: Callable[..., Any], rows: Rows, *given: Array) -> Any:
+    """What `f` makes of every row, a block at a time.
 
     Args:
-        block: (total, rows, fresh, given, state) -> (total, state, output), each of the block's m rows. The last
-            block is as long as the others and may begin with rows that were visited already: `fresh`, shape (m,), is
-            false there, and `total` must not count them again.
+        f: (m rows, *their rows of `given`) -> pytree of arrays (m, …).
         rows: the matrix.
-        total: what blocks add to, a pytree of zeros.
-        given: pytree of arrays (n, …) that are only read.
-        state: pytree of arrays (n, …) that are updated in place.
+        given: arrays (n, …).
 
     Returns:
-        (total, state, output): the sum over all devices, and what belongs to the n rows of this one.
+        The same pytree of arrays (n, …), for the n rows of this device.
     """
-    total, state, output = _scan_own_rows(block, rows, total, given, state)
-    return over_devices(jax.lax.psum, total, rows.axes), state, output
+    return _visit(lambda _, piece, __, *parts: ((), f(piece, *parts)), rows, (), None, given, updated=0)[1]
+
+
+def fold_rows(
+    block: Callable[..., tuple[Any, ...]], rows: Rows, total: Any, weights: Float[Array, " n"] | None, *state: Array
+) -> tuple[Any, ...]:
+    """Add up what blocks of rows contribute, each row once; on the way, make arrays of the rows.
+
+    Args:
+        block: (total, m rows, their weights, *their rows of `state`) -> (total, *arrays (m, …)). The last block is as
+            long as the others and may share rows with the one before it: those have weight 0 the second time.
+        rows: the matrix.
+        total: what blocks add to, a pytree of zeros.
+        weights: of the rows, shape (n,); None for ones.
+        state: arrays (n, …) that the first arrays of `block` replace in place.
+
+    Returns:
+        (total, *arrays (n, …)): the sum over all devices, and what belongs to the n rows of this one.
+    """
+    weights = jnp.ones(rows.matrix.shape[0], rows.dtype) if weights is None else weights
+    total, *arrays = _visit(block, rows, total, weights, state, updated=len(state))
+    return over_devices(jax.lax.psum, total, rows.axes), *arrays
 
 
 def over_devices(collective: Callable[..., Any], tree: Any, axes: tuple[str, ...]) -> Any:
@@ -126,46 +135,43 @@ def over_devices(collective: Callable[..., Any], tree: Any, axes: tuple[str, ...
     return collective(tree, axes) if axes and jax.tree.leaves(tree) else tree
 
 
-def _scan_own_rows(
-    block: Callable[..., tuple[Any, Any, Any]], rows: Rows, total: Any, given: Any, state: Any
-) -> tuple[Any, Any, Any]:
+def _visit(
+    block: Callable[..., tuple[Any, ...]], rows: Rows, total: Any, weights: Any, given: tuple[Array, ...], updated: int
+) -> tuple[Any, ...]:
+    """`fold_rows` on the rows of this device; of the arrays `given` the first `updated` are replaced."""
     n, d = rows.matrix.shape
     count = max(1, math.ceil(n * d / (_CPU_ENTRIES if jax.default_backend() == "cpu" else _ACCELERATOR_ENTRIES)))
     height = math.ceil(n / count)
     if count == 1:
-        return block(total, rows.read(), jnp.ones(n, bool), given, state)
+        return block(total, rows.read(), weights, *given)
 
     def pieces(tree: Any, start: Any) -> Any:
         return jax.tree.map(lambda array: jax.lax.dynamic_slice_in_dim(array, start, height), tree)
 
-    def write(array: Array, piece: Array, start: Any) -> Array:
-        return jax.lax.dynamic_update_slice_in_dim(array, piece, start, 0)
+    def visit(total: Any, given: tuple[Array, ...], start: Any, fresh: Array) -> tuple[Any, ...]:
+        weight = None if weights is None else jnp.where(fresh, pieces(weights, start), 0)
+        return block(total, rows.read(start, height), weight, *pieces(given, start))
 
-    def visit(total: Any, state: Any, start: Any, fresh: Array) -> tuple[Any, Any, Any]:
-        return block(total, rows.read(start, height), fresh, pieces(given, start), pieces(state, start))
-
-    def step(index: Any, carry: tuple[Any, Any, Any]) -> tuple[Any, Any, Any]:
-        total, *old = carry
+    def step(index: Any, carry: tuple[Any, list[Any]]) -> tuple[Any, list[Any]]:
+        total, arrays = carry
         start = jnp.minimum(index * height, n - height)
         fresh = start + jnp.arange(height) >= index * height
-        total, *new = visit(total, old[0], start, fresh)
-        if jax.tree.leaves(state):
-            # What was made of rows visited before was made of state that had been updated already.
-            new = jax.tree.map(lambda a, b: jnp.where(_along(fresh, a), a, b), new, pieces(old, start))
-        return total, *jax.tree.map(lambda a, b: write(a, b, start), old, new)
+        total, *new = visit(total, (*arrays[:updated], *given[updated:]), start, fresh)
+        if updated:
+            # What was made of rows visited before was made of arrays that had been replaced already.
+            new = jax.tree.map(lambda a, b: jnp.where(_along(fresh, a), a, b), new, pieces(arrays, start))
+        write = functools.partial(jax.lax.dynamic_update_slice_in_dim, start_index=start, axis=0)
+        return total, jax.tree.map(write, arrays, new)
 
-    shapes = jax.eval_shape(visit, total, state, 0, jnp.ones(height, bool))[2]
-    output = jax.tree.map(lambda leaf: jnp.zeros((n, *leaf.shape[1:]), leaf.dtype), shapes)
-    return jax.lax.fori_loop(0, count, step, (total, state, output))
+    shapes = jax.eval_shape(visit, total, given, 0, jnp.ones(height, bool))[1 + updated :]
+    made = jax.tree.map(lambda leaf: jnp.zeros((n, *leaf.shape[1:]), leaf.dtype), list(shapes))
+    total, arrays = jax.lax.fori_loop(0, count, step, (total, [*given[:updated], *made]))
+    return total, *arrays
 
 
 def multiply(rows: Rows, right: Float[Array, "d k"]) -> Float[Array, "n k"]:
     """A times a narrow matrix."""
-
-    def block(total: tuple[()], piece: Array, *_: Any) -> tuple[tuple[()], tuple[()], Array]:
-        return total, (), jnp.matmul(piece, right, precision="highest")
-
-    return scan_rows(block, rows)[2]
+    return map_rows(lambda piece: piece @ right, rows)
 
 
 def _along(mask: Bool[Array, " m"], array: Array) -> Array:

@@ -18,8 +18,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array
 
-from lpjax._mesh import replicated
-from lpjax._mesh import spread as lay_out
+from lpjax._mesh import put_sharded, replicated
 from lpjax.solvers._core.mapped import Mapped
 from lpjax.solvers._core.problem import Problem, require_products
 from lpjax.solvers._core.solution import Solution
@@ -27,8 +26,11 @@ from lpjax.solvers._core.solution import Solution
 Core = Callable[..., Solution]
 
 
-def spread(core: Core, problem: Problem, *given: Array, whole: bool = False, **static: Any) -> Solution:
+def run_sharded(core: Core, problem: Problem, *given: Array, whole: bool = False, **static: Any) -> Solution:
     """Run a jitted core where the rows of its matrix are: on one device, or on each with the rows it has.
+
+    All products in it have the highest precision that the device has, whatever precision the caller has set. It is set
+    out here, for jit's cache tells programs apart by it: a caller's setting neither leaks in nor compiles anew.
 
     A matrix with fewer rows than columns is solved whole by every device: its rows are no long dimension. Inside
     somebody's jit shardings are not known here, and XLA partitions the core as it sees fit.
@@ -43,9 +45,13 @@ def spread(core: Core, problem: Problem, *given: Array, whole: bool = False, **s
     Raises:
         ValueError: a matrix whose columns are spread.
     """
-    if problem.at_the_end:
-        problem = dataclasses.replace(problem, at_the_end=False)
-        return require_products(spread(core, problem, *given, whole=whole, **static))
+    with jax.default_matmul_precision("highest"):
+        if not problem.at_the_end:
+            return _run(core, problem, given, whole, static)
+        return require_products(_run(core, dataclasses.replace(problem, at_the_end=False), given, whole, static))
+
+
+def _run(core: Core, problem: Problem, given: tuple[Array, ...], whole: bool, static: dict[str, Any]) -> Solution:
     if isinstance(problem.matrix, Mapped):
         return jax.block_until_ready(core(problem, *given, **static))  # while the file is sure to be open
     found = row_mesh(problem.matrix)
@@ -117,5 +123,5 @@ def _specs(problem: Problem) -> Problem:
 def _place(leaf: Array, sharding: NamedSharding) -> Array:
     """`leaf` spread so; where it is known to this process, every process must know the same."""
     if leaf.is_fully_addressable and not sharding.is_fully_addressable:
-        return lay_out(np.asarray(leaf), sharding)
+        return put_sharded(np.asarray(leaf), sharding)
     return jax.device_put(leaf, sharding)

@@ -11,49 +11,49 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from lpjax._lapack import descending_eigh, qr, qr_triangle, svd
-from lpjax.solvers._core.rows import Rows, scan_rows
+from lpjax.solvers._core.rows import Rows, fold_rows
 
-_SLAB = 128  # rows of a slab at the least: thinner ones cost more than they save
+_PANEL = 128  # rows of a panel at the least: thinner ones cost more than they save
 
-Slabs = tuple[Float[Array, "_ _"], ...]
+Panels = tuple[Float[Array, "_ _"], ...]
 
 
-def no_gram(d: int, dtype: Any) -> Slabs:
-    """Zeros for `add_gram` to add to: the rows of a d × d matrix in up to four slabs, each from its diagonal on.
+def no_gram(d: int, dtype: Any) -> Panels:
+    """Zeros for `add_gram` to add to: the rows of a d × d matrix in up to four panels, each from its diagonal on.
 
-    A Gram matrix is symmetric. Without what lies below the slabs' diagonals there are up to 3/8 less of it to compute,
+    A Gram matrix is symmetric. Without what lies below the panels' diagonals there are up to 3/8 less of it to compute,
     and to tell other devices.
     """
-    height = math.ceil(d / min(max(d // _SLAB, 1), 4))
+    height = math.ceil(d / min(max(d // _PANEL, 1), 4))
     return tuple(jnp.zeros((min(height, d - start), d - start), dtype) for start in range(0, d, height))
 
 
-def add_gram(total: Slabs, matrix: Float[Array, "m d"], weights: Float[Array, " m"]) -> Slabs:
+def add_gram(total: Panels, matrix: Float[Array, "m d"], weights: Float[Array, " m"]) -> Panels:
     """total + Aᵀ diag(w) A."""
     weighted, d = (matrix * weights[:, None]).T, matrix.shape[1]
 
-    def add(slab: Array) -> Array:
-        height, width = slab.shape
+    def add(panel: Array) -> Array:
+        height, width = panel.shape
         start = d - width
-        return slab + jnp.matmul(weighted[start : start + height], matrix[:, start:], precision="highest")
+        return panel + weighted[start : start + height] @ matrix[:, start:]
 
-    return tuple(add(slab) for slab in total)
+    return tuple(add(panel) for panel in total)
 
 
-def whole_gram(total: Slabs) -> Float[Array, "d d"]:
+def whole_gram(total: Panels) -> Float[Array, "d d"]:
     """The matrix, exactly symmetric."""
     d = total[0].shape[1]
-    upper = jnp.concatenate([jnp.pad(slab, ((0, 0), (d - slab.shape[1], 0))) for slab in total])
+    upper = jnp.concatenate([jnp.pad(panel, ((0, 0), (d - panel.shape[1], 0))) for panel in total])
     return jnp.triu(upper) + jnp.triu(upper, 1).T
 
 
 def gram_of_rows(rows: Rows) -> Float[Array, "d d"]:
     """AᵀA."""
 
-    def block(total: Slabs, piece: Array, fresh: Array, *_: tuple[()]) -> tuple[Slabs, tuple[()], tuple[()]]:
-        return add_gram(total, piece, fresh.astype(piece.dtype)), (), ()
+    def block(total: Panels, piece: Array, weights: Array) -> tuple[Panels]:
+        return (add_gram(total, piece, weights),)
 
-    return whole_gram(scan_rows(block, rows, no_gram(rows.shape[1], rows.dtype))[0])
+    return whole_gram(fold_rows(block, rows, no_gram(rows.shape[1], rows.dtype), None)[0])
 
 
 def triangle_of_rows(rows: Rows) -> Float[Array, "d d"]:
@@ -63,16 +63,14 @@ def triangle_of_rows(rows: Rows) -> Float[Array, "d d"]:
     round, d² numbers from each device.
     """
 
-    def block(total: Array, piece: Array, fresh: Array, *_: tuple[()]) -> tuple[Array, tuple[()], tuple[()]]:
+    def block(total: Array, piece: Array, weights: Array) -> tuple[Array]:
         # Flat for a moment, which has one layout only: LAPACK wants columns, for which XLA would copy the whole matrix.
-        flat = jax.lax.optimization_barrier(jnp.where(fresh[:, None], piece, 0).reshape(-1))
-        piece = flat.reshape(piece.shape)
-        stacked = jnp.concatenate([total, piece])
-        return qr_triangle(stacked), (), ()
+        flat = jax.lax.optimization_barrier(jnp.where(weights[:, None] > 0, piece, 0).reshape(-1))
+        return (qr_triangle(jnp.concatenate([total, flat.reshape(piece.shape)])),)
 
     d = rows.shape[1]
     own = dataclasses.replace(rows, axes=())  # an R is no sum
-    triangle = scan_rows(block, own, jnp.zeros((d, d), rows.dtype))[0]
+    triangle = fold_rows(block, own, jnp.zeros((d, d), rows.dtype), None)[0]
     if not rows.axes:
         return triangle
     return qr_triangle(jax.lax.all_gather(triangle, rows.axes, tiled=True))
@@ -99,7 +97,7 @@ def right_singular(
         # and keeps the span of the leading columns.
         transposed = rows.read().T
         _, left = right_singular(Rows(transposed), tail_start, count)
-        vectors, triangle = qr(jnp.matmul(transposed, left, precision="highest"))
+        vectors, triangle = qr(transposed @ left)
         return jnp.abs(jnp.diagonal(triangle)), vectors
 
     eps = jnp.finfo(rows.dtype).eps

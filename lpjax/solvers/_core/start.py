@@ -102,7 +102,7 @@ def _sample(problem: Scaled) -> Scaled | None:
     if stride < 2 or own < stride:
         return None
     weights = problem.row_weights
-    rows = problem.rows.thinned(stride)
+    rows = problem.rows.strided(stride)
     return problem._replace(rows=rows, row_weights=None if weights is None else weights[::stride])
 
 
@@ -131,8 +131,8 @@ def _lewis_vectors(problem: Scaled, shared: Coordinates) -> Float[Array, "d r"]:
     maps = jnp.asarray(_LEWIS_MAPS, jnp.int32)
     point = fixed_point(shared, problem.p, jnp.zeros_like(problem.tol), maps)
     root = point.factor * shared.singular_values[None, :]
-    _, vectors = descending_eigh(jnp.matmul(root.T, root, precision="highest"))
-    return jnp.matmul(shared.vectors, vectors, precision="highest")
+    _, vectors = descending_eigh(root.T @ root)
+    return shared.vectors @ vectors
 
 
 def _vectors(problem: Scaled, rank: int, name: Init, count: int | None = None) -> Float[Array, "d r"]:
@@ -156,7 +156,7 @@ def _clipped(problem: Scaled, rank: int, limit: Scalar) -> Pair:
 def _median_magnitude(rows: Rows) -> Scalar:
     """Median |a_ij| of at most about 2¹⁶ entries, of evenly spaced rows; the largest where the median is 0."""
     n, d = rows.shape
-    sample = rows.thinned(max(1, n * d // 2**16)).read()
+    sample = rows.strided(max(1, n * d // 2**16)).read()
     sample = over_devices(functools.partial(jax.lax.all_gather, tiled=True), jnp.abs(sample), rows.axes)
     median = jnp.median(sample)
     return jnp.where(median > 0, median, rows.largest())

@@ -11,7 +11,7 @@ import pytest
 
 import lpjax
 from lpjax.solvers._core import rows as _rows
-from lpjax.solvers._core.rows import Rows, multiply, scan_rows
+from lpjax.solvers._core.rows import Rows, fold_rows, map_rows, multiply
 from lpjax.solvers._core.spectrum import gram_of_rows, right_singular, triangle_of_rows
 from tests.helpers import OBJECTIVE, heavy_tailed, low_rank, norm, product
 
@@ -32,20 +32,27 @@ def as_rows(matrix: np.ndarray, factor: float = 1.0, **options) -> Rows:
     return Rows(jnp.asarray(matrix), jnp.asarray(round(np.log2(factor)), jnp.int32), **options)
 
 
-def test_scan_visits_every_row_once(blocks):
-    matrix = heavy_tailed(17, 7)
-    given, state = np.arange(17.0), np.ones((17, 2))
+def test_a_fold_counts_every_row_once(blocks):
+    matrix, weights, state = heavy_tailed(17, 7), np.arange(17.0), np.ones((17, 2))
 
-    def block(total, rows, fresh, given, state):
-        counted = jnp.where(fresh, given, 0)
-        return total + jnp.sum(counted), state + given[:, None], (jnp.sum(rows, axis=1), fresh)
+    def block(total, rows, weights, state):
+        return total + jnp.sum(weights), 2 * state, {"sums": jnp.sum(rows, axis=1)}
 
-    total, state, (sums, _) = jax.jit(
-        lambda matrix: scan_rows(block, as_rows(matrix), jnp.zeros(()), given=jnp.asarray(given), state=state)
+    total, state, made = jax.jit(
+        lambda matrix: fold_rows(block, as_rows(matrix), jnp.zeros(()), jnp.asarray(weights), jnp.asarray(state))
     )(jnp.asarray(matrix))
-    np.testing.assert_allclose(total, given.sum())
-    np.testing.assert_allclose(state, 1 + np.stack([given, given], axis=1))
-    np.testing.assert_allclose(sums, matrix.sum(axis=1), atol=1e-12)
+    np.testing.assert_allclose(total, weights.sum())
+    np.testing.assert_array_equal(state, np.full((17, 2), 2))
+    np.testing.assert_allclose(made["sums"], matrix.sum(axis=1), atol=1e-12)
+    count, *none = fold_rows(lambda total, _, once: (total + jnp.sum(once),), as_rows(matrix), jnp.zeros(()), None)
+    assert (count, none) == (17, [])
+
+
+def test_a_map_makes_arrays_of_all_rows(blocks):
+    matrix, factors = heavy_tailed(17, 7), np.arange(17.0)
+    made = map_rows(lambda rows, by: (rows * by[:, None], by), as_rows(matrix), jnp.asarray(factors))
+    np.testing.assert_array_equal(made[0], matrix * factors[:, None])
+    np.testing.assert_array_equal(made[1], factors)
 
 
 def test_rows_are_scaled_clipped_and_weighted_as_read(blocks):
