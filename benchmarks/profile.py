@@ -27,7 +27,8 @@ from experiments.readme import profile_table
 from lpjax._provenance import run_record
 from lpjax.checkpoint.documents import write_json
 from lpjax.compression.timing import least_seconds
-from lpjax.solvers._core.problem import make_problem, normalize, project
+from lpjax.solvers._core.checks import make_problem
+from lpjax.solvers._core.problem import normalize, project
 from lpjax.solvers._core.rows import Rows, multiply
 from lpjax.solvers._core.spectrum import gram_of_rows, no_gram
 from lpjax.solvers._svd import svd_right

@@ -14,20 +14,13 @@ from jaxtyping import Array, Bool, Float, Int, Scalar
 
 from lpjax._lapack import qr, solve_definite
 from lpjax.objectives import blocked_sum, power_sums
-from lpjax.solvers._core.problem import (
-    Problem,
-    default_tol,
-    finish,
-    make_problem,
-    normalize,
-    over_residual,
-    root_of_sum,
-)
+from lpjax.solvers._core.checks import Init, default_tol, make_problem, split_init
+from lpjax.solvers._core.problem import Problem, finish, normalize, over_residual, root_of_sum
 from lpjax.solvers._core.prox import prox
 from lpjax.solvers._core.rows import fold_rows, over_devices
 from lpjax.solvers._core.sharded import run_sharded
 from lpjax.solvers._core.solution import Solution
-from lpjax.solvers._core.start import Init, select_tree, split_init, starting_pair
+from lpjax.solvers._core.start import select_tree, starting_pair
 from lpjax.solvers.table import SOLVERS
 
 _LONGEST_FIRST_SCHEDULE = 20

@@ -12,10 +12,11 @@ from jaxtyping import Array, Bool, Float, Scalar
 
 from lpjax._lapack import qr, solve_definite
 from lpjax.objectives import power_sums
-from lpjax.solvers._core.problem import Problem, default_tol, finish, make_problem, normalize, root_of_sum
+from lpjax.solvers._core.checks import Init, default_tol, make_problem, split_init
+from lpjax.solvers._core.problem import Problem, finish, normalize, root_of_sum
 from lpjax.solvers._core.sharded import run_sharded
 from lpjax.solvers._core.solution import Solution
-from lpjax.solvers._core.start import Init, descend, split_init, starting_pair
+from lpjax.solvers._core.start import descend, starting_pair
 from lpjax.solvers.table import SOLVERS
 
 

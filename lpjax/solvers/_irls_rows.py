@@ -11,12 +11,13 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Scalar
 
 from lpjax._lapack import descending_eigh, qr
-from lpjax.solvers._core.problem import Problem, Scaled, default_tol, finish, make_problem, normalize, root_of_sum
+from lpjax.solvers._core.checks import Init, default_tol, make_problem, split_init
+from lpjax.solvers._core.problem import Problem, Scaled, finish, normalize, root_of_sum
 from lpjax.solvers._core.rows import Rows, fold_rows, map_rows, multiply, over_devices
 from lpjax.solvers._core.sharded import run_sharded
 from lpjax.solvers._core.solution import Solution
 from lpjax.solvers._core.spectrum import Panels, add_gram, no_gram, whole_gram
-from lpjax.solvers._core.start import Init, descend, select_tree, split_init, starting_bases
+from lpjax.solvers._core.start import descend, select_tree, starting_bases
 from lpjax.solvers.table import SOLVERS
 
 

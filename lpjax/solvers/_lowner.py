@@ -12,8 +12,9 @@ from jaxtyping import Array, Bool, Float, Int, Scalar
 
 from lpjax._lapack import svd
 from lpjax.objectives import Over
+from lpjax.solvers._core.checks import make_problem
 from lpjax.solvers._core.geometry import Coordinates, axes, coordinates, truncate
-from lpjax.solvers._core.problem import Problem, finish, make_problem, normalize
+from lpjax.solvers._core.problem import Problem, finish, normalize
 from lpjax.solvers._core.sharded import run_sharded
 from lpjax.solvers._core.solution import Ellipsoid, Solution
 

@@ -12,7 +12,8 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from lpjax.objectives import Over
-from lpjax.solvers._core.problem import Problem, Scaled, finish, make_problem, normalize, project
+from lpjax.solvers._core.checks import make_problem
+from lpjax.solvers._core.problem import Problem, Scaled, finish, normalize, project
 from lpjax.solvers._core.sharded import run_sharded
 from lpjax.solvers._core.solution import Solution
 from lpjax.solvers._core.spectrum import right_singular

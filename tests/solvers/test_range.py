@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import lpjax
-from lpjax.solvers._core.problem import require_products
+from lpjax.solvers._core.checks import require_products
 from tests.helpers import OBJECTIVE, SOLVERS, heavy_tailed, norm, product
 
 pytestmark = pytest.mark.usefixtures("quick_compilations")

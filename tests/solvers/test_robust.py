@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import lpjax
-from lpjax.solvers._core.problem import make_problem
+from lpjax.solvers._core.checks import make_problem
 from lpjax.solvers._core.start import Outcome
 from tests.helpers import heavy_tailed, low_rank, norm, product, subspace_distance
 

@@ -1,29 +1,22 @@
-"""What every solver does around its algorithm: check, scale to order one, scale back."""
+"""What every solver does around its algorithm: scale to order one, measure the objective, scale back."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.core
 import jax.numpy as jnp
-import numpy as np
-from jax.dtypes import canonicalize_dtype
 from jaxtyping import Array, Bool, Float, Int, Scalar
 
-from lpjax._check import check_whole
 from lpjax._exponents import exponent_of, finite_bits, largest_bits, largest_exponent, ldexp, scaled
 from lpjax._lapack import eigh, with_pseudo_inverse
-from lpjax._numbers import numbers, require_representable, solving_dtype
 from lpjax.objectives import Over, blocked_sum, power_sums
-from lpjax.solvers._core.mapped import Mapped, map_matrix
+from lpjax.solvers._core.mapped import Mapped
 from lpjax.solvers._core.rows import Rows, map_rows, over_devices
 from lpjax.solvers._core.solution import Solution
-from lpjax.solvers.table import SOLVERS
 
 
 @functools.partial(
@@ -57,148 +50,6 @@ class Problem:
     init: tuple[Float[Array, "n k"], Float[Array, "k d"]] | None
     axes: tuple[str, ...] = ()
     at_the_end: bool = False
-
-
-def _concrete(value: Any) -> np.ndarray | None:
-    """`value` as NumPy where it is known, None inside a jit, vmap or grad trace."""
-    return None if isinstance(value, jax.core.Tracer) else np.asarray(value)
-
-
-def _require_finite(name: str, value: Any) -> float | None:
-    """The largest magnitude, of subnormal numbers, too; None inside a trace.
-
-    Raises:
-        ValueError: a number is NaN or infinite.
-    """
-    value = value.largest if isinstance(value, Mapped) else value
-    if isinstance(value, jax.core.Tracer):
-        return None
-    with jax.ensure_compile_time_eval():  # a constant inside somebody's jit is known, too
-        # By a reduction: what is spread over processes cannot be fetched whole, and a mask would be a copy.
-        largest = float(np.asarray(largest_bits(value)).view(value.dtype))
-    if not math.isfinite(largest):
-        raise ValueError(f"`{name}` holds NaN or infinite entries; expected finite numbers")
-    return largest
-
-
-def check_rank(rank: int, shape: tuple[int, int]) -> None:
-    """Refuse a rank outside 1…min(n, d)."""
-    if isinstance(rank, bool) or not isinstance(rank, int | np.integer) or not 1 <= rank <= min(shape):
-        raise ValueError(
-            f"`rank` is {rank!r}; expected a whole number from 1 to {min(shape)}, the smaller side of {shape}"
-        )
-
-
-def make_problem(
-    matrix: Any,
-    rank: int,
-    *,
-    solver: str,
-    p: Any,
-    num_iters: Any,
-    tol: Any,
-    row_weights: Any = None,
-    metric: Any = None,
-    init: Any = None,
-    from_file: bool = False,
-) -> Problem:
-    """Check a solver's arguments, before any work, and bring them to one dtype.
-
-    Inside jit or vmap only shapes and dtypes are checked, for values are not known there. A tall memory-mapped matrix
-    (`np.memmap`) stays in its file if the solver says `from_file`: that it reads A by row blocks and stores nothing
-    that is n × d.
-
-    Raises:
-        ValueError: as the solvers document.
-    """
-    matrix = numbers("matrix", matrix)
-    shape, dtype = matrix.shape, solving_dtype(canonicalize_dtype(matrix.dtype))
-    if len(shape) != 2 or 0 in shape:
-        raise ValueError(f"`matrix` has shape {shape}; expected (n, d), n and d at least 1 (vmap over stacks)")
-    check_rank(rank, (shape[0], shape[1]))
-
-    known_p = _concrete(p)
-    if known_p is not None:
-        if known_p.ndim or known_p.dtype.kind not in "iuf":
-            raise ValueError(f"`p` is a {type(p).__name__}; expected a number in {SOLVERS[solver].p_range}")
-        SOLVERS[solver].check_p(p)
-        # A sum of nd terms of order one to the power 1/p, and (n/d)^{1/p}, the size of a Lewis ellipsoid, must fit.
-        least = np.log(max(2, shape[0] * shape[1])) / np.log(float(jnp.finfo(dtype).max)) / 0.9
-        if known_p < least:
-            raise ValueError(
-                f"`p` is {p}; expected {least:.2g} or more: below, norms of {shape} matrices overflow {dtype}"
-            )
-    known_iters = _concrete(num_iters)
-    if known_iters is not None:
-        check_whole("`num_iters`", known_iters.item() if known_iters.dtype.kind in "iu" else num_iters, 0)
-    known_tol = _concrete(tol)
-    if known_tol is not None and (known_tol.ndim or known_tol.dtype.kind not in "iuf" or not 0 <= known_tol < np.inf):
-        raise ValueError(f"`tol` is {tol!r}; expected a finite number, 0 or more")
-
-    in_file = from_file and isinstance(matrix, np.memmap) and shape[0] >= shape[1]
-    require_representable("matrix", matrix, dtype)
-    matrix = map_matrix(matrix, dtype) if in_file else jnp.asarray(matrix, dtype)
-    largest = _require_finite("matrix", matrix)
-    # A row of A may be longer than any number of its dtype, so that a sum in a product of factors may be, too.
-    at_the_end = largest is not None and largest > float(jnp.finfo(dtype).max) / math.sqrt(shape[1])
-    if row_weights is not None:
-        row_weights = jnp.asarray(numbers("row_weights", row_weights), dtype)
-        if row_weights.shape != shape[:1]:
-            raise ValueError(f"`row_weights` has shape {row_weights.shape}; expected {shape[:1]}, one a row")
-        heaviest = _require_finite("row_weights", row_weights)
-        if not isinstance(row_weights, jax.core.Tracer):
-            with jax.ensure_compile_time_eval():  # as in `_require_finite`
-                least = float(jnp.min(row_weights))
-            if least < 0 or heaviest == 0:
-                raise ValueError("`row_weights` has a negative entry or only zeros; expected ω ≥ 0, one above 0")
-    if metric is not None:
-        metric = jnp.asarray(numbers("metric", metric), dtype)
-        if metric.shape != (shape[1], shape[1]):
-            raise ValueError(f"`metric` has shape {metric.shape}; expected {(shape[1], shape[1])}")
-        _require_finite("metric", metric)
-        known = _concrete(metric)
-        if known is not None and not np.allclose(known, known.T, rtol=1e-3, atol=1e-5 * np.abs(known).max()):
-            raise ValueError("`metric` is not symmetric; expected C = Cᵀ: pass (C + Cᵀ)/2")
-    if init is not None:
-        left, right = (numbers("init", factor) for factor in init)
-        if jnp.shape(left) != (shape[0], rank) or jnp.shape(right) != (rank, shape[1]):
-            raise ValueError(
-                f"`init` has factors of shapes {jnp.shape(left)} and {jnp.shape(right)}; "
-                f"expected {(shape[0], rank)} and {(rank, shape[1])}"
-            )
-        init = (jnp.asarray(left, dtype), jnp.asarray(right, dtype))
-        _require_finite("init", init[0])
-        _require_finite("init", init[1])
-    return Problem(
-        matrix,
-        jnp.asarray(p, dtype),
-        row_weights,
-        metric,
-        jnp.asarray(tol, dtype),
-        jnp.asarray(num_iters, jnp.int32),
-        init,
-        at_the_end=at_the_end,
-    )
-
-
-def require_products(solution: Solution) -> Solution:
-    """`solution`, if left @ right has no NaN, such as the sum of +∞ and −∞ is.
-
-    Raises:
-        ValueError: it has one; the matrix is too near the end of its dtype's range.
-    """
-    if bool(jnp.any(jnp.isnan(solution.left @ solution.right))):
-        raise ValueError(
-            f"`matrix` is so near the end of the range of {solution.left.dtype} that sums within left @ right "
-            "overflow; scale it, such as by 2**-8"
-        )
-    return solution
-
-
-def default_tol(matrix: Any, power: float) -> float:
-    """eps**power of the dtype that `matrix` will be solved in."""
-    dtype = canonicalize_dtype(numbers("matrix", matrix).dtype)
-    return float(jnp.finfo(solving_dtype(dtype)).eps ** power)
 
 
 class Scaled(NamedTuple):

@@ -19,8 +19,9 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array
 
 from lpjax._mesh import put_sharded, replicated
+from lpjax.solvers._core.checks import require_products
 from lpjax.solvers._core.mapped import Mapped
-from lpjax.solvers._core.problem import Problem, require_products
+from lpjax.solvers._core.problem import Problem
 from lpjax.solvers._core.solution import Solution
 
 Core = Callable[..., Solution]

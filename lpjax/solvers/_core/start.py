@@ -5,20 +5,19 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Scalar
 
 from lpjax._lapack import complete_basis, descending_eigh
+from lpjax.solvers._core.checks import Init
 from lpjax.solvers._core.geometry import Coordinates, coordinates
 from lpjax.solvers._core.problem import Scaled, objective, project
 from lpjax.solvers._core.rows import Rows, multiply, over_devices
 from lpjax.solvers._lewis import fixed_point
 from lpjax.solvers._svd import svd_right, svd_vectors
-
-Init = Literal["best", "svd", "lewis", "clipped"]
 
 # One map brings a tall matrix within 20 % of its Lewis weights, and the objective within 1e-5; a start needs no more.
 _LEWIS_MAPS = 1
@@ -35,25 +34,6 @@ class Pair(NamedTuple):
     left: Float[Array, "n k"]
     right: Float[Array, "k d"]
     objective: Scalar
-
-
-def split_init(init: Any, names: tuple[str, ...]) -> tuple[Init, Any]:
-    """A solver's `init` argument, one of `names` or a pair, as a name and a pair of which one counts.
-
-    Raises:
-        ValueError: `init` is neither a known name nor a pair of factors.
-    """
-    if init is None:
-        return "best", None
-    if isinstance(init, str):
-        if init not in names:
-            raise ValueError(f"`init` is {init!r}; expected one of {', '.join(names)}, or a pair (left, right)")
-        return cast(Init, init), None
-    if hasattr(init, "left") and hasattr(init, "right"):
-        return "best", (init.left, init.right)
-    if isinstance(init, tuple | list) and len(init) == 2:
-        return "best", (init[0], init[1])
-    raise ValueError(f"`init` is a {type(init).__name__}; expected a name, a LowRank, or a pair (left, right)")
 
 
 def starting_bases(problem: Scaled, rank: int, init: Init) -> list[Float[Array, "d d"]]:
