@@ -25,7 +25,7 @@ from experiments.readme import forward_table
 from lpjax._provenance import run_record
 from lpjax.checkpoint import Checkpoint
 from lpjax.checkpoint.documents import write_json
-from lpjax.cli._common import ALIAS, find_model
+from lpjax.checkpoint.source import ALIAS, find_model
 from lpjax.compression.timing import least_seconds
 from lpjax.models import device_params
 

@@ -1,42 +1,40 @@
-"""The demo: one real encoder, every fast solver, what each cost, and a smaller checkpoint that loads again."""
+"""The demo: one real encoder, every fast solver, what each cost, and a smaller checkpoint that loads again.
+
+python -m examples.demo [--out FOLDER] [--model CHECKPOINT] [--glue FOLDER]
+"""
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
+import json
+import shutil
+import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import typer
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from lpjax._files.json import read_fields
-from lpjax._files.replacing import check_parent, overlap, put_back, replacing_folder
+from lpjax import Calibration, Checkpoint, LayerRecord, calibrate, compress, load_checkpoint, save_checkpoint
 from lpjax._provenance import run_record
-from lpjax.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from lpjax.checkpoint.documents import write_json
-from lpjax.checkpoint.source import installed_encoder, weight_bytes
-from lpjax.cli import main
-from lpjax.cli._common import ALIAS, Glue, find_model, misuse
-from lpjax.compression import LayerRecord, compress
-from lpjax.compression.defaults import SPARSE_SHARE_OF_TABLES
-from lpjax.compression.record import record_files
+from lpjax.checkpoint.source import find_folder, installed_encoder, weight_bytes
+from lpjax.compression import record_files
 from lpjax.evaluation.sentences import embed_sentences, fidelity, stsb
-from lpjax.glue.data import DataError, load_sentences, load_stsb
+from lpjax.glue import DataError, load_sentences, load_stsb
 from lpjax.pipeline import sentence_tokenizer
 from lpjax.report import plot_results, results_table
 from lpjax.select import leaves_with_paths
-from lpjax.weighting import calibrate
-from lpjax.weighting.statistics import Calibration
-from lpjax.weighting.weightings import DEFAULT
 
 ENCODER = "all-MiniLM-L6-v2"
 _SEED = 0
 _MARK = "lpjax demo"
 _BY_TEXT = "svd, by text"
 _TEXTS = 1000  # to calibrate on
+_ENTRIES = 0.2  # the default share of single entries in an embedding that is compressed by text
 # 16 steps of ADMM come within 1 % of the best objective known, on the embedding (benchmarks/results).
 _METHODS: list[tuple[str, float, dict[str, Any]]] = [
     (_BY_TEXT, 2.0, {}),
@@ -123,7 +121,9 @@ def run_demo(
             key=lambda i: (round(rows[i]["compression"], 2), rows[i]["score"]),
         )
         progress.update(task, description="saving and reloading")
-        with replacing_folder(target, overwrite=True) as fresh:
+        with tempfile.TemporaryDirectory(prefix="lpjax-demo-", dir=target.parent) as folder:
+            fresh = Path(folder) / "demo"
+            fresh.mkdir()
             smaller, records = candidates[chosen]
             record = _record(checkpoint, smaller, records, rows[chosen], calibration, name or str(model or ENCODER))
             saved = _save(fresh / "model", checkpoint, smaller, score, rows[chosen], record)
@@ -138,8 +138,13 @@ def run_demo(
                 "saved": saved,
                 "seconds": time.perf_counter() - began,
             }
-            write_json(fresh / "results.json", result)
+            (fresh / "results.json").write_text(
+                json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False) + "\n", "utf-8"
+            )
             plot_results(fresh / "results.png", rows, score=heading, dense=dense)
+            if target.exists():
+                shutil.rmtree(target)
+            fresh.rename(target)
     _print(console, result, out)
     return result
 
@@ -165,15 +170,16 @@ def check_out(out: Path, model: Path | None = None) -> None:
     Raises:
         DemoError: as said.
     """
-    if model is not None and overlap(out, model):
+    target = out.resolve()
+    if model is not None and (model.resolve().is_relative_to(target) or target.is_relative_to(model.resolve())):
         raise DemoError(f"{out} overlaps {model}, which is to be compressed; choose another with --out")
-    put_back(out.resolve())
-    check_parent(out.resolve())
+    if not target.parent.is_dir():
+        raise DemoError(f"there is no folder {target.parent}; choose another with --out")
     if not out.exists():
         return
     try:
-        mark = read_fields(out / "results.json").text("made_by")
-    except ValueError:
+        mark = json.loads((out / "results.json").read_text("utf-8"))["made_by"]
+    except (OSError, ValueError, KeyError, TypeError):
         mark = None
     if mark != _MARK:
         raise DemoError(f"{out} exists and was not made by the demo; choose another with --out")
@@ -253,8 +259,8 @@ def _record(
     if row["method"] == _BY_TEXT:
         told = {key: str(getattr(calibration, key)) for key in ("texts", "tokens", "target", "seed")}
         origin = {"source": "Python's own reference", "model": name}
-        entries = max((SPARSE_SHARE_OF_TABLES for one in records if one.nnz), default=0.0)
-        by_text = {"weighting": DEFAULT, "calibration": told | origin, "sparse": entries}
+        sparse = max((_ENTRIES for one in records if one.nnz), default=0.0)
+        by_text = {"weighting": "gauss_newton", "calibration": told | origin, "sparse": sparse}
     return record_files(
         dense,
         smaller.params,
@@ -319,20 +325,23 @@ def _print(console: Console, result: dict[str, Any], out: Path) -> None:
     console.print(f"{out}/results.json, {out}/results.png; {result['seconds'] / 60:.1f} minutes in all")
 
 
-def demo(
-    out: Annotated[Path, typer.Option(help="Folder to be written; one of an earlier demo is replaced.")] = Path("demo"),
-    model: Annotated[str | None, typer.Option(help=f"Checkpoint; default: {ALIAS}.")] = None,
-    glue: Glue = None,
-) -> None:
-    """Compress a real encoder with every fast solver and show what each cost."""
-    with misuse():
-        check_out(out)
-        folder = None if model is None else find_model(model)
-        check_out(out, folder)
-    run_demo(out, model=folder, name=model, glue=glue)
+def main() -> None:
+    """Run the demo with the options of the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m examples.demo",
+        description="Compress an encoder with every fast solver and show what each cost.",
+    )
+    parser.add_argument("--out", type=Path, default=Path("demo"), help="folder to write; that of a demo is replaced")
+    parser.add_argument("--model", help=f"checkpoint folder or hub id; default: {ENCODER}")
+    parser.add_argument("--glue", type=Path, help="GLUE folder; default: LPJAX_GLUE_DIR, then the hub")
+    options = parser.parse_args()
+    try:
+        check_out(options.out)
+        folder = None if options.model is None else find_folder(options.model)
+        run_demo(options.out, model=folder, name=options.model, glue=options.glue)
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.command()(demo)
-    main(app)
+    main()

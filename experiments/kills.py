@@ -188,10 +188,9 @@ class Points:
             fsync(descriptor)
 
         os.fsync = counted
-        for name in ("bench", "calibrate", "compress", "finetune", "inspect", "recover", "report"):
-            module = importlib.import_module(f"lpjax.cli._{name}")
-            if "progress" in vars(module):
-                vars(module)["progress"] = self._counting(vars(module)["progress"])
+        for name in ("bench", "_texts", "compress", "finetune", "inspect", "recover", "report"):
+            module = importlib.import_module(f"lpjax.cli.{name}")
+            vars(module)["progress"] = self._counting(vars(module)["progress"])
 
     def _counting(self, progress: Callable[[], Any]) -> Callable[[], Any]:
         @contextlib.contextmanager

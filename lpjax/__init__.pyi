@@ -91,4 +91,5 @@ from lpjax import glue as glue
 from lpjax import report as report
 from lpjax import flax as flax
 
+__all__: list[str]
 __version__: str

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from lpjax._files.replacing import replacing
-from lpjax.checkpoint.targets import check_replaceable
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -33,14 +32,3 @@ def write_json(path: str | Path, content: Mapping[str, Any]) -> None:
         OSError: the folder cannot be written to.
     """
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-
-
-def refuse_existing(path: Path, kind: str, *, overwrite: bool) -> None:
-    """Refuse to write over a folder, over a file unless told to, and over files of another kind or of a checkpoint.
-
-    Raises:
-        FileExistsError: `path` may not be written.
-    """
-    if path.is_dir() or (path.exists() and not overwrite):
-        raise FileExistsError(f"{path} exists; choose another name, or overwrite=True to replace a file")
-    check_replaceable(path, kind)

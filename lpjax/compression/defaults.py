@@ -14,6 +14,9 @@ LAYERS = ("embeddings",)
 LAYERS_OF_BUDGET = ("embeddings", "encoder")
 """The layers that share a budget."""
 
+BUDGET = 0.5
+"""The share of the parameters that the command keeps if it has text, and no other goal."""
+
 SPARSE_SHARE_OF_TABLES = 0.2
 
 

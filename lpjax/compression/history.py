@@ -55,6 +55,17 @@ def history_files(folder: str | Path | None, record: Record) -> dict[str, str]:
     return training_files(folder) | ({RECORD: record_text(record)} if record.complete else {})
 
 
+def tuning_history(checkpoint: Checkpoint) -> dict[str, str]:
+    """How a compressed checkpoint was made, for the folder of a net that is tuned from it; of a dense one nothing.
+
+    Raises:
+        RecordError: its record or one of its `training_files` is damaged.
+    """
+    if checkpoint.compression is None:
+        return {}
+    return training_files(checkpoint.source) | {RECORD: record_text(record_of(checkpoint))}
+
+
 def export_files(checkpoint: Checkpoint, model: str) -> dict[str, str]:
     """The files that say how a dense export of `checkpoint`, called `model`, was made, name -> text.
 

@@ -6,9 +6,9 @@ import dataclasses
 import functools
 import itertools
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,9 @@ from lpjax._provenance import run_record
 from lpjax.compression.timing import least_seconds
 from lpjax.select import Select, is_table, leaves_with_paths, max_rank, select_paths
 from lpjax.weights.low_rank import LowRank, matmul, take_rows
+
+if TYPE_CHECKING:
+    from lpjax.compression.record import LayerRecord
 
 TOKENS = 2048
 """Tokens of a batch, by default: 32 texts of 64."""
@@ -95,6 +98,13 @@ class BreakEven:
         """Seconds a batch that a leaf's pair takes beyond the dense leaf's; negative if it takes less."""
         timing = self._timing(path, shape)
         return None if timing is None else (timing.ratio(rank) - 1) * timing.dense_seconds
+
+    def notes(self, records: Sequence[LayerRecord], source: str) -> list[str]:
+        """A line about the layers that take longer than dense ones by these timings, called `source`; else none."""
+        slower = [record for record in records if (record.time_ratio or 0) > 1]
+        more = sum(self.added_seconds(record.path, record.shape, record.rank or 0) or 0 for record in slower)
+        text = f"{len(slower)} of {len(records)} layers take longer than dense, by {source}: {1e3 * more:.2f} ms in all"
+        return [f"{text} for {self.tokens} tokens"] if slower else []
 
     def _timing(self, path: str, shape: tuple[int, ...]) -> LayerTiming | None:
         key = (tuple(shape), is_table(path))

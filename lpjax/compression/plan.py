@@ -16,7 +16,8 @@ import numpy as np
 from lpjax._check import check_name, check_share, check_whole
 from lpjax._files.json import Positive, RecordError, Text, as_type, finite, read_object
 from lpjax._repr import short_repr
-from lpjax.checkpoint.documents import refuse_existing, write_text
+from lpjax.checkpoint.documents import write_text
+from lpjax.checkpoint.targets import refuse_existing
 from lpjax.compression.defaults import default_method, default_sparse_share
 from lpjax.compression.latency import BreakEven
 from lpjax.select import (

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from lpjax._tree import walk
-from lpjax.checkpoint import Checkpoint
+from lpjax.checkpoint import Checkpoint, load_checkpoint
+from lpjax.checkpoint.source import find_model
+from lpjax.compression import Record
 from lpjax.inspection import singular_values
 from lpjax.weights.low_rank import LowRank
 
@@ -84,3 +87,27 @@ def check_dense(checkpoint: Checkpoint, name: str) -> None:
     factored = [path for path, leaf in walk(checkpoint.params) if isinstance(leaf, LowRank)]
     if factored:
         raise ValueError(f"{name} is factored itself, at {factored[0]}; expected the dense net as --baseline")
+
+
+def load_dense(named: str | None, record: Record, smaller: Path) -> tuple[str, Checkpoint]:
+    """The dense net that a compressed one is compared with, and its name.
+
+    Args:
+        named: its folder or hub id; by default what the record names.
+        record, smaller: of the compressed net, and its folder.
+
+    Raises:
+        ValueError: nobody names it, it is not there, or it is factored; else as `load_checkpoint`.
+    """
+    name = named or record.source
+    if name is None:
+        raise ValueError(f"{smaller} does not tell which dense net it was made of; name that by `baseline`")
+    try:
+        dense = load_checkpoint(find_model(name))
+    except (OSError, ValueError) as error:
+        if named:
+            raise
+        where = f"{smaller} names that as its dense net; say where it is by `baseline`"
+        raise ValueError(f"{error}; {where}") from error
+    check_dense(dense, name)
+    return name, dense

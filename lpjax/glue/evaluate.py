@@ -22,12 +22,13 @@ from lpjax.checkpoint import Checkpoint
 from lpjax.data.batching import Tokens, by_length, check_known, collate, round_up, tokenize
 from lpjax.data.tokenizer import tokenizer_of
 from lpjax.glue.data import Examples
-from lpjax.glue.labels import is_assumed, label_order, own_task
+from lpjax.glue.labels import is_assumed, label_order, output_labels, own_task
 from lpjax.glue.order import likelier_order
 from lpjax.glue.tasks import Task
 from lpjax.models import ModelConfig, classify, device_params
 from lpjax.models.heads import num_outputs, output_path
 from lpjax.models.names import names_of
+from lpjax.pipeline.outputs import Classes, Regression, outputs_of
 
 Progress = Callable[[int, int], None]
 
@@ -127,6 +128,21 @@ def prepare(
     if max_length is None:
         max_length = min(MAX_LENGTH, config.max_length or MAX_LENGTH)
     return Prepared(examples, tokenize(tokenizer, config, examples.first, examples.second, max_length=max_length))
+
+
+def target_values(checkpoint: Checkpoint, examples: Examples) -> np.ndarray:
+    """What the net's outputs should be for the examples, as `lpjax.calibrate` takes `labels`.
+
+    Raises:
+        ValueError: the net has no head for classes or a regression, or one of other labels.
+    """
+    kind = outputs_of(checkpoint)
+    if not isinstance(kind, Classes | Regression):
+        raise ValueError(
+            "`labels` need a net with a head for classes or a regression; leave them out, or fine-tune it: lpjax "
+            "finetune"
+        )
+    return output_labels(examples.task, examples.labels, checkpoint.config_json, kind.count)
 
 
 def predict(

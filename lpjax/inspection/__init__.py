@@ -9,3 +9,5 @@ from lpjax.inspection.numerics import singular_values as singular_values
 from lpjax.inspection.records import Inspection as Inspection
 from lpjax.inspection.records import KeepRecord as KeepRecord
 from lpjax.inspection.records import LeafRecord as LeafRecord
+from lpjax.inspection.tables import inspection_document as inspection_document
+from lpjax.inspection.tables import inspection_tables as inspection_tables

@@ -12,12 +12,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lpjax._extras import require
-from lpjax._files.replacing import check_parent, check_regular
+from lpjax._files.replacing import put_back
 from lpjax._provenance import run_record
-from lpjax.checkpoint import Checkpoint
+from lpjax.checkpoint import Checkpoint, lowrank_ranks
 from lpjax.checkpoint.documents import write_text
 from lpjax.checkpoint.source import weight_bytes
-from lpjax.checkpoint.targets import check_replaceable
+from lpjax.checkpoint.targets import check_new_file
 from lpjax.evaluation.latency import measure_latency
 from lpjax.evaluation.scores import Scorer, fidelity_scorer, stsb_scorer, task_scorer
 from lpjax.glue.data import DataError
@@ -29,6 +29,7 @@ from lpjax.report.runs import Run, Scores, compare, distinguish, read_run
 from lpjax.report.text import filters
 
 PAGE = "report.html"
+PAGE_KIND = "page of lpjax report"
 _SEED = 0
 _NORMS = {
     "frobenius": "Frobenius error, ‖A − LR‖ / ‖A‖",
@@ -57,6 +58,9 @@ class Missing(NamedTuple):
     what: str
     how: str
     command: str = ""
+
+    def __str__(self) -> str:
+        return f"not measured: {self.what}: {self.how} {self.command}".rstrip()
 
 
 class Chart(NamedTuple):
@@ -116,18 +120,12 @@ def write_report(
         ModuleNotFoundError: `lpjax[report]` is not installed.
     """
     out = Path(out)
-    check_page(out, overwrite)
+    check_new_file(out, PAGE_KIND, overwrite=overwrite)
     if not runs:
         raise ValueError("`runs` is empty; expected folders that `lpjax compress` wrote, or files of experiments")
-    folders: list[Run] = []
-    results: list[Results] = []
-    for run in runs:
-        if Path(run).is_dir():
-            folders.append(read_run(run))
-        elif Path(run).exists():
-            results.append(read_results(run))
-        else:
-            raise FileNotFoundError(f"there is no {run}; expected a folder that `lpjax compress` wrote, or a record")
+    check_runs([Path(run) for run in runs], None)
+    folders = [read_run(run) for run in runs if Path(run).is_dir()]
+    results = [read_results(run) for run in runs if not Path(run).is_dir()]
     distinguish(folders)
     missing: list[Missing] = []
     dense: Scores = {}
@@ -139,21 +137,41 @@ def write_report(
     return missing
 
 
-def check_page(out: Path, overwrite: bool) -> None:
-    """Refuse to write a page over something else, or without the packages that it needs.
+def write_own_page(out: Path, before: Checkpoint, model: str, progress: Progress | None = None) -> list[Missing]:
+    """Write the page of the checkpoint in `out`, just made of `before`, into it; if that has pairs, by files alone.
 
     Raises:
-        FileExistsError, FileNotFoundError, PermissionError, ModuleNotFoundError: as described.
+        ValueError: the page can't be written; the checkpoint is there.
+    """
+    dense = None if lowrank_ranks(before.params) else Baseline(before, model)
+    try:
+        return write_report(out / PAGE, [out], baseline=dense, overwrite=True, progress=progress)
+    except (ValueError, OSError) as error:
+        raise ValueError(f"the checkpoint is saved in {out}, but its page could not be written: {error}") from error
+
+
+def check_runs(runs: Sequence[Path], baseline: str | None) -> None:
+    """Refuse what cannot be a run, before any file is read.
+
+    Raises:
+        ModuleNotFoundError: `lpjax[report]` is not installed.
+        FileNotFoundError: a run is neither a folder nor a file.
+        ValueError: a folder holds results instead of a checkpoint, or no run can be measured against `baseline`.
     """
     require("report", "a report page")
-    if out.is_dir() or (out.exists() and not overwrite):
-        hint = "" if out.is_dir() else ", or --force to replace it"
-        raise FileExistsError(f"{out} exists; choose another name with --out{hint}")
-    check_replaceable(out, "page of lpjax report")
-    if not out.parent.is_dir():
-        raise FileNotFoundError(f"{out} can't be written, for there is no folder {out.parent}")
-    check_regular(out)
-    check_parent(out.resolve())
+    for run in runs:
+        put_back(run)
+        if not run.exists():
+            raise FileNotFoundError(
+                f"there is no {run}; expected a folder that `lpjax compress` wrote, or a file of experiments"
+            )
+        if run.is_dir() and not (run / "config.json").exists() and (run / "results.json").exists():
+            raise ValueError(f"{run} is a folder of results, not a checkpoint; expected {run / 'results.json'}")
+    if baseline is not None and not any(run.is_dir() for run in runs):
+        raise ValueError(
+            f"`baseline` is {baseline}, but {runs[0]} is a file, whose nets are not here to be measured; expected a "
+            "folder, or no `baseline`"
+        )
 
 
 def _measure(

@@ -19,8 +19,8 @@ from jaxtyping import Float
 from lpjax._files.json import Count, Positive, RecordError, Text, as_type, parse_object, without_unknown
 from lpjax._files.replacing import replacing
 from lpjax._repr import short_repr
-from lpjax.checkpoint.documents import refuse_existing
 from lpjax.checkpoint.safetensors import read_tensors, write_tensors
+from lpjax.checkpoint.targets import refuse_existing
 
 SCHEMA = "lpjax-calibration/1"
 

@@ -43,7 +43,7 @@ def test_table_and_file(command: Command, folder: Path, tmp_path: Path):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--tokens", 0], "--tokens is 0"),
+        (["--tokens", 0], "Invalid value for '--tokens'"),
         (["--layers", "nothing_like_it"], "matches no leaf"),
         (["--out", "no/such/folder/file.json"], "there is no folder"),
     ],

@@ -139,7 +139,7 @@ def test_a_plan_of_several_methods(command, folder, tmp_path):
         (["--plan", "PLAN"], "--weighting is 'drone', which needs --calibrate"),
         (["--plan", "TEXT"], "is no JSON"),
         (["--plan", "OTHER"], "which the net does not have"),
-        (["--keep", "0.5", "--plan-out", "TEXT"], "--force to replace it"),
+        (["--keep", "0.5", "--plan-out", "TEXT"], "(--force) to replace it"),
         (["--keep", "0.5", "--plan-out", "nowhere/plan.json"], "there is no folder nowhere"),
     ],
 )

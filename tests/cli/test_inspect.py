@@ -145,7 +145,7 @@ def test_plot_is_written_and_not_overwritten(run, folder, tmp_path):
     assert len(np.unique(pixels.reshape(-1, pixels.shape[2]), axis=0)) > 50
     status, printed, err = run(folder, "--plot", picture)
     assert (status, printed) == (2, "")
-    assert "exists; choose another name, or --force" in " ".join(err.split())
+    assert "exists; choose another name, or overwrite=True (--force)" in " ".join(err.split())
     picture.write_bytes(first[:100])
     assert run(folder, "--plot", picture, "--force", "--json")[0] == 0
     assert picture.read_bytes() == first
@@ -155,14 +155,14 @@ def test_plot_is_written_and_not_overwritten(run, folder, tmp_path):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--keep", "0"], "--keep is '0'; expected numbers in (0, 1]"),
-        (["--keep", "0.5,1.5"], "--keep is '0.5,1.5'"),
+        (["--keep", "0"], "--keep is 0.0; expected a share of the dense parameters in (0, 1]"),
+        (["--keep", "0.5,1.5"], "--keep is 1.5"),
         (["--keep", "half"], "--keep is 'half'"),
         (["--keep", "0.5,"], "--keep is '0.5,'"),
         (["--layers", "querry"], "matches no leaf; nearest: "),
         (["--layers", "bias"], "not floating matrices"),
         (["--layers", "("], "no regular expression"),
-        (["--layers", "encoder", "--all"], "at most one of them"),
+        (["--layers", "encoder", "--all"], "at most one"),
         (["--plot", "spectra.pdf"], "ends in .png"),
         (["--plot", "nowhere/spectra.png"], "there is no folder nowhere"),
         (["--each", "yes"], "yes"),

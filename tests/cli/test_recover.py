@@ -67,7 +67,9 @@ def test_a_full_disk_at_the_end_loses_nothing(command, smaller, text, tmp_path, 
         status, _, errors = command(*arguments)
     said = " ".join(errors.split())
     assert status == 1
-    assert f"No space left on device; what was trained is in {snapshot}: mend that, and go on by --resume" in said
+    assert (
+        f"No space left on device; the trained weights are in {snapshot}: mend the cause and go on by --resume" in said
+    )
     assert not out.exists()
     status, _, errors = command(*arguments)
     assert status == 2
@@ -147,11 +149,11 @@ def test_a_table_without_json(command, folder, smaller, text, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--epochs", "0"], "`epochs` is 0"),
-        (["--lr", "-1"], "`learning_rate` is -1"),
+        (["--epochs", "0"], "--epochs is 0"),
+        (["--lr", "-1"], "--lr is -1"),
         (["--text", "TEXT", "--task", "sst2"], "expected one of them"),
         (["--split", "train"], "--split and --glue are those of a --task"),
-        (["--texts", "1"], "--texts is 1; expected a whole number, 2 or more"),
+        (["--texts", "1"], "Invalid value for '--texts'"),
         (["--baseline", "./nowhere"], "there is no folder"),
         (["--text", "nowhere.txt"], "nowhere.txt can't be read"),
     ],

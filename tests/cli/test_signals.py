@@ -14,12 +14,13 @@ from pathlib import Path
 import pytest
 
 from lpjax._files import replacing as _replacing
-from lpjax.cli._signals import Stopped, ends_by_signals, stopped_by_signals
+from lpjax._files.signals import Stopped, stopped_by_signals
+from lpjax.cli._notes import ends_by_signals
 
 
 def status_of(main: Callable[[], None]) -> int:
     with pytest.raises(SystemExit) as caught:
-        ends_by_signals(main)()
+        ends_by_signals()(main)()
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     assert signal.getsignal(signal.SIGHUP) is signal.SIG_DFL
     assert isinstance(caught.value.code, int)
@@ -108,8 +109,8 @@ def test_other_threads_set_no_handlers():
 
 def test_a_second_signal_ends_at_once():
     code = (
-        "import os, signal, time\nfrom lpjax.cli._signals import ends_by_signals\n"
-        "@ends_by_signals\ndef main():\n"
+        "import os, signal, time\nfrom lpjax.cli._notes import ends_by_signals\n"
+        "@ends_by_signals()\ndef main():\n"
         " try:\n  os.kill(os.getpid(), signal.SIGTERM)\n  time.sleep(60)\n"
         " finally:\n  print('cleaning', flush=True)\n  os.kill(os.getpid(), signal.SIGTERM)\n  time.sleep(60)\nmain()"
     )

@@ -5,10 +5,10 @@ from __future__ import annotations
 import jax
 import numpy as np
 import pytest
+from lpjax.cli._common import in_options
 
 import lpjax
 from lpjax import Choice, Plan
-from lpjax.cli._common import in_options
 from lpjax.weighting import Calibration, Statistics
 from tests.compression.test_compress import first_columns, params
 

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGHUP end a command as Ctrl-C does: by an exception, so that it cleans up behind itself."""
+"""SIGTERM and SIGHUP end a process as Ctrl-C does: by an exception, so that files are cleaned up."""
 
 from __future__ import annotations
 
@@ -6,14 +6,9 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import wraps
-from typing import Any, NoReturn, ParamSpec
-
-from lpjax.cli._common import errors
-
-P = ParamSpec("P")
+from typing import Any, NoReturn
 
 _STOPPING = ("SIGTERM", "SIGHUP")  # of `docker stop`, systemd and Slurm; of a terminal that goes away
 _AGAIN = 0.1  # seconds
@@ -25,25 +20,6 @@ class Stopped(BaseException):
     def __init__(self, number: int):
         super().__init__(number)
         self.number = number
-
-
-def ends_by_signals(main: Callable[P, None]) -> Callable[P, None]:
-    """`main`, which SIGTERM and SIGHUP end with one line and the exit status 128 + number, as shells count them."""
-
-    @wraps(main)
-    def run(*arguments: P.args, **options: P.kwargs) -> None:
-        with stopped_by_signals() as received:
-            try:
-                main(*arguments, **options)
-            except BaseException as error:
-                # Compiled code may have put an exception of its own in the place of `Stopped`.
-                if not received or (isinstance(error, SystemExit) and not error.code):
-                    raise
-                name = signal.Signals(received[0]).name
-                errors.print(f"stopped by {name}; nothing is left half written", highlight=False)
-                sys.exit(128 + received[0])
-
-    return run
 
 
 @contextmanager

@@ -1,0 +1,170 @@
+"""What becomes of each layer, as options ask for it: checked as early as it can be, then made a plan."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from lpjax._tree import is_table
+from lpjax.allocation._allocate import allocate, check_allocation, require_budget
+from lpjax.compression import BreakEven, Plan, check_method, check_only_plan, check_uniform, uniform_plan
+from lpjax.compression.defaults import (
+    BUDGET,
+    LAYERS,
+    LAYERS_OF_BUDGET,
+    default_allocation,
+    default_method,
+    default_weighting,
+)
+from lpjax.select import select_paths
+from lpjax.weighting import Calibration
+from lpjax.weighting.weightings import WEIGHTINGS, check_weighting, weighting_named
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """Options that decide what becomes of each layer.
+
+    Attributes:
+        select: patterns of layers; by default embeddings, and with a budget the encoder, too; a plan names its own.
+        keep, rank, budget, plan: one of them; by default, with statistics, a budget of one half.
+        budget_of, allocation: how a `budget` counts and is shared out.
+        solver, p, sparse_share: None for the defaults, or if a plan gives them.
+        weighting: how statistics weight errors; None for the plan's or the default.
+        calibrated: whether there are to be statistics.
+        texts: whether they are to be made of texts.
+        break_even: timings of layers.
+        options: further keywords of the solver.
+
+    Raises:
+        ValueError: an argument out of range, or arguments that do not go together.
+    """
+
+    select: Sequence[str] | None = None
+    keep: float | None = None
+    rank: int | None = None
+    budget: float | None = None
+    plan: Plan | None = None
+    budget_of: str = "parameters"
+    allocation: str | None = None
+    solver: str | None = None
+    p: float | None = None
+    sparse_share: float | None = None
+    weighting: Any = None
+    calibrated: bool = False
+    texts: bool = False
+    break_even: BreakEven | None = None
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        goals = sum(value is not None for value in (self.keep, self.rank, self.budget, self.plan))
+        if goals == 0 and self.calibrated:
+            self._set(budget=BUDGET)
+        elif goals != 1:
+            raise ValueError("expected exactly one of `keep`, `rank`, `budget` and `plan`, e.g. `keep` 0.72")
+        if self.budget is None and self.allocation is not None:
+            raise ValueError("`allocation` says how a `budget` is shared out; give a `budget`, too")
+        if self.plan is not None:
+            check_only_plan(select=self.select, solver=self.solver, p=self.p, sparse_share=self.sparse_share)
+            check_method("svd", 2.0, **self.options)
+        weighting = self.weighting or (self.plan and self.plan.weighting)
+        check_weighting(weighting, calibrated=self.calibrated)
+        self._set(weighting=default_weighting(weighting, calibrated=self.calibrated))
+        if self.plan is not None:
+            self._set(plan=dataclasses.replace(self.plan, weighting=self.weighting))
+            return
+        self._set(select=list(self.select or (LAYERS if self.budget is None else LAYERS_OF_BUDGET)))
+        if self.budget is None:
+            check_uniform(**self._uniform, **self.options)
+        else:
+            check_allocation(**self._shared, **self.options)
+        if self.measured and not self.texts:
+            raise ValueError("`allocation` measured needs text to measure on: name some by `statistics`")
+
+    def _set(self, **values: Any) -> None:
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
+    @property
+    def measured(self) -> bool:
+        """Whether ranks are, or for a plan were, chosen by running the net."""
+        return "measured" in (self.allocation, self.plan and self.plan.allocation)
+
+    @property
+    def _uniform(self) -> dict[str, Any]:
+        """Arguments of `uniform_plan`, but for the layers."""
+        names = ("keep", "rank", "solver", "p", "sparse_share", "weighting", "break_even")
+        return {name: getattr(self, name) for name in names}
+
+    @property
+    def _shared(self) -> dict[str, Any]:
+        """Arguments of `allocate`, but for the layers, the statistics and the measure."""
+        names = ("budget", "budget_of", "sparse_share", "weighting", "break_even")
+        return {name: getattr(self, name) for name in names} | {
+            "allocation": self.allocation or default_allocation(self.weighting),
+            "methods": [default_method(self.solver, self.p, calibrated=self.calibrated)],
+        }
+
+    def plan_before_statistics(self, params: Any) -> Plan | None:
+        """The plan, checked against the net; None for a budget, which is shared out once there are statistics.
+
+        Raises:
+            ValueError: patterns match nothing, no layer would get smaller, the weighting has no weights for any layer,
+                the budget is too small, or the plan is of another net.
+        """
+        if self.budget is not None:
+            paths = select_paths(params, self.select or ())
+            self._check_weights(paths)
+            require_budget(params, self.budget, self.budget_of, _exactly(paths), self.break_even)
+            return None
+        plan = self.plan or uniform_plan(params, select=self.select or (), **self._uniform)
+        plan.check_layers(params)
+        self._check_weights(plan.layers)
+        self._check_smaller(plan, params)
+        return plan
+
+    def layers(self, params: Any) -> Callable[[str, Any], bool]:
+        """A pattern that selects the layers."""
+        return _exactly(self.plan.layers if self.plan is not None else select_paths(params, self.select or ()))
+
+    def share_out(
+        self, params: Any, statistics: Calibration | None, measure: Any, progress: Callable[[int, int, str], None]
+    ) -> Plan:
+        """The plan that shares the budget out; the arguments are those of `allocate`.
+
+        Raises:
+            ValueError: no layer would get smaller; else as `allocate`.
+        """
+        plan = allocate(
+            params, select=self.layers(params), statistics=statistics, measure=measure, progress=progress,
+            **self._shared, **self.options,
+        )  # fmt: skip
+        self._check_smaller(plan, params)
+        return plan
+
+    def _check_smaller(self, plan: Plan, params: Any) -> None:
+        reasons = plan.unchanged(params)
+        if len(reasons) == len(plan.layers):
+            goals = {name: getattr(self, name) for name in ("keep", "rank", "budget")}
+            goal = next((f"`{name}` is {value:g}" for name, value in goals.items() if value is not None), "`plan`")
+            notes = "; ".join([*dict.fromkeys(reasons.values())][:3])
+            raise ValueError(f"{goal}: no layer gets smaller: {notes}")
+
+    def _check_weights(self, paths: Iterable[str]) -> None:
+        if self.weighting in (None, "none"):
+            return
+        kinds = {is_table(path) for path in paths}
+        if any(weighting_named(self.weighting).weights(table=table) for table in kinds):
+            return
+        what = "embeddings" if kinds == {True} else "kernels"
+        others = [name for name, other in WEIGHTINGS.items() if any(other.weights(table=table) for table in kinds)]
+        raise ValueError(
+            f"`weighting` {self.weighting} has no weights for {what}, and no other layers are selected; expected "
+            f"{', '.join(others)}, or other `select`"
+        )
+
+
+def _exactly(paths: Iterable[str]) -> Callable[[str, Any], bool]:
+    chosen = set(paths)
+    return lambda path, _: path in chosen

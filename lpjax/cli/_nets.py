@@ -1,0 +1,59 @@
+"""Which nets and files the commands read and write."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lpjax.cli._errors import Misuse, misuse
+
+if TYPE_CHECKING:
+    from lpjax.checkpoint import Checkpoint
+    from lpjax.compression import Record
+
+
+def load_to_save(model: str, out: Path, force: bool) -> Checkpoint:
+    """The checkpoint that a command makes another of, in `out`. If `out` may not be written, nothing is read."""
+    from lpjax.checkpoint import check_target, load_checkpoint
+    from lpjax.checkpoint.source import find_model
+
+    with misuse():
+        check_target(out, None, force)
+        folder = find_model(model)
+    checkpoint = load_checkpoint(folder)
+    with misuse():
+        check_target(out, checkpoint.source, force)
+    return checkpoint
+
+
+def load_compressed(smaller: Path, out: Path, force: bool) -> tuple[Checkpoint, Record]:
+    """A compressed checkpoint to make another of, as `load_to_save`, and how it was made."""
+    from lpjax.compression import record_of
+
+    checkpoint = load_to_save(str(smaller), out, force)
+    record = record_of(checkpoint)
+    if not record.steps:
+        raise Misuse(f"{smaller} is a dense net; expected one that `lpjax compress` made")
+    return checkpoint, record
+
+
+def load_selected(model: str, layers: str | None) -> tuple[Checkpoint, list[str] | None]:
+    """A checkpoint, and the patterns of --layers, each of which matches some of it; None without."""
+    from lpjax.checkpoint import load_checkpoint
+    from lpjax.checkpoint.source import find_model
+    from lpjax.select import select_paths
+
+    with misuse():
+        folder = find_model(model)
+    checkpoint = load_checkpoint(folder)
+    patterns = None if layers is None else split_patterns(layers)
+    if patterns is not None:
+        with misuse():
+            select_paths(checkpoint.params, patterns)
+    return checkpoint, patterns
+
+
+def split_patterns(text: str) -> list[str]:
+    """The patterns of --layers; a comma inside braces or brackets belongs to a regular expression."""
+    return [part.strip() for part in re.split(r",(?![^{\[]*[}\]])", text) if part.strip()]

@@ -1,0 +1,119 @@
+"""`lpjax compress`."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from lpjax.cli import _options as opt
+from lpjax.cli._errors import misuse
+from lpjax.cli._nets import load_to_save, split_patterns
+from lpjax.cli._output import note, progress, show, sizes
+from lpjax.cli._texts import is_statistics, statistics_and_measure
+from lpjax.solvers import SOLVERS
+
+EXAMPLE = "lpjax compress all-MiniLM-L6-v2 smaller --calibrate sentences.txt"
+_much = functools.partial(typer.Option, rich_help_panel="How much")
+_how = functools.partial(typer.Option, rich_help_panel="How")
+_output = functools.partial(typer.Option, rich_help_panel="Output")
+
+
+def compress(
+    model: opt.Model,
+    out: opt.Out,
+    calibrate: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Text, or statistics, to weight errors by.")
+    ] = None,
+    budget: Annotated[
+        float | None, typer.Option(metavar="SHARE", help="Share of the net to keep; by text: 0.5.")
+    ] = None,
+    layers: Annotated[
+        str | None, typer.Option(metavar="NAMES", help="embeddings, encoder, attention, … or a regex.")
+    ] = None,
+    keep: Annotated[float | None, _much(metavar="SHARE", help="Share of each layer to keep.")] = None,
+    rank: Annotated[int | None, _much(metavar="N", help="Rank of each layer.")] = None,
+    plan: Annotated[Path | None, _much(metavar="FILE", help="File of --plan-out to repeat.")] = None,
+    budget_of: Annotated[
+        str, _much(metavar="NAME", help="Count parameters (default) or multiply_adds.", show_default=False)
+    ] = "parameters",
+    allocation: Annotated[
+        str | None, _much(metavar="NAME", help="uniform, energy, minimax, error or measured.")
+    ] = None,
+    method: Annotated[
+        str | None, _how(metavar="NAME", help=f"{', '.join(SOLVERS)}.", autocompletion=lambda: sorted(SOLVERS))
+    ] = None,
+    p: Annotated[float | None, _how("--p", metavar="X", help="Exponent of the norm.")] = None,
+    sparse: Annotated[float | None, _how(metavar="SHARE", help="Share of each pair for single entries.")] = None,
+    weighting: Annotated[
+        str | None, _how(metavar="NAME", help="gauss_newton, fwsvd, drone, asvd, counts or none.")
+    ] = None,
+    num_iters: Annotated[int | None, _how(metavar="N", help="Iteration limit of the method.")] = None,
+    tol: Annotated[float | None, _how(metavar="X", help="Tolerance of the method.")] = None,
+    break_even: Annotated[Path | None, _how(metavar="FILE", help="Timings of `lpjax bench`.")] = None,
+    plan_out: Annotated[Path | None, _output(metavar="FILE", help="Write the choice for each layer here.")] = None,
+    report: Annotated[bool, _output("--report", help="Write OUT/report.html, too.")] = False,
+    force: Annotated[bool, _output("--force", help="Replace OUT if it is a checkpoint.")] = False,
+    as_json: Annotated[bool, _output("--json", help="Print one JSON document instead.")] = False,
+) -> None:
+    """Factor the layers of a net, and save the smaller checkpoint."""
+    import lpjax
+    from lpjax._extras import require
+    from lpjax.allocation import Request
+    from lpjax.checkpoint.source import weight_bytes
+    from lpjax.checkpoint.targets import check_new_file
+    from lpjax.compression import outcome_of, read_break_even, record_of
+    from lpjax.compression.history import training_files
+    from lpjax.report import PAGE, write_own_page
+    from lpjax.report.tables import layers_table
+
+    given: dict[str, Any] = {"num_iters": num_iters, "tol": tol}
+    options = {name: value for name, value in given.items() if value is not None}
+    if report:
+        require("report", "--report")
+    with misuse():
+        request = Request(
+            select=None if layers is None else split_patterns(layers), keep=keep, rank=rank, budget=budget,
+            plan=None if plan is None else lpjax.load_plan(plan), budget_of=budget_of, allocation=allocation,
+            solver=method, p=p, sparse_share=sparse, weighting=weighting, calibrated=calibrate is not None,
+            texts=calibrate is not None and not is_statistics(calibrate),
+            break_even=None if break_even is None else read_break_even(break_even), options=options,
+        )  # fmt: skip
+        if plan_out is not None:
+            check_new_file(plan_out, "plan", overwrite=force)
+    checkpoint = load_to_save(model, out, force)
+    with misuse():
+        made = request.plan_before_statistics(checkpoint.params)
+    # What trained an earlier step's pairs goes with them.
+    history = training_files(checkpoint.source) if record_of(checkpoint).steps else {}
+    statistics, measure = statistics_and_measure(calibrate, request, checkpoint, model)
+    with progress() as advance:
+        made = made or request.share_out(checkpoint.params, statistics, measure, advance)
+    with progress() as advance:
+        compressed = lpjax.compress(
+            checkpoint.params, made, statistics, break_even=request.break_even,
+            progress=lambda done, total, record: advance(done, total, record.path), **options,
+        )  # fmt: skip
+    outcome = outcome_of(
+        checkpoint, compressed, made, statistics,
+        model=model, keep=keep, rank=rank, patterns=request.select, options=options,
+    )  # fmt: skip
+    before = weight_bytes(checkpoint.source)
+    after = lpjax.save_checkpoint(outcome.checkpoint, out, overwrite=force, extra_files=outcome.files | history)
+    if plan_out is not None:
+        lpjax.save_plan(outcome.plan, plan_out, overwrite=force)
+    files = {} if plan_out is None else {"plan": str(plan_out)}
+    if report:
+        with progress() as advance:
+            missing = write_own_page(out, checkpoint, model, advance)
+        note(missing)
+        files["report"] = str(out / PAGE)
+    total, left = outcome.sizes
+    saved = f"parameters {total / 1e6:.2f} M → {left / 1e6:.2f} M; {sizes(before, after)}; saved in {out}"
+    result = outcome.document(model, out) | {"bytes_before": before, "bytes_after": after} | files
+    notes = [] if request.break_even is None else request.break_even.notes(compressed.records, str(break_even))
+    title = " and ".join(f"{name}, p = {power:g}" for name, power in outcome.methods)
+    lines = [saved, *notes, *(f"{name}: {path}" for name, path in files.items())]
+    show(as_json, result, title, layers_table(compressed.records), *lines)

@@ -1,0 +1,73 @@
+"""`lpjax finetune`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from lpjax.cli import _options as opt
+from lpjax.cli._errors import misuse
+from lpjax.cli._nets import load_to_save
+from lpjax.cli._output import progress, show
+
+EXAMPLE = "lpjax finetune all-MiniLM-L6-v2 tuned --task sst2"
+
+
+def finetune(
+    context: typer.Context,
+    model: opt.Model,
+    out: opt.Out,
+    task: Annotated[str, typer.Option(metavar="NAME", help="GLUE task, such as sst2.")],
+    glue: opt.Glue = None,
+    train_split: Annotated[str, typer.Option(metavar="NAME", help="Split to learn from.")] = "train",
+    eval_split: Annotated[str, typer.Option(metavar="NAME", help="Split to choose by.")] = "validation",
+    eval_rows: Annotated[int | None, typer.Option(metavar="N", min=1, help="Evaluate on the first rows only.")] = None,
+    hold_out: Annotated[int, typer.Option(metavar="N", min=0, help="Examples to leave out.")] = 0,
+    epochs: Annotated[int, typer.Option(metavar="N", help="Passes over the examples.")] = 3,
+    batch_size: opt.BatchSize = 32,
+    accumulate: Annotated[int, typer.Option(metavar="N", help="Parts of a batch.")] = 1,
+    learning_rate: opt.LearningRate = 5e-5,
+    warmup: Annotated[float, typer.Option(metavar="X", help="Warm-up, as a share.")] = 0.1,
+    weight_decay: Annotated[float, typer.Option(metavar="X", help="Weight decay of AdamW.")] = 0.01,
+    clip: Annotated[float, typer.Option(metavar="X", help="Largest gradient norm.")] = 1.0,
+    dtype: opt.Dtype = "float32",
+    max_length: opt.MaxLength = 128,
+    eval_every: Annotated[int | None, typer.Option(metavar="N", help="Updates between evaluations.")] = None,
+    patience: Annotated[int | None, typer.Option(metavar="N", help="Worse evaluations before it stops.")] = None,
+    seed: opt.Seed = 0,
+    save_every: opt.SaveEvery = 60,
+    resume: opt.Resume = False,
+    force: opt.Force = False,
+    as_json: opt.AsJson = False,
+) -> None:
+    """Fine-tune a net on a GLUE task and save its best evaluation."""
+    from lpjax.checkpoint import check_target, save_checkpoint
+    from lpjax.compression.history import TUNED, tuning_history
+    from lpjax.glue import find_task, load_examples
+    from lpjax.glue.split import first_rows
+    from lpjax.glue.split import hold_out as leave_out
+    from lpjax.report.tables import TUNING, curve_table
+    from lpjax.training import Settings, record
+    from lpjax.training import finetune as run
+
+    with misuse():
+        settings = opt.settings_from(context, Settings)
+        chosen = find_task(task)
+        snapshot = record.find_snapshot(check_target(out, None, force), "finetune", resume=resume, force=force)
+    checkpoint = load_to_save(model, out, force)
+    train, dev = (load_examples(chosen, split, glue) for split in (train_split, eval_split))
+    with misuse():
+        train = leave_out(train, hold_out)[0] if hold_out else train
+        dev = first_rows(dev, eval_rows) if eval_rows is not None else dev
+    history = tuning_history(checkpoint)  # damaged, it is refused before the work
+    with record.holding(snapshot, start_over=not resume):
+        with progress() as advance:
+            tuned = run(checkpoint, train, dev, settings, snapshot=snapshot, save_every=save_every, progress=advance)
+        document = record.tuning_record(tuned, settings, model, train, dev)
+        files = history | {TUNED: record.record_json(document)}
+        save_checkpoint(tuned.checkpoint, out, overwrite=force, extra_files=files)
+    table = curve_table(tuned.curve, tuned.best, TUNING | {name: f"{name}|.4f" for name in chosen.metrics})
+    note = "" if dev.complete else f"; {dev.split} is a subset: no GLUE score"
+    title = f"{chosen.title}, {dev.split}, {len(dev.labels)} rows"
+    show(as_json, document | {"out": str(out)}, title, table, f"saved in {out} as of update {tuned.best['step']}{note}")

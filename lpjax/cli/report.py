@@ -1,0 +1,46 @@
+"""`lpjax report`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lpjax.cli import _options as opt
+from lpjax.cli._errors import misuse
+from lpjax.cli._output import note, progress, show
+
+EXAMPLE = "lpjax report smaller --baseline all-MiniLM-L6-v2"
+
+
+def report(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUN...", help="Compressed nets, or results of experiments."),
+    ],
+    baseline: opt.Baseline = None,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Page to write; default: RUN/report.html.")] = None,
+    glue: opt.Glue = None,
+    latency: Annotated[bool, typer.Option("--latency/--no-latency", help="Time the nets beside the dense one.")] = True,
+    force: opt.ForceFile = False,
+) -> None:
+    """Show compressed nets on one page."""
+    from lpjax.checkpoint import load_checkpoint
+    from lpjax.checkpoint.source import find_model
+    from lpjax.checkpoint.targets import check_new_file
+    from lpjax.report import PAGE, PAGE_KIND, Baseline, check_runs, write_report
+
+    with misuse():
+        check_runs(runs, baseline)
+        if out is None:
+            out = runs[0] / PAGE if len(runs) == 1 and runs[0].is_dir() else Path(PAGE)
+        if out.suffix.lower() not in (".html", ".htm"):
+            raise ValueError(f"`out` is {out}; expected a name that ends in .html")
+        check_new_file(out, PAGE_KIND, overwrite=force)
+        folder = None if baseline is None else find_model(baseline)
+    dense = None if folder is None or baseline is None else Baseline(load_checkpoint(folder), baseline)
+    with progress() as advance:
+        missing = write_report(out, runs, baseline=dense, glue=glue, latency=latency, overwrite=force, progress=advance)
+    note(missing)
+    show(False, {}, f"written: {out}")

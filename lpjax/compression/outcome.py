@@ -1,0 +1,127 @@
+"""From what `compress` returned to a checkpoint that tells how it was made."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+
+from lpjax._provenance import run_record
+from lpjax._tree import leaves_with_paths
+from lpjax.checkpoint import Checkpoint
+from lpjax.compression._compress import Compressed
+from lpjax.compression.plan import Plan
+from lpjax.compression.record import LayerRecord, record_files
+from lpjax.weighting.provenance import origin
+from lpjax.weighting.statistics import Calibration
+
+
+class Outcome(NamedTuple):
+    """A compressed checkpoint.
+
+    Attributes:
+        checkpoint: with its smaller params, and a block for config.json that tells which solver made which pair.
+        plan: what was done, to be replayed.
+        files: the record, for `save_checkpoint`.
+        methods: solvers and exponents that were used, in the order of the layers.
+        sizes: parameters before and after.
+        records: of the layers, as `compress` returned them.
+    """
+
+    checkpoint: Checkpoint
+    plan: Plan
+    files: dict[str, Callable[[int], str]]
+    methods: tuple[tuple[str, float], ...]
+    sizes: tuple[int, int]
+    records: tuple[LayerRecord, ...]
+
+    @property
+    def method(self) -> tuple[str, float | None]:
+        """Solver and exponent of all layers, or ("several", None)."""
+        return self.methods[0] if len(self.methods) == 1 else ("several", None)
+
+    def document(self, model: str, out: Path) -> dict[str, Any]:
+        """What became of `model` in the folder `out`, as JSON can say it."""
+        return {
+            "model": model,
+            "out": str(out),
+            "method": self.method[0],
+            "p": self.method[1],
+            "parameters_before": self.sizes[0],
+            "parameters_after": self.sizes[1],
+            "layers": [msgspec.to_builtins(record) for record in self.records],
+        }
+
+
+def outcome_of(
+    before: Checkpoint,
+    compressed: Compressed,
+    plan: Plan,
+    statistics: Calibration | None,
+    *,
+    model: str,
+    keep: float | None = None,
+    rank: int | None = None,
+    patterns: Sequence[str] | None = None,
+    options: Mapping[str, Any],
+) -> Outcome:
+    """The checkpoint that `compressed` makes of `before`, with its record.
+
+    Args:
+        before: what was compressed.
+        compressed: what `compress` returned.
+        plan, statistics, options: what it was given.
+        model: name of `before`; the plan's provenance tells it.
+        keep, rank, patterns: what the plan was made from, for the record.
+
+    Raises:
+        RecordError: the record of `before` is damaged.
+    """
+    params, records = compressed
+    provenance = {"model": model, **run_record(None)} | ({"calibration": origin(statistics)} if statistics else {})
+    plan = dataclasses.replace(plan, provenance=provenance)
+    fresh = [record for record in records if record.rank is not None and not record.note]
+    total, left = (sum(leaf.size for _, leaf in leaves_with_paths(tree)) for tree in (before.params, params))
+    whole = sum(math.prod(leaf.shape) for _, leaf in leaves_with_paths(before.params))
+    if plan.budget_of == "parameters" and left > (plan.budget or 1) * whole:
+        plan = dataclasses.replace(plan, budget=None, budget_of=None)  # somebody raised its ranks
+    choices = {record.path: plan.layers[record.path] for record in fresh}
+    methods: Any = tuple(dict.fromkeys((choice.method, choice.p) for choice in choices.values()))
+    outcome = Outcome(before, plan, {}, methods, (total, left), records)
+    method, p = outcome.method
+    steps = _earlier_steps(before.compression or {})
+    for solver, exponent in methods:
+        own = [path for path, choice in choices.items() if (choice.method, choice.p) == (solver, exponent)]
+        steps.append({"method": solver, "p": exponent, "paths": own})
+    files = record_files(
+        before,
+        params,
+        records,
+        model=model,
+        method=method,
+        p=p,
+        keep=keep,
+        rank=rank,
+        budget=plan.budget,
+        budget_of=plan.budget_of,
+        allocation=plan.allocation,
+        sparse=max((choices[record.path].sparse_share for record in fresh if record.nnz), default=0.0),
+        options=options,
+        weighting=plan.weighting,
+        calibration={} if statistics is None else origin(statistics),
+        patterns=None if patterns is None else tuple(patterns),
+    )
+    block = {"method": method, "p": p, "steps": steps}
+    return outcome._replace(checkpoint=dataclasses.replace(before, params=params, compression=block), files=files)
+
+
+def _earlier_steps(block: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The steps that config.json tells of; of a net from before there were steps, one."""
+    if "steps" in block:
+        return list(block["steps"])
+    known = {key: block[key] for key in ("method", "p") if key in block}
+    return [known | {"paths": sorted(block["ranks"])}] if block.get("ranks") else []

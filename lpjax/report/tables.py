@@ -1,0 +1,137 @@
+"""Tables for a terminal or a notebook: of what commands measure and make."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from rich.console import RenderableType
+from rich.markup import escape
+from rich.table import Table
+
+from lpjax.compression import BreakEven, LayerRecord
+from lpjax.glue import Task
+from lpjax.select import rank_for
+
+TUNING = {"step": "update|d", "epoch": "epoch|.1f", "loss": "training loss|.4f"}
+"""Columns of `curve_table` for `finetune`, before those of the metrics."""
+RECOVERY = {
+    "step": "update|g",
+    "epoch": "epoch|.2f",
+    "learning_rate": "learning rate|.1e",
+    "loss": "training loss|.5f",
+    "divergence": "divergence, held out|.5f",
+}
+"""Columns of `curve_table` for `recover`."""
+_KEEPS = (0.75, 0.5, 0.25)
+
+
+def make_table(
+    headings: Sequence[str], rows: Iterable[Sequence[str]], *, caption: str = "", bold: int | None = None
+) -> Table:
+    """A table of text in the first column and numbers in the others; row `bold` stands out."""
+    table = Table(caption=escape(caption), caption_justify="left")
+    for i, heading in enumerate(headings):
+        table.add_column(escape(heading), justify="right" if i else "left", overflow="fold")
+    for i, row in enumerate(rows):
+        table.add_row(*map(escape, row), style="bold" if i == bold else None)
+    return table
+
+
+def layers_table(records: Sequence[LayerRecord]) -> Table:
+    """What became of each layer."""
+    timed = any(record.time_ratio is not None for record in records)
+    sparse = any(record.nnz for record in records)
+    rows = []
+    for record in records:
+        row = {
+            "layer": record.path + (f" ({record.note})" if record.note else ""),
+            "shape": "×".join(map(str, record.shape)),
+            "rank": "dense" if record.rank is None else str(record.rank),
+            "entries": str(record.nnz),
+            "kept": f"{100 * record.stored_size / record.dense_size:.0f} %",
+            "objective": f"{record.error_entries:.4f}",
+            "seconds": f"{record.seconds:.2f}" + ("" if record.converged else "*"),
+            "time / dense": "" if record.time_ratio is None else f"{record.time_ratio:.2f}",
+        }
+        unknown = {"entries": sparse, "time / dense": timed}
+        rows.append({heading: cell for heading, cell in row.items() if unknown.get(heading, True)})
+    caption = "objective: ‖A − LR‖ₚ / ‖A‖ₚ over entries" + (", without the single entries" if sparse else "")
+    if not all(record.converged for record in records):
+        caption += "; * stopped at the iteration limit"
+    return make_table(list(rows[0]), [list(row.values()) for row in rows], caption=caption)
+
+
+def break_even_tables(timings: BreakEven) -> list[RenderableType]:
+    """How long shapes take, factored and dense."""
+    ratios = [f"{keep:g}" for keep in _KEEPS]
+    title = f"{timings.tokens} tokens: time / dense at keep {', '.join(ratios)}, and the largest rank that is no slower"
+    rows = []
+    for one in timings.timings:
+        ranks = [rank_for(one.shape, keep) for keep in _KEEPS]
+        rows.append(
+            (
+                "×".join(map(str, one.shape)),
+                "table" if one.table else "kernel",
+                f"{1e3 * one.dense_seconds:.3f}",
+                *("–" if rank < 1 else f"{one.ratio(rank):.2f}" for rank in ranks),
+                *((str(one.rank), f"{one.keep:.2f}") if one.rank else ("none", "–")),
+            )
+        )
+    caption = "each layer alone; in a net, what is beside it takes its time either way"
+    return [title, make_table(["shape", "as", "ms", *ratios, "rank", "keep"], rows, caption=caption)]
+
+
+def curve_table(curve: Sequence[Mapping[str, Any]], best: Mapping[str, Any], columns: Mapping[str, str]) -> Table:
+    """A curve of training, its best entry in bold.
+
+    Args:
+        curve, best: entries by name; one that an entry lacks stays empty.
+        columns: name of a number -> its heading and format, such as "loss|.4f".
+    """
+    headings, formats = zip(*(text.split("|") for text in columns.values()), strict=True)
+    rows = [
+        [format(entry[name], form) if name in entry else "" for name, form in zip(columns, formats, strict=True)]
+        for entry in curve
+    ]
+    return make_table(headings, rows, bold=list(curve).index(best))
+
+
+def task_tables(result: Mapping[str, Any], task: Task) -> Iterator[RenderableType]:
+    """Scores on a task, as `lpjax evaluate` tells them, of one net or two."""
+    names = [result[key] for key in ("model", "baseline") if key in result]
+    nets = [result[key] for key in ("result", "baseline_result") if key in result]
+    rows = [[name, *(f"{net['metrics'][name]:.4f}" for net in nets)] for name in task.metrics]
+    rows.append(["tokens a second", *(f"{net['tokens_per_second']:,.0f}" for net in nets)])
+    yield f"{task.title}, {nets[0]['split']}, {nets[0]['rows']} rows"
+    yield make_table(["score", *names], rows, caption="" if nets[0]["complete"] else "a subset: no GLUE score")
+    warnings = {name: net["warnings"] for name, net in zip(names, nets, strict=True)}
+    if len(nets) == 2 and nets[0]["warnings"] == nets[1]["warnings"]:
+        warnings = {"both nets": nets[0]["warnings"]}
+    yield from (f"{name}: {line}" for name, lines in warnings.items() for line in lines)
+
+
+def outputs_tables(result: Mapping[str, Any]) -> Iterator[RenderableType]:
+    """Scores by embeddings and nearness to the dense net, as `lpjax evaluate` tells them."""
+    rows: list[list[str]] = []
+    if "stsb" in result:
+        nets = [result[key] for key in ("stsb", "baseline_stsb") if key in result]
+        for key in ("spearman", "pearson"):
+            rows.append([f"STS-B dev {key.capitalize()}", *(f"{net[key]:.4f}" for net in nets)])
+    else:
+        yield f"STS-B: not found ({result['stsb_missing']})"
+    if near := result.get("fidelity"):
+        rows.append(["mean cosine with the baseline", f"{near['mean_cosine']:.4f}", "1"])
+        rows.append(["Spearman with its similarities", f"{near['spearman']:.4f}", "1"])
+    if outputs := result.get("outputs"):
+        rows.append([f"divergence of its {outputs['kind']}", f"{outputs['divergence']:.5f}", "0"])
+        if outputs["agreement"] is not None:
+            rows.append([f"agreement of its {outputs['kind']}", f"{outputs['agreement']:.4f}", "1"])
+    speed = result["stsb" if "stsb" in result else "fidelity"]["tokens_per_second"]
+    rows.append(["tokens a second", f"{speed:,.0f}"])
+    yield make_table(["score", result["model"], *(["baseline"] if "baseline" in result else [])], rows)
+    if "outputs_missing" in result:
+        yield f"outputs: not compared, {result['outputs_missing']}"
+    if outputs and outputs["truncated"]:
+        cut = f"{outputs['truncated']} of {outputs['texts']} texts cut off at {outputs['max_length']} tokens"
+        yield f"outputs: {cut}"

@@ -1,0 +1,107 @@
+"""Runs of training as the files beside a checkpoint tell them, and their snapshots until those are written."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import math
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from lpjax._files.replacing import claimed
+from lpjax._provenance import run_record
+from lpjax.glue.data import Examples
+from lpjax.training._finetune import Finetuned, Settings
+from lpjax.training._recover import Recovered, Recovery
+from lpjax.training.fit import SnapshotWarning
+
+
+def tuning_record(tuned: Finetuned, settings: Settings, model: str, train: Examples, dev: Examples) -> dict[str, Any]:
+    """What finetune.json tells of a run on a task's examples, of a net that is called `model`."""
+    splits = {
+        name: {"split": examples.split, "rows": len(examples.labels), "complete": examples.complete}
+        for name, examples in (("train", train), ("dev", dev))
+    }
+    return {
+        "model": model,
+        "task": train.task.name,
+        **splits,
+        "settings": dataclasses.asdict(settings),
+        "best": tuned.best,
+        "curve": list(tuned.curve),
+        "steps": tuned.steps,
+        "stopped_early": tuned.stopped_early,
+        "fresh": list(tuned.fresh),
+        "seconds": round(tuned.seconds, 1),
+        **run_record(settings.seed),
+    }
+
+
+def recovery_record(
+    recovered: Recovered, settings: Recovery, model: str, baseline: str, source: str, earlier: Any
+) -> dict[str, Any]:
+    """What recover.json tells of a run.
+
+    Args:
+        recovered, settings: the run.
+        model, baseline, source: names of the compressed net, the dense one and the texts.
+        earlier: what the file told of the run before, None without one.
+    """
+    finite = [
+        {name: value if math.isfinite(value) else None for name, value in entry.items()} for entry in recovered.curve
+    ]
+    record = {
+        "model": model,
+        "baseline": baseline,
+        "source": source,
+        "texts": recovered.texts,
+        "held_out": recovered.held_out,
+        "settings": dataclasses.asdict(settings),
+        "best": recovered.best,
+        "curve": finite,
+        "seconds": round(recovered.seconds, 1),
+        **run_record(settings.seed),
+    }
+    return record if earlier is None else record | {"earlier": earlier}
+
+
+def record_json(record: dict[str, Any]) -> str:
+    """A record as the text of its file."""
+    return json.dumps(record, indent=2) + "\n"
+
+
+def find_snapshot(target: Path, command: str, *, resume: bool, force: bool) -> Path:
+    """The snapshot of a command that writes the folder `target`: a file beside it.
+
+    Raises:
+        FileExistsError: there is one, and neither `resume` nor `force` says what to do with it.
+    """
+    snapshot = target.with_name(f"{target.name}.{command}.safetensors")
+    if snapshot.exists() and not (resume or force):
+        raise FileExistsError(f"{snapshot} is left of an interrupted run; `resume` goes on, `force` starts over")
+    return snapshot
+
+
+@contextlib.contextmanager
+def holding(snapshot: Path, *, start_over: bool) -> Iterator[None]:
+    """Keep a run's snapshot, locked against other runs, until its result is written inside; then remove it.
+
+    Raises:
+        OSError: a live run holds it; or what is raised inside, with the place of the trained weights.
+    """
+    with claimed(snapshot), warnings.catch_warnings():
+        warnings.simplefilter("always", SnapshotWarning)
+        if start_over:
+            snapshot.unlink(missing_ok=True)
+        try:
+            yield
+        except OSError as error:
+            if not snapshot.exists():
+                raise
+            raise OSError(
+                f"{error}; the trained weights are in {snapshot}: mend the cause and go on by `resume`"
+            ) from error
+        snapshot.unlink(missing_ok=True)

@@ -1,0 +1,75 @@
+"""Where a calibration came from, and whether it is of the net at hand."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import zlib
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import numpy as np
+
+from lpjax._provenance import run_record
+from lpjax._tree import walk
+from lpjax.checkpoint import Checkpoint
+from lpjax.weighting.statistics import Calibration
+from lpjax.weights.low_rank import is_lowrank
+
+
+def with_provenance(
+    calibration: Calibration,
+    checkpoint: Checkpoint,
+    first: Sequence[str],
+    second: Sequence[str] | None,
+    *,
+    model: str,
+    source: str,
+) -> Calibration:
+    """`calibration` with the names of model and texts, a digest of the texts, and checksums of the matrices.
+
+    Args:
+        calibration: as `calibrate` made it of the following.
+        checkpoint, first, second: the net and the texts.
+        model, source: their names.
+    """
+    digest = hashlib.sha256("\n".join([*first, *(second or ())]).encode("utf-8", "replace")).hexdigest()
+    provenance = {"model": model, "source": source, "sha256": digest, **run_record(calibration.seed)}
+    provenance["weights"] = _checksums(checkpoint.params, calibration.statistics)
+    return dataclasses.replace(calibration, provenance=provenance)
+
+
+def origin(calibration: Calibration) -> dict[str, str]:
+    """Where a calibration came from, for the record of a net that was compressed by it."""
+    named = {key: calibration.provenance[key] for key in ("model", "source", "sha256") if key in calibration.provenance}
+    counts = {key: getattr(calibration, key) for key in ("texts", "tokens", "target", "seed")}
+    return {key: str(value) for key, value in (named | counts).items()}
+
+
+def check_same_net(calibration: Calibration, checkpoint: Checkpoint, name: object) -> None:
+    """Refuse the calibration of another net, or of this one before it was trained further.
+
+    Args:
+        calibration: of a file; without checksums it is not checked.
+        checkpoint: the net.
+        name: of the calibration, for the message.
+
+    Raises:
+        ValueError: naming the first matrix that differs.
+    """
+    known = calibration.provenance.get("weights")
+    if not isinstance(known, dict):
+        return
+    for path, checksum in _checksums(checkpoint.params, known).items():
+        if checksum != known[path]:
+            made = calibration.provenance.get("model", "another net")
+            raise ValueError(
+                f"{name} was made of {made}, whose {path} is not that of this net; calibrate the net that is to be "
+                "compressed, in the same dtype: lpjax calibrate"
+            )
+
+
+def _checksums(params: Any, paths: Collection[str]) -> dict[str, int]:
+    """CRC-32 of the dense matrices at `paths`, as far as the tree has them."""
+    dense = {path: leaf for path, leaf in walk(params) if path in paths and not is_lowrank(leaf)}
+    return {path: zlib.crc32(np.ascontiguousarray(leaf).view(np.uint8).data) for path, leaf in dense.items()}

@@ -1,0 +1,106 @@
+"""The command line as a whole: what it loads, how it finds commands, their help, and completion by shells."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lpjax import cli
+from lpjax.training import Recovery, Settings
+from tests.conftest import Command
+
+COMMANDS = ["bench", "calibrate", "compress", "evaluate", "export", "finetune", "inspect", "quantize", "recover",
+            "report"]  # fmt: skip
+
+
+def fresh(*arguments: str, **environment: str) -> str:
+    """What a command line prints in a process of its own, and then the modules that it loaded, as JSON."""
+    code = (
+        "import json, sys\nfrom lpjax.cli import main\ntry:\n main()\nexcept SystemExit as stop:\n assert not stop.code"
+    )
+    code += "\nprint(json.dumps(sorted(sys.modules)))"
+    run = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        env=os.environ | environment, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    return run.stdout
+
+
+@pytest.mark.parametrize("arguments", [["--version"], ["--help"], *([name, "--help"] for name in COMMANDS)])
+def test_help_and_version_load_no_jax(arguments: list[str]):
+    loaded = json.loads(fresh(*arguments).splitlines()[-1])
+    assert not {"jax", "numpy", "scipy", "transformers"}.intersection(loaded)
+
+
+def test_every_command_is_listed_with_one_line(command: Command, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    status, printed, _ = command("--help")
+    assert status == 0
+    listed = printed[printed.index("Commands") :].splitlines()[1:]
+    words = [line.strip("│ ").split()[0] for line in listed if line.startswith("│")]
+    assert words == COMMANDS
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_help_of_a_command_fits_a_screen(command: Command, monkeypatch: pytest.MonkeyPatch, name: str):
+    monkeypatch.setenv("COLUMNS", "80")
+    status, printed, _ = command(name, "--help")
+    assert status == 0
+    assert "Example:" in printed
+    assert len(printed.strip().splitlines()) <= 40
+
+
+def test_completion_knows_commands_and_options():
+    def completed(line: str) -> list[str]:
+        words = line.split(" ")
+        code = "import sys\nsys.argv = ['lpjax']\nfrom lpjax.cli import main\nmain()"
+        variables = {"_LPJAX_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(len(words) - 1)}
+        run = subprocess.run(
+            [sys.executable, "-c", code], env=os.environ | variables, capture_output=True, text=True, check=False
+        )
+        return run.stdout.split()
+
+    assert completed("lpjax ") == COMMANDS
+    assert completed("lpjax re") == ["recover", "report"]
+    assert completed("lpjax compress a b --method irls_") == ["irls_entries", "irls_rows"]
+    assert "--calibrate" in completed("lpjax compress a b --cal")
+    assert completed("lpjax evaluate a --dtype b") == ["bfloat16"]
+
+
+def test_a_command_is_one_file(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "greet.py").write_text(
+        "from lpjax.cli._options import AsJson, Model\nfrom lpjax.cli._output import show\n\n"
+        "EXAMPLE = 'lpjax greet somebody'\n\n\n"
+        "def greet(model: Model, times: int = 1, as_json: AsJson = False) -> None:\n"
+        "    '''Greet a net.'''\n"
+        "    if times < 1:\n        raise ValueError(f'`times` is {times}; expected 1 or more')\n"
+        "    show(as_json, {'model': model}, f'hello {model}')\n"
+    )
+    monkeypatch.setattr(cli, "__path__", [*cli.__path__, str(tmp_path)])
+    assert command("greet", "net")[:2] == (0, "hello net\n")
+    assert json.loads(command("greet", "net", "--json")[1]) == {"model": "net"}
+    assert "Greet a net." in command("--help")[1]
+    status, _, err = command("greet", "net", "--times", 0)
+    assert (status, err) == (1, "error: --times is 0; expected 1 or more\n")
+
+
+@pytest.mark.parametrize(("name", "settings"), [("finetune", Settings), ("recover", Recovery)])
+def test_defaults_are_those_of_the_library(name: str, settings: Callable[[], Any]):
+    given = {
+        key: one.default
+        for key, one in inspect.signature(vars(import_module(f"lpjax.cli.{name}"))[name]).parameters.items()
+    }
+    fields = dataclasses.asdict(settings())
+    shared = given.keys() & fields.keys()
+    assert len(shared) > 4
+    assert {key: given[key] for key in shared} == {key: fields[key] for key in shared}
