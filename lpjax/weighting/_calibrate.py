@@ -53,7 +53,7 @@ def calibrate(
     the outputs' square changes by an error in a layer (Gauss–Newton). Of a net with a classification head u is that of
     the log-likelihood of labels drawn from its own predictions (the Fisher information), or of the `labels`; of a
     regression it is Gaussian; of a net without a head, too, and the output is the embedding at length 1: see
-    `lpjax.evaluation.sentences.embed_sentences`.
+    `lpjax.evaluation.embed_sentences`.
     Independent labels are drawn each for itself; classes of tokens for each token but padding and special ones; an
     answer's first and last token among the text's tokens. A masked language model sees a text with 15 % of its tokens
     masked, and words are drawn in their places.
