@@ -457,7 +457,7 @@ def test_the_command_its_plan_and_its_page(command, folder, tmp_path):
     assert all(layer["stored_size"] <= 0.7 * layer["dense_size"] for layer in layers if layer["rank"] is not None)
     step = read_record(tmp_path / "out" / "lpjax_record.json").steps[-1]
     assert step.sparse == 0.4
-    assert [layer.entries for layer in step.layers] == [layer["entries"] for layer in layers]
+    assert [layer.nnz for layer in step.layers] == [layer["entries"] for layer in layers]
     assert {choice.sparse_share for choice in load_plan(plan).layers.values() if choice.rank is not None} == {0.4}
     assert command("compress", folder, tmp_path / "again", "--plan", plan)[0] == 0
     one, other = (jax.tree.leaves(lpjax.load_checkpoint(tmp_path / name).params) for name in ("out", "again"))
