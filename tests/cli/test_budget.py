@@ -229,3 +229,15 @@ def test_tables_have_single_entries_where_there_is_text(command, folder, text, t
     replayed = ["--plan", plan, "--calibrate", text, "--break-even", timings]
     assert command("compress", folder, tmp_path / "replayed", *replayed)[0] == 0
     assert same_weights(tmp_path / "out", tmp_path / "replayed")
+
+
+def test_a_text_is_enough(command, folder, text, tmp_path):
+    """Half of the net, shared out by error under the default weighting."""
+    plan = tmp_path / "plan.json"
+    status, said, errors = command(
+        "compress", folder, tmp_path / "out", "--calibrate", text, "--plan-out", plan, "--json"
+    )
+    assert status == 0, errors
+    found, result = load_plan(plan), json.loads(said)
+    assert (found.budget, found.allocation, found.weighting) == (0.5, "error", "gauss_newton")
+    assert result["parameters_after"] <= 0.5 * result["parameters_before"]
