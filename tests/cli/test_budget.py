@@ -71,8 +71,8 @@ def test_a_budget_by_text_its_plan_and_the_same_again(command, folder, text, tmp
     assert same_weights(tmp_path / "out", tmp_path / "again")
     assert command("report", tmp_path / "out", "--out", tmp_path / "page.html")[0] == 0
     page = (tmp_path / "page.html").read_text()
-    assert "shared out by <code>" + (allocation or "error") in page
-    assert f"by {6 if allocation == 'measured' else 7} texts of {text}" in page
+    assert "allocated by <code>" + (allocation or "error") in page
+    assert f"from {6 if allocation == 'measured' else 7} texts of {text}" in page
     assert "<code>gauss_newton</code>" in page
     edited = plan.read_text().replace('"weighting": "gauss_newton"', '"weighting": null')
     plan.write_text(edited)
