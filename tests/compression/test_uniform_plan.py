@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import click
 import jax
 import numpy as np
 import pytest
-from lpjax.cli._common import in_options
 
 import lpjax
 from lpjax import Choice, Plan
+from lpjax.cli._errors import name_options
 from lpjax.weighting import Calibration, Statistics
 from tests.compression.test_compress import first_columns, params
 
@@ -71,4 +72,5 @@ def test_check_reads_statistics():
 def test_the_command_says_options_for_arguments():
     message = "`solver` is 'x'; `budget_of` and `keep` stay, and `lpjax.calibrate` and `counts`, too"
     expected = "--method is 'x'; --budget-of and --keep stay, and `lpjax.calibrate` and `counts`, too"
-    assert in_options(message, {"budget_of": "--budget-of", "keep": "--keep"}) == expected
+    options = [click.Option([name]) for name in ("--method", "--budget-of", "--keep")]
+    assert name_options(message, click.Context(click.Command("compress", params=options))) == expected

@@ -135,7 +135,7 @@ def test_a_cell_is_what_compress_and_evaluate_give(config, tmp_path, monkeypatch
         select = ["embeddings", "encoder"] if key.layers == "both" else key.layers
         params, records = lpjax.compress(checkpoint.params, select=select, keep=0.6, solver="lewis", p=1.5, num_iters=3)
         small = dataclasses.replace(checkpoint, params=params)
-        expected = lpjax.glue.evaluate.evaluate_task(small, load_examples("sst2", "heldout_subset"))
+        expected = lpjax.glue.evaluate_task(small, load_examples("sst2", "heldout_subset"))
         assert record["metrics"] == expected.metrics
         assert record["factored"] == sum(one.rank is not None for one in records)
         assert record["parameters"] < dense["parameters"] == record["parameters_dense"]
