@@ -28,7 +28,7 @@ def covering(cases: Sequence[Mapping[str, Hashable]], strength: int = 2) -> list
         for groups in missing:
             groups -= covered
         chosen.append(best)
-    return sorted(chosen) or [0]
+    return sorted(chosen) or list(range(len(cases)))[:1]
 
 
 def _groups(case: Mapping[str, Hashable], strength: int) -> set[frozenset[tuple[str, Hashable]]]:

@@ -32,12 +32,12 @@ WHOLE = [
     ("recover", "--texts", 2),
     ("recover", "--epochs", 1),
     ("recover", "--batch-size", 1),
-    ("recover", "--max-length", 1),
+    ("recover", "--max-length", 3),
     ("recover", "--seed", 0),
     ("finetune", "--epochs", 1),
     ("finetune", "--batch-size", 1),
     ("finetune", "--accumulate", 1),
-    ("finetune", "--max-length", 1),
+    ("finetune", "--max-length", 3),
     ("finetune", "--eval-every", 1),
     ("finetune", "--eval-rows", 1),
     ("finetune", "--hold-out", 0),
@@ -61,15 +61,19 @@ NUMBERS = [
 def refused(command: Command, name: str, option: str, value: str) -> str:
     status, printed, err = command(name, *COMMANDS[name], option, value)
     assert (status, printed) == (2, ""), (name, option, value, err)
-    return " ".join(err.split())
+    return " ".join(err.replace("│", " ").split())
 
 
 @pytest.mark.parametrize(("name", "option", "least"), WHOLE)
 def test_whole_numbers_have_ranges(command: Command, name, option, least):
     most = 2**32 - 1 if option == "--seed" else 2**31 - 1
     for value in (most + 1, 2**63, 2**64, 10**400):
-        assert f"expected a whole number, from {least} to {most}" in refused(command, name, option, str(value))
-    assert f"expected a whole number, {least} or more" in refused(command, name, option, str(least - 1))
+        err = refused(command, name, option, str(value))
+        assert option in err
+        assert f"from {least} to {most}" in err or f"less than or equal to {most}" in err
+    err = refused(command, name, option, str(least - 1))
+    assert option in err
+    assert f"{least} or more" in err or f"greater than or equal to {least}" in err
     for value in ("9" * 5000, "1.5", "nan", "1e3"):
         assert option in refused(command, name, option, value)
 
@@ -77,7 +81,8 @@ def test_whole_numbers_have_ranges(command: Command, name, option, least):
 @pytest.mark.parametrize(("name", "option"), NUMBERS)
 def test_numbers_are_finite_and_have_ranges(command: Command, name, option):
     for value in ("nan", "inf", "-inf", "1e400", "-1"):
-        assert "expected" in refused(command, name, option, value)
+        err = refused(command, name, option, value)
+        assert "expected" in err or "Input should be" in err
 
 
 @pytest.mark.parametrize("option", ["--keep", "--rank", "--budget"])

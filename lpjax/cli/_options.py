@@ -8,6 +8,8 @@ from typing import Annotated, Literal, TypeVar
 
 import typer
 
+from lpjax._check import MOST, MOST_SEED
+
 T = TypeVar("T")
 
 ALIAS = "all-MiniLM-L6-v2"
@@ -21,12 +23,12 @@ Glue = Annotated[Path | None, typer.Option(metavar="DIR", help="GLUE; default: $
 Text = Annotated[Path | None, typer.Option(metavar="FILE", help="Text, one a line; default: Python's manual.")]
 TaskName = Annotated[str | None, typer.Option("--task", metavar="NAME", help="GLUE task to take texts from instead.")]
 Split = Annotated[str | None, typer.Option(metavar="NAME", help="Split of the task; default: train.")]
-BatchSize = Annotated[int, typer.Option(metavar="N", min=1, help="Texts of a batch.")]
-MaxLength = Annotated[int, typer.Option(metavar="N", min=3, help="Most tokens of a text.")]
+BatchSize = Annotated[int, typer.Option(metavar="N", min=1, max=MOST, help="Texts of a batch.")]
+MaxLength = Annotated[int, typer.Option(metavar="N", min=3, max=MOST, help="Most tokens of a text.")]
 Dtype = Annotated[Literal["float32", "bfloat16"], typer.Option(metavar="NAME", help="float32 or bfloat16.")]
 LearningRate = Annotated[float, typer.Option("--lr", metavar="X", help="Peak learning rate.")]
-Seed = Annotated[int, typer.Option(metavar="N", min=0, help="Seed of all that is random.")]
-SaveEvery = Annotated[float, typer.Option(metavar="X", min=0, help="Seconds between snapshots.")]
+Seed = Annotated[int, typer.Option(metavar="N", min=0, max=MOST_SEED, help="Seed of all that is random.")]
+SaveEvery = Annotated[float, typer.Option(metavar="X", min=0, max=MOST, help="Seconds between snapshots.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace OUT if it is a checkpoint.")]
 ForceFile = Annotated[bool, typer.Option("--force", help="Replace the file if it is of this command.")]

@@ -118,7 +118,7 @@ def _find_pairs(glue: Path | None, fetch: bool, required: bool) -> Pairs | str:
     try:
         if not (fetch or glue or os.environ.get("LPJAX_GLUE_DIR")):
             raise DataError(
-                "not fetched from the hub if `text` is given; set LPJAX_GLUE_DIR to a GLUE folder, or pass `glue`"
+                "not fetched from the hub if a text is given; set LPJAX_GLUE_DIR to a GLUE folder, or pass `glue`"
             )
         return load_stsb(glue)
     except DataError as error:

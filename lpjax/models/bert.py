@@ -156,7 +156,7 @@ def label_tokens(
 
 def find_spans(
     params: Mapping[str, Any], config: Any, hidden: Float[Array, "batch length hidden"], dropout: Dropout
-) -> Float[Array, "batch length 2"]:
+) -> Float[Array, "batch length spans"]:
     """Logits of each token as an answer's first and last; `params` is the whole tree."""
     return linear(hidden, params["qa_outputs"])
 

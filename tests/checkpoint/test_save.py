@@ -185,6 +185,8 @@ def checkpoints(draw: st.DrawFn) -> Checkpoint:
     return Checkpoint(params, config)
 
 
+# beartype, which checks annotations under test, picks the items of a container that it looks at at random.
+@pytest.mark.filterwarnings("ignore:Do not use the `random` module")
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(checkpoint=checkpoints())
 def test_any_checkpoint_comes_back_bit_for_bit(tmp_path: Path, checkpoint: Checkpoint):

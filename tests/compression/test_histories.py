@@ -60,7 +60,7 @@ def test_the_page_of_a_calibration_made_in_python(run, folder, tmp_path):
         status, _, err = run("report", out, "--force")
         assert status == 0, err
         text = Page(out / "report.html").text
-        assert "by 3 texts" in text
+        assert "from 3 texts" in text
         assert ("of some.txt" in text) == ("source" in record["steps"][0]["calibration"])
 
 

@@ -142,7 +142,7 @@ def test_fidelity(checkpoint):
     ("sentences", "options", "words"),
     [
         ([], {}, "`sentences` is empty"),
-        (["a", 3], {}, "no string"),
+        (["a", 3], {}, "something other than strings"),
         (["a"], {"batch_size": 0}, "`batch_size` is 0"),
         (["a"], {"max_length": 10}, "expected 3 to 9"),
         (["a"], {"max_length": 2}, "expected 3 to 9"),

@@ -128,7 +128,7 @@ def test_text_and_folders_ask_nothing_of_the_hub(forbidden, command, folder, tmp
     monkeypatch.delenv("HF_HUB_OFFLINE")
     status, printed, err = command("evaluate", folder, "--baseline", folder, "--text", text, "--json")
     assert status == 0, err
-    assert "if --text is given" in printed
+    assert "if a text is given" in printed
     status, _, err = command("evaluate", folder, "--glue", tmp_path)
     assert status == 1
     assert "STS-B/validation.tsv" in err

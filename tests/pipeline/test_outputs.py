@@ -32,7 +32,7 @@ def test_rounding_makes_no_divergence_negative(mean: float, expected: str, monke
 
 def test_divergences_are_those_of_scipy():
     rng = np.random.default_rng(0)
-    found, wanted = rng.normal(size=(2, 5, 3)).astype(np.float32)
+    found, wanted = map(jnp.asarray, rng.normal(size=(2, 5, 3)).astype(np.float32))
     entropy = rel_entr(softmax(wanted, axis=1), softmax(found, axis=1)).sum(axis=1)
     assert np.allclose(Classes(3).divergence(found, wanted, {}), entropy, atol=1e-6)
     assert np.allclose(Regression(1).divergence(found[:, :1], wanted[:, :1], {}), (found - wanted)[:, 0] ** 2)

@@ -220,15 +220,15 @@ def test_what_calibrates_and_recovers_sees_the_same_vectors(encoder: Path):
 
 def test_gradient_of_the_embedding_is_that_of_its_vectors(encoder: Path):
     """Against finite differences, of a dense layer after two poolings."""
-    kind = outputs_of(load_checkpoint(encoder))
+    checkpoint = load_checkpoint(encoder)
+    kind = outputs_of(checkpoint)
     rng = np.random.default_rng(4)
     hidden, along = (rng.standard_normal((2, 3, 12)).astype(np.float32) for _ in range(2))
     inputs = {"attention_mask": jnp.asarray([[1, 1, 1], [1, 1, 0]])}
 
     def total(x: Any) -> Any:
-        return jnp.sum(kind.outputs(None, load, x, inputs) * jnp.arange(3.0)[None])
+        return jnp.sum(kind.outputs(None, checkpoint.config, x, inputs) * jnp.arange(3.0)[None])
 
-    load: Any = None
     slope = np.sum(np.asarray(jax.grad(total)(jnp.asarray(hidden))) * along)
     step = 1e-2
     ahead, behind = (float(total(jnp.asarray(hidden + sign * step * along))) for sign in (1, -1))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -18,7 +19,8 @@ from hypothesis.extra import numpy as arrays
 import lpjax
 from lpjax import Choice, LowRank, compress, densify
 from lpjax.checkpoint import CheckpointError
-from lpjax.compression import load_plan
+from lpjax.compression import break_even_document, load_plan
+from lpjax.compression.latency import LayerTiming
 from lpjax.compression.record import read_record
 from lpjax.models import device_params
 from lpjax.select import leaves_with_paths, replace_leaves
@@ -481,11 +483,15 @@ def test_the_command_its_plan_and_its_page(command, folder, tmp_path):
     [
         (["--keep", 0.5, "--sparse", 1], "--sparse is 1"),
         (["--budget", 0.5, "--budget-of", "multiply_adds", "--sparse", 0.2], "--sparse saves no time"),
-        (["--plan", "nowhere.json", "--sparse", 0.2], "--sparse is what --plan says"),
-        (["--keep", 0.5, "--sparse", 0.2, "--break-even", "some.json"], "no --break-even with it"),
+        (["--plan", "plan.json", "--sparse", 0.2], "--plan and --sparse both say"),
+        (["--keep", 0.5, "--sparse", 0.2, "--break-even", "bench.json"], "and no --break-even"),
     ],
 )
-def test_misuse_of_the_command(command, folder, tmp_path, arguments, said):
+def test_misuse_of_the_command(command, folder, tmp_path, monkeypatch, arguments, said):
+    monkeypatch.chdir(tmp_path)
+    lpjax.save_plan(lpjax.Plan({"embeddings/word_embeddings/embedding": lpjax.Choice(2)}), "plan.json")
+    timings = lpjax.BreakEven(64, (LayerTiming((29, 12), True, 1e-4, (1, 4, 8), (0.5, 0.9, 1.2)),))
+    Path("bench.json").write_text(json.dumps(break_even_document("net", timings, seed=0)))
     status, _, errors = command("compress", folder, tmp_path / "out", *arguments)
     assert status == 2
     assert said in " ".join(errors.split())

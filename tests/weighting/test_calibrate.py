@@ -299,7 +299,7 @@ def test_tables_in_half_precision_lose_no_gradients():
     taps = Taps(outputs=jnp.zeros((3, 3)), gradients=jnp.zeros(4), counts=jnp.zeros(4), tokens=jnp.zeros(()))
     ids, tokens = jnp.asarray([[0, 2]]), jnp.ones((1, 2))
     for dtype in ("float32", "float16", "bfloat16"):
-        for weight in (table.astype(dtype), LowRank(table.astype(dtype), np.eye(3).astype(dtype))):
+        for weight in (jnp.asarray(table, dtype), LowRank(jnp.asarray(table, dtype), jnp.eye(3, dtype=dtype))):
 
             def tiny(taps, weight=weight):
                 return 1e-8 * jnp.sum(TappedWeight(weight, taps, tokens).take(ids))
