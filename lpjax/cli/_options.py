@@ -4,13 +4,30 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import typer
 
 from lpjax._check import MOST, MOST_SEED
 
 T = TypeVar("T")
+
+
+def at_most(value: float | None) -> float | None:
+    """The value of an option, refused above `MOST`. Typer's `max` would print that bound in every line of help."""
+    return _at_most(value, MOST)
+
+
+def at_most_seed(value: int | None) -> int | None:
+    """As `at_most`, for a seed."""
+    return _at_most(value, MOST_SEED)
+
+
+def _at_most(value: Any, most: int) -> Any:
+    if value is not None and value > most:
+        raise typer.BadParameter(f"Input should be less than or equal to {most}")
+    return value
+
 
 ALIAS = "all-MiniLM-L6-v2"
 
@@ -23,12 +40,12 @@ Glue = Annotated[Path | None, typer.Option(metavar="DIR", help="GLUE; default: $
 Text = Annotated[Path | None, typer.Option(metavar="FILE", help="Text, one a line; default: Python's manual.")]
 TaskName = Annotated[str | None, typer.Option("--task", metavar="NAME", help="GLUE task to take texts from instead.")]
 Split = Annotated[str | None, typer.Option(metavar="NAME", help="Split of the task; default: train.")]
-BatchSize = Annotated[int, typer.Option(metavar="N", min=1, max=MOST, help="Texts of a batch.")]
-MaxLength = Annotated[int, typer.Option(metavar="N", min=3, max=MOST, help="Most tokens of a text.")]
+BatchSize = Annotated[int, typer.Option(metavar="N", min=1, callback=at_most, help="Texts of a batch.")]
+MaxLength = Annotated[int, typer.Option(metavar="N", min=3, callback=at_most, help="Most tokens of a text.")]
 Dtype = Annotated[Literal["float32", "bfloat16"], typer.Option(metavar="NAME", help="float32 or bfloat16.")]
 LearningRate = Annotated[float, typer.Option("--lr", metavar="X", help="Peak learning rate.")]
-Seed = Annotated[int, typer.Option(metavar="N", min=0, max=MOST_SEED, help="Seed of all that is random.")]
-SaveEvery = Annotated[float, typer.Option(metavar="X", min=0, max=MOST, help="Seconds between snapshots.")]
+Seed = Annotated[int, typer.Option(metavar="N", min=0, callback=at_most_seed, help="Seed of all that is random.")]
+SaveEvery = Annotated[float, typer.Option(metavar="X", min=0, callback=at_most, help="Seconds between snapshots.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace OUT if it is a checkpoint.")]
 ForceFile = Annotated[bool, typer.Option("--force", help="Replace the file if it is of this command.")]

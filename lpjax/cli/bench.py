@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from lpjax._check import MOST
 from lpjax.cli import _options as opt
 from lpjax.cli._errors import misuse
 from lpjax.cli._nets import load_selected
@@ -19,7 +18,7 @@ EXAMPLE = "lpjax bench all-MiniLM-L6-v2 --out break_even.json"
 def bench(
     model: opt.Model,
     layers: opt.Layers = "encoder,embeddings",
-    tokens: Annotated[int, typer.Option(metavar="N", min=1, max=MOST, help="Tokens of a batch.")] = 2048,
+    tokens: Annotated[int, typer.Option(metavar="N", min=1, callback=opt.at_most, help="Tokens of a batch.")] = 2048,
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="JSON for `lpjax compress --break-even`.")] = None,
     force: opt.ForceFile = False,
     as_json: opt.AsJson = False,

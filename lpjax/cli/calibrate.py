@@ -9,7 +9,6 @@ from typing import Annotated
 
 import typer
 
-from lpjax._check import MOST
 from lpjax.cli import _options as opt
 from lpjax.cli._errors import misuse
 from lpjax.cli._nets import load_selected
@@ -28,7 +27,7 @@ def calibrate(
     glue: opt.Glue = None,
     labels: Annotated[bool, typer.Option("--labels", help="Take gradients by the labels of the task.")] = False,
     forward_only: Annotated[bool, typer.Option("--forward-only", help="Take no gradients.")] = False,
-    texts: Annotated[int, typer.Option(metavar="N", min=1, max=MOST, help="Most texts.")] = MOST_TEXTS,
+    texts: Annotated[int, typer.Option(metavar="N", min=1, callback=opt.at_most, help="Most texts.")] = MOST_TEXTS,
     layers: opt.Layers = "encoder,embeddings",
     batch_size: opt.BatchSize = 32,
     max_length: opt.MaxLength = 128,

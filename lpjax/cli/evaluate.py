@@ -6,7 +6,6 @@ from typing import Annotated, Any
 
 import typer
 
-from lpjax._check import MOST
 from lpjax.cli import _options as opt
 from lpjax.cli._errors import misuse
 from lpjax.cli._output import progress, show
@@ -26,7 +25,8 @@ def evaluate(
     dtype: opt.Dtype = "float32",
     batch_size: opt.BatchSize = 32,
     max_length: Annotated[
-        int | None, typer.Option(metavar="N", min=3, max=MOST, help="Most tokens of a text; default: the net's own.")
+        int | None,
+        typer.Option(metavar="N", min=3, callback=opt.at_most, help="Most tokens of a text; default: the net's own."),
     ] = None,
     as_json: opt.AsJson = False,
 ) -> None:

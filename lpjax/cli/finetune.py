@@ -6,7 +6,6 @@ from typing import Annotated
 
 import typer
 
-from lpjax._check import MOST
 from lpjax.cli import _options as opt
 from lpjax.cli._errors import misuse
 from lpjax.cli._nets import load_to_save
@@ -24,9 +23,9 @@ def finetune(
     train_split: Annotated[str, typer.Option(metavar="NAME", help="Split to learn from.")] = "train",
     eval_split: Annotated[str, typer.Option(metavar="NAME", help="Split to choose by.")] = "validation",
     eval_rows: Annotated[
-        int | None, typer.Option(metavar="N", min=1, max=MOST, help="Evaluate on the first rows only.")
+        int | None, typer.Option(metavar="N", min=1, callback=opt.at_most, help="Evaluate on the first rows only.")
     ] = None,
-    hold_out: Annotated[int, typer.Option(metavar="N", min=0, max=MOST, help="Examples to leave out.")] = 0,
+    hold_out: Annotated[int, typer.Option(metavar="N", min=0, callback=opt.at_most, help="Examples to leave out.")] = 0,
     epochs: Annotated[int, typer.Option(metavar="N", help="Passes over the examples.")] = 3,
     batch_size: opt.BatchSize = 32,
     accumulate: Annotated[int, typer.Option(metavar="N", help="Parts of a batch.")] = 1,

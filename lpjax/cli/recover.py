@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from lpjax._check import MOST
 from lpjax.cli import _options as opt
 from lpjax.cli._errors import misuse
 from lpjax.cli._nets import load_compressed
@@ -27,7 +26,9 @@ def recover(
     task: opt.TaskName = None,
     split: opt.Split = None,
     glue: opt.Glue = None,
-    texts: Annotated[int | None, typer.Option(metavar="N", min=2, max=MOST, help="Most texts; default: all.")] = None,
+    texts: Annotated[
+        int | None, typer.Option(metavar="N", min=2, callback=opt.at_most, help="Most texts; default: all.")
+    ] = None,
     epochs: Annotated[int, typer.Option(metavar="N", help="Passes over the texts.")] = 1,
     batch_size: opt.BatchSize = 32,
     learning_rate: opt.LearningRate = 1e-4,
