@@ -81,6 +81,7 @@ def ranks_of(folder: Path) -> dict[str, int]:
     return {path: leaf.rank for path, leaf in walk(params) if isinstance(leaf, lpjax.LowRank)}
 
 
+@pytest.mark.slow
 def test_tuned_scored_compressed_and_tuned_again(tune, score, command, net, tmp_path):
     tuned, small, again = (tmp_path / name for name in ("tuned", "small", "again"))
     before = sorted(path.name for path in tmp_path.iterdir())

@@ -77,6 +77,7 @@ def test_measured_budgets_of_a_net_that_labels_tokens(command, text, tmp_path):
     assert all(word in said for word in ("divergence", "agreement", "tokens"))
 
 
+@pytest.mark.slow
 def test_several_labels_at_a_time(command, text, tmp_path):
     dense = make_folder(tmp_path, "bert_classifier", problem_type="multi_label_classification")
     small = tmp_path / "small"

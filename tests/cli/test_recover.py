@@ -95,6 +95,7 @@ def test_snapshots_that_cannot_be_written_are_told(command, smaller, text, tmp_p
     assert "warning: no snapshot of update 14 could be written" in " ".join(errors.split())
 
 
+@pytest.mark.slow
 def test_a_net_saved_without_a_record(command, folder, text, tmp_path):
     """From Python, with nothing said of how it was made."""
     dense = lpjax.load_checkpoint(folder)

@@ -393,6 +393,7 @@ def test_a_shape_is_compiled_once_whatever_the_call_and_p():
     assert [times(select="kernel", tail=np.ones(3)), len(params()["layers"])] == [2, 2]  # but once a call
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize("batch_size", [None, 2])
 @pytest.mark.parametrize("sparse", [0.0, 0.3])
 def test_one_program_solves_a_shape_at_all_ranks_by_svd(batch_size, sparse):

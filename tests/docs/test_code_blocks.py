@@ -81,6 +81,7 @@ def tables() -> Iterator[None]:
         table.update(before)
 
 
+@pytest.mark.covering(0)
 @pytest.mark.filterwarnings("default")  # Flax, Orbax and tokenizers have some of their own
 @pytest.mark.parametrize("page", WITH_CODE, ids=lambda page: str(page.relative_to(ROOT)))
 def test_code_of(page: Path, desk: Path, command: Command):

@@ -63,6 +63,7 @@ class Letters:
         return {"input_ids": ids, "token_type_ids": [*[0] * (len(ids) - 1), 2]}
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize("name", ["distilbert_base", "roberta_classifier", "xlnet_classifier"])
 def test_every_net_is_embedded(name, monkeypatch):
     """Means over tokens depend on the padding of none; XLNet knows its last token by a segment of its own."""

@@ -76,6 +76,7 @@ class Killed(BaseException):
     pass
 
 
+@pytest.mark.slow
 def test_a_killed_run_loses_one_cell_and_ends_the_same(config, tmp_path, monkeypatch, capsys):
     path = tmp_path / "results" / "tiny-sst2.jsonl"
     assert run(config, monkeypatch=monkeypatch) == 0

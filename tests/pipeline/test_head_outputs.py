@@ -236,6 +236,7 @@ def test_calibration_weights_the_words_that_a_decoder_predicts(monkeypatch):
     assert loss(statistics=found) < min(loss(), loss(statistics=read)) / 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["distilbert_spans", "bert_words"])
 def test_recovery_and_measured_budgets(name):
     net = net_of(name)

@@ -43,7 +43,7 @@ def test_divergences_are_those_of_scipy():
     assert np.allclose(Embedding().divergence(a, b, {}), 1 - (a * b).sum(axis=1), atol=1e-6)
 
 
-@pytest.mark.covering(1)
+@pytest.mark.covering(0)
 @pytest.mark.parametrize("name", NETS)
 @pytest.mark.parametrize("headed", [False, True])
 def test_the_mean_over_texts_one_by_one(name, headed):
@@ -94,6 +94,7 @@ def assert_hidden_states_count(checkpoint, smaller, headed, without, options):
     assert default == pytest.approx(without + (np.mean(shares) if headed else 0), rel=1e-3, abs=1e-7)
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize("name", ["bert_base", "distilbert_base"])
 def test_a_head_for_tokens_is_no_head(name):
     """Files of nets that classify tokens have a classifier and nothing that would read the first token for it."""
@@ -142,6 +143,7 @@ def test_directions_are_gradients_of_the_likelihood():
     assert np.allclose(drawn.T @ drawn / len(drawn), np.diag(share) - np.outer(share, share), atol=0.01)
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize("name", NETS)
 def test_several_labels_at_a_time(name):
     """Divergence text by text by its definition; Fisher information is that of the labels' likelihood."""

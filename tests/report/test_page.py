@@ -173,6 +173,7 @@ def test_scores_of_others_have_a_column_and_a_chart(small, folder, tmp_path):
     assert page.source.count('aria-label="score against compression"') == 3
 
 
+@pytest.mark.slow
 def test_a_fine_tuned_net_is_scored_on_its_own_task(folder, tmp_path, monkeypatch):
     """By its head, against the accuracy of `classify` one text at a time."""
     task = find_task("sst2")

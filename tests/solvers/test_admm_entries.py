@@ -89,7 +89,7 @@ def test_schedules_fit_into_the_steps(steps, x64):
 
 @pytest.mark.parametrize("share", [0.02, 0.05, 0.1])
 @pytest.mark.parametrize(("n", "d", "rank"), [(120, 60, 8), (60, 120, 8), (120, 60, 12), (300, 40, 3)])
-def test_scheduleted_outliers_are_recovered_exactly(n, d, rank, share, x64):
+def test_planted_outliers_are_recovered_exactly(n, d, rank, share, x64):
     rng = np.random.default_rng(rank)
     truth = rng.normal(size=(n, rank)) @ rng.normal(size=(rank, d))
     corrupted = truth + 3 * truth.std() * rng.choice([-1, 0, 1], p=[share / 2, 1 - share, share / 2], size=truth.shape)
@@ -98,7 +98,7 @@ def test_scheduleted_outliers_are_recovered_exactly(n, d, rank, share, x64):
     assert error < 1e-7
 
 
-def test_scheduleted_outliers_are_recovered_from_a_start_that_the_first_schedule_does_not_better(x64):
+def test_planted_outliers_are_recovered_from_a_start_that_the_first_schedule_does_not_better(x64):
     rng = np.random.default_rng(0)
     truth = rng.normal(size=(60, 4)) @ rng.normal(size=(4, 30))
     wild = 5 * rng.choice([-1, 0, 1], p=[0.03, 0.94, 0.03], size=truth.shape)

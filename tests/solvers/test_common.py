@@ -13,7 +13,7 @@ import pytest
 import lpjax
 from tests.helpers import ITERATIVE, OBJECTIVE, SOLVERS, heavy_tailed, low_rank, norm, product, truncated_svd
 
-pytestmark = [pytest.mark.parametrize("name", SOLVERS), pytest.mark.covering]
+pytestmark = [pytest.mark.parametrize("name", SOLVERS), pytest.mark.covering(1)]
 
 
 def solve(name: str, matrix, rank: int, **options):

@@ -76,7 +76,7 @@ def test_of_equal_numbers_the_first_are_taken(k):
         assert np.array_equal(np.flatnonzero(found), np.sort(order))
 
 
-@pytest.mark.covering(1)
+@pytest.mark.covering(0)
 @pytest.mark.parametrize("solver", EXACT)
 @pytest.mark.parametrize("scale", [1.0, 1e18, 1e-18])
 def test_planted_entries_are_found(solver, scale):
@@ -94,7 +94,7 @@ def test_planted_entries_are_found(solver, scale):
     assert 10 * lost < one(matrix, rank=10, solver=solver)[1].error_entries
 
 
-@pytest.mark.covering(1)
+@pytest.mark.covering(0)
 @pytest.mark.parametrize("solver", EXACT)
 @pytest.mark.parametrize("key", ["kernel", "embedding"])
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
@@ -193,6 +193,7 @@ def test_by_default_tables_have_some_under_the_default_weights():
     assert not any(choice.sparse_share for choice in work.layers.values())
 
 
+@pytest.mark.slow
 def test_zero_rank_one_and_nothing_left_for_entries():
     zero, record = one(np.zeros((20, 30), np.float32), rank=4, sparse_share=0.5, solver="svd")
     assert not np.any(densify(zero))

@@ -82,6 +82,7 @@ def test_small_singular_values_come_from_qr(blocks):
 
 
 # Without weights those that test_mapped.py cuts into blocks, and `admm_entries` below.
+@pytest.mark.covering(0)
 @pytest.mark.parametrize("weighted", [pytest.param(False, marks=pytest.mark.slow), True])
 @pytest.mark.parametrize(
     ("name", "p"), [("svd", 1.5), ("lewis", 1.0), ("lowner", 1.0), ("irls_rows", 1.0), ("admm_entries", 1.5)]

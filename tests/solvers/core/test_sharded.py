@@ -108,6 +108,7 @@ def test_eight_devices_say_the_same_as_one(function, one_device, tmp_path):
     compare(found, one_device)
 
 
+@pytest.mark.covering(0)
 def test_a_mesh_of_one_device_is_no_different(one_device):
     """Its axes are explicit: an array tells them by its type, be it on one device."""
     compare(answers(jax.make_mesh((1,), ("rows",)), few=True), one_device)
@@ -119,6 +120,7 @@ def test_spread_columns_are_refused():
         lpjax.svd(matrix.astype(np.float32), 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("processes", "devices"), [(2, 4), pytest.param(4, 4, marks=pytest.mark.slow)])
 def test_processes_say_the_same_as_one_device(processes, devices, one_device, tmp_path):
     target = tmp_path / "found.safetensors"
@@ -136,6 +138,7 @@ def write_traffic(target: str) -> None:
     write_first(found, target)
 
 
+@pytest.mark.slow
 def test_what_devices_say_does_not_depend_on_the_number_of_rows(tmp_path):
     found = on_devices("tests.solvers.core.test_sharded.write_traffic", tmp_path / "found.safetensors")
     for name in SPREAD:
@@ -178,6 +181,7 @@ def die_in_the_middle(target: str) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_ends_the_others_with_an_error(tmp_path):
     running = start_on_devices("tests.solvers.core.test_sharded.die_in_the_middle", tmp_path / "none", 2, 2)
     said = outcome(running, timeout=300)

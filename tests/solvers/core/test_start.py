@@ -38,7 +38,7 @@ def test_a_tall_matrix_is_sampled():
     assert _start._sample(problem._replace(rows=_start.Rows(matrix[:4000]))) is None
 
 
-@pytest.mark.covering(0)
+@pytest.mark.slow
 @pytest.mark.parametrize("weighted", [False, True])
 def test_of_a_tall_matrix_with_outlier_entries_the_clipped_start_is_taken(weighted):
     truth, matrix = with_outlier_entries(0)
