@@ -7,10 +7,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
-import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,9 +17,13 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from lpjax import Calibration, Checkpoint, LayerRecord, calibrate, compress, load_checkpoint, save_checkpoint
+from lpjax._files.json import read_fields
+from lpjax._files.replacing import check_parent, overlap, put_back, replacing_folder
 from lpjax._provenance import run_record
+from lpjax.checkpoint.documents import write_json
 from lpjax.checkpoint.source import find_folder, installed_encoder, weight_bytes
 from lpjax.compression import record_files
+from lpjax.compression.defaults import SPARSE_SHARE_OF_TABLES
 from lpjax.evaluation.sentences import embed_sentences, fidelity, stsb
 from lpjax.glue import DataError, load_sentences, load_stsb
 from lpjax.pipeline import sentence_tokenizer
@@ -34,7 +35,6 @@ _SEED = 0
 _MARK = "lpjax demo"
 _BY_TEXT = "svd, by text"
 _TEXTS = 1000  # to calibrate on
-_ENTRIES = 0.2  # the default share of single entries in an embedding that is compressed by text
 # 16 steps of ADMM come within 1 % of the best objective known, on the embedding (benchmarks/results).
 _METHODS: list[tuple[str, float, dict[str, Any]]] = [
     (_BY_TEXT, 2.0, {}),
@@ -121,9 +121,7 @@ def run_demo(
             key=lambda i: (round(rows[i]["compression"], 2), rows[i]["score"]),
         )
         progress.update(task, description="saving and reloading")
-        with tempfile.TemporaryDirectory(prefix="lpjax-demo-", dir=target.parent) as folder:
-            fresh = Path(folder) / "demo"
-            fresh.mkdir()
+        with replacing_folder(target, overwrite=True) as fresh:
             smaller, records = candidates[chosen]
             record = _record(checkpoint, smaller, records, rows[chosen], calibration, name or str(model or ENCODER))
             saved = _save(fresh / "model", checkpoint, smaller, score, rows[chosen], record)
@@ -138,13 +136,8 @@ def run_demo(
                 "saved": saved,
                 "seconds": time.perf_counter() - began,
             }
-            (fresh / "results.json").write_text(
-                json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False) + "\n", "utf-8"
-            )
+            write_json(fresh / "results.json", result)
             plot_results(fresh / "results.png", rows, score=heading, dense=dense)
-            if target.exists():
-                shutil.rmtree(target)
-            fresh.rename(target)
     _print(console, result, out)
     return result
 
@@ -170,16 +163,15 @@ def check_out(out: Path, model: Path | None = None) -> None:
     Raises:
         DemoError: as said.
     """
-    target = out.resolve()
-    if model is not None and (model.resolve().is_relative_to(target) or target.is_relative_to(model.resolve())):
+    if model is not None and overlap(out, model):
         raise DemoError(f"{out} overlaps {model}, which is to be compressed; choose another with --out")
-    if not target.parent.is_dir():
-        raise DemoError(f"there is no folder {target.parent}; choose another with --out")
+    put_back(out.resolve())
+    check_parent(out.resolve())
     if not out.exists():
         return
     try:
-        mark = json.loads((out / "results.json").read_text("utf-8"))["made_by"]
-    except (OSError, ValueError, KeyError, TypeError):
+        mark = read_fields(out / "results.json").text("made_by")
+    except ValueError:
         mark = None
     if mark != _MARK:
         raise DemoError(f"{out} exists and was not made by the demo; choose another with --out")
@@ -259,7 +251,7 @@ def _record(
     if row["method"] == _BY_TEXT:
         told = {key: str(getattr(calibration, key)) for key in ("texts", "tokens", "target", "seed")}
         origin = {"source": "Python's own reference", "model": name}
-        sparse = max((_ENTRIES for one in records if one.nnz), default=0.0)
+        sparse = max((SPARSE_SHARE_OF_TABLES for one in records if one.nnz), default=0.0)
         by_text = {"weighting": "gauss_newton", "calibration": told | origin, "sparse": sparse}
     return record_files(
         dense,
