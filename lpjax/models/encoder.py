@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import math
 from collections.abc import Mapping
@@ -233,7 +234,7 @@ def _compiled(
     misfits.refuse()
     with _precision(dtype):
         base, dropout, tokens = params.get(table.prefix, params), Dropout(key), tokens_of(config, head)
-        hidden = _forward(base, net, config, batch, dtype, dropout, tokens)
+        hidden = _in_pieces(net, base, config, _inputs(batch, dtype, dropout, tokens))
         if head is None:
             return hidden
         return logits_of(params, config, hidden, dropout, head).astype(at_least_float32(dtype))
@@ -289,33 +290,32 @@ def hidden_states(
         tokens: slice of the tokens that are computed in the last layer.
         in_pieces: on one CPU, run some texts at a time, which takes half the time; not for gradients.
     """
-    batch = {name: inputs[name] for name in _INPUTS if name in inputs}
-    run = _forward if in_pieces else _whole
-    return run(base, architecture_of(config), config, batch, np.dtype("float32"), NO_DROPOUT, tokens)
+    net, read = architecture_of(config), _inputs(inputs, np.dtype("float32"), NO_DROPOUT, tokens)
+    return _in_pieces(net, base, config, read) if in_pieces else net.forward(base, config, read)
 
 
-def _forward(
-    base: Mapping[str, Any],
-    net: Architecture,
-    config: ModelConfig,
-    batch: dict[str, Array],
-    dtype: np.dtype,
-    dropout: Dropout,
-    tokens: slice,
-) -> Array:
+def _inputs(batch: Mapping[str, Array], dtype: np.dtype, dropout: Dropout, tokens: slice) -> Inputs:
+    """What a forward pass reads of a batch; other keys are left out."""
+    arrays = {name: jnp.asarray(batch[name]) for name in _INPUTS if name in batch}
+    mask, types = arrays["attention_mask"].astype(bool), arrays.get("token_type_ids")
+    return Inputs(arrays["input_ids"], mask, types, dtype, dropout, tokens)
+
+
+def _in_pieces(net: Architecture, base: Mapping[str, Any], config: ModelConfig, inputs: Inputs) -> Array:
     """The net's `forward`; on one CPU, a large batch is run some texts at a time, whose activations stay in the cache.
 
     That takes half the time. With dropout the batch stays whole, for the entries that dropout zeroes depend on it.
     """
-    rows, length = batch["input_ids"].shape
+    rows, length = inputs.ids.shape
     height = math.ceil(rows / min(rows, math.ceil(rows * length / _TOKENS))) if rows else 0
     one_cpu = jax.default_backend() == "cpu" and jax.device_count() == 1
-    run = functools.partial(_whole, base, net, config, dtype=dtype, dropout=dropout, tokens=tokens)
-    if height == rows or not one_cpu or dropout.acts or config.batch_multiple > 1:
-        return run(batch)
+    if height == rows or not one_cpu or inputs.dropout.acts or config.batch_multiple > 1:
+        return net.forward(base, config, inputs)
+    arrays = {"ids": inputs.ids, "mask": inputs.mask, "token_types": inputs.token_types}
 
     def piece(start: Array) -> Array:
-        return run(jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, start, height), batch))
+        part = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, start, height), arrays)
+        return net.forward(base, config, dataclasses.replace(inputs, **part))
 
     count = math.ceil(rows / height)
     pieces = jax.lax.map(piece, np.minimum(np.arange(count) * height, rows - height))
@@ -323,20 +323,6 @@ def _forward(
         return pieces.reshape(rows, *pieces.shape[2:])
     # The last piece begins with texts of the piece before it.
     return jnp.concatenate([*pieces[:-1], pieces[-1, count * height - rows :]])
-
-
-def _whole(
-    base: Mapping[str, Any],
-    net: Architecture,
-    config: ModelConfig,
-    batch: dict[str, Array],
-    dtype: np.dtype,
-    dropout: Dropout,
-    tokens: slice,
-) -> Array:
-    arrays = {name: jnp.asarray(batch[name]) for name in _INPUTS if name in batch}
-    mask, types = arrays["attention_mask"].astype(bool), arrays.get("token_type_ids")
-    return net.forward(base, config, Inputs(arrays["input_ids"], mask, types, dtype, dropout, tokens))
 
 
 def _precision(dtype: np.dtype) -> contextlib.AbstractContextManager[Any]:
