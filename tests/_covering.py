@@ -28,12 +28,12 @@ def covering(cases: Sequence[Mapping[str, Hashable]], strength: int = 2) -> list
         for groups in missing:
             groups -= covered
         chosen.append(best)
-    return sorted(chosen) or list(range(len(cases)))[:1]
+    return sorted(chosen)
 
 
 def _groups(case: Mapping[str, Hashable], strength: int) -> set[frozenset[tuple[str, Hashable]]]:
     """Values with their parameters, up to so many at a time: a test may have fewer parameters."""
-    return {frozenset(group) for n in range(1, strength + 1) for group in itertools.combinations(case.items(), n)}
+    return {frozenset(group) for n in range(strength + 1) for group in itertools.combinations(case.items(), n)}
 
 
 def mark_the_rest_slow(items: Sequence[pytest.Item]) -> None:

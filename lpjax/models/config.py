@@ -9,6 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self, get_args
 
 from jaxtyping import Array
 
+from lpjax._check import MOST
 from lpjax.models.layers import ACTIVATIONS
 from lpjax.models.names import HEADS, NameTable, head_named
 
@@ -25,7 +26,7 @@ class Rule(NamedTuple):
     fits: Callable[[Any], bool]
 
 
-def whole(least: int, most: int = 2**31 - 1) -> Rule:
+def whole(least: int, most: int = MOST) -> Rule:
     """A whole number in a range; sizes and ids are int32. A bool, an int to Python, is none."""
     return Rule(f"a whole number from {least} to {most}", lambda value: type(value) is int and least <= value <= most)
 

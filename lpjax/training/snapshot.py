@@ -11,12 +11,11 @@ from typing import Any
 import jax
 import numpy as np
 
+from lpjax._check import MOST
 from lpjax._files.json import Fields, parse_object
 from lpjax._files.replacing import replacing
 from lpjax.checkpoint.safetensors import not_finite, read_tensors, write_tensors
 from lpjax.training.step import TrainState
-
-_MOST_STEPS = 2**31 - 1
 
 
 @dataclasses.dataclass
@@ -103,7 +102,7 @@ def _read_log(metadata: dict[str, str] | None, from_start: bool) -> Log:
 
 
 def _log(fields: Fields, from_start: bool) -> Log:
-    step = fields.need("step", fields.count("step", 0, _MOST_STEPS))
+    step = fields.need("step", fields.count("step", 0, MOST))
     if not (about := fields.anything("about")):
         raise fields.refuse("about", "an object")
     curve, last = [], 0
