@@ -48,6 +48,7 @@ from rich.console import Console
 import lpjax
 from experiments.data_aware import texts
 from lpjax._provenance import run_record
+from lpjax._tree import is_table, leaves_with_paths, replace_leaves
 from lpjax.checkpoint.documents import write_json
 from lpjax.checkpoint.source import installed_encoder
 from lpjax.data.batching import by_length, collate, tokenize
@@ -57,7 +58,7 @@ from lpjax.glue.data import Pairs, load_stsb
 from lpjax.models import ModelConfig
 from lpjax.models.taps import TappedWeight, Taps, _moment, _tell
 from lpjax.pipeline.outputs import Embedding, hidden_and_outputs
-from lpjax.select import is_table, leaves_with_paths, replace_leaves, select_paths
+from lpjax.select import select_paths
 from lpjax.weighting.statistics import Calibration
 from lpjax.weights.low_rank import matmul
 

@@ -26,11 +26,11 @@ import jax
 import lpjax
 from experiments.config import Cell, Grid, chosen_cells, parser, read_config, read_grid
 from lpjax._provenance import run_record
+from lpjax._tree import leaves_with_paths, replace_leaves
 from lpjax.checkpoint import Checkpoint
 from lpjax.glue import load_examples
 from lpjax.glue.evaluate import Prepared, evaluate_task, prepare
 from lpjax.glue.split import first_rows, hold_out
-from lpjax.select import leaves_with_paths, replace_leaves
 
 RESULTS = Path(__file__).parent / "results" / "glue"
 SEED = 0

@@ -20,9 +20,10 @@ import lpjax
 from experiments.config import Cell, chosen_cells, parser
 from experiments.glue_table import append_record, read_lines
 from lpjax._provenance import run_record
+from lpjax._tree import leaves_with_paths, replace_leaves
 from lpjax.checkpoint import Checkpoint
 from lpjax.glue.evaluate import Prepared, evaluate_task, prepare
-from lpjax.select import leaves_with_paths, replace_leaves, select_paths
+from lpjax.select import select_paths
 
 RESULTS = Path(__file__).parent / "results" / "outliers.jsonl"
 SEED = 0

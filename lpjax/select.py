@@ -12,9 +12,7 @@ import jax
 import numpy as np
 
 from lpjax._check import check_share
-from lpjax._tree import is_table as is_table
 from lpjax._tree import leaves_with_paths
-from lpjax._tree import replace_leaves as replace_leaves
 from lpjax.models import ARCHITECTURES
 from lpjax.weights.low_rank import LowRank
 

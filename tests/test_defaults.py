@@ -12,8 +12,8 @@ import pytest
 
 import lpjax
 import lpjax.flax
+from lpjax._tree import leaves_with_paths
 from lpjax.compression import load_plan
-from lpjax.select import leaves_with_paths
 from lpjax.weighting import save_calibration
 from lpjax.weighting.statistics import Calibration, Statistics
 

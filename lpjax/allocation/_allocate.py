@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from lpjax._check import check_name, check_share, check_whole
+from lpjax._tree import is_table, leaves_with_paths
 from lpjax.allocation._budget import (
     Leaf,
     Method,
@@ -35,7 +36,7 @@ from lpjax.compression.defaults import (
 )
 from lpjax.compression.latency import BreakEven
 from lpjax.compression.plan import Choice, Costs, Plan
-from lpjax.select import Select, in_group, is_table, leaves_with_paths, max_rank, select_paths
+from lpjax.select import Select, in_group, max_rank, select_paths
 from lpjax.weighting.metric import UNWEIGHTED, Metrics
 from lpjax.weighting.statistics import Calibration
 from lpjax.weighting.weightings import (

@@ -9,10 +9,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from lpjax._tree import leaves_with_paths, replace_leaves
 from lpjax.allocation._budget import Leaf, Method, Option, choices_of, rank_of_share
 from lpjax.compression import compress
 from lpjax.compression.plan import Choice, Costs
-from lpjax.select import leaves_with_paths, replace_leaves
 from lpjax.solvers import solver_named
 from lpjax.weights.low_rank import LowRank, densify
 

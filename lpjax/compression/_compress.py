@@ -13,13 +13,14 @@ from jax.sharding import Mesh
 from lpjax._check import check_whole
 from lpjax._mesh import data_mesh
 from lpjax._repr import short_repr
+from lpjax._tree import leaves_with_paths, replace_leaves
 from lpjax.compression.defaults import default_weighting
 from lpjax.compression.latency import BreakEven
 from lpjax.compression.plan import Choice, Plan, Solver, check_only_plan, uniform_plan
 from lpjax.compression.program import program_key, rehearse, solve_group
 from lpjax.compression.record import LayerRecord
 from lpjax.compression.tasks import MatrixTask, TaskResult, leaf_of_results, tasks_of_leaf, unchanged_record
-from lpjax.select import InputAxes, Select, axes_of_leaves, leaves_with_paths, matrix_view, replace_leaves
+from lpjax.select import InputAxes, Select, axes_of_leaves, matrix_view
 from lpjax.weighting.metric import UNWEIGHTED, Metrics
 from lpjax.weighting.statistics import Calibration
 from lpjax.weighting.weightings import DEFAULT, Weighting, leaf_metrics

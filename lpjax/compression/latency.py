@@ -19,8 +19,9 @@ from scipy.optimize import isotonic_regression
 from lpjax._check import check_seed, check_whole
 from lpjax._files.json import Positive, as_type, finite, read_object
 from lpjax._provenance import run_record
+from lpjax._tree import is_table, leaves_with_paths
 from lpjax.compression.timing import least_seconds
-from lpjax.select import Select, is_table, leaves_with_paths, max_rank, select_paths
+from lpjax.select import Select, max_rank, select_paths
 from lpjax.weights.low_rank import LowRank, matmul, take_rows
 
 if TYPE_CHECKING:

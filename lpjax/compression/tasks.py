@@ -12,10 +12,11 @@ import numpy as np
 from jax.dtypes import canonicalize_dtype
 
 from lpjax._numbers import solving_dtype
+from lpjax._tree import is_table
 from lpjax.compression.factors import FactorResult
 from lpjax.compression.plan import Choice
 from lpjax.compression.record import LayerRecord
-from lpjax.select import MatrixView, is_table
+from lpjax.select import MatrixView
 from lpjax.solvers import Solver, solver_named
 from lpjax.weighting.metric import UNWEIGHTED, Metrics
 from lpjax.weights.low_rank import LowRank

@@ -24,8 +24,8 @@ from flax.core import meta
 from flax.linen.module import InterceptorContext
 from jaxtyping import Array
 
+from lpjax._tree import leaves_with_paths
 from lpjax.flax._product import attend, dense, lookup, normalize, sizes_of
-from lpjax.select import leaves_with_paths
 from lpjax.weights.low_rank import LowRank, is_lowrank
 
 

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from lpjax._tree import is_table, leaves_with_paths
 from lpjax.inspection.numerics import (
     Range,
     all_finite,
@@ -23,7 +24,7 @@ from lpjax.inspection.numerics import (
 )
 from lpjax.inspection.records import ENERGY, Inspection, KeepRecord, LeafRecord
 from lpjax.models.names import NameTable, parts_of
-from lpjax.select import InputAxes, Select, axes_of_leaves, is_table, leaves_with_paths, rank_for, select_paths
+from lpjax.select import InputAxes, Select, axes_of_leaves, rank_for, select_paths
 from lpjax.weights.low_rank import LowRank
 
 Progress = Callable[[int, int, str], None]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lpjax._tree import walk
+from lpjax._tree import is_table, walk
 from lpjax.checkpoint import Checkpoint, load_checkpoint
 from lpjax.checkpoint.int8 import FACTORS, INT8
 from lpjax.checkpoint.source import weight_bytes
@@ -19,7 +19,6 @@ from lpjax.compression.record import Record, record_of
 from lpjax.evaluation.errors import Errors, Spectrum, check_dense, cut_spectrum, relative_errors, spectrum_of
 from lpjax.evaluation.latency import Latency
 from lpjax.inspection import Kind, kinds_of
-from lpjax.select import is_table
 from lpjax.weights.low_rank import is_lowrank
 
 Scores = dict[str, float | None]

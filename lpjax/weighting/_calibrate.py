@@ -15,12 +15,13 @@ from jaxtyping import Array
 
 from lpjax._check import check_seed, check_whole
 from lpjax._mesh import by_rows, data_mesh, fetch, put_sharded, replicated
+from lpjax._tree import is_table, leaves_with_paths, replace_leaves
 from lpjax.checkpoint import Checkpoint
 from lpjax.data.batching import by_length, collate, round_up
 from lpjax.models import ModelConfig, device_params
 from lpjax.models.taps import TappedWeight, Taps
 from lpjax.pipeline.outputs import Outputs, Words, hidden_and_outputs, outputs_of
-from lpjax.select import Select, is_table, leaves_with_paths, replace_leaves, select_paths
+from lpjax.select import Select, select_paths
 from lpjax.weighting.statistics import SUMS, Calibration, Statistics
 
 Progress = Callable[[int, int], None]

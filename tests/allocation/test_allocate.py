@@ -13,10 +13,10 @@ import pytest
 
 import lpjax
 from lpjax import Choice, LowRank
+from lpjax._tree import leaves_with_paths
 from lpjax.allocation._budget import Leaf, Option, by_level, hull, losses_of, rank_of_loss, rank_of_share, share_out
 from lpjax.compression.defaults import SPARSE_SHARE_OF_TABLES
 from lpjax.compression.latency import BreakEven, LayerTiming
-from lpjax.select import leaves_with_paths
 from lpjax.weighting.statistics import Calibration, Statistics
 from tests.helpers import truncated_svd
 

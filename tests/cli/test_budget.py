@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 import lpjax
+from lpjax._tree import is_table
 from lpjax.compression import load_plan
 from lpjax.compression.record import read_record
-from lpjax.select import is_table
 
 pytestmark = pytest.mark.usefixtures("quick_compilations")
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import lpjax
-from lpjax.select import leaves_with_paths
+from lpjax._tree import leaves_with_paths
 from tests.conftest import GOLDENS, Command
 from tests.models.golden_cases import load_golden
 

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 import lpjax
+from lpjax._tree import leaves_with_paths
 from lpjax.compression import compress
 from lpjax.inspection import inspect_params
 from lpjax.report import plot_inspection
-from lpjax.select import leaves_with_paths
 from tests.conftest import GOLDENS, Command
 
 pytestmark = pytest.mark.filterwarnings("default")

@@ -18,8 +18,8 @@ from safetensors.numpy import load_file
 import lpjax
 from lpjax import Choice, LowRank, Solution, compress
 from lpjax._mesh import data_mesh
+from lpjax._tree import leaves_with_paths
 from lpjax.compression import program
-from lpjax.select import leaves_with_paths
 from tests.conftest import GOLDENS
 from tests.helpers import (
     heavy_tailed,

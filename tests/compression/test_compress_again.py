@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 import lpjax
+from lpjax._tree import leaves_with_paths
 from lpjax.allocation._spectra import weighted_singular_values
 from lpjax.compression.record import read_record, record_of
-from lpjax.select import leaves_with_paths
 from lpjax.weighting.metric import UNWEIGHTED
 from lpjax.weighting.statistics import Calibration, Statistics
 from tests.helpers import heavy_tailed, norm, product, truncated_svd

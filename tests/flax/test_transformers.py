@@ -21,7 +21,7 @@ import pytest
 import lpjax
 import lpjax.flax
 from lpjax import LowRank
-from lpjax.select import leaves_with_paths
+from lpjax._tree import leaves_with_paths
 from tests.flax import helpers
 from tests.flax.helpers import near
 

@@ -13,6 +13,7 @@ import pytest
 from scipy.special import rel_entr, softmax
 
 import lpjax
+from lpjax import _tree
 from lpjax.checkpoint import Checkpoint
 from lpjax.data.batching import by_length, collate, tokenize
 from lpjax.evaluation.divergence import Divergence
@@ -252,7 +253,7 @@ def test_recovery_and_measured_budgets(name):
 
 def test_decoders_of_many_words_are_refused_before_any_work():
     net = net_of("bert_untied_words")
-    params = lpjax.select.replace_leaves(
+    params = _tree.replace_leaves(
         net.params, {"cls/predictions/decoder/kernel": np.broadcast_to(np.float32(0), (6, 30522))}
     )
     with pytest.raises(ValueError, match=r"names cls/predictions/decoder/kernel, whose 30522 outputs .* 3.7 GB"):

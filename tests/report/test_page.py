@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 
 import lpjax
+from lpjax._tree import leaves_with_paths
 from lpjax.data.tokenizer import load_tokenizer
 from lpjax.evaluation.sentences import fidelity
 from lpjax.glue import Examples, find_task, label_config
 from lpjax.glue.data import load_sentences
 from lpjax.models.heads import with_head
 from lpjax.report import PAGE, Baseline, write_report
-from lpjax.select import leaves_with_paths
 from tests.report.pages import Page, check_self_contained
 
 pytestmark = pytest.mark.filterwarnings("default")

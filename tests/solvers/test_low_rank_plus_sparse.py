@@ -18,12 +18,12 @@ from hypothesis.extra import numpy as arrays
 
 import lpjax
 from lpjax import Choice, LowRank, compress, densify
+from lpjax._tree import leaves_with_paths, replace_leaves
 from lpjax.checkpoint import CheckpointError
 from lpjax.compression import break_even_document, load_plan
 from lpjax.compression.latency import LayerTiming
 from lpjax.compression.record import read_record
 from lpjax.models import device_params
-from lpjax.select import leaves_with_paths, replace_leaves
 from lpjax.solvers._low_rank_plus_sparse import kth_largest, largest
 from lpjax.training import Settings
 from lpjax.weighting.statistics import Calibration, Statistics

@@ -17,7 +17,7 @@ from safetensors.numpy import load_file, save_file
 import lpjax
 from lpjax import Divergence, LowRank, Recovery, recover
 from lpjax._files import replacing as _replacing
-from lpjax.select import leaves_with_paths
+from lpjax._tree import leaves_with_paths
 from lpjax.training._recover import _loss_of
 from lpjax.training.fit import SnapshotWarning
 from lpjax.training.snapshot import save_state

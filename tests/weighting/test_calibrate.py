@@ -12,10 +12,11 @@ import pytest
 from safetensors.numpy import load_file
 
 import lpjax
+from lpjax._tree import leaves_with_paths, replace_leaves
 from lpjax.data.batching import Batch, collate, tokenize
 from lpjax.models.heads import num_outputs
 from lpjax.models.taps import TappedWeight, Taps
-from lpjax.select import leaves_with_paths, replace_leaves, select_paths
+from lpjax.select import select_paths
 from lpjax.weighting import calibrate
 from lpjax.weights.low_rank import LowRank
 from tests.data.test_batching import WORDS, make_tokenizer

@@ -11,7 +11,7 @@ import pytest
 from safetensors.numpy import load_file
 
 import lpjax
-from lpjax.select import leaves_with_paths
+from lpjax._tree import leaves_with_paths
 from lpjax.weighting.statistics import Calibration, Statistics
 from lpjax.weighting.weightings import WEIGHTINGS, Weighting, metrics_of
 from tests.helpers import on_devices, write_first
