@@ -142,8 +142,11 @@ np.save(sys.argv[4], solution.right)
 @pytest.mark.skipif(sys.platform != "linux", reason="limits of memory are told by Linux")
 @pytest.mark.parametrize("name", FROM_FILE)
 def test_a_matrix_larger_than_memory(tmp_path, name):
-    """384 MiB, in a process that may take half of that; a planted subspace must come out."""
-    n, d, rank = 1_572_864, 64, 4
+    """384 MiB, in a process that may take half of that; a planted subspace must come out.
+
+    The matrix is wide enough for all that a solver keeps a row of, weights and `left`, to be a small part of it.
+    """
+    n, d, rank = 393_216, 256, 4
     rng = np.random.default_rng(0)
     right = np.linalg.qr(rng.normal(size=(d, rank)))[0].T
     matrix = np.lib.format.open_memmap(tmp_path / "large.npy", "w+", np.float32, (n, d))
