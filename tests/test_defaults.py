@@ -17,8 +17,6 @@ from lpjax.compression import load_plan
 from lpjax.weighting import save_calibration
 from lpjax.weighting.statistics import Calibration, Statistics
 
-pytestmark = pytest.mark.usefixtures("quick_compilations")
-
 TABLE: dict[bool, tuple[str, float, float]] = {False: ("lewis", 1.0, 0.0), True: ("svd", 2.0, 0.2)}
 """Whether there is a calibration -> solver, p, and the share of single entries in an embedding."""
 

@@ -20,8 +20,6 @@ from lpjax.compression.latency import BreakEven, LayerTiming
 from lpjax.weighting.statistics import Calibration, Statistics
 from tests.helpers import truncated_svd
 
-pytestmark = pytest.mark.usefixtures("quick_compilations")
-
 SHAPES = {"layer/attention/query/kernel": (12, 12), "layer/ffn/up/kernel": (12, 40), "words/embedding": (60, 12)}
 
 

@@ -18,8 +18,6 @@ from lpjax.checkpoint.safetensors import read_tensors, write_tensors
 from tests.checkpoint.helpers import GOLDEN_NAMES, assert_same
 from tests.conftest import GOLDENS
 
-pytestmark = pytest.mark.usefixtures("quick_compilations")
-
 
 def shrink(name, **options):
     dense = load_checkpoint(GOLDENS / name)

@@ -14,8 +14,6 @@ from lpjax._tree import is_table
 from lpjax.compression import load_plan
 from lpjax.compression.record import read_record
 
-pytestmark = pytest.mark.usefixtures("quick_compilations")
-
 
 @pytest.fixture
 def text(tmp_path):

@@ -12,8 +12,6 @@ import pytest
 import lpjax
 from lpjax.weighting import load_calibration
 
-pytestmark = pytest.mark.usefixtures("quick_compilations")
-
 TEXT = "a b c\nd e f g\n\nh i j a\nb\nc d\n"
 
 

@@ -21,7 +21,7 @@ from lpjax.glue.labels import own_task
 from tests.conftest import Command
 from tests.glue.test_evaluate import base_net
 
-pytestmark = [pytest.mark.filterwarnings("default"), pytest.mark.usefixtures("quick_compilations")]
+pytestmark = pytest.mark.filterwarnings("default")
 
 SPLITS = ["--train-split", "train_subset", "--eval-split", "heldout_subset"]
 FEW = ["--epochs", 4, "--batch-size", 8, "--lr", 0.01, "--eval-every", 5]

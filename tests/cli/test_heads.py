@@ -11,8 +11,6 @@ import pytest
 import lpjax
 from tests.conftest import GOLDENS
 
-pytestmark = pytest.mark.usefixtures("quick_compilations")
-
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklmnopqrstuvwx"]
 
 

@@ -13,8 +13,6 @@ import pytest
 
 import lpjax
 
-pytestmark = pytest.mark.usefixtures("quick_compilations")
-
 OPTIONS = ["--lr", 3e-3, "--epochs", 2, "--batch-size", 4]
 
 

@@ -16,8 +16,6 @@ from lpjax.weighting.metric import UNWEIGHTED
 from lpjax.weighting.statistics import Calibration, Statistics
 from tests.helpers import heavy_tailed, norm, product, truncated_svd
 
-pytestmark = pytest.mark.usefixtures("quick_compilations")
-
 SHAPE = (37, 23)
 
 

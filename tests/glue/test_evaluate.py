@@ -21,8 +21,6 @@ from tests.helpers import on_devices, write_first
 from tests.models.golden_cases import NETS, load_golden
 from tests.models.test_head import factor
 
-pytestmark = pytest.mark.usefixtures("quick_compilations")
-
 
 def base_net(name: str, *, layers: int = 1, dropout: float = 0.0, rank: int | None = None) -> Checkpoint:
     """A golden net of a layer or two, without dropout unless there is to be some, its matrices factored if asked."""

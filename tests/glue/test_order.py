@@ -21,8 +21,6 @@ from tests.data.test_batching import make_tokenizer
 from tests.glue.test_evaluate import make_examples, net_with_head, texts_of
 from tests.models.golden_cases import load_golden
 
-pytestmark = pytest.mark.usefixtures("quick_compilations")
-
 
 def planted(classes: int, n: int, accuracy: float, seed: int, order: tuple[int, ...]):
     """Predictions that are right so often, with labels in another order."""

@@ -23,8 +23,6 @@ from tests.models.golden_cases import GOLDENS, Golden, load_golden
 CASES = sorted(path.name for path in (GOLDENS / "heads").iterdir())
 WORDS = [name for name in CASES if name.endswith("words")]
 
-pytestmark = pytest.mark.usefixtures("quick_compilations")
-
 
 def load_head(name: str) -> tuple[Golden, np.ndarray]:
     golden = load_golden(f"heads/{name}")

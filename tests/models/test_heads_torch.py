@@ -17,7 +17,7 @@ import transformers
 import lpjax
 from tests.models.test_heads import CASES, load_head, run, there
 
-pytestmark = [pytest.mark.filterwarnings("default"), pytest.mark.usefixtures("quick_compilations")]
+pytestmark = pytest.mark.filterwarnings("default")
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -26,8 +26,6 @@ from tests.data.test_batching import make_tokenizer, some_texts
 from tests.models.golden_cases import load_golden
 from tests.weighting.test_calibrate import LONGEST, TEXTS, one_at_a_time
 
-pytestmark = pytest.mark.usefixtures("quick_compilations")
-
 
 def net_of(name: str) -> Checkpoint:
     return dataclasses.replace(load_golden(f"heads/{name}").checkpoint, source=None)

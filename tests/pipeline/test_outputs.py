@@ -19,8 +19,6 @@ from tests.glue.test_evaluate import base_net, net_with_head
 from tests.models.golden_cases import NETS
 from tests.weighting.test_calibrate import LONGEST, TEXTS, one_at_a_time
 
-pytestmark = pytest.mark.usefixtures("quick_compilations")
-
 
 @pytest.mark.parametrize(
     ("mean", "expected"), [(-1e-9, "0.0"), (-0.0, "0.0"), (0.5, "0.5"), (np.nan, "nan"), (np.inf, "inf")]

@@ -13,8 +13,6 @@ from jax.experimental import sparse
 import lpjax
 from tests.helpers import SOLVERS, product
 
-pytestmark = pytest.mark.usefixtures("quick_compilations")
-
 NUMBERS = np.array([[1, 2, 0], [0, 1, 1], [3, 0, 1], [2, 2, 2]])
 
 

@@ -35,8 +35,6 @@ from tests.models.golden_cases import NETS
 from tests.training.test_finetune import run as train
 from tests.weighting.test_calibrate import LONGEST
 
-pytestmark = pytest.mark.usefixtures("quick_compilations")
-
 EXACT = ["svd", "lewis", "irls_rows", "admm_entries"]
 
 

@@ -13,8 +13,6 @@ import lpjax
 from lpjax.solvers._core.checks import require_products
 from tests.helpers import OBJECTIVE, SOLVERS, heavy_tailed, norm, product
 
-pytestmark = pytest.mark.usefixtures("quick_compilations")
-
 P, RANK = 1.5, 3
 SCALES = (1.0, 3e38, 1e-38, 1e-40)  # the last two are below the least normal float32, 1.2e-38
 

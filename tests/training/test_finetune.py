@@ -37,9 +37,6 @@ from tests.models.golden_cases import NETS
 FEW = Settings(epochs=2, batch_size=8, learning_rate=3e-3, warmup=0.25)
 
 
-pytestmark = pytest.mark.usefixtures("quick_compilations")
-
-
 def toy(task: str = "sst2", n: int = 20, seed: int = 0, split: str = "toy") -> Examples:
     """Examples that a word of their own tells apart: one for each label, or for each score from 0 to 4."""
     found = TASKS[task]

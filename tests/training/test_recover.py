@@ -27,8 +27,6 @@ from tests.helpers import on_devices, write_first
 from tests.models.golden_cases import NETS
 from tests.weighting.test_calibrate import LONGEST
 
-pytestmark = pytest.mark.usefixtures("quick_compilations")
-
 LETTERS = "abcdefghijklmnopqrstuvw"
 TEXTS = [" ".join(np.random.default_rng(i).choice(list(LETTERS), 1 + i % 6)) for i in range(60)]
 SETTINGS = Recovery(epochs=3, batch_size=8, learning_rate=3e-3, max_length=LONGEST, checks=2)

@@ -24,8 +24,6 @@ from tests.glue.test_evaluate import base_net, net_with_head
 from tests.helpers import on_devices, write_first
 from tests.models.golden_cases import NETS
 
-pytestmark = pytest.mark.usefixtures("quick_compilations")
-
 ALL = r"(?<!pooler/dense/)kernel$|(word_embeddings?|word_embedding)/embedding$"
 RUN = r"^(?!roberta/pooler).*kernel$"  # RoBERTa's head has no use for its pooler
 LONGEST = 9  # positions that the smallest of the nets has

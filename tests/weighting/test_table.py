@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import jax
 import numpy as np
-import pytest
 
 import lpjax
 from lpjax.weighting import save_calibration
-
-pytestmark = pytest.mark.usefixtures("quick_compilations")
 
 
 def test_a_weighting_from_outside_is_one_line(command, folder, tmp_path, monkeypatch):

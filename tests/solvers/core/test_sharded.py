@@ -88,7 +88,7 @@ def write_answers_of_two_axes(target: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def one_device(quick_compilations) -> dict[str, np.ndarray]:
+def one_device() -> dict[str, np.ndarray]:
     return answers(None)
 
 
