@@ -12,7 +12,7 @@ import pytest
 import lpjax
 from lpjax._repr import short_repr
 from lpjax.weights import LowRank, Sparse
-from tests.models.golden_cases import load_golden
+from tests.helpers.goldens import load_golden
 
 PAIR = LowRank(jnp.zeros((9, 2)), jnp.zeros((2, 4)))
 

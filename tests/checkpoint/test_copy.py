@@ -14,9 +14,9 @@ import pytest
 from lpjax._files import reading as _files
 from lpjax._tree import walk
 from lpjax.checkpoint import CheckpointError, load_checkpoint
-from tests.checkpoint.helpers import assert_same
 from tests.checkpoint.hostile_files import flax_leaves, packed, shard
 from tests.conftest import GOLDENS
+from tests.helpers.checkpoints import assert_same
 
 
 @pytest.fixture(params=["one file", "shards", "msgpack"])

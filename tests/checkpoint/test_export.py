@@ -19,8 +19,8 @@ from lpjax.checkpoint import Checkpoint, export_checkpoint, formats, from_tree, 
 from lpjax.checkpoint.safetensors import read_tensors
 from lpjax.models import BertConfig, classify, name_table
 from lpjax.weights.low_rank import LowRank
-from tests.checkpoint.helpers import GOLDEN_NAMES, assert_same, factor_all, files, flax_restore, random_leaf, set_leaf
 from tests.conftest import GOLDENS
+from tests.helpers.checkpoints import GOLDEN_NAMES, assert_same, factor_all, files, flax_restore, random_leaf, set_leaf
 
 FILES = {"safetensors": "model.safetensors", "msgpack": "flax_model.msgpack"}
 FORMATS = list(FILES)

@@ -17,9 +17,9 @@ from safetensors.numpy import load_file, save_file
 from lpjax._tree import walk
 from lpjax.checkpoint import CheckpointError, export_checkpoint, load_checkpoint, save_checkpoint
 from lpjax.checkpoint.safetensors import read_tensors, write_tensors
-from tests.checkpoint.helpers import assert_same, factor_all, flax_restore
 from tests.checkpoint.hostile_files import packed
 from tests.conftest import GOLDENS, Command, Edit
+from tests.helpers.checkpoints import assert_same, factor_all, flax_restore
 
 BESIDE = {
     "loss_fct.weight": np.array([0.5, np.nan, np.inf], np.float32),

@@ -24,8 +24,8 @@ from lpjax.checkpoint import export_checkpoint, from_tree, load_checkpoint
 from lpjax.checkpoint import msgpack as _msgpack
 from lpjax.checkpoint.msgpack import read_tree, write_tree
 from lpjax.models import classify
-from tests.checkpoint.helpers import GOLDEN_NAMES, assert_same, factor_all
 from tests.conftest import GOLDENS
+from tests.helpers.checkpoints import GOLDEN_NAMES, assert_same, factor_all
 
 serialization = pytest.importorskip("flax.serialization")
 

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 from lpjax.checkpoint import CheckpointError, export_checkpoint, load_checkpoint, save_checkpoint
 from lpjax.checkpoint.formats import FORMATS, Format
 from lpjax.checkpoint.source import weight_bytes
-from tests.checkpoint.helpers import assert_same
+from tests.helpers.checkpoints import assert_same
 
 
 def read_npz(path: Path, *, copy: bool = False) -> tuple[dict[str, np.ndarray], str | None]:

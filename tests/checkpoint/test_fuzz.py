@@ -21,9 +21,9 @@ from lpjax._tree import walk
 from lpjax.checkpoint import CheckpointError, load_checkpoint
 from lpjax.checkpoint.msgpack import read_tree
 from lpjax.checkpoint.safetensors import read_tensors
-from tests.checkpoint.helpers import flax_restore
 from tests.checkpoint.hostile_files import flax_leaves, packed
 from tests.conftest import GOLDENS
+from tests.helpers.checkpoints import flax_restore
 
 SOURCE = GOLDENS / "bert_no_pooler"
 FILES = ["model.safetensors", "flax_model.msgpack"]

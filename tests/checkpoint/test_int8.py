@@ -15,8 +15,8 @@ from lpjax import CheckpointError, LowRank, load_checkpoint, save_checkpoint
 from lpjax._tree import walk
 from lpjax.checkpoint.int8 import restored_factors, rounded_factors
 from lpjax.checkpoint.safetensors import read_tensors, write_tensors
-from tests.checkpoint.helpers import GOLDEN_NAMES, assert_same
 from tests.conftest import GOLDENS
+from tests.helpers.checkpoints import GOLDEN_NAMES, assert_same
 
 
 def shrink(name, **options):

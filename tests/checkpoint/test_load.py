@@ -18,9 +18,9 @@ from safetensors.numpy import load_file, save_file
 from lpjax._tree import walk
 from lpjax.checkpoint import CheckpointError, export_checkpoint, load_checkpoint, save_checkpoint
 from lpjax.checkpoint.safetensors import read_tensors, write_tensors
-from tests.checkpoint.helpers import GOLDEN_NAMES, assert_same
 from tests.checkpoint.hostile_files import shard
 from tests.conftest import GOLDENS, Edit
+from tests.helpers.checkpoints import GOLDEN_NAMES, assert_same
 
 
 def leaves(folder: Path) -> dict[str, Any]:

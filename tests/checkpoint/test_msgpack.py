@@ -18,7 +18,7 @@ from lpjax._tree import walk
 from lpjax.checkpoint import CheckpointError
 from lpjax.checkpoint import msgpack as _msgpack
 from lpjax.checkpoint.msgpack import read_tree, write_tree
-from tests.checkpoint.helpers import assert_same, flax_restore
+from tests.helpers.checkpoints import assert_same, flax_restore
 
 DTYPES = [np.float32, np.float16, np.float64, ml_dtypes.bfloat16, np.int64, np.int32, np.int8, np.uint8, np.bool_]
 

@@ -22,8 +22,8 @@ from lpjax.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_
 from lpjax.models import BertConfig, name_table
 from lpjax.models.names import Weight, walk
 from lpjax.weights.low_rank import LowRank
-from tests.checkpoint.helpers import assert_same, files, random_leaf, set_leaf
 from tests.conftest import GOLDENS, Edit
+from tests.helpers.checkpoints import assert_same, files, random_leaf, set_leaf
 
 KERNEL = "encoder/layer/0/attention/self/query/kernel"
 TABLE = "embeddings/word_embeddings/embedding"

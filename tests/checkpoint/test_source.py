@@ -11,9 +11,9 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 
 from lpjax.checkpoint import CheckpointError, load_checkpoint
 from lpjax.checkpoint.source import weight_bytes
-from tests.checkpoint.helpers import assert_same
 from tests.checkpoint.hostile_files import flax_leaves, packed
 from tests.conftest import GOLDENS
+from tests.helpers.checkpoints import assert_same
 
 
 @pytest.fixture

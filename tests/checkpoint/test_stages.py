@@ -15,8 +15,8 @@ from lpjax.checkpoint import CheckpointError, export_checkpoint, load_checkpoint
 from lpjax.checkpoint.source import weight_bytes
 from lpjax.checkpoint.stages import net_folder, read_stages
 from lpjax.data.tokenizer import load_tokenizer
-from tests.checkpoint.helpers import assert_same, factor_all, files
 from tests.conftest import Command
+from tests.helpers.checkpoints import assert_same, edit_modules, factor_all, files
 
 TYPES = "sentence_transformers.models."
 
@@ -35,13 +35,6 @@ def old(folder: Path) -> Path:
     (folder / "config_sentence_transformers.json").write_text('{"prompts": {"q": "ask: "}}')
     edit_modules(folder, lambda stages: stages[0].update(path="0_Transformer", idx=0, name="0"))
     return folder
-
-
-def edit_modules(folder: Path, change: Any) -> None:
-    path = folder / "modules.json"
-    stages = json.loads(path.read_text())
-    change(stages)
-    path.write_text(json.dumps(stages))
 
 
 def test_net_in_0_transformer_is_read_and_saved_in_the_root(old: Path, tmp_path: Path):

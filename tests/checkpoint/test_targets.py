@@ -15,8 +15,8 @@ from lpjax.compression import save_plan
 from lpjax.compression.plan import Choice, Plan
 from lpjax.weighting import save_calibration
 from lpjax.weighting.statistics import Calibration, Statistics
-from tests.checkpoint.helpers import files
 from tests.conftest import Command
+from tests.helpers.checkpoints import files
 
 pytestmark = pytest.mark.filterwarnings("default")
 

@@ -21,9 +21,9 @@ from lpjax._tree import walk
 from lpjax.checkpoint import CheckpointError, export_checkpoint, from_tree, load_checkpoint, save_checkpoint
 from lpjax.models import config_from_json
 from lpjax.weights.low_rank import LowRank
-from tests.checkpoint.helpers import GOLDEN_NAMES, assert_same, set_leaf
 from tests.checkpoint.hostile_files import FLAX, array, flax_leaves, packed
 from tests.conftest import GOLDENS
+from tests.helpers.checkpoints import GOLDEN_NAMES, assert_same, set_leaf
 
 TABLE = "embeddings/word_embeddings/embedding"
 

@@ -17,7 +17,7 @@ import pytest
 import lpjax
 from lpjax._tree import leaves_with_paths
 from tests.conftest import GOLDENS, Command
-from tests.models.golden_cases import load_golden
+from tests.helpers.goldens import load_golden
 
 pytestmark = pytest.mark.filterwarnings("default")
 

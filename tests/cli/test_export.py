@@ -10,8 +10,8 @@ import pytest
 import lpjax
 from lpjax._tree import walk
 from lpjax.checkpoint import load_checkpoint
-from tests.checkpoint.helpers import assert_same, files
 from tests.conftest import Command
+from tests.helpers.checkpoints import assert_same, files
 
 pytestmark = pytest.mark.filterwarnings("default")
 

@@ -19,7 +19,7 @@ import lpjax
 from lpjax._tree import walk
 from lpjax.glue.labels import own_task
 from tests.conftest import Command
-from tests.glue.test_evaluate import base_net
+from tests.helpers.nets import base_net
 
 pytestmark = pytest.mark.filterwarnings("default")
 

@@ -10,7 +10,7 @@ import pytest
 
 from lpjax.compression.record import read_record
 from tests.conftest import Command
-from tests.report.pages import Page, check_self_contained
+from tests.helpers.pages import Page, check_self_contained
 
 pytestmark = pytest.mark.filterwarnings("default")
 

@@ -12,7 +12,7 @@ import lpjax
 from lpjax.compression.record import read_record, record_files
 from lpjax.weighting import save_calibration
 from lpjax.weighting.statistics import Calibration, Statistics
-from tests.report.pages import Page
+from tests.helpers.pages import Page
 
 pytestmark = pytest.mark.filterwarnings("default")
 

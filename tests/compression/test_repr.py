@@ -6,7 +6,7 @@ import numpy as np
 
 import lpjax
 from lpjax.weighting import Calibration, Statistics
-from tests.compression.test_compress import RANK, first_columns, params
+from tests.helpers.trees import RANK, first_columns, params
 
 
 def test_representations_are_short():

@@ -11,7 +11,7 @@ import lpjax
 from lpjax import Choice, Plan
 from lpjax.cli._errors import name_options
 from lpjax.weighting import Calibration, Statistics
-from tests.compression.test_compress import first_columns, params
+from tests.helpers.trees import first_columns, params
 
 SELECT = ["table", "up/kernel"]
 

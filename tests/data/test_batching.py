@@ -7,8 +7,6 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import PreTrainedTokenizerFast
 
 from lpjax._mesh import data_mesh
 from lpjax.data.batching import (
@@ -24,40 +22,8 @@ from lpjax.data.batching import (
     tokenize,
 )
 from lpjax.models import ModelConfig
-from tests.models.golden_cases import NETS, load_golden
-
-WORDS = [chr(letter) for letter in range(ord("a"), ord("v") + 1)]
-_FIRST = 7  # id of "a"; the tiny nets have 29 tokens
-_TEMPLATES = {
-    "bert": ("<cls> $A <sep>", "<cls> $A <sep> $B:1 <sep>:1"),
-    "distilbert": ("<cls> $A <sep>", "<cls> $A <sep> $B:1 <sep>:1"),
-    "roberta": ("<cls> $A <sep>", "<cls> $A <sep> <sep> $B <sep>"),
-    "xlnet": ("$A <sep> <cls>:2", "$A <sep> $B:1 <sep>:1 <cls>:2"),
-}
-
-
-def make_tokenizer(config: ModelConfig) -> PreTrainedTokenizerFast:
-    """A tokenizer of transformers for a tiny net, with the special tokens of its kind; letters are words."""
-    kind = config.model_type
-    pad = {"roberta": getattr(config, "pad_token_id", 0), "xlnet": 5}.get(kind, 0)
-    numbers = iter(i for i in range(_FIRST) if i != pad)
-    ids = {"<pad>": pad} | {name: next(numbers) for name in ("<cls>", "<sep>", "<unk>", "<mask>")}
-    ids |= {word: _FIRST + i for i, word in enumerate(WORDS)}
-    made = Tokenizer(models.WordLevel(ids, unk_token="<unk>"))
-    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()  # pyright: ignore[reportAttributeAccessIssue]
-    single, pair = _TEMPLATES[kind]
-    special = [(name, ids[name]) for name in ("<cls>", "<sep>")]
-    made.post_processor = processors.TemplateProcessing(  # pyright: ignore[reportAttributeAccessIssue]
-        single=single, pair=pair, special_tokens=special
-    )
-    names = {f"{name}_token": f"<{name}>" for name in ("pad", "cls", "sep", "unk", "mask")}
-    return PreTrainedTokenizerFast(tokenizer_object=made, padding_side="left" if kind == "xlnet" else "right", **names)
-
-
-def some_texts(n: int, longest: int = 40, seed: int = 0) -> list[str]:
-    """Texts of 0 to `longest` letters."""
-    rng = np.random.default_rng(seed)
-    return [" ".join(rng.choice(WORDS, size=rng.integers(0, longest + 1))) for _ in range(n)]
+from tests.helpers.goldens import NETS, load_golden
+from tests.helpers.texts import FIRST_ID, WORDS, make_tokenizer, some_texts
 
 
 def with_positions(name: str, positions: int) -> ModelConfig:
@@ -170,9 +136,9 @@ def test_a_limit_cuts_the_longer_of_two_texts(config):
     assert tokens.lengths.tolist() == [15, 15, 15]
     special = tokenizer.num_special_tokens_to_add(pair=True)
     for row in tokens.ids[:2]:
-        letters = row[row >= _FIRST]
+        letters = row[row >= FIRST_ID]
         assert len(letters) == 15 - special
-        assert np.sum(letters == _FIRST) == 2  # the "a" of both: the short one is whole
+        assert np.sum(letters == FIRST_ID) == 2  # the "a" of both: the short one is whole
     assert tokenize(tokenizer, config, [long], max_length=15).lengths.tolist() == [15]
 
 

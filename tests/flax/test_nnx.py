@@ -16,9 +16,9 @@ import lpjax
 import lpjax.flax
 from lpjax import LowRank
 from lpjax.flax import FactoredEmbed, FactoredLinear, compress_nnx
-from tests.compression.test_compress import NeverRun
 from tests.flax import helpers
 from tests.flax.helpers import BATCH, HEAD, HEADS, HIDDEN, LENGTH, VOCAB, WIDE, NNXTransformer, near, normal
+from tests.helpers.trees import NeverRun
 
 QUERY, OUT = (HIDDEN, HEADS, HEAD), (HEADS, HEAD, HIDDEN)
 DENSE = [(HIDDEN, HEADS * HEAD), (HEADS * HEAD, HIDDEN), QUERY, OUT, (HIDDEN, WIDE), (WIDE, HIDDEN), (VOCAB, HIDDEN)]

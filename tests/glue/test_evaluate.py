@@ -12,63 +12,15 @@ from safetensors.numpy import load_file
 
 import lpjax
 from lpjax.checkpoint import Checkpoint
-from lpjax.glue import TASKS, evaluate, label_config
+from lpjax.glue import TASKS, evaluate
 from lpjax.glue.data import Examples
 from lpjax.glue.evaluate import Prepared, evaluate_task, predict, prepare, to_predictions
-from lpjax.models.heads import output_path, with_head
-from tests.data.test_batching import WORDS, make_tokenizer, some_texts
+from lpjax.models.heads import with_head
 from tests.helpers import on_devices, write_first
-from tests.models.golden_cases import NETS, load_golden
-from tests.models.test_head import factor
-
-
-def base_net(name: str, *, layers: int = 1, dropout: float = 0.0, rank: int | None = None) -> Checkpoint:
-    """A golden net of a layer or two, without dropout unless there is to be some, its matrices factored if asked."""
-    checkpoint = load_golden(name).checkpoint
-    fields = {field.name: field for field in dataclasses.fields(checkpoint.config)}
-    changes = {key: dropout for key in fields if "dropout" in key and key != "classifier_dropout"}
-    changes |= {key: layers for key in fields if key in ("num_hidden_layers", "n_layers", "n_layer")}
-    config = dataclasses.replace(checkpoint.config, **changes)
-
-    def cut(tree):
-        if not isinstance(tree, dict):
-            return tree
-        kept = {key: child for key, child in tree.items() if not key.isdigit() or int(key) < layers}
-        return {key: cut(child) for key, child in kept.items()}
-
-    params = cut(checkpoint.params)
-    params = params if rank is None else factor(params, rank)
-    named = {key: value for key, value in (checkpoint.config_json or {}).items() if key not in ("id2label", "label2id")}
-    data = named | config.to_json()
-    return dataclasses.replace(checkpoint, params=params, config=config, config_json=data, source=None)
-
-
-def net_with_head(name: str, task: str, **options) -> Checkpoint:
-    """`base_net` with a head for a task; its outputs are far enough apart to be told from each other."""
-    checkpoint = base_net(name, **options)
-    params, _ = with_head(checkpoint.params, checkpoint.config, TASKS[task].num_outputs, seed=1)
-    *parents, last = output_path(checkpoint.config).split("/")
-    layer = params
-    for key in parents:
-        layer = layer[key]
-    layer[last] = 50 * layer[last]
-    data = {**(checkpoint.config_json or {}), **label_config(TASKS[task])}
-    return dataclasses.replace(checkpoint, params=params, config_json=data)
-
-
-def make_examples(task: str, first: list[str], second: list[str] | None = None, labels=None, split="toy") -> Examples:
-    """Examples of a task, with any labels where none are given."""
-    found = TASKS[task]
-    if labels is None:
-        labels = np.arange(len(first)) % 3 + 0.5 if found.is_regression else np.arange(len(first)) % found.num_outputs
-    dtype = np.float64 if found.is_regression else np.int32
-    return Examples(found, split, first, second, np.asarray(labels, dtype), "nowhere", False)
-
-
-def texts_of(*lengths: int, n: int = 10, seed: int = 0) -> list[str]:
-    """Texts of so many letters, in turn: few lengths, for each is a compilation where there is no padding."""
-    rng = np.random.default_rng(seed)
-    return [" ".join(rng.choice(WORDS, size=size)) for size, _ in zip(itertools.cycle(lengths), range(n), strict=False)]
+from tests.helpers.examples import make_examples
+from tests.helpers.goldens import NETS, load_golden
+from tests.helpers.nets import base_net, net_with_head
+from tests.helpers.texts import WORDS, make_tokenizer, some_texts, texts_of
 
 
 def one_by_one(checkpoint: Checkpoint, tokenizer, first: list[str], second: list[str] | None = None) -> np.ndarray:

@@ -17,9 +17,10 @@ from lpjax.glue.labels import is_assumed, label_config
 from lpjax.glue.order import _beyond_chance, likelier_order
 from lpjax.glue.tasks import TASKS
 from lpjax.models.heads import with_head
-from tests.data.test_batching import make_tokenizer
-from tests.glue.test_evaluate import make_examples, net_with_head, texts_of
-from tests.models.golden_cases import load_golden
+from tests.helpers.examples import make_examples
+from tests.helpers.goldens import load_golden
+from tests.helpers.nets import net_with_head
+from tests.helpers.texts import make_tokenizer, texts_of
 
 
 def planted(classes: int, n: int, accuracy: float, seed: int, order: tuple[int, ...]):

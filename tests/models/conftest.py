@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.models.golden_cases import CASES, GOLDENS, NETS, Golden, load_golden
+from tests.helpers.goldens import CASES, GOLDENS, NETS, Golden, load_golden
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ import pytest
 
 from lpjax.checkpoint import Checkpoint
 from lpjax.models import classify
-from tests.models.golden_cases import CASES, load_golden
-from tests.models.test_encode import factor
+from tests.helpers.goldens import CASES, load_golden
+from tests.helpers.nets import factor_losslessly
 
 HEADS = [name for name in CASES if load_golden(name).logits is not None]
 
@@ -33,7 +33,7 @@ def test_logits_equal_those_of_pytorch(name: str):
     got = classify(checkpoint.params, checkpoint.config, batch)
     assert (got.dtype, got.shape) == (jnp.float32, expected.shape)
     np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5)
-    factored = classify(factor(checkpoint.params), checkpoint.config, batch)
+    factored = classify(factor_losslessly(checkpoint.params), checkpoint.config, batch)
     np.testing.assert_allclose(factored, expected, rtol=0, atol=2e-5)
 
 

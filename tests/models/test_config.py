@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from lpjax.models import BertConfig, config_from_json
-from tests.models.golden_cases import CASES, GOLDENS
+from tests.helpers.goldens import CASES, GOLDENS
 
 SIZES: dict[str, Any] = {
     "vocab_size": 29,

@@ -24,20 +24,8 @@ from lpjax.models import (
     device_params,
     encode,
 )
-from lpjax.weights.low_rank import LowRank
-from tests.models.golden_cases import NETS, Golden, load_golden
-
-
-def factor(params: dict) -> dict:
-    """Every kernel and table as a `LowRank` of full rank, whose product is the matrix up to rounding."""
-
-    def one(path: Any, leaf: Any) -> Any:
-        if path[-1].key not in ("kernel", "embedding"):
-            return leaf
-        u, s, vt = np.linalg.svd(np.asarray(leaf, np.float64), full_matrices=False)
-        return LowRank(jnp.asarray(u * s, jnp.float32), jnp.asarray(vt, jnp.float32))
-
-    return jax.tree_util.tree_map_with_path(one, params)
+from tests.helpers.goldens import NETS, Golden, load_golden
+from tests.helpers.nets import factor_losslessly
 
 
 def test_hidden_states_equal_those_of_pytorch(any_golden: Golden):
@@ -64,7 +52,7 @@ def test_hidden_states_some_texts_at_a_time(any_golden: Golden, monkeypatch: pyt
 
 def test_factored_weights_of_full_rank_give_the_same_hidden_states(each_net: Golden):
     (checkpoint, batch, expected, _) = each_net
-    got = encode(factor(checkpoint.params), checkpoint.config, batch)
+    got = encode(factor_losslessly(checkpoint.params), checkpoint.config, batch)
     np.testing.assert_allclose(got, expected, rtol=0, atol=2e-5)
 
 
@@ -148,7 +136,7 @@ def test_mask_and_token_types_default_to_ones_and_zeros(each_net: Golden):
 @pytest.mark.parametrize("factored", [False, True])
 def test_bfloat16_is_close_to_float32(each_net: Golden, factored: bool):
     (checkpoint, batch, expected, _) = each_net
-    params = factor(checkpoint.params) if factored else checkpoint.params
+    params = factor_losslessly(checkpoint.params) if factored else checkpoint.params
     for weights in (params, device_params(params, jnp.bfloat16)):
         got = encode(weights, checkpoint.config, batch, dtype=jnp.bfloat16)
         assert got.dtype == jnp.bfloat16
@@ -169,7 +157,7 @@ def test_strict_promotion_of_dtypes_and_ranks(each_net: Golden):
     rate = "hidden_dropout_prob" if isinstance(checkpoint.config, BertConfig) else "dropout"
     config = dataclasses.replace(checkpoint.config, **{rate: 0.3})  # not compiled before
     with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
-        for params in (checkpoint.params, factor(checkpoint.params)):
+        for params in (checkpoint.params, factor_losslessly(checkpoint.params)):
             got = encode(params, config, batch)
             np.testing.assert_allclose(got, expected, rtol=0, atol=2e-5)
             assert encode(params, config, batch, dtype=jnp.bfloat16).dtype == jnp.bfloat16

@@ -12,7 +12,8 @@ import lpjax
 from lpjax._tree import walk
 from lpjax.models import name_table
 from lpjax.models.heads import num_outputs, output_path, with_head
-from tests.models.golden_cases import CASES, NETS, load_golden
+from tests.helpers.goldens import CASES, NETS, load_golden
+from tests.helpers.nets import factor
 
 CLASSIFIERS = [name.replace("base", "classifier") for name in NETS]
 FRESH = {
@@ -24,17 +25,6 @@ FRESH = {
         *(f"sequence_summary/summary/{part}" for part in ("bias", "kernel")),
     ],
 }
-
-
-def factor(params, rank: int):
-    """Every matrix of the net as a `LowRank`, by NumPy's SVD."""
-    if not isinstance(params, dict):
-        if params.ndim != 2 or min(params.shape) <= rank:
-            return params
-        u, s, vt = np.linalg.svd(np.asarray(params, np.float32), full_matrices=False)
-        return lpjax.LowRank(u[:, :rank] * s[:rank], vt[:rank])
-    # XLNet's biases of attention are matrices to look at, and no weights of a product.
-    return {key: child if key.endswith("_bias") else factor(child, rank) for key, child in params.items()}
 
 
 def shape_of_logits(params, golden) -> tuple[int, ...]:

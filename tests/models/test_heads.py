@@ -18,25 +18,10 @@ from lpjax.models.heads import num_outputs, output_path
 from lpjax.models.names import HEADS, head_named, walk
 from lpjax.training.classifier import for_texts, starting_weights
 from lpjax.weights.sparse import Sparse
-from tests.models.golden_cases import GOLDENS, Golden, load_golden
+from tests.helpers.goldens import Golden, load_golden
+from tests.helpers.heads import CASES, load_head, run, there
 
-CASES = sorted(path.name for path in (GOLDENS / "heads").iterdir())
 WORDS = [name for name in CASES if name.endswith("words")]
-
-
-def load_head(name: str) -> tuple[Golden, np.ndarray]:
-    golden = load_golden(f"heads/{name}")
-    assert golden.logits is not None
-    return golden, golden.logits
-
-
-def run(params, golden: Golden, **options):
-    run = lpjax.fill_mask if golden.checkpoint.config.head == "words" else lpjax.classify
-    return run(params, golden.checkpoint.config, golden.batch, **options)
-
-
-def there(golden: Golden) -> np.ndarray:
-    return golden.batch["attention_mask"].astype(bool)
 
 
 def table_of(golden: Golden) -> str:

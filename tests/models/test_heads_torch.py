@@ -15,7 +15,7 @@ import torch
 import transformers
 
 import lpjax
-from tests.models.test_heads import CASES, load_head, run, there
+from tests.helpers.heads import CASES, load_head, run, there
 
 pytestmark = pytest.mark.filterwarnings("default")
 

@@ -22,9 +22,8 @@ from lpjax.pipeline.outputs import Embedding, Spans, TokenClasses, Words, output
 from lpjax.weighting._calibrate import _with_decoder
 from lpjax.weighting.statistics import Statistics
 from lpjax.weights.low_rank import LowRank
-from tests.data.test_batching import make_tokenizer, some_texts
-from tests.models.golden_cases import load_golden
-from tests.weighting.test_calibrate import LONGEST, TEXTS, one_at_a_time
+from tests.helpers.goldens import load_golden
+from tests.helpers.texts import LONGEST, TEXTS, make_tokenizer, one_at_a_time, some_texts
 
 
 def net_of(name: str) -> Checkpoint:

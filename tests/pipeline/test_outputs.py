@@ -14,10 +14,9 @@ import lpjax
 from lpjax.evaluation.divergence import Divergence
 from lpjax.pipeline.outputs import Classes, Embedding, Labels, Regression, outputs_of
 from lpjax.select import select_paths
-from tests.data.test_batching import make_tokenizer
-from tests.glue.test_evaluate import base_net, net_with_head
-from tests.models.golden_cases import NETS
-from tests.weighting.test_calibrate import LONGEST, TEXTS, one_at_a_time
+from tests.helpers.goldens import NETS
+from tests.helpers.nets import base_net, net_with_head
+from tests.helpers.texts import LONGEST, TEXTS, make_tokenizer, one_at_a_time
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ from lpjax.pipeline import (
 )
 from lpjax.pipeline._stages import Constant
 from lpjax.pipeline.outputs import Embedding, outputs_of
-from tests.checkpoint.test_stages import edit_modules
+from tests.helpers.checkpoints import edit_modules
 
 TYPES = "sentence_transformers.models."
 SENTENCES = ["a b", "c d e f g h", "", "j"]

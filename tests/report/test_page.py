@@ -19,7 +19,7 @@ from lpjax.glue import Examples, find_task, label_config
 from lpjax.glue.data import load_sentences
 from lpjax.models.heads import with_head
 from lpjax.report import PAGE, Baseline, write_report
-from tests.report.pages import Page, check_self_contained
+from tests.helpers.pages import Page, check_self_contained
 
 pytestmark = pytest.mark.filterwarnings("default")
 

@@ -9,7 +9,7 @@ import pytest
 
 from lpjax._files.json import RecordError
 from lpjax.report import read_results, write_report
-from tests.report.pages import Page, check_self_contained
+from tests.helpers.pages import Page, check_self_contained
 
 DEMO = Path(__file__).parents[2] / "experiments" / "results" / "demo.json"
 

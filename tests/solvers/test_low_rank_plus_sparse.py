@@ -28,12 +28,11 @@ from lpjax.solvers._low_rank_plus_sparse import kth_largest, largest
 from lpjax.training import Settings
 from lpjax.weighting.statistics import Calibration, Statistics
 from tests.conftest import Edit
-from tests.data.test_batching import make_tokenizer
-from tests.glue.test_evaluate import base_net
 from tests.helpers import norm
-from tests.models.golden_cases import NETS
-from tests.training.test_finetune import run as train
-from tests.weighting.test_calibrate import LONGEST
+from tests.helpers.examples import train_on_toy
+from tests.helpers.goldens import NETS
+from tests.helpers.nets import base_net
+from tests.helpers.texts import LONGEST, make_tokenizer
 
 EXACT = ["svd", "lewis", "irls_rows", "admm_entries"]
 
@@ -358,7 +357,7 @@ def test_the_share_is_kept(sparse, rank):
 @pytest.mark.slow
 def test_training_moves_values_and_leaves_places(tmp_path):
     small, _ = with_entries("bert_base")
-    found = train(small, settings=Settings(epochs=20, batch_size=8, learning_rate=1e-2, eval_every=20))
+    found = train_on_toy(small, settings=Settings(epochs=20, batch_size=8, learning_rate=1e-2, eval_every=20))
     assert found.best["accuracy"] == 1.0
     before = dict(leaves_with_paths(small.params))
     moved = 0

@@ -21,38 +21,19 @@ import lpjax
 from lpjax._mesh import by_rows, data_mesh, put_sharded, replicated
 from lpjax._tree import walk
 from lpjax.checkpoint import Checkpoint
-from lpjax.glue import TASKS, evaluate
+from lpjax.glue import evaluate
 from lpjax.glue.data import Examples
 from lpjax.glue.evaluate import evaluate_task
 from lpjax.models import device_params
 from lpjax.models.heads import output_path
-from lpjax.training import Settings, finetune
+from lpjax.training import Settings
 from lpjax.training._finetune import Finetuned
 from lpjax.training.step import Schedule, TrainState, begin, decays, loss_sum, make_optimizer, train_step
-from tests.data.test_batching import make_tokenizer
-from tests.glue.test_evaluate import base_net, make_examples, net_with_head, texts_of
 from tests.helpers import on_devices, write_first
-from tests.models.golden_cases import NETS
-
-FEW = Settings(epochs=2, batch_size=8, learning_rate=3e-3, warmup=0.25)
-
-
-def toy(task: str = "sst2", n: int = 20, seed: int = 0, split: str = "toy") -> Examples:
-    """Examples that a word of their own tells apart: one for each label, or for each score from 0 to 4."""
-    found = TASKS[task]
-    pairs = len(found.columns) == 2
-    values = np.arange(n) % (found.num_outputs if found.labels else 5)
-    rest = texts_of(1, n=n, seed=seed) if pairs else texts_of(1, 2, n=n, seed=seed)  # all in the shortest batches
-    first = [" ".join(("abcde"[value], "abcde"[value], text)) for value, text in zip(values, rest, strict=True)]
-    return make_examples(task, first, ["f"] * n if pairs else None, values, split)
-
-
-def run(checkpoint: Checkpoint, task: str = "sst2", settings: Settings = FEW, **options: Any) -> Finetuned:
-    """Fine-tune on the toy."""
-    given = {"train": toy(task), "dev": toy(task, 12, 1, "dev"), "tokenizer": make_tokenizer(checkpoint.config)}
-    given |= options
-    train, dev = given.pop("train"), given.pop("dev")
-    return finetune(checkpoint, train, dev, settings, **given)
+from tests.helpers.examples import FEW, toy, train_on_toy
+from tests.helpers.goldens import NETS
+from tests.helpers.nets import base_net, net_with_head
+from tests.helpers.texts import make_tokenizer
 
 
 def leaves_of(tree: Any) -> dict[str, np.ndarray]:
@@ -212,7 +193,7 @@ def test_every_net_learns(name, rank):
     checkpoint = base_net(name, rank=rank)
     before = {path: leaf.copy() for path, leaf in leaves_of(checkpoint.params).items()}
     settings = Settings(epochs=40, batch_size=8, learning_rate=1e-2, eval_every=40)
-    found = run(checkpoint, settings=settings)
+    found = train_on_toy(checkpoint, settings=settings)
     assert found.best["accuracy"] == 1.0
     losses = [entry["loss"] for entry in found.curve]
     assert losses[-1] < 0.1 < losses[0]
@@ -229,7 +210,9 @@ def test_every_net_learns(name, rank):
 
 
 def test_a_regression_is_learned_in_its_own_units():
-    found = run(base_net("bert_base"), "stsb", Settings(epochs=100, batch_size=8, learning_rate=3e-2, eval_every=300))
+    found = train_on_toy(
+        base_net("bert_base"), "stsb", Settings(epochs=100, batch_size=8, learning_rate=3e-2, eval_every=300)
+    )
     assert found.best["pearson"] > 0.95
     assert found.best["loss"] < 1  # of scores from 0 to 4, whose variance is 2
     assert found.checkpoint.config_json["problem_type"] == "regression"
@@ -253,7 +236,7 @@ def test_eight_devices_learn_the_same_as_one(processes, tmp_path):
 def write_curve(target: str) -> None:
     """Write losses and scores of few updates by parts of six examples, which eight devices do not divide."""
     settings = Settings(epochs=2, batch_size=12, accumulate=2, learning_rate=3e-3, eval_every=1)
-    curve = run(base_net("xlnet_base", rank=3), settings=settings).curve
+    curve = train_on_toy(base_net("xlnet_base", rank=3), settings=settings).curve
     found = np.array([[entry["loss"], entry["accuracy"]] for entry in curve])
     write_first({"curve": found, "devices": np.array(jax.device_count())}, target)
 
@@ -277,7 +260,7 @@ def test_the_best_evaluation_is_kept(patience, tmp_path):
         if snapshot.exists():  # as of the update before
             seen[step - 1] = load_file(snapshot)
 
-    found = run(checkpoint, settings=settings, dev=dev, snapshot=snapshot, save_every=0, progress=look)
+    found = train_on_toy(checkpoint, settings=settings, dev=dev, snapshot=snapshot, save_every=0, progress=look)
     scores = [entry["accuracy"] for entry in found.curve]
     best = scores.index(max(scores))
     assert found.best == found.curve[best]
@@ -298,7 +281,7 @@ def test_the_best_evaluation_is_kept(patience, tmp_path):
 def test_the_curve_tells_the_run():
     calls = []
     settings = dataclasses.replace(FEW, eval_every=4)
-    found = run(base_net("bert_base"), settings=settings, progress=lambda *call: calls.append(call))
+    found = train_on_toy(base_net("bert_base"), settings=settings, progress=lambda *call: calls.append(call))
     assert [entry["step"] for entry in found.curve] == [4, 6]
     assert [entry["epoch"] for entry in found.curve] == [4 / 3, 2.0]
     schedule = Schedule(3e-3, 2, 6)
@@ -306,8 +289,10 @@ def test_the_curve_tells_the_run():
     assert calls == [(step, 6, f"SST-2, epoch {1 if step <= 3 else 2}") for step in range(1, 7)]
     assert found.fresh == ("classifier/bias", "classifier/kernel")
     assert found.seconds > 0
-    assert [entry["step"] for entry in run(base_net("bert_base")).curve] == [3, 6]
-    assert [entry["step"] for entry in run(base_net("bert_base"), settings=replace(eval_every=100)).curve] == [6]
+    assert [entry["step"] for entry in train_on_toy(base_net("bert_base")).curve] == [3, 6]
+    assert [entry["step"] for entry in train_on_toy(base_net("bert_base"), settings=replace(eval_every=100)).curve] == [
+        6
+    ]
 
 
 def replace(**changes: Any) -> Settings:
@@ -317,7 +302,7 @@ def replace(**changes: Any) -> Settings:
 def test_one_example_is_enough():
     """The second part of the batch is padding alone."""
     one, settings = toy(n=1), replace(epochs=3, batch_size=12, accumulate=2, warmup=1)
-    found = run(base_net("xlnet_base", rank=3), train=one, dev=one, settings=settings)
+    found = train_on_toy(base_net("xlnet_base", rank=3), train=one, dev=one, settings=settings)
     assert found.steps == 3
     assert found.best["accuracy"] in (0.0, 1.0)
 
@@ -326,7 +311,7 @@ def test_weights_in_half_precision_are_trained_and_kept_in_full(tmp_path):
     extra = {"crf.transitions": np.eye(3)}  # of the file, beside the net
     checkpoint = dataclasses.replace(base_net("bert_bfloat16"), extra=extra)
     assert checkpoint.config_json["dtype"] == "bfloat16"
-    found = run(checkpoint, settings=replace(epochs=1, dtype="bfloat16"))
+    found = train_on_toy(checkpoint, settings=replace(epochs=1, dtype="bfloat16"))
     lpjax.save_checkpoint(found.checkpoint, tmp_path / "tuned")
     loaded = lpjax.load_checkpoint(tmp_path / "tuned")
     np.testing.assert_array_equal(loaded.extra["crf.transitions"], np.eye(3))
@@ -339,7 +324,7 @@ def test_weights_in_half_precision_are_trained_and_kept_in_full(tmp_path):
 
 def test_what_is_saved_knows_its_task(tmp_path):
     checkpoint = base_net("bert_base")
-    found = run(checkpoint, "mnli", replace(epochs=1))
+    found = train_on_toy(checkpoint, "mnli", replace(epochs=1))
     lpjax.save_checkpoint(found.checkpoint, tmp_path / "tuned")
     loaded = lpjax.load_checkpoint(tmp_path / "tuned")
     data = loaded.config_json
@@ -360,7 +345,7 @@ def test_a_head_that_is_there_keeps_its_order_of_labels(named, tmp_path):
     checkpoint = net_with_head("bert_base", "mnli")
     kept = {key: value for key, value in checkpoint.config_json.items() if key not in ("id2label", "label2id")}
     checkpoint = dataclasses.replace(checkpoint, config_json={**kept, **told, "num_labels": 3})
-    found = run(checkpoint, "mnli", Settings(epochs=25, batch_size=8, learning_rate=1e-2, eval_every=25))
+    found = train_on_toy(checkpoint, "mnli", Settings(epochs=25, batch_size=8, learning_rate=1e-2, eval_every=25))
     assert found.fresh == ()
     assert found.best["accuracy"] == 1.0
     lpjax.save_checkpoint(found.checkpoint, tmp_path / "tuned")
@@ -378,13 +363,13 @@ def test_a_head_that_is_there_keeps_its_order_of_labels(named, tmp_path):
 def test_a_head_of_another_task_is_replaced():
     """SST-2 has two labels, as RTE has, but they mean nothing to it."""
     checkpoint = net_with_head("roberta_base", "sst2")
-    found = run(checkpoint, "rte", replace(epochs=1))
+    found = train_on_toy(checkpoint, "rte", replace(epochs=1))
     assert output_path(checkpoint.config) in found.fresh
     assert found.checkpoint.config_json["id2label"] == {"0": "entailment", "1": "not_entailment"}
-    again = run(found.checkpoint, "rte", replace(epochs=1))
+    again = train_on_toy(found.checkpoint, "rte", replace(epochs=1))
     assert again.fresh == ()
     base = dataclasses.replace(checkpoint, params=checkpoint.params["roberta"])
-    assert_same(run(base, "rte", replace(epochs=1)), found)
+    assert_same(train_on_toy(base, "rte", replace(epochs=1)), found)
 
 
 def test_how_it_was_compressed_stays_told():
@@ -392,12 +377,12 @@ def test_how_it_was_compressed_stays_told():
     paths = [path for path, leaf in walk(checkpoint.params) if isinstance(leaf, lpjax.LowRank)]
     block = {"method": "svd", "p": 2.0, "ranks": dict.fromkeys(paths, 4)}
     block["steps"] = [{"method": "svd", "p": 2.0, "paths": paths}]
-    found = run(dataclasses.replace(checkpoint, compression=block), settings=replace(epochs=1)).checkpoint
+    found = train_on_toy(dataclasses.replace(checkpoint, compression=block), settings=replace(epochs=1)).checkpoint
     moved = [path for path, leaf in walk(found.params) if isinstance(leaf, lpjax.LowRank)]
     assert found.compression["ranks"] == dict.fromkeys(moved, 4)
     assert found.compression["steps"][0]["paths"] == [f"bert/{path}" for path in paths]
     assert sorted(moved) == sorted(f"bert/{path}" for path in paths)
-    again = run(found, settings=replace(epochs=1)).checkpoint
+    again = train_on_toy(found, settings=replace(epochs=1)).checkpoint
     assert again.compression == found.compression
 
 
@@ -424,13 +409,13 @@ def stop_at(*steps: int):
 def uninterrupted() -> tuple[Checkpoint, Settings, Finetuned]:
     checkpoint = base_net("bert_base", dropout=0.2, rank=4)
     settings = Settings(epochs=3, batch_size=8, learning_rate=3e-3, eval_every=4)
-    return checkpoint, settings, run(checkpoint, settings=settings)
+    return checkpoint, settings, train_on_toy(checkpoint, settings=settings)
 
 
 def test_runs_repeat(uninterrupted):
     checkpoint, settings, expected = uninterrupted
-    assert_same(run(checkpoint, settings=settings), expected)
-    other = run(checkpoint, settings=dataclasses.replace(settings, seed=1))
+    assert_same(train_on_toy(checkpoint, settings=settings), expected)
+    other = train_on_toy(checkpoint, settings=dataclasses.replace(settings, seed=1))
     assert [entry["loss"] for entry in other.curve] != [entry["loss"] for entry in expected.curve]
 
 
@@ -443,13 +428,13 @@ def test_a_run_that_was_interrupted_ends_as_if_it_had_not(uninterrupted, tmp_pat
     options = {"settings": settings, "snapshot": snapshot, "save_every": save_every, "progress": stop_at(*steps)}
     for _ in steps:
         with pytest.raises(Stop):
-            run(checkpoint, **options)
+            train_on_toy(checkpoint, **options)
         done = steps[0] - 1 if save_every == 0 else (steps[0] - 1) // 4 * 4
         assert snapshot.exists() == (done > 0)
-    assert_same(run(checkpoint, **options), expected)
+    assert_same(train_on_toy(checkpoint, **options), expected)
     assert sorted(path.name for path in snapshot.parent.iterdir()) == ["snapshot"]
     # What is done is not done again.
-    assert_same(run(checkpoint, settings=settings, snapshot=snapshot, progress=stop_at(1)), expected)
+    assert_same(train_on_toy(checkpoint, settings=settings, snapshot=snapshot, progress=stop_at(1)), expected)
 
 
 def test_what_a_killed_run_left_beside_is_cleared_away(uninterrupted, tmp_path):
@@ -458,7 +443,7 @@ def test_what_a_killed_run_left_beside_is_cleared_away(uninterrupted, tmp_path):
     other = tmp_path / ".other.123.new"
     for path in (left, other):
         path.write_bytes(b"half")
-    run(checkpoint, settings=settings, snapshot=tmp_path / "snap[shot]")
+    train_on_toy(checkpoint, settings=settings, snapshot=tmp_path / "snap[shot]")
     assert sorted(path.name for path in tmp_path.iterdir()) == [".other.123.new", "snap[shot]"]
 
 
@@ -468,7 +453,7 @@ def begun(uninterrupted, tmp_path_factory) -> Path:
     checkpoint, settings, _ = uninterrupted
     path = tmp_path_factory.mktemp("begun") / "snapshot"
     with pytest.raises(Stop):
-        run(checkpoint, settings=settings, snapshot=path, progress=stop_at(5))
+        train_on_toy(checkpoint, settings=settings, snapshot=path, progress=stop_at(5))
     return path
 
 
@@ -488,7 +473,7 @@ def test_a_snapshot_of_another_run_is_refused(uninterrupted, begun, tmp_path):
     def refused(words: list[str], checkpoint: Checkpoint = checkpoint, **options: Any) -> None:
         before = begun.read_bytes()
         with pytest.raises(ValueError) as caught:
-            run(checkpoint, **{"settings": settings, "snapshot": begun, **options})
+            train_on_toy(checkpoint, **{"settings": settings, "snapshot": begun, **options})
         message = str(caught.value)
         assert all(word in message for word in [str(begun), "another run", "--force", *words]), message
         assert begun.read_bytes() == before
@@ -510,7 +495,7 @@ def test_a_snapshot_that_is_damaged_is_refused(uninterrupted, begun, tmp_path):
 
     def refused(words: str) -> None:
         with pytest.raises(ValueError) as caught:
-            run(checkpoint, settings=settings, snapshot=path)
+            train_on_toy(checkpoint, settings=settings, snapshot=path)
         assert words in str(caught.value)
         assert str(path) in str(caught.value)
         assert "--force" in str(caught.value)
@@ -534,7 +519,7 @@ def test_a_snapshot_that_is_damaged_is_refused(uninterrupted, begun, tmp_path):
     refused("can't be gone on from")
     path.rmdir()
     shutil.copyfile(begun, path)
-    run(checkpoint, settings=settings, snapshot=path)
+    train_on_toy(checkpoint, settings=settings, snapshot=path)
 
 
 # Misuse
@@ -571,22 +556,22 @@ def test_settings_out_of_range_are_told(changes, words):
 def test_examples_that_do_not_fit_are_told():
     checkpoint = base_net("bert_base")
     with pytest.raises(ValueError, match="`train` is of sst2 and `dev` of cola; expected the same task"):
-        run(checkpoint, dev=toy("cola"))
+        train_on_toy(checkpoint, dev=toy("cola"))
     with pytest.raises(ValueError, match="expected at least 2"):
-        run(checkpoint, "stsb", dev=toy("stsb", 1))
+        train_on_toy(checkpoint, "stsb", dev=toy("stsb", 1))
     with pytest.raises(ValueError, match="pass a tokenizer"):
-        run(checkpoint, tokenizer=None)
+        train_on_toy(checkpoint, tokenizer=None)
     with pytest.raises(ValueError, match="`max_length` is 2; expected 3 to 9"):
-        run(checkpoint, settings=replace(max_length=2))
+        train_on_toy(checkpoint, settings=replace(max_length=2))
 
 
 def test_a_loss_that_is_not_finite_ends_the_run(tmp_path):
     """With advice, and without a snapshot of what is ruined."""
     checkpoint, snapshot = base_net("bert_base"), tmp_path / "snapshot"
     with pytest.raises(ValueError, match=r"the loss is .* by update 3; try a lower learning rate"):
-        run(checkpoint, settings=replace(learning_rate=1e38, warmup=0))
+        train_on_toy(checkpoint, settings=replace(learning_rate=1e38, warmup=0))
     with pytest.raises(ValueError, match=r"the loss is .* by update 2; try a lower learning rate"):
-        run(checkpoint, settings=replace(learning_rate=1e38, warmup=0), snapshot=snapshot, save_every=0)
+        train_on_toy(checkpoint, settings=replace(learning_rate=1e38, warmup=0), snapshot=snapshot, save_every=0)
     assert "loss" in snapshot.name or snapshot.exists()
     with pytest.raises(ValueError, match="logits are NaN or infinite"):
-        run(checkpoint, settings=replace(learning_rate=1e38, warmup=0, eval_every=1))
+        train_on_toy(checkpoint, settings=replace(learning_rate=1e38, warmup=0, eval_every=1))

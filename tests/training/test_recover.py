@@ -21,11 +21,10 @@ from lpjax._tree import leaves_with_paths
 from lpjax.training._recover import _loss_of
 from lpjax.training.fit import SnapshotWarning
 from lpjax.training.snapshot import save_state
-from tests.data.test_batching import make_tokenizer
-from tests.glue.test_evaluate import base_net, net_with_head
 from tests.helpers import on_devices, write_first
-from tests.models.golden_cases import NETS
-from tests.weighting.test_calibrate import LONGEST
+from tests.helpers.goldens import NETS
+from tests.helpers.nets import base_net, net_with_head
+from tests.helpers.texts import LONGEST, make_tokenizer
 
 LETTERS = "abcdefghijklmnopqrstuvw"
 TEXTS = [" ".join(np.random.default_rng(i).choice(list(LETTERS), 1 + i % 6)) for i in range(60)]

@@ -13,33 +13,23 @@ from safetensors.numpy import load_file
 
 import lpjax
 from lpjax._tree import leaves_with_paths, replace_leaves
-from lpjax.data.batching import Batch, collate, tokenize
 from lpjax.models.heads import num_outputs
 from lpjax.models.taps import TappedWeight, Taps
 from lpjax.select import select_paths
 from lpjax.weighting import calibrate
 from lpjax.weights.low_rank import LowRank
-from tests.data.test_batching import WORDS, make_tokenizer
-from tests.glue.test_evaluate import base_net, net_with_head
 from tests.helpers import on_devices, write_first
-from tests.models.golden_cases import NETS
+from tests.helpers.goldens import NETS
+from tests.helpers.nets import base_net, net_with_head
+from tests.helpers.texts import LONGEST, TEXTS, WORDS, make_tokenizer, one_at_a_time
 
 ALL = r"(?<!pooler/dense/)kernel$|(word_embeddings?|word_embedding)/embedding$"
 RUN = r"^(?!roberta/pooler).*kernel$"  # RoBERTa's head has no use for its pooler
-LONGEST = 9  # positions that the smallest of the nets has
-TEXTS = ["a b c", "d", "e f g h i j k", "", "l m n", "o", "p q r s t u v a b", "c d e", "f g h i j"]
 
 
 def run(checkpoint, texts=TEXTS, **options):
     options = {"select": ALL, "max_length": LONGEST, **options}
     return calibrate(checkpoint, texts, tokenizer=make_tokenizer(checkpoint.config), **options)
-
-
-def one_at_a_time(checkpoint, texts):
-    """The inputs of the net for each text alone, without padding."""
-    tokens = tokenize(make_tokenizer(checkpoint.config), checkpoint.config, texts, max_length=LONGEST)
-    for row, ids in enumerate(tokens.ids):
-        yield collate(tokens, Batch(np.array([row]), len(ids)), 1)
 
 
 def gradients(checkpoint, paths, labels):

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from safetensors.numpy import load_file
 
 from lpjax.checkpoint import Checkpoint, load_checkpoint
+from tests.conftest import GOLDENS
 
-GOLDENS = Path(__file__).parent.parent / "goldens"
 CASES = sorted(path.parent.name for path in GOLDENS.glob("*/golden.safetensors"))
 NETS = ["bert_base", "distilbert_base", "roberta_base", "xlnet_base"]
 

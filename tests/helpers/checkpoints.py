@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -72,3 +73,10 @@ def flax_restore(content: bytes) -> Any:
         return {key: join(child) for key, child in tree.items()}
 
     return join(msgpack.unpackb(content, ext_hook=unpack))
+
+
+def edit_modules(folder: Path, change: Any) -> None:
+    path = folder / "modules.json"
+    stages = json.loads(path.read_text())
+    change(stages)
+    path.write_text(json.dumps(stages))

@@ -1,0 +1,73 @@
+"""Tiny nets: the golden ones cut, with heads, or factored."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import lpjax
+from lpjax.checkpoint import Checkpoint
+from lpjax.glue import TASKS, label_config
+from lpjax.models.heads import output_path, with_head
+from tests.helpers.goldens import load_golden
+
+
+def factor(params, rank: int):
+    """Every matrix of the net as a `LowRank`, by NumPy's SVD."""
+    if not isinstance(params, dict):
+        if params.ndim != 2 or min(params.shape) <= rank:
+            return params
+        u, s, vt = np.linalg.svd(np.asarray(params, np.float32), full_matrices=False)
+        return lpjax.LowRank(u[:, :rank] * s[:rank], vt[:rank])
+    # XLNet's biases of attention are matrices to look at, and no weights of a product.
+    return {key: child if key.endswith("_bias") else factor(child, rank) for key, child in params.items()}
+
+
+def factor_losslessly(params: dict) -> dict:
+    """Every kernel and table as a `LowRank` of full rank, whose product is the matrix up to rounding."""
+
+    def one(path: Any, leaf: Any) -> Any:
+        if path[-1].key not in ("kernel", "embedding"):
+            return leaf
+        u, s, vt = np.linalg.svd(np.asarray(leaf, np.float64), full_matrices=False)
+        return lpjax.LowRank(jnp.asarray(u * s, jnp.float32), jnp.asarray(vt, jnp.float32))
+
+    return jax.tree_util.tree_map_with_path(one, params)
+
+
+def base_net(name: str, *, layers: int = 1, dropout: float = 0.0, rank: int | None = None) -> Checkpoint:
+    """A golden net of a layer or two, without dropout unless there is to be some, its matrices factored if asked."""
+    checkpoint = load_golden(name).checkpoint
+    fields = {field.name: field for field in dataclasses.fields(checkpoint.config)}
+    changes = {key: dropout for key in fields if "dropout" in key and key != "classifier_dropout"}
+    changes |= {key: layers for key in fields if key in ("num_hidden_layers", "n_layers", "n_layer")}
+    config = dataclasses.replace(checkpoint.config, **changes)
+
+    def cut(tree):
+        if not isinstance(tree, dict):
+            return tree
+        kept = {key: child for key, child in tree.items() if not key.isdigit() or int(key) < layers}
+        return {key: cut(child) for key, child in kept.items()}
+
+    params = cut(checkpoint.params)
+    params = params if rank is None else factor(params, rank)
+    named = {key: value for key, value in (checkpoint.config_json or {}).items() if key not in ("id2label", "label2id")}
+    data = named | config.to_json()
+    return dataclasses.replace(checkpoint, params=params, config=config, config_json=data, source=None)
+
+
+def net_with_head(name: str, task: str, **options) -> Checkpoint:
+    """`base_net` with a head for a task; its outputs are far enough apart to be told from each other."""
+    checkpoint = base_net(name, **options)
+    params, _ = with_head(checkpoint.params, checkpoint.config, TASKS[task].num_outputs, seed=1)
+    *parents, last = output_path(checkpoint.config).split("/")
+    layer = params
+    for key in parents:
+        layer = layer[key]
+    layer[last] = 50 * layer[last]
+    data = {**(checkpoint.config_json or {}), **label_config(TASKS[task])}
+    return dataclasses.replace(checkpoint, params=params, config_json=data)
