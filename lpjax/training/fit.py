@@ -1,37 +1,112 @@
-"""The loop of training: updates, checks now and then, and snapshots that an interrupted run goes on from."""
+"""The loop of training: updates, checks on held-out examples, and snapshots from which an interrupted run goes on."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array
 
+from lpjax._check import check_settings
 from lpjax._files.replacing import check_space, claimed
-from lpjax.data.batching import Batch
+from lpjax._mesh import put_sharded, replicated
+from lpjax.data.batching import Batch, Tokens, shuffled
+from lpjax.models import ModelConfig, device_params
 from lpjax.training.snapshot import Log, load_state, save_state
-from lpjax.training.step import TrainState
+from lpjax.training.step import Schedule, TrainState, begin, loss_sum, make_optimizer, train_step
+
+_SLOWER = 1 / 3  # factor of the learning rate at each restart
+
+Progress = Callable[[int, int, str], None]
 
 
 class SnapshotWarning(RuntimeWarning):
     """A snapshot could not be written; training goes on."""
 
 
+@dataclasses.dataclass(frozen=True)
+class CommonSettings:
+    """Settings that every kind of training has: `Settings` and `Recovery` say what they mean."""
+
+    epochs: int = 1
+    batch_size: int = 32
+    learning_rate: float = 1e-4
+    warmup: float = 0.1
+    weight_decay: float = 0.0
+    clip: float = 1.0
+    max_length: int = 128
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        counts = {"epochs": 1, "batch_size": 1, "max_length": 1, "seed": 0}
+        check_settings(self, counts, ("learning_rate", "warmup", "weight_decay", "clip"))
+
+
+class Problem(NamedTuple):
+    """What is minimised, and by what number the result is judged.
+
+    Attributes:
+        config: of the net.
+        tokens: the training texts.
+        parts: (batch, updates made) -> inputs, targets and weights of `train_step`.
+        measure: params -> numbers by name, on held-out examples.
+        leading: the number that chooses the best check.
+        sign: 1 if a larger one is better, −1 if a smaller one is.
+        every: updates between checks.
+        span: the count of updates for `every` starts again after so many; there is a check at the end of each span.
+        about: what must be the same for a run to go on from a snapshot.
+        start: the same numbers before training. If it is given, the start may be the best, and after a check that is
+            no better than the best so far, training restarts from the best state at a third of the learning rate;
+            values that are not finite become infinite. Otherwise a loss that is not finite ends the run.
+        patience: number of checks without a better one after which training stops.
+        loss: sum over the rows, with the arguments of `loss_sum`.
+        dtype: of the computation; weights and moments are float32.
+        title: of the run, for `progress`.
+    """
+
+    config: ModelConfig
+    tokens: Tokens
+    parts: Callable[[Batch, int], tuple[Any, Any, Any]]
+    measure: Callable[[Any], Mapping[str, float]]
+    leading: str
+    sign: int
+    every: int
+    span: int
+    about: dict[str, Any]
+    start: Callable[[], Mapping[str, float]] | None = None
+    patience: int | None = None
+    loss: Callable[..., Array] = loss_sum
+    dtype: str = "float32"
+    title: str = ""
+
+    def is_due(self, step: int) -> bool:
+        """Whether there is a check after `step` updates."""
+        at = (step - 1) % self.span + 1
+        return at % self.every == 0 or at == self.span
+
+    def is_better(self, entry: Mapping[str, float], other: Mapping[str, float]) -> bool:
+        """Whether one check is better than another."""
+        return self.sign * entry[self.leading] > self.sign * other[self.leading]
+
+
 @dataclasses.dataclass
 class Run:
-    """A run of training as it stands.
+    """The state of a run.
 
     Attributes:
         state: weights and moments, on the devices.
-        best: what is kept of the best check, on the host: a tree of arrays.
-        log: what it has done so far.
+        best: weights of the best check, on the host; if training restarts from it, the whole `TrainState`.
+        log: what the run has done so far.
     """
 
     state: TrainState
@@ -40,96 +115,162 @@ class Run:
 
 
 def fingerprint(params: Any) -> list[Any]:
-    """Number of leaves, of entries, and their sum: what tells the weights of one net from another's."""
+    """Number of leaves, number of entries, and their sum: these tell the weights of two nets apart."""
     leaves = jax.tree.leaves(params)
     sums = (np.sum(np.asarray(leaf), dtype=np.float64) for leaf in leaves)
     return [len(leaves), sum(leaf.size for leaf in leaves), float(sum(sums))]
 
 
+def updates_per_epoch(tokens: Tokens, settings: CommonSettings) -> int:
+    """Number of batches that hold all texts once."""
+    return -(-len(tokens) // settings.batch_size)
+
+
 def fit(
-    run: Run,
+    problem: Problem,
+    params: Any,
+    settings: CommonSettings,
     *,
-    total: int,
-    per_epoch: int,
-    batches: Callable[[int], Sequence[Batch]],
-    update: Callable[[TrainState, Batch, int], tuple[TrainState, Array]],
-    is_due: Callable[[int], bool],
-    check: Callable[[Run], None],
-    may_save: Callable[[Run], bool],
-    snapshot: Path | None,
+    mesh: Mesh,
+    snapshot: str | Path | None,
     save_every: float,
-    progress: Callable[[int, int, str], None] | None,
-    title: str = "",
-) -> None:
-    """Train until `total` updates are made or `check` sets `run.log.stopped`; `run` is changed.
+    progress: Progress | None,
+) -> Run:
+    """Train until all epochs are done or patience runs out.
 
     There is a snapshot at every check and each `save_every` seconds. If one cannot be written, the last one stays,
     and a `SnapshotWarning` says so.
 
     Args:
-        run: as it begins, or as `resumed` found it.
-        total: updates in all.
-        per_epoch: updates of an epoch.
-        batches: the batches of an epoch, from its number alone.
-        update: (state, batch, updates made) -> (state, loss).
-        is_due: whether there is a check after so many updates.
-        check: measures the net, notes that in the log, and empties `log.losses`.
-        may_save: whether the run can go on from its present state; asked between checks.
-        snapshot: file, or None.
+        problem: what to minimise.
+        params: the initial weights.
+        settings: how to train.
+        mesh: devices, along an axis "data".
+        snapshot: file to save the state in, and to go on from if it exists.
         save_every: seconds.
-        progress: called with (updates made, updates in all, what) after each.
-        title: of the run, for `progress`.
+        progress: called with (updates made, updates in all, what) after each update.
 
     Raises:
+        ValueError: the snapshot is of another run, or a loss is not finite.
         OSError: there is too little space for snapshots, or another run that is alive writes them.
     """
-    log, writes = run.log, snapshot is not None and jax.process_index() == 0
-    began = saved = time.perf_counter()
-    earlier = log.seconds
+    restarts, per_epoch = problem.start is not None, updates_per_epoch(problem.tokens, settings)
+    total = settings.epochs * per_epoch
+    schedule = Schedule(settings.learning_rate, min(round(settings.warmup * total), total - 1), total)
+    optimizer = make_optimizer(settings.weight_decay, settings.clip, problem.config.no_decay)
+    state = begin(device_params(params, jnp.float32), optimizer)
+    # The best is kept on the host: there is no room for a second copy on the devices.
+    run = Run(state, jax.device_get(state if restarts else state.params), Log(problem.about))
+    began = time.perf_counter()
+    if snapshot is not None and Path(snapshot).exists():
+        run = Run(*load_state(Path(snapshot), run.state, run.best, run.log, from_start=restarts))
+    elif problem.start is not None:
+        run.log.curve.append({"step": 0, "epoch": 0, **problem.start()})
+        run.log.best = 0
+    run.state, log = jax.device_put(run.state, replicated(mesh)), run.log
+    earlier, key = log.seconds, jax.random.key(settings.seed)
 
-    def keep() -> None:
-        nonlocal saved
-        log.seconds = earlier + time.perf_counter() - began
-        if snapshot is not None and writes:
-            try:
-                save_state(snapshot, run.state, run.best, log)
-            except OSError as error:
-                text = f"no snapshot of update {log.step} could be written ({error}); training goes on"
-                warnings.warn(text, SnapshotWarning, stacklevel=3)
-        saved = time.perf_counter()
+    def rate(step: int) -> float:
+        return _rate_factor(problem, log.curve) * schedule(step)
 
-    with contextlib.ExitStack() as stack:
-        if snapshot is not None and writes:
-            stack.enter_context(claimed(snapshot))
-            size = sum(leaf.nbytes for leaf in jax.tree.leaves((run.state, run.best)))
-            # The next one is written beside the last, before it takes its place.
-            check_space(snapshot, size if snapshot.exists() else 2 * size)
-        epoch, order = -1, []
+    with _snapshots(run, None if snapshot is None else Path(snapshot)) as save:
+        epoch, order, saved = -1, [], time.perf_counter()
         while log.step < total and not log.stopped:
             if log.step // per_epoch != epoch:
                 epoch = log.step // per_epoch
-                order = batches(epoch)
-            run.state, loss = update(run.state, order[log.step % per_epoch], log.step)
+                order = shuffled(problem.tokens, settings.batch_size, np.random.default_rng([settings.seed, epoch]))
+            run.state, loss = train_step(
+                run.state,
+                *problem.parts(order[log.step % per_epoch], log.step),
+                jax.random.fold_in(key, log.step),
+                jnp.float32(rate(log.step)),
+                config=problem.config,
+                optimizer=optimizer,
+                dtype=np.dtype(problem.dtype),
+                loss=problem.loss,
+            )
             log.losses.append(loss)
             log.step += 1
-            # The update before this one: the device never waits for the host, and no inputs pile up there.
+            # Wait for the update before this one: the device stays busy, and no inputs pile up there.
             jax.block_until_ready(log.losses[-2:-1])
             if progress is not None:
-                progress(log.step, total, f"{title}epoch {epoch + 1}")
-            if is_due(log.step):
-                check(run)
-                keep()
-            elif writes and time.perf_counter() - saved > save_every and may_save(run):
-                keep()
+                progress(log.step, total, f"{problem.title}epoch {epoch + 1}")
+            if due := problem.is_due(log.step):
+                _check(run, problem, epoch=log.step / per_epoch, rate=rate(log.step - 1), mesh=mesh)
+                log.stopped = log.step < total and _lost_patience(problem, log)
+            if due or (save and time.perf_counter() - saved > save_every and _is_sound(run, restarts)):
+                log.seconds = earlier + time.perf_counter() - began
+                if save:
+                    save()
+                saved = time.perf_counter()
+    return run
 
 
-def resumed(run: Run, snapshot: str | Path | None, *, from_start: bool = False) -> bool:
-    """Go on from a snapshot, if it is there: `run` becomes what it was; `from_start` is that of `load_state`.
+def _check(run: Run, problem: Problem, *, epoch: float, rate: float, mesh: Mesh) -> None:
+    """Measure the net; keep it if it is the best, otherwise restart if the problem says so."""
+    log, restarts = run.log, problem.start is not None
+    entry = {"step": log.step, "epoch": epoch, "loss": _mean_loss(log, restarts), "learning_rate": rate}
+    log.curve.append({**entry, **problem.measure(run.state.params)})
+    log.losses = []
+    if log.best is None or problem.is_better(log.curve[-1], log.curve[log.best]):
+        run.best, log.best = jax.device_get(run.state if restarts else run.state.params), len(log.curve) - 1
+    elif restarts:
+        run.state = put_sharded(run.best, replicated(mesh))
+
+
+def _lost_patience(problem: Problem, log: Log) -> bool:
+    assert log.best is not None
+    return problem.patience is not None and len(log.curve) - 1 - log.best >= problem.patience
+
+
+def _rate_factor(problem: Problem, curve: Sequence[Mapping[str, float]]) -> float:
+    """What is left of the learning rate after the restarts that the curve tells of."""
+    factor, best = 1.0, None
+    for entry in curve if problem.start is not None else ():
+        if best is None or problem.is_better(entry, best):
+            best = entry
+        else:
+            factor *= _SLOWER
+    return factor
+
+
+def _mean_loss(log: Log, restarts: bool) -> float:
+    """Mean of the losses since the last check, summed in double precision, also after a resumed run."""
+    mean = float(np.mean(np.asarray(jax.device_get(log.losses), np.float64)))
+    if not math.isfinite(mean):
+        if restarts:
+            return math.inf
+        raise ValueError(f"the loss is {mean} by update {log.step}; try a lower learning rate, or dtype float32")
+    return mean
+
+
+def _is_sound(run: Run, restarts: bool) -> bool:
+    """Whether a run can go on from its present state.
 
     Raises:
-        ValueError: as `load_state`.
+        ValueError: a loss is not finite, and there is no restart.
     """
-    if snapshot is None or not Path(snapshot).exists():
-        return False
-    run.state, run.best, run.log = load_state(Path(snapshot), run.state, run.best, run.log, from_start=from_start)
-    return True
+    if restarts:
+        return all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(run.state))
+    return math.isfinite(_mean_loss(run.log, restarts))
+
+
+@contextlib.contextmanager
+def _snapshots(run: Run, path: Path | None) -> Iterator[Callable[[], None] | None]:
+    """A function that writes a snapshot of the run; None without a file, and in all processes but the first."""
+    if path is None or jax.process_index() != 0:
+        yield None
+        return
+
+    def save() -> None:
+        try:
+            save_state(path, run.state, run.best, run.log)
+        except OSError as error:
+            text = f"no snapshot of update {run.log.step} could be written ({error}); training goes on"
+            warnings.warn(text, SnapshotWarning, stacklevel=3)
+
+    with claimed(path):
+        size = sum(leaf.nbytes for leaf in jax.tree.leaves((run.state, run.best)))
+        # The next snapshot is written beside the last one before it takes its place.
+        check_space(path, size if path.exists() else 2 * size)
+        yield save
