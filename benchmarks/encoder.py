@@ -19,8 +19,8 @@ import scipy.linalg
 
 import lpjax
 from experiments.readme import kernels_table
+from lpjax._files.json import write_json
 from lpjax._provenance import run_record
-from lpjax.checkpoint.documents import write_json
 from lpjax.compression import program
 
 RESULTS = Path(__file__).parent / "results" / "encoder.json"

@@ -22,9 +22,9 @@ import numpy as np
 import lpjax
 from experiments.full_size import CONFIGS, random_params
 from experiments.readme import forward_table
+from lpjax._files.json import write_json
 from lpjax._provenance import run_record
 from lpjax.checkpoint import Checkpoint
-from lpjax.checkpoint.documents import write_json
 from lpjax.checkpoint.source import ALIAS, find_model
 from lpjax.compression.timing import least_seconds
 from lpjax.models import device_params

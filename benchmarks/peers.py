@@ -25,8 +25,8 @@ import scipy.linalg
 import lpjax
 from benchmarks.matrices import MATRICES
 from benchmarks.solvers import best_time
+from lpjax._files.json import write_json
 from lpjax._provenance import run_record
-from lpjax.checkpoint.documents import write_json
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results" / "peers"

@@ -24,8 +24,8 @@ import scipy.linalg
 import lpjax
 from benchmarks.matrices import MATRICES
 from experiments.readme import profile_table
+from lpjax._files.json import write_json
 from lpjax._provenance import run_record
-from lpjax.checkpoint.documents import write_json
 from lpjax.compression.timing import least_seconds
 from lpjax.solvers._core.checks import make_problem
 from lpjax.solvers._core.problem import normalize, project

@@ -18,8 +18,8 @@ import numpy as np
 
 import lpjax
 from benchmarks.solvers import best_time
+from lpjax._files.json import write_json
 from lpjax._provenance import run_record
-from lpjax.checkpoint.documents import write_json
 from lpjax.report.figure import new_figure, save_png
 
 RESULTS = Path(__file__).parent / "results"

@@ -30,8 +30,8 @@ from rich.table import Table
 
 import lpjax
 from benchmarks.matrices import MATRICES
+from lpjax._files.json import write_json
 from lpjax._provenance import run_record
-from lpjax.checkpoint.documents import write_json
 
 REPEATS = 3
 LARGE = 2e7  # entries; from here on once is enough

@@ -23,8 +23,8 @@ from rich.console import Console
 from rich.table import Table
 
 import lpjax
+from lpjax._files.json import write_json
 from lpjax._provenance import run_record
-from lpjax.checkpoint.documents import write_json
 from lpjax.solvers._core import sharded
 
 DEVICES = 8

@@ -17,10 +17,9 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from lpjax import Calibration, Checkpoint, LayerRecord, calibrate, compress, load_checkpoint, save_checkpoint
-from lpjax._files.json import read_fields
+from lpjax._files.json import read_object, write_json
 from lpjax._files.replacing import check_parent, overlap, put_back, replacing_folder
 from lpjax._provenance import run_record
-from lpjax.checkpoint.documents import write_json
 from lpjax.checkpoint.source import find_folder, installed_encoder, weight_bytes
 from lpjax.compression import record_files
 from lpjax.compression.defaults import SPARSE_SHARE_OF_TABLES
@@ -170,7 +169,7 @@ def check_out(out: Path, model: Path | None = None) -> None:
     if not out.exists():
         return
     try:
-        mark = read_fields(out / "results.json").text("made_by")
+        mark = read_object(out / "results.json").get("made_by")
     except ValueError:
         mark = None
     if mark != _MARK:

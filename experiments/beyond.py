@@ -47,9 +47,9 @@ from rich.console import Console
 
 import lpjax
 from experiments.data_aware import texts
+from lpjax._files.json import write_json
 from lpjax._provenance import run_record
 from lpjax._tree import is_table, leaves_with_paths, replace_leaves
-from lpjax.checkpoint.documents import write_json
 from lpjax.checkpoint.source import installed_encoder
 from lpjax.data.batching import by_length, collate, tokenize
 from lpjax.data.tokenizer import tokenizer_of

@@ -24,9 +24,9 @@ from rich.console import Console
 import lpjax
 from experiments.data_aware import texts
 from experiments.glue_table import size
+from lpjax._files.json import write_json
 from lpjax._provenance import run_record
 from lpjax.allocation import Allocation
-from lpjax.checkpoint.documents import write_json
 from lpjax.checkpoint.source import installed_encoder
 from lpjax.evaluation.sentences import stsb
 from lpjax.glue.data import load_stsb

@@ -18,8 +18,8 @@ from typing import Any
 from rich.console import Console
 
 import lpjax
+from lpjax._files.json import write_json
 from lpjax._provenance import run_record
-from lpjax.checkpoint.documents import write_json
 from lpjax.checkpoint.source import installed_encoder
 from lpjax.evaluation.sentences import stsb
 from lpjax.glue.data import Pairs, load_examples, load_stsb

@@ -22,8 +22,8 @@ import numpy as np
 
 from experiments.readme import full_size_table
 from lpjax import Checkpoint, compress, load_checkpoint, save_checkpoint
+from lpjax._files.json import write_json
 from lpjax._provenance import run_record
-from lpjax.checkpoint.documents import write_json
 from lpjax.models import ModelConfig, config_from_json, name_table
 
 ROOT = Path(__file__).parents[1]

@@ -33,8 +33,8 @@ import numpy as np
 
 import lpjax
 from lpjax import cli
+from lpjax._files.json import write_json
 from lpjax._provenance import run_record
-from lpjax.checkpoint.documents import write_json
 from lpjax.compression import break_even_document, load_plan, read_break_even, save_plan
 from lpjax.compression.plan import Choice, Plan
 from lpjax.compression.record import record_files

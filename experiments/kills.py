@@ -41,8 +41,8 @@ from safetensors.numpy import save_file
 from experiments.full_size import random_params
 from experiments.readme import kills_table
 from lpjax import Checkpoint, load_checkpoint, save_checkpoint
+from lpjax._files.json import write_json
 from lpjax._provenance import run_record
-from lpjax.checkpoint.documents import write_json
 from lpjax.compression import read_break_even
 from lpjax.models import config_from_json
 from lpjax.weighting import load_calibration

@@ -28,9 +28,9 @@ from safetensors.numpy import load_file
 
 from experiments.readme import parity_table
 from lpjax import LowRank, classify, compress, encode, export_checkpoint, load_checkpoint, save_checkpoint
+from lpjax._files.json import write_json
 from lpjax._provenance import run_record
 from lpjax.checkpoint import Checkpoint
-from lpjax.checkpoint.documents import write_json
 
 GOLDENS = Path(__file__).parents[1] / "tests" / "goldens"
 NETS = ("bert", "distilbert", "roberta", "xlnet")

@@ -24,8 +24,8 @@ from rich.console import Console
 from rich.table import Table
 
 import lpjax
+from lpjax._files.json import write_json
 from lpjax._provenance import run_record
-from lpjax.checkpoint.documents import write_json
 from lpjax.evaluation.sentences import embed_sentences
 from lpjax.pipeline import ACTIVATIONS, POOLINGS
 

@@ -1,17 +1,18 @@
-"""JSON from elsewhere, read within limits and as types; what does not fit is refused by file and key."""
+"""JSON: from elsewhere, read within limits and as types, with errors that name the file and the key; and our own."""
 
 from __future__ import annotations
 
 import json
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypeVar
 
 import msgspec
 
 from lpjax._files.reading import decode, read_bytes
+from lpjax._files.replacing import write_text
 
 JSON_LIMIT = 1 << 22
 """Bytes of JSON that are parsed by default: enough for 30 000 tensors, and some 200 MB in memory at worst."""
@@ -23,6 +24,7 @@ _MOST_PARTS = 2_000_000  # objects and lists of a file: an empty one takes some 
 _MOST_DIGITS = 308  # of a whole number, so that it is a float, too: most operations make an OverflowError of more
 _MOST_LETTERS = 10_000  # of a string that is read as a field
 _MOST = 2**63 - 1
+_LARGEST = 1e300  # of a floating-point number; larger ones are taken as infinite
 
 T = TypeVar("T")
 
@@ -30,11 +32,11 @@ Text = Annotated[str, msgspec.Meta(max_length=_MOST_LETTERS)]
 Count = Annotated[int, msgspec.Meta(ge=0, le=_MOST)]
 Positive = Annotated[int, msgspec.Meta(ge=1, le=_MOST)]
 Plain = Text | int | float | bool
-"""A value that is no object and no list."""
+"""A value other than an object, a list or null."""
 
 
 class RecordError(ValueError):
-    """A record, plan or other file beside the weights does not fit its schema; names the file and the key."""
+    """A record, a plan or another file beside the weights does not fit its schema; the message names the key."""
 
 
 def parse_json(text: bytes | str, *, limit: int = JSON_LIMIT, unique: bool = False, lenient: bool = False) -> Any:
@@ -44,8 +46,8 @@ def parse_json(text: bytes | str, *, limit: int = JSON_LIMIT, unique: bool = Fal
         text: UTF-8, with or without a byte order mark.
         limit: bytes at most.
         unique: refuse an object that repeats a key; otherwise the last one counts.
-        lenient: read NaN, Infinity and numbers beyond float64 (1e999) instead of refusing them, for readers such as
-            `Fields` that look at every number.
+        lenient: read NaN, Infinity and numbers beyond float64 (1e999) instead of refusing them, for readers that look
+            at every number, or apply `finite`.
 
     Raises:
         ValueError: it is not JSON, longer than `limit`, nested too deeply, or has numbers of too many digits.
@@ -91,56 +93,53 @@ def read_json(path: Path, *, limit: int = JSON_LIMIT, unique: bool = False, leni
     return parse_json(read_bytes(path, limit), limit=limit, unique=unique, lenient=lenient)
 
 
-def read_text(path: Path) -> str:
-    """The text of a record's file.
+def parse_object(
+    text: bytes | str, where: str, *, schema: str = "", error: type[ValueError] = RecordError
+) -> dict[str, Any]:
+    """The JSON object in `text`.
+
+    NaN, infinities and numbers beyond 1e300, which JSON does not have but many programs write, become null.
+
+    Args:
+        text: UTF-8, with or without a byte order mark.
+        where: name of the file, for messages.
+        schema: what the object's "schema" must be, if anything.
+        error: the class of the error.
 
     Raises:
-        RecordError: it is no UTF-8 text, or too large for a record.
+        RecordError: the text is not a JSON object, repeats a key, or has another schema; or `error`.
     """
     try:
-        return decode(read_bytes(path, RECORD_LIMIT))
-    except (OSError, ValueError) as error:
-        raise RecordError(f"{path} can't be read as a record: {error}") from None
-
-
-def parse_object(text: bytes | str, where: str, error: type[ValueError] = RecordError) -> Fields:
-    """The JSON object in `text`. NaN and infinities, which JSON does not have but many write, are unknown numbers.
-
-    Raises:
-        RecordError: it is no JSON, no object, or repeats a key; or `error`.
-    """
-    try:
-        data = parse_json(text, limit=RECORD_LIMIT, unique=True, lenient=True)
+        data = finite(parse_json(text, limit=RECORD_LIMIT, unique=True, lenient=True))
     except ValueError as fault:
         raise error(f"{where} is no JSON: {fault}") from None
     if not isinstance(data, dict):
-        raise error(f"{where} is {_name(data)}; expected an object")
-    return Fields(data, where, error=error)
+        raise error(f"{where} is {_shown(data)}; expected an object")
+    if schema and data.get("schema") != schema:
+        got = f"is {_shown(data['schema'])}" if "schema" in data else "is missing"
+        raise error(f'{where}: schema {got}; expected "{schema}"')
+    return data
 
 
-def read_fields(path: Path, error: type[ValueError] = RecordError) -> Fields:
+def read_text(path: Path, error: type[ValueError] = RecordError) -> str:
+    """The text of a record's file.
+
+    Raises:
+        RecordError: it is not a regular file, not UTF-8 text, or too large; or `error`.
+    """
+    try:
+        return decode(read_bytes(path, RECORD_LIMIT))
+    except (OSError, ValueError) as fault:
+        raise error(f"{path} can't be read: {fault}") from None
+
+
+def read_object(path: Path, *, schema: str = "", error: type[ValueError] = RecordError) -> dict[str, Any]:
     """The JSON object in a file.
 
     Raises:
-        RecordError: it is no regular file of UTF-8 text, or as `parse_object`; or `error`.
+        RecordError: as `read_text` and `parse_object`; or `error`.
     """
-    try:
-        data = read_bytes(path, RECORD_LIMIT)
-    except (OSError, ValueError) as fault:
-        raise error(f"{path} can't be read: {fault}") from None
-    return parse_object(data, str(path), error)
-
-
-def read_object(path: Path, schema: str) -> Fields:
-    """The JSON object in a file that says to be of this schema.
-
-    Raises:
-        RecordError: it is no such file, or of another schema; names the file and the key.
-    """
-    fields = parse_object(read_text(path), str(path))
-    if fields.data.get("schema") != schema:
-        raise fields.refuse("schema", f'"{schema}"')
-    return fields
+    return parse_object(read_text(path, error), str(path), schema=schema, error=error)
 
 
 def as_type(data: Any, kind: type[T], where: str, error: type[ValueError] = RecordError) -> T:
@@ -181,139 +180,55 @@ def _fault(text: str, data: Any) -> str:
         if index == "...":  # a value of an object, whose key msgspec does not tell
             return f"{place}: expected {kinds}"
         data = data[int(index)] if index else data[key]
-    return f"{place} is {_name(data)}; expected {kinds}"
-
-
-def without_unknown(data: Any) -> Any:
-    """`data` without the keys whose values are null, or numbers that are not finite or beyond 1e300: not known."""
-    if isinstance(data, dict):
-        return {key: without_unknown(value) for key, value in data.items() if not _unknown(value)}
-    return [without_unknown(value) for value in data] if isinstance(data, list) else data
-
-
-def _unknown(value: Any) -> bool:
-    return value is None or (isinstance(value, float) and not abs(value) <= 1e300)
+    return f"{place} is {_shown(data)}; expected {kinds}"
 
 
 def finite(value: Any) -> Any:
-    """`value` with null for numbers that JSON does not have."""
+    """`value` with null for numbers that JSON does not have: NaN, infinities, and numbers beyond 1e300."""
     if isinstance(value, Mapping):
         return {key: finite(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
         return [finite(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return None if isinstance(value, float) and not abs(value) <= _LARGEST else value
 
 
-class Fields:
-    """One object; `where` names its file and `inside` its place there, such as "steps[0]"; `error` is raised."""
-
-    def __init__(
-        self, data: Mapping[str, Any], where: str, inside: str = "", error: type[ValueError] = RecordError
-    ) -> None:
-        self.data, self.where, self.inside, self.error = data, where, inside, error
-
-    def __contains__(self, key: str) -> bool:
-        return self.data.get(key) is not None
-
-    def text(self, key: str) -> str | None:
-        """A string; None if it is absent."""
-        return self._get(key, "a string", lambda value: _text(value))
-
-    def number(self, key: str) -> float | None:
-        """A number; None if it is absent or not finite."""
-        return self._get(key, "a number", _number, finite=False)
-
-    def count(self, key: str, least: int = 0, most: int = _MOST) -> int | None:
-        """A whole number; None if it is absent."""
-        expected = f"a whole number, {least} or more" if most == _MOST else f"a whole number from {least} to {most}"
-        return self._get(key, expected, lambda value: _count(value, least, most))
-
-    def flag(self, key: str) -> bool | None:
-        """true or false; None if it is absent."""
-        return self._get(key, "true or false", lambda value: value if isinstance(value, bool) else None)
-
-    def numbers(self, key: str) -> dict[str, float | None] | None:
-        """An object of numbers; one that is not finite is None."""
-        found = self._get(key, "an object of numbers", lambda value: value if isinstance(value, dict) else None)
-        if found is None:
-            return None
-        inside = Fields(found, self.where, self._inside(key), self.error)
-        return {name: inside.number(name) for name in found}
-
-    def plain(self, key: str) -> dict[str, str]:
-        """An object of strings and numbers, as text; empty if it is absent."""
-
-        def convert(value: Any) -> dict[str, str] | None:
-            if not isinstance(value, dict) or any(isinstance(one, dict | list) for one in value.values()):
-                return None
-            return {name: str(one)[:_MOST_LETTERS] for name, one in value.items() if one is not None}
-
-        return self._get(key, "an object of strings and numbers", convert) or {}
-
-    def anything(self, key: str) -> dict[str, Any]:
-        """An object of anything; empty if it is absent."""
-        found = self.data.get(key, {})
-        if not isinstance(found, dict):
-            raise self.refuse(key, "an object")
-        return found
-
-    def object(self, key: str) -> Fields | None:
-        """An object; None if it is absent."""
-        found = self._get(key, "an object", lambda value: value if isinstance(value, dict) else None)
-        return None if found is None else Fields(found, self.where, self._inside(key), self.error)
-
-    def objects(self, key: str) -> Iterator[Fields]:
-        """The objects of a list."""
-        found = self._get(key, "a list of objects", lambda value: value if isinstance(value, list) else None)
-        for i, value in enumerate(found or ()):
-            place = f"{self._inside(key)}[{i}]"
-            if not isinstance(value, dict):
-                raise self.error(f"{self.where}: {place} is {_name(value)}; expected an object")
-            yield Fields(value, self.where, place, self.error)
-
-    def need(self, key: str, value: T | None) -> T:
-        """`value`, read from `key`.
-
-        Raises:
-            RecordError: it is None.
-        """
-        if value is None:
-            lacks = "is not finite" if key in self else "is missing"
-            raise self.error(f"{self.where}: {self._inside(key)} {lacks}")
-        return value
-
-    def refuse(self, key: str, expected: str) -> ValueError:
-        """The error that `key` holds anything but `expected`."""
-        found = f"is {_name(self.data[key])}" if key in self.data else "is missing"
-        return self.error(f"{self.where}: {self._inside(key)} {found}; expected {expected}")
-
-    def _inside(self, key: str) -> str:
-        return f"{self.inside}.{key}" if self.inside else key
-
-    def _get(self, key: str, expected: str, convert: Callable[[Any], T | None], finite: bool = True) -> T | None:
-        value = self.data.get(key)
-        if value is None or (not finite and isinstance(value, float) and not math.isfinite(value)):
-            return None
-        found = convert(value)
-        if found is None:
-            raise self.refuse(key, expected)
-        return found
+def without_nulls(data: Any) -> Any:
+    """`data` without the keys whose values are null, so that a schema's defaults stand for them."""
+    if isinstance(data, dict):
+        return {key: without_nulls(value) for key, value in data.items() if value is not None}
+    return [without_nulls(value) for value in data] if isinstance(data, list) else data
 
 
-def _text(value: Any) -> str | None:
-    return value if isinstance(value, str) and len(value) <= _MOST_LETTERS else None
+def json_line(content: Any, *, ascii: bool = True) -> str:
+    """`content` as one line of JSON, without its end.
+
+    Args:
+        content: what JSON can say.
+        ascii: whether other characters are escaped.
+
+    Raises:
+        ValueError: a number is NaN or infinite, which JSON does not have; see `finite`.
+        TypeError: `content` holds anything else that JSON cannot say.
+    """
+    return json.dumps(content, ensure_ascii=ascii, allow_nan=False)
 
 
-def _number(value: Any) -> float | None:
-    fits = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= 1e300
-    return float(value) if fits else None
+def json_text(content: Any, *, ascii: bool = True) -> str:
+    """`content` as the text of a JSON file, indented by two; otherwise as `json_line`."""
+    return json.dumps(content, indent=2, ensure_ascii=ascii, allow_nan=False) + "\n"
 
 
-def _count(value: Any, least: int, most: int = _MOST) -> int | None:
-    return value if type(value) is int and least <= value <= most else None
+def write_json(path: str | Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON file, whole or not at all.
+
+    Raises:
+        ValueError, TypeError: as `json_line`.
+        OSError: as `write_text`.
+    """
+    write_text(path, json_text(content, ascii=False))
 
 
-def _name(value: Any) -> str:
+def _shown(value: Any) -> str:
     if isinstance(value, dict | list):
         return "an object" if isinstance(value, dict) else "a list"
     text = json.dumps(value)

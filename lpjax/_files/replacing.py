@@ -51,6 +51,20 @@ def replacing(path: Path) -> Iterator[Path]:
         _sync_folder(target.parent)
 
 
+def write_text(path: str | Path, text: str) -> None:
+    """Write a UTF-8 file, whole or not at all, and the folders that it stands in.
+
+    Characters that UTF-8 cannot encode, such as half of a surrogate pair, become question marks.
+
+    Raises:
+        FileExistsError, OSError: as `replacing`.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as fresh:
+        fresh.write_bytes(text.encode("utf-8", "replace"))
+
+
 @contextmanager
 def replacing_folder(target: Path, overwrite: bool) -> Iterator[Path]:
     """An empty folder that takes the place of `target` at the end; interrupted, what was there stays.

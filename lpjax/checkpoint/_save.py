@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from lpjax._files.json import json_text
 from lpjax._files.replacing import check_parent, overlap, put_back, replacing_folder
 from lpjax._tree import nested, walk
 from lpjax.checkpoint._dense import densified
@@ -267,7 +267,7 @@ def _config_text(checkpoint: Checkpoint, int8: bool = False) -> str:
         known = {key: value for key, value in (checkpoint.compression or {}).items() if key not in fresh}
         file = {WEIGHTS_KEY: FACTORED_WEIGHTS} if ranks else {}
         data[BLOCK] = {"version": __version__, **known, **({FACTORS: INT8} if int8 else {}), **file, "ranks": ranks}
-    return json.dumps(data, indent=2, allow_nan=False) + "\n"
+    return json_text(data)
 
 
 def _num_labels(table: NameTable, params: Mapping[str, Any]) -> int | None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, NamedTuple
 
+from lpjax._files.json import json_text
 from lpjax.checkpoint.error import CheckpointError
 from lpjax.checkpoint.files import read_any
 from lpjax.checkpoint.formats import CONFIG
@@ -67,7 +67,7 @@ def net_folder(folder: Path) -> Path:
 def modules_at_root(folder: Path) -> str:
     """The text of modules.json once the files of the first stage lie in the root."""
     first, *rest = _entries(folder / MODULES)
-    return json.dumps([first | {"path": ""}, *rest], indent=2) + "\n"
+    return json_text([first | {"path": ""}, *rest])
 
 
 def _entries(path: Path) -> list[dict[str, Any]]:

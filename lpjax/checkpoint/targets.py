@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from lpjax._files.json import read_fields
+from lpjax._files.json import read_object
 from lpjax._files.replacing import check_parent, check_regular
 from lpjax.checkpoint import CheckpointError
 from lpjax.checkpoint.formats import CONFIG, FORMATS
@@ -93,7 +93,7 @@ def _is_calibration(path: Path) -> bool:
 def _of_schema(name: str) -> Callable[[Path], bool]:
     def fits(path: Path) -> bool:
         try:
-            return (read_fields(path).text("schema") or "").startswith(name)
+            return str(read_object(path).get("schema")).startswith(name)
         except ValueError:
             return False
 

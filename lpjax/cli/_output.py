@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -10,13 +9,14 @@ from typing import Any
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from lpjax._files.json import finite, json_line
 from lpjax.cli._errors import errors
 
 
 def show(as_json: bool, document: Mapping[str, Any], *parts: RenderableType) -> None:
     """Print `document` as JSON, or tables and lines of text."""
     if as_json:
-        print(json.dumps(document))
+        print(json_line(finite(document)))
         return
     console = Console()
     for part in parts:

@@ -24,7 +24,7 @@ def bench(
     as_json: opt.AsJson = False,
 ) -> None:
     """Find the ranks up to which factored layers are faster here."""
-    from lpjax.checkpoint.documents import write_json
+    from lpjax._files.json import write_json
     from lpjax.checkpoint.targets import check_new_file
     from lpjax.compression import break_even_document, measure_break_even
     from lpjax.report.tables import break_even_tables

@@ -44,6 +44,7 @@ def finetune(
     as_json: opt.AsJson = False,
 ) -> None:
     """Fine-tune a net on a GLUE task and save its best evaluation."""
+    from lpjax._files.json import json_text
     from lpjax.checkpoint import check_target, save_checkpoint
     from lpjax.compression.history import TUNED, tuning_history
     from lpjax.glue import find_task, load_examples
@@ -67,7 +68,7 @@ def finetune(
         with progress() as advance:
             tuned = run(checkpoint, train, dev, settings, snapshot=snapshot, save_every=save_every, progress=advance)
         document = record.tuning_record(tuned, settings, model, train, dev)
-        files = history | {TUNED: record.record_json(document)}
+        files = history | {TUNED: json_text(document)}
         save_checkpoint(tuned.checkpoint, out, overwrite=force, extra_files=files)
     table = curve_table(tuned.curve, tuned.best, TUNING | {name: f"{name}|.4f" for name in chosen.metrics})
     note = "" if dev.complete else f"; {dev.split} is a subset: no GLUE score"

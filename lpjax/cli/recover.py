@@ -42,6 +42,7 @@ def recover(
 ) -> None:
     """Train a compressed net, without labels, to match the dense one."""
     import lpjax
+    from lpjax._files.json import json_text
     from lpjax.checkpoint import check_target, save_checkpoint
     from lpjax.compression.history import RECOVERED, earlier_recovery, history_files
     from lpjax.evaluation.errors import load_dense
@@ -67,7 +68,7 @@ def recover(
                 net, dense, first, second, settings, snapshot=snapshot, save_every=save_every, progress=advance
             )
         document = record.recovery_record(recovered, settings, str(smaller), named, source, earlier)
-        files[RECOVERED] = record.record_json(document)
+        files[RECOVERED] = json_text(document)
         save_checkpoint(recovered.checkpoint, out, overwrite=force, extra_files=files)
     table = curve_table(recovered.curve, recovered.best, RECOVERY)
     title = f"{source}: {recovered.texts} texts, {recovered.held_out} held out"

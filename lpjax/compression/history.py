@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
 
-from lpjax._files.json import (
-    RECORD_LIMIT,
-    Count,
-    RecordError,
-    Text,
-    as_type,
-    finite,
-    parse_object,
-    read_object,
-)
+from lpjax._files.json import RECORD_LIMIT, Count, RecordError, Text, as_type, json_text, parse_object, read_object
 from lpjax._files.reading import read_bytes
 from lpjax._provenance import run_record
 from lpjax.checkpoint import Checkpoint
 from lpjax.checkpoint.links import check_inside
-from lpjax.compression.record import RECORD, Record, record_of, record_text
+from lpjax.compression.record import RECORD, Record, record_of, record_text, steps_document
 
 RECOVERED, TUNED = "recover.json", "finetune.json"
 EXPORTED, EXPORT_SCHEMA = "lpjax_export.json", "lpjax-export/1"
@@ -74,9 +64,8 @@ def export_files(checkpoint: Checkpoint, model: str) -> dict[str, str]:
     """
     record = record_of(checkpoint)
     ranks = {path: layer.rank for path, (_, layer) in record.layers.items() if layer.rank is not None}
-    steps = msgspec.to_builtins(record.steps)
-    document = {"schema": EXPORT_SCHEMA, "model": model, "ranks": ranks, "steps": finite(steps), **run_record(None)}
-    return training_files(checkpoint.source) | {EXPORTED: json.dumps(document, indent=2, allow_nan=False) + "\n"}
+    document = {"schema": EXPORT_SCHEMA, "model": model, "ranks": ranks, "steps": steps_document(record)}
+    return training_files(checkpoint.source) | {EXPORTED: json_text(document | run_record(None))}
 
 
 def export_note(folder: str | Path) -> str:
@@ -85,7 +74,7 @@ def export_note(folder: str | Path) -> str:
     if not path.exists():
         return ""
     try:
-        export = as_type(read_object(path, EXPORT_SCHEMA).data, _Export, str(path))
+        export = as_type(read_object(path, schema=EXPORT_SCHEMA), _Export, str(path))
         return f"; it is the dense export of {export.model}, which has a page"
     except RecordError:
         return f"; it is a dense export, of what its {path.name}, which is damaged, does not tell"
@@ -100,7 +89,7 @@ def earlier_recovery(files: Mapping[str, str]) -> Any:
     if RECOVERED not in files:
         return None
     try:
-        return dict(parse_object(files[RECOVERED], RECOVERED).data)
+        return parse_object(files[RECOVERED], RECOVERED)
     except RecordError as error:
         raise RecordError(f"{error}; remove it to go on without the history of earlier training") from None
 
@@ -113,9 +102,8 @@ def training_notes(folder: str | Path) -> list[str]:
         if not path.exists():
             continue
         try:
-            data = parse_object(read_bytes(path, RECORD_LIMIT), str(path)).data
-            notes.append(as_type(finite(data), kind, str(path)).note())
-        except (OSError, ValueError):
+            notes.append(as_type(read_object(path), kind, str(path)).note())
+        except RecordError:
             notes.append(f"Trained after it was compressed; {name}, which tells how, can't be read.")
     return notes
 

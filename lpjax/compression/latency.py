@@ -17,7 +17,7 @@ import numpy as np
 from scipy.optimize import isotonic_regression
 
 from lpjax._check import check_seed, check_whole
-from lpjax._files.json import Positive, as_type, finite, read_object
+from lpjax._files.json import Positive, as_type, read_object
 from lpjax._provenance import run_record
 from lpjax._tree import is_table, leaves_with_paths
 from lpjax.compression.timing import least_seconds
@@ -188,4 +188,4 @@ def read_break_even(path: Path) -> BreakEven:
     Raises:
         RecordError: the file does not hold timings; names the file and the key.
     """
-    return as_type(finite(read_object(path, SCHEMA).data), BreakEven, str(path))
+    return as_type(read_object(path, schema=SCHEMA), BreakEven, str(path))

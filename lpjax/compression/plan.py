@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,9 +13,9 @@ import msgspec
 import numpy as np
 
 from lpjax._check import check_name, check_share, check_whole
-from lpjax._files.json import Positive, RecordError, Text, as_type, finite, read_object
+from lpjax._files.json import Positive, RecordError, Text, as_type, json_line, json_text, read_object
+from lpjax._files.replacing import write_text
 from lpjax._repr import short_repr
-from lpjax.checkpoint.documents import write_text
 from lpjax.checkpoint.targets import refuse_existing
 from lpjax.compression.defaults import default_method, default_sparse_share
 from lpjax.compression.latency import BreakEven
@@ -301,15 +300,12 @@ def save_plan(plan: Plan, path: str | Path, *, overwrite: bool = False) -> None:
     document |= {key: getattr(plan, key) for key in ("budget", "budget_of", "allocation")}
     document |= {"weighting": _name(plan.weighting), "provenance": dict(plan.provenance)}
     try:
-        head = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
-        layers = [
-            json.dumps({"path": path, **_plain(choice)}, ensure_ascii=False, allow_nan=False)
-            for path, choice in plan.layers.items()
-        ]
+        head = json_text(document, ascii=False).removesuffix("\n}\n")
+        layers = [json_line({"path": path, **_plain(choice)}, ascii=False) for path, choice in plan.layers.items()]
     except TypeError as error:
         raise ValueError(f"`plan` holds what JSON cannot say: {error}") from error
     lines = ",\n".join(f"    {layer}" for layer in layers)
-    write_text(path, f'{head[:-2]},\n  "layers": [\n{lines}\n  ]\n}}\n')
+    write_text(path, f'{head},\n  "layers": [\n{lines}\n  ]\n}}\n')
 
 
 def _plain(choice: Choice) -> dict[str, Any]:
@@ -351,7 +347,7 @@ def load_plan(path: str | Path) -> Plan:
     Raises:
         RecordError: the file does not hold a plan; names the file and the key.
     """
-    stored = as_type(finite(read_object(Path(path), SCHEMA).data), _StoredPlan, str(path))
+    stored = as_type(read_object(Path(path), schema=SCHEMA), _StoredPlan, str(path))
     layers: dict[str, Choice] = {}
     for i, layer in enumerate(stored.layers):
         if layer.path in layers:

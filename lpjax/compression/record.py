@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -11,7 +10,18 @@ from typing import Any
 
 import msgspec
 
-from lpjax._files.json import Count, Plain, Positive, RecordError, Text, as_type, finite, read_object, without_unknown
+from lpjax._files.json import (
+    Count,
+    Plain,
+    Positive,
+    RecordError,
+    Text,
+    as_type,
+    finite,
+    json_text,
+    read_object,
+    without_nulls,
+)
 from lpjax._provenance import run_record
 from lpjax._tree import walk
 from lpjax.checkpoint import Checkpoint, lowrank_ranks
@@ -148,8 +158,12 @@ class Record:
 
 def record_text(record: Record) -> str:
     """`record` as the text of lpjax_record.json; numbers that are not finite become null."""
-    steps = finite(msgspec.to_builtins(record.steps))
-    return json.dumps({"schema": SCHEMA, "source": record.source, "steps": steps}, indent=2) + "\n"
+    return json_text({"schema": SCHEMA, "source": record.source, "steps": steps_document(record)})
+
+
+def steps_document(record: Record) -> list[dict[str, Any]]:
+    """The steps of `record` as JSON can say them; numbers that are not finite become null."""
+    return finite(msgspec.to_builtins(record.steps))
 
 
 def record_files(
@@ -229,7 +243,7 @@ def read_record(path: Path) -> Record:
     Raises:
         RecordError: it is of another schema; names the file and the key.
     """
-    data = without_unknown(read_object(path, SCHEMA).data)
+    data = without_nulls(read_object(path, schema=SCHEMA))
     steps = as_type(data, _StoredRecord, str(path)).steps
     if not steps:
         raise RecordError(f"{path}: steps is missing or empty; expected a list of at least one object")

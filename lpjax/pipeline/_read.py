@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
+import msgspec
 import numpy as np
 
-from lpjax._files.json import Fields, read_fields
+from lpjax._files.json import Positive, Text, as_type, read_object
 from lpjax.checkpoint import Checkpoint, CheckpointError
 from lpjax.checkpoint.formats import CONFIG, WEIGHTS
 from lpjax.checkpoint.safetensors import check_finite, read_tensors
@@ -69,22 +70,102 @@ def read_pipeline(checkpoint: Checkpoint) -> SentencePipeline:
     if not entries:
         return SentencePipeline()
     _check_first(folder, entries[0])
-    main = _fields(folder / _MAIN_CONFIG)
-    if main is not None and (kind := main.text("model_type") or "SentenceTransformer") != "SentenceTransformer":
-        raise CheckpointError(f"{main.where}: the model is a {kind}, which gives no vector of a text; {_ELSE}")
+    main = _read_config(folder / _MAIN_CONFIG, _Main)
+    if main.model_type not in (None, "", "SentenceTransformer"):
+        raise CheckpointError(
+            f"{folder / _MAIN_CONFIG}: the model is a {main.model_type}, which gives no vector of a text; {_ELSE}"
+        )
     sizes = {TOKENS: int(getattr(checkpoint.config, "hidden_size"))}  # noqa: B009
     stages = [stage for entry in entries[1:] for stage in _read_stage(folder, entry, sizes)]
     if VECTOR not in sizes:
         raise CheckpointError(f"{folder}/modules.json has no stage that makes a vector of hidden states; {_ELSE}")
-    size = None if main is None else main.count("truncate_dim", least=1)
-    if size is not None and size < sizes[VECTOR]:
-        stages.append(Truncate(size))
-    return SentencePipeline(tuple(stages), _read_rules(net_folder(folder), main))
+    if main.truncate_dim is not None and main.truncate_dim < sizes[VECTOR]:
+        stages.append(Truncate(main.truncate_dim))
+    return SentencePipeline(tuple(stages), _read_rules(folder, main))
 
 
-def _fields(path: Path) -> Fields | None:
-    """The object in a file, or None if it is not there."""
-    return read_fields(path, CheckpointError) if path.exists() else None
+T = TypeVar("T")
+
+
+class _Main(msgspec.Struct):
+    """What is read of config_sentence_transformers.json."""
+
+    model_type: Text | None = None
+    truncate_dim: Positive | None = None
+    prompts: dict[str, Any] = {}
+    default_prompt_name: Text | None = None
+
+
+class _PoolingConfig(msgspec.Struct):
+    """What is read of a pooling's config.json, beside its flags."""
+
+    pooling_mode: Text | list[Text] | None = None
+    include_prompt: bool | None = None
+
+
+class _Feature(msgspec.Struct):
+    """Which feature a stage changes."""
+
+    module_input_name: Text | None = None
+    module_output_name: Text | None = None
+
+    def check(self, where: Path, sizes: Mapping[str, int]) -> str:
+        """The feature's name.
+
+        Raises:
+            CheckpointError: the stage makes another one of it, or no stage before it makes it.
+        """
+        source = self.module_input_name or VECTOR
+        target = self.module_output_name or source
+        if source not in (TOKENS, VECTOR) or target != source:
+            raise CheckpointError(f"{where}: the stage makes {target} of {source}; {_ELSE}")
+        _size(sizes, source, where)
+        return source
+
+
+class _DenseConfig(_Feature, kw_only=True):
+    """What is read of a dense layer's config.json."""
+
+    in_features: Positive
+    out_features: Positive
+    activation_function: Text = "torch.nn.modules.activation.Tanh"
+    bias: bool | None = None
+    use_residual: bool | None = None
+
+
+class _Processing(msgspec.Struct):
+    """Arguments of calls of the tokenizer."""
+
+    text: dict[str, Any] = {}
+    common: dict[str, Any] = {}
+
+
+class _TextConfig(msgspec.Struct):
+    """What is read of the file that says how the first stage reads text, one of `SENTENCE_CONFIGS`."""
+
+    max_seq_length: Annotated[int, msgspec.Meta(ge=3)] | None = None
+    do_lower_case: bool | None = None
+    transformer_task: Text | None = None
+    tokenizer_name_or_path: Text | None = None
+    module_output_name: Text | None = None
+    modality_config: dict[str, Any] = {}
+    config_kwargs: dict[str, Any] = {}
+    config_args: dict[str, Any] | None = None
+    processor_kwargs: dict[str, Any] = {}
+    tokenizer_args: dict[str, Any] | None = None
+    processing_kwargs: _Processing | None = None
+
+
+def _read_config(path: Path, kind: type[T], says: str = "") -> T:
+    """The object in a file; all defaults if there is no file, unless it `says` what a stage needs.
+
+    Raises:
+        CheckpointError: it is not there, or does not fit; names the file and the key.
+    """
+    if says and not path.exists():
+        raise CheckpointError(f"{path.parent} holds no {path.name}, which says {says}")
+    data = read_object(path, error=CheckpointError) if path.exists() else {}
+    return as_type(data, kind, str(path), CheckpointError)
 
 
 def _check_first(folder: Path, entry: Entry) -> None:
@@ -98,49 +179,44 @@ def _read_stage(folder: Path, entry: Entry, sizes: dict[str, int]) -> list[Stage
     place = folder / entry.path
     if name not in _READERS or not entry.type.startswith(OWN_TYPES) or not entry.path:
         raise CheckpointError(f"{folder}: the stage {entry.name} is a {entry.type or '?'}; {_ELSE}")
-    fields = _fields(place / CONFIG)
-    stage = _READERS[name](place, fields or Fields({}, str(place / CONFIG), error=CheckpointError), sizes)
+    stage = _READERS[name](place, sizes)
     return [] if stage is None else [stage]
 
 
-def _pooling(place: Path, fields: Fields, sizes: dict[str, int]) -> Stage:
-    if not fields.data:
-        raise CheckpointError(f"{place} holds no {CONFIG}, which says how to pool")
-    modes: Any = fields.data.get("pooling_mode")
-    if modes is None:
-        modes = [mode for key, mode in _FLAGS.items() if fields.flag(key)] or ["mean"]
-    modes = [modes] if isinstance(modes, str) else modes
-    if not isinstance(modes, list) or not modes:
-        raise fields.refuse("pooling_mode", "a name, or a list of them")
-    unknown = [mode for mode in modes if mode not in POOLINGS]
-    flags = {key for key in fields.data if key.startswith("pooling_mode_")} - _FLAGS.keys()
-    unknown += [key for key in sorted(flags) if fields.flag(key)]
-    if unknown:
-        known = ", ".join(POOLINGS)
-        raise CheckpointError(f"{fields.where}: the pooling {unknown[0]!r} is not one of {known}; {_ELSE}")
-    include = fields.flag("include_prompt")
+def _pooling(place: Path, sizes: dict[str, int]) -> Stage:
+    where = place / CONFIG
+    data = _read_config(where, dict[str, Any], "how to pool")
+    config = as_type(data, _PoolingConfig, str(where), CheckpointError)
+    flags = {key: value for key, value in data.items() if key.startswith("pooling_mode_")}
+    chosen = {key for key, on in as_type(flags, dict[str, bool | None], str(where), CheckpointError).items() if on}
+    modes = [mode for key, mode in _FLAGS.items() if key in chosen] or ["mean"]
+    if config.pooling_mode is not None:
+        modes = [config.pooling_mode] if isinstance(config.pooling_mode, str) else config.pooling_mode
+    unknown = [mode for mode in modes if mode not in POOLINGS] + sorted(chosen - _FLAGS.keys())
+    if unknown or not modes:
+        got = f"the pooling {unknown[0]!r}" if unknown else "pooling_mode, an empty list,"
+        raise CheckpointError(f"{where}: {got} is not one of {', '.join(POOLINGS)}; {_ELSE}")
     sizes[VECTOR] = len(modes) * sizes[TOKENS]
-    return Pooling(tuple(modes), include_prompt=include is None or include)
+    return Pooling(tuple(modes), include_prompt=config.include_prompt is not False)
 
 
-def _dense(place: Path, fields: Fields, sizes: dict[str, int]) -> Stage:
-    if not fields.data:
-        raise CheckpointError(f"{place} holds no {CONFIG}, which says what the layer computes")
-    feature = _feature(fields, sizes)
-    size = fields.need("out_features", fields.count("out_features", least=1))
-    if (given := fields.need("in_features", fields.count("in_features", least=1))) != sizes[feature]:
-        raise CheckpointError(f"{fields.where}: in_features is {given}, but the stage before gives {sizes[feature]}")
-    activation = fields.data.get("activation_function", "torch.nn.modules.activation.Tanh")
-    name = str(activation).rpartition(".")[2]
-    if not isinstance(activation, str) or not activation.startswith("torch.nn.") or name not in ACTIVATIONS:
+def _dense(place: Path, sizes: dict[str, int]) -> Stage:
+    where = place / CONFIG
+    config = _read_config(where, _DenseConfig, "what the layer computes")
+    feature = config.check(where, sizes)
+    given, size = config.in_features, config.out_features
+    if given != sizes[feature]:
+        raise CheckpointError(f"{where}: in_features is {given}, but the stage before gives {sizes[feature]}")
+    name = config.activation_function.rpartition(".")[2]
+    if not config.activation_function.startswith("torch.nn.") or name not in ACTIVATIONS:
         raise CheckpointError(
-            f"{fields.where}: activation_function is {str(activation)[:100]!r}, expected one of PyTorch's: "
+            f"{where}: activation_function is {config.activation_function[:100]!r}, expected one of PyTorch's: "
             f"{', '.join(ACTIVATIONS)}; {_ELSE}"
         )
     shapes: dict[str, tuple[int, ...]] = {"linear.weight": (size, given)}
-    if fields.flag("bias") is not False:
+    if config.bias is not False:
         shapes["linear.bias"] = (size,)
-    residual = bool(fields.flag("use_residual"))
+    residual = bool(config.use_residual)
     if residual and size != given:
         shapes["residual.weight"] = (size, given)
     tensors = _read_weights(place, shapes)
@@ -155,18 +231,14 @@ def _dense(place: Path, fields: Fields, sizes: dict[str, int]) -> Stage:
     )
 
 
-def _normalize(place: Path, fields: Fields, sizes: dict[str, int]) -> Stage:
-    return Normalize(_feature(fields, sizes))
+def _normalize(place: Path, sizes: dict[str, int]) -> Stage:
+    return Normalize(_read_config(place / CONFIG, _Feature).check(place / CONFIG, sizes))
 
 
-def _layer_norm(place: Path, fields: Fields, sizes: dict[str, int]) -> Stage:
-    size = _size(sizes, VECTOR, fields.where)
+def _layer_norm(place: Path, sizes: dict[str, int]) -> Stage:
+    size = _size(sizes, VECTOR, place / CONFIG)
     tensors = _read_weights(place, {"norm.weight": (size,), "norm.bias": (size,)})
     return LayerNorm(Constant(tensors["norm.weight"]), Constant(tensors["norm.bias"]))
-
-
-def _dropout(place: Path, fields: Fields, sizes: dict[str, int]) -> None:
-    """Nothing: it is for training."""
 
 
 _READERS = {
@@ -174,21 +246,11 @@ _READERS = {
     "Dense": _dense,
     "Normalize": _normalize,
     "LayerNorm": _layer_norm,
-    "Dropout": _dropout,
+    "Dropout": lambda *_: None,  # only training needs it
 }
 
 
-def _feature(fields: Fields, sizes: Mapping[str, int]) -> str:
-    """Which feature a stage changes."""
-    source = fields.text("module_input_name") or VECTOR
-    target = fields.text("module_output_name") or source
-    if source not in (TOKENS, VECTOR) or target != source:
-        raise CheckpointError(f"{fields.where}: the stage makes {target} of {source}; {_ELSE}")
-    _size(sizes, source, fields.where)
-    return source
-
-
-def _size(sizes: Mapping[str, int], name: str, where: str) -> int:
+def _size(sizes: Mapping[str, int], name: str, where: Path) -> int:
     if name not in sizes:
         raise CheckpointError(f"{where}: the stage reads {name}, which no stage before it makes")
     return sizes[name]
@@ -215,70 +277,61 @@ def _read_weights(place: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[st
     return {name: np.asarray(array, np.float32) for name, array in tensors.items()}
 
 
-def _read_rules(inner: Path, main: Fields | None) -> TextRules:
+def _read_rules(folder: Path, main: _Main) -> TextRules:
     """What the net's folder and the main config say of text."""
-    fields = next((one for name in SENTENCE_CONFIGS if (one := _fields(inner / name)) is not None and one.data), None)
-    prompts, default = {"query": "", "document": ""}, None
-    if main is not None:
-        for name, text in main.anything("prompts").items():
-            if not isinstance(text, str | None):
-                raise CheckpointError(f"{main.where}: the prompt {name} is no text")
-            prompts[name] = text or ""
-        default = main.text("default_prompt_name")
-        if default is not None and default not in prompts:
-            raise CheckpointError(f"{main.where}: default_prompt_name is {default!r}, and there is no such prompt")
+    prompts = {"query": "", "document": ""}
+    for name, text in main.prompts.items():
+        if not isinstance(text, str | None):
+            raise CheckpointError(f"{folder / _MAIN_CONFIG}: the prompt {name} is no text")
+        prompts[name] = text or ""
+    default = main.default_prompt_name
+    if default is not None and default not in prompts:
+        raise CheckpointError(
+            f"{folder / _MAIN_CONFIG}: default_prompt_name is {default!r}, and there is no such prompt"
+        )
     pairs = tuple(prompts.items())
-    if fields is None:
+    paths = (net_folder(folder) / name for name in SENTENCE_CONFIGS)
+    where = next((path for path in paths if path.exists() and read_object(path, error=CheckpointError)), None)
+    if where is None:
         return TextRules(prompts=pairs, default_prompt=default)
-    _check_transformer(fields)
-    options = _arguments(fields, "processor_kwargs", "tokenizer_args", _IDLE_TOKENIZER)
-    length, case, side = (options.pop(key, None) for key in ("model_max_length", "do_lower_case", "truncation_side"))
-    call = {key: value for part in ("text", "common") for key, value in _part(fields, part).items()}
-    most = call.pop("max_length", None)
+    config = _read_config(where, _TextConfig)
+    _check_transformer(config, where)
+    options = _arguments(config.tokenizer_args, config.processor_kwargs, _IDLE_TOKENIZER)
+    calls = config.processing_kwargs or _Processing()
+    call = calls.text | calls.common
+    lengths = call.pop("max_length", None), options.pop("model_max_length", None), config.max_seq_length
+    length = next((length for length in lengths if length is not None), None)
+    case, side = options.pop("do_lower_case", None), options.pop("truncation_side", None)
     strange = [key for key in call if key not in _IDLE_CALL and (key, call[key]) not in _WHOLE]
     if options or strange:
-        raise CheckpointError(f"{fields.where}: {[*options, *strange][0]} is not what lpjax reads text by; {_ELSE}")
-    for value in (most, length, fields.count("max_seq_length", least=3)):
-        if value is not None:
-            if type(value) is not int or value < 3:
-                raise CheckpointError(
-                    f"{fields.where}: the most tokens are {value!r}; expected a whole number, 3 or more"
-                )
-            length = value
-            break
+        raise CheckpointError(f"{where}: {[*options, *strange][0]} is not what lpjax reads text by; {_ELSE}")
+    if length is not None and (type(length) is not int or length < 3):
+        raise CheckpointError(f"{where}: the most tokens are {length!r}; expected a whole number, 3 or more")
     further: list[tuple[str, bool | str]] = []
     if isinstance(case, bool):
         further.append(("do_lower_case", case))
     if side in ("left", "right"):
         further.append(("truncation_side", side))
-    return TextRules(length, bool(fields.flag("do_lower_case")), pairs, default, tuple(further))
+    return TextRules(length, bool(config.do_lower_case), pairs, default, tuple(further))
 
 
 _WHOLE = (("truncation", True), ("truncation", "longest_first"), ("add_special_tokens", True))
-
-
-def _check_transformer(fields: Fields) -> None:
-    """Refuse a first stage that gives something else than the last hidden states of the net in config.json."""
-    task = fields.text("transformer_task") or "feature-extraction"
-    if task != "feature-extraction":
-        raise CheckpointError(f"{fields.where}: transformer_task is {task}; {_ELSE}")
-    if fields.text("tokenizer_name_or_path") is not None:
-        raise CheckpointError(f"{fields.where}: tokenizer_name_or_path names another tokenizer; {_ELSE}")
-    known = fields.anything("modality_config")
-    if known and (known.get("text") != _TEXT or "message" in known or fields.text("module_output_name") != TOKENS):
-        raise CheckpointError(f"{fields.where}: modality_config asks for more than last hidden states; {_ELSE}")
-    if strange := _arguments(fields, "config_kwargs", "config_args", _IDLE_CONFIG):
-        raise CheckpointError(f"{fields.where}: {next(iter(strange))} changes the config of the net; {_ELSE}")
-
-
 _TEXT = {"method": "forward", "method_output_name": "last_hidden_state"}
 
 
-def _arguments(fields: Fields, name: str, older: str, idle: set[str]) -> dict[str, Any]:
-    """Arguments of transformers that matter."""
-    return {key: value for key, value in fields.anything(older if older in fields else name).items() if key not in idle}
+def _check_transformer(config: _TextConfig, where: Path) -> None:
+    """Refuse a first stage that gives something else than the last hidden states of the net in config.json."""
+    if config.transformer_task not in (None, "", "feature-extraction"):
+        raise CheckpointError(f"{where}: transformer_task is {config.transformer_task}; {_ELSE}")
+    if config.tokenizer_name_or_path is not None:
+        raise CheckpointError(f"{where}: tokenizer_name_or_path names another tokenizer; {_ELSE}")
+    known = config.modality_config
+    if known and (known.get("text") != _TEXT or "message" in known or config.module_output_name != TOKENS):
+        raise CheckpointError(f"{where}: modality_config asks for more than last hidden states; {_ELSE}")
+    if strange := _arguments(config.config_args, config.config_kwargs, _IDLE_CONFIG):
+        raise CheckpointError(f"{where}: {next(iter(strange))} changes the config of the net; {_ELSE}")
 
 
-def _part(fields: Fields, name: str) -> dict[str, Any]:
-    inside = fields.object("processing_kwargs")
-    return {} if inside is None else inside.anything(name)
+def _arguments(older: dict[str, Any] | None, newer: dict[str, Any], idle: set[str]) -> dict[str, Any]:
+    """Arguments of transformers that matter, under the older name of the key or the newer one."""
+    return {key: value for key, value in (newer if older is None else older).items() if key not in idle}

@@ -12,10 +12,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lpjax._extras import require
-from lpjax._files.replacing import put_back
+from lpjax._files.replacing import put_back, write_text
 from lpjax._provenance import run_record
 from lpjax.checkpoint import Checkpoint, lowrank_ranks
-from lpjax.checkpoint.documents import write_text
 from lpjax.checkpoint.source import weight_bytes
 from lpjax.checkpoint.targets import check_new_file
 from lpjax.evaluation.latency import measure_latency

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from lpjax._files.json import Fields, RecordError, parse_object, read_text
+import msgspec
+
+from lpjax._files.json import Count, Plain, RecordError, Text, as_type, parse_object, read_object, read_text
 from lpjax._provenance import method_label
 
 Scores = Mapping[str, float | None]
@@ -100,6 +103,69 @@ class Results:
         return next((value for value in values if value is not None), None)
 
 
+class _Source(msgspec.Struct, kw_only=True):
+    """What tells how a row, or all rows of a file, came about."""
+
+    seed: Count | None = None
+    versions: dict[str, Plain | None] | None = None
+    machine: dict[str, Plain | None] | None = None
+
+    @property
+    def provenance(self) -> Provenance:
+        """Versions and machine as text."""
+        versions, machine = (
+            {name: str(value) for name, value in (values or {}).items() if value is not None}
+            for values in (self.versions, self.machine)
+        )
+        return versions, machine
+
+
+_Numbers = float | dict[str, float | None] | None
+
+
+class _Row(_Source, kw_only=True):
+    method: Text
+    compression: float
+    net: Text | None = None
+    task: Text | None = None
+    layers: Text | None = None
+    p: float | None = None
+    parameters: Count | None = None
+    seconds: float | None = None
+    seconds_solving: float | None = None
+    complete: bool | None = None
+    dense: _Numbers | msgspec.UnsetType = msgspec.UNSET
+    score: _Numbers | msgspec.UnsetType = msgspec.UNSET
+    scores: _Numbers | msgspec.UnsetType = msgspec.UNSET
+    metrics: _Numbers | msgspec.UnsetType = msgspec.UNSET
+
+    def cell(self, place: str, score: str) -> Cell:
+        """The row as a cell; `score` names a score that is a number alone, `place` the row in messages."""
+        share = self.compression / 100 if self.compression >= 1 else self.compression
+        if not -1 < share < 1:
+            got = f"{place}compression is {self.compression:g}"
+            raise RecordError(f"{got}; expected a share below 1, or percent below 100")
+        given = [numbers for numbers in (self.score, self.scores, self.metrics) if numbers is not msgspec.UNSET]
+        if not given:
+            raise RecordError(f"{place}it lacks `score`, `scores` or `metrics`; expected one of them")
+        if given[0] == {}:
+            raise RecordError(f"{place}the scores are an empty object; expected numbers by name")
+        seconds = self.seconds_solving if self.seconds is None else self.seconds
+        names = self.net or "", self.task or "", self.layers or ""
+        scores = _by_name(given[0], score)
+        return Cell(*names, share, self.method, self.p, self.parameters, seconds, scores)
+
+
+class _Demo(_Source, kw_only=True):
+    rows: list[_Row]
+    score: Text
+    dense: float | None = None
+
+
+def _by_name(numbers: Any, score: str) -> Scores:
+    return numbers if isinstance(numbers, dict) else {score: numbers}
+
+
 def read_results(name: str | Path) -> Results:
     """Read a file of experiments.
 
@@ -112,77 +178,60 @@ def read_results(name: str | Path) -> Results:
         RecordError: it is neither; names the file, the line and the key.
     """
     path = Path(name)
-    text = read_text(path)
     if path.suffix == ".jsonl":
-        lines = [(i, line) for i, line in enumerate(text.split("\n"), start=1) if line.strip()]
+        lines = [(i, line) for i, line in enumerate(read_text(path).split("\n"), start=1) if line.strip()]
         if not lines or len(lines) > _MOST_CELLS:
             raise RecordError(f"{name} has {len(lines)} lines; expected 1 to {_MOST_CELLS}, with one JSON object each")
-        rows = [parse_object(line, f"{name}, line {i}") for i, line in lines]
-        return _results(str(name), rows, rows)
-    fields = parse_object(text, str(name))
-    if "rows" not in fields or "score" not in fields:
+        places = [f"{name}, line {i}" for i, _ in lines]
+        rows = [as_type(parse_object(line, place), _Row, place) for (_, line), place in zip(lines, places, strict=True)]
+        return _results(str(name), rows, rows, [f"{place}: " for place in places])
+    data = read_object(path)
+    if data.get("rows") is None or data.get("score") is None:
         raise RecordError(
             f"{name} lacks `rows` or `score`; expected results.json of the demo, or experiments as .jsonl"
         )
-    score = fields.need("score", fields.text("score"))
-    return _results(str(name), list(fields.objects("rows")), [fields], score, fields.number("dense"))
+    demo = as_type(data, _Demo, str(name))
+    places = [f"{name}: rows[{i}]: " for i in range(len(demo.rows))]
+    return _results(str(name), demo.rows, [demo], places, demo.score, demo.dense)
 
 
 def _results(
-    name: str, rows: list[Fields], sources: list[Fields], score: str = "score", dense: float | None = None
+    name: str,
+    rows: Sequence[_Row],
+    sources: Sequence[_Source],
+    places: Sequence[str],
+    score: str = "score",
+    dense: float | None = None,
 ) -> Results:
-    """Results from the rows of a file; `sources` are the objects that hold seeds, versions and machines."""
-    parsed = [(row, _cell(row, score)) for row in rows]
-    cells = tuple(cell for _, cell in parsed if cell.method != "dense")
-    if not cells:
+    """Results from the rows of a file.
+
+    Args:
+        name: of the file.
+        rows, places: the rows, and how messages call them.
+        sources: what holds seeds, versions and machines.
+        score: name of a score that is a number alone.
+        dense: the score of the dense net, if the file has it once for all rows.
+    """
+    cells = [row.cell(place, score) for row, place in zip(rows, places, strict=True)]
+    compressed = tuple(cell for cell in cells if cell.method != "dense")
+    if not compressed:
         raise RecordError(f"{name} has no cell of a compressed net; expected one or more")
     references: dict[tuple[str, str, str], Scores] = {}
-    for row, cell in parsed:
+    for row, cell in zip(rows, cells, strict=True):
         if cell.method == "dense":
             references[cell.net, cell.task, ""] = cell.scores
-        elif "dense" in row:
-            references[cell.net, cell.task, cell.layers] = _scores(row, ("dense",), score)
+        elif row.dense is not msgspec.UNSET:
+            references[cell.net, cell.task, cell.layers] = _by_name(row.dense, score)
     if dense is not None:
-        references[cells[0].net, cells[0].task, ""] = {score: dense}
+        references[compressed[0].net, compressed[0].task, ""] = {score: dense}
     notes = []
-    if subsets := sum(row.flag("complete") is False for row in rows):
+    if subsets := sum(row.complete is False for row in rows):
         notes.append(f"{subsets} of {len(rows)} were scored on a subset of the split: these are no GLUE scores.")
-    if missing := sum(value is None for cell in cells for value in cell.scores.values()):
+    if missing := sum(value is None for cell in compressed for value in cell.scores.values()):
         notes.append(f"{missing} scores are not finite, or null: the table shows a dash, and no chart shows them.")
-    seeds = dict.fromkeys(seed for source in sources if (seed := source.count("seed")) is not None)
+    seeds = dict.fromkeys(source.seed for source in sources if source.seed is not None)
     provenance: list[Provenance] = []
     for source in sources:
-        entry = source.plain("versions"), source.plain("machine")
-        if any(entry) and entry not in provenance:
-            provenance.append(entry)
-    return Results(name, cells, references, tuple(notes), tuple(seeds), tuple(provenance))
-
-
-def _cell(row: Fields, score: str) -> Cell:
-    compression = row.need("compression", row.number("compression"))
-    compression = compression / 100 if compression >= 1 else compression
-    if not -1 < compression < 1:
-        raise row.refuse("compression", "a share below 1, or percent below 100")
-    return Cell(
-        net=row.text("net") or "",
-        task=row.text("task") or "",
-        layers=row.text("layers") or "",
-        compression=compression,
-        method=row.need("method", row.text("method")),
-        p=row.number("p"),
-        parameters=row.count("parameters"),
-        seconds=next((row.number(key) for key in ("seconds", "seconds_solving") if key in row), None),
-        scores=_scores(row, ("score", "scores", "metrics"), score),
-    )
-
-
-def _scores(row: Fields, keys: tuple[str, ...], score: str) -> Scores:
-    """The first of `keys` that the row has: the number of `score`, or numbers by name."""
-    key = next((key for key in keys if key in row.data), None)
-    if key is None:
-        raise RecordError(f"{row.where} lacks `score`, `scores` or `metrics`; expected one of them")
-    if not isinstance(row.data[key], dict):
-        return {score: row.number(key)}
-    if not (numbers := row.numbers(key)):
-        raise row.refuse(key, "numbers by name")
-    return numbers
+        if any(source.provenance) and source.provenance not in provenance:
+            provenance.append(source.provenance)
+    return Results(name, compressed, references, tuple(notes), tuple(seeds), tuple(provenance))

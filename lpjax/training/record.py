@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
-import math
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from lpjax._files.json import finite
 from lpjax._files.replacing import claimed
 from lpjax._provenance import run_record
 from lpjax.glue.data import Examples
@@ -25,7 +24,7 @@ def tuning_record(tuned: Finetuned, settings: Settings, model: str, train: Examp
         name: {"split": examples.split, "rows": len(examples.labels), "complete": examples.complete}
         for name, examples in (("train", train), ("dev", dev))
     }
-    return {
+    record = {
         "model": model,
         "task": train.task.name,
         **splits,
@@ -38,6 +37,7 @@ def tuning_record(tuned: Finetuned, settings: Settings, model: str, train: Examp
         "seconds": round(tuned.seconds, 1),
         **run_record(settings.seed),
     }
+    return finite(record)
 
 
 def recovery_record(
@@ -50,9 +50,6 @@ def recovery_record(
         model, baseline, source: names of the compressed net, the dense one and the texts.
         earlier: what the file told of the run before, None without one.
     """
-    finite = [
-        {name: value if math.isfinite(value) else None for name, value in entry.items()} for entry in recovered.curve
-    ]
     record = {
         "model": model,
         "baseline": baseline,
@@ -61,16 +58,11 @@ def recovery_record(
         "held_out": recovered.held_out,
         "settings": dataclasses.asdict(settings),
         "best": recovered.best,
-        "curve": finite,
+        "curve": list(recovered.curve),
         "seconds": round(recovered.seconds, 1),
         **run_record(settings.seed),
     }
-    return record if earlier is None else record | {"earlier": earlier}
-
-
-def record_json(record: dict[str, Any]) -> str:
-    """A record as the text of its file."""
-    return json.dumps(record, indent=2) + "\n"
+    return finite(record if earlier is None else record | {"earlier": earlier})
 
 
 def find_snapshot(target: Path, command: str, *, resume: bool, force: bool) -> Path:

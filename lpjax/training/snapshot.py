@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import jax
+import msgspec
 import numpy as np
 
 from lpjax._check import MOST
-from lpjax._files.json import Fields, parse_object
+from lpjax._files.json import as_type, finite, json_line, parse_object
 from lpjax._files.replacing import replacing
 from lpjax.checkpoint.safetensors import not_finite, read_tensors, write_tensors
 from lpjax.training.step import TrainState
@@ -46,8 +46,7 @@ def save_state(path: Path, state: TrainState, best: Any, log: Log) -> None:
     log.losses = [float(loss) for loss in jax.device_get(log.losses)]
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as fresh:
-        text = json.dumps(_without_infinities(dataclasses.asdict(log)), allow_nan=False)
-        write_tensors(fresh, _named(state, best), {"log": text})
+        write_tensors(fresh, _named(state, best), {"log": json_line(finite(dataclasses.asdict(log)))})
 
 
 def load_state(
@@ -84,74 +83,61 @@ def load_state(
     return state, best, found
 
 
-def _without_infinities(value: Any) -> Any:
-    """`value` with None for what is not finite, which JSON does not have."""
-    if isinstance(value, dict):
-        return {key: _without_infinities(child) for key, child in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_infinities(child) for child in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+class _StoredLog(msgspec.Struct):
+    about: Annotated[dict[str, Any], msgspec.Meta(min_length=1)]
+    step: Annotated[int, msgspec.Meta(ge=0, le=MOST)]
+    losses: list[float | None]
+    curve: list[dict[str, int | float | None]]
+    best: Annotated[int, msgspec.Meta(ge=0)] | None
+    stopped: bool
+    seconds: Annotated[float, msgspec.Meta(ge=0)]
 
 
 def _read_log(metadata: dict[str, str] | None, from_start: bool) -> Log:
     """What a snapshot says of its run, checked as far as that can be without the run."""
     try:
-        return _log(parse_object((metadata or {}).get("log", ""), "log"), from_start)
+        stored = as_type(parse_object((metadata or {}).get("log", ""), "log"), _StoredLog, "log")
+        return _log(stored, from_start)
     except ValueError as error:
         raise ValueError(f"it holds no record of a run, as lpjax writes it: {error}") from None
 
 
-def _log(fields: Fields, from_start: bool) -> Log:
-    step = fields.need("step", fields.count("step", 0, MOST))
-    if not (about := fields.anything("about")):
-        raise fields.refuse("about", "an object")
-    curve, last = [], 0
-    for entry in fields.objects("curve"):
-        begins = from_start and not curve
-        least, most = (0, 0) if begins else (last + 1, max(step, last + 1))
-        last = entry.need("step", entry.count("step", least, most))
-        curve.append(_of_recovery(entry, begins) if from_start else _of_tuning(entry))
+_NUMBERS = ("epoch", "loss", "learning_rate")
+
+
+def _log(stored: _StoredLog, from_start: bool) -> Log:
+    """The log, null read as infinity where a run of `recover` may have it.
+
+    Raises:
+        ValueError: a part that does not fit the others.
+    """
+    curve: list[dict[str, Any]] = []
+    last = 0
+    for i, stored_entry in enumerate(stored.curve):
+        begins = from_start and i == 0
+        entry = _with_infinities(stored_entry, ("divergence", "loss") if from_start else ())
+        names = ("epoch", "divergence") if begins else (*_NUMBERS, "divergence") if from_start else _NUMBERS
+        step = entry.pop("step", None)
+        if type(step) is not int or not (step == 0 if begins else last < step <= max(stored.step, last + 1)):
+            raise ValueError(f"log: curve[{i}].step is {step}; expected an update after the one before")
+        if None in entry.values() or set(names) - entry.keys() or (from_start and len(entry) > len(names)):
+            raise ValueError(f"log: curve[{i}] holds {', '.join(entry)}; expected finite numbers, {', '.join(names)}")
+        if not from_start and len(entry) == len(names):
+            raise ValueError(f"log: curve[{i}] holds no metric; expected one or more")
+        curve.append({name: step if name == "step" else entry[name] for name in stored_entry})
+        last = step
     if len({frozenset(entry) for entry in curve[from_start:]}) > 1 or (from_start and not curve):
-        raise fields.refuse("curve", "entries of the same numbers")
-    losses = fields.data.get("losses")
-    if from_start and isinstance(losses, list):
-        losses = [math.inf if one is None else one for one in losses]
-    fits = isinstance(losses, list) and all(
-        type(one) is float and (math.isfinite(one) or (from_start and one == math.inf)) for one in losses
-    )
-    if not isinstance(losses, list) or not fits or len(losses) != step - last:
-        raise fields.refuse("losses", f"a list of {step - last} finite numbers")
-    best = fields.count("best", 0, max(len(curve) - 1, 0))
-    if (best is None) == bool(curve):
-        raise fields.refuse("best", "the number of an entry of the curve, or null without one")
-    seconds = fields.need("seconds", fields.number("seconds"))
-    stopped = fields.need("stopped", fields.flag("stopped"))
-    if seconds < 0:
-        raise fields.refuse("seconds", "a number, 0 or more")
-    return Log(about, step, losses, curve, best, stopped, seconds)
+        raise ValueError("log: curve has entries of different numbers, or none; expected the same in all")
+    losses = [math.inf if loss is None and from_start else loss for loss in stored.losses]
+    if None in losses or len(losses) != stored.step - last:
+        raise ValueError(f"log: losses has {len(losses)} entries; expected {stored.step - last} finite numbers")
+    if (stored.best is None) == bool(curve) or (stored.best or 0) >= max(len(curve), 1):
+        raise ValueError(f"log: best is {stored.best}; expected the number of an entry of the curve, null without one")
+    return Log(stored.about, stored.step, losses, curve, stored.best, stored.stopped, stored.seconds)
 
 
-def _of_tuning(entry: Fields) -> dict[str, Any]:
-    """An entry of the curve of `finetune`: numbers, metrics among them."""
-    for name in dict.fromkeys(("epoch", "loss", "learning_rate", *entry.data)):
-        entry.need(name, entry.number(name))
-    if len(entry.data) < 5:
-        raise entry.refuse("step", "metrics beside it")
-    return dict(entry.data)
-
-
-def _of_recovery(entry: Fields, first: bool) -> dict[str, Any]:
-    """An entry of the curve of `recover`; what is null there is infinite."""
-    names = ("step", "epoch", "divergence") if first else ("step", "epoch", "divergence", "loss", "learning_rate")
-    if entry.data.keys() != set(names):
-        raise entry.refuse("step", f"beside it {', '.join(names[1:])}")
-    found = dict(entry.data)
-    for name in names:
-        if found[name] is None and name in ("divergence", "loss"):
-            found[name] = math.inf
-        else:
-            entry.need(name, entry.number(name))
-    return found
+def _with_infinities(entry: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+    return {name: math.inf if value is None and name in names else value for name, value in entry.items()}
 
 
 def _check_values(name: str, array: np.ndarray, step: int, from_start: bool) -> None:

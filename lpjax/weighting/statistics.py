@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ import msgspec
 import numpy as np
 from jaxtyping import Float
 
-from lpjax._files.json import Count, Positive, RecordError, Text, as_type, parse_object, without_unknown
+from lpjax._files.json import Count, Positive, RecordError, Text, as_type, json_line, parse_object, without_nulls
 from lpjax._files.replacing import replacing
 from lpjax._repr import short_repr
 from lpjax.checkpoint.safetensors import read_tensors, write_tensors
@@ -124,7 +123,7 @@ def save_calibration(calibration: Calibration, path: str | Path, *, overwrite: b
         layers.append(layer)
     known = {key: getattr(calibration, key) for key in ("target", "texts", "tokens", "seed")}
     document = {"schema": SCHEMA, **known, "provenance": dict(calibration.provenance), "layers": layers}
-    metadata = {"format": "np", "lpjax": json.dumps(document, allow_nan=False)}
+    metadata = {"format": "np", "lpjax": json_line(document)}
     with replacing(path) as fresh:
         return write_tensors(fresh, arrays.items(), metadata)
 
@@ -140,10 +139,8 @@ def load_calibration(path: str | Path) -> Calibration:
     arrays, metadata = read_tensors(path)
     if "lpjax" not in metadata:
         raise RecordError(f"{path} has no metadata `lpjax`; expected a file of `lpjax calibrate`")
-    fields = parse_object(metadata["lpjax"], str(path))
-    if fields.data.get("schema") != SCHEMA:
-        raise fields.refuse("schema", f'"{SCHEMA}"')
-    stored = as_type(without_unknown(fields.data), _Stored, str(path))
+    document = parse_object(metadata["lpjax"], str(path), schema=SCHEMA)
+    stored = as_type(without_nulls(document), _Stored, str(path))
     statistics = {}
     for i, layer in enumerate(stored.layers):
         names = {name: getattr(layer, name) for name in SUMS}

@@ -141,7 +141,7 @@ def test_an_interrupt_leaves_no_page(run, folder, tmp_path, monkeypatch):
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("lpjax.checkpoint.documents.Path.replace", interrupt)
+    monkeypatch.setattr("lpjax._files.replacing.Path.replace", interrupt)
     status, _, err = run("report", out)
     assert (status, "interrupted" in err) == (130, True)
     assert sorted(tmp_path.rglob("*")) == before

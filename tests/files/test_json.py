@@ -6,9 +6,21 @@ import json
 import os
 import re
 
+import msgspec
 import pytest
 
-from lpjax._files.json import Fields, RecordError, parse_json, parse_object, read_fields
+from lpjax._files.json import (
+    Count,
+    RecordError,
+    as_type,
+    finite,
+    json_line,
+    json_text,
+    parse_json,
+    parse_object,
+    read_object,
+    write_json,
+)
 from lpjax._files.reading import LINE_LIMIT, TextError, read_lines
 
 
@@ -52,18 +64,34 @@ def test_limits_hold_at_their_ends():
     assert parse_json("9" * 308) == 10**308 - 1
 
 
-def test_fields_tell_unknown_numbers_from_wrong_ones():
-    fields = parse_object('{"a": NaN, "b": 1e999, "c": -2, "d": true, "e": 3}', "file")
-    assert (fields.number("a"), fields.number("b"), fields.number("c"), fields.count("e", 1, 3)) == (None, None, -2, 3)
-    for attempt, words in (
-        (lambda: fields.number("d"), "file: d is true; expected a number"),
-        (lambda: fields.count("c"), "file: c is -2; expected a whole number, 0 or more"),
-        (lambda: fields.count("e", 0, 2), "file: e is 3; expected a whole number from 0 to 2"),
-        (lambda: fields.object("e"), "file: e is 3; expected an object"),
-        (lambda: fields.need("z", fields.text("z")), "file: z is missing"),
+def test_unknown_numbers_become_null():
+    data = parse_object('{"a": NaN, "b": 1e999, "c": [-Infinity, 1e301, -2], "d": {"e": 1e300}}', "file")
+    assert data == {"a": None, "b": None, "c": [None, None, -2], "d": {"e": 1e300}}
+    assert finite({"a": (float("nan"), 1.5)}) == {"a": [None, 1.5]}
+
+
+class Inner(msgspec.Struct):
+    name: str
+
+
+class Outer(msgspec.Struct):
+    number: float = 0.0
+    count: Count = 0
+    inner: Inner | None = None
+    inners: tuple[Inner, ...] = ()
+
+
+def test_what_does_not_fit_is_refused_by_key():
+    for data, words in (
+        ({"number": True}, "file: number is true; expected a number"),
+        ({"count": -2}, "file: count is -2; expected a whole number >= 0"),
+        ({"count": 2**63}, "file: count is 9223372036854775808; expected a whole number"),
+        ({"inner": 3}, "file: inner is 3; expected an object"),
+        ({"inner": {}}, "file: inner.name is missing"),
+        ({"inners": [{"name": "a"}, {"name": None}]}, "file: inners[1].name is null; expected a string"),
     ):
         with pytest.raises(RecordError, match=re.escape(words)):
-            attempt()
+            as_type(data, Outer, "file")
 
 
 def test_a_key_that_is_repeated_is_refused_by_name():
@@ -71,13 +99,28 @@ def test_a_key_that_is_repeated_is_refused_by_name():
         parse_object('{"layers": [{"rank": 1, "rank": 2}]}', "file")
 
 
-def test_fields_raise_the_error_that_they_are_given():
+def test_a_reader_chooses_the_error(tmp_path):
     class Own(ValueError):
         pass
 
-    with pytest.raises(Own, match=re.escape("file: a[0].b is 1; expected a string")):
-        next(parse_object('{"a": [{"b": 1}]}', "file", Own).objects("a")).text("b")
-    assert issubclass(Fields({}, "file").refuse("a", "b").__class__, RecordError)
+    with pytest.raises(Own, match=re.escape("file: inners[0].name is 1; expected a string")):
+        as_type({"inners": [{"name": 1}]}, Outer, "file", Own)
+    with pytest.raises(Own, match=re.escape('file: schema is missing; expected "a/1"')):
+        parse_object("{}", "file", schema="a/1", error=Own)
+    with pytest.raises(Own, match="can't be read"):
+        read_object(tmp_path / "nothing", error=Own)
+
+
+def test_what_is_written_is_json(tmp_path):
+    content = {"a": "ü", "b": [1, 2.5, None]}
+    write_json(tmp_path / "new" / "file.json", content)
+    text = (tmp_path / "new" / "file.json").read_text(encoding="utf-8")
+    assert text == json_text(content, ascii=False) == json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    assert json_line(content) == json.dumps(content)
+    for make in (json_line, json_text, lambda content: write_json(tmp_path / "other.json", content)):
+        with pytest.raises(ValueError, match="not JSON compliant"):
+            make({"a": float("nan")})
+    assert not (tmp_path / "other.json").exists()
 
 
 def test_what_is_no_file_is_not_waited_for(tmp_path):
@@ -85,7 +128,7 @@ def test_what_is_no_file_is_not_waited_for(tmp_path):
     (tmp_path / "folder").mkdir()
     for path in (tmp_path / "pipe", tmp_path / "folder", tmp_path / "nothing"):
         with pytest.raises(RecordError, match=re.escape(f"{path} can't be read")):
-            read_fields(path)
+            read_object(path)
         with pytest.raises((ValueError, OSError)):
             read_lines(path)
 

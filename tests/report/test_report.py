@@ -7,8 +7,8 @@ import json
 import pytest
 from rich.console import Console
 
+from lpjax._files.json import write_json
 from lpjax._provenance import run_record
-from lpjax.checkpoint.documents import write_json
 from lpjax.report import plot_results, results_table
 
 ROWS = [

@@ -87,13 +87,13 @@ def test_scores_that_are_not_finite_are_told_and_not_drawn(tmp_path):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"method": None}, "line 1: method is missing"),
-        ({"compression": None}, "line 1: compression is missing"),
-        ({"compression": float("nan")}, "line 1: compression is not finite"),
+        ({"method": None}, "line 1: method is null; expected a string"),
+        ({"compression": None}, "line 1: compression is null; expected a number"),
+        ({"compression": float("nan")}, "line 1: compression is null; expected a number"),
         ({"compression": 100}, "line 1: compression is 100; expected a share below 1"),
         ({"compression": "28"}, 'line 1: compression is "28"; expected a number'),
         ({"score": "good"}, 'line 1: score is "good"; expected a number'),
-        ({"score": {"a": []}}, "line 1: score.a is a list; expected a number"),
+        ({"score": {"a": []}}, "line 1: score[...]: expected a number"),
         ({"scores": {}, "score": None}, None),
         ({"net": 3}, "line 1: net is 3; expected a string"),
         ({"p": [1]}, "line 1: p is a list; expected a number"),
