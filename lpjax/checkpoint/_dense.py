@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from lpjax.weights.low_rank import LowRank
+from lpjax.weights.parts import DENSE, kind_of
 
 _ROWS = 2048  # multiplied at a time, in double precision
 
@@ -57,7 +57,7 @@ class Deferred:
 
 
 def densified(params: Mapping[str, Any], path: str = "") -> dict[str, Any]:
-    """`params` with a `Deferred` product in the place of every `LowRank`.
+    """`params` with a `Deferred` product in the place of every weight that is not dense.
 
     Products are summed in double precision and rounded once, to the leaf's dtype. One that overflows it raises a
     ValueError that names the path, when it is made.
@@ -68,21 +68,23 @@ def densified(params: Mapping[str, Any], path: str = "") -> dict[str, Any]:
         if isinstance(child, Mapping):
             tree[key] = densified(child, here)
         else:
-            tree[key] = _product(here, child) if isinstance(child, LowRank) else child
+            tree[key] = child if kind_of(child) is DENSE else _product(here, child)
     return tree
 
 
-def _product(path: str, pair: LowRank) -> Deferred:
+def _product(path: str, weight: Any) -> Deferred:
+    kind = kind_of(weight)
     # Not jax's view of NumPy's float64, which is float32 without x64.
-    dtype = np.dtype(pair.left.dtype if pair.left.dtype == pair.right.dtype else pair.dtype)
+    dtypes = {np.dtype(factor.dtype) for factor in kind.split(weight)[: kind.factors]}
+    dtype = dtypes.pop() if len(dtypes) == 1 else np.dtype(weight.dtype)
 
     def multiply() -> np.ndarray:
-        dense = np.empty(pair.shape, dtype)
+        dense = np.empty(weight.shape, dtype)
         with np.errstate(over="ignore", invalid="ignore"):  # refused below
-            for start, rows in pair.blocks(_ROWS):
+            for start, rows in weight.blocks(_ROWS):
                 dense[start : start + len(rows)] = rows
         if not np.isfinite(dense).all():
             raise ValueError(f"`params` holds at {path} a product of factors that {dtype} cannot hold")
         return dense
 
-    return Deferred(multiply, np.broadcast_to(np.zeros((), dtype), pair.shape))
+    return Deferred(multiply, np.broadcast_to(np.zeros((), dtype), weight.shape))

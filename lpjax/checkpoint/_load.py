@@ -22,8 +22,9 @@ from lpjax.checkpoint.safetensors import check_finite
 from lpjax.checkpoint.source import find_folder
 from lpjax.checkpoint.stages import net_folder
 from lpjax.models import ARCHITECTURES, ModelConfig, config_from_json, name_table
-from lpjax.models.names import listed, parts_of, shape_text
+from lpjax.models.names import listed, shape_text
 from lpjax.weights.low_rank import LowRank
+from lpjax.weights.parts import part_name, parts_of
 
 _ADAPTER = "adapter_config.json"  # of peft
 _log = logging.getLogger("lpjax")
@@ -209,10 +210,7 @@ def _plain(tree: Mapping[Any, Any], path: str = "") -> dict[str, Any]:
 def _arrays(params: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """(path, array) for every array, the parts of a `LowRank` apart."""
     for path, leaf in walk(params):
-        if isinstance(leaf, LowRank):
-            yield from ((f"{path}.{part}", array) for part, array in parts_of(leaf).items())
-        else:
-            yield path, leaf
+        yield from ((part_name(path, part), array) for part, array in parts_of(leaf).items())
 
 
 def _compression(data: Mapping[str, Any], path: Path) -> dict[str, Any] | None:

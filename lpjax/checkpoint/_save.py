@@ -22,6 +22,7 @@ from lpjax.checkpoint.safetensors import DTYPES, check_finite, write_tensors
 from lpjax.checkpoint.stages import MODULES, OWN_TYPES, SENTENCE_CONFIGS, modules_at_root, net_folder, read_stages
 from lpjax.models import config_from_json, name_table
 from lpjax.models.names import NameTable, head_named, listed
+from lpjax.weights.parts import DENSE, kind_of
 
 Text = str | Callable[[int], str]
 """A text, or a function that makes it of the size of the weights in bytes."""
@@ -87,13 +88,12 @@ def save_checkpoint(
     """
     target = check_target(folder, checkpoint.source, overwrite)
     pairs = _checked_pairs(checkpoint)
-    factored = bool(lowrank_ranks(checkpoint.params))
-    if int8 and not factored:
+    if int8 and not lowrank_ranks(checkpoint.params):
         raise ValueError("`int8` is for factors, and `params` has none: compress it first")
     pairs = [*(rounded_factors(pairs) if int8 else pairs), *checkpoint.extra.items()]
     config = _config_text(checkpoint, int8)
     texts = {CONFIG: config, **(extra_files or {})}
-    name = FACTORED_WEIGHTS if factored else WEIGHTS
+    name = FACTORED_WEIGHTS if _has_parts(checkpoint.params) else WEIGHTS
     return _write_folder(target, checkpoint.source, overwrite, name, texts, lambda path: write_tensors(path, pairs))
 
 
@@ -248,7 +248,7 @@ def _config_text(checkpoint: Checkpoint, int8: bool = False) -> str:
     if not data or config_from_json(data) != checkpoint.config:
         data |= checkpoint.config.to_json()
     head = checkpoint.config.head
-    if head_named(data.get("architectures")) != head:
+    if (head_named(data.get("architectures")) or "sequence") != head:
         data["architectures"] = [checkpoint.config.class_for(head)]
     data["model_type"] = checkpoint.config.model_type  # which the first checkpoints lack, and transformers wants
     table = name_table(checkpoint.config)
@@ -261,13 +261,19 @@ def _config_text(checkpoint: Checkpoint, int8: bool = False) -> str:
         data.pop("num_labels", None)
         data["id2label"] = {str(i): f"LABEL_{i}" for i in range(labels)}
         data["label2id"] = {name: int(i) for i, name in data["id2label"].items()}
-    ranks = lowrank_ranks(checkpoint.params)
-    if checkpoint.compression is not None or ranks:
+    compressed = _has_parts(checkpoint.params)
+    if checkpoint.compression is not None or compressed:
         fresh = (FACTORS, WEIGHTS_KEY, "ranks")
         known = {key: value for key, value in (checkpoint.compression or {}).items() if key not in fresh}
-        file = {WEIGHTS_KEY: FACTORED_WEIGHTS} if ranks else {}
-        data[BLOCK] = {"version": __version__, **known, **({FACTORS: INT8} if int8 else {}), **file, "ranks": ranks}
+        known |= {FACTORS: INT8} if int8 else {}
+        known |= {WEIGHTS_KEY: FACTORED_WEIGHTS} if compressed else {}
+        data[BLOCK] = {"version": __version__, **known, "ranks": lowrank_ranks(checkpoint.params)}
     return json_text(data)
+
+
+def _has_parts(params: Mapping[str, Any]) -> bool:
+    """Whether a weight is not dense, so that other libraries must not read its file."""
+    return any(kind_of(leaf) is not DENSE for _, leaf in walk(params))
 
 
 def _num_labels(table: NameTable, params: Mapping[str, Any]) -> int | None:

@@ -23,9 +23,10 @@ from lpjax.inspection.numerics import (
     triangle,
 )
 from lpjax.inspection.records import ENERGY, Inspection, KeepRecord, LeafRecord
-from lpjax.models.names import NameTable, parts_of
+from lpjax.models.names import NameTable
 from lpjax.select import InputAxes, Select, axes_of_leaves, rank_for, select_paths
 from lpjax.weights.low_rank import LowRank
+from lpjax.weights.parts import parts_of
 
 Progress = Callable[[int, int, str], None]
 
@@ -99,9 +100,7 @@ def tied_paths(params: Mapping[str, Any], table: NameTable) -> dict[str, str]:
 
     Only weights whose group is in the tree count, such as the decoder of a masked-word head that is there.
     """
-    nested = f"{table.prefix}/" if table.prefix in params else ""
-    weights = [(f"{nested}{weight.path}", weight) for weight in table.base]
-    weights += [(weight.path, weight) for weight in table.heads]
+    weights = [(path, weight) for weight, _, path in table.located(table.prefix in params)]
     known = {path for path, _ in leaves_with_paths(params)}
     groups = {weight.group for path, weight in weights if path in known} | {""}
     by_name = {weight.name: path for path, weight in weights}
@@ -124,7 +123,7 @@ def _leaves(params: Any) -> list[tuple[str, Any]]:
     leaves = leaves_with_paths(params)
     leaves = [(path, np.asarray(leaf) if isinstance(leaf, int | float | complex) else leaf) for path, leaf in leaves]
     for path, leaf in leaves:
-        parts = tuple(parts_of(leaf).values()) if isinstance(leaf, LowRank) else (leaf,)
+        parts = parts_of(leaf).values()
         if any(isinstance(part, Tracer) for part in parts):
             raise ValueError(f"{path} is traced and has no values; inspect outside of jit, vmap and grad")
         if not all(hasattr(part, "dtype") and hasattr(part, "__array__") for part in parts):

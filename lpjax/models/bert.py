@@ -97,10 +97,12 @@ def name_table(config: BertConfig) -> NameTable:
         heads=tuple(heads),
         renames=RENAMES,
         ignored=IGNORED,
-        classifier=("pooler", "classifier"),
-        tokens=("classifier",),
-        spans=("qa_outputs",),
-        words=(words,),
+        head_groups={
+            "sequence": ("pooler", "classifier"),
+            "tokens": ("classifier",),
+            "spans": ("qa_outputs",),
+            "words": (words,),
+        },
     )
 
 

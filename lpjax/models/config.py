@@ -133,7 +133,7 @@ class ModelConfig:
             faults.append("`auto_map` names code of its own for the model, which lpjax does not run")
         _refuse(faults)
         fields = {key: data[key] for key in _rules(cls) if key in data}
-        return cls(**fields, head=head_named(data.get("architectures")))
+        return cls(**fields, head=head_named(data.get("architectures")) or "sequence")
 
     def to_json(self) -> dict[str, Any]:
         """The object of a config.json that `from_json` reads this config from."""

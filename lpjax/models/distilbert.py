@@ -86,10 +86,12 @@ def name_table(config: DistilBertConfig) -> NameTable:
         heads=tuple(heads),
         renames=((r"(LayerNorm|_norm)\.gamma$", r"\1.weight"), (r"(LayerNorm|_norm)\.beta$", r"\1.bias")),
         ignored=r"(^|\.)embeddings\.position_ids$",
-        classifier=("pre_classifier", "classifier"),
-        tokens=("classifier",),
-        spans=("qa_outputs",),
-        words=(words,),
+        head_groups={
+            "sequence": ("pre_classifier", "classifier"),
+            "tokens": ("classifier",),
+            "spans": ("qa_outputs",),
+            "words": (words,),
+        },
     )
 
 

@@ -229,7 +229,7 @@ def _compiled(
     if head is not None and table.prefix not in params:
         raise ValueError(f"`params` is a base model's tree, without a head; expected `{table.prefix}` and a head in it")
     # Shapes are static: this costs nothing once compiled.
-    misfits = table.write(params, () if head is None else table.head_groups(head), look_inside=False)[1]
+    misfits = table.write(params, table.head_groups.get(head or "", ()), look_inside=False)[1]
     misfits.unknown.clear()  # The caller may have a head of their own.
     misfits.refuse()
     with _precision(dtype):

@@ -20,8 +20,7 @@ SCALE = 0.02
 
 def output_path(config: ModelConfig) -> str:
     """Path of the kernel whose columns are the outputs of a head for sequence classification."""
-    table = name_table(config)
-    return next(w.path for w in table.heads if w.group in table.classifier and "labels" in w.shape)
+    return next(path for weight, path in name_table(config).weights_of("sequence") if "labels" in weight.shape)
 
 
 def num_outputs(params: Mapping[str, Any], config: ModelConfig, head: str = "sequence") -> int | None:
@@ -30,16 +29,13 @@ def num_outputs(params: Mapping[str, Any], config: ModelConfig, head: str = "seq
     Heads for sequences and for tokens have the same name for their outputs; that for tokens lacks the pooler of BERT or
     the inner layer of DistilBERT.
     """
-    table = name_table(config)
-    leaves, groups = dict(walk(params)), table.head_groups(head)
-    needed = [w for w in table.heads if w.group in groups and w.tied_to is None]
-    own = [w.path for w in needed]
-    own += [f"{table.prefix}/{w.path}" for w in table.base if w.group in groups]
-    if not own or any(path not in leaves for path in own):
+    leaves = dict(walk(params))
+    weights = [(weight, path) for weight, path in name_table(config).weights_of(head) if weight.tied_to is None]
+    if not weights or any(path not in leaves for _, path in weights):
         return None
     if head == "words":
         return config.vocab_size
-    last = next(w.path for w in needed if w.path.endswith("kernel") and isinstance(w.shape[-1], str))
+    last = next(path for weight, path in weights if path.endswith("kernel") and isinstance(weight.shape[-1], str))
     return int(leaves[last].shape[-1])
 
 
@@ -70,9 +66,7 @@ def with_head(
     leaves = {path: leaf for path, leaf in present.items() if path.startswith(f"{table.prefix}/")}
     key = jax.random.key(seed)
     fresh: list[str] = []
-    weights = [(w, f"{table.prefix}/{w.path}") for w in table.base if w.group in table.classifier]
-    weights += [(w, w.path) for w in table.heads if w.group in table.classifier]
-    for i, (weight, path) in enumerate(weights):
+    for i, (weight, path) in enumerate(table.weights_of("sequence")):
         shape = tuple(num_outputs if isinstance(n, str) else n for n in weight.shape)
         leaf = present.get(path)
         if leaf is None or tuple(leaf.shape) != shape:

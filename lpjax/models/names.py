@@ -1,8 +1,7 @@
-"""One table a model: tensor names of Hugging Face files <-> paths of the parameter tree, in both directions.
+"""The name table of a net: names of tensors in Hugging Face's files <-> paths of the parameter tree.
 
-A model module states its weights once, as `Weight`s built by `dense`, `embedding` and `norm`; `NameTable`
-reads a file's tensors into the tree, lists a tree's tensors for a file, and in both directions reports
-everything that does not fit instead of stopping at the first.
+The module of a net lists its weights once, made by `dense`, `embedding` and `norm`. `NameTable` reads the tensors of a
+file into a tree and lists the tensors of a tree for a file. In both directions it reports all that does not fit.
 """
 
 from __future__ import annotations
@@ -10,28 +9,21 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from lpjax._tree import put, walk
-from lpjax.weights.low_rank import LowRank
-from lpjax.weights.sparse import Sparse, fault_of
+from lpjax.weights.parts import DENSE, Kind, kind_of, kind_with, part_name, split_name
 
-FACTORS = ("left", "right")
-ENTRIES = ("values", "columns", "starts")
-PARTS = (*FACTORS, *ENTRIES)
-"""What a `LowRank` consists of, without single entries the first two."""
-CLASSIFIER = "ForSequenceClassification"
-"""How transformers ends the names of such classes."""
 HEADS = {
-    "sequence": (CLASSIFIER,),
+    "sequence": ("ForSequenceClassification",),
     "tokens": ("ForTokenClassification",),
     "spans": ("ForQuestionAnswering", "ForQuestionAnsweringSimple"),
     "words": ("ForMaskedLM", "ForPreTraining"),
 }
-"""Heads by what they predict (a text's class, its tokens' classes, where an answer begins and ends, the words behind
-masks), and how transformers ends the names of such classes."""
+"""Heads by what they predict (the class of a text, the classes of its tokens, where an answer begins and ends, masked
+words), and the endings of the names of their classes in transformers."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,18 +145,25 @@ class Misfits:
         return tuple(field.name for field in dataclasses.fields(cls))
 
 
+class _Stored(NamedTuple):
+    """The arrays of a weight, as a file or a tree has them; `label` is what messages call it."""
+
+    label: str
+    kind: Kind
+    arrays: tuple[Any, ...]
+
+
 @dataclasses.dataclass(frozen=True)
 class NameTable:
-    """The names of one model, for one config.
+    """The names of one net, for one config.
 
     Attributes:
         prefix: key of the base model in the tree of a model with a head, and its prefix in a file ("bert").
         base: weights of the base model.
         heads: weights outside it, named and laid out from the root.
-        renames: (pattern, replacement) pairs that bring old names to the present ones, by `re.sub`.
+        renames: pairs of pattern and replacement that bring old names to the present ones, by `re.sub`.
         ignored: pattern of names that hold no weight (index buffers of old files).
-        classifier: groups that make up the head of a model for sequence classification.
-        tokens, spans, words: groups that make up the other `HEADS`; empty for those that are not run.
+        head_groups: the groups of weights that make up each of `HEADS`, but for heads that the net cannot run.
     """
 
     prefix: str
@@ -172,179 +171,178 @@ class NameTable:
     heads: tuple[Weight, ...] = ()
     renames: tuple[tuple[str, str], ...] = ()
     ignored: str | None = None
-    classifier: tuple[str, ...] = ()
-    tokens: tuple[str, ...] = ()
-    spans: tuple[str, ...] = ()
-    words: tuple[str, ...] = ()
-
-    def head_groups(self, head: str) -> tuple[str, ...]:
-        """The groups that make up one of `HEADS`."""
-        return {"sequence": self.classifier, "tokens": self.tokens, "spans": self.spans, "words": self.words}[head]
+    head_groups: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
 
     def groups_of(self, architectures: Any) -> tuple[str, ...]:
         """The groups that the file of a model must have, from the `architectures` of its config.json.
 
         Word heads are not among them: files of encoders often name the class that they were trained as.
         """
-        names = names_of(architectures)
-        heads = [head for head in HEADS if head != "words" and any(name.endswith(HEADS[head]) for name in names)]
-        return self.head_groups(heads[0]) if heads else ()
+        head = head_named(architectures, but="words")
+        return () if head is None else self.head_groups.get(head, ())
+
+    def located(self, nested: bool) -> list[tuple[Weight, str, str]]:
+        """(weight, name in a file, path in the tree) of every weight; `nested`: the base model is under its prefix."""
+        dot, slash = (f"{self.prefix}.", f"{self.prefix}/") if nested else ("", "")
+        base = [(weight, dot + weight.name, slash + weight.path) for weight in self.base]
+        return base + [(weight, weight.name, weight.path) for weight in self.heads]
+
+    def weights_of(self, head: str) -> list[tuple[Weight, str]]:
+        """(weight, path) of every weight of one of `HEADS`; its base model is under the prefix."""
+        groups = self.head_groups.get(head, ())
+        return [(weight, path) for weight, _, path in self.located(nested=True) if weight.group in groups]
 
     def read(self, tensors: Mapping[str, Any], groups: Iterable[str] = ()) -> tuple[dict, Misfits]:
-        """The parameter tree that `tensors`, by the names of a file, make up, and what does not fit.
+        """The parameter tree of `tensors`, which are by their names in a file, and what does not fit.
 
-        `groups` must be there besides the base.
-
-        Base weights are accepted with and without the prefix. The tree holds the base model under `prefix`
-        where the file used the prefix or has a head, else at the root. `N.left` and `N.right` make a
-        `LowRank` of N, with `N.values`, `N.columns` and `N.starts` one with single entries. Leaves are views
-        of the tensors. Where anything does not fit, the tree is empty.
+        The groups in `groups` are required besides the base. Base weights are accepted with and without the prefix.
+        The tree holds the base model under `prefix` if the file has the prefix or a head, else at the root. A weight
+        that is not dense is made of its parts (`lpjax.weights.parts`). Leaves are views of the tensors. If anything
+        does not fit, the tree is empty.
         """
         misfits = Misfits()
-        slots, nested = self._assign(tensors, misfits)
-        leaves: dict[str, tuple[str, tuple[Any, ...]]] = {}
-        reported: set[str] = set()
-        for weight in (*self.base, *self.heads):
-            whole, *parts = (slots.get((weight.name, part)) for part in ("", *PARTS))
-            there = [part for part in parts if part]
-            if whole:
-                misfits.duplicate += [f"{part[0]} (also {whole[0]})" for part in there]
-                if weight.file_shape in (None, tuple(whole[1].shape)):
-                    leaves[weight.name] = (whole[0], (weight.from_file(whole[1]),))
-                else:
-                    reported.add(weight.name)
-                    found, expected = shape_text(whole[1].shape), shape_text(weight.file_shape or ())
-                    misfits.misshaped.append(f"{whole[0]} is {found}, expected {expected}")
-            elif there:
-                wanted = PARTS if any(parts[len(FACTORS) :]) else FACTORS
-                lacking = [name for name, part in zip(wanted, parts, strict=False) if not part]
-                misfits.missing += [f"{weight.name}.{name}" for name in lacking]
-                if not lacking:
-                    leaves[weight.name] = (there[0][0].removesuffix(".left"), tuple(part[1] for part in there))
+        found, nested = self._found(tensors, misfits)
+        stored, reported = self._stored(found, misfits)
         for weight in self.heads:
             # Some files keep the second name of a tied weight and leave out the first.
-            if weight.tied_to is not None and weight.name in leaves and weight.tied_to not in leaves:
-                given, arrays = leaves[weight.name]
-                if len(arrays) <= len(FACTORS):
-                    leaves[weight.tied_to] = (given, _transposed(arrays))
-                    del leaves[weight.name]
-        self._check(leaves, misfits, groups, reported)
+            if weight.tied_to is not None and weight.name in stored and weight.tied_to not in stored:
+                label, kind, arrays = stored[weight.name]
+                if kind.transpose is not None:
+                    stored[weight.tied_to] = _Stored(label, kind, kind.transpose(*arrays))
+                    del stored[weight.name]
+        self._check(stored, misfits, groups, reported)
         params: dict = {}
-        if misfits:
-            return params, misfits
-        for part, root in ((self.base, [self.prefix] if nested else []), (self.heads, [])):
-            for weight in part:
-                if weight.name in leaves and not _repeats(weight, leaves):
-                    put(params, [*root, *weight.path.split("/")], _leaf(leaves[weight.name][1]))
+        if not misfits:
+            for weight, _, path in self.located(nested):
+                if weight.name in stored and not _repeats(weight, stored):
+                    _, kind, arrays = stored[weight.name]
+                    put(params, path.split("/"), kind.join(*arrays))
         return params, misfits
 
     def write(
         self, params: Mapping[str, Any], groups: Iterable[str] = (), *, look_inside: bool = True
     ) -> tuple[list[tuple[str, Any]], Misfits]:
-        """The (name, tensor) pairs of a file for `params`, in the table's order, and what does not fit.
+        """The (name, tensor) pairs of a file for `params`, in the order of the table, and what does not fit.
 
-        `groups` must be there besides the base. Tensors are in the file's orientation: views of the leaves, or jax
-        arrays. The misfits name paths. Without `look_inside` leaves may be traced: only shapes and dtypes are checked.
+        The groups in `groups` are required besides the base. Tensors are oriented as in a file: views of the leaves, or
+        jax arrays. The misfits name paths. If `look_inside` is false, leaves may be traced: only shapes and dtypes are
+        checked.
         """
-        nested = self.prefix in params
-        paths = dict(walk(params))
+        leaves = dict(walk(params))
         misfits = Misfits()
-        leaves: dict[str, tuple[str, tuple[Any, ...]]] = {}
+        stored: dict[str, _Stored] = {}
         pairs: list[tuple[str, Any]] = []
-        for weight, root in [*((w, nested) for w in self.base), *((w, False) for w in self.heads)]:
-            path = f"{self.prefix}/{weight.path}" if root else weight.path
-            if path not in paths:
-                continue
-            leaf = paths.pop(path)
-            name = f"{self.prefix}.{weight.name}" if root else weight.name
-            if isinstance(leaf, LowRank):
-                parts = parts_of(leaf)
-                leaves[weight.name] = (path, tuple(parts.values()))
-                pairs += [(f"{name}.{part}", array) for part, array in parts.items()]
-            else:
-                leaves[weight.name] = (path, (leaf,))
-                pairs.append((name, weight.to_file(leaf)))
-        misfits.unknown += paths
-        self._check(leaves, misfits, groups, by_path=True, look_inside=look_inside)
+        for weight, name, path in self.located(self.prefix in params):
+            if path in leaves:
+                leaf = leaves.pop(path)
+                kind = kind_of(leaf)
+                arrays = kind.split(leaf)
+                stored[weight.name] = _Stored(path, kind, arrays)
+                tensors = (weight.to_file(leaf),) if kind is DENSE else arrays
+                pairs += [(part_name(name, part), tensor) for part, tensor in zip(kind.parts, tensors, strict=True)]
+        misfits.unknown += leaves
+        self._check(stored, misfits, groups, by_path=True, look_inside=look_inside)
         return pairs, misfits
 
-    def _assign(
+    def stem(self, given: str) -> str:
+        """The present name of the weight that a name in a file stands for, or that it is a part of."""
+        return self._parsed(given)[0]
+
+    def _parsed(self, given: str) -> tuple[str, str]:
+        """The present name of a weight, and the part."""
+        for pattern, replacement in self.renames:
+            given = re.sub(pattern, replacement, given)
+        return split_name(given)
+
+    def _found(
         self, tensors: Mapping[str, Any], misfits: Misfits
-    ) -> tuple[dict[tuple[str, str], tuple[str, Any]], bool]:
-        """(present name, part or "") -> (name in the file, tensor), and whether the base is nested."""
+    ) -> tuple[dict[str, dict[str, tuple[str, Any]]], bool]:
+        """Name of a weight -> part -> (name in the file, tensor), and whether the base is nested."""
         base, heads = ({weight.name: weight for weight in part} for part in (self.base, self.heads))
-        slots: dict[tuple[str, str], tuple[str, Any]] = {}
+        found: dict[str, dict[str, tuple[str, Any]]] = {}
         nested = False
         for given, tensor in tensors.items():
             if self.ignored is not None and re.search(self.ignored, given):
                 continue
-            name, factor = self._parsed(given)
+            name, part = self._parsed(given)
             bare = name.removeprefix(f"{self.prefix}.")
             weight = base.get(bare) or heads.get(name)
-            if weight is None or (factor and len(weight.shape) != 2):
+            if weight is None or (part and len(weight.shape) != 2):
                 misfits.unknown.append(given)
                 continue
             nested |= weight.name in heads or bare != name
-            if (weight.name, factor) in slots:
-                misfits.duplicate.append(f"{given} (also {slots[weight.name, factor][0]})")
-            else:
-                slots[weight.name, factor] = (given, tensor)
-        return slots, nested
+            first = found.setdefault(weight.name, {}).setdefault(part, (given, tensor))
+            if first[0] != given:
+                misfits.duplicate.append(f"{given} (also {first[0]})")
+        return found, nested
 
-    def stem(self, given: str) -> str:
-        """The present name of the weight that a name in a file stands for, whole or a part of a `LowRank`."""
-        return self._parsed(given)[0]
-
-    def _parsed(self, given: str) -> tuple[str, str]:
-        name = given
-        for pattern, replacement in self.renames:
-            name = re.sub(pattern, replacement, name)
-        stem, _, last = name.rpartition(".")
-        return (stem, last) if last in PARTS else (name, "")
+    def _stored(
+        self, found: Mapping[str, Mapping[str, tuple[str, Any]]], misfits: Misfits
+    ) -> tuple[dict[str, _Stored], set[str]]:
+        """The weights whose arrays are all there, and the names of those that are among the misfits."""
+        stored: dict[str, _Stored] = {}
+        reported: set[str] = set()
+        for weight in (*self.base, *self.heads):
+            if weight.name not in found:
+                continue
+            parts = found[weight.name]
+            kind = kind_with(parts)
+            first, tensor = next(parts[part] for part in kind.parts if part in parts)
+            others = [given for part, (given, _) in parts.items() if part not in kind.parts]
+            misfits.duplicate += [f"{given} (also {first})" for given in others]
+            lacking = [f"{weight.name}.{part}" for part in kind.parts if part not in parts]
+            misfits.missing += lacking
+            if kind is DENSE and weight.file_shape not in (None, tuple(tensor.shape)):
+                shape, expected = shape_text(tensor.shape), shape_text(weight.file_shape or ())
+                misfits.misshaped.append(f"{first} is {shape}, expected {expected}")
+                lacking = [first]
+            if lacking:
+                reported.add(weight.name)
+                continue
+            arrays = (weight.from_file(tensor),) if kind is DENSE else tuple(parts[part][1] for part in kind.parts)
+            stored[weight.name] = _Stored(split_name(first)[0], kind, arrays)
+        return stored, reported
 
     def _check(
         self,
-        leaves: Mapping[str, tuple[str, tuple[Any, ...]]],
+        stored: Mapping[str, _Stored],
         misfits: Misfits,
         required: Iterable[str],
         reported: Iterable[str] = (),
+        *,
         by_path: bool = False,
         look_inside: bool = True,
     ) -> None:
-        """Add to `misfits` what is missing from `leaves`, and what has a wrong shape or dtype.
+        """Add to `misfits` what is missing from `stored`, and what has a wrong shape or dtype.
 
-        Weights in `reported` are among the misfits already. `leaves` holds, by present name, what to call a weight, and
-        its array or its `PARTS` as in the tree.
+        Weights in `reported` are among the misfits already. The arrays are as in the tree; messages show shapes as in a
+        file, or as in the tree if `by_path` is true.
         """
-        groups = {weight.group for weight in (*self.base, *self.heads) if weight.name in leaves} | {"", *required}
-        reported = {*reported, *(name.rpartition(".")[0] for name in misfits.missing)}
-        sizes: dict[str, int] = {}
+        groups = {weight.group for weight in (*self.base, *self.heads) if weight.name in stored} | {"", *required}
+        sizes: dict[int | str, int] = {}
         for weight in (*self.base, *self.heads):
-            if weight.name not in leaves:
+            if weight.name not in stored:
                 may_lack = weight.group not in groups or weight.tied_to is not None or weight.optional
                 if not may_lack and weight.name not in reported:
                     misfits.missing.append(weight.path if by_path else weight.name)
                 continue
-            given, parts = leaves[weight.name]
-            arrays, entries = parts[: len(FACTORS)], parts[len(FACTORS) :]
-            if not all(_is_float(array) for array in (*arrays, *entries[:1])):
-                kinds = " and ".join(str(getattr(x, "dtype", type(x).__name__)) for x in (*arrays, *entries[:1]))
-                misfits.unusable.append(f"{given} is {kinds}, expected floating-point numbers")
+            label, kind, arrays = stored[weight.name]
+            floating, factors = arrays[: kind.floating], arrays[: kind.factors]
+            if not all(map(_is_float, floating)):
+                kinds = " and ".join(str(getattr(x, "dtype", type(x).__name__)) for x in floating)
+                misfits.unusable.append(f"{label} is {kinds}, expected floating-point numbers")
                 continue
-            expected = tuple(sizes.get(n, n) if isinstance(n, str) else n for n in weight.shape)
-            shape = _product_shape(arrays)
+            expected = tuple(sizes.get(n, n) for n in weight.shape)
+            shape = kind.shape(*factors)
             if shape is not None and len(shape) == len(expected):
                 sizes |= {n: size for n, size in zip(expected, shape, strict=True) if isinstance(n, str)}
-                if shape == tuple(sizes.get(n, n) if isinstance(n, str) else n for n in expected):
-                    if len(entries) == len(ENTRIES):
-                        values, columns, starts = entries
-                        if fault := fault_of(values, columns, starts, shape, look_inside=look_inside):
-                            misfits.unusable.append(f"{given}.{fault}")
+                if shape == tuple(sizes.get(n, n) for n in expected):
+                    if fault := kind.fault(shape, look_inside, *arrays):
+                        misfits.unusable.append(f"{label}.{fault}")
                     continue
-            # As the reader has it: in the file's orientation, which for factors is the tree's.
-            step = -1 if weight.transposed and not by_path and len(arrays) == 1 else 1
-            found = " times ".join(shape_text(array.shape[::step]) for array in arrays)
-            misfits.misshaped.append(f"{given} is {found}, expected {shape_text(expected[::step])}")
+            step = -1 if weight.transposed and not by_path and kind is DENSE else 1
+            shapes = " times ".join(shape_text(array.shape[::step]) for array in factors)
+            misfits.misshaped.append(f"{label} is {shapes}, expected {shape_text(expected[::step])}")
 
 
 def listed(names: Sequence[str], most: int = 10) -> str:
@@ -353,68 +351,37 @@ def listed(names: Sequence[str], most: int = 10) -> str:
     return ", ".join(names[:most]) + more
 
 
-def names_classifier(architectures: Any) -> bool:
-    """Whether the `architectures` of a config.json name a class for sequence classification."""
-    return any(name.endswith(CLASSIFIER) for name in names_of(architectures))
-
-
 def names_of(architectures: Any) -> list[str]:
     """The names of classes in the `architectures` of a config.json."""
     return [str(name) for name in architectures] if isinstance(architectures, list) else []
 
 
-def head_named(architectures: Any) -> str:
-    """Which of `HEADS` the `architectures` of a config.json name; "sequence" if they name none of them."""
+def head_named(architectures: Any, but: str = "") -> str | None:
+    """The first of `HEADS`, other than `but`, that the `architectures` of a config.json name; None if there is none."""
     names = names_of(architectures)
-    return next((head for head, ends in HEADS.items() if any(name.endswith(ends) for name in names)), "sequence")
+    return next((head for head in HEADS if head != but and any(name.endswith(HEADS[head]) for name in names)), None)
 
 
-def parts_of(leaf: LowRank) -> dict[str, Any]:
-    """The arrays of a `LowRank` by name, in the order of `PARTS`."""
-    entries = {} if leaf.sparse is None else {name: getattr(leaf.sparse, name) for name in ENTRIES}
-    return {name: getattr(leaf, name) for name in FACTORS} | entries
-
-
-def _leaf(arrays: tuple[Any, ...]) -> Any:
-    """The leaf that an array is, or the arrays of a pair make."""
-    if len(arrays) == 1:
-        return arrays[0]
-    if len(arrays) == len(FACTORS):
-        return LowRank(arrays[0], arrays[1])
-    left, right, values, columns, starts = arrays
-    return LowRank(left, right, Sparse.from_parts(values, columns, starts))
-
-
-def _repeats(weight: Weight, leaves: Mapping[str, tuple[str, tuple[Any, ...]]]) -> bool:
-    """Whether `weight` only repeats the weight that it is tied to, so that the tree need not keep it."""
-    if weight.tied_to is None or weight.tied_to not in leaves:
-        return False
-    arrays, others = leaves[weight.name][1], leaves[weight.tied_to][1]
-    if len(arrays) != len(others) or len(arrays) > len(FACTORS):
-        return False
-    return all(map(np.array_equal, _transposed(arrays) if weight.transposed else arrays, others))
-
-
-def _transposed(arrays: tuple[Any, ...]) -> tuple[Any, ...]:
-    """The transpose of an array, or the factors of the transpose of a product."""
-    return tuple(array.T for array in reversed(arrays))
-
-
-def _is_float(array: Any) -> bool:
-    # ml_dtypes' bfloat16 is of kind "V" to numpy.
-    return hasattr(array, "shape") and (array.dtype.kind == "f" or array.dtype.name == "bfloat16")
-
-
-def _product_shape(arrays: tuple[Any, ...]) -> tuple[int, ...] | None:
-    """Shape of the array, or of the product of the two factors; None where they make none."""
-    if len(arrays) == 1:
-        return tuple(arrays[0].shape)
-    left, right = (array.shape for array in arrays)
-    if len(left) != 2 or len(right) != 2 or left[1] != right[0] or left[1] < 1:
-        return None
-    return (left[0], right[1])
+def names_classifier(architectures: Any) -> bool:
+    """Whether the `architectures` of a config.json name a class for sequence classification."""
+    return head_named(architectures) == "sequence"
 
 
 def shape_text(shape: Iterable[int | str]) -> str:
     """A shape as text, "(3, 4)"."""
     return "(" + ", ".join(map(str, shape)) + ")"
+
+
+def _repeats(weight: Weight, stored: Mapping[str, _Stored]) -> bool:
+    """Whether `weight` only repeats the weight that it is tied to, so that the tree need not keep it."""
+    if weight.tied_to is None or weight.tied_to not in stored:
+        return False
+    (_, kind, arrays), (_, other_kind, others) = stored[weight.name], stored[weight.tied_to]
+    if kind is not other_kind or kind.transpose is None:
+        return False
+    return all(map(np.array_equal, kind.transpose(*arrays) if weight.transposed else arrays, others))
+
+
+def _is_float(array: Any) -> bool:
+    # ml_dtypes' bfloat16 is of kind "V" to numpy.
+    return hasattr(array, "shape") and (array.dtype.kind == "f" or array.dtype.name == "bfloat16")

@@ -87,10 +87,12 @@ def name_table(config: RobertaConfig) -> NameTable:
         heads=tuple(heads),
         renames=bert.RENAMES,
         ignored=bert.IGNORED,
-        classifier=("classifier",),
-        tokens=("token classifier",),
-        spans=("qa_outputs",),
-        words=("lm_head",),
+        head_groups={
+            "sequence": ("classifier",),
+            "tokens": ("token classifier",),
+            "spans": ("qa_outputs",),
+            "words": ("lm_head",),
+        },
     )
 
 

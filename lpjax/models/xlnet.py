@@ -149,9 +149,11 @@ def name_table(config: XLNetConfig) -> NameTable:
             *dense("qa_outputs", hidden, "outputs", group="qa_outputs"),
         ),
         renames=((r"layer_norm\.gamma$", "layer_norm.weight"), (r"layer_norm\.beta$", "layer_norm.bias")),
-        classifier=("logits_proj", "summary") if config.summary_use_proj else ("logits_proj",),
-        tokens=("token classifier",),
-        spans=("qa_outputs",),
+        head_groups={
+            "sequence": ("logits_proj", "summary") if config.summary_use_proj else ("logits_proj",),
+            "tokens": ("token classifier",),
+            "spans": ("qa_outputs",),
+        },
     )
 
 

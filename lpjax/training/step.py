@@ -14,8 +14,8 @@ from jaxtyping import Array, Float
 
 from lpjax.models import ModelConfig, classify
 from lpjax.models.layers import at_least_float32
-from lpjax.models.names import parts_of
 from lpjax.weights.low_rank import floats_of, is_lowrank, with_places
+from lpjax.weights.parts import parts_of
 
 Params = dict[str, Any]
 

@@ -86,7 +86,7 @@ def test_word_heads_are_left_out(name):
     golden = load_golden(name)
     params, fresh = with_head(golden.checkpoint.params, golden.checkpoint.config, 2)
     table = name_table(golden.checkpoint.config)
-    assert table.write(params, table.classifier)[1].unknown == []
+    assert table.write(params, table.head_groups["sequence"])[1].unknown == []
     assert set(params) == {table.prefix, *(path.split("/")[0] for path in fresh if not path.startswith(table.prefix))}
     assert not set(params) & {"cls", "vocab_projector", "lm_head"}
     assert shape_of_logits(params, golden)[1] == 2

@@ -96,7 +96,7 @@ def test_names_of_classes():
     assert head_named(["BertForPreTraining"]) == "words"
     assert head_named(["XLNetForQuestionAnsweringSimple"]) == "spans"
     for other in (None, [], "BertForMaskedLM", ["BertModel"], ["BertForSequenceClassification"], [3]):
-        assert head_named(other) == "sequence"
+        assert head_named(other) is None
     with pytest.raises(ValueError, match="`head` is 'token', expected one of sequence, tokens, spans, words"):
         dataclasses.replace(load_golden("bert_base").checkpoint.config, head="token")
     assert set(HEADS) == {"sequence", "tokens", "spans", "words"}

@@ -46,7 +46,7 @@ def name_table(config: BagConfig) -> NameTable:
         prefix="bag",
         base=(*embedding("words", config.vocab_size, config.width), *dense("mix", config.width, config.width)),
         heads=dense("classifier", config.width, "labels", group="classifier"),
-        classifier=("classifier",),
+        head_groups={"sequence": ("classifier",)},
     )
 
 
