@@ -168,7 +168,9 @@ def recover(
     return Recovered(net, curve, curve[run.log.best], len(tokens), count, run.log.seconds)
 
 
-def _take(first: Sequence[str], second: Sequence[str] | None, rows: np.ndarray) -> tuple[list[str], list[str] | None]:
+def _take(
+    first: Sequence[str], second: Sequence[str] | None, rows: Sequence[int]
+) -> tuple[list[str], list[str] | None]:
     return [first[i] for i in rows], None if second is None else [second[i] for i in rows]
 
 
