@@ -1,32 +1,70 @@
-"""Arguments and options that several commands have."""
+"""Arguments and options that several commands have, and how options are declared."""
 
 from __future__ import annotations
 
 import dataclasses
+from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import typer
 
-from lpjax._check import MOST, MOST_SEED
+from lpjax._check import MOST, MOST_SEED, check_name
 
 T = TypeVar("T")
 
 
-def at_most(value: float | None) -> float | None:
-    """The value of an option, refused above `MOST`. Typer's `max` would print that bound in every line of help."""
-    return _at_most(value, MOST)
+def option(metavar: str, help: str, *names: str, **more: Any) -> Any:
+    """An option with a value; by default its name is that of the argument."""
+    return typer.Option(*names, metavar=metavar, help=help, **more)
 
 
-def at_most_seed(value: int | None) -> int | None:
-    """As `at_most`, for a seed."""
-    return _at_most(value, MOST_SEED)
+def flag(name: str, help: str, **more: Any) -> Any:
+    """An option without a value."""
+    return typer.Option(name, help=help, **more)
 
 
-def _at_most(value: Any, most: int) -> Any:
-    if value is not None and value > most:
-        raise typer.BadParameter(f"Input should be less than or equal to {most}")
-    return value
+def at_least(least: int, help: str, *, metavar: str = "N", most: int = MOST, **more: Any) -> Any:
+    """An option for a number, by default a whole one. Typer's own `max` would print that bound in every line of help.
+
+    Args:
+        least, most: its range.
+        help, metavar, **more: as of `option`.
+    """
+
+    def check(value: float | None) -> float | None:
+        if value is not None and value > most:
+            raise typer.BadParameter(f"Input should be less than or equal to {most}")
+        return value
+
+    return option(metavar, help, min=least, callback=check, **more)
+
+
+def name_of(table: str, help: str, **more: Any) -> Any:
+    """An option for a name in a table of the library; shells complete it.
+
+    Args:
+        table: "module:name" of a mapping or a `Literal`. It is imported once a name is given, for that can import JAX.
+        help, **more: as of `option`.
+    """
+
+    def names() -> list[str]:
+        module, _, name = table.partition(":")
+        known = getattr(import_module(module), name)
+        return list(get_args(known) or known)
+
+    def check(parameter: typer.CallbackParam, value: str | None) -> str | None:
+        if value is not None:
+            try:
+                check_name(str(parameter.name), value, names())
+            except ValueError as error:
+                raise typer.BadParameter(str(error)) from None
+        return value
+
+    def complete(incomplete: str) -> list[str]:
+        return sorted(name for name in names() if name.startswith(incomplete))
+
+    return option("NAME", help, callback=check, autocompletion=complete, **more)
 
 
 ALIAS = "all-MiniLM-L6-v2"
@@ -34,22 +72,23 @@ ALIAS = "all-MiniLM-L6-v2"
 Model = Annotated[str, typer.Argument(help=f"Folder, hub id, or {ALIAS}.")]
 Smaller = Annotated[Path, typer.Argument(help="Folder that `lpjax compress` wrote.")]
 Out = Annotated[Path, typer.Argument(help="Folder to write.")]
-Baseline = Annotated[str | None, typer.Option(metavar="MODEL", help="Dense net to compare with.")]
-Layers = Annotated[str, typer.Option(metavar="NAMES", help="Groups or regexes.")]
-Glue = Annotated[Path | None, typer.Option(metavar="DIR", help="GLUE; default: $LPJAX_GLUE_DIR or the hub.")]
-Text = Annotated[Path | None, typer.Option(metavar="FILE", help="Text, one a line; default: Python's manual.")]
-TaskName = Annotated[str | None, typer.Option("--task", metavar="NAME", help="GLUE task to take texts from instead.")]
-Split = Annotated[str | None, typer.Option(metavar="NAME", help="Split of the task; default: train.")]
-BatchSize = Annotated[int, typer.Option(metavar="N", min=1, callback=at_most, help="Texts of a batch.")]
-MaxLength = Annotated[int, typer.Option(metavar="N", min=3, callback=at_most, help="Most tokens of a text.")]
-Dtype = Annotated[Literal["float32", "bfloat16"], typer.Option(metavar="NAME", help="float32 or bfloat16.")]
-LearningRate = Annotated[float, typer.Option("--lr", metavar="X", help="Peak learning rate.")]
-Seed = Annotated[int, typer.Option(metavar="N", min=0, callback=at_most_seed, help="Seed of all that is random.")]
-SaveEvery = Annotated[float, typer.Option(metavar="X", min=0, callback=at_most, help="Seconds between snapshots.")]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")]
-Force = Annotated[bool, typer.Option("--force", help="Replace OUT if it is a checkpoint.")]
-ForceFile = Annotated[bool, typer.Option("--force", help="Replace the file if it is of this command.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead.")]
+Baseline = Annotated[str | None, option("MODEL", "Dense net to compare with.")]
+Layers = Annotated[str, option("NAMES", "Groups or regexes.")]
+Glue = Annotated[Path | None, option("DIR", "GLUE; default: $LPJAX_GLUE_DIR or the hub.")]
+Text = Annotated[Path | None, option("FILE", "Text, one a line; default: Python's manual.")]
+TaskName = Annotated[str | None, option("NAME", "GLUE task to take texts from instead.", "--task")]
+Split = Annotated[str | None, option("NAME", "Split of the task; default: train.")]
+Epochs = Annotated[int, at_least(1, "Passes over the texts.")]
+BatchSize = Annotated[int, at_least(1, "Texts of a batch.")]
+MaxLength = Annotated[int, at_least(3, "Most tokens of a text.")]
+Dtype = Annotated[Literal["float32", "bfloat16"], option("NAME", "float32 or bfloat16.")]
+LearningRate = Annotated[float, option("X", "Peak learning rate.", "--lr")]
+Seed = Annotated[int, at_least(0, "Seed of all that is random.", most=MOST_SEED)]
+SaveEvery = Annotated[float, at_least(0, "Seconds between snapshots.", metavar="X")]
+Resume = Annotated[bool, flag("--resume", "Go on with an interrupted run.")]
+Force = Annotated[bool, flag("--force", "Replace OUT if it is a checkpoint.")]
+ForceFile = Annotated[bool, flag("--force", "Replace the file if it is of this command.")]
+AsJson = Annotated[bool, flag("--json", "Print one JSON document instead.")]
 
 
 def settings_from(context: typer.Context, kind: type[T]) -> T:

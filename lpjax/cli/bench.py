@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from lpjax.cli import _options as opt
 from lpjax.cli._errors import misuse
 from lpjax.cli._nets import load_selected
@@ -18,8 +16,8 @@ EXAMPLE = "lpjax bench all-MiniLM-L6-v2 --out break_even.json"
 def bench(
     model: opt.Model,
     layers: opt.Layers = "encoder,embeddings",
-    tokens: Annotated[int, typer.Option(metavar="N", min=1, callback=opt.at_most, help="Tokens of a batch.")] = 2048,
-    out: Annotated[Path | None, typer.Option(metavar="FILE", help="JSON for `lpjax compress --break-even`.")] = None,
+    tokens: Annotated[int, opt.at_least(1, "Tokens of a batch.")] = 2048,
+    out: Annotated[Path | None, opt.option("FILE", "JSON for `lpjax compress --break-even`.")] = None,
     force: opt.ForceFile = False,
     as_json: opt.AsJson = False,
 ) -> None:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 from pathlib import Path
 from typing import Annotated, Any
-
-import typer
 
 from lpjax.cli import _options as opt
 from lpjax.cli._errors import misuse
@@ -16,47 +13,43 @@ from lpjax.cli._texts import is_statistics, statistics_and_measure
 from lpjax.solvers import SOLVERS
 
 EXAMPLE = "lpjax compress all-MiniLM-L6-v2 smaller --calibrate sentences.txt"
-_much = functools.partial(typer.Option, rich_help_panel="How much")
-_how = functools.partial(typer.Option, rich_help_panel="How")
-_output = functools.partial(typer.Option, rich_help_panel="Output")
+_much: dict[str, Any] = {"rich_help_panel": "How much"}
+_how: dict[str, Any] = {"rich_help_panel": "How"}
+_output: dict[str, Any] = {"rich_help_panel": "Output"}
 
 
 def compress(
     model: opt.Model,
     out: opt.Out,
-    calibrate: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Text, or statistics, to weight errors by.")
-    ] = None,
-    budget: Annotated[
-        float | None, typer.Option(metavar="SHARE", help="Share of the net to keep; by text: 0.5.")
-    ] = None,
-    layers: Annotated[
-        str | None, typer.Option(metavar="NAMES", help="embeddings, encoder, attention, … or a regex.")
-    ] = None,
-    keep: Annotated[float | None, _much(metavar="SHARE", help="Share of each layer to keep.")] = None,
-    rank: Annotated[int | None, _much(metavar="N", help="Rank of each layer.")] = None,
-    plan: Annotated[Path | None, _much(metavar="FILE", help="File of --plan-out to repeat.")] = None,
+    calibrate: Annotated[Path | None, opt.option("FILE", "Text, or statistics, to weight errors by.")] = None,
+    budget: Annotated[float | None, opt.option("SHARE", "Share of the net to keep; by text: 0.5.")] = None,
+    layers: Annotated[str | None, opt.option("NAMES", "embeddings, encoder, attention, … or a regex.")] = None,
+    keep: Annotated[float | None, opt.option("SHARE", "Share of each layer to keep.", **_much)] = None,
+    rank: Annotated[int | None, opt.at_least(1, "Rank of each layer.", **_much)] = None,
+    plan: Annotated[Path | None, opt.option("FILE", "File of --plan-out to repeat.", **_much)] = None,
     budget_of: Annotated[
-        str, _much(metavar="NAME", help="Count parameters (default) or multiply_adds.", show_default=False)
+        str,
+        opt.name_of(
+            "lpjax.compression.plan:Costs", "Count parameters (default) or multiply_adds.", show_default=False, **_much
+        ),
     ] = "parameters",
     allocation: Annotated[
-        str | None, _much(metavar="NAME", help="uniform, energy, minimax, error or measured.")
+        str | None, opt.name_of("lpjax.allocation:Allocation", "uniform, energy, minimax, error or measured.", **_much)
     ] = None,
-    method: Annotated[
-        str | None, _how(metavar="NAME", help=f"{', '.join(SOLVERS)}.", autocompletion=lambda: sorted(SOLVERS))
-    ] = None,
-    p: Annotated[float | None, _how("--p", metavar="X", help="Exponent of the norm.")] = None,
-    sparse: Annotated[float | None, _how(metavar="SHARE", help="Share of each pair for single entries.")] = None,
+    method: Annotated[str | None, opt.name_of("lpjax.solvers:SOLVERS", f"{', '.join(SOLVERS)}.", **_how)] = None,
+    p: Annotated[float | None, opt.option("X", "Exponent of the norm.", "--p", **_how)] = None,
+    sparse: Annotated[float | None, opt.option("SHARE", "Share of each pair for single entries.", **_how)] = None,
     weighting: Annotated[
-        str | None, _how(metavar="NAME", help="gauss_newton, fwsvd, drone, asvd, counts or none.")
+        str | None,
+        opt.name_of("lpjax.weighting:WEIGHTINGS", "gauss_newton, fwsvd, drone, asvd, counts or none.", **_how),
     ] = None,
-    num_iters: Annotated[int | None, _how(metavar="N", help="Iteration limit of the method.")] = None,
-    tol: Annotated[float | None, _how(metavar="X", help="Tolerance of the method.")] = None,
-    break_even: Annotated[Path | None, _how(metavar="FILE", help="Timings of `lpjax bench`.")] = None,
-    plan_out: Annotated[Path | None, _output(metavar="FILE", help="Write the choice for each layer here.")] = None,
-    report: Annotated[bool, _output("--report", help="Write OUT/report.html, too.")] = False,
-    force: Annotated[bool, _output("--force", help="Replace OUT if it is a checkpoint.")] = False,
-    as_json: Annotated[bool, _output("--json", help="Print one JSON document instead.")] = False,
+    num_iters: Annotated[int | None, opt.at_least(0, "Iteration limit of the method.", **_how)] = None,
+    tol: Annotated[float | None, opt.option("X", "Tolerance of the method.", **_how)] = None,
+    break_even: Annotated[Path | None, opt.option("FILE", "Timings of `lpjax bench`.", **_how)] = None,
+    plan_out: Annotated[Path | None, opt.option("FILE", "Write the choice for each layer here.", **_output)] = None,
+    report: Annotated[bool, opt.flag("--report", "Write OUT/report.html, too.", **_output)] = False,
+    force: Annotated[bool, opt.flag("--force", "Replace OUT if it is a checkpoint.", **_output)] = False,
+    as_json: Annotated[bool, opt.flag("--json", "Print one JSON document instead.", **_output)] = False,
 ) -> None:
     """Factor the layers of a net, and save the smaller checkpoint."""
     import lpjax

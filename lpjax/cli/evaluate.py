@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-import typer
-
 from lpjax.cli import _options as opt
 from lpjax.cli._errors import misuse
 from lpjax.cli._output import progress, show
@@ -16,18 +14,13 @@ EXAMPLE = "lpjax evaluate smaller --baseline all-MiniLM-L6-v2"
 def evaluate(
     model: opt.Model,
     baseline: opt.Baseline = None,
-    task: Annotated[
-        str | None, typer.Option(metavar="NAME", help="GLUE task; default: what the head was tuned on.")
-    ] = None,
-    split: Annotated[str, typer.Option(metavar="NAME", help="Split of the task.")] = "validation",
+    task: Annotated[str | None, opt.option("NAME", "GLUE task; default: what the head was tuned on.")] = None,
+    split: Annotated[str, opt.option("NAME", "Split of the task.")] = "validation",
     glue: opt.Glue = None,
     text: opt.Text = None,
     dtype: opt.Dtype = "float32",
     batch_size: opt.BatchSize = 32,
-    max_length: Annotated[
-        int | None,
-        typer.Option(metavar="N", min=3, callback=opt.at_most, help="Most tokens of a text; default: the net's own."),
-    ] = None,
+    max_length: Annotated[int | None, opt.at_least(3, "Most tokens of a text; default: the net's own.")] = None,
     as_json: opt.AsJson = False,
 ) -> None:
     """Score a net, and compare it with the dense one."""

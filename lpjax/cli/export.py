@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
-
 from lpjax.cli import _options as opt
 from lpjax.cli._nets import load_to_save
 from lpjax.cli._output import show, sizes
@@ -16,8 +14,8 @@ EXAMPLE = "lpjax export smaller dense"
 def export(
     model: opt.Model,
     out: opt.Out,
-    dense: Annotated[bool, typer.Option("--dense", help="The only form; may be left out.")] = False,
-    msgpack: Annotated[bool, typer.Option("--msgpack", help="Write flax_model.msgpack, for Flax.")] = False,
+    dense: Annotated[bool, opt.flag("--dense", "The only form; may be left out.")] = False,
+    msgpack: Annotated[bool, opt.flag("--msgpack", "Write flax_model.msgpack, for Flax.")] = False,
     force: opt.Force = False,
     as_json: opt.AsJson = False,
 ) -> None:

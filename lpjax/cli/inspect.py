@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
 from rich.console import Console
 
 from lpjax.cli import _options as opt
@@ -18,14 +17,12 @@ EXAMPLE = "lpjax inspect all-MiniLM-L6-v2 --plot spectra.png"
 
 def inspect(
     model: opt.Model,
-    layers: Annotated[
-        str | None, typer.Option(metavar="NAMES", help="Groups or regular expressions; default: all.")
-    ] = None,
-    keep: Annotated[str, typer.Option(metavar="SHARES", help="Shares to show ranks for.")] = "0.75,0.5,0.25",
-    all_leaves: Annotated[bool, typer.Option("--all", help="Show leaves that are not matrices.")] = False,
-    each: Annotated[bool, typer.Option("--each", help="Show a row for each layer.")] = False,
-    plot: Annotated[Path | None, typer.Option(metavar="PNG", help="Picture of spectra and row norms.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace the PNG of --plot.")] = False,
+    layers: Annotated[str | None, opt.option("NAMES", "Groups or regular expressions; default: all.")] = None,
+    keep: Annotated[str, opt.option("SHARES", "Shares to show ranks for.")] = "0.75,0.5,0.25",
+    all_leaves: Annotated[bool, opt.flag("--all", "Show leaves that are not matrices.")] = False,
+    each: Annotated[bool, opt.flag("--each", "Show a row for each layer.")] = False,
+    plot: Annotated[Path | None, opt.option("PNG", "Picture of spectra and row norms.")] = None,
+    force: Annotated[bool, opt.flag("--force", "Replace the PNG of --plot.")] = False,
     as_json: opt.AsJson = False,
 ) -> None:
     """Show spectra, outliers, and the rank that each --keep gives."""

@@ -19,20 +19,16 @@ def recover(
     context: typer.Context,
     smaller: opt.Smaller,
     out: opt.Out,
-    baseline: Annotated[
-        str | None, typer.Option(metavar="MODEL", help="Dense net; default: what SMALLER was made of.")
-    ] = None,
+    baseline: Annotated[str | None, opt.option("MODEL", "Dense net; default: what SMALLER was made of.")] = None,
     text: opt.Text = None,
     task: opt.TaskName = None,
     split: opt.Split = None,
     glue: opt.Glue = None,
-    texts: Annotated[
-        int | None, typer.Option(metavar="N", min=2, callback=opt.at_most, help="Most texts; default: all.")
-    ] = None,
-    epochs: Annotated[int, typer.Option(metavar="N", help="Passes over the texts.")] = 1,
+    texts: Annotated[int | None, opt.at_least(2, "Most texts; default: all.")] = None,
+    epochs: opt.Epochs = 1,
     batch_size: opt.BatchSize = 32,
     learning_rate: opt.LearningRate = 1e-4,
-    hidden: Annotated[float, typer.Option(metavar="X", help="Weight of hidden states.")] = 1.0,
+    hidden: Annotated[float, opt.option("X", "Weight of hidden states.")] = 1.0,
     max_length: opt.MaxLength = 128,
     seed: opt.Seed = 0,
     save_every: opt.SaveEvery = 60,

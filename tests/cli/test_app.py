@@ -73,25 +73,31 @@ def test_completion_knows_commands_and_options():
     assert completed("lpjax ") == COMMANDS
     assert completed("lpjax re") == ["recover", "report"]
     assert completed("lpjax compress a b --method irls_") == ["irls_entries", "irls_rows"]
+    assert completed("lpjax compress a b --weighting g") == ["gauss_newton"]
+    assert completed("lpjax compress a b --allocation m") == ["measured", "minimax"]
+    assert completed("lpjax compress a b --budget-of ") == ["multiply_adds", "parameters"]
     assert "--calibrate" in completed("lpjax compress a b --cal")
     assert completed("lpjax evaluate a --dtype b") == ["bfloat16"]
 
 
 def test_a_command_is_one_file(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "greet.py").write_text(
-        "from lpjax.cli._options import AsJson, Model\nfrom lpjax.cli._output import show\n\n"
+        "from typing import Annotated\n\nfrom lpjax.cli import _options as opt\n"
+        "from lpjax.cli._output import show\n\n"
         "EXAMPLE = 'lpjax greet somebody'\n\n\n"
-        "def greet(model: Model, times: int = 1, as_json: AsJson = False) -> None:\n"
-        "    '''Greet a net.'''\n"
-        "    if times < 1:\n        raise ValueError(f'`times` is {times}; expected 1 or more')\n"
-        "    show(as_json, {'model': model}, f'hello {model}')\n"
+        "def greet(\n"
+        "    model: opt.Model, times: Annotated[int, opt.at_least(1, 'How often.')] = 1, as_json: opt.AsJson = False\n"
+        ") -> None:\n"
+        "    '''Greet a model.'''\n"
+        "    if model == 'nobody':\n        raise ValueError(f'`model` is {model}; expected somebody')\n"
+        "    show(as_json, {'model': model}, *[f'hello {model}'] * times)\n"
     )
     monkeypatch.setattr(cli, "__path__", [*cli.__path__, str(tmp_path)])
     assert command("greet", "net")[:2] == (0, "hello net\n")
     assert json.loads(command("greet", "net", "--json")[1]) == {"model": "net"}
-    assert "Greet a net." in command("--help")[1]
-    status, _, err = command("greet", "net", "--times", 0)
-    assert (status, err) == (1, "error: --times is 0; expected 1 or more\n")
+    assert "Greet a model." in command("--help")[1]
+    assert command("greet", "nobody")[::2] == (1, "error: MODEL is nobody; expected somebody\n")
+    assert command("greet", "net", "--times", 0)[0] == 2
 
 
 @pytest.mark.parametrize(("name", "settings"), [("finetune", Settings), ("recover", Recovery)])

@@ -67,10 +67,10 @@ def test_compress_prints_a_table(run, folder, tmp_path):
         (["--keep", "1.5"], "--keep is 1.5"),
         (["--keep", "0.5", "--rank", "2"], "exactly one of --keep, --rank, --budget and --plan"),
         ([], "exactly one of --keep, --rank, --budget and --plan"),
-        (["--rank", "0"], "--rank is 0"),
+        (["--rank", "0"], "Invalid value for '--rank': Input should be greater than or equal to 1"),
         (["--keep", "0.5", "--method", "irls_rows", "--p", "0.5"], "--p is 0.5"),
         (["--keep", "0.5", "--method", "admm"], "did you mean admm_entries"),
-        (["--keep", "0.5", "--num-iters", "-1"], "--num-iters is -1"),
+        (["--keep", "0.5", "--num-iters", "-1"], "Invalid value for '--num-iters'"),
         (["--keep", "0.5", "--tol", "nan"], "--tol is nan"),
         (["--keep", "0.5", "--layers", "querry"], "matches no leaf; nearest: "),
         (["--keep", "0.5", "--layers", "bias"], "not floating matrices"),
@@ -83,7 +83,7 @@ def test_misuse_is_exit_2_and_writes_nothing(run, folder, tmp_path, options, wor
     before = sorted(tmp_path.iterdir())
     status, printed, err = run("compress", folder, tmp_path / "out", *options)
     assert status == 2
-    assert words in " ".join(err.split())
+    assert words in " ".join(err.replace("│", " ").split())
     assert printed == ""
     assert sorted(tmp_path.iterdir()) == before
 
