@@ -2,7 +2,7 @@
 
 A module is not changed: while `factored` is on, the calls of `nn.Dense`, `nn.DenseGeneral` and `nn.Embed` whose own
 parameter is a `LowRank` are computed here, by two thin products. (flax compares a parameter's shape with its
-initializer's before the layer sees it, so no argument of a layer, such as `dot_general`, could do.)
+initializer's before the layer sees it, so an argument of the layer, such as `dot_general`, is not enough.)
 """
 
 from __future__ import annotations
@@ -30,23 +30,23 @@ from lpjax.weights.low_rank import LowRank, is_lowrank
 
 
 def factored() -> AbstractContextManager[None]:
-    """While this context is on, linen modules take `LowRank` for dense weights; for code that applies a module itself.
+    """Within this context linen modules take `LowRank` for dense weights; for code that applies a module itself.
 
-    Modules whose leaves are dense compute what they always do.
+    Modules with dense weights compute what they always do.
     """
     return nn.intercept_methods(_intercept)
 
 
 def apply(module: nn.Module, variables: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
-    """`module.apply(variables, *args, **kwargs)` where leaves of `variables` may be `LowRank`.
+    """`module.apply(variables, *args, **kwargs)`; leaves of `variables` may be `LowRank`.
 
-    The weights of `nn.Dense`, `nn.DenseGeneral` and `nn.Embed` may be, alone or within other modules, under `nn.scan`,
-    `nn.vmap` (stacked along axis 0) and `nn.remat`; the dense weight is never formed. A `dot_general` of the user's
-    is called twice, once a factor.
+    They may be weights of `nn.Dense`, `nn.DenseGeneral` and `nn.Embed`, alone or within other modules, under `nn.scan`,
+    `nn.vmap` (stacked along axis 0) and `nn.remat`. The dense weight is never formed. A custom `dot_general` is called
+    twice, once for each factor.
 
     Raises:
-        ValueError: a `LowRank` is a parameter of another module, was handed to one that computes with it by itself, or
-            has not the shape of the layer's weight.
+        ValueError: a `LowRank` is a parameter of another kind of module, is passed to a module that cannot use it, or
+            does not have the shape of the layer's weight.
     """
     with factored():
         return module.apply(variables, *args, **kwargs)
@@ -57,17 +57,17 @@ def input_axes(
 ) -> dict[str, int | tuple[int, int]]:
     """How `compress` must view the weights of `module`: path -> number of input axes.
 
-    Runs `module.apply` abstractly, so nothing is computed, and arrays may be `jax.ShapeDtypeStruct`s.
+    Traces `module.apply` without computing anything; arrays may be `jax.ShapeDtypeStruct`s.
 
     Args:
         module, variables, args, kwargs: as for `module.apply`; params as `module.init` or
-            `jax.eval_shape(module.init, …)` gives them, which may be factored in part.
+            `jax.eval_shape(module.init, …)` returns them; some may be factored.
 
     Returns:
         For each weight of an `nn.Dense`, `nn.DenseGeneral` or `nn.Embed` that was called, under its path in
-        `variables["params"]`, 1 or the number of axes that it contracts; or, for one that has further axes in front,
-        (their number, input axes): stacks of `nn.scan` and `nn.vmap`, and batch axes of `nn.DenseGeneral`. A weight
-        that is stacked along other axes than the first is left out, for its factors would be, too.
+        `variables["params"]`: the number of axes that it contracts, 1 for a table; or the pair (leading axes,
+        contracted axes) if it has further axes in front, such as stacks of `nn.scan` and `nn.vmap` and batch axes of
+        `nn.DenseGeneral`. A weight that is stacked along another axis than the first is left out.
     """
     leaves, structure = jax.tree.flatten((args, kwargs))
     arrays = {i: x for i, x in enumerate(leaves) if isinstance(x, jax.Array | np.ndarray | jax.ShapeDtypeStruct)}
@@ -91,8 +91,8 @@ def input_axes(
     seen = [weight for weight in trace(variables) if weight.path in params]
     stacked = {weight.path for weight in seen if weight.ndim < params[weight.path].ndim}
     if stacked:
-        # Again, with those leaves in boxes, to which flax tells each axis that nn.scan or nn.vmap takes away. Not at
-        # once, for code that reads its variables itself would meet the boxes.
+        # Trace again with these leaves in boxes, which flax tells each axis that nn.scan or nn.vmap removes. Others
+        # are not boxed, for code that reads its variables itself would find the boxes.
         seen = [weight for weight in seen if weight.path not in stacked]
         boxed = dict(variables) | {"params": _boxed(variables["params"], stacked)}
         seen += [weight for weight in trace(boxed) if weight.path in stacked]
@@ -106,7 +106,7 @@ def input_axes(
 
 @dataclasses.dataclass(frozen=True)
 class _Weight:
-    """The parameter of a layer, as the layer sees it; `axes` are those of its leaf if that was boxed."""
+    """A layer's parameter as the layer sees it; `axes` are the axes of its leaf that are left, if that was boxed."""
 
     path: str
     shape: tuple[int, ...]
@@ -120,7 +120,7 @@ class _Weight:
 
 
 def _entry(weight: _Weight, leaf: Any) -> tuple[int, int]:
-    """(leading axes, input axes) of a leaf; (0, 0) if its further axes are not the leading ones."""
+    """(leading axes, input axes) of a leaf; (0, 0) if its further axes are not in front."""
     extra = leaf.ndim - weight.ndim
     if tuple(leaf.shape[extra:]) != weight.shape or (
         extra and weight.axes not in (None, tuple(range(extra, leaf.ndim)))
@@ -130,28 +130,28 @@ def _entry(weight: _Weight, leaf: Any) -> tuple[int, int]:
 
 
 def _weight(module: nn.Module, function: Callable[..., Any]) -> list[_Weight]:
-    """The layer's own weight, or none where `function` is no method that uses one."""
+    """The layer's own weight in a list; an empty list if `function` does not use one."""
     if function not in _METHODS:
         return []
     name, value = _own(module)
     if value is None:
         return []
     axes = value.axes if isinstance(value, _Probe) else None
-    # A box that is the user's own adds a key to the path, as it does in the tree.
+    # A box of the user's adds a key to the path, as it does in the tree.
     (inner, value), *others = leaves_with_paths(value if axes is None else value.value)
     if others:
         return []
     path = "/".join((*module.path, name, *([inner] if inner else [])))
     general = isinstance(module, nn.DenseGeneral)
     batch = len(module.batch_dims) if general else 0
-    inputs = np.size(module.axis) if general and not is_lowrank(value) else 1  # those of a pair are one axis already
+    inputs = np.size(module.axis) if general and not is_lowrank(value) else 1  # a `LowRank` has one already
     return [_Weight(path, tuple(value.shape), batch, inputs, axes)]
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class _Probe(meta.AxisMetadata[Any]):
-    """A box that remembers which axes of the leaf are left."""
+    """A box that records which axes of the leaf are left."""
 
     value: Any
     axes: tuple[int, ...] = dataclasses.field(metadata={"static": True})
@@ -182,11 +182,11 @@ def _boxed(params: Any, paths: set[str]) -> Any:
 
 
 class _Misplaced(ValueError):
-    """A `LowRank` where none can be, named once."""
+    """A `LowRank` in a place where it cannot be used; not wrapped again on its way up."""
 
 
 def _function(context: InterceptorContext) -> Callable[..., Any]:
-    """The function that is about to run: not the method of that name, which a subclass may have overridden."""
+    """The function that is about to run, which need not be the one that a subclass has under that name."""
     method = context.orig_method
     return inspect.unwrap(getattr(method, "func", method))
 
@@ -211,7 +211,7 @@ def _intercept(next_fun: Callable[..., Any], args: Any, kwargs: Any, context: In
             f"nn.DenseGeneral and nn.Embed run on factored weights: leave it out of `select`"
         ) from error
     except (TypeError, ValueError) as error:
-        # As JAX raises for anything but an array, such as from a decoder that was handed the tied table.
+        # JAX raises these for anything but an array, for example in a decoder that is passed the tied table.
         if not any(map(is_lowrank, jax.tree.leaves((args, kwargs), is_leaf=is_lowrank))):
             raise
         raise _Misplaced(
@@ -221,13 +221,13 @@ def _intercept(next_fun: Callable[..., Any], args: Any, kwargs: Any, context: In
 
 
 def _own(module: nn.Module) -> tuple[str, Any]:
-    """Name and value of a layer's weight; None if there is none yet."""
+    """Name and value of a layer's weight; the value is None if there is none yet."""
     name = "embedding" if isinstance(module, nn.Embed) else "kernel"
     return name, None if module.scope is None else module.scope.get_variable("params", name, None)
 
 
 def _lowrank_in(value: Any) -> LowRank | None:
-    """The `LowRank` that `value` is or boxes, for flax's boxes would constrain the sharding of both factors alike."""
+    """The `LowRank` that `value` is or boxes. Unboxed, since flax's boxes would shard both factors in the same way."""
     if isinstance(value, meta.AxisMetadata):
         leaves = jax.tree.leaves(value, is_leaf=is_lowrank)
         value = leaves[0] if len(leaves) == 1 else None
@@ -269,7 +269,7 @@ def _promote(module: Any) -> Callable[..., Any]:
 
 def _setup(module: Any, weight: LowRank) -> None:
     _check_shape(module, "embedding", weight, (module.num_embeddings, module.features))
-    module.embedding = weight  # as nn.Embed sets it, for code that reads it: `embed.embedding.T`
+    module.embedding = weight  # as nn.Embed sets it, for code that reads `embed.embedding.T`
 
 
 def _embed(module: Any, weight: LowRank, inputs: Array) -> Array:

@@ -1,4 +1,4 @@
-"""NNX: put factored layers in the place of a model's `nnx.Linear`, `nnx.LinearGeneral` and `nnx.Embed`."""
+"""NNX: replace a model's `nnx.Linear`, `nnx.LinearGeneral` and `nnx.Embed` by factored layers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from lpjax.weights.low_rank import LowRank
 
 
 class FactoredLinear(nnx.Module):
-    """An `nnx.Linear` or `nnx.LinearGeneral` whose kernel is `left @ right`, with all other attributes as they were.
+    """An `nnx.Linear` or `nnx.LinearGeneral` whose kernel is `left @ right`, with its other attributes unchanged.
 
     Attributes:
         left: shape (∏ in_features, rank), behind any batch axes.
@@ -41,7 +41,7 @@ class FactoredLinear(nnx.Module):
 
     @property
     def kernel(self) -> LowRank:
-        """What stands for the kernel."""
+        """The factored kernel."""
         return LowRank(self.left[...], self.right[...])
 
     def __call__(self, inputs: Array, out_sharding: Any = None) -> Array:
@@ -61,7 +61,7 @@ class FactoredLinear(nnx.Module):
 
 
 class FactoredEmbed(nnx.Module):
-    """An `nnx.Embed` whose table is `left @ right`, with all other attributes as they were.
+    """An `nnx.Embed` whose table is `left @ right`, with its other attributes unchanged.
 
     Attributes:
         left: shape (num_embeddings, rank).
@@ -75,7 +75,7 @@ class FactoredEmbed(nnx.Module):
 
     @property
     def embedding(self) -> LowRank:
-        """What stands for the table."""
+        """The factored table."""
         return LowRank(self.left[...], self.right[...])
 
     def __call__(self, inputs: Array, out_sharding: Any = None) -> Array:
@@ -103,33 +103,33 @@ def compress_nnx(
 ) -> tuple[LayerRecord, ...]:
     """Replace chosen layers of an NNX model, in place, by `FactoredLinear` and `FactoredEmbed`.
 
-    The model's own parameters have paths such as "encoder/layers/0/attention/query/kernel", by which they are chosen;
-    a layer that is at several places of the model stays one layer, and layers that share a kernel share its factors.
-    The new layers' parameters are `left` and `right`, of the type that the kernel had (`nnx.Param`), without its
-    metadata: a sharding that was meant for the dense kernel does not fit two thin ones. A layer that is factored
-    already is chosen by the path that its dense weight had, and gets smaller factors, as by `compress`. Axes in front
-    of those that a layer's features explain, as `nnx.vmap` makes them, are taken for a stack of layers.
+    Parameters are chosen by their paths, such as "encoder/layers/0/attention/query/kernel". A layer that occurs several
+    times in the model stays one layer, and layers that share a kernel share its factors. The parameters of the new
+    layers are `left` and `right`, of the kernel's type (`nnx.Param`), without its metadata: a sharding of the dense
+    kernel does not fit two thin ones. A layer that is already factored is chosen by the path that its dense weight had,
+    and gets smaller factors, as by `compress`. Axes in front of those that follow from a layer's features, as
+    `nnx.vmap` makes them, are taken for a stack of layers.
 
-    The new structure follows from the shapes, `select`, and `keep` or `rank` alone. So to restore a saved state,
-    compress a fresh model the same way and call `nnx.update`.
+    The new structure depends only on the shapes, `select`, and `keep` or `rank`. So to restore a saved state, compress
+    a fresh model in the same way and call `nnx.update`.
 
     Args:
-        model: changed only after everything was solved.
-        select, keep, rank, solver, p: see `compress`, whose defaults these are.
+        model: changed in place, after everything is solved.
+        select, keep, rank, solver, p: as of `compress`, with its defaults.
         **options: `statistics`, `weighting`, `row_weights`, `rows`, `batch_size`, `progress`, and the solver's, as
-            `compress` takes them. There are no single entries, by default either.
+            `compress` takes them. There are no single entries.
 
     Returns:
-        A record for each parameter that was selected.
+        A record of each selected parameter.
 
     Raises:
-        ValueError: as `compress`; or a selected parameter is no weight of an `nnx.Linear`, `nnx.LinearGeneral` or
-            `nnx.Embed`, belongs to another module besides, or to a layer that cannot be replaced where it is. Nothing
-            has been changed then.
+        ValueError: as `compress`; or a selected parameter is not a weight of an `nnx.Linear`, `nnx.LinearGeneral` or
+            `nnx.Embed`, also belongs to another module, or belongs to a layer that cannot be replaced. The model
+            is then unchanged.
     """
     if options.get("sparse_share"):
         raise ValueError("`sparse_share` is not for NNX models, whose factored layers are pairs alone")
-    options["sparse_share"] = 0.0  # by default, tables have some with a calibration
+    options["sparse_share"] = 0.0  # tables would have some by default with a calibration
     if "input_axes" in options:
         raise ValueError("`input_axes` is not for NNX models, whose layers say themselves what their inputs are")
     found = _find(model)
@@ -188,7 +188,7 @@ class _Use(NamedTuple):
 
 
 def _find(model: nnx.Module) -> dict[str, list[_Use]]:
-    """Every parameter, under the path where it is met first, as `nnx.state` names it, with all its uses."""
+    """Every parameter with all its uses, under its first path, as `nnx.state` names it."""
     paths: dict[int, str] = {}
     uses: dict[int, list[tuple[nnx.Param[Any], Any, str]]] = {}
     seen: set[int] = set()
@@ -202,7 +202,7 @@ def _find(model: nnx.Module) -> dict[str, list[_Use]]:
             fixed.add(id(node))
         if isinstance(node, nnx.Variable) or id(node) in seen:
             return
-        if not isinstance(node, tuple):  # which another holder may make replaceable, or not
+        if not isinstance(node, tuple):  # whose children may be replaceable through one holder and not through another
             seen.add(id(node))
         inner = replaceable if isinstance(node, tuple) else isinstance(node, _MUTABLE)
         for key, child in _children(node):
@@ -215,7 +215,7 @@ def _find(model: nnx.Module) -> dict[str, list[_Use]]:
 
 
 def _factored(found: dict[str, list[_Use]]) -> dict[str, list[Any]]:
-    """Layers that are factored already, by the path of their dense weight; their factors are taken out of `found`."""
+    """Layers that are already factored, by the path of their dense weight; their factors are removed from `found`."""
     layers = {}
     for path, uses in list(found.items()):
         owner, (stem, slash, name) = uses[0].owner, path.rpartition("/")
@@ -241,7 +241,7 @@ def _children(node: Any) -> list[tuple[Any, Any]]:
 
 
 def _input_axes(uses: list[_Use]) -> int | tuple[int, int] | None:
-    """An entry of `input_axes`; None if the weight is no matrix, or its layers disagree on the view."""
+    """An entry of `input_axes`; None if the weight is not a matrix, or its layers view it differently."""
     found = {_view(use) for use in uses}
     entry = found.pop()
     if found or entry is None:
@@ -267,7 +267,7 @@ def _view(use: _Use) -> tuple[int, int] | None:
 
 
 def _fault(uses: list[_Use], viewed: bool) -> str:
-    """Why a parameter cannot be factored in place, or nothing."""
+    """Why a parameter cannot be factored in place; empty if it can."""
     for use in uses:
         if _WEIGHT.get(type(use.owner)) != use.name:
             return f"{use.name} of {type(use.owner).__name__}"
@@ -277,7 +277,7 @@ def _fault(uses: list[_Use], viewed: bool) -> str:
 
 
 def _swap(node: Any, layers: dict[int, nnx.Module], seen: set[int]) -> Any:
-    """`node` with the layers in it replaced: in place, except in tuples, which are made anew."""
+    """`node` with its layers replaced: in place, except in tuples, which are rebuilt."""
     if id(node) in layers:
         return layers[id(node)]
     if isinstance(node, nnx.Variable) or id(node) in seen:

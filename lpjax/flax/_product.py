@@ -1,4 +1,4 @@
-"""What linen's and NNX's layers compute of a `LowRank`: two thin products in place of a dense one."""
+"""What linen's and NNX's layers compute with a `LowRank`: two thin products in place of a dense one."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from jaxtyping import Array
 from lpjax.weights.low_rank import LowRank
 
 Promote = Callable[..., Any]
-"""(*arrays, **options) -> arrays in the layer's dtype; may be the user's."""
+"""(*arrays, **options) -> arrays in the layer's dtype; may be a custom function."""
 
 
 def normalize(axes: int | Sequence[int], ndim: int) -> tuple[int, ...]:
-    """Axes of an array as flax's general layers take them: not negative, and sorted, whatever their order was."""
+    """Axes as flax's general layers take them: nonnegative and sorted."""
     return tuple(sorted(axis % ndim for axis in sizes_of(axes)))
 
 
@@ -45,18 +45,18 @@ def dense(
     """What `DenseGeneral` computes, for a kernel left @ right of shape (*batch, ∏ x.shape[axes], ∏ features).
 
     Args:
-        layer: gives `precision`, `dot_general` and, if it has one, `dot_general_cls`; called twice, once a factor.
-        promote: takes (input, kernel, bias): so each factor goes in as the kernel.
-        x, weight, bias: of the layer; no bias for None.
-        axes, batch_axes: of x, normalized; contracted, and shared with the kernel's leading ones.
+        layer: its `precision` and `dot_general` (or `dot_general_cls`) are used, once for each factor.
+        promote: called with (input, kernel, bias), each factor as the kernel.
+        x, weight, bias: of the layer; the bias may be None.
+        axes, batch_axes: of x, normalized: those that are contracted, and those shared with the kernel's leading axes.
         features: sizes of the output.
-        **last: further keywords for the product that makes the output.
+        **last: further keywords of the second product.
 
     Returns:
         (*batch, *other axes of x, *features).
 
     Raises:
-        ValueError: there are single entries besides.
+        ValueError: `weight` has single entries.
     """
     if weight.sparse is not None:
         raise ValueError("a kernel with single entries does not run in flax modules; compress it with `sparse_share=0`")
@@ -81,15 +81,15 @@ def dense(
 
 
 def lookup(promote: Promote, weight: LowRank, ids: Array, num_embeddings: int, **last: Any) -> Array:
-    """Rows of a table: rows of `left`, times `right`, plus single entries; NaN for ids outside, as `Embed` has it.
+    """Rows of a table: rows of `left`, times `right`, plus single entries; NaN for ids outside, as in `Embed`.
 
     Raises:
-        ValueError: ids that are no integers.
+        ValueError: ids are not integers.
     """
     if not jnp.issubdtype(ids.dtype, jnp.integer):
         raise ValueError(f"`inputs` of Embed have dtype {ids.dtype}; expected integers")
     left, right = (promote(factor, inexact=False)[0] for factor in _factors(weight))
-    if num_embeddings == 1:  # flax's own exception: then every id means the one row
+    if num_embeddings == 1:  # as in flax: then every id means the one row
         ids = jnp.zeros_like(ids)
     rows = jnp.matmul(jnp.take(left, ids, axis=0), right, **last)
     return rows if weight.sparse is None else rows + weight.sparse.astype(rows.dtype).take(ids, rows.shape[-1])

@@ -1,4 +1,4 @@
-"""How `flax.serialization` saves `LowRank` and `Sparse`, and pairs of a tree that was read without a target."""
+"""How `flax.serialization` saves `LowRank` and `Sparse`, and how to rebuild them without a target."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SPARSE = ("values", "columns", "starts")
 
 
 def register() -> None:
-    """Tell flax how to save both; once a process, when `lpjax.flax` is imported."""
+    """Tell flax how to save both. Called once, when `lpjax.flax` is imported."""
     serialization.register_serialization_state(LowRank, _state_of_pair, _pair_of_state, override=True)
     serialization.register_serialization_state(Sparse, _state_of_sparse, _sparse_of_state, override=True)
 
@@ -25,8 +25,8 @@ def register() -> None:
 def with_pairs(tree: Any) -> Any:
     """`tree` with a `LowRank` for each dict that `flax.serialization` made of one.
 
-    For what was read without a factored target: by `flax.serialization.msgpack_restore`, or by `from_bytes` into
-    dense params, which flax replaces by such dicts without a word. A dict counts as a pair if its keys are `left` and
+    For trees that were read without a factored target: by `flax.serialization.msgpack_restore`, or by `from_bytes`
+    into dense params, which flax silently replaces by such dicts. A dict counts as a pair if its keys are `left` and
     `right`, with or without `sparse`, and both are arrays whose shapes fit.
 
     Args:
@@ -46,10 +46,10 @@ def with_pairs(tree: Any) -> Any:
 
 
 def _entries(state: Mapping[str, Any]) -> Sparse | None:
-    """The single entries beside a pair.
+    """The single entries in the state of a pair.
 
     Raises:
-        ValueError: they do not fit it.
+        ValueError: they do not fit the pair.
     """
     sparse = state.get("sparse")
     if sparse is None:
@@ -97,7 +97,7 @@ def _sparse_of_state(target: Sparse, state: Any) -> Sparse:
         )
     parts = {name: serialization.from_state_dict(getattr(target, name), state[name], name=name) for name in _SPARSE}
     starts = parts["starts"]
-    # An optimizer's moments have no places; linen sends the leaves of a module that is traced through here, too.
+    # An optimizer's moments have no indices, and linen also calls this with traced leaves.
     if not hasattr(starts, "shape") or isinstance(starts, Tracer):
         return dataclasses.replace(target, **parts)
     return Sparse.from_parts(*(parts[name] for name in _SPARSE))

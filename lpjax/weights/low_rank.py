@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Integer
 
 from lpjax._repr import short_repr
 from lpjax.weights.sparse import Sparse
@@ -26,11 +26,11 @@ else:  # what tree functions put there may be anything: shapes, None, marks of a
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)  # arrays have no single truth value, nor a hash
 class LowRank:
-    """The weight `left @ right`, kept as its two factors, and where there are any plus single entries.
+    """The weight `left @ right`, kept as its two factors, plus single entries if there are any.
 
     A registered pytree, so jit, vmap, tree_map and optimizers see two arrays where there was one. Leading
-    dimensions, where present, are batch dimensions (a stack of layers, or under vmap). With single entries there are
-    five arrays, of which two hold whole numbers: `floats_of` leaves those out, for gradients, and `astype` as they are.
+    dimensions, if any, are batch dimensions (a stack of layers, or under vmap). With single entries there are five
+    arrays, two of which hold indices: `floats_of` leaves these out, for gradients, and `astype` does not convert them.
 
     Attributes:
         left: shape (..., in, rank).
@@ -42,19 +42,19 @@ class LowRank:
     right: Right
     sparse: Entries = None
 
-    # A NumPy array on the left of `@` would try to make an array of this; so it leaves the product to `__rmatmul__`.
+    # Else a NumPy array on the left of `@` would try to convert this to an array. Now it calls `__rmatmul__`.
     __array_ufunc__ = None
 
     def __repr__(self) -> str:
         return short_repr(self)
 
     def __rmatmul__(self, x: Any) -> Array:
-        """`x @ self`, so that a model that is tied by `x @ embedding.T` need not know."""
+        """`x @ self`, so that a model that ties its head by `x @ embedding.T` need not change."""
         return matmul(jnp.asarray(x), self)
 
     @property
     def T(self) -> LowRank:
-        """The transposed weight, as a pair too; batch dimensions stay in front."""
+        """The transposed weight, also a `LowRank`; batch dimensions stay in front."""
         sparse = None if self.sparse is None else self.sparse.transposed(self.shape[-1])
         return LowRank(self.right.mT, self.left.mT, sparse)
 
@@ -80,7 +80,7 @@ class LowRank:
 
     @property
     def size(self) -> int:
-        """Number of stored parameters, `left.size + right.size`, and of single entries with their indices."""
+        """Number of stored parameters: those of both factors and of the single entries with their indices."""
         return self.left.size + self.right.size + (0 if self.sparse is None else self.sparse.size)
 
     @property
@@ -89,12 +89,12 @@ class LowRank:
         return 0 if self.sparse is None else self.sparse.values.size
 
     def astype(self, dtype: Any) -> LowRank:
-        """With numbers of another dtype, as JAX arrays."""
+        """The same weight in another dtype, of JAX arrays."""
         left, right = (jnp.asarray(factor).astype(dtype) for factor in (self.left, self.right))
         return LowRank(left, right, None if self.sparse is None else self.sparse.astype(dtype))
 
     def blocks(self, height: int) -> Iterator[tuple[int, np.ndarray]]:
-        """(first row, rows) of the dense matrix, on the host and in double precision, so many rows at a time."""
+        """(first row, rows) of the dense matrix, on the host and in double precision, `height` rows at a time."""
         left, right = np.asarray(self.left), np.asarray(self.right).astype(np.float64)
         for start in range(0, len(left), height):
             rows = left[start : start + height].astype(np.float64) @ right
@@ -109,7 +109,7 @@ def is_lowrank(leaf: Any) -> bool:
 
 
 def floats_of(tree: Any) -> Any:
-    """`tree` without the places of single entries, which are whole numbers: what has a gradient."""
+    """`tree` without the indices of single entries, which have no gradient."""
 
     def bare(leaf: Any) -> Any:
         if not is_lowrank(leaf) or leaf.sparse is None:
@@ -120,7 +120,7 @@ def floats_of(tree: Any) -> Any:
 
 
 def with_places(floats: Any, tree: Any) -> Any:
-    """`floats`, as of `floats_of`, with the places of `tree`."""
+    """`floats`, as `floats_of` returns it, with the indices of `tree`."""
 
     def whole(leaf: Any, before: Any) -> Any:
         if not is_lowrank(leaf) or leaf.sparse is None:
@@ -134,8 +134,8 @@ def with_places(floats: Any, tree: Any) -> Any:
 def matmul(x: Float[Array, "*batch n"], weight: Array | LowRank) -> Float[Array, "*batch d"]:
     """`x @ weight`; for a `LowRank` as two thin products, `rank·(in + out)` multiply-adds a row of x.
 
-    Single entries save no time: with them, few rows of x are multiplied by the pair and by the entries, and many by the
-    dense matrix that both make.
+    Single entries save no time. With them, an x of few rows is multiplied by the factors and by the entries, and one of
+    many rows by the dense matrix.
     """
     if not isinstance(weight, LowRank):
         return x @ weight
@@ -149,7 +149,7 @@ def matmul(x: Float[Array, "*batch n"], weight: Array | LowRank) -> Float[Array,
 
 
 def matmul_transposed(x: Float[Array, "*batch d"], weight: Array | LowRank) -> Float[Array, "*batch n"]:
-    """`x @ weight.T`, also under jit and of single entries: a word head that is tied to a table, say."""
+    """`x @ weight.T`, also under jit and with single entries; for a word head that is tied to a table."""
     if not isinstance(weight, LowRank):
         return x @ weight.T
     if weight.sparse is not None:
@@ -157,14 +157,14 @@ def matmul_transposed(x: Float[Array, "*batch d"], weight: Array | LowRank) -> F
     return (x @ weight.right.T) @ weight.left.T
 
 
-def take_rows(weight: Array | LowRank, ids: Int[Array, "*batch"]) -> Float[Array, "*batch d"]:
+def take_rows(weight: Array | LowRank, ids: Integer[Array | np.ndarray, "*batch"]) -> Float[Array, "*batch d"]:
     """Rows `ids` of `weight`: an embedding lookup.
 
-    For a `LowRank` this gathers rows of `left` and multiplies them by `right`, and adds the single entries of those
-    rows; the dense table is never formed. Ids outside the table, negative ones included, are clamped to it.
+    For a `LowRank` this gathers rows of `left`, multiplies them by `right`, and adds the single entries of those rows;
+    the dense table is never formed. Ids outside the table, negative ones included, are clamped to it.
 
     Raises:
-        ValueError: `weight` is no matrix; a stack of tables wants vmap.
+        ValueError: `weight` is not a matrix; use vmap for a stack of tables.
     """
     if weight.ndim != 2:
         raise ValueError(f"`weight` has shape {weight.shape}; expected a table (n, d): vmap over a stack")

@@ -1,4 +1,4 @@
-"""`Sparse`: single entries of a matrix, beside a pair that misses them."""
+"""`Sparse`: single entries of a matrix, kept beside its low-rank factors."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Integer
 
 from lpjax._repr import short_repr
 
 if TYPE_CHECKING:
     Values = Float[Array | np.ndarray, " count"]
-    Columns = Int[Array | np.ndarray, " count"]
-    Starts = Int[Array | np.ndarray, " n+1"]
+    Columns = Integer[Array | np.ndarray, " count"]
+    Starts = Integer[Array | np.ndarray, " n+1"]
 else:  # what tree functions put there may be anything, as with `LowRank`
     Values = Columns = Starts = Any
 
@@ -28,9 +28,9 @@ class Sparse:
 
     Attributes:
         values: the entries; SciPy's `data`.
-        columns: of each; rising within a row; uint16 where that suffices, else int32; SciPy's `indices`.
-        starts: where each row begins among them, and at last their number, int32; SciPy's `indptr`.
-        most: entries of the longest row, static, for what is jitted.
+        columns: column of each entry, rising within a row; uint16 if that suffices, else int32; SciPy's `indices`.
+        starts: index of the first entry of each row, then the number of entries; int32; SciPy's `indptr`.
+        most: entries of the longest row; static, so that shapes are known under jit.
     """
 
     values: Values
@@ -43,7 +43,7 @@ class Sparse:
 
     @classmethod
     def of(cls, matrix: np.ndarray) -> Sparse:
-        """The entries of a matrix on the host that are not 0."""
+        """The nonzero entries of a matrix on the host."""
         rows, columns = np.nonzero(matrix)
         starts = np.searchsorted(rows, np.arange(matrix.shape[0] + 1)).astype(np.int32)
         return cls.from_parts(matrix[rows, columns], columns.astype(index_dtype(matrix.shape[1])), starts)
@@ -55,17 +55,17 @@ class Sparse:
 
     @property
     def size(self) -> int:
-        """What it stores, in numbers of the values' size: each value one, and indices by their bytes."""
+        """What it stores, in units of one value: the values, and the indices by their bytes."""
         width = np.dtype(self.values.dtype).itemsize
         indices = sum(part.size * np.dtype(part.dtype).itemsize for part in (self.columns, self.starts))
         return self.values.size + -(-indices // width)
 
     def astype(self, dtype: Any) -> Sparse:
-        """With values of another dtype."""
+        """The same entries in another dtype."""
         return dataclasses.replace(self, values=jnp.asarray(self.values).astype(dtype))
 
     def dense(self, width: int) -> Float[Array, "n d"]:
-        """The matrix of `width` columns that is 0 elsewhere."""
+        """The matrix with these entries and `width` columns, 0 elsewhere."""
         n, starts = self.starts.shape[0] - 1, jnp.asarray(self.starts)
         rows = jnp.repeat(jnp.arange(n), jnp.diff(starts), total_repeat_length=self.values.shape[0])
         zero = jnp.zeros((n, width), self.values.dtype)
@@ -73,60 +73,59 @@ class Sparse:
         return zero.at[rows, columns].add(jnp.asarray(self.values), indices_are_sorted=True, unique_indices=True)
 
     def rows(self, start: int, stop: int, width: int) -> np.ndarray:
-        """Rows of that matrix on the host, in double precision."""
+        """Rows `start` to `stop` of `dense(width)`, on the host and in double precision."""
         starts = np.asarray(self.starts).astype(np.int64)[start : stop + 1]
         inside = slice(starts[0], starts[-1])
-        found = np.zeros((stop - start, width))
-        found[np.repeat(np.arange(stop - start), np.diff(starts)), np.asarray(self.columns)[inside]] = np.asarray(
-            self.values
-        )[inside].astype(np.float64)
-        return found
+        rows = np.repeat(np.arange(stop - start), np.diff(starts))
+        dense = np.zeros((stop - start, width))
+        dense[rows, np.asarray(self.columns)[inside]] = np.asarray(self.values)[inside].astype(np.float64)
+        return dense
 
-    def take(self, ids: Int[Array, "*batch"], width: int) -> Float[Array, "*batch d"]:
-        """Rows of that matrix; ids outside are clamped to it."""
+    def take(self, ids: Integer[Array | np.ndarray, "*batch"], width: int) -> Float[Array, "*batch d"]:
+        """Rows `ids` of `dense(width)`; ids outside it are clamped."""
         starts, values, columns = jnp.asarray(self.starts), jnp.asarray(self.values), jnp.asarray(self.columns)
-        # Wide, for the number of rows may not fit the dtype of ids.
+        # In the dtype of `starts`, for the number of rows may not fit that of `ids`.
         flat = jnp.clip(jnp.ravel(ids).astype(starts.dtype), 0, starts.shape[0] - 2)
         places = starts[flat][:, None] + jnp.arange(self.most, dtype=starts.dtype)[None]
-        theirs = places < starts[flat + 1][:, None]
-        kept = jnp.where(theirs, jnp.take(values, places, mode="clip"), 0)
-        found = jnp.where(theirs, jnp.take(columns, places, mode="clip").astype(jnp.int32), width)  # outside: dropped
+        in_row = places < starts[flat + 1][:, None]
+        added = jnp.where(in_row, jnp.take(values, places, mode="clip"), 0)
+        at = jnp.where(in_row, jnp.take(columns, places, mode="clip").astype(jnp.int32), width)  # outside: dropped
         rows = jnp.zeros((flat.shape[0], width), values.dtype)
-        rows = rows.at[jnp.arange(flat.shape[0])[:, None], found].add(kept, mode="drop")
+        rows = rows.at[jnp.arange(flat.shape[0])[:, None], at].add(added, mode="drop")
         return rows.reshape(*jnp.shape(ids), width)
 
     def transposed(self, width: int) -> Sparse:
-        """The entries of the transpose of the matrix of `width` columns, sorted on the host.
+        """The entries of the transpose of `dense(width)`, sorted on the host.
 
         Raises:
-            ValueError: under jit, which has no places to sort.
+            ValueError: under jit, where indices cannot be sorted on the host.
         """
         if isinstance(self.starts, Tracer) or isinstance(self.columns, Tracer):
             raise ValueError("single entries can't be transposed under jit; transpose before it, or `densify`")
         starts, columns = np.asarray(self.starts), np.asarray(self.columns)
         rows = np.repeat(np.arange(len(starts) - 1), np.diff(starts))
         order = np.argsort(columns, kind="stable")
-        fresh = np.searchsorted(columns[order], np.arange(width + 1)).astype(np.int32)
+        new_starts = np.searchsorted(columns[order], np.arange(width + 1)).astype(np.int32)
         values = self.values[order] if isinstance(self.values, np.ndarray) else jnp.asarray(self.values)[order]
-        return Sparse.from_parts(values, rows[order].astype(index_dtype(len(starts) - 1)), fresh)
+        return Sparse.from_parts(values, rows[order].astype(index_dtype(len(starts) - 1)), new_starts)
 
 
 def index_dtype(width: int) -> np.dtype:
-    """Of the columns of a matrix so wide."""
+    """Dtype of column indices below `width`."""
     return np.dtype(np.uint16 if width <= 1 << 16 else np.int32)
 
 
 def entries_for(parameters: float, shape: tuple[int, int], dtype: Any) -> int:
-    """How many entries of a matrix of this shape and dtype so many parameters store, with their indices."""
+    """How many entries, with their indices, take the room of `parameters` numbers of a matrix of this kind."""
     width = np.dtype(dtype).itemsize
     left = parameters * width - 4 * (shape[0] + 1)
     return max(0, int(left // (width + index_dtype(shape[1]).itemsize)))
 
 
 def fault_of(values: Any, columns: Any, starts: Any, shape: tuple[int, ...], *, look_inside: bool = True) -> str | None:
-    """What is wrong with arrays that are to be entries of a matrix of a shape, or None.
+    """What is wrong with the arrays of a `Sparse` for a matrix of this shape; None if nothing is.
 
-    Without `look_inside`, as for arrays that are traced, only shapes and dtypes.
+    Without `look_inside`, as for traced arrays, only shapes and dtypes are checked.
     """
     n, d = shape
     for name, part, size in (("values", values, None), ("columns", columns, values.size), ("starts", starts, n + 1)):
