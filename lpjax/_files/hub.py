@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 TIMEOUT = "LPJAX_HUB_TIMEOUT"
@@ -31,16 +32,11 @@ def hub_or_cache() -> Iterator[str | None]:
     reason = out_of_reach()
     with ExitStack() as stack:
         stack.enter_context(_quiet("huggingface_hub", "datasets"))
-        if reason is not None:
-            import huggingface_hub.constants
-
-            stack.enter_context(_set(huggingface_hub.constants, "HF_HUB_OFFLINE", True))
-            try:
-                from datasets import config
-            except ImportError:
-                pass
-            else:
-                stack.enter_context(_set(config, "HF_HUB_OFFLINE", True))
+        for name in () if reason is None else ("huggingface_hub.constants", "datasets.config"):
+            with suppress(ImportError):  # datasets need not be installed
+                module = importlib.import_module(name)
+                stack.callback(setattr, module, "HF_HUB_OFFLINE", getattr(module, "HF_HUB_OFFLINE"))  # noqa: B009
+                setattr(module, "HF_HUB_OFFLINE", True)  # noqa: B010
         yield reason
 
 
@@ -102,17 +98,6 @@ def _seconds() -> float:
     if not 0 < seconds <= 3600:
         raise ValueError(f"{TIMEOUT} is {os.environ[TIMEOUT]!r}; expected seconds, above 0 and up to 3600")
     return seconds
-
-
-@contextmanager
-def _set(module: Any, name: str, value: Any) -> Iterator[None]:
-    """A module's variable, set for a while."""
-    before = getattr(module, name)
-    setattr(module, name, value)
-    try:
-        yield
-    finally:
-        setattr(module, name, before)
 
 
 @contextmanager

@@ -90,26 +90,86 @@ def factor(
         sizes: rank of the task, and its number of single entries.
         p: exponent.
     """
-    if isinstance(matrix, tuple):
-        return _factor_pair(goal, matrix, weights, roots, sizes, p)
-    return _factor_matrix(goal, matrix, weights, roots, sizes, p)
+    halves, inverses = zip(*((None, None) if root is None else root for root in roots), strict=True)
+    under = _Weights(weights, halves, inverses)
+    solve = _factor_pair if isinstance(matrix, tuple) else _factor_matrix
+    left, right, sparse, lost, whole, solution = solve(goal, matrix, under, sizes, p)
+    bound, ellipsoid = None, solution.ellipsoid
+    if ellipsoid is not None and lost.square is None and sparse is None:
+        bound = entries_bound(ellipsoid.values, goal.rank, ellipsoid.upper, right.shape[1], p)
+        bound = _share(jnp.where(p <= 2, bound, jnp.inf), whole.entries)
+    return FactorResult(
+        left,
+        right,
+        sparse,
+        _share(lost.entries, whole.entries),
+        _share(lost.rows, whole.rows),
+        bound,
+        (whole.entries, whole.rows),
+        None if lost.square is None or whole.square is None else (lost.square, whole.square),
+        solution.num_iters,
+        solution.converged,
+    )
 
 
-def _factor_matrix(
-    goal: Goal, matrix: Array, weights: Array | None, roots: Sequence[Roots | None], sizes: Array, p: Array
-) -> FactorResult:
+class _Weights(NamedTuple):
+    """What errors of a matrix are weighted by.
+
+    Attributes:
+        rows: ω of its rows, or None.
+        halves: B and D; None for the identity.
+        inverses: of these.
+    """
+
+    rows: Array | None
+    halves: tuple[Array | None, ...]
+    inverses: tuple[Array | None, ...]
+
+    def __bool__(self) -> bool:
+        return any(part is not None for part in (self.rows, *self.halves))
+
+    def unweighted(self, goal: Goal, left: Array, right: Array, rank: Array) -> tuple[Array, Array]:
+        """Factors of the weighted matrix taken back, and cut to the task's rank."""
+        left, right = on_the_left(self.inverses[0], left), on_the_left(self.inverses[1], right.T).T
+        if goal.smaller:
+            left = jnp.where(jnp.arange(goal.rank)[None, :] < rank, left, 0)
+        return left, right
+
+    def importance(self, matrix: Array, p: Array) -> Array:
+        """What an error of each entry counts, to be multiplied by its size; metrics enter by their diagonals."""
+        sides = []
+        for root, length in zip(self.halves, matrix.shape, strict=True):
+            half = jnp.ones(length, matrix.dtype) if root is None else root
+            sides.append(half if half.ndim == 1 else jnp.sqrt(jnp.sum(half**2, axis=0)))
+        if self.rows is not None:
+            sides[0] = sides[0] * self.rows.astype(matrix.dtype) ** (1 / p)
+        return sides[0][:, None] * sides[1][None, :]
+
+
+class _Norms(NamedTuple):
+    """‖·‖_p of a matrix over entries and over rows, and its weighted ‖·‖_F², None without weights."""
+
+    entries: Array
+    rows: Array
+    square: Array | None
+
+
+_Factored = tuple[Array, Array, Array | None, _Norms, _Norms, Solution]
+"""Left, right, single entries or None, the norms of A − Â and of A, and the solver's solution."""
+
+
+def _factor_matrix(goal: Goal, matrix: Array, under: _Weights, sizes: Array, p: Array) -> _Factored:
     wide = matrix.astype(solving_dtype(matrix.dtype))
-    halves, inverses = _split(roots)
-    weighted = functools.partial(on_both_sides, halves)
+    weighted = functools.partial(on_both_sides, under.halves)
 
     def solve(matrix: Array) -> Solution:
-        solution = goal.solve(weighted(matrix), weights, p)
-        left, right = _unweighted(goal, solution.left, solution.right, inverses, sizes[0])
+        solution = goal.solve(weighted(matrix), under.rows, p)
+        left, right = under.unweighted(goal, solution.left, solution.right, sizes[0])
         return solution._replace(left=left, right=right)
 
     if goal.sparse:
         power = p if goal.solver.uses_p else jnp.asarray(2, p.dtype)
-        solution, sparse = with_entries(solve, wide, sizes[1], _importance(wide, weights, halves, power), power)
+        solution, sparse = with_entries(solve, wide, sizes[1], under.importance(wide, power), power)
     else:
         solution, sparse = solve(wide), None
     left, right = solution.left.astype(matrix.dtype), solution.right.astype(matrix.dtype)
@@ -118,89 +178,42 @@ def _factor_matrix(
     if sparse is not None:
         sparse = jnp.where(sparse != 0, residual, 0).astype(matrix.dtype)
         residual = residual - sparse.astype(wide.dtype)
-    norms = lp_norm(wide, p), lp_norm(wide, p, "rows")
-    errors = lp_norm(residual, p), lp_norm(residual, p, "rows")
-    squares = None
-    if weights is not None or any(roots):
-        scale = None if weights is None else jnp.sqrt(weights.astype(wide.dtype))
-        lost, whole = (jnp.sum(on_the_left(scale, weighted(part)) ** 2) for part in (residual, wide))
-        squares = lost, whole
-    bounded = squares is None and sparse is None
-    return _result(goal, left, right, sparse, errors, norms, squares, solution, wide.shape[1] if bounded else None, p)
+    scale = None if under.rows is None else jnp.sqrt(under.rows.astype(wide.dtype))
+
+    def norms(part: Array) -> _Norms:
+        square = jnp.sum(on_the_left(scale, weighted(part)) ** 2) if under else None
+        return _Norms(lp_norm(part, p), lp_norm(part, p, "rows"), square)
+
+    return left, right, sparse, norms(residual), norms(wide), solution
 
 
-def _factor_pair(
-    goal: Goal,
-    factors: tuple[Array, Array],
-    weights: Array | None,
-    roots: Sequence[Roots | None],
-    sizes: Array,
-    p: Array,
-) -> FactorResult:
+def _factor_pair(goal: Goal, factors: tuple[Array, Array], under: _Weights, sizes: Array, p: Array) -> _Factored:
     """As `_factor_matrix`, of a product LR: with the weighted Rᵀ = QT, an equivariant solver gets LTᵀ."""
     dtype = solving_dtype(factors[0].dtype)
     outer, inner = (part.astype(dtype) for part in factors)
-    halves, inverses = _split(roots)
-    basis, triangle = qr(on_the_left(halves[1], inner.T))
-    small = jnp.matmul(on_the_left(halves[0], outer), triangle.T, precision="highest")
-    solution = goal.solve(small, weights, p)
+    basis, triangle = qr(on_the_left(under.halves[1], inner.T))
+    small = jnp.matmul(on_the_left(under.halves[0], outer), triangle.T, precision="highest")
+    solution = goal.solve(small, under.rows, p)
     right = jnp.matmul(solution.right, basis.T, precision="highest")
-    left, right = _unweighted(goal, solution.left, right, inverses, sizes[0])
+    left, right = under.unweighted(goal, solution.left, right, sizes[0])
     left, right = left.astype(factors[0].dtype), right.astype(factors[0].dtype)
-    # A − LR as one product, whose rows are formed a block at a time.
+    scale = jnp.ones(outer.shape[0], dtype) if under.rows is None else under.rows.astype(dtype)
+
+    def norms(x: Array, y: Array) -> _Norms:
+        """Of a product, whose rows are formed a block at a time."""
+        entries, rows, _ = _row_sums(x, y, p)
+        square = None
+        if under:
+            weighted = on_the_left(under.halves[0], x), on_the_left(under.halves[1], y.T).T
+            square = blocked_sum(scale * _row_sums(*weighted, p)[2])
+        return _Norms(blocked_sum(entries) ** (1 / p), blocked_sum(rows) ** (1 / p), square)
+
+    # A − LR as one product.
     residual = (
         jnp.concatenate([outer, -left.astype(dtype)], axis=1),
         jnp.concatenate([inner, right.astype(dtype)]),
     )
-    lost, whole = _row_sums(*residual, p), _row_sums(outer, inner, p)
-    errors, norms = ((blocked_sum(sums[0]) ** (1 / p), blocked_sum(sums[1]) ** (1 / p)) for sums in (lost, whole))
-    squares = None
-    if weights is not None or any(roots):
-        scale = jnp.ones(outer.shape[0], dtype) if weights is None else weights.astype(dtype)
-
-        def square(x: Array, y: Array) -> Array:
-            return blocked_sum(scale * _row_sums(on_the_left(halves[0], x), on_the_left(halves[1], y.T).T, p)[2])
-
-        squares = square(*residual), square(outer, inner)
-    columns = inner.shape[1] if squares is None else None
-    return _result(goal, left, right, None, errors, norms, squares, solution, columns, p)
-
-
-def _split(roots: Sequence[Roots | None]) -> tuple[tuple[Array | None, ...], tuple[Array | None, ...]]:
-    """The roots, and their inverses."""
-    halves, inverses = zip(*((None, None) if root is None else root for root in roots), strict=True)
-    return halves, inverses
-
-
-def _unweighted(
-    goal: Goal, left: Array, right: Array, inverses: Sequence[Array | None], rank: Array
-) -> tuple[Array, Array]:
-    """Factors of the weighted matrix taken back, and cut to the task's rank."""
-    left, right = on_the_left(inverses[0], left), on_the_left(inverses[1], right.T).T
-    if goal.smaller:
-        left = jnp.where(jnp.arange(goal.rank)[None, :] < rank, left, 0)
-    return left, right
-
-
-def _result(
-    goal: Goal,
-    left: Array,
-    right: Array,
-    sparse: Array | None,
-    errors: tuple[Array, Array],
-    norms: tuple[Array, Array],
-    squares: tuple[Array, Array] | None,
-    solution: Solution,
-    columns: int | None,
-    p: Array,
-) -> FactorResult:
-    """The result, with the ellipsoid's bound if the number of columns says that it holds."""
-    bound, ellipsoid = None, solution.ellipsoid
-    if ellipsoid is not None and columns is not None:
-        bound = entries_bound(ellipsoid.values, goal.rank, ellipsoid.upper, columns, p)
-        bound = _share(jnp.where(p <= 2, bound, jnp.inf), norms[0])
-    shares = _share(errors[0], norms[0]), _share(errors[1], norms[1])
-    return FactorResult(left, right, sparse, *shares, bound, norms, squares, solution.num_iters, solution.converged)
+    return left, right, None, norms(*residual), norms(outer, inner), solution
 
 
 def _row_sums(x: Array, y: Array, p: Array) -> tuple[Array, Array, Array]:
@@ -213,17 +226,6 @@ def _row_sums(x: Array, y: Array, p: Array) -> tuple[Array, Array, Array]:
         )
 
     return jax.lax.map(of_row, x, batch_size=max(1, _ENTRIES // y.shape[1]))
-
-
-def _importance(matrix: Array, weights: Array | None, halves: Sequence[Array | None], p: Array) -> Array:
-    """What an error of each entry counts, to be multiplied by its size; metrics enter by their diagonals."""
-    sides = []
-    for root, length in zip(halves, matrix.shape, strict=True):
-        half = jnp.ones(length, matrix.dtype) if root is None else root
-        sides.append(half if half.ndim == 1 else jnp.sqrt(jnp.sum(half**2, axis=0)))
-    if weights is not None:
-        sides[0] = sides[0] * weights.astype(matrix.dtype) ** (1 / p)
-    return sides[0][:, None] * sides[1][None, :]
 
 
 def _share(part: Array, whole: Array) -> Array:

@@ -89,33 +89,20 @@ def outcome_of(
     whole = sum(math.prod(leaf.shape) for _, leaf in leaves_with_paths(before.params))
     if plan.budget_of == "parameters" and left > (plan.budget or 1) * whole:
         plan = dataclasses.replace(plan, budget=None, budget_of=None)  # somebody raised its ranks
-    choices = {record.path: plan.layers[record.path] for record in fresh}
-    methods: Any = tuple(dict.fromkeys((choice.method, choice.p) for choice in choices.values()))
-    outcome = Outcome(before, plan, {}, methods, (total, left), records)
-    method, p = outcome.method
-    steps = _earlier_steps(before.compression or {})
-    for solver, exponent in methods:
-        own = [path for path, choice in choices.items() if (choice.method, choice.p) == (solver, exponent)]
-        steps.append({"method": solver, "p": exponent, "paths": own})
-    files = record_files(
-        before,
-        params,
-        records,
-        model=model,
-        method=method,
-        p=p,
-        keep=keep,
-        rank=rank,
-        budget=plan.budget,
-        budget_of=plan.budget_of,
-        allocation=plan.allocation,
-        sparse=max((choices[record.path].sparse_share for record in fresh if record.nnz), default=0.0),
-        options=options,
-        weighting=plan.weighting,
-        calibration={} if statistics is None else origin(statistics),
-        patterns=None if patterns is None else tuple(patterns),
-    )
-    block = {"method": method, "p": p, "steps": steps}
+    paths: dict[Any, list[str]] = {}
+    for record in fresh:
+        paths.setdefault(plan.layers[record.path][1:3], []).append(record.path)
+    outcome = Outcome(before, plan, {}, tuple(paths), (total, left), records)
+    method: dict[str, Any] = dict(zip(("method", "p"), outcome.method, strict=True))
+    steps = [{"method": solver, "p": p, "paths": own} for (solver, p), own in paths.items()]
+    block = method | {"steps": _earlier_steps(before.compression or {}) + steps}
+    settings = method | {
+        "sparse": max((plan.layers[record.path].sparse_share for record in fresh if record.nnz), default=0.0),
+        "calibration": {} if statistics is None else origin(statistics),
+        "patterns": None if patterns is None else tuple(patterns),
+    }
+    settings |= {name: getattr(plan, name) for name in ("budget", "budget_of", "allocation", "weighting")}
+    files = record_files(before, params, records, model=model, keep=keep, rank=rank, options=options, **settings)
     return outcome._replace(checkpoint=dataclasses.replace(before, params=params, compression=block), files=files)
 
 

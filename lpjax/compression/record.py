@@ -10,18 +10,8 @@ from typing import Any
 
 import msgspec
 
-from lpjax._files.json import (
-    Count,
-    Plain,
-    Positive,
-    RecordError,
-    Text,
-    as_type,
-    finite,
-    json_text,
-    read_object,
-    without_nulls,
-)
+from lpjax._files import json
+from lpjax._files.json import Count, Plain, Positive, RecordError, Text
 from lpjax._provenance import run_record
 from lpjax._tree import walk
 from lpjax.checkpoint import Checkpoint, lowrank_ranks
@@ -112,10 +102,10 @@ class Step:
     bytes_after: Count | None = None
     layers: tuple[LayerRecord, ...] = ()
     seed: Count | None = None
-    versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    machine: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    versions: Mapping[str, Plain] = dataclasses.field(default_factory=dict)
+    machine: Mapping[str, Plain] = dataclasses.field(default_factory=dict)
     weighting: Text | None = None
-    calibration: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    calibration: Mapping[str, Plain] = dataclasses.field(default_factory=dict)
     budget: float | None = None
     budget_of: Text | None = None
     allocation: Text | None = None
@@ -158,12 +148,12 @@ class Record:
 
 def record_text(record: Record) -> str:
     """`record` as the text of lpjax_record.json; numbers that are not finite become null."""
-    return json_text({"schema": SCHEMA, "source": record.source, "steps": steps_document(record)})
+    return json.json_text({"schema": SCHEMA, "source": record.source, "steps": steps_document(record)})
 
 
 def steps_document(record: Record) -> list[dict[str, Any]]:
     """The steps of `record` as JSON can say them; numbers that are not finite become null."""
-    return finite(msgspec.to_builtins(record.steps))
+    return json.finite(msgspec.to_builtins(record.steps))
 
 
 def record_files(
@@ -226,14 +216,9 @@ class _StoredLayer(LayerRecord, frozen=True, kw_only=True):
 @dataclasses.dataclass(frozen=True)
 class _StoredStep(Step):
     layers: tuple[_StoredLayer, ...] = ()
-    # Numbers among them become texts.
-    versions: Mapping[str, Plain] = dataclasses.field(default_factory=dict)  # pyright: ignore
-    machine: Mapping[str, Plain] = dataclasses.field(default_factory=dict)  # pyright: ignore
-    calibration: Mapping[str, Plain] = dataclasses.field(default_factory=dict)  # pyright: ignore
 
 
-@dataclasses.dataclass(frozen=True)
-class _StoredRecord:
+class _StoredRecord(msgspec.Struct):
     steps: tuple[_StoredStep, ...] = ()
 
 
@@ -243,24 +228,15 @@ def read_record(path: Path) -> Record:
     Raises:
         RecordError: it is of another schema; names the file and the key.
     """
-    data = without_nulls(read_object(path, schema=SCHEMA))
-    steps = as_type(data, _StoredRecord, str(path)).steps
+    data = json.without_nulls(json.read_object(path, schema=SCHEMA))
+    steps = json.as_type(data, _StoredRecord, str(path)).steps
     if not steps:
         raise RecordError(f"{path}: steps is missing or empty; expected a list of at least one object")
     for i, step in enumerate(steps):
         if step.method is None:
             raise RecordError(f"{path}: steps[{i}].method is missing")
-    return Record(tuple(map(_step, steps)))
-
-
-def _step(stored: _StoredStep) -> Step:
-    known = {field.name: getattr(stored, field.name) for field in dataclasses.fields(stored)}
-    known |= {
-        name: {key: str(value) for key, value in getattr(stored, name).items()}
-        for name in ("versions", "machine", "calibration")
-    }
-    known["layers"] = tuple(LayerRecord(**msgspec.structs.asdict(layer)) for layer in stored.layers)
-    return Step(**known)
+    layers = ((LayerRecord(**msgspec.structs.asdict(layer)) for layer in step.layers) for step in steps)
+    return Record(tuple(Step(**vars(step) | {"layers": tuple(own)}) for step, own in zip(steps, layers, strict=True)))
 
 
 def _without_file(checkpoint: Checkpoint, ranks: Mapping[str, int]) -> Record:
@@ -281,13 +257,8 @@ def _without_file(checkpoint: Checkpoint, ranks: Mapping[str, int]) -> Record:
         own = [path for path in ranks if last.get(path, len(past) - 1) == i]
         layers = tuple(_layer_in_file(path, leaves[path]) for path in sorted(own))
         method, p = step.get("method"), step.get("p")
-        steps.append(
-            Step(
-                method=method if isinstance(method, str) else UNKNOWN,
-                p=float(p) if isinstance(p, int | float) and abs(p) <= 4 else None,
-                layers=layers,
-            )
-        )
+        known = method if isinstance(method, str) else UNKNOWN
+        steps.append(Step(None, known, float(p) if isinstance(p, int | float) and abs(p) <= 4 else None, layers=layers))
     return Record(tuple(steps), complete=False)
 
 

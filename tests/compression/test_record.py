@@ -62,7 +62,7 @@ def test_compress_writes_the_whole_record(run: Command, folder, tmp_path, monkey
     assert json.loads(text)["steps"][0]["layers"] == result["layers"]
     told = run_record(None)
     assert (step.versions, step.seed) == (told["versions"], None)
-    assert step.machine["cores"] == str(told["machine"]["cores"])
+    assert step.machine["cores"] == told["machine"]["cores"]
     # Nothing of the machine's folders, beyond what was typed.
     assert "/tmp" not in text
     assert str(tmp_path) not in text
