@@ -172,7 +172,7 @@ def _fault(text: str, data: Any) -> str:
         return f"{place}.{missing[1]} is missing".removeprefix(".")
     expected = re.match(r"Expected (.*?)(, got .*)?$", what)
     if expected is None:
-        return f"{place}: {what}"
+        return f"{place}: {what}".removeprefix(": ")
     kinds = re.sub(
         r"`(.*?)`", lambda match: " or ".join(_KINDS.get(one, one) for one in match[1].split(" | ")), expected[1]
     )

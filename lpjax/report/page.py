@@ -333,7 +333,7 @@ def _result_charts(chart: Callable[..., Chart], results: Results) -> Charts:
             i: sorted(
                 (cell.compression, score)
                 for cell in panel.cells
-                if cell.label == label and (score := cell.scores.get(panel.score)) is not None
+                if cell.label == label and (score := cell.value(panel.score)) is not None
             )
             for i, label in enumerate(labels)
         }

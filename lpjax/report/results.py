@@ -13,38 +13,85 @@ from lpjax._files.json import Count, Plain, RecordError, Text, as_type, parse_ob
 from lpjax._provenance import method_label
 
 Scores = Mapping[str, float | None]
-Provenance = tuple[Mapping[str, str], Mapping[str, str]]
+Numbers = float | dict[str, float | None] | None
+Provenance = tuple[Mapping[str, Plain], Mapping[str, Plain]]
 
 _MOST_CELLS = 20_000
 
 
-@dataclasses.dataclass(frozen=True)
-class Cell:
-    """A net compressed in one way and scored.
+class _Source(msgspec.Struct, kw_only=True):
+    """What tells how a row, or all rows of a file, came about."""
+
+    seed: Count | None = None
+    versions: dict[str, Plain | None] | None = None
+    machine: dict[str, Plain | None] | None = None
+
+    @property
+    def provenance(self) -> Provenance:
+        """Versions and machine, without what is not known."""
+        known = [{k: v for k, v in (part or {}).items() if v is not None} for part in (self.versions, self.machine)]
+        return known[0], known[1]
+
+
+class Cell(_Source, kw_only=True):
+    """A net compressed in one way and scored: a row of a file.
 
     Attributes:
-        net, task, layers: what was compressed and scored; "" if the file does not tell.
-        compression: share of the layers' parameters that was removed.
+        net, task, layers: what was compressed and scored; None if the file does not tell.
+        compression: share of the layers' parameters that was removed; in a file, 1 or more is percent.
         method, p: the solver and its exponent, None for a solver without one.
         parameters: of the whole net; None if not known.
         seconds: solve time; None if not known.
-        scores: by name; None for a score that is not finite.
+        complete: False if only a subset of the split was scored.
+        scores: by name; None for a score that is not finite. In a file `scores`, `metrics` or, a number, `score`.
+        dense: those of the dense net, if the row has them.
     """
 
-    net: str
-    task: str
-    layers: str
+    method: Text
     compression: float
-    method: str
-    p: float | None
-    parameters: int | None
-    seconds: float | None
-    scores: Scores
+    net: Text | None = None
+    task: Text | None = None
+    layers: Text | None = None
+    p: float | None = None
+    parameters: Count | None = None
+    seconds: float | None = None
+    seconds_solving: float | None = None
+    complete: bool | None = None
+    score: Numbers | msgspec.UnsetType = msgspec.UNSET
+    scores: Numbers | msgspec.UnsetType = msgspec.UNSET
+    metrics: Numbers | msgspec.UnsetType = msgspec.UNSET
+    dense: Numbers | msgspec.UnsetType = msgspec.UNSET
+
+    def __post_init__(self) -> None:
+        self.seconds = self.seconds_solving if self.seconds is None else self.seconds
+        given = self.compression
+        self.compression = given / 100 if given >= 1 else given
+        if not -1 < self.compression < 1:
+            raise ValueError(f"compression is {given:g}; expected a share below 1, or percent below 100")
+        scores = [part for part in (self.score, self.scores, self.metrics) if part is not msgspec.UNSET]
+        if not scores or scores[0] == {}:
+            raise ValueError("it lacks `score`, `scores` or `metrics`; expected a number, or numbers by name")
+        self.scores = _by_name(scores[0])
+        self.dense = self.dense if self.dense is msgspec.UNSET else _by_name(self.dense)
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """Net, task and layers; "" for what the file does not tell."""
+        return self.net or "", self.task or "", self.layers or ""
+
+    def value(self, score: str) -> float | None:
+        """The score of that name; None if there is none, or it is not finite."""
+        return _by_name(self.scores).get(score)
 
     @property
     def label(self) -> str:
         """The method, with its exponent if that matters."""
         return method_label(self.method, self.p)
+
+
+def _by_name(numbers: Any) -> Scores:
+    """Scores by name, a number alone as "score"."""
+    return numbers if isinstance(numbers, dict) else {"score": numbers}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,8 +141,8 @@ class Results:
         """The cells by net, task, layers and score."""
         groups: dict[tuple[str, str, str, str], list[Cell]] = {}
         for cell in self.cells:
-            for score in cell.scores:
-                groups.setdefault((cell.net, cell.task, cell.layers, score), []).append(cell)
+            for score in _by_name(cell.scores):
+                groups.setdefault((*cell.key, score), []).append(cell)
         return [Panel(*key, self._dense_score(*key), tuple(cells)) for key, cells in groups.items()]
 
     def _dense_score(self, net: str, task: str, layers: str, score: str) -> float | None:
@@ -103,67 +150,12 @@ class Results:
         return next((value for value in values if value is not None), None)
 
 
-class _Source(msgspec.Struct, kw_only=True):
-    """What tells how a row, or all rows of a file, came about."""
-
-    seed: Count | None = None
-    versions: dict[str, Plain | None] | None = None
-    machine: dict[str, Plain | None] | None = None
-
-    @property
-    def provenance(self) -> Provenance:
-        """Versions and machine as text."""
-        versions, machine = (
-            {name: str(value) for name, value in (values or {}).items() if value is not None}
-            for values in (self.versions, self.machine)
-        )
-        return versions, machine
-
-
-_Numbers = float | dict[str, float | None] | None
-
-
-class _Row(_Source, kw_only=True):
-    method: Text
-    compression: float
-    net: Text | None = None
-    task: Text | None = None
-    layers: Text | None = None
-    p: float | None = None
-    parameters: Count | None = None
-    seconds: float | None = None
-    seconds_solving: float | None = None
-    complete: bool | None = None
-    dense: _Numbers | msgspec.UnsetType = msgspec.UNSET
-    score: _Numbers | msgspec.UnsetType = msgspec.UNSET
-    scores: _Numbers | msgspec.UnsetType = msgspec.UNSET
-    metrics: _Numbers | msgspec.UnsetType = msgspec.UNSET
-
-    def cell(self, place: str, score: str) -> Cell:
-        """The row as a cell; `score` names a score that is a number alone, `place` the row in messages."""
-        share = self.compression / 100 if self.compression >= 1 else self.compression
-        if not -1 < share < 1:
-            got = f"{place}compression is {self.compression:g}"
-            raise RecordError(f"{got}; expected a share below 1, or percent below 100")
-        given = [numbers for numbers in (self.score, self.scores, self.metrics) if numbers is not msgspec.UNSET]
-        if not given:
-            raise RecordError(f"{place}it lacks `score`, `scores` or `metrics`; expected one of them")
-        if given[0] == {}:
-            raise RecordError(f"{place}the scores are an empty object; expected numbers by name")
-        seconds = self.seconds_solving if self.seconds is None else self.seconds
-        names = self.net or "", self.task or "", self.layers or ""
-        scores = _by_name(given[0], score)
-        return Cell(*names, share, self.method, self.p, self.parameters, seconds, scores)
-
-
 class _Demo(_Source, kw_only=True):
-    rows: list[_Row]
+    """What is read of the demo's results.json; its scores are numbers alone."""
+
+    rows: tuple[Cell, ...]
     score: Text
     dense: float | None = None
-
-
-def _by_name(numbers: Any, score: str) -> Scores:
-    return numbers if isinstance(numbers, dict) else {score: numbers}
 
 
 def read_results(name: str | Path) -> Results:
@@ -182,56 +174,42 @@ def read_results(name: str | Path) -> Results:
         lines = [(i, line) for i, line in enumerate(read_text(path).split("\n"), start=1) if line.strip()]
         if not lines or len(lines) > _MOST_CELLS:
             raise RecordError(f"{name} has {len(lines)} lines; expected 1 to {_MOST_CELLS}, with one JSON object each")
-        places = [f"{name}, line {i}" for i, _ in lines]
-        rows = [as_type(parse_object(line, place), _Row, place) for (_, line), place in zip(lines, places, strict=True)]
-        return _results(str(name), rows, rows, [f"{place}: " for place in places])
+        cells = [as_type(parse_object(line, f"{name}, line {i}"), Cell, f"{name}, line {i}") for i, line in lines]
+        return _results(str(name), cells, cells)
     data = read_object(path)
     if data.get("rows") is None or data.get("score") is None:
         raise RecordError(
             f"{name} lacks `rows` or `score`; expected results.json of the demo, or experiments as .jsonl"
         )
     demo = as_type(data, _Demo, str(name))
-    places = [f"{name}: rows[{i}]: " for i in range(len(demo.rows))]
-    return _results(str(name), demo.rows, [demo], places, demo.score, demo.dense)
+    for cell in demo.rows:
+        for scores in (cell.scores, cell.dense):
+            if isinstance(scores, dict) and "score" in scores:
+                scores[demo.score] = scores.pop("score")
+    results = _results(str(name), demo.rows, [demo])
+    dense = {} if demo.dense is None else {(*results.cells[0].key[:2], ""): {demo.score: demo.dense}}
+    return dataclasses.replace(results, dense={**results.dense, **dense})
 
 
-def _results(
-    name: str,
-    rows: Sequence[_Row],
-    sources: Sequence[_Source],
-    places: Sequence[str],
-    score: str = "score",
-    dense: float | None = None,
-) -> Results:
-    """Results from the rows of a file.
-
-    Args:
-        name: of the file.
-        rows, places: the rows, and how messages call them.
-        sources: what holds seeds, versions and machines.
-        score: name of a score that is a number alone.
-        dense: the score of the dense net, if the file has it once for all rows.
-    """
-    cells = [row.cell(place, score) for row, place in zip(rows, places, strict=True)]
-    compressed = tuple(cell for cell in cells if cell.method != "dense")
-    if not compressed:
+def _results(name: str, rows: Sequence[Cell], sources: Sequence[_Source]) -> Results:
+    """Results from the rows of a file; `sources` are what holds seeds, versions and machines."""
+    cells = tuple(row for row in rows if row.method != "dense")
+    if not cells:
         raise RecordError(f"{name} has no cell of a compressed net; expected one or more")
-    references: dict[tuple[str, str, str], Scores] = {}
-    for row, cell in zip(rows, cells, strict=True):
-        if cell.method == "dense":
-            references[cell.net, cell.task, ""] = cell.scores
+    dense: dict[tuple[str, str, str], Scores] = {}
+    for row in rows:
+        if row.method == "dense":
+            dense[(*row.key[:2], "")] = _by_name(row.scores)
         elif row.dense is not msgspec.UNSET:
-            references[cell.net, cell.task, cell.layers] = _by_name(row.dense, score)
-    if dense is not None:
-        references[compressed[0].net, compressed[0].task, ""] = {score: dense}
+            dense[row.key] = _by_name(row.dense)
     notes = []
     if subsets := sum(row.complete is False for row in rows):
         notes.append(f"{subsets} of {len(rows)} were scored on a subset of the split: these are no GLUE scores.")
-    if missing := sum(value is None for cell in compressed for value in cell.scores.values()):
+    if missing := sum(value is None for cell in cells for value in _by_name(cell.scores).values()):
         notes.append(f"{missing} scores are not finite, or null: the table shows a dash, and no chart shows them.")
     seeds = dict.fromkeys(source.seed for source in sources if source.seed is not None)
     provenance: list[Provenance] = []
     for source in sources:
         if any(source.provenance) and source.provenance not in provenance:
             provenance.append(source.provenance)
-    return Results(name, compressed, references, tuple(notes), tuple(seeds), tuple(provenance))
+    return Results(name, cells, dense, tuple(notes), tuple(seeds), tuple(provenance))
