@@ -92,8 +92,11 @@ def factor(
     """
     halves, inverses = zip(*((None, None) if root is None else root for root in roots), strict=True)
     under = _Weights(weights, halves, inverses)
-    solve = _factor_pair if isinstance(matrix, tuple) else _factor_matrix
-    left, right, sparse, lost, whole, solution = solve(goal, matrix, under, sizes, p)
+    if isinstance(matrix, tuple):
+        solved = _factor_pair(goal, matrix, under, sizes, p)
+    else:
+        solved = _factor_matrix(goal, matrix, under, sizes, p)
+    left, right, sparse, lost, whole, solution = solved
     bound, ellipsoid = None, solution.ellipsoid
     if ellipsoid is not None and lost.square is None and sparse is None:
         bound = entries_bound(ellipsoid.values, goal.rank, ellipsoid.upper, right.shape[1], p)

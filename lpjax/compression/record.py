@@ -235,8 +235,13 @@ def read_record(path: Path) -> Record:
     for i, step in enumerate(steps):
         if step.method is None:
             raise RecordError(f"{path}: steps[{i}].method is missing")
-    layers = ((LayerRecord(**msgspec.structs.asdict(layer)) for layer in step.layers) for step in steps)
-    return Record(tuple(Step(**vars(step) | {"layers": tuple(own)}) for step, own in zip(steps, layers, strict=True)))
+    return Record(tuple(map(_step, steps)))
+
+
+def _step(stored: _StoredStep) -> Step:
+    layers = tuple(LayerRecord(**msgspec.structs.asdict(layer)) for layer in stored.layers)
+    known: dict[str, Any] = vars(stored) | {"layers": layers}
+    return Step(**known)
 
 
 def _without_file(checkpoint: Checkpoint, ranks: Mapping[str, int]) -> Record:

@@ -139,17 +139,11 @@ class Embedding(Outputs):
     stages: tuple[Stage, ...] = MEAN
 
     def tokenize(
-        self,
-        checkpoint: Checkpoint,
-        first: Sequence[str],
-        second: Sequence[str] | None = None,
-        *,
-        tokenizer: Any = None,
-        max_length: int | None = None,
+        self, checkpoint: Checkpoint, first: Sequence[str], second: Sequence[str] | None = None, **options: Any
     ) -> tuple[Tokens, Outputs]:
         """As `embed_sentences` reads texts, with the folder's default prompt."""
-        pipeline = read_pipeline(checkpoint)
-        tokens, stages = tokenize_sentences(checkpoint, pipeline, first, second, tokenizer=tokenizer, most=max_length)
+        pipeline, most = read_pipeline(checkpoint), options.pop("max_length", None)
+        tokens, stages = tokenize_sentences(checkpoint, pipeline, first, second, most=most, **options)
         return tokens, Embedding(stages)
 
     def outputs(self, params: Any, config: ModelConfig, states: States, inputs: Inputs) -> Array:
@@ -171,6 +165,33 @@ def at_length_1(vectors: Float[Array, "batch d"]) -> Float[Array, "batch d"]:
 
 
 @dataclasses.dataclass(frozen=True)
+class _Categorical(Outputs):
+    """Logits of classes that exclude each other, along the last axis; once for a text, or at several places of it.
+
+    Attributes:
+        weights: key of the inputs with 1 for each place that counts, else 0; None if all count.
+    """
+
+    weights: ClassVar[str | None] = None
+
+    def direction(self, outputs: Array, inputs: Inputs, key: Array, labels: Array | None) -> Array:
+        drawn = jax.random.categorical(key, outputs) if labels is None else labels.astype(jnp.int32)
+        gradient = against_drawn(outputs, drawn)
+        return gradient if self.weights is None else gradient * inputs[self.weights][..., None]
+
+    def divergence(self, found: Array, wanted: Array, inputs: Inputs) -> Float[Array, " batch"]:
+        """KL(wanted ‖ found) in nats, the mean over the places: the loss of distillation (Hinton et al., arXiv
+        1503.02531) at temperature 1."""
+        apart = kl(found, wanted)
+        return apart if self.weights is None else _mean(apart, inputs[self.weights])
+
+    def agreement(self, found: Array, wanted: Array, inputs: Inputs) -> Float[Array, " batch"]:
+        """Share of the places; 1 for a text without any."""
+        same = same_argmax(found, wanted)
+        return same if self.weights is None else 1 - _mean(1 - same, inputs[self.weights])
+
+
+@dataclasses.dataclass(frozen=True)
 class _OfHead(Outputs):
     """Outputs of a head for sequence classification.
 
@@ -188,21 +209,10 @@ class _OfHead(Outputs):
 
 
 @dataclasses.dataclass(frozen=True)
-class Classes(_OfHead):
+class Classes(_OfHead, _Categorical):
     """Logits of classes that exclude each other."""
 
     kind: ClassVar[str] = "classes"
-
-    def direction(self, outputs: Array, inputs: Inputs, key: Array, labels: Array | None) -> Array:
-        drawn = jax.random.categorical(key, outputs) if labels is None else labels.astype(jnp.int32)
-        return against_drawn(outputs, drawn)
-
-    def divergence(self, found: Array, wanted: Array, inputs: Inputs) -> Float[Array, " batch"]:
-        """KL(wanted ‖ found) in nats: the loss of distillation (Hinton et al., arXiv 1503.02531), temperature 1."""
-        return kl(found, wanted)
-
-    def agreement(self, found: Array, wanted: Array, inputs: Inputs) -> Float[Array, " batch"]:
-        return same_argmax(found, wanted)
 
     def check_labels(self, labels: Any, texts: int) -> np.ndarray:
         values = _floats(labels, (texts,), "one a text")
@@ -258,29 +268,7 @@ class Labels(_OfHead):
 
 
 @dataclasses.dataclass(frozen=True)
-class _EachPlace(Outputs):
-    """Classes at several places of a text, only some of which count.
-
-    Attributes:
-        weights: key of the inputs with 1 for each place that counts, else 0.
-    """
-
-    weights: ClassVar[str]
-
-    def direction(self, outputs: Array, inputs: Inputs, key: Array, labels: Array | None) -> Array:
-        return against_drawn(outputs, jax.random.categorical(key, outputs)) * inputs[self.weights][..., None]
-
-    def divergence(self, found: Array, wanted: Array, inputs: Inputs) -> Float[Array, " batch"]:
-        """The mean over the places of KL(wanted ‖ found), in nats."""
-        return _mean(kl(found, wanted), inputs[self.weights])
-
-    def agreement(self, found: Array, wanted: Array, inputs: Inputs) -> Float[Array, " batch"]:
-        """Share of the places; 1 for a text without any."""
-        return 1 - _mean(1 - same_argmax(found, wanted), inputs[self.weights])
-
-
-@dataclasses.dataclass(frozen=True)
-class TokenClasses(_EachPlace):
+class TokenClasses(_Categorical):
     """Logits of classes for each token; those of padding and of special tokens, such as [CLS], do not count.
 
     Attributes:
@@ -288,7 +276,7 @@ class TokenClasses(_EachPlace):
     """
 
     kind: ClassVar[str] = "classes of tokens"
-    weights: ClassVar[str] = "labelled"
+    weights: ClassVar[str | None] = "labelled"
 
     count: int
 
@@ -301,7 +289,7 @@ class TokenClasses(_EachPlace):
 
 
 @dataclasses.dataclass(frozen=True)
-class Spans(Outputs):
+class Spans(_Categorical):
     """Logits of each token as the first and the last of an answer: two distributions over the tokens of a text."""
 
     kind: ClassVar[str] = "spans"
@@ -310,9 +298,6 @@ class Spans(Outputs):
         """Shape (batch, 2, length); logits of padding are so low that it is never drawn."""
         logits = jnp.swapaxes(logits_of(params, config, states, NO_DROPOUT, "spans"), 1, 2)
         return jnp.where(inputs["attention_mask"].astype(bool)[:, None], logits, -1e30)
-
-    def direction(self, outputs: Array, inputs: Inputs, key: Array, labels: Array | None) -> Array:
-        return against_drawn(outputs, jax.random.categorical(key, outputs))
 
     def divergence(self, found: Array, wanted: Array, inputs: Inputs) -> Float[Array, " batch"]:
         """KL(wanted ‖ found) of the first token plus that of the last, in nats."""
@@ -324,14 +309,14 @@ class Spans(Outputs):
 
 
 @dataclasses.dataclass(frozen=True)
-class Words(_EachPlace):
+class Words(_Categorical):
     """Logits of masked words: 15 % of the tokens of a text are masked, at least one, as in the training of BERT.
 
     Fewer are masked for large vocabularies and batches, so that the logits of a batch take at most 256 MB.
     """
 
     kind: ClassVar[str] = "words"
-    weights: ClassVar[str] = "masked"
+    weights: ClassVar[str | None] = "masked"
     wide: ClassVar[bool] = True
 
     def prepare(self, inputs: dict[str, np.ndarray], tokens: Tokens, rng: np.random.Generator) -> dict[str, np.ndarray]:

@@ -89,7 +89,7 @@ class Cell(_Source, kw_only=True):
         return method_label(self.method, self.p)
 
 
-def _by_name(numbers: Any) -> Scores:
+def _by_name(numbers: Any) -> dict[str, float | None]:
     """Scores by name, a number alone as "score"."""
     return numbers if isinstance(numbers, dict) else {"score": numbers}
 
