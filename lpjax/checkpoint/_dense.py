@@ -20,24 +20,8 @@ class Deferred:
     """
 
     def __init__(self, make: Callable[[], np.ndarray], outline: np.ndarray):
-        self._make = make
-        self._outline = outline  # of the same shape and dtype, but of one number in memory
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self._outline.shape
-
-    @property
-    def dtype(self) -> np.dtype:
-        return self._outline.dtype
-
-    @property
-    def ndim(self) -> int:
-        return self._outline.ndim
-
-    @property
-    def size(self) -> int:
-        return self._outline.size
+        self._make, self._outline = make, outline  # of the same shape and dtype, but one number in memory
+        self.shape, self.dtype, self.ndim, self.size = outline.shape, outline.dtype, outline.ndim, outline.size
 
     @property
     def T(self) -> Deferred:
@@ -47,10 +31,6 @@ class Deferred:
     def reshape(self, *shape: Any) -> Deferred:
         """The same numbers in another shape."""
         return Deferred(lambda: self._make().reshape(*shape), self._outline.reshape(*shape))
-
-    def transpose(self, *axes: Any) -> Deferred:
-        """Axes in another order."""
-        return Deferred(lambda: self._make().transpose(*axes), self._outline.transpose(*axes))
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         return self._make().astype(dtype or self.dtype, copy=False)

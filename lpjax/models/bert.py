@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from lpjax.models.config import Activation, Architecture, Layers, ModelConfig, Share, Size, not_divisible
-from lpjax.models.layers import ACTIVATIONS, Dropout, Inputs, attention, embed, layer_norm, linear, unembed
+from lpjax.models.config import Activation, Architecture, Layers, ModelConfig, Share, Size
+from lpjax.models.layers import ACTIVATIONS, Dropout, Inputs, attention, embed, layer_norm, linear, per_token, unembed
 from lpjax.models.names import NameTable, Weight, decoder, dense, embedding, norm
 
 
@@ -40,10 +40,6 @@ class BertConfig(ModelConfig):
     hidden_dropout_prob: Share = 0.1
     attention_probs_dropout_prob: Share = 0.1
     classifier_dropout: Share | None = None
-
-    @classmethod
-    def conflicts(cls, values: Mapping[str, Any], data: Mapping[str, Any]) -> Iterator[str]:
-        yield from not_divisible(values, "hidden_size", "num_attention_heads")
 
     @property
     def max_length(self) -> int:
@@ -149,20 +145,6 @@ def classifier_dropout(config: BertConfig) -> float:
     return config.hidden_dropout_prob if config.classifier_dropout is None else config.classifier_dropout
 
 
-def label_tokens(
-    params: Mapping[str, Any], config: BertConfig, hidden: Float[Array, "batch length hidden"], dropout: Dropout
-) -> Float[Array, "batch length labels"]:
-    """Logits of the head over every token; `params` is the whole tree."""
-    return linear(dropout(hidden, classifier_dropout(config)), params["classifier"])
-
-
-def find_spans(
-    params: Mapping[str, Any], config: Any, hidden: Float[Array, "batch length hidden"], dropout: Dropout
-) -> Float[Array, "batch length spans"]:
-    """Logits of each token as an answer's first and last; `params` is the whole tree."""
-    return linear(hidden, params["qa_outputs"])
-
-
 def fill_words(
     params: Mapping[str, Any], config: BertConfig, hidden: Float[Array, "batch places hidden"], dropout: Dropout
 ) -> Float[Array, "batch places vocab"]:
@@ -178,5 +160,10 @@ BERT = Architecture(
     name_table,
     forward,
     lambda _: slice(1),
-    {"sequence": classify, "tokens": label_tokens, "spans": find_spans, "words": fill_words},
+    {
+        "sequence": classify,
+        "tokens": per_token("classifier", classifier_dropout),
+        "spans": per_token("qa_outputs"),
+        "words": fill_words,
+    },
 )

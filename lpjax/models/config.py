@@ -67,6 +67,7 @@ class ModelConfig:
         no_decay: last keys of the paths of weights that weight decay leaves alone.
         groups: for each group of `select`, a regular expression for paths of the net that the general one misses.
         unsupported: key of config.json -> (values that are supported, reason), for keys that are no fields.
+        heads_divide: the fields of the hidden size and of the number of heads, which must divide it.
         vocab_size: number of token ids.
         tie_word_embeddings: whether a word head repeats the word embeddings.
         head: which head `lpjax.classify` runs, one of `lpjax.models.names.HEADS`. Not a key of config.json: the class
@@ -83,6 +84,7 @@ class ModelConfig:
     no_decay: ClassVar[frozenset[str]] = frozenset({"bias", "scale"})
     groups: ClassVar[Mapping[str, str]] = {}
     unsupported: ClassVar[Mapping[str, tuple[tuple[Any, ...], str]]] = {}
+    heads_divide: ClassVar[tuple[str, str]] = ("hidden_size", "num_attention_heads")
 
     vocab_size: Size
     tie_word_embeddings: Flag = dataclasses.field(default=True, kw_only=True)
@@ -111,8 +113,10 @@ class ModelConfig:
 
     @classmethod
     def conflicts(cls, values: Mapping[str, Any], data: Mapping[str, Any]) -> Iterator[str]:
-        """Faults in how fields go together; `values` holds those fields that are well on their own."""
-        yield from ()
+        """Faults in how fields go together; `values` holds the fields that are valid on their own."""
+        size, heads = cls.heads_divide
+        if size in values and heads in values and values[size] % values[heads]:
+            yield f"`{size}` is {values[size]}, expected a multiple of `{heads}`, {values[heads]}"
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
@@ -165,12 +169,6 @@ class ModelConfig:
     def batch_multiple(self) -> int:
         """The number of rows of every batch is a multiple of this; batches of more than 1 cannot be cut."""
         return 1
-
-
-def not_divisible(values: Mapping[str, Any], size: str, heads: str) -> Iterator[str]:
-    """A fault if the hidden size, field `size`, is no multiple of the number of heads, field `heads`."""
-    if size in values and heads in values and values[size] % values[heads]:
-        yield f"`{size}` is {values[size]}, expected a multiple of `{heads}`, {values[heads]}"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)  # hashed as the object that it is: static under jit

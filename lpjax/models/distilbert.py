@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from lpjax.models.config import Activation, Architecture, Layers, ModelConfig, Share, Size, not_divisible
-from lpjax.models.layers import ACTIVATIONS, Dropout, Inputs, attention, embed, layer_norm, linear, unembed
+from lpjax.models.config import Activation, Architecture, Layers, ModelConfig, Share, Size
+from lpjax.models.layers import ACTIVATIONS, Dropout, Inputs, attention, embed, layer_norm, linear, per_token, unembed
 from lpjax.models.names import NameTable, Weight, decoder, dense, embedding, norm
 
 _EPS = 1e-12  # of every layer normalization; no key of config.json
@@ -27,6 +27,7 @@ class DistilBertConfig(ModelConfig):
 
     model_type: ClassVar[str] = "distilbert"
     class_name: ClassVar[str] = "DistilBert"
+    heads_divide: ClassVar[tuple[str, str]] = ("dim", "n_heads")
 
     dim: Size
     n_layers: Layers
@@ -38,10 +39,6 @@ class DistilBertConfig(ModelConfig):
     attention_dropout: Share = 0.1
     seq_classif_dropout: Share = 0.2
     qa_dropout: Share = 0.1
-
-    @classmethod
-    def conflicts(cls, values: Mapping[str, Any], data: Mapping[str, Any]) -> Iterator[str]:
-        yield from not_divisible(values, "dim", "n_heads")
 
     @property
     def hidden_size(self) -> int:
@@ -123,20 +120,6 @@ def classify(
     return linear(dropout(x, config.seq_classif_dropout), params["classifier"])[:, 0]
 
 
-def label_tokens(
-    params: Mapping[str, Any], config: DistilBertConfig, hidden: Float[Array, "batch length hidden"], dropout: Dropout
-) -> Float[Array, "batch length labels"]:
-    """Logits of the head over every token; `params` is the whole tree."""
-    return linear(dropout(hidden, config.dropout), params["classifier"])
-
-
-def find_spans(
-    params: Mapping[str, Any], config: DistilBertConfig, hidden: Float[Array, "batch length hidden"], dropout: Dropout
-) -> Float[Array, "batch length spans"]:
-    """Logits of each token as an answer's first and last; `params` is the whole tree."""
-    return linear(dropout(hidden, config.qa_dropout), params["qa_outputs"])
-
-
 def fill_words(
     params: Mapping[str, Any], config: DistilBertConfig, hidden: Float[Array, "batch places hidden"], dropout: Dropout
 ) -> Float[Array, "batch places vocab"]:
@@ -151,5 +134,10 @@ DISTILBERT = Architecture(
     name_table,
     forward,
     lambda _: slice(1),
-    {"sequence": classify, "tokens": label_tokens, "spans": find_spans, "words": fill_words},
+    {
+        "sequence": classify,
+        "tokens": per_token("classifier", lambda config: config.dropout),
+        "spans": per_token("qa_outputs", lambda config: config.qa_dropout),
+        "words": fill_words,
+    },
 )

@@ -112,6 +112,17 @@ def unembed(
     return product + cast(decoder.get("bias", bias), x.dtype)[None, None]
 
 
+def per_token(output: str, rate: Callable[[Any], float] = lambda config: 0.0) -> Callable[..., Array]:
+    """A head of an `Architecture` that reads each token: dropout at `rate(config)`, then the linear layer `output`."""
+
+    def head(
+        params: Mapping[str, Any], config: Any, hidden: Float[Array, "batch length hidden"], dropout: Dropout
+    ) -> Float[Array, "batch length outputs"]:
+        return linear(dropout(hidden, rate(config)), params[output])
+
+    return head
+
+
 def layer_norm(
     x: Float[Array, "batch length d"], params: Mapping[str, Any], eps: float
 ) -> Float[Array, "batch length d"]:

@@ -127,7 +127,7 @@ ROBERTA = Architecture(
     name_table,
     forward,
     lambda _: slice(1),
-    {"sequence": classify, "tokens": bert.label_tokens, "spans": bert.find_spans, "words": fill_words},
+    {**bert.BERT.heads, "sequence": classify, "words": fill_words},
 )
 XLM_ROBERTA = dataclasses.replace(ROBERTA, config=XLMRobertaConfig)
 CAMEMBERT = dataclasses.replace(ROBERTA, config=CamembertConfig)

@@ -77,20 +77,13 @@ class TappedWeight:
         """`x @ weight`."""
         taps, tokens = self.taps, self._counted(x)
         seen = jax.lax.stop_gradient(x).astype(tokens.dtype)
-        if taps.inputs is not None:
-            x = _tell(x, taps.inputs, _moment(seen, tokens))
-        if taps.mean is not None:
-            x = _tell(x, taps.mean, _sum(seen, tokens))
-        if taps.magnitude is not None:
-            x = _tell(x, taps.magnitude, _sum(jnp.abs(seen), tokens))
-        if taps.tokens is not None:
-            x = _tell(x, taps.tokens, jnp.sum(tokens))
+        x = _report(x, taps.inputs, _moment, seen, tokens)
+        x = _report(x, taps.mean, _sum, seen, tokens)
+        x = _report(x, taps.magnitude, _sum, jnp.abs(seen), tokens)
+        x = _report(x, taps.tokens, jnp.sum, tokens)
         product: Any = matmul(x, _as(x.dtype, self.weight))
-        if taps.outputs is not None:
-            product = _tell_backward(_moment_of_gradients, product, taps.outputs, (tokens,))
-        if taps.fisher is not None:
-            product = _tell_backward(_fisher, product, taps.fisher, (tokens, seen))
-        return product
+        product = _report_backward(product, taps.outputs, _moment_of_gradients, tokens)
+        return _report_backward(product, taps.fisher, _fisher, tokens, seen)
 
     def take(self, ids: Int[Array, "batch length"]) -> Float[Array, "batch length d"]:
         """Rows `ids` of the weight."""
@@ -101,31 +94,21 @@ class TappedWeight:
         else:
             found = take_rows(jnp.asarray(self.weight), ids).astype(dtype)
         tokens = self._counted(found)
-        if taps.tokens is not None:
-            found = _tell(found, taps.tokens, jnp.sum(tokens))
-        if taps.counts is not None:
-            found = _tell(found, taps.counts, jnp.zeros_like(taps.counts).at[ids].add(tokens, mode="clip"))
-        if taps.outputs is not None:
-            found = _tell_backward(_moment_of_gradients, found, taps.outputs, (tokens,))
-        if taps.gradients is not None:
-            found = _tell_backward(_squares_of_rows, found, taps.gradients, (tokens, ids))
-        return found
+        found = _report(found, taps.tokens, jnp.sum, tokens)
+        found = _report(found, taps.counts, _counts, taps.counts, ids, tokens)
+        found = _report_backward(found, taps.outputs, _moment_of_gradients, tokens)
+        return _report_backward(found, taps.gradients, _squares_of_rows, tokens, ids)
 
     def decode(self, x: Float[Array, "batch length d"]) -> Float[Array, "batch length n"]:
         """`x @ weight.T`: the table as the decoder of a word head."""
         taps, counted = self.taps, self._counted(x)
         seen = jax.lax.stop_gradient(x).astype(counted.dtype)
-        if taps.places is not None:
-            x = _tell(x, taps.places, jnp.sum(counted))
-        if taps.decoder is not None:
-            x = _tell(x, taps.decoder, _moment(seen, counted))
+        x = _report(x, taps.places, jnp.sum, counted)
+        x = _report(x, taps.decoder, _moment, seen, counted)
         product: Any = matmul_transposed(x, _as(x.dtype, self.weight))
-        if taps.decoded is not None:
-            product = _tell_backward(_squares_of_words, product, taps.decoded, (counted,))
-        if taps.decoded_gradients is not None:
-            weights = counted * jnp.sum(seen**2, axis=-1)
-            product = _tell_backward(_squares_of_words, product, taps.decoded_gradients, (weights,))
-        return product
+        product = _report_backward(product, taps.decoded, _squares_of_words, counted)
+        weights = counted * jnp.sum(seen**2, axis=-1)
+        return _report_backward(product, taps.decoded_gradients, _squares_of_words, weights)
 
     def _counted(self, x: Array) -> Float[Array, "batch length"]:
         """The weight of each token of x. If the net goes on with one token a text, that is the weight of the text; rows
@@ -141,6 +124,16 @@ class TappedWeight:
 
 def _as(dtype: Any, weight: Any) -> Any:
     return (weight if isinstance(weight, LowRank) else jnp.asarray(weight)).astype(dtype)
+
+
+def _report(x: Any, tap: Any, summary: Callable[..., Array], *given: Array) -> Any:
+    """x; the gradient with respect to `tap`, unless that is None, is `summary(*given)`."""
+    return x if tap is None else _tell(x, tap, summary(*given))
+
+
+def _report_backward(y: Any, tap: Any, summary: Callable[..., Array], *given: Array) -> Any:
+    """y; the gradient with respect to `tap`, unless that is None, is `summary(tap, gradient with respect to y, …)`."""
+    return y if tap is None else _tell_backward(summary, y, tap, given)
 
 
 @jax.custom_vjp
@@ -180,6 +173,10 @@ _tell_backward.defvjp(_tell_backward_forward, _tell_backward_gradients)
 
 def _sum(x: Array, tokens: Array) -> Array:
     return jnp.einsum("bl,bld->d", tokens, x, precision="highest")
+
+
+def _counts(tap: Array, ids: Array, tokens: Array) -> Array:
+    return jnp.zeros_like(tap).at[ids].add(tokens, mode="clip")
 
 
 def _moment(x: Array, tokens: Array) -> Array:

@@ -16,19 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from lpjax.models import bert
-from lpjax.models.config import (
-    Activation,
-    Architecture,
-    Flag,
-    Layers,
-    ModelConfig,
-    Share,
-    Size,
-    not_divisible,
-    one_of,
-    whole,
-)
+from lpjax.models.config import Activation, Architecture, Flag, Layers, ModelConfig, Share, Size, one_of, whole
 from lpjax.models.layers import (
     ACTIVATIONS,
     Dropout,
@@ -39,6 +27,7 @@ from lpjax.models.layers import (
     join_heads,
     layer_norm,
     linear,
+    per_token,
     split_heads,
     weighted_mean,
 )
@@ -60,6 +49,7 @@ class XLNetConfig(ModelConfig):
 
     model_type: ClassVar[str] = "xlnet"
     class_name: ClassVar[str] = "XLNet"
+    heads_divide: ClassVar[tuple[str, str]] = ("d_model", "n_head")
     padding_side: ClassVar[Literal["left", "right"]] = "left"
     wants_token_types: ClassVar[bool] = True
     no_decay: ClassVar[frozenset[str]] = ModelConfig.no_decay | {"r_w_bias", "r_r_bias", "r_s_bias"}
@@ -85,12 +75,10 @@ class XLNetConfig(ModelConfig):
 
     @classmethod
     def conflicts(cls, values: Mapping[str, Any], data: Mapping[str, Any]) -> Iterator[str]:
-        if faults := [*not_divisible(values, "d_model", "n_head")]:
-            yield from faults
-        elif "d_model" in values and "n_head" in values:
-            size = values["d_model"] // values["n_head"]
-            if data.get("d_head", size) not in (size, None):
-                yield f"`d_head` is {data['d_head']!r}, expected {size}: heads share the hidden size"
+        yield from super().conflicts(values, data)
+        hidden, heads = values.get("d_model"), values.get("n_head")
+        if hidden and heads and hidden % heads == 0 and data.get("d_head") not in (hidden // heads, None):
+            yield f"`d_head` is {data['d_head']!r}, expected {hidden // heads}: heads share the hidden size"
 
     @property
     def hidden_size(self) -> int:
@@ -209,7 +197,7 @@ def _attention(
     size, wide = width // num_heads, at_least_float32(x.dtype)
     query, key, value = (linear(x, params[name]) for name in ("q", "k", "v"))
     biased = (query + cast(params[name], x.dtype).reshape(1, 1, width) for name in ("r_w_bias", "r_r_bias", "r_s_bias"))
-    content, place, segment = (split_heads(one, num_heads) for one in biased)
+    content, place, segment = (split_heads(x, num_heads) for x in biased)
     relative = split_heads(linear(positions, params["r"]), num_heads)
     table = cast(params["seg_embed"], x.dtype)
     products = functools.partial(jnp.einsum, preferred_element_type=wide)
@@ -250,18 +238,11 @@ def classify(
     return linear(dropout(x, config.summary_last_dropout), params["logits_proj"])[:, 0]
 
 
-def label_tokens(
-    params: Mapping[str, Any], config: XLNetConfig, hidden: Float[Array, "batch length hidden"], dropout: Dropout
-) -> Float[Array, "batch length labels"]:
-    """Logits of the head over every token; `params` is the whole tree."""
-    return linear(hidden, params["classifier"])
-
-
 # No "words": its word head predicts permuted words from a second stream, not masked ones.
 XLNET = Architecture(
     XLNetConfig,
     name_table,
     forward,
     head_slice,
-    {"sequence": classify, "tokens": label_tokens, "spans": bert.find_spans},
+    {"sequence": classify, "tokens": per_token("classifier"), "spans": per_token("qa_outputs")},
 )
