@@ -1,4 +1,4 @@
-"""Dense weights in place of factored ones, multiplied only when they are written."""
+"""Dense weights in place of factored ones, multiplied when they are written and not before."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _ROWS = 2048  # multiplied at a time, in double precision
 
 
 class Deferred:
-    """An array that is made each time NumPy asks for it; its shape and dtype are known before.
+    """An array that is computed each time NumPy reads it; its shape and dtype are known before.
 
     Attributes:
         shape, dtype, ndim, size: of the array.

@@ -1,4 +1,4 @@
-"""What a file is that holds no weights, and the way out: by its first bytes, after reading it has failed."""
+"""Hints on a file that cannot be read: what its first bytes show it to be, and what to do."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 TORCH = "load it in PyTorch and save it by `save_pretrained`"
-_HEAD = 512  # bytes of a file that are looked at
+_HEAD = 512  # bytes of a file that are read
 
 _CONTENTS: tuple[tuple[bytes, str], ...] = (
     (rb"version https://git-lfs", "a git-lfs pointer instead of the file: run `git lfs pull` in its folder"),

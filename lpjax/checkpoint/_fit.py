@@ -1,4 +1,4 @@
-"""Which tensors of a file are weights of the net, under which names, and which are extra.
+"""Matching the tensors of a file with the weights of a net: prefixes are removed, extra tensors are set apart.
 
 A state dict that was saved from a wrapper (torch.compile, DataParallel, a Lightning module) has a prefix before every
 name; a net of the user's own has tensors besides those of the class (weights of a loss, a CRF, a projection). Both are
@@ -16,9 +16,9 @@ from lpjax._tree import nested
 from lpjax.models.names import Misfits, NameTable, listed
 
 _INNER = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module"}
-"""What PyTorch's wrappers of single layers put inside a name; no module is called so."""
+"""Parts of names that PyTorch's wrappers of single layers insert; no module has such a name."""
 
-_HINTED = 200  # unknown names that are looked at for a hint
+_HINTED = 200  # unknown names that are searched for a hint
 _LONGEST = 256  # characters of the name of a tensor that is kept; a longer one, or one that does not print, is damage
 
 _FOREIGN = (
@@ -44,14 +44,14 @@ _FOREIGN = (
 
 
 class Fit(NamedTuple):
-    """What became of a file's tensors.
+    """The tensors of a file, matched with a net.
 
     Attributes:
         params: the parameter tree; empty if something does not fit.
-        extra: tensors that are not the net's, by their names without the wrapper's prefix, parts joined by ".".
+        extra: tensors that are not weights of the net, by their names without the prefix, parts joined by ".".
         beside: names of the same tensors in the file.
-        wrapper: what was taken off the names, such as "module.", or "".
-        outside: names of the net's heads that stood in the file without that.
+        wrapper: the prefix that was removed from names, such as "module.", or "".
+        outside: names of heads of the net that lack this prefix in the file.
         misfits: what does not fit.
         hints: sentences on what does not fit.
     """
@@ -109,19 +109,19 @@ def read_tree(table: NameTable, tree: Mapping[str, Any], groups: Iterable[str] =
 
 
 class _OwnNames:
-    """The names that a table knows, as a file has them."""
+    """The names of a table, spelled as in a file."""
 
     def __init__(self, table: NameTable, separator: str | None):
         self.separator = separator or "."
         self._table, self._torch = table, separator is None
-        self._base = {self._spelt(weight) for weight in table.base}
-        self.required = {self._spelt(weight) for weight in table.base if not weight.group}
-        self._heads = {self._spelt(weight) for weight in table.heads}
+        self._base = {self._spelled(weight) for weight in table.base}
+        self.required = {self._spelled(weight) for weight in table.base if not weight.group}
+        self._heads = {self._spelled(weight) for weight in table.heads}
         self._prefix = table.prefix + self.separator
         self._modules = {table.prefix, *(name.split(self.separator)[0] for name in self._base)}
         self._depth = 1 + max(name.count(self.separator) + 1 for name in (*self._base, *self._heads))
 
-    def _spelt(self, weight: Any) -> str:
+    def _spelled(self, weight: Any) -> str:
         return weight.name if self._torch else weight.path.replace("/", self.separator)
 
     def is_head(self, name: str) -> bool:
@@ -129,7 +129,7 @@ class _OwnNames:
         return (self._table.stem(name) if self._torch else name) in self._heads
 
     def before(self, given: str) -> tuple[str, str] | None:
-        """What stands before the name of a base weight, with or without the base model's prefix, and that name."""
+        """(what precedes the name of a base weight, with or without the prefix of the base model, that name)."""
         parts = (self._table.stem(given) if self._torch else given).split(self.separator)
         for start in range(max(0, len(parts) - self._depth), len(parts)):
             name = self.separator.join(parts[start:]).removeprefix(self._prefix)
@@ -138,12 +138,12 @@ class _OwnNames:
         return None
 
     def absent(self, present: Iterable[str]) -> list[str]:
-        """The names that are not there."""
+        """The names of the table that are not in the file."""
         there = {(self._table.stem(name) if self._torch else name).removeprefix(self._prefix) for name in present}
         return [name for name in (*self._base, *self._heads) if name not in there]
 
     def refuses(self, name: str, absent: Iterable[str]) -> bool:
-        """Whether an unknown tensor may not be kept beside the net, for it may be a part of what the net computes."""
+        """Whether an unknown tensor is refused, because it may change what the net computes."""
         return (
             name.split(self.separator)[0] in self._modules
             or len(name) > _LONGEST
@@ -153,7 +153,7 @@ class _OwnNames:
         )
 
     def hints(self, unknown: Iterable[str], absent: Iterable[str]) -> tuple[str, ...]:
-        """What the unknown names point to, a sentence each."""
+        """What the unknown names suggest, a sentence each."""
         found: dict[str, None] = {}
         for name in unknown:
             if (reason := self._foreign(name)) is not None:
@@ -169,20 +169,20 @@ class _OwnNames:
         return next((reason for pattern, reason in _FOREIGN if re.search(pattern, dotted)), None)
 
     def _nearest(self, name: str, absent: Iterable[str]) -> str | None:
-        """A weight that is not there, and whose name differs from `name` by a slip in one of its parts."""
+        """An absent weight whose name differs from `name` by a misspelling in one of its parts."""
         parts = name.removeprefix(self._prefix).split(self.separator)
         for other in absent:
             theirs = other.split(self.separator)
             if len(theirs) != len(parts):
                 continue
             different = [(a, b) for a, b in zip(parts, theirs, strict=True) if a != b]
-            if len(different) == 1 and _is_slip(*different[0]):
+            if len(different) == 1 and _is_misspelled(*different[0]):
                 return other
         return None
 
 
 def _unwrapped(own: _OwnNames, given: Iterable[str]) -> tuple[dict[str, str], str, tuple[str, ...], tuple[str, ...]]:
-    """Names without what wrappers added -> names in the file; what that was; heads outside; hints if it is unclear."""
+    """(names without the prefix -> names in the file, the prefix, heads without it, hints if it is ambiguous)."""
     names = list(given)
     cleared = {own.separator.join(p for p in n.split(own.separator) if p not in _INNER): n for n in names}
     inside = len(cleared) == len(names) and list(cleared) != names
@@ -206,7 +206,7 @@ def _unwrapped(own: _OwnNames, given: Iterable[str]) -> tuple[dict[str, str], st
     outside = tuple(name for name in cleared if not name.startswith(wrapper) and own.is_head(name))
     if not inside:
         return bare, wrapper, outside, ()
-    # As the file has it: "_orig_mod.module." begins with what was taken out before.
+    # As in the file: "_orig_mod.module." begins with a part that was removed before.
     parts = next(parts for name in names if not _INNER.isdisjoint(parts := name.split(own.separator)))
     inner = next(part for part in parts if part in _INNER) + own.separator
     return bare, inner + wrapper if wrapper and parts[0] in _INNER else wrapper or inner, outside, ()
@@ -220,7 +220,7 @@ def _read(
     return read_tree(table, nested(tensors, separator), groups)
 
 
-def _is_slip(word: str, other: str) -> bool:
+def _is_misspelled(word: str, other: str) -> bool:
     """Whether two words differ by one or two letters, but not only by digits: those number heads of a kind."""
     if re.sub(r"\d", "", word) == re.sub(r"\d", "", other) or abs(len(word) - len(other)) > 2:
         return False

@@ -1,4 +1,4 @@
-"""What a folder is that holds no checkpoint, and the way out: by names alone, after reading it has failed."""
+"""Hints on a folder that holds no checkpoint: what the names in it show it to be, and what to do."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lpjax._files.json import read_json
 from lpjax.checkpoint._file_hints import TORCH, link_hint
 from lpjax.checkpoint.formats import CONFIG, FORMATS
 
-_TRAINING = "training_args|optimizer|scheduler|rng_state"  # beginnings of a Trainer's files beside the net
+_TRAINING = "training_args|optimizer|scheduler|rng_state"  # beginnings of the names of a Trainer's files beside the net
 _MOST_FOLDERS = 1000
 
 

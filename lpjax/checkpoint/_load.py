@@ -135,7 +135,7 @@ def _load(source: str | Path, folder: Path, inner: Path, data: dict[str, Any], c
     own = ((name, tensor) for name, tensor in tensors.items() if name not in fitted.beside)
     check_finite((pair for pair in own if pair[1].dtype.kind not in "iub"), str(path), CheckpointError)
     if fitted.wrapper:
-        # A user's `self.bert` may be any net, but the two files may also belong to different ones.
+        # A user's `self.bert` may be any net, but the two files may also be of different nets.
         last = re.split(r"[./]", fitted.wrapper)[-2]
         other = last in ARCHITECTURES and last != table.prefix
         kind = f" (but config.json says that the net is {config.model_type})" if other else ""
@@ -197,7 +197,7 @@ def lowrank_ranks(params: Mapping[str, Any]) -> dict[str, int]:
 
 
 def _plain(tree: Mapping[Any, Any], path: str = "") -> dict[str, Any]:
-    """`tree` in dicts."""
+    """`tree` as nested dicts."""
     plain = {}
     for key, child in tree.items():
         if not isinstance(key, str) or "/" in key:

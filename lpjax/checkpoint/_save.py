@@ -25,10 +25,10 @@ from lpjax.models.names import NameTable, head_named, listed
 from lpjax.weights.parts import DENSE, kind_of
 
 Text = str | Callable[[int], str]
-"""A text, or a function that makes it of the size of the weights in bytes."""
+"""A text, or a function that makes it from the size of the weights in bytes."""
 
-# What a tokenizer and sentence-transformers read. A list of what to copy, not of what to leave out: a source
-# folder also holds the weights in other formats, logs, and whatever else lay there.
+# The files that a tokenizer and sentence-transformers read. Only these are copied: a source folder also holds weights
+# in other formats, logs, and anything else.
 _ROOT_FILES = {MODULES, "config_sentence_transformers.json"}
 _NET_FILES = {
     "tokenizer.json",
@@ -110,7 +110,7 @@ def export_checkpoint(
     Each `LowRank` weight is multiplied in double precision and rounded to its dtype; all other weights stay bit for
     bit. PyTorch's `AutoModel….from_pretrained` loads the folder without a missing or unexpected key, if the weights are
     those of its class; Flax classes load the format "msgpack" so. XLNet never had a Flax class: its tree is lpjax's
-    own. Needs memory for one dense weight at a time.
+    own. It needs memory for one dense weight at a time.
 
     Args:
         checkpoint: what to export, dense or factored.
@@ -123,7 +123,7 @@ def export_checkpoint(
         Size of the file of weights in bytes.
 
     Raises:
-        FileExistsError, FileNotFoundError, ValueError: as `save_checkpoint`; also a ValueError where a product
+        FileExistsError, FileNotFoundError, ValueError: as `save_checkpoint`; also a ValueError if a product
             overflows its dtype, with its path.
     """
     if format not in FORMATS:
@@ -200,7 +200,7 @@ def _write_folder(
 ) -> int:
     """Put a checkpoint's folder in the place of `target`, whole or not at all, and return what `write` does.
 
-    Files are made anew, never truncated: leaves may be views of the ones that are replaced, and live on.
+    Files are created, never truncated: leaves may be views of files that are replaced.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     with replacing_folder(target, overwrite) as fresh:
@@ -213,7 +213,11 @@ def _write_folder(
 
 
 def check_target(folder: str | Path, source: Path | None, overwrite: bool) -> Path:
-    """`folder` in full, if it may be written: refused as `save_checkpoint` says, and so is a `source` that is gone."""
+    """The absolute path of `folder`, if a checkpoint from `source` may be written there.
+
+    Raises:
+        FileExistsError, FileNotFoundError, CheckpointError: as `save_checkpoint`.
+    """
     target = Path(folder).expanduser().resolve()
     put_back(target)
     if source is not None and not source.is_dir():
@@ -240,7 +244,7 @@ def check_target(folder: str | Path, source: Path | None, overwrite: bool) -> Pa
 
 
 def _config_text(checkpoint: Checkpoint, int8: bool = False) -> str:
-    """The config.json to write: all of the source's, as far as it still holds, and the `lpjax` block."""
+    """The config.json to write: that of the source, where it still holds, and the `lpjax` block."""
     from lpjax import __version__  # Late: the package imports this module.
 
     data = dict(checkpoint.config_json or {})
@@ -253,11 +257,11 @@ def _config_text(checkpoint: Checkpoint, int8: bool = False) -> str:
     data["model_type"] = checkpoint.config.model_type  # which the first checkpoints lack, and transformers wants
     table = name_table(checkpoint.config)
     if table.write(checkpoint.params, table.groups_of(data.get("architectures")))[1]:
-        # The base model of a classifier: under the classifier's name, a reader would miss the head.
+        # The base model of a classifier: under the name of the classifier, loading would fail for lack of the head.
         data["architectures"] = [f"{str(data['architectures'][0]).split('For')[0]}Model"]
     labels = _num_labels(table, checkpoint.params)
-    if labels is not None and labels != _told_labels(data):
-        # Else transformers would make a head of another size.
+    if labels is not None and labels != _declared_labels(data):
+        # Otherwise transformers would make a head of another size.
         data.pop("num_labels", None)
         data["id2label"] = {str(i): f"LABEL_{i}" for i in range(labels)}
         data["label2id"] = {name: int(i) for i, name in data["id2label"].items()}
@@ -285,7 +289,7 @@ def _num_labels(table: NameTable, params: Mapping[str, Any]) -> int | None:
     return None
 
 
-def _told_labels(data: Mapping[str, Any]) -> int:
+def _declared_labels(data: Mapping[str, Any]) -> int:
     """The number of labels as transformers reads it from a config.json."""
     names = data.get("id2label")
     return len(names) if isinstance(names, Mapping) else data.get("num_labels", 2)
@@ -302,7 +306,7 @@ def check_side_files(source: Path) -> None:
 
 
 def _copy_side_files(source: Path, target: Path) -> None:
-    """Copy what turns text into tokens, and hidden states into vectors; nothing of it is run or unpickled."""
+    """Copy the files of the tokenizer and of sentence-transformers, without running or unpickling any."""
     for stage in read_stages(source)[1:]:
         if stage.path and (source / stage.path).is_dir():
             (target / stage.path).mkdir(parents=True, exist_ok=True)

@@ -15,10 +15,10 @@ CONFIG = "config.json"
 BLOCK = "lpjax"
 """Key of config.json under which a compressed checkpoint says how it was made."""
 WEIGHTS_KEY = "weights"
-"""Key of that block: the file that the weights are in."""
+"""Key of that block: the name of the file of the weights."""
 FACTORED_WEIGHTS = "lpjax.safetensors"
-"""Weights of which some are factors: under a name that no other library reads, for it would load the dense ones and
-make up the rest."""
+"""Weights of which some are factors. No other library reads a file of this name: it would load the dense weights and
+initialize the others at random."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,7 +18,7 @@ class LinkError(CheckpointError):
 
 
 def check_inside(path: Path, folder: Path) -> None:
-    """Refuse a file of `folder` that lies elsewhere in truth: copied, /etc/passwd would be handed on as a vocab.txt.
+    """Refuse a file of `folder` that is a link to a file elsewhere: a copy would publish /etc/passwd as vocab.txt, say.
 
     In the Hugging Face Hub's cache, files are links from snapshots/REVISION to blobs/DIGEST, and these are fine. So
     are links from one file of the folder to another, and a folder that is a link itself.
@@ -39,7 +39,7 @@ def check_inside(path: Path, folder: Path) -> None:
 
 
 def copy_inside(path: Path, target: Path, folder: Path) -> None:
-    """Copy a file of `folder` to `target`, as far as `check_inside` lets it."""
+    """Copy a file of `folder` to `target`, unless `check_inside` refuses it."""
     check_inside(path, folder)
     shutil.copyfile(path, target)
 

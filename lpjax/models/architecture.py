@@ -24,7 +24,7 @@ ARCHITECTURES: dict[str, Architecture] = {
 }
 """The architectures by the `model_type` of a config.json."""
 
-_ENDINGS = "Model$|For[A-Z]|LMHeadModel$|PreTrainedModel$"  # of the names of transformers' classes
+_ENDINGS = "Model$|For[A-Z]|LMHeadModel$|PreTrainedModel$"  # endings of the names of classes in transformers
 
 
 def architecture_of(config: Any) -> Architecture:
@@ -60,10 +60,10 @@ def config_from_json(data: Mapping[str, Any]) -> ModelConfig:
     """
     kind = data.get("model_type")
     if kind is None:
-        # The first checkpoints have no model_type: the class name says it.
+        # The first checkpoints have no model_type, but the name of a class.
         names = data.get("architectures")
         name = str(names[0]) if isinstance(names, list) and names else ""
-        # Not by the beginning alone: XLMRobertaXLModel and RobertaPreLayerNormModel are other nets.
+        # Its beginning is not enough: XLMRobertaXLModel and RobertaPreLayerNormModel are other nets.
         starts = {kind: net.config.class_name for kind, net in ARCHITECTURES.items()}
         kind = next((kind for kind, start in starts.items() if re.match(f"{start}({_ENDINGS})", name)), None)
     if not isinstance(kind, str) or kind not in ARCHITECTURES:

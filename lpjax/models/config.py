@@ -1,4 +1,4 @@
-"""What lpjax knows of a kind of net: its config, read from a config.json with every fault named, and what runs it."""
+"""The config of a net, read from config.json with all its faults reported, and `Architecture`, which runs the net."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from lpjax.models.names import HEADS, NameTable, head_named
 
 
 class Rule(NamedTuple):
-    """Which values a key of config.json may have.
+    """The values that a key of config.json may have.
 
     Attributes:
-        expected: the same in words.
-        fits: whether a value is one of them.
+        expected: these values in words.
+        fits: whether a value is allowed.
     """
 
     expected: str
@@ -27,7 +27,7 @@ class Rule(NamedTuple):
 
 
 def whole(least: int, most: int = MOST) -> Rule:
-    """A whole number in a range; sizes and ids are int32. A bool, an int to Python, is none."""
+    """An integer in a range, no bool; sizes and ids are int32."""
     return Rule(f"a whole number from {least} to {most}", lambda value: type(value) is int and least <= value <= most)
 
 
@@ -37,7 +37,7 @@ def one_of(names: Iterable[str]) -> Rule:
 
 
 Size = Annotated[int, whole(1)]
-Layers = Annotated[int, whole(1, 1000)]  # more are a typing error, or meant to fill the memory
+Layers = Annotated[int, whole(1, 1000)]  # more are a typing error, or an attack on memory
 Flag = Annotated[bool, Rule("true or false", lambda value: type(value) is bool)]
 Activation = Annotated[str, one_of(ACTIVATIONS)]
 Share = Annotated[float, Rule("a number from 0, below 1", lambda value: type(value) in (int, float) and 0 <= value < 1)]
@@ -53,20 +53,22 @@ _UNSUPPORTED = {
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """What a net's names and forward pass need of its config.json, and its traits; hashable, so static under jit.
+    """The fields of config.json that the names and the forward pass of a net need, and its traits.
+
+    Hashable, so static under jit.
 
     The config of a net is a frozen dataclass that derives from this one. Its fields are keys of config.json, annotated
     with what they may hold (`Size`, `Share`, …), and its class attributes and properties are the traits of the net:
-    whoever pads, masks or selects asks for these, never for the class.
+    code that pads, masks or selects reads these and never asks for the class.
 
     Attributes:
         model_type: `model_type` of config.json.
-        class_name: how transformers begins the names of the net's classes.
+        class_name: the beginning of the names of its classes in transformers.
         padding_side: where texts are padded.
         wants_token_types: whether single texts need token types, too.
-        no_decay: last keys of the paths of weights that weight decay leaves alone.
-        groups: for each group of `select`, a regular expression for paths of the net that the general one misses.
-        unsupported: key of config.json -> (values that are supported, reason), for keys that are no fields.
+        no_decay: last keys of the paths of weights without weight decay.
+        groups: group of `select` -> a regular expression for more paths of the group, in this net.
+        unsupported: for keys other than fields, key of config.json -> (supported values, reason).
         heads_divide: the fields of the hidden size and of the number of heads, which must divide it.
         vocab_size: number of token ids.
         tie_word_embeddings: whether a word head repeats the word embeddings.
@@ -95,7 +97,7 @@ class ModelConfig:
 
     @classmethod
     def _faults(cls, data: Mapping[str, Any]) -> Iterator[str]:
-        """Everything in the object of a config.json that is not as the fields say."""
+        """The faults of the object of a config.json: missing fields, wrong values, conflicts."""
         values: dict[str, Any] = {}
         missing, faults = [], []
         for name, (rule, optional, default) in _rules(cls).items():
@@ -152,12 +154,12 @@ class ModelConfig:
 
     @property
     def max_length(self) -> int | None:
-        """Tokens that an input may have; None without a limit."""
+        """The largest number of tokens of an input; None without a limit."""
         raise NotImplementedError
 
     @property
     def num_token_types(self) -> int | None:
-        """Values that `token_type_ids` may have, from 0; None without a limit."""
+        """The number of values of `token_type_ids`, which count from 0; None without a limit."""
         raise NotImplementedError
 
     @property
@@ -171,7 +173,7 @@ class ModelConfig:
         return 1
 
 
-@dataclasses.dataclass(frozen=True, eq=False)  # hashed as the object that it is: static under jit
+@dataclasses.dataclass(frozen=True, eq=False)  # hashed by identity: static under jit
 class Architecture:
     """A kind of net: how to read its config, name its weights and run it.
 
@@ -192,7 +194,7 @@ class Architecture:
 
 @functools.cache
 def _rules(config: type[ModelConfig]) -> dict[str, tuple[Rule, bool, Any]]:
-    """Field -> (what it may hold, whether also null, default)."""
+    """Field -> (its rule, whether null is allowed, default)."""
     hints = get_type_hints(config, include_extras=True)
     rules = {}
     for field in dataclasses.fields(config):

@@ -36,7 +36,7 @@ def encode(
     """Hidden states of the encoder's last layer.
 
     Compiled once per shape of `batch` and per structure of `params`; differentiable, and usable inside jit.
-    Where it is called many times, put the params on the device once, by `device_params`.
+    Before many calls, put the params on the device once, by `device_params`.
 
     Args:
         params: the base model's tree, or the tree of a model with a head; dense and `LowRank` leaves alike.
@@ -48,7 +48,7 @@ def encode(
         dtype: float32, bfloat16, float16, or float64 under x64. Layer normalization and softmax are computed
             in float32 at least. float32 means float32 on an accelerator too, unless
             `jax.default_matmul_precision` says otherwise.
-        dropout_key: a PRNG key in training, for the dropout that `config` tells; without it there is none.
+        dropout_key: a PRNG key, for dropout at the rates of `config`; without it there is no dropout.
 
     Returns:
         (batch, length, hidden), of `dtype`.
@@ -71,10 +71,10 @@ def classify(
 ) -> Array:
     """Logits of the net's head: of texts, of their tokens, or of where an answer begins and ends.
 
-    `config.head` says which head it is, for the weights of BERT and DistilBERT do not: heads for sequences, tokens and
-    multiple choice have the same names. `load_checkpoint` and `config_from_json` read it from the class in
+    `config.head` says which head it is, since weights do not tell: in BERT and DistilBERT, heads for sequences, tokens
+    and multiple choice have the same names. `load_checkpoint` and `config_from_json` read it from the class in
     `architectures`. A head for sequences, the default, reads BERT's pooler, DistilBERT's and RoBERTa's first token, and
-    XLNet's `config.summary_type`; one of a regression gives its value.
+    XLNet's `config.summary_type`; for a regression it gives the value.
 
     Args:
         params: tree of a model with a classification head.
@@ -102,9 +102,9 @@ def fill_mask(
     dtype: DTypeLike = jnp.float32,
     dropout_key: Array | None = None,
 ) -> Float[Array, "batch length vocab"]:
-    """Logits of the words that a masked language model puts in the place of each token, masked or not.
+    """Logits of a masked language model over the vocabulary, for every token, masked or not.
 
-    A decoder that is tied to the table of words uses that, dense or factored.
+    A decoder that is tied to the word embedding uses it, dense or factored.
 
     Args:
         params: tree of a BERT, DistilBERT or RoBERTa with a head for words.
@@ -151,15 +151,15 @@ def device_params(params: Mapping[str, Any], dtype: DTypeLike | None = None, *, 
     """`params` as jax arrays on the default device, floating leaves cast to `dtype` where it is given.
 
     `load_checkpoint` gives views of the file, which every call of a compiled function would copy to the
-    device anew. With `expand`, for many passes forward, kernels with single entries are made dense, once and not in
-    every pass: these save no time, and to put them in their places takes more than a short text's product.
+    device again. With `expand`, kernels with single entries are made dense, once instead of in every forward pass:
+    single entries save no time, and putting them in place takes longer than the product for a short text.
     """
     if expand:
         params = replace_leaves(params, {path: _dense(leaf) for path, leaf in walk(params) if _to_expand(path, leaf)})
     kind = None if dtype is None else _dtype(dtype)
     if kind is None:
         return jax.tree.map(jnp.asarray, dict(params))
-    # Pairs as one leaf: the places of single entries stay whole numbers.
+    # Each `LowRank` as one leaf: the positions of single entries stay integers.
     return jax.tree.map(lambda leaf: jax.tree.map(jnp.asarray, cast(leaf, kind)), dict(params), is_leaf=is_lowrank)
 
 
@@ -288,7 +288,7 @@ def hidden_states(
         config: its config.
         inputs: as `collate` makes them; other keys are left out.
         tokens: slice of the tokens that are computed in the last layer.
-        in_pieces: on one CPU, run some texts at a time, which takes half the time; not for gradients.
+        in_pieces: on one CPU, run a few texts at a time, which takes half the time; not for gradients.
     """
     net, read = architecture_of(config), _inputs(inputs, np.dtype("float32"), NO_DROPOUT, tokens)
     return _in_pieces(net, base, config, read) if in_pieces else net.forward(base, config, read)
@@ -302,9 +302,9 @@ def _inputs(batch: Mapping[str, Array], dtype: np.dtype, dropout: Dropout, token
 
 
 def _in_pieces(net: Architecture, base: Mapping[str, Any], config: ModelConfig, inputs: Inputs) -> Array:
-    """The net's `forward`; on one CPU, a large batch is run some texts at a time, whose activations stay in the cache.
+    """The net's `forward`; on one CPU, a large batch is run a few texts at a time, which takes half the time.
 
-    That takes half the time. With dropout the batch stays whole, for the entries that dropout zeroes depend on it.
+    Their activations then stay in the cache. With dropout the batch stays whole, since the zeroed entries depend on it.
     """
     rows, length = inputs.ids.shape
     height = math.ceil(rows / min(rows, math.ceil(rows * length / _TOKENS))) if rows else 0

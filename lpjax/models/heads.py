@@ -15,7 +15,7 @@ from lpjax.models.architecture import name_table
 from lpjax.models.config import ModelConfig
 
 SCALE = 0.02
-"""Standard deviation of fresh kernels, as all four nets were initialized with."""
+"""Standard deviation of fresh kernels, as in the initialization of all nets in the table."""
 
 
 def output_path(config: ModelConfig) -> str:

@@ -33,7 +33,7 @@ def at_least_float32(dtype: Any) -> Any:
 
 
 class Dropout:
-    """Inverted dropout with a key of its own for every call, in the order of the calls; none without a key."""
+    """Inverted dropout; the n-th call uses the n-th key that is derived from `key`. Without a key, no dropout."""
 
     def __init__(self, key: Array | None = None):
         self._key = key
@@ -41,7 +41,7 @@ class Dropout:
 
     @property
     def acts(self) -> bool:
-        """Whether there is any."""
+        """Whether there is a key."""
         return self._key is not None
 
     def __call__(self, x: Float[Array, "*shape"], rate: float) -> Float[Array, "*shape"]:
@@ -92,16 +92,16 @@ def embed(ids: Int[Array, "batch length"], params: Mapping[str, Any], dtype: Any
         return table.take(ids).astype(dtype)
     if isinstance(table, LowRank):
         return take_rows(cast(table, dtype), ids)
-    # Gather, then cast: the rows that are used, not the whole table.
+    # Gather before the cast: only the rows in use are cast, not the whole table.
     return take_rows(jnp.asarray(table), ids).astype(dtype)
 
 
 def unembed(
     x: Float[Array, "batch length d"], table: Mapping[str, Any], decoder: Mapping[str, Any], bias: Any
 ) -> Float[Array, "batch length vocab"]:
-    """Logits of words: x times the decoder's own kernel, or else the transpose of the table, plus a bias.
+    """Logits of words: x times the kernel of the decoder, or the transpose of the table if it has none, plus a bias.
 
-    The decoder's own bias, if it has one, goes before `bias`.
+    The bias of the decoder, if it has one, takes the place of `bias`.
     """
     if "kernel" in decoder:
         product = linear(x, {"kernel": decoder["kernel"]})
@@ -145,7 +145,7 @@ def attention(
 ) -> Float[Array, "batch queries d"]:
     """softmax(QKᵀ/√(d/heads))V, head by head, over the keys where `mask` holds.
 
-    A row whose mask holds nowhere attends evenly to all of it: finite, and meaningless.
+    If the mask of a text holds nowhere, all keys have the same weight: the result is finite and meaningless.
     """
     size = query.shape[-1] // num_heads
 
@@ -156,7 +156,7 @@ def attention(
 
 
 def split_heads(x: Float[Array, "batch length d"], num_heads: int) -> Float[Array, "batch heads length size"]:
-    """The heads before the tokens, as products of matrices want them: once, and not in every product."""
+    """Move the heads before the tokens, as batched matrix products need them."""
     return x.reshape(*x.shape[:2], num_heads, -1).swapaxes(1, 2)
 
 
@@ -174,7 +174,7 @@ def weighted_mean(
 ) -> Float[Array, "batch heads queries size"]:
     """softmax of the scores that are `visible`, its dropout, times the values.
 
-    Divided by the sum of the weights last, for of those results there are fewer than of weights.
+    The division by the sum of the weights comes last, since the result has fewer entries than the weights.
     """
     scores = jnp.where(visible, scores, jnp.finfo(scores.dtype).min)
     weights = jnp.exp(scores - lax.stop_gradient(scores.max(-1, keepdims=True)))

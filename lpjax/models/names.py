@@ -37,11 +37,11 @@ class Weight:
             the same size wherever it occurs in one table.
         transposed: whether the file holds the transpose (PyTorch's `Linear` is (out, in), kernels (in, out)).
         group: weights of one group are all there or all absent; the empty group must be there.
-        tied_to: name of the weight that this one repeats, if the config ties the two. Not required, and not kept
-            if it is equal to it.
-        optional: not required, though its group is there, and kept if it is.
-        file_shape: shape of the file's tensor where that has more axes than the leaf, to whose shape, transposed
-            or not, it is reshaped.
+        tied_to: name of the weight that this one repeats, if the config ties the two. Then it is not required, and
+            not kept if both are equal.
+        optional: not required even if its group is there.
+        file_shape: shape of the file's tensor, if that has more axes than the leaf; it is reshaped to the shape of
+            the leaf, or of its transpose.
     """
 
     name: str
@@ -60,7 +60,7 @@ class Weight:
         return tensor.T if self.transposed else tensor
 
     def to_file(self, leaf: Any) -> Any:
-        """The file's tensor of a leaf, a view; the leaf itself where it is no array or not of the leaf's shape."""
+        """The file's tensor of a leaf, a view; the leaf itself if it is no array or has another number of axes."""
         if not hasattr(leaf, "shape") or len(leaf.shape) != len(self.shape):
             return leaf
         tensor = leaf.T if self.transposed else leaf
@@ -112,7 +112,7 @@ def decoder(
 
 @dataclasses.dataclass
 class Misfits:
-    """Everything about a set of names that does not fit a table; false where all of it fits."""
+    """What does not fit a table, by the kind of the fault; false if everything fits."""
 
     missing: list[str] = dataclasses.field(default_factory=list)
     unknown: list[str] = dataclasses.field(default_factory=list)
@@ -131,7 +131,7 @@ class Misfits:
         )
 
     def refuse(self) -> None:
-        """Raise if there are any, of the params and the config that a caller passed.
+        """Raise if there are any, for the params and the config that a caller passed.
 
         Raises:
             ValueError: listing them.

@@ -24,8 +24,9 @@ from lpjax.weights.low_rank import LowRank, matmul, matmul_transposed, take_rows
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
 class Taps:
-    """Zeros of the shapes of the sums over tokens to report, None for the others; gradients by them are the sums.
+    """Zeros of the shapes of the sums over tokens to report, None for the others.
 
+    The gradients with respect to them are the sums.
     x is the input of a kernel, g the gradient with respect to the output of a kernel or a table.
 
     Attributes:
@@ -111,8 +112,8 @@ class TappedWeight:
         return _report_backward(product, taps.decoded_gradients, _squares_of_words, weights)
 
     def _counted(self, x: Array) -> Float[Array, "batch length"]:
-        """The weight of each token of x. If the net goes on with one token a text, that is the weight of the text; rows
-        that belong to no text, such as relative positions, have weight 1."""
+        """The weight of each token of x. If x has one token per text, that is the weight of the text; rows that belong
+        to no text, such as relative positions, have weight 1."""
         if x.shape[:2] == self.tokens.shape:
             return self.tokens
         if self.places is not None and x.shape[:2] == self.places.shape:

@@ -40,8 +40,8 @@ _SUMMARIES = ("last", "first", "mean", "cls_index")
 class XLNetConfig(ModelConfig):
     """Config of an XLNet; fields as in its config.json.
 
-    `mem_len`, `reuse_len` and `same_length` are not among them: without a text's earlier segments, they change nothing
-    where attention is bidirectional.
+    `mem_len`, `reuse_len` and `same_length` are not among them: without memories of earlier segments, they do not
+    change bidirectional attention.
 
     Raises:
         ValueError: on a size below 1, a hidden size that the heads do not divide, or an unknown activation or summary.
@@ -172,7 +172,7 @@ def forward(params: Mapping[str, Any], config: XLNetConfig, inputs: Inputs) -> F
 
 
 def _positions(config: XLNetConfig, length: int, dtype: Any) -> Float[Array, "direction two_length d"]:
-    """Sinusoids of the relative positions length, …, 1 − length; read backwards, too, where `bi_data` is set."""
+    """Sinusoids of the relative positions length, …, 1 − length; with `bi_data` also of their negatives."""
     distance = np.arange(length, -length, -1)
     if config.clamp_len > 0:
         distance = np.clip(distance, -config.clamp_len, config.clamp_len)
@@ -214,7 +214,7 @@ def _attention(
 
 
 def _shift(scores: Float[Array, "batch heads length two_length"]) -> Float[Array, "batch heads length length"]:
-    """Entry (q, k) from column length − q + k, which holds the position q − k: a change of shape, no gather."""
+    """Entry (q, k) from column length − q + k, which holds the position q − k: by reshaping, without a gather."""
     batch, heads, length, columns = scores.shape
     moved = scores.reshape(batch, heads, columns, length)[:, :, 1:]
     return moved.reshape(batch, heads, length, columns - 1)[..., :length]
@@ -229,7 +229,7 @@ def classify(
     params: Mapping[str, Any], config: XLNetConfig, hidden: Float[Array, "batch length hidden"], dropout: Dropout
 ) -> Float[Array, "batch labels"]:
     """Logits of the head over the hidden states of the tokens in `head_slice`; `params` is the whole tree."""
-    x = hidden.mean(1, keepdims=True)  # of one token, or of all where the mean is asked for: padding too, as trained
+    x = hidden.mean(1, keepdims=True)  # one token, or for "mean" all of them: padding too, as in training
     x = dropout(x, config.summary_first_dropout)
     if config.summary_use_proj:
         x = linear(x, params["sequence_summary"]["summary"])

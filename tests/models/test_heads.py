@@ -15,7 +15,7 @@ from lpjax import _tree
 from lpjax.glue.tasks import TASKS
 from lpjax.models import config_from_json
 from lpjax.models.heads import num_outputs, output_path
-from lpjax.models.names import HEADS, head_named, walk
+from lpjax.models.names import HEADS, head_named, names_classifier, walk
 from lpjax.training.classifier import for_texts, starting_weights
 from lpjax.weights.sparse import Sparse
 from tests.helpers.goldens import Golden, load_golden
@@ -95,8 +95,10 @@ def test_the_class_in_architectures_tells_the_head(name):
 def test_names_of_classes():
     assert head_named(["BertForPreTraining"]) == "words"
     assert head_named(["XLNetForQuestionAnsweringSimple"]) == "spans"
-    for other in (None, [], "BertForMaskedLM", ["BertModel"], ["BertForSequenceClassification"], [3]):
+    assert head_named(["BertForSequenceClassification"]) == "sequence"
+    for other in (None, [], "BertForMaskedLM", ["BertModel"], [3]):
         assert head_named(other) is None
+        assert not names_classifier(other)
     with pytest.raises(ValueError, match="`head` is 'token', expected one of sequence, tokens, spans, words"):
         dataclasses.replace(load_golden("bert_base").checkpoint.config, head="token")
     assert set(HEADS) == {"sequence", "tokens", "spans", "words"}
