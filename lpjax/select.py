@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
@@ -132,6 +132,19 @@ def matrix_view(leaf: Any, axes: tuple[int, int] = (0, 1)) -> MatrixView:
         stacked, inputs = len(shape) - 2, 1
     first_output = stacked + inputs
     return MatrixView(shape[:stacked], math.prod(shape[stacked:first_output]), math.prod(shape[first_output:]))
+
+
+def matrix_views(
+    params: Any, paths: Iterable[str], input_axes: InputAxes | None = None
+) -> dict[str, tuple[Any, MatrixView]]:
+    """path -> (leaf, its view) of leaves that are matrices or stacks of them.
+
+    Raises:
+        ValueError: as `axes_of_leaves`.
+    """
+    leaves = dict(leaves_with_paths(params))
+    axes = axes_of_leaves(leaves, input_axes)
+    return {path: (leaves[path], matrix_view(leaves[path], axes.get(path, (0, 1)))) for path in paths}
 
 
 def axes_of_leaves(leaves: Mapping[str, Any], input_axes: InputAxes | None) -> dict[str, tuple[int, int]]:

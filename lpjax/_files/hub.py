@@ -1,4 +1,4 @@
-"""Whether the Hugging Face Hub answers: asked once, within seconds, before anything is fetched from it."""
+"""Whether the Hugging Face Hub answers: asked once, with a short timeout, before anything is fetched from it."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from typing import Any
 
 TIMEOUT = "LPJAX_HUB_TIMEOUT"
 _SECONDS = 5.0
-_REMEMBERED = 60.0  # seconds that an answer, or none, is taken to hold
+_REMEMBERED = 60.0  # seconds for which an answer, or its absence, is remembered
 
 _OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE")
 _TRUE = {"1", "ON", "YES", "TRUE"}
@@ -21,13 +20,13 @@ _TRUE = {"1", "ON", "YES", "TRUE"}
 
 @contextmanager
 def hub_or_cache() -> Iterator[str | None]:
-    """Within, huggingface_hub and datasets fetch, or read what they fetched before if the hub is out of reach.
+    """Let huggingface_hub and datasets fetch from the hub, or read only their caches if the hub does not answer.
 
-    They try again and again otherwise, for half a minute, with a line each. A slow network has as long as it takes once
-    the hub has answered.
+    Without this, they retry for half a minute, with a line for each attempt. Once the hub has answered, downloads have
+    no time limit.
 
     Yields:
-        Why the hub is out of reach, in a few words; None if it answers.
+        Why the hub cannot be reached, in a few words; None if it answers.
     """
     reason = out_of_reach()
     with ExitStack() as stack:
@@ -41,7 +40,7 @@ def hub_or_cache() -> Iterator[str | None]:
 
 
 def out_of_reach() -> str | None:
-    """Why the hub is out of reach: it should not be asked, or gave no answer; None if it did."""
+    """Why the hub cannot be reached: an environment variable says so, or it gave no answer; None if it did."""
     for name in _OFFLINE:
         if os.environ.get(name, "").upper() in _TRUE:
             return f"{name} is set"
@@ -49,7 +48,7 @@ def out_of_reach() -> str | None:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of what an error says, or else its kind."""
+    """The first line of an error's message, or its class if it has none."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
 
@@ -66,28 +65,28 @@ def _probed() -> str | None:
 
 
 def _probe() -> str | None:
-    """Ask the hub for its front page's head, once; a thread of its own, for a name server may take its time, too."""
+    """Request the head of the hub's front page once, in a thread, for resolving its name can block, too."""
     from huggingface_hub import constants
     from huggingface_hub.utils import get_session
 
     seconds = _seconds()
-    found: list[Any] = []
+    answers: list[Exception | None] = []
 
     def ask() -> None:
         try:
             get_session().head(constants.ENDPOINT, timeout=seconds)
-            found.append(None)
+            answers.append(None)
         except Exception as error:
-            found.append(error)
+            answers.append(error)
 
     thread = threading.Thread(target=ask, daemon=True)
     with _quiet("huggingface_hub", "httpx", "urllib3"):
         thread.start()
         thread.join(seconds)
-    if found and found[0] is None:
+    if None in answers:
         return None
-    what = first_line(found[0]) if found else "no answer"
-    return f"{constants.ENDPOINT}: {what:.200}, within {seconds:g} s; {TIMEOUT} gives it more seconds"
+    what = first_line(answers[0]) if answers and answers[0] else "no answer"
+    return f"{constants.ENDPOINT}: {what:.200}, within {seconds:g} s; set {TIMEOUT} to wait longer"
 
 
 def _seconds() -> float:
@@ -102,7 +101,7 @@ def _seconds() -> float:
 
 @contextmanager
 def _quiet(*names: str) -> Iterator[None]:
-    """Without warnings of these loggers."""
+    """Suppress warnings of these loggers."""
     loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

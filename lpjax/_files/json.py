@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypeVar
@@ -40,7 +41,7 @@ class RecordError(ValueError):
 
 
 def parse_json(text: bytes | str, *, limit: int = JSON_LIMIT, unique: bool = False, lenient: bool = False) -> Any:
-    """What `text` holds.
+    """The value that a JSON text holds.
 
     Args:
         text: UTF-8, with or without a byte order mark.
@@ -85,7 +86,7 @@ def parse_json(text: bytes | str, *, limit: int = JSON_LIMIT, unique: bool = Fal
 
 
 def read_json(path: Path, *, limit: int = JSON_LIMIT, unique: bool = False, lenient: bool = False) -> Any:
-    """What a JSON file holds.
+    """The value that a JSON file holds.
 
     Raises:
         OSError, ValueError: as `read_bytes` and `parse_json`; the file is not named.
@@ -112,7 +113,7 @@ def parse_object(
     try:
         data = finite(parse_json(text, limit=RECORD_LIMIT, unique=True, lenient=True))
     except ValueError as fault:
-        raise error(f"{where} is no JSON: {fault}") from None
+        raise error(f"{where} is not JSON: {fault}") from None
     if not isinstance(data, dict):
         raise error(f"{where} is {_shown(data)}; expected an object")
     if schema and data.get("schema") != schema:
@@ -177,7 +178,7 @@ def _fault(text: str, data: Any) -> str:
         r"`(.*?)`", lambda match: " or ".join(_KINDS.get(one, one) for one in match[1].split(" | ")), expected[1]
     )
     for key, index in re.findall(r"(\w+)|\[(.*?)\]", place):
-        if index == "...":  # a value of an object, whose key msgspec does not tell
+        if index == "...":  # a value of an object; msgspec does not report its key
             return f"{place}: expected {kinds}"
         data = data[int(index)] if index else data[key]
     return f"{place} is {_shown(data)}; expected {kinds}"
@@ -240,13 +241,11 @@ def _no_constant(name: str) -> NoReturn:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        for key, _ in pairs:
-            if key not in found:
-                raise ValueError(f"the key {key[:100]!r} is repeated")
-            del found[key]
-    return found
+    data = dict(pairs)
+    if len(data) < len(pairs):
+        key, _ = Counter(key for key, _ in pairs).most_common(1)[0]
+        raise ValueError(f"the key {key[:100]!r} is repeated")
+    return data
 
 
 def _check_depth(data: Any) -> None:

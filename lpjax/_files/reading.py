@@ -1,4 +1,4 @@
-"""Bytes and text of files that somebody else wrote: regular files of a limited size, text in UTF-8."""
+"""Files that somebody else wrote, as bytes and as text: regular files of a limited size, text in UTF-8."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def read_bytes(path: Path, limit: int) -> bytes:
     """All bytes of a file.
 
     Raises:
-        ValueError: it is no regular file (a pipe or a device may never end), or has more than `limit` bytes.
+        ValueError: it is not a regular file (a pipe or a device may never end), or has more than `limit` bytes.
         OSError: it cannot be read.
     """
     _require_regular(path)
@@ -59,7 +59,7 @@ def map_file(path: Path, *, copy: bool = False) -> mmap.mmap | bytes:
 
 def _require_regular(path: Path) -> None:
     if path.exists() and not path.is_file():
-        raise ValueError("it is no regular file")  # A pipe would never end.
+        raise ValueError("it is not a regular file")  # a pipe would never end
 
 
 def decode(data: bytes) -> str:
@@ -72,7 +72,7 @@ def decode(data: bytes) -> str:
         if data.startswith(mark):
             raise ValueError(f"it is {name} text; save it as UTF-8")
     if data[:1] == b"\0" or data[1:2] == b"\0":
-        raise ValueError("it begins with NUL bytes, so it is UTF-16 text or no text; save it as UTF-8")
+        raise ValueError("it begins with NUL bytes, so it is UTF-16 or not text; save it as UTF-8")
     return data.decode("utf-8-sig")
 
 
@@ -101,7 +101,7 @@ def read_lines(path: Path) -> list[str]:
     except ValueError as error:
         raise TextError(1, str(error)) from None
     if (place := text.find("\0")) >= 0:
-        raise TextError(text.count("\n", 0, place) + 1, "it holds a NUL byte, so it is no text")
+        raise TextError(text.count("\n", 0, place) + 1, "it holds a NUL byte, so it is not text")
     lines = [line.removesuffix("\r") for line in text.split("\n")]
     for number, line in enumerate(lines, start=1):
         if len(line) > LINE_LIMIT:

@@ -1,8 +1,9 @@
 """Files and folders that are written whole or not at all.
 
-What is to become OUT is made in a folder beside it, `.OUT.<hex>.new`, and takes OUT's place in one step. The folder is
+The new OUT is made in a folder beside it, `.OUT.<hex>.new`, and takes its place in one step. The folder is
 locked for as long as the process that made it lives; the kernel releases the lock however the process ends. So the
-next run on the same OUT can tell what a killed run left, and removes it, from what another run is still writing.
+next run on the same OUT can distinguish the folder of a killed run, which it removes, from that of a run that is still
+writing.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from pathlib import Path
 
 try:
     import fcntl
-except ImportError:  # Windows has no such locks: nobody can tell what was left there, so nothing of it is removed
+except ImportError:  # Windows has no such locks: leftovers cannot be recognised there, and are kept
     fcntl = None
 
 _LOCK, _NEW, _OLD, _TRASH = "lock", "new", "old", "trash"
@@ -94,7 +95,7 @@ def claimed(target: Path) -> Iterator[None]:
     """Hold `target` for this process, for a run that writes it again and again.
 
     Raises:
-        FileExistsError: another run that is alive writes it.
+        FileExistsError: another running process writes it.
         OSError: its folder cannot be written to.
     """
     target = target.resolve()
@@ -128,13 +129,13 @@ def put_back(target: Path) -> None:
 
 
 def check_regular(path: Path) -> None:
-    """Refuse to replace what is no regular file: a file that is renamed to /dev/null would stand in its place.
+    """Refuse to replace anything but a regular file: a file that is renamed to /dev/null would replace the device.
 
     Raises:
         FileExistsError: `path` is a folder, a device or a pipe.
     """
     if path.exists() and not path.is_file():
-        raise FileExistsError(f"{path} is no regular file; choose another name")
+        raise FileExistsError(f"{path} is not a regular file; choose another name")
 
 
 def check_parent(target: Path) -> None:
@@ -147,14 +148,14 @@ def check_parent(target: Path) -> None:
     while not os.path.lexists(parent) and parent != parent.parent:
         parent = parent.parent
     if not parent.is_dir():
-        raise NotADirectoryError(f"{target} cannot be made: {parent} is no folder")
+        raise NotADirectoryError(f"{target} cannot be made: {parent} is not a folder")
     if not os.access(parent, os.W_OK | os.X_OK):
         raise PermissionError(f"{target} cannot be made: {parent} may not be written to; choose another folder")
 
 
 def overlap(one: Path, other: Path) -> bool:
-    """Whether one of two folders is, or lies in, the other: links and the case of letters count as the file system
-    has them, as far as the folders are there."""
+    """Whether two folders are the same or one lies in the other. For folders that exist, the file system decides about
+    links and the case of letters."""
 
     def within(path: Path, folder: Path) -> bool:
         return any(_same(parent, folder) for parent in (path, *path.parents))
@@ -199,7 +200,7 @@ def _workshop(target: Path) -> Iterator[tuple[Path, bool]]:
             lock = _locked(folder)
             if lock is not None or fcntl is None or attempt == _TRIES:
                 break
-            # A run that clears up was faster than the lock; or there are no locks here.
+            # Another run took the lock while it cleared up; or this file system has no locks.
             shutil.rmtree(folder, ignore_errors=True)
         assert folder is not None
         yield folder, lock is not None
@@ -220,7 +221,7 @@ def _clear(target: Path) -> None:
 
 
 def _workshops(target: Path) -> list[Path]:
-    """Folders of runs that write or wrote `target`; also what earlier versions of lpjax named so."""
+    """Folders of runs that write or wrote `target`, also those of earlier versions of lpjax."""
     name = re.compile(rf"\.{re.escape(target.name)}\.[0-9a-f]+\.(new|old)")
     try:
         with os.scandir(target.parent) as entries:
@@ -291,7 +292,7 @@ def _remove(folder: Path, target: Path) -> None:
     if (folder / _OLD).is_dir():
         if not os.path.lexists(target):
             return
-        # A part of it must not be taken for the whole, should this be interrupted.
+        # If this is interrupted, a part of it must not be mistaken for the whole.
         (folder / _OLD).replace(folder / f"{_TRASH}{secrets.token_hex(4)}")
     shutil.rmtree(folder, ignore_errors=True)
 
@@ -299,7 +300,7 @@ def _remove(folder: Path, target: Path) -> None:
 def _swap_in(fresh: Path, target: Path, overwrite: bool) -> None:
     """Put `fresh` in the place of `target`; what was there stays in the folder of `fresh`."""
     if not (overwrite and target.exists()):
-        # Made in the meantime, an empty folder is replaced by rename and any other makes it fail.
+        # If a folder was made there in the meantime, rename replaces an empty one and fails for any other.
         fresh.rename(target)
         return
     if _exchange(fresh, target):
@@ -328,7 +329,7 @@ def _exchange(one: Path, other: Path) -> bool:
 
 
 def _sync(path: Path) -> None:
-    """Have a file's bytes on the disk before its name is: a power cut must not leave an empty file."""
+    """Write a file's bytes to the disk before its name: a power cut must not leave an empty file."""
     descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
     try:
         os.fsync(descriptor)

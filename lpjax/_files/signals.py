@@ -27,8 +27,8 @@ def stopped_by_signals() -> Iterator[list[int]]:
     """Raise `Stopped` in the main thread at SIGTERM and SIGHUP; a second such signal ends the process at once.
 
     Python runs handlers between two of its own instructions: during a long computation in compiled code, the exception
-    comes at its end. Signals that are ignored (nohup) or that somebody else handles stay so, and so does everything
-    outside the main thread. What was set before is restored at the end.
+    comes at its end. Signals that are ignored (nohup) or already handled stay as they are, and nothing changes
+    outside the main thread. The handlers are restored at the end.
 
     Yields:
         The signals received so far.
@@ -43,7 +43,7 @@ def stopped_by_signals() -> Iterator[list[int]]:
         raise Stopped(number)
 
     def swallowed(unraisable: sys.UnraisableHookArgs) -> None:
-        # Raised in a destructor or a callback of the garbage collector, which nothing gets out of.
+        # Raised in a destructor or a garbage-collector callback, from which no exception propagates.
         if isinstance(unraisable.exc_value, Stopped):
             received.clear()
             threading.Timer(_AGAIN, os.kill, (os.getpid(), unraisable.exc_value.number)).start()

@@ -1,4 +1,4 @@
-"""stdout and stderr that last: what their encoding lacks is replaced, and a reader that left ends nothing."""
+"""stdout and stderr that do not fail: characters outside their encoding are replaced, closed pipes are ignored."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 
 class _Lasting:
-    """A text stream that, once its reader is gone (`lpjax … | head`), takes what is written and drops it."""
+    """A text stream that discards what is written once its reader has closed (`lpjax … | head`)."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
@@ -33,7 +33,7 @@ class _Lasting:
             self._drop(error)
 
     def _drop(self, error: OSError) -> None:
-        # What is still in the buffers goes nowhere, also at the interpreter's end; any other error is told.
+        # What is still in the buffers is discarded, also at exit; any other error is raised.
         nowhere = os.open(os.devnull, os.O_WRONLY)
         try:
             os.dup2(nowhere, self._stream.fileno())
@@ -45,14 +45,14 @@ class _Lasting:
 
 @contextmanager
 def lasting_streams() -> Iterator[None]:
-    """Within, letters that stdout or stderr cannot say become question marks, and both outlive their readers.
+    """Replace characters that stdout or stderr cannot encode by question marks, and ignore closed readers.
 
     Raises:
         OSError: what was printed cannot be written, because a disk is full, say.
     """
     before = sys.stdout, sys.stderr
     for stream in before:
-        with suppress(AttributeError, OSError, ValueError):  # no stream at all (`>&-`), or one of somebody's own
+        with suppress(AttributeError, OSError, ValueError):  # no stream at all (`>&-`), or a custom one
             stream.reconfigure(errors="replace")  # pyright: ignore[reportAttributeAccessIssue]
     sys.stdout, sys.stderr = (None if stream is None else _Lasting(stream) for stream in before)  # pyright: ignore[reportAttributeAccessIssue]
     lasting = sys.stdout, sys.stderr

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import msgspec
@@ -19,8 +19,8 @@ from lpjax.compression.latency import BreakEven
 from lpjax.compression.plan import Choice, Plan, Solver, check_only_plan, uniform_plan
 from lpjax.compression.program import program_key, rehearse, solve_group
 from lpjax.compression.record import LayerRecord
-from lpjax.compression.tasks import MatrixTask, TaskResult, leaf_of_results, tasks_of_leaf, unchanged_record
-from lpjax.select import InputAxes, Select, axes_of_leaves, matrix_view
+from lpjax.compression.tasks import MatrixTask, leaf_of_results, tasks_of_leaf, unchanged_record
+from lpjax.select import InputAxes, Select, matrix_views
 from lpjax.weighting.metric import UNWEIGHTED, Metrics
 from lpjax.weighting.statistics import Calibration
 from lpjax.weighting.weightings import DEFAULT, Weighting, leaf_metrics
@@ -137,10 +137,12 @@ def compress(
 
     records: dict[str, LayerRecord] = {}
     pairs: dict[str, LowRank] = {}
+    mesh = data_mesh() if mesh is None else mesh
     solved = (
-        leaf_of_results(results)
+        leaf_of_results([result, *itertools.islice(results, result.task.height - 1)])  # a leaf's follow one another
         for group in groups.values()
-        for results in _by_leaf(solve_group(group, options, batch_size, data_mesh() if mesh is None else mesh))
+        for results in [solve_group(group, options, batch_size, mesh)]
+        for result in results
     )
     for record, pair in itertools.chain(((record, None) for record in unchanged), solved):
         if pair is not None:
@@ -169,8 +171,8 @@ def _tasks(
     Raises:
         ValueError: `row_weights` do not fit, or a leaf is not finite.
     """
-    leaves = {path: leaf for path, leaf in leaves_with_paths(params) if path in plan.layers}
-    axes = axes_of_leaves(dict(leaves_with_paths(params)), input_axes)
+    views = matrix_views(params, (path for path, _ in leaves_with_paths(params) if path in plan.layers), input_axes)
+    leaves = {path: leaf for path, (leaf, _) in views.items()}
     if strangers := sorted(row_weights.keys() - leaves.keys()):
         raise ValueError(f"`row_weights` names leaves that are not selected: {', '.join(strangers[:5])}")
     metrics: dict[str, Metrics] = {}
@@ -181,29 +183,9 @@ def _tasks(
         raise ValueError(f"`row_weights` and `statistics` both weight {', '.join(both[:5])}; expected one of them")
     unchanged = plan.unchanged(params, input_axes)
     records = [unchanged_record(path, leaf, unchanged[path]) for path, leaf in leaves.items() if path in unchanged]
-    tasks = [
-        task
-        for path, leaf in leaves.items()
-        if path not in unchanged
-        for task in tasks_of_leaf(
-            path,
-            leaf,
-            matrix_view(leaf, axes.get(path, (0, 1))),
-            plan.layers[path],
-            rows=rows,
-            row_weights=row_weights.get(path),
-            metrics=metrics.get(path, UNWEIGHTED),
-            options=options,
-        )
-    ]
+    tasks: list[MatrixTask] = []
+    for path, (leaf, view) in views.items():
+        if path not in unchanged:
+            known: dict[str, Any] = {"row_weights": row_weights.get(path), "metrics": metrics.get(path, UNWEIGHTED)}
+            tasks += tasks_of_leaf(path, leaf, view, plan.layers[path], rows=rows, options=options, **known)
     return tasks, records
-
-
-def _by_leaf(results: Iterable[TaskResult]) -> Iterator[list[TaskResult]]:
-    """The results of each leaf, whose matrices follow one another."""
-    of_leaf: list[TaskResult] = []
-    for result in results:
-        of_leaf.append(result)
-        if len(of_leaf) == result.task.height:
-            yield of_leaf
-            of_leaf = []

@@ -1,4 +1,4 @@
-"""What trained a compressed checkpoint further: the files that `lpjax recover` and `lpjax finetune` leave beside it."""
+"""The training of a compressed checkpoint: the files that `lpjax recover` and `lpjax finetune` write beside it."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from lpjax.compression.record import RECORD, Record, record_of, record_text, ste
 
 RECOVERED, TUNED = "recover.json", "finetune.json"
 EXPORTED, EXPORT_SCHEMA = "lpjax_export.json", "lpjax-export/1"
-_SINCE = "Goals and bounds of layers are of the net before that, which the solvers made."
+_SINCE = "Errors and bounds of layers are those of the net before this training."
 
 
 def training_files(folder: str | Path | None) -> dict[str, str]:
     """The training files in a folder, name -> text, to be copied beside a net that is made of it.
 
     Raises:
-        RecordError: one is no regular file, or too large.
+        RecordError: one is not a regular file, or too large.
         CheckpointError: one is a link that leads out of the folder.
     """
     if folder is None:
@@ -69,7 +69,7 @@ def export_files(checkpoint: Checkpoint, model: str) -> dict[str, str]:
 
 
 def export_note(folder: str | Path) -> str:
-    """What a dense export was made of, as the end of a sentence; empty if the folder does not say."""
+    """The source of a dense export, as the end of a sentence; empty if the folder is not one."""
     path = Path(folder) / EXPORTED
     if not path.exists():
         return ""
@@ -77,14 +77,14 @@ def export_note(folder: str | Path) -> str:
         export = as_type(read_object(path, schema=EXPORT_SCHEMA), _Export, str(path))
         return f"; it is the dense export of {export.model}, which has a page"
     except RecordError:
-        return f"; it is a dense export, of what its {path.name}, which is damaged, does not tell"
+        return f"; it is a dense export, whose {path.name} is damaged"
 
 
 def earlier_recovery(files: Mapping[str, str]) -> Any:
     """The content of the last recover.json among `training_files`, to be kept in the next one; None without one.
 
     Raises:
-        RecordError: it is no JSON object.
+        RecordError: it is not a JSON object.
     """
     if RECOVERED not in files:
         return None
@@ -95,7 +95,7 @@ def earlier_recovery(files: Mapping[str, str]) -> Any:
 
 
 def training_notes(folder: str | Path) -> list[str]:
-    """A sentence of each, for readers who count on a net as the solvers left it."""
+    """A sentence about each, for readers who expect the net as the solvers made it."""
     notes = []
     for name, kind in ((RECOVERED, _Recovery), (TUNED, _Tuning)):
         path = Path(folder) / name
@@ -104,7 +104,7 @@ def training_notes(folder: str | Path) -> list[str]:
         try:
             notes.append(as_type(read_object(path), kind, str(path)).note())
         except RecordError:
-            notes.append(f"Trained after it was compressed; {name}, which tells how, can't be read.")
+            notes.append(f"Trained after it was compressed; {name}, which says how, can't be read.")
     return notes
 
 
@@ -142,7 +142,7 @@ class _Recovery(msgspec.Struct):
         last = f", the last of {runs} runs" if runs > 1 else ""
         start, best = self.curve[0].divergence, self.best.divergence
         if self.best.step == 0:
-            return f"lpjax recover made it no better, and left it as it was (divergence {start:.4g})."
+            return f"lpjax recover did not improve it, and left it as it was (divergence {start:.4g})."
         return (
             f"Trained after it was compressed, without labels, on {self.texts:,} texts, by {self.best.step:,} updates: "
             f"divergence from the dense net {start:.4g} → {best:.4g} on {self.held_out:,} "

@@ -1,4 +1,4 @@
-"""From what rank on a factored layer takes longer than the dense one: measured, kept in a file, used by `allocate`."""
+"""The rank from which a factored layer takes longer than the dense one: measured, and kept in a file for `allocate`."""
 
 from __future__ import annotations
 

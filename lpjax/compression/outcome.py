@@ -1,4 +1,4 @@
-"""From what `compress` returned to a checkpoint that tells how it was made."""
+"""The checkpoint that `compress` made, with the record of how it was made."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class Outcome(NamedTuple):
     """A compressed checkpoint.
 
     Attributes:
-        checkpoint: with its smaller params, and a block for config.json that tells which solver made which pair.
-        plan: what was done, to be replayed.
+        checkpoint: with its smaller params, and a block for config.json that says which solver made which pair.
+        plan: the choices, to be used again.
         files: the record, for `save_checkpoint`.
         methods: solvers and exponents that were used, in the order of the layers.
         sizes: parameters before and after.
@@ -45,7 +45,7 @@ class Outcome(NamedTuple):
         return self.methods[0] if len(self.methods) == 1 else ("several", None)
 
     def document(self, model: str, out: Path) -> dict[str, Any]:
-        """What became of `model` in the folder `out`, as JSON can say it."""
+        """A summary of the outcome for `model`, saved in the folder `out`, as JSON can say it."""
         return {
             "model": model,
             "out": str(out),
@@ -88,7 +88,7 @@ def outcome_of(
     total, left = (sum(leaf.size for _, leaf in leaves_with_paths(tree)) for tree in (before.params, params))
     whole = sum(math.prod(leaf.shape) for _, leaf in leaves_with_paths(before.params))
     if plan.budget_of == "parameters" and left > (plan.budget or 1) * whole:
-        plan = dataclasses.replace(plan, budget=None, budget_of=None)  # somebody raised its ranks
+        plan = dataclasses.replace(plan, budget=None, budget_of=None)  # its ranks were raised by hand
     paths: dict[Any, list[str]] = {}
     for record in fresh:
         paths.setdefault(plan.layers[record.path][1:3], []).append(record.path)
@@ -107,7 +107,7 @@ def outcome_of(
 
 
 def _earlier_steps(block: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The steps that config.json tells of; of a net from before there were steps, one."""
+    """The steps in config.json; one for a net of an early version, which has no steps."""
     if "steps" in block:
         return list(block["steps"])
     known = {key: block[key] for key in ("method", "p") if key in block}

@@ -1,4 +1,4 @@
-"""`Plan`: what to make of each matrix of a net, and its file, one line a layer, to be read, edited and replayed."""
+"""`Plan`: the rank and method of each matrix of a net; and its file, one line a layer, to be edited and used again."""
 
 from __future__ import annotations
 
@@ -16,19 +16,11 @@ from lpjax._check import check_name, check_share, check_whole
 from lpjax._files.json import Positive, RecordError, Text, as_type, json_line, json_text, read_object
 from lpjax._files.replacing import write_text
 from lpjax._repr import short_repr
+from lpjax._tree import leaves_with_paths
 from lpjax.checkpoint.targets import refuse_existing
 from lpjax.compression.defaults import default_method, default_sparse_share
 from lpjax.compression.latency import BreakEven
-from lpjax.select import (
-    InputAxes,
-    MatrixView,
-    Select,
-    axes_of_leaves,
-    leaves_with_paths,
-    matrix_view,
-    rank_for,
-    select_paths,
-)
+from lpjax.select import InputAxes, MatrixView, Select, axes_of_leaves, matrix_views, rank_for, select_paths
 from lpjax.solvers import SOLVERS, Solution
 from lpjax.weighting.statistics import Calibration
 from lpjax.weighting.weightings import DEFAULT, WEIGHTINGS, Weighting, check_weighting, leaf_metrics, weighting_named
@@ -41,7 +33,7 @@ Solver = str | Callable[..., Solution]
 
 
 class Choice(NamedTuple):
-    """What to make of one matrix.
+    """The rank and the method of one matrix.
 
     Attributes:
         rank: rank of its pair; None if it stays dense.
@@ -57,7 +49,7 @@ class Choice(NamedTuple):
     sparse_share: float = 0.0
 
     def check(self) -> None:
-        """Refuse what fits no matrix.
+        """Refuse a choice that is valid for no matrix.
 
         Raises:
             ValueError: a rank, share, method or exponent out of range.
@@ -124,7 +116,7 @@ class Plan:
             raise ValueError("`plan` names no layer")
         if strangers := [path for path in self.layers if path not in leaves]:
             raise ValueError(
-                f"`plan` names {', '.join(strangers[:5])}, which the net does not have: it is of another net"
+                f"`plan` names {', '.join(strangers[:5])}, which the net does not have: the plan is of another net"
             )
         for path, choice in self.layers.items():
             try:
@@ -143,12 +135,8 @@ class Plan:
 
     def unchanged(self, params: Any, input_axes: InputAxes | None = None) -> dict[str, str]:
         """path -> why its leaf stays as it is, for those that do."""
-        leaves = dict(leaves_with_paths(params))
-        axes = axes_of_leaves(leaves, input_axes)
-        reasons = {
-            path: self._reason(choice, leaves[path], matrix_view(leaves[path], axes.get(path, (0, 1))))
-            for path, choice in self.layers.items()
-        }
+        views = matrix_views(params, self.layers, input_axes)
+        reasons = {path: self._reason(choice, *views[path]) for path, choice in self.layers.items()}
         return {path: reason for path, reason in reasons.items() if reason}
 
     def _reason(self, choice: Choice, leaf: Any, view: MatrixView) -> str:
@@ -203,12 +191,9 @@ def uniform_plan(
     )
     if select is None:
         raise ValueError("`select` is missing; expected a group, a pattern or a function, or a `plan` instead")
-    leaves = dict(leaves_with_paths(params))
-    axes = axes_of_leaves(leaves, input_axes)
     method = default_method(solver, p, calibrated=weighting is not None)
     layers = {}
-    for path in select_paths(params, select, input_axes):
-        view = matrix_view(leaves[path], axes.get(path, (0, 1)))
+    for path, (_, view) in matrix_views(params, select_paths(params, select, input_axes), input_axes).items():
         fitting = rank if keep is None else rank_for((view.inputs, view.outputs), keep) or None
         by_time = break_even is not None
         share = default_sparse_share(sparse_share, path, weighting, method.solver, by_time=by_time)
@@ -269,7 +254,7 @@ def check_only_plan(**given: Any) -> None:
     """
     for name, value in given.items():
         if value is not None:
-            raise ValueError(f"`plan` and `{name}` both say what to make of a layer; pass either, not both")
+            raise ValueError(f"`plan` and `{name}` both choose for each layer; pass either, not both")
 
 
 def check_method(solver: Solver, p: float, *, name: str = "solver", **options: Any) -> None:

@@ -1,4 +1,4 @@
-"""`lpjax_record.json`: how a compressed checkpoint was made, step by step, beside its weights."""
+"""`lpjax_record.json`, beside the weights of a compressed checkpoint: how it was made, step by step."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _NAMES_IN_FILE = {
 
 
 class LayerRecord(msgspec.Struct, frozen=True, rename=_NAMES_IN_FILE):
-    """What became of one selected leaf.
+    """The outcome for one selected leaf.
 
     Attributes:
         path: keys joined by slashes.
@@ -78,10 +78,10 @@ class Step:
     Attributes:
         model: what was compressed, as the command line named it.
         method, p, keep, rank, options: of the solver; "several" if layers had different ones.
-        patterns: which layers were asked for.
+        patterns: the requested layers.
         parameters_before, parameters_after: of the whole net.
         bytes_before, bytes_after: of the files of weights.
-        layers: what became of each selected leaf; an objective that is not known is NaN.
+        layers: the outcome for each selected leaf; an error that is not known is NaN.
         seed, versions, machine: see `run_record`.
         weighting: name of the weighting that the errors were under; None without statistics.
         calibration: where those came from: model, source, sha256 of the texts, how many texts and tokens, target, seed.
@@ -245,7 +245,7 @@ def _step(stored: _StoredStep) -> Step:
 
 
 def _without_file(checkpoint: Checkpoint, ranks: Mapping[str, int]) -> Record:
-    """The steps as config.json names them, and the layers as they lie in the file."""
+    """The steps by config.json, and the layers by the weights."""
     leaves = dict(walk(checkpoint.params))
     block = checkpoint.compression or {}
     past = block.get("steps")

@@ -129,7 +129,6 @@ def tasks_of_leaf(
     Raises:
         ValueError: the leaf is not finite, or `row_weights` do not fit.
     """
-    pair = isinstance(leaf, LowRank)
     rank, nnz = _split(choice, view, leaf.dtype)
     largest = require_finite(path, leaf)
     transposed = rows == "last" or (rows == "auto" and not is_table(path))
@@ -145,27 +144,19 @@ def tasks_of_leaf(
         metrics = Metrics(None, metrics.columns)
     solve = solver_named(choice.method)
     # A start or a metric of the caller's is of the whole matrix.
-    as_factors = pair and leaf.sparse is None and not nnz and solve.equivariant
+    as_factors = isinstance(leaf, LowRank) and leaf.sparse is None and not nnz and solve.equivariant
     as_factors = as_factors and not options.keys() & {"init", "metric"}
-    return [
-        MatrixTask(
-            path=path,
-            leaf=leaf,
-            place=place,
-            height=math.prod(view.stack),
-            shape=shape,
-            transposed=transposed,
-            solve=solve,
-            p=choice.p,
-            rank=rank,
-            weights=None if weights is None else weights[place],
-            metrics=metrics,
-            nnz=nnz,
-            exponent=_pair_exponent(leaf, place) if pair else _exponent(largest, leaf.dtype),
-            as_factors=as_factors,
-        )
+    task = MatrixTask(
+        path, leaf, (), math.prod(view.stack), shape, transposed, solve, choice.p, rank, weights, metrics, nnz,
+        exponent=0 if isinstance(leaf, LowRank) else _exponent(largest, leaf.dtype), as_factors=as_factors,
+    )  # fmt: skip
+    tasks = [
+        task._replace(place=place, weights=None if weights is None else weights[place])
         for place in np.ndindex(view.stack)
     ]
+    if isinstance(leaf, LowRank):
+        tasks = [task._replace(exponent=_pair_exponent(leaf, task.place)) for task in tasks]
+    return tasks
 
 
 def _split(choice: Choice, view: MatrixView, dtype: Any) -> tuple[int, int]:

@@ -170,7 +170,7 @@ def _explanation(text: str) -> Text:
 
 
 def _folded(text: str, width: int) -> Iterator[str]:
-    """Lines of at most `width`, broken after a slash or a blank where there is one."""
+    """Lines of at most `width`, broken after a slash or a blank if there is one."""
     indent = " " * (len(text) - len(text.lstrip()))
     while cell_len(text) > width:
         cut = max(text.rfind(letter, len(indent) + 1, width) for letter in "/ ") + 1
@@ -181,7 +181,7 @@ def _folded(text: str, width: int) -> Iterator[str]:
 
 
 def _notes(kind: Kind) -> list[str]:
-    """That the leaves are factored, or tied to what."""
+    """Whether the leaves are factored, and what they are tied to."""
     notes = []
     first = kind.leaves[0]
     if first.rank is not None:
@@ -211,7 +211,7 @@ def _keep_cell(kind: Kind, index: int) -> str:
 
 
 def _span(values: Iterable[float | None], text: Callable[[Any], str]) -> str:
-    """Least and largest value, or the one that they are; nothing where there is none."""
+    """The least and the largest value, one value if they are equal, or nothing."""
     known = [value for value in values if value is not None]
     if not known:
         return ""
@@ -228,7 +228,7 @@ def _short(number: float) -> str:
 
 
 def _fine(ratio: float) -> str:
-    """Two digits after the point below ten: what one is told from."""
+    """Two digits after the point below ten, to distinguish ratios near 1."""
     return f"{ratio:.2f}" if ratio < 9.995 else _short(ratio)
 
 

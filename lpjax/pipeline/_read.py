@@ -1,4 +1,4 @@
-"""Reading a folder of sentence-transformers: what it does with a text, or by name what lpjax does not compute of it."""
+"""Read how a folder of sentence-transformers embeds a text; refuse, by name, what lpjax does not compute."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from lpjax.pipeline._stages import (
 
 _MAIN_CONFIG = "config_sentence_transformers.json"
 _PICKLE = "pytorch_model.bin"
-_ELSE = "lpjax compresses, saves and exports the net all the same, but cannot embed text with it"
+_ELSE = "lpjax can compress, save and export the net, but cannot embed text with it"
 
 # Keys of a pooling's config before pooling_mode, in the order in which their vectors are put side by side.
 _FLAGS = {
@@ -44,7 +44,7 @@ _FLAGS = {
     "pooling_mode_weightedmean_tokens": "weightedmean",
     "pooling_mode_lasttoken": "lasttoken",
 }
-# Arguments that a folder may give to transformers: of these no number depends, the others are refused.
+# Arguments for transformers that a folder may hold: these change no number; others are refused.
 _TRUST = ("trust_remote_code",)
 _IDLE_CONFIG = {"use_cache", "output_hidden_states", "output_attentions", "attn_implementation", *_TRUST}
 _IDLE_TOKENIZER = {"use_fast", "padding_side", "cache_dir", "token", "revision", "local_files_only", *_TRUST}
@@ -59,13 +59,13 @@ def read_pipeline(checkpoint: Checkpoint) -> SentencePipeline:
 
     Raises:
         CheckpointError: the folder's files are damaged, or ask for what lpjax does not compute, by name.
-        FileNotFoundError: the folder is no longer there.
+        FileNotFoundError: the folder no longer exists.
     """
     folder = checkpoint.source
     if folder is None:
         return SentencePipeline()
     if not folder.is_dir():
-        raise FileNotFoundError(f"`checkpoint.source`, {folder}, is no longer there, and it says how to embed a text")
+        raise FileNotFoundError(f"`checkpoint.source`, {folder}, no longer exists, and it says how to embed a text")
     entries = read_stages(folder)
     if not entries:
         return SentencePipeline()
@@ -261,18 +261,16 @@ def _read_weights(place: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[st
     path = place / WEIGHTS
     if not path.exists() and (place / _PICKLE).exists():
         raise CheckpointError(
-            f"{place} holds its weights only in {_PICKLE}, a pickle, which may run code; where PyTorch is installed, "
+            f"{place} holds its weights only in {_PICKLE}, a pickle, which may run code; with PyTorch installed, "
             f'convert it by safetensors.torch.save_file(torch.load("{place / _PICKLE}", weights_only=True), "{path}")'
         )
     tensors, _ = read_tensors(path)
-    found = {name: array.shape for name, array in tensors.items()}
-    if found != dict(shapes):
-        actual, expected = (
-            ", ".join(f"{name} {list(shape)}" for name, shape in sorted(one.items())) for one in (found, dict(shapes))
+    actual = {name: array.shape for name, array in tensors.items()}
+    if actual != dict(shapes):
+        got, expected = (
+            ", ".join(f"{name} {list(shape)}" for name, shape in sorted(table.items())) for table in (actual, shapes)
         )
-        raise CheckpointError(
-            f"{path} does not fit {place / CONFIG}: it holds {actual or 'nothing'}; expected {expected}"
-        )
+        raise CheckpointError(f"{path} does not fit {place / CONFIG}: it holds {got or 'nothing'}; expected {expected}")
     check_finite(tensors.items(), str(path), CheckpointError)
     return {name: np.asarray(array, np.float32) for name, array in tensors.items()}
 
@@ -282,7 +280,7 @@ def _read_rules(folder: Path, main: _Main) -> TextRules:
     prompts = {"query": "", "document": ""}
     for name, text in main.prompts.items():
         if not isinstance(text, str | None):
-            raise CheckpointError(f"{folder / _MAIN_CONFIG}: the prompt {name} is no text")
+            raise CheckpointError(f"{folder / _MAIN_CONFIG}: the prompt {name} is not text")
         prompts[name] = text or ""
     default = main.default_prompt_name
     if default is not None and default not in prompts:

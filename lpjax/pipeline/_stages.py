@@ -142,12 +142,12 @@ class Dense:
     def __call__(self, features: Features, mask: Mask) -> Features:
         x = features[self.feature]
         linear = _times(x, self.kernel)
-        found = ACTIVATIONS[self.activation](linear if self.bias is None else linear + _along(self.bias, x))
+        y = ACTIVATIONS[self.activation](linear if self.bias is None else linear + _along(self.bias, x))
         if isinstance(self.residual, Constant):
-            found = found + _times(x, self.residual)
+            y = y + _times(x, self.residual)
         elif self.residual:
-            found = found + x
-        return features | {self.feature: found}
+            y = y + x
+        return features | {self.feature: y}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,7 +158,7 @@ class Normalize:
 
     def __call__(self, features: Features, mask: Mask) -> Features:
         x = features[self.feature]
-        # The maximum is inside of the root, whose derivative at 0 is infinite.
+        # The maximum is inside the root, whose derivative at 0 is infinite.
         square = jnp.maximum(jnp.sum(x**2, axis=-1, keepdims=True), _EPSILON**2)
         return features | {self.feature: x / jnp.sqrt(square)}
 

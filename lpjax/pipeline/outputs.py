@@ -104,11 +104,11 @@ class Outputs:
         """
         raise NotImplementedError
 
-    def divergence(self, found: Array, wanted: Array, inputs: Inputs) -> Float[Array, " batch"]:
+    def divergence(self, outputs: Array, reference: Array, inputs: Inputs) -> Float[Array, " batch"]:
         """How far the outputs of one net are from those of another, text by text."""
         raise NotImplementedError
 
-    def agreement(self, found: Array, wanted: Array, inputs: Inputs) -> Float[Array, " batch"] | None:
+    def agreement(self, outputs: Array, reference: Array, inputs: Inputs) -> Float[Array, " batch"] | None:
         """Share of the predictions for a text that are equal; None if outputs are not classes."""
         return None
 
@@ -153,9 +153,9 @@ class Embedding(Outputs):
         """Gaussian: the mean of (uᵀδ)² is ‖δ‖²."""
         return jax.random.normal(key, outputs.shape, outputs.dtype)
 
-    def divergence(self, found: Array, wanted: Array, inputs: Inputs) -> Float[Array, " batch"]:
+    def divergence(self, outputs: Array, reference: Array, inputs: Inputs) -> Float[Array, " batch"]:
         """Half the squared distance, 1 − cosine."""
-        return jnp.sum((found - wanted) ** 2, axis=1) / 2
+        return jnp.sum((outputs - reference) ** 2, axis=1) / 2
 
 
 def at_length_1(vectors: Float[Array, "batch d"]) -> Float[Array, "batch d"]:
@@ -179,15 +179,15 @@ class _Categorical(Outputs):
         gradient = against_drawn(outputs, drawn)
         return gradient if self.weights is None else gradient * inputs[self.weights][..., None]
 
-    def divergence(self, found: Array, wanted: Array, inputs: Inputs) -> Float[Array, " batch"]:
-        """KL(wanted ‖ found) in nats, the mean over the places: the loss of distillation (Hinton et al., arXiv
+    def divergence(self, outputs: Array, reference: Array, inputs: Inputs) -> Float[Array, " batch"]:
+        """KL(reference ‖ outputs) in nats, the mean over the places: the loss of distillation (Hinton et al., arXiv
         1503.02531) at temperature 1."""
-        apart = kl(found, wanted)
-        return apart if self.weights is None else _mean(apart, inputs[self.weights])
+        divergence = kl(outputs, reference)
+        return divergence if self.weights is None else _mean(divergence, inputs[self.weights])
 
-    def agreement(self, found: Array, wanted: Array, inputs: Inputs) -> Float[Array, " batch"]:
+    def agreement(self, outputs: Array, reference: Array, inputs: Inputs) -> Float[Array, " batch"]:
         """Share of the places; 1 for a text without any."""
-        same = same_argmax(found, wanted)
+        same = same_argmax(outputs, reference)
         return same if self.weights is None else 1 - _mean(1 - same, inputs[self.weights])
 
 
@@ -231,9 +231,9 @@ class Regression(_OfHead):
             return jax.random.normal(key, outputs.shape, outputs.dtype)
         return 2 * (outputs - labels.reshape(outputs.shape))
 
-    def divergence(self, found: Array, wanted: Array, inputs: Inputs) -> Float[Array, " batch"]:
+    def divergence(self, outputs: Array, reference: Array, inputs: Inputs) -> Float[Array, " batch"]:
         """The squared difference, summed over the values."""
-        return jnp.sum((found - wanted) ** 2, axis=1)
+        return jnp.sum((outputs - reference) ** 2, axis=1)
 
     def check_labels(self, labels: Any, texts: int) -> np.ndarray:
         shape = (texts,) if self.count == 1 else (texts, self.count)
@@ -252,15 +252,15 @@ class Labels(_OfHead):
         drawn = jax.random.bernoulli(key, share) if labels is None else labels
         return share - drawn.astype(share.dtype)
 
-    def divergence(self, found: Array, wanted: Array, inputs: Inputs) -> Float[Array, " batch"]:
-        """The sum over the labels of KL(wanted ‖ found), in nats."""
-        yes, no = (jax.nn.log_sigmoid(x * wanted) - jax.nn.log_sigmoid(x * found) for x in (1, -1))
-        share = jax.nn.sigmoid(wanted)
+    def divergence(self, outputs: Array, reference: Array, inputs: Inputs) -> Float[Array, " batch"]:
+        """The sum over the labels of KL(reference ‖ outputs), in nats."""
+        yes, no = (jax.nn.log_sigmoid(x * reference) - jax.nn.log_sigmoid(x * outputs) for x in (1, -1))
+        share = jax.nn.sigmoid(reference)
         return jnp.sum(share * yes + (1 - share) * no, axis=1)
 
-    def agreement(self, found: Array, wanted: Array, inputs: Inputs) -> Float[Array, " batch"]:
+    def agreement(self, outputs: Array, reference: Array, inputs: Inputs) -> Float[Array, " batch"]:
         """Share of the labels on which both nets agree at the threshold ½."""
-        return jnp.mean(((found > 0) == (wanted > 0)).astype(found.dtype), axis=1)
+        return jnp.mean(((outputs > 0) == (reference > 0)).astype(outputs.dtype), axis=1)
 
     def check_labels(self, labels: Any, texts: int) -> np.ndarray:
         values = _floats(labels, (texts, self.count), "a row a text, a column a label")
@@ -299,13 +299,13 @@ class Spans(_Categorical):
         logits = jnp.swapaxes(logits_of(params, config, states, NO_DROPOUT, "spans"), 1, 2)
         return jnp.where(inputs["attention_mask"].astype(bool)[:, None], logits, -1e30)
 
-    def divergence(self, found: Array, wanted: Array, inputs: Inputs) -> Float[Array, " batch"]:
-        """KL(wanted ‖ found) of the first token plus that of the last, in nats."""
-        return jnp.sum(kl(found, wanted), axis=1)
+    def divergence(self, outputs: Array, reference: Array, inputs: Inputs) -> Float[Array, " batch"]:
+        """KL(reference ‖ outputs) of the first token plus that of the last, in nats."""
+        return jnp.sum(kl(outputs, reference), axis=1)
 
-    def agreement(self, found: Array, wanted: Array, inputs: Inputs) -> Float[Array, " batch"]:
+    def agreement(self, outputs: Array, reference: Array, inputs: Inputs) -> Float[Array, " batch"]:
         """1 if both the likeliest first and the likeliest last token are the same."""
-        return jnp.prod(same_argmax(found, wanted), axis=1)
+        return jnp.prod(same_argmax(outputs, reference), axis=1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -371,22 +371,24 @@ def against_drawn(logits: Float[Array, "*batch n"], drawn: Array) -> Float[Array
     return jax.nn.softmax(logits) - jax.nn.one_hot(drawn, logits.shape[-1], dtype=logits.dtype)
 
 
-def kl(found: Float[Array, "*batch n"], wanted: Float[Array, "*batch n"]) -> Float[Array, "*batch"]:
-    """KL(wanted ‖ found) of two rows of logits, in nats."""
-    logs, wanted_logs = jax.nn.log_softmax(found), jax.nn.log_softmax(wanted)
-    return jnp.sum(jnp.exp(wanted_logs) * (wanted_logs - logs), axis=-1)
+def kl(outputs: Float[Array, "*batch n"], reference: Float[Array, "*batch n"]) -> Float[Array, "*batch"]:
+    """KL(reference ‖ outputs) of two rows of logits, in nats."""
+    logs, reference_logs = jax.nn.log_softmax(outputs), jax.nn.log_softmax(reference)
+    return jnp.sum(jnp.exp(reference_logs) * (reference_logs - logs), axis=-1)
 
 
-def same_argmax(found: Float[Array, "*batch n"], wanted: Float[Array, "*batch n"]) -> Float[Array, "*batch"]:
+def same_argmax(outputs: Float[Array, "*batch n"], reference: Float[Array, "*batch n"]) -> Float[Array, "*batch"]:
     """1 if the largest of both rows of logits stands in the same place, else 0."""
-    return (jnp.argmax(found, axis=-1) == jnp.argmax(wanted, axis=-1)).astype(found.dtype)
+    return (jnp.argmax(outputs, axis=-1) == jnp.argmax(reference, axis=-1)).astype(outputs.dtype)
 
 
 def _floats(labels: Any, shape: tuple[int, ...], what: str) -> np.ndarray:
     try:
         values = np.asarray(labels, np.float32)
     except (TypeError, ValueError):
-        raise ValueError(f"`labels` holds what is no number; expected an array of shape {shape}, {what}") from None
+        raise ValueError(
+            f"`labels` holds a value that is not a number; expected an array of shape {shape}, {what}"
+        ) from None
     if values.shape != shape:
         raise ValueError(f"`labels` has shape {values.shape}; expected {shape}, {what}")
     return values

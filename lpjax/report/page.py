@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -52,7 +53,7 @@ class Baseline(NamedTuple):
 
 
 class Missing(NamedTuple):
-    """What a page lacks, and why, or how to get it."""
+    """What a page lacks, and why, or how to add it."""
 
     what: str
     how: str
@@ -99,7 +100,7 @@ def write_report(
             lines (see `read_results`).
         baseline: the dense net that all folders were made of. If it is given, these are measured: errors of each layer
             in three norms, spectra, fidelity, latency, and the task that the net was fine-tuned on, or else STS-B by
-            embeddings, if its data is found. Otherwise the page has what folders and records tell, and says what it
+            embeddings, if its data is found. Otherwise the page shows what folders and records hold, and says what it
             lacks.
         scorers: further functions from a checkpoint to scores by name; each is called with the dense net and with
             every folder's.
@@ -126,18 +127,17 @@ def write_report(
     folders = [read_run(run) for run in runs if Path(run).is_dir()]
     results = [read_results(run) for run in runs if not Path(run).is_dir()]
     distinguish(folders)
-    missing: list[Missing] = []
-    dense: Scores = {}
+    page = _Page(folders, results, None if baseline is None or not folders else baseline.name)
     if baseline is not None and folders:
-        dense = _measure(folders, baseline, scorers, glue, latency, missing, progress)
+        page.measure(baseline.checkpoint, scorers, glue, latency, progress)
     elif folders:
-        missing.append(_without_baseline(folders))
-    write_text(out, _render(folders, results, baseline if folders else None, dense, missing))
-    return missing
+        page.missing.append(_without_baseline(folders))
+    write_text(out, page.render())
+    return page.missing
 
 
 def write_own_page(out: Path, before: Checkpoint, model: str, progress: Progress | None = None) -> list[Missing]:
-    """Write the page of the checkpoint in `out`, just made of `before`, into it; if that has pairs, by files alone.
+    """Write the page of the checkpoint in `out` into that folder, compared with `before` unless that has pairs.
 
     Raises:
         ValueError: the page can't be written; the checkpoint is there.
@@ -173,64 +173,110 @@ def check_runs(runs: Sequence[Path], baseline: str | None) -> None:
         )
 
 
-def _measure(
-    runs: Sequence[Run],
-    baseline: Baseline,
-    scorers: Sequence[Scorer],
-    glue: str | Path | None,
-    latency: bool,
-    missing: list[Missing],
-    progress: Progress | None,
-) -> Scores:
-    """Fill in what the comparison with the dense net tells of the runs; returns the dense net's own scores."""
-    net = baseline.checkpoint
-    spectra: dict[str, np.ndarray] = {}
-    total, done = len(runs) * (4 if latency else 3) + 1, itertools.count()
+@dataclasses.dataclass
+class _Page:
+    """What stands on a page.
 
-    def advance(what: str) -> None:
-        if progress is not None:
-            progress(next(done), total, what)
+    Attributes:
+        runs, results: compressed checkpoints, and files of experiments.
+        baseline: name of the dense net, None without one.
+        dense: its scores.
+        missing: what was not measured.
+    """
 
-    for run in runs:
-        advance(f"errors and spectra: {run.label}")
-        compare(run, net, baseline.name, spectra)
-        run.dense_bytes = weight_bytes(net.source) or run.dense_bytes
-    advance("scores of the dense net")
-    chosen = list(scorers)
-    task = own_task(net.config_json)
-    for what, make in (
-        ("STS-B", functools.partial(stsb_scorer, net, glue))
-        if task is None
-        else (task.title, functools.partial(task_scorer, net, task, glue)),
-        ("Fidelity", functools.partial(fidelity_scorer, net)),
-    ):
-        try:
-            chosen.append(make())
-        except (ValueError, OSError) as error:
-            if glue is not None and isinstance(error, DataError):
-                raise
-            missing.append(Missing(what, str(error)))
-    dense = _scores(net, chosen, baseline.name, missing)
-    for run in runs:
-        advance(f"scores: {run.label}")
-        run.scores = _scores(run.checkpoint, chosen, run.label, missing)
-    if not latency:
-        missing.append(Missing("Latency", "it was not requested; leave out --no-latency."))
-    for run in runs if latency else ():
-        advance(f"latency: {run.label}")
-        run.latency = measure_latency(net, run.checkpoint, seed=_SEED)
-    advance("drawing")
-    return dense
+    runs: list[Run]
+    results: list[Results]
+    baseline: str | None
+    dense: Scores = dataclasses.field(default_factory=dict)
+    missing: list[Missing] = dataclasses.field(default_factory=list)
 
+    def measure(
+        self,
+        net: Checkpoint,
+        scorers: Sequence[Scorer],
+        glue: str | Path | None,
+        latency: bool,
+        progress: Progress | None,
+    ) -> None:
+        """Measure errors, spectra, scores and latency against the dense net."""
+        spectra: dict[str, np.ndarray] = {}
+        total, done = len(self.runs) * (4 if latency else 3) + 1, itertools.count()
 
-def _scores(net: Checkpoint, scorers: Sequence[Scorer], label: str, missing: list[Missing]) -> Scores:
-    scores: Scores = {}
-    for scorer in scorers:
-        try:
-            scores |= scorer(net)
-        except ValueError as error:
-            missing.append(Missing(f"A score of {label}", str(error)))
-    return scores
+        def advance(what: str) -> None:
+            if progress is not None:
+                progress(next(done), total, what)
+
+        for run in self.runs:
+            advance(f"errors and spectra: {run.label}")
+            compare(run, net, self.baseline or "", spectra)
+            run.dense_bytes = weight_bytes(net.source) or run.dense_bytes
+        advance("scores of the dense net")
+        chosen = [*scorers, *self._own_scorers(net, glue)]
+        self.dense = self._scores(net, chosen, self.baseline or "")
+        for run in self.runs:
+            advance(f"scores: {run.label}")
+            run.scores = self._scores(run.checkpoint, chosen, run.label)
+        if not latency:
+            self.missing.append(Missing("Latency", "it was not requested; leave out --no-latency."))
+        for run in self.runs if latency else ():
+            advance(f"latency: {run.label}")
+            run.latency = measure_latency(net, run.checkpoint, seed=_SEED)
+        advance("drawing")
+
+    def _own_scorers(self, net: Checkpoint, glue: str | Path | None) -> Iterator[Scorer]:
+        """The task that the net was fine-tuned on, or else STS-B, if its data is found; and fidelity."""
+        task = own_task(net.config_json)
+        for what, make in (
+            ("STS-B", functools.partial(stsb_scorer, net, glue))
+            if task is None
+            else (task.title, functools.partial(task_scorer, net, task, glue)),
+            ("Fidelity", functools.partial(fidelity_scorer, net)),
+        ):
+            try:
+                yield make()
+            except (ValueError, OSError) as error:
+                if glue is not None and isinstance(error, DataError):
+                    raise
+                self.missing.append(Missing(what, str(error)))
+
+    def _scores(self, net: Checkpoint, scorers: Sequence[Scorer], label: str) -> Scores:
+        scores: Scores = {}
+        for scorer in scorers:
+            try:
+                scores |= scorer(net)
+            except ValueError as error:
+                self.missing.append(Missing(f"A score of {label}", str(error)))
+        return scores
+
+    def render(self) -> str:
+        """The page as HTML."""
+        from jinja2 import Environment, PackageLoader, StrictUndefined
+
+        environment = Environment(
+            loader=PackageLoader("lpjax.report"),
+            autoescape=True,  # names, paths and notes may come from anywhere
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        environment.filters |= filters()
+        numbers = itertools.count(1)  # keep the ids in the charts apart
+
+        def chart(title: str, described: str, draw: Callable[..., None], *arguments: Any, note: str = "") -> Chart:
+            return Chart(title, svg_of(draw, *arguments, number=next(numbers), title=described), note)
+
+        runs, results = self.runs, self.results
+        return environment.get_template("page.html").render(
+            vars(self),
+            title=", ".join(entry.label for entry in (*runs, *results)),
+            score_names=list(dict.fromkeys([*self.dense, *(name for run in runs for name in run.scores)])),
+            shapes=[(latency.batch, latency.length) for latency in runs[0].latency] if runs else [],
+            measured=None if self.baseline is None else run_record(_SEED),
+            score_charts=_score_charts(chart, runs, self.dense),
+            spectra=[_spectra(chart, run) for run in runs],
+            error_charts=[_error_charts(chart, run) for run in runs],
+            result_charts=[_result_charts(chart, result) for result in results],
+        )
 
 
 def _without_baseline(runs: Sequence[Run]) -> Missing:
@@ -242,46 +288,6 @@ def _without_baseline(runs: Sequence[Run]) -> Missing:
         "they need the dense net, and no --baseline was given. To measure them:",
         f"lpjax report {names} --baseline {shlex.quote(source)}",
     )
-
-
-def _render(
-    runs: Sequence[Run],
-    results: Sequence[Results],
-    baseline: Baseline | None,
-    dense: Scores,
-    missing: Sequence[Missing],
-) -> str:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("lpjax.report"),
-        autoescape=True,  # names, paths and notes may come from anywhere
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= filters()
-    numbers = itertools.count(1)  # keep the ids in the charts apart
-
-    def chart(title: str, described: str, draw: Callable[..., None], *arguments: Any, note: str = "") -> Chart:
-        return Chart(title, svg_of(draw, *arguments, number=next(numbers), title=described), note)
-
-    context: dict[str, Any] = {
-        "title": ", ".join(entry.label for entry in (*runs, *results)),
-        "runs": runs,
-        "results": results,
-        "baseline": None if baseline is None else baseline.name,
-        "dense": dense,
-        "score_names": list(dict.fromkeys([*dense, *(name for run in runs for name in run.scores)])),
-        "shapes": [(latency.batch, latency.length) for latency in runs[0].latency] if runs else [],
-        "missing": missing,
-        "measured": run_record(_SEED) if baseline is not None else None,
-        "score_charts": _score_charts(chart, runs, dense),
-        "spectra": [_spectra(chart, run) for run in runs],
-        "error_charts": [_error_charts(chart, run) for run in runs],
-        "result_charts": [_result_charts(chart, result) for result in results],
-    }
-    return environment.get_template("page.html").render(context)
 
 
 def _score_charts(chart: Callable[..., Chart], runs: Sequence[Run], dense: Scores) -> Charts:

@@ -20,7 +20,7 @@ _MOST_CELLS = 20_000
 
 
 class _Source(msgspec.Struct, kw_only=True):
-    """What tells how a row, or all rows of a file, came about."""
+    """Provenance of a row, or of all rows of a file."""
 
     seed: Count | None = None
     versions: dict[str, Plain | None] | None = None
@@ -37,7 +37,7 @@ class Cell(_Source, kw_only=True):
     """A net compressed in one way and scored: a row of a file.
 
     Attributes:
-        net, task, layers: what was compressed and scored; None if the file does not tell.
+        net, task, layers: what was compressed and scored; None if the file does not say.
         compression: share of the layers' parameters that was removed; in a file, 1 or more is percent.
         method, p: the solver and its exponent, None for a solver without one.
         parameters: of the whole net; None if not known.
@@ -76,7 +76,7 @@ class Cell(_Source, kw_only=True):
 
     @property
     def key(self) -> tuple[str, str, str]:
-        """Net, task and layers; "" for what the file does not tell."""
+        """Net, task and layers; "" for what the file does not say."""
         return self.net or "", self.task or "", self.layers or ""
 
     def value(self, score: str) -> float | None:

@@ -1,4 +1,4 @@
-"""One compressed checkpoint on the page: what its folder tells, and what a comparison with the dense net adds."""
+"""A compressed checkpoint on the page: what its folder holds, and what a comparison with the dense net adds."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def read_run(name: str | Path) -> Run:
     for layer in (layer.record for layer in layers):
         leaf = leaves[layer.path]
         if (tuple(leaf.shape), leaf.size, math.prod(leaf.shape)) != (layer.shape, layer.stored_size, layer.dense_size):
-            raise ValueError(f"{name} has another {layer.path} than its record says; remove the record to continue")
+            raise ValueError(f"{name} holds a {layer.path} that differs from its record; remove the record to continue")
     return Run(
         name=str(name),
         label=folder.resolve().name,

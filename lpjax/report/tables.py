@@ -39,7 +39,7 @@ def make_table(
 
 
 def layers_table(records: Sequence[LayerRecord]) -> Table:
-    """What became of each layer."""
+    """The outcome for each layer."""
     timed = any(record.time_ratio is not None for record in records)
     sparse = any(record.nnz for record in records)
     rows = []
@@ -67,18 +67,18 @@ def break_even_tables(timings: BreakEven) -> list[RenderableType]:
     ratios = [f"{keep:g}" for keep in _KEEPS]
     title = f"{timings.tokens} tokens: time / dense at keep {', '.join(ratios)}, and the largest rank that is no slower"
     rows = []
-    for one in timings.timings:
-        ranks = [rank_for(one.shape, keep) for keep in _KEEPS]
+    for timing in timings.timings:
+        ranks = [rank_for(timing.shape, keep) for keep in _KEEPS]
         rows.append(
             (
-                "×".join(map(str, one.shape)),
-                "table" if one.table else "kernel",
-                f"{1e3 * one.dense_seconds:.3f}",
-                *("–" if rank < 1 else f"{one.ratio(rank):.2f}" for rank in ranks),
-                *((str(one.rank), f"{one.keep:.2f}") if one.rank else ("none", "–")),
+                "×".join(map(str, timing.shape)),
+                "table" if timing.table else "kernel",
+                f"{1e3 * timing.dense_seconds:.3f}",
+                *("–" if rank < 1 else f"{timing.ratio(rank):.2f}" for rank in ranks),
+                *((str(timing.rank), f"{timing.keep:.2f}") if timing.rank else ("none", "–")),
             )
         )
-    caption = "each layer alone; in a net, what is beside it takes its time either way"
+    caption = "each layer alone; the rest of a net takes the same time either way"
     return [title, make_table(["shape", "as", "ms", *ratios, "rank", "keep"], rows, caption=caption)]
 
 
@@ -98,7 +98,7 @@ def curve_table(curve: Sequence[Mapping[str, Any]], best: Mapping[str, Any], col
 
 
 def task_tables(result: Mapping[str, Any], task: Task) -> Iterator[RenderableType]:
-    """Scores on a task, as `lpjax evaluate` tells them, of one net or two."""
+    """Scores of one or two nets on a task, for `lpjax evaluate`."""
     names = [result[key] for key in ("model", "baseline") if key in result]
     nets = [result[key] for key in ("result", "baseline_result") if key in result]
     rows = [[name, *(f"{net['metrics'][name]:.4f}" for net in nets)] for name in task.metrics]
@@ -112,7 +112,7 @@ def task_tables(result: Mapping[str, Any], task: Task) -> Iterator[RenderableTyp
 
 
 def outputs_tables(result: Mapping[str, Any]) -> Iterator[RenderableType]:
-    """Scores by embeddings and nearness to the dense net, as `lpjax evaluate` tells them."""
+    """Scores of embeddings, and how near they are to the dense net's, for `lpjax evaluate`."""
     rows: list[list[str]] = []
     if "stsb" in result:
         nets = [result[key] for key in ("stsb", "baseline_stsb") if key in result]

@@ -97,9 +97,12 @@ def results_table(rows: Sequence[Mapping[str, Any]], *, score: str, dense: float
         title: of the table.
     """
     from rich.box import SIMPLE
+    from rich.markup import escape
     from rich.table import Table
 
-    table = Table(title=f"{title}\n{score}" if title else score, title_justify="left", box=SIMPLE, padding=(0, 1, 0, 0))
+    table = Table(
+        title=escape(f"{title}\n{score}" if title else score), title_justify="left", box=SIMPLE, padding=(0, 1, 0, 0)
+    )
     for heading in ("layers", "method"):
         table.add_column(heading, no_wrap=True)
     for heading in ("smaller", "M params", "score", "loss", "seconds"):
@@ -108,7 +111,7 @@ def results_table(rows: Sequence[Mapping[str, Any]], *, score: str, dense: float
     for i, row in enumerate(rows):
         took = row.get("seconds")
         table.add_row(
-            row["layers"],
+            escape(row["layers"]),
             row["method"] if row["p"] is None else f"{row['method']} p={row['p']:g}",
             percent(row["compression"], 0),
             decimal(row["parameters"] / 1e6, 2),

@@ -97,8 +97,8 @@ def _set(name: str, index: Any, value: float) -> Callable[[dict[str, np.ndarray]
 SAFETENSORS = [
     Hostile("empty file", raw(b""), WHOLE + "it is empty" + AGAIN),
     Hostile("7 bytes", cut(7), WHOLE + "it has 7 bytes, fewer than the header's length takes" + AGAIN),
-    Hostile("a pipe", pipe, WHOLE + "it is no regular file" + AGAIN),
-    Hostile("a folder", directory, WHOLE + "it is no regular file" + AGAIN),
+    Hostile("a pipe", pipe, WHOLE + "it is not a regular file" + AGAIN),
+    Hostile("a folder", directory, WHOLE + "it is not a regular file" + AGAIN),
     Hostile(
         "cut in the header",
         cut(100),

@@ -138,7 +138,7 @@ def test_a_plan_of_several_methods(command, folder, tmp_path):
         (["--keep", "0.5", "--allocation", "uniform"], "--allocation says how a --budget is shared out"),
         (["--plan", "PLAN", "--method", "svd"], "--plan and --method both say"),
         (["--plan", "PLAN"], "--weighting is 'drone', which needs --calibrate"),
-        (["--plan", "TEXT"], "is no JSON"),
+        (["--plan", "TEXT"], "is not JSON"),
         (["--plan", "OTHER"], "which the net does not have"),
         (["--keep", "0.5", "--plan-out", "TEXT"], "(--force) to replace it"),
         (["--keep", "0.5", "--plan-out", "nowhere/plan.json"], "there is no folder nowhere"),

@@ -34,10 +34,10 @@ def test_recovery_then_fine_tuning(tmp_path):
 def test_recovery_that_left_the_net_as_it_was(tmp_path):
     told = RECOVER | {"best": RECOVER["curve"][0]}
     (tmp_path / "recover.json").write_text(json.dumps(told))
-    assert training_notes(tmp_path) == ["lpjax recover made it no better, and left it as it was (divergence 0.0658)."]
+    assert training_notes(tmp_path) == ["lpjax recover did not improve it, and left it as it was (divergence 0.0658)."]
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", "null", '{"best": 1, "curve": []}', '{"best": {}, "curve": [1]}'])
 def test_files_that_tell_nothing(tmp_path, text):
     (tmp_path / "recover.json").write_text(text)
-    assert "recover.json, which tells how, can't be read" in training_notes(tmp_path)[0]
+    assert "recover.json, which says how, can't be read" in training_notes(tmp_path)[0]

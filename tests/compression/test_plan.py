@@ -87,5 +87,5 @@ def test_damage_is_named(tmp_path, change, said):
 
 def test_no_json_at_all(tmp_path):
     (tmp_path / "plan.json").write_text("rank: 3")
-    with pytest.raises(RecordError, match="is no JSON"):
+    with pytest.raises(RecordError, match="is not JSON"):
         load_plan(tmp_path / "plan.json")

@@ -95,7 +95,7 @@ def test_what_does_not_fit_is_refused_by_key():
 
 
 def test_a_key_that_is_repeated_is_refused_by_name():
-    with pytest.raises(RecordError, match="file is no JSON: the key 'rank' is repeated"):
+    with pytest.raises(RecordError, match="file is not JSON: the key 'rank' is repeated"):
         parse_object('{"layers": [{"rank": 1, "rank": 2}]}', "file")
 
 

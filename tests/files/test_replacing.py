@@ -165,10 +165,10 @@ def test_links_stay(tmp_path: Path):
 def test_what_cannot_be_replaced_is_refused(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path / "pipe", Path(os.devnull), folder):
-        with pytest.raises(FileExistsError, match="is no regular file"), replacing(path):
+        with pytest.raises(FileExistsError, match="is not a regular file"), replacing(path):
             pass
     (tmp_path / "file").touch()
-    with pytest.raises(NotADirectoryError, match="file is no folder"):
+    with pytest.raises(NotADirectoryError, match="file is not a folder"):
         check_parent(tmp_path / "file" / "deep" / "out")
     with monkeypatch.context() as patch:
         patch.setattr(os, "access", lambda path, mode: path != tmp_path)

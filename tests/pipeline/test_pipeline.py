@@ -254,7 +254,7 @@ def test_folder_without_modules_and_net_without_folder_are_averaged(encoder: Pat
     assert read_pipeline(net).stages == MEAN
     assert read_pipeline(net).text.max_length is None
     assert read_pipeline(dataclasses.replace(net, source=None)).stages == MEAN
-    with pytest.raises(FileNotFoundError, match="no longer there, and it says how to embed"):
+    with pytest.raises(FileNotFoundError, match="no longer exists, and it says how to embed"):
         read_pipeline(dataclasses.replace(net, source=encoder / "gone"))
 
 
@@ -311,7 +311,7 @@ REFUSED = {
     "feature": (change_dense(module_output_name="other"), "makes other of sentence_embedding"),
     "kind of model": (change_main(model_type="SparseEncoder"), "the model is a SparseEncoder"),
     "default prompt": (change_main(default_prompt_name="ask"), "default_prompt_name is 'ask', and there is no such"),
-    "prompts": (change_main(prompts={"a": 3}), "the prompt a is no text"),
+    "prompts": (change_main(prompts={"a": 3}), "the prompt a is not text"),
     "task": (change_bert(transformer_task="fill-mask"), "transformer_task is fill-mask"),
     "tokenizer": (change_bert(tokenizer_name_or_path="owner/name"), "names another tokenizer"),
     "config": (change_bert(config_args={"num_hidden_layers": 1}), "num_hidden_layers changes the config"),

@@ -260,7 +260,7 @@ def test_another_baseline_is_refused(small, folder, run, tmp_path):
     assert not out.exists()
 
 
-@pytest.mark.parametrize("target", ["lpjax.report.page._render", "lpjax._files.replacing.Path.replace"])
+@pytest.mark.parametrize("target", ["lpjax.report.page._Page.render", "lpjax._files.replacing.Path.replace"])
 def test_an_interrupted_page_leaves_nothing_or_the_old_one(small, tmp_path, monkeypatch, target):
     place = tmp_path / "pages"
     place.mkdir()

@@ -117,7 +117,7 @@ def test_other_files_are_refused(tmp_path):
     for text, words in (
         ("", "has 0 lines"),
         ("[]", "line 1 is a list"),
-        ("{", "line 1 is no JSON"),
+        ("{", "line 1 is not JSON"),
         (json.dumps(CELLS[0]), "no cell of a compressed net"),
         (json.dumps(bare), "lacks `score`, `scores` or `metrics`"),
         (json.dumps(bare | {"scores": {}}), "numbers by name"),
