@@ -144,9 +144,7 @@ def check_parent(target: Path) -> None:
     Raises:
         NotADirectoryError, PermissionError: naming that folder.
     """
-    parent = target.parent
-    while not os.path.lexists(parent) and parent != parent.parent:
-        parent = parent.parent
+    parent = _nearest(target)
     if not parent.is_dir():
         raise NotADirectoryError(f"{target} cannot be made: {parent} is not a folder")
     if not os.access(parent, os.W_OK | os.X_OK):
@@ -177,15 +175,18 @@ def check_space(target: Path, size: int) -> None:
     Raises:
         OSError: naming both sizes.
     """
-    parent = target.parent
-    while not parent.is_dir():
-        parent = parent.parent
+    parent = _nearest(target)
     free = shutil.disk_usage(parent).free
     if free < size:
         raise OSError(
             f"{parent} has {free / 1e6:.1f} MB of free space, and this run needs {size / 1e6:.1f} MB there for its "
             "snapshots and its result; free some, or choose another OUT"
         )
+
+
+def _nearest(target: Path) -> Path:
+    """The nearest parent of `target` that exists."""
+    return next((parent for parent in target.parents if os.path.lexists(parent)), target.parent)
 
 
 @contextmanager

@@ -65,9 +65,9 @@ def compress(
 
     An embedding (vocab, hidden) is factored as it is, its rows being tokens. A kernel (in, out) is factored as its
     transpose, its rows being the outputs ("neurons") of the layer: the axis along which a row objective looks for
-    outliers, and that gives a geometric solver the constraints of its level set. `input_axes` says how to view a
-    kernel of more axes as such a matrix (inputs, outputs); its pair is one of matrices, left (∏ inputs, rank) and
-    right (rank, ∏ outputs), which `lpjax.flax` runs. Matrices of equal shape and dtype are solved together,
+    outliers, and whose entries constrain the level set of a geometric solver. `input_axes` says how to view a kernel
+    of more axes as such a matrix (inputs, outputs); its pair consists of matrices, left (∏ inputs, rank) and right
+    (rank, ∏ outputs), which `lpjax.flax` runs. Matrices of equal shape and dtype are solved together,
     `batch_size` at a time.
 
     Args:
@@ -75,7 +75,7 @@ def compress(
         plan: a rank, method, exponent and share of single entries for each path, from `uniform_plan`, `allocate`,
             `load_plan` or by hand. Without one, `select`, `keep` or `rank`, `solver`, `p` and `sparse_share` make a
             `uniform_plan`.
-        statistics: what text says of the matrices, from `lpjax.calibrate`; weights errors.
+        statistics: of inputs and gradients of the matrices on text, from `lpjax.calibrate`; they weight errors.
         select: the matrices; see `select_paths`.
         keep: largest share of a leaf's parameters that its pair may have, in (0, 1]; gives the rank.
         rank: the rank of every pair; instead of `keep`.
@@ -83,10 +83,11 @@ def compress(
             transform. By default "lewis", with `statistics` "svd".
         p: exponent, by default 1; 2 for "svd", which solves for that norm whatever p is.
         sparse_share: share of what each pair may store, in [0, 1), that goes to single entries instead: those that the
-            smaller pair misses most, under the weights (GoDec, Zhou & Tao, ICML 2011). The net is as small and usually
-            nearer to the dense one, but its kernels take the time of dense ones. Rounded down to whole ranks. For a
-            custom solver, errors are ranked by |e|^p. By default 0.2 for embeddings solved by "svd" under the default
-            weighting and without `break_even`, else 0. A matrix is solved 16 times instead of once, in more memory.
+            smaller pair misses most, under the weights (GoDec, Zhou & Tao, ICML 2011). The net has the same size and is
+            usually nearer to the dense one, but its kernels take the time of dense ones. Rounded down to whole ranks.
+            For a custom solver, errors are ranked by |e|^p. By default 0.2 for embeddings solved by "svd" under the
+            default weighting and without `break_even`, else 0. A matrix is solved 16 times instead of once, in more
+            memory.
         weighting: how `statistics` weight errors, a `Weighting` or a name in `WEIGHTINGS`; by default the plan's, or
             else "gauss_newton".
         row_weights: path -> ω ≥ 0, one a row: (vocab,) for an embedding, (out,) for a kernel; after the axes of a

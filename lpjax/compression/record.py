@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -213,13 +213,14 @@ class _StoredLayer(LayerRecord, frozen=True, kw_only=True):
     seconds: float = math.nan
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class _StoredStep(Step):
+    method: Text
     layers: tuple[_StoredLayer, ...] = ()
 
 
 class _StoredRecord(msgspec.Struct):
-    steps: tuple[_StoredStep, ...] = ()
+    steps: Annotated[tuple[_StoredStep, ...], msgspec.Meta(min_length=1)]
 
 
 def read_record(path: Path) -> Record:
@@ -229,13 +230,7 @@ def read_record(path: Path) -> Record:
         RecordError: it is of another schema; names the file and the key.
     """
     data = json.without_nulls(json.read_object(path, schema=SCHEMA))
-    steps = json.as_type(data, _StoredRecord, str(path)).steps
-    if not steps:
-        raise RecordError(f"{path}: steps is missing or empty; expected a list of at least one object")
-    for i, step in enumerate(steps):
-        if step.method is None:
-            raise RecordError(f"{path}: steps[{i}].method is missing")
-    return Record(tuple(map(_step, steps)))
+    return Record(tuple(map(_step, json.as_type(data, _StoredRecord, str(path)).steps)))
 
 
 def _step(stored: _StoredStep) -> Step:

@@ -16,6 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from lpjax._files.json import finite
 from lpjax.inspection.kinds import Kind, kinds_of
 from lpjax.inspection.records import Inspection, LeafRecord
 
@@ -26,25 +27,17 @@ _LEAST_LABEL = 34  # columns for the paths, if they need as many
 
 
 def inspection_document(model: str, inspection: Inspection) -> dict[str, Any]:
-    """An inspection as JSON can say it: numbers of seven digits, null for what is not finite."""
+    """An inspection as JSON can say it: arrays of numbers with seven digits, null for what is not finite."""
 
-    def plain(value: Any) -> Any:
-        if isinstance(value, np.ndarray):
-            return [plain(float(f"{number:.7g}")) for number in value]
-        if isinstance(value, float):
-            return value if np.isfinite(value) else None
-        return value
+    def plain(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        return {
+            name: [float(f"{number:.7g}") for number in value] if isinstance(value, np.ndarray) else value
+            for name, value in pairs
+        }
 
-    leaves = []
-    for leaf in inspection.leaves:
-        fields = {field.name: plain(getattr(leaf, field.name)) for field in dataclasses.fields(leaf)}
-        leaves.append(fields | {"keeps": [dataclasses.asdict(keep) for keep in leaf.keeps]})
-    return {
-        "model": model,
-        "parameters": inspection.parameters,
-        "num_leaves": inspection.num_leaves,
-        "leaves": leaves,
-    }
+    leaves = [dataclasses.asdict(leaf, dict_factory=plain) for leaf in inspection.leaves]
+    counts = {"parameters": inspection.parameters, "num_leaves": inspection.num_leaves}
+    return finite({"model": model, **counts, "leaves": leaves})
 
 
 def inspection_tables(
@@ -96,7 +89,7 @@ def _leaves(kinds: Sequence[Kind], width: int, *, with_dtype: bool) -> Iterator[
         ("rows", spanned("row_ratio", _fine)),
         ("worst\nrow", _worst_row),
     ]
-    yield from _tables("What the leaves are like", kinds, columns, width)
+    yield from _tables("Statistics of the leaves", kinds, columns, width)
     layers = ", layer:row. lo…hi: over the layers" if any(kind.layers for kind in kinds) else ""
     yield _explanation(
         "share: of all parameters. stable rank: ‖A‖²_F / ‖A‖₂². kurtosis: excess kurtosis of the entries, 0 for a "
@@ -115,7 +108,7 @@ def _keeps(kinds: Sequence[Kind], width: int) -> Iterator[RenderableType]:
             for i, keep in enumerate(kinds[0].leaves[0].keeps)
         ),
     ]
-    yield from _tables("What factoring would take", kinds, columns, width)
+    yield from _tables("Ranks, and what they keep", kinds, columns, width)
     hopeless = any(not keep.smaller for kind in kinds for keep in kind.leaves[0].keeps)
     yield _explanation(
         "rank 90 %: least rank that holds 90 % of ‖A‖²_F, of all; keep 90 %: the --keep that gives it (above 1: such a "

@@ -69,7 +69,9 @@ def read_pipeline(checkpoint: Checkpoint) -> SentencePipeline:
     entries = read_stages(folder)
     if not entries:
         return SentencePipeline()
-    _check_first(folder, entries[0])
+    if not (entries[0].type.startswith(OWN_TYPES) and entries[0].type.endswith("Transformer")):
+        kind = entries[0].type or "stage without type"
+        raise CheckpointError(f"{folder}/modules.json begins with a {kind}; {_ELSE}")
     main = _read_config(folder / _MAIN_CONFIG, _Main)
     if main.model_type not in (None, "", "SentenceTransformer"):
         raise CheckpointError(
@@ -166,11 +168,6 @@ def _read_config(path: Path, kind: type[T], says: str = "") -> T:
         raise CheckpointError(f"{path.parent} holds no {path.name}, which says {says}")
     data = read_object(path, error=CheckpointError) if path.exists() else {}
     return as_type(data, kind, str(path), CheckpointError)
-
-
-def _check_first(folder: Path, entry: Entry) -> None:
-    if not (entry.type.startswith(OWN_TYPES) and entry.type.endswith("Transformer")):
-        raise CheckpointError(f"{folder}/modules.json begins with a {entry.type or 'stage without type'}; {_ELSE}")
 
 
 def _read_stage(folder: Path, entry: Entry, sizes: dict[str, int]) -> list[Stage]:

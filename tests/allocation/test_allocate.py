@@ -468,7 +468,7 @@ def test_a_plan_by_hand():
         ({"plan": {"layer/nothing": Choice(2)}}, "of another net"),
         ({"plan": {"words/embedding": Choice(0)}}, "layer words/embedding: rank is 0"),
         ({"plan": {"words/embedding": Choice(2, "sdv")}}, "method is 'sdv'"),
-        ({"plan": {"words/embedding": Choice(2)}, "keep": 0.5}, "`plan` and `keep` both say"),
+        ({"plan": {"words/embedding": Choice(2)}, "keep": 0.5}, "`plan` and `keep` both choose"),
         ({"keep": 0.5}, "`select` is missing"),
     ],
 )

@@ -136,7 +136,7 @@ def test_a_plan_of_several_methods(command, folder, tmp_path):
             "errors of matrices do not compare under the --weighting 'drone'",
         ),
         (["--keep", "0.5", "--allocation", "uniform"], "--allocation says how a --budget is shared out"),
-        (["--plan", "PLAN", "--method", "svd"], "--plan and --method both say"),
+        (["--plan", "PLAN", "--method", "svd"], "--plan and --method both choose"),
         (["--plan", "PLAN"], "--weighting is 'drone', which needs --calibrate"),
         (["--plan", "TEXT"], "is not JSON"),
         (["--plan", "OTHER"], "which the net does not have"),

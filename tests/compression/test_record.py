@@ -110,7 +110,7 @@ def test_without_a_record_the_steps_are_those_of_config_json(run: Command, folde
         (lambda r: r.update(schema="lpjax-record/2"), 'schema is "lpjax-record/2"; expected "lpjax-record/1"'),
         (lambda r: r.pop("schema"), "schema is missing; expected"),
         (lambda r: r.update(steps={}), "steps is an object; expected a list"),
-        (lambda r: r.update(steps=[]), "steps is missing or empty"),
+        (lambda r: r.update(steps=[]), "steps is a list; expected a list of length >= 1"),
         (lambda r: r.update(steps=[3]), "steps[0] is 3; expected an object"),
         (lambda r: r["steps"][0].update(p="one"), 'steps[0].p is "one"; expected a number'),
         (lambda r: r["steps"][0].update(method=None), "steps[0].method is missing"),

@@ -213,7 +213,7 @@ def test_zero_rank_one_and_nothing_left_for_entries():
         ({"keep": 0.5, "sparse_share": 1.0}, "`sparse_share` is 1.0"),
         ({"keep": 0.5, "sparse_share": -0.1}, "`sparse_share` is -0.1"),
         ({"keep": 0.5, "sparse_share": float("nan")}, "`sparse_share` is nan"),
-        ({"plan": {"kernel": Choice(3)}, "select": None, "sparse_share": 0.2}, "`plan` and `sparse_share` both say"),
+        ({"plan": {"kernel": Choice(3)}, "select": None, "sparse_share": 0.2}, "`plan` and `sparse_share` both choose"),
         ({"plan": {"kernel": Choice(3, sparse_share=2.0)}, "select": None}, "layer kernel: sparse_share is 2.0"),
         ({"keep": 0.5, "sparse_share": 0.2, "input_axes": {"kernel": 2}, "shape": (4, 5, 12)}, "is for matrices"),
     ],
@@ -484,7 +484,7 @@ def test_the_command_its_plan_and_its_page(command, folder, tmp_path):
     [
         (["--keep", 0.5, "--sparse", 1], "--sparse is 1"),
         (["--budget", 0.5, "--budget-of", "multiply_adds", "--sparse", 0.2], "--sparse saves no time"),
-        (["--plan", "plan.json", "--sparse", 0.2], "--plan and --sparse both say"),
+        (["--plan", "plan.json", "--sparse", 0.2], "--plan and --sparse both choose"),
         (["--keep", 0.5, "--sparse", 0.2, "--break-even", "bench.json"], "and no --break-even"),
     ],
 )
