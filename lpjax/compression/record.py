@@ -213,10 +213,13 @@ class _StoredLayer(LayerRecord, frozen=True, kw_only=True):
     seconds: float = math.nan
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True)
 class _StoredStep(Step):
-    method: Text
     layers: tuple[_StoredLayer, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.method is None:
+            raise ValueError("method is missing")
 
 
 class _StoredRecord(msgspec.Struct):

@@ -113,7 +113,7 @@ def test_without_a_record_the_steps_are_those_of_config_json(run: Command, folde
         (lambda r: r.update(steps=[]), "steps is a list; expected a list of length >= 1"),
         (lambda r: r.update(steps=[3]), "steps[0] is 3; expected an object"),
         (lambda r: r["steps"][0].update(p="one"), 'steps[0].p is "one"; expected a number'),
-        (lambda r: r["steps"][0].update(method=None), "steps[0].method is missing"),
+        (lambda r: r["steps"][0].update(method=None), "steps[0]: method is missing"),
         (lambda r: r["steps"][0].update(model=["x"]), "steps[0].model is a list; expected a string"),
         (lambda r: r["steps"][0].update(options={"tol": "x"}), "steps[0].options[...]: expected a number"),
         (lambda r: r["steps"][0].update(options=[1]), "steps[0].options is a list; expected an object"),
