@@ -17,14 +17,16 @@ from lpjax._files.json import parse_json
 from lpjax._files.reading import TextError, read_lines
 from lpjax.glue.tasks import TASKS, Task, find_task
 
-# A copy, for its numbers are what `load_stsb` expects.
 STSB_ROWS = dict(TASKS["stsb"].splits)
+"""Split -> the number of rows that `load_stsb` expects."""
 
 _HUB = "nyu-mll/glue"
-# Where a split has several files, the first of these is read.
+# If a split has several files, the first of these formats is read.
 _SUFFIXES = (".tsv", ".jsonl", ".parquet")
+# Half a surrogate pair, which JSON can escape and no tokenizer takes.
+_NOT_UNICODE = re.compile("[\ud800-\udfff]")
 
-# Names of the texts besides the hub's: of GLUE's own download, and of files that call them alike in every task.
+# Column names of the texts besides those on the hub: in GLUE's own download, and names that are the same in every task.
 _PREMISE, _SENTENCES, _ALIKE = ("premise", "hypothesis"), ("sentence1", "sentence2"), ("text_a", "text_b")
 _TEXTS: dict[str, tuple[tuple[str, ...], ...]] = {
     "cola": (("text",),),
@@ -37,12 +39,12 @@ _TEXTS: dict[str, tuple[tuple[str, ...], ...]] = {
     "rte": (_PREMISE, _ALIKE),
     "wnli": (_PREMISE, _ALIKE),
 }
-# Names of the label besides "label", most telling first.
+# Column names of the label that are preferred to "label".
 _LABELS = {"mrpc": "Quality", "qqp": "is_duplicate", "mnli": "gold_label", "stsb": "score"}
 
 
 class DataError(ValueError):
-    """A file of texts is missing or not what it should be; names the file, the line, and what to set."""
+    """A file of texts is missing or malformed; the message names the file, the line, and what to change."""
 
 
 class Pairs(NamedTuple):
@@ -62,13 +64,14 @@ class Examples(NamedTuple):
     """The labelled examples of one split, in the order of the file.
 
     Attributes:
-        task: whose they are.
-        split: its name; for MNLI "validation_matched", also where "validation" was asked for.
-        first: the text, or the first of two.
-        second: the second texts; None where the task has one.
+        task: the task.
+        split: name of the split; for MNLI "validation_matched", also if "validation" was asked for.
+        first: the text of each example, or the first of two.
+        second: the second texts; None if the task has one.
         labels: shape (n,): int32 numbers of labels in `task.labels`, or for STS-B float64 scores in [0, 5].
         source: the file, or "nyu-mll/glue" for the hub.
-        complete: whether these are all rows of an official split; False for a split by another name, a subset say.
+        complete: whether these are all rows of an official split; False for a split with another name, such as a
+            subset.
     """
 
     task: Task
@@ -81,7 +84,7 @@ class Examples(NamedTuple):
 
 
 class _Table(NamedTuple):
-    """Rows (number in the file, texts and label) before they are checked; `unit` is what the numbers count."""
+    """Unchecked rows: number in the file, and texts and label. `unit` is what the numbers count."""
 
     rows: list[tuple[int, Sequence[Any]]]
     unit: str
@@ -90,28 +93,29 @@ class _Table(NamedTuple):
 def load_examples(task: str | Task, split: str = "validation", folder: str | Path | None = None) -> Examples:
     """A split of a GLUE task.
 
-    In the folder, a split is `<title>/<split>.tsv`, `.jsonl` or `.parquet`, in this order if there are several; "dev"
-    in a file's name is "validation". All names of GLUE's own download are known (SST-2/dev.tsv, MNLI/dev_matched.tsv,
-    CoLA without header, MRPC's `#1 String`), those of the hub, and text_a, text_b; a label is a name or a number in
-    the hub's order. In .tsv files tabs separate and nothing quotes; only "\\n" and "\\r\\n" end a line.
+    In the folder, a split is `<title>/<split>.tsv`, `.jsonl` or `.parquet`; if there are several, the first of these is
+    read. "dev" in a file's name means "validation". Files and columns may be named as in GLUE's own download
+    (SST-2/dev.tsv, MNLI/dev_matched.tsv, CoLA without a header, MRPC's `#1 String`), as on the hub, or text_a and
+    text_b. A label is a name or a number in the order of the hub. In .tsv files tabs separate columns, nothing is
+    quoted, and only "\\n" and "\\r\\n" end a line.
 
     Args:
         task: name, title or task.
-        split: "train", "validation" (MNLI: "validation_matched", which "validation" means, and
-            "validation_mismatched"), or any other that has a file in the folder. The test split has no labels.
-        folder: GLUE folder. By default that of the environment variable LPJAX_GLUE_DIR, and without it `nyu-mll/glue`
-            from the hub.
+        split: "train", "validation" (for MNLI "validation_matched" or "validation_mismatched"; "validation" means the
+            first), or any other split with a file in the folder. The test split has no labels.
+        folder: GLUE folder; by default the environment variable LPJAX_GLUE_DIR names it. Without either the split comes
+            from the hub, `nyu-mll/glue`.
 
     Raises:
-        DataError: the split is missing, or has no labels; a file is no UTF-8 text, lacks columns, holds those of
-            another task, a broken row, a label that the task doesn't have, or for an official split another number
-            of rows than the official one; or the hub can't be reached.
+        DataError: the split is missing or has no labels; a file is not UTF-8 text, lacks columns, has the columns of
+            another task, a malformed row, a label that the task does not have, or, for an official split, the wrong
+            number of rows; or the hub can't be reached.
         ValueError: an unknown task.
     """
     task = task if isinstance(task, Task) else find_task(task)
     split = _canonical(task, split)
     if re.match(r"test(_|$)", split):
-        raise DataError(f"{task.title}'s {split} split has no labels to score by; expected {_either(task.splits)}")
+        raise DataError(f"{task.title}'s {split} split has no labels to score by; expected {' or '.join(task.splits)}")
     folder = _folder(folder)
     if folder is None:
         source, table = _HUB, _from_hub(task, split)
@@ -121,16 +125,17 @@ def load_examples(task: str | Task, split: str = "validation", folder: str | Pat
             raise _missing(task, split, folder)
         source, table = str(path), _READERS[path.suffix](path, task, split)
 
-    def place(number: int) -> str:
-        return f"{source}, {table.unit} {number}"
-
-    for number, row in table.rows:
-        for text in row[:-1]:
-            if not isinstance(text, str) or not _is_unicode(text):
-                raise DataError(f"{place(number)}: text {text!r:.60}; expected a string")
     official = task.splits.get(split)
-    read = _score if task.is_regression else _label_reader(task)
-    labels = [read(row[-1], place, number) for number, row in table.rows]
+    read, kind, expected = _label_reader(task)
+    labels = []
+    for number, (*texts, value) in table.rows:
+        for text in texts:
+            if not isinstance(text, str) or _NOT_UNICODE.search(text):
+                raise DataError(f"{source}, {table.unit} {number}: text {text!r:.60}; expected a string")
+        label = read(value)
+        if label is None:
+            raise DataError(f"{source}, {table.unit} {number}: {kind} {value!r:.60}; expected {expected}")
+        labels.append(label)
     if not labels or (official is not None and len(labels) != official):
         expected = "at least one" if official is None else f"the {official} of {task.title} {split}"
         raise DataError(f"{source} has {len(labels)} rows; expected {expected}")
@@ -146,11 +151,11 @@ def load_examples(task: str | Task, split: str = "validation", folder: str | Pat
 
 
 def available_splits(task: str | Task, folder: str | Path | None = None) -> list[str]:
-    """The labelled splits that a folder has a file for, the official ones first.
+    """The labelled splits for which a folder has a file, the official ones first.
 
     Args:
         task: name, title or task.
-        folder: GLUE folder; by default that of LPJAX_GLUE_DIR, and without it the splits that the hub has.
+        folder: GLUE folder; by default that of LPJAX_GLUE_DIR. Without either, the splits on the hub.
 
     Raises:
         ValueError: an unknown task.
@@ -164,16 +169,15 @@ def available_splits(task: str | Task, folder: str | Path | None = None) -> list
 
 
 def load_stsb(folder: str | Path | None = None, split: str = "validation") -> Pairs:
-    """The Semantic Textual Similarity Benchmark as GLUE has it.
+    """The Semantic Textual Similarity Benchmark of GLUE.
 
     Args:
-        folder: GLUE folder that holds STS-B/validation.tsv and STS-B/train.tsv, or what else `load_examples` reads. By
-            default that of the environment variable LPJAX_GLUE_DIR, and without it `nyu-mll/glue` from the hub.
+        folder: GLUE folder, as of `load_examples`.
         split: "validation" or "train"; the test split has no gold scores.
 
     Raises:
-        DataError: the file is missing, lacks a column or rows, or holds a score that is no number in [0, 5]; or the
-            hub can't be reached.
+        DataError: the file is missing, lacks a column or rows, or holds a score outside [0, 5]; or the hub can't be
+            reached.
         ValueError: an unknown split.
     """
     if split not in STSB_ROWS:
@@ -199,33 +203,29 @@ def _files(task: Task, folder: Path) -> dict[str, Path]:
         paths = [path for path in (folder / task.title).iterdir() if path.suffix in _SUFFIXES and path.is_file()]
     except OSError:
         return {}
-    # Of files alike but for "dev" and "validation" the latter is the hub's and comes first.
+    # If there are a "dev" and a "validation" file of one format, the latter, the hub's name, comes first.
     paths.sort(key=lambda path: (_SUFFIXES.index(path.suffix), path.stem.startswith("dev"), path.stem))
     found: dict[str, Path] = {}
     for path in paths:
-        # MRPC's download has a list of ids, which is no split.
+        # MRPC's download has a list of ids, which is not a split.
         if not re.match(r"test(_|$)", path.stem) and path.stem != "dev_ids":
             found.setdefault(_canonical(task, path.stem), path)
     return found
 
 
 def _missing(task: Task, split: str, folder: Path) -> DataError:
-    there = available_splits(task, folder)
-    has = f"there is {', '.join(there)}" if len(there) == 1 else f"there are {', '.join(there)}"
+    there = available_splits(task, folder) or ["none"]
+    verb = "is" if len(there) == 1 else "are"
     return DataError(
         f"{task.title} has no {split} split in {folder}: no {task.title}/{split}.tsv, .jsonl or .parquet; "
-        f"{has if there else 'there is none'}; pass another split or GLUE folder, or set LPJAX_GLUE_DIR"
+        f"there {verb} {', '.join(there)}; pass another split or GLUE folder, or set LPJAX_GLUE_DIR"
     )
 
 
-def _either(names: Any) -> str:
-    return " or ".join(names)
-
-
 def _choose(task: Task, names: Sequence[str], where: str) -> list[str]:
-    """The columns of texts and label, by one of the names that they go by.
+    """The names of the columns of texts and label.
 
-    A column of text that is left over tells the file of another task, whose labels may be 0 and 1 as well.
+    A further column of text means that the file is of another task, whose labels can be 0 and 1 as well.
     """
     labels = [name for name in (_LABELS.get(task.name), "label") if name]
     label = next((name for name in labels if name in names), labels[0])
@@ -261,7 +261,7 @@ def _read_lines(path: Path) -> list[tuple[int, str]]:
 
 
 def _read_tsv(path: Path, task: Task, split: str) -> _Table:
-    # Tabs separate and nothing quotes: a quotation mark is a character like any other here.
+    # Nothing is quoted: a quotation mark is a character like any other.
     rows = [(number, line.split("\t")) for number, line in _read_lines(path)]
     header = rows[0][1] if rows else []
     if task.name == "cola" and len(header) == 4 and header[1] in ("0", "1"):
@@ -272,8 +272,8 @@ def _read_tsv(path: Path, task: Task, split: str) -> _Table:
     kept: list[tuple[int, Sequence[Any]]] = []
     for number, row in rows:
         if len(row) != len(header):
-            # Line breaks in a few questions tear rows of GLUE's QQP apart. The hub leaves these out; the number of
-            # rows then tells whether they are the ones.
+            # In GLUE's QQP a few questions contain line breaks, which split their rows. The hub leaves these rows out;
+            # whether it is the same ones is checked by the number of rows.
             if task.name == "qqp" and split in task.splits and len(row) < len(header):
                 continue
             raise DataError(f"{path}, line {number}: {len(row)} columns; expected {len(header)}, separated by tabs")
@@ -331,7 +331,7 @@ def _require_package(needed_by: str, module: str, hint: str = "") -> None:
 def _from_hub(task: Task, split: str) -> _Table:
     hint = f"set LPJAX_GLUE_DIR to a GLUE folder ({task.title}/{split}.tsv), or pass one"
     if split not in task.splits:
-        raise DataError(f"{task.title} on the hub has no {split} split; expected {_either(task.splits)}; or {hint}")
+        raise DataError(f"{task.title} on the hub has no {split} split; expected {' or '.join(task.splits)}; or {hint}")
     _require_package(f"{task.title} from the hub", "datasets", f"; or {hint}")
     import datasets
 
@@ -339,7 +339,7 @@ def _from_hub(task: Task, split: str) -> _Table:
     try:
         with hub_or_cache() as away:
             table: Any = datasets.load_dataset(_HUB, task.name, split=split)
-    except Exception as error:  # a hub's failures are of many kinds, and none says anything of ours
+    except Exception as error:  # the hub fails with exceptions of many kinds
         reason = f"{type(error).__name__}: {first_line(error)}" if away is None else away
         raise DataError(f"{task.title} can't be had from the hub ({reason}); {hint}") from None
     chosen = _choose(task, table.column_names, f"{_HUB} {task.name}")
@@ -350,62 +350,44 @@ def _from_hub(task: Task, split: str) -> _Table:
     return _Table(list(enumerate(zip(*columns, strict=True), start=1)), f"{task.name} {split}, row")
 
 
-def _is_unicode(text: str) -> bool:
-    """False for half a surrogate pair, which JSON can escape and no tokenizer takes."""
-    if text.isascii():
-        return True
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _label_reader(task: Task) -> Callable[[Any, Callable[[int], str], int], int]:
+def _label_reader(task: Task) -> tuple[Callable[[Any], int | float | None], str, str]:
+    """A function from a cell to its label, None if it holds none; what it holds; and what is expected there."""
+    if task.is_regression:
+        return _score, "score", "a number from 0 to 5"
     known: dict[Any, int] = {}
     for number, name in enumerate(task.labels):
         known |= {name: number, str(number): number, number: number}
-
-    def read(label: Any, place: Callable[[int], str], row: int) -> int:
-        # Of the other types some can't be looked up and some, 1.0 and True, equal a number.
-        found = known.get(label) if type(label) in (str, int) else None
-        if found is None:
-            names = ", ".join(f"{name} ({number})" for number, name in enumerate(task.labels))
-            raise DataError(f"{place(row)}: label {label!r:.60}; expected one of {task.title}'s: {names}")
-        return found
-
-    return read
+    names = ", ".join(f"{name} ({number})" for number, name in enumerate(task.labels))
+    # Values of other types may be unhashable or, like 1.0 and True, equal a number.
+    return (
+        lambda cell: known.get(cell) if type(cell) in (str, int) else None,
+        "label",
+        f"one of {task.title}'s: {names}",
+    )
 
 
-def _score(label: Any, place: Callable[[int], str], row: int) -> float:
+def _score(cell: Any) -> float | None:
     try:
-        score = float("nan") if isinstance(label, bool) else float(label)
+        score = float("nan") if isinstance(cell, bool) else float(cell)
     except (TypeError, ValueError, OverflowError):
-        score = float("nan")
-    if not 0 <= score <= 5:
-        raise DataError(f"{place(row)}: score {label!r:.60}; expected a number from 0 to 5")
-    return score
+        return None
+    return score if 0 <= score <= 5 else None
 
 
 def load_sentences(path: str | Path | None = None) -> list[str]:
     """Sentences for a comparison without labels.
 
     Args:
-        path: UTF-8 text, one sentence a line; blank lines are skipped. By default the prose of Python's own language
-            reference, `pydoc_data.topics`, which every Python has.
+        path: UTF-8 text, one sentence per line; blank lines are skipped. By default the prose of Python's language
+            reference, `pydoc_data.topics`, which comes with Python.
 
     Raises:
-        DataError: the file is missing, not text, or has fewer than three different sentences.
+        DataError: the file is missing, is not text, or has fewer than three different sentences.
     """
     if path is None:
         return _topics()
-    path = Path(path)
-    try:
-        lines = read_lines(path)
-    except (OSError, ValueError) as error:
-        where = f", line {error.line}" if isinstance(error, TextError) else ""
-        raise DataError(f"{path}{where} can't be read as UTF-8 text, one sentence a line: {error}") from None
-    sentences = list(dict.fromkeys(line.strip() for line in lines if line.strip()))
+    lines = [line.strip() for _, line in _read_lines(Path(path))]
+    sentences = list(dict.fromkeys(line for line in lines if line))
     if len(sentences) < 3:
         raise DataError(f"{path} has {len(sentences)} different sentences; expected at least three, one a line")
     return sentences
@@ -417,7 +399,7 @@ def _topics() -> list[str]:
     sentences: dict[str, None] = {}
     for name in sorted(topics):
         for paragraph in re.split(r"\n\s*\n", topics[name]):
-            # Indented twice or more are code and grammar; a row of signs underlines a heading.
+            # Code and grammar are indented twice or more; a row of signs underlines a heading.
             if re.match(r"\s{4,}", paragraph) or re.search(r"[=*~^-]{4,}|::=|>>>", paragraph):
                 continue
             prose = re.sub(r"\s+", " ", re.sub(r"[*`\"]+", "", paragraph)).strip()
