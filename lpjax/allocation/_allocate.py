@@ -138,9 +138,8 @@ def allocate(
         for solver, p in methods or [default_method(calibrated=statistics is not None)]
     ]
     leaves, allowed = _within(tree, paths, budget, budget_of, rank_multiple, break_even)
-    metrics: dict[str, Metrics] = {}
-    if statistics is not None:
-        metrics = leaf_metrics(statistics, weighting or DEFAULT, {path: tree[path] for path in paths})
+    selected = {path: tree[path] for path in paths}
+    metrics = {} if statistics is None else leaf_metrics(statistics, weighting or DEFAULT, selected)
 
     first = default_allocation(weighting) if chosen == "measured" else chosen
     spectral = 0 if first == "uniform" else len(leaves)
@@ -157,11 +156,11 @@ def allocate(
         for leaf in leaves
         if first == "error"
     }
-    choices = _by_spectra(first, leaves, spectra, scales, known_methods[0], allowed, budget_of)
+    choices = _by_spectra(first, leaves, spectra, scales, known_methods[0], allowed)
     if measure is not None and chosen == "measured":
         solve = {"statistics": statistics, "weighting": weighting, **options}
-        measured = measured_options(params, leaves, choices, measure, known_methods, levels, budget_of, tell, solve)
-        choices = share_out(leaves, measured, allowed, budget_of)
+        measured = measured_options(params, leaves, choices, measure, known_methods, levels, tell, solve)
+        choices = share_out(leaves, measured, allowed)
     return Plan(choices, weighting, budget, budget_of, chosen)
 
 
@@ -172,25 +171,24 @@ def _by_spectra(
     scales: Mapping[str, float],
     method: Method,
     allowed: float,
-    of: Costs,
 ) -> dict[str, Choice]:
     """The choices of an allocation that runs no net.
 
     Args:
         allocation: its name.
         leaves: the matrices.
-        spectra: path -> singular values; not for "uniform".
-        scales: path -> what squared errors are multiplied by; for "error".
+        spectra: path -> singular values; unused by "uniform".
+        scales: path -> factor of squared errors; used by "error".
         method: of all choices.
-        allowed, of: the budget and what it counts.
+        allowed: the budget.
     """
     if allocation == "uniform":
-        return choices_of(by_level(leaves, allowed, of, rank_of_share), method)
+        return choices_of(by_level(leaves, allowed, rank_of_share), method)
     if allocation == "error":
         errors = {leaf.path: squared_errors(spectra[leaf.path]) * scales[leaf.path] for leaf in leaves}
-        return share_out(leaves, _by_rank(leaves, errors, method, of), allowed, of)
+        return share_out(leaves, {leaf.path: _by_rank(leaf, errors[leaf.path], method) for leaf in leaves}, allowed)
     losses = {path: losses_of(values, spectral=allocation == "minimax") for path, values in spectra.items()}
-    ranks = by_level(leaves, allowed, of, lambda leaf, level: rank_of_loss(losses[leaf.path], level))
+    ranks = by_level(leaves, allowed, lambda leaf, level: rank_of_loss(losses[leaf.path], level))
     return choices_of(ranks, method)
 
 
@@ -256,21 +254,13 @@ def _spectra(
     return spectra
 
 
-def _by_rank(
-    leaves: Sequence[Leaf], errors: Mapping[str, np.ndarray], method: Method, of: Costs
-) -> dict[str, list[Option]]:
-    """Every rank of each leaf, and that it stays as it is."""
-    options = {}
-    for leaf in leaves:
-        pairs = [
-            Option(leaf.cost(rank, of), float(errors[leaf.path][rank]), method.choice(leaf.path, rank))
-            for rank in leaf.ranks()
-        ]
-        options[leaf.path] = [*pairs, Option(leaf.cost(None, of), 0.0, Choice(None))]
-    return options
+def _by_rank(leaf: Leaf, errors: np.ndarray, method: Method) -> list[Option]:
+    """Every rank of a leaf, and the leaf as it is."""
+    pairs = [Option(leaf.cost(rank), float(errors[rank]), method.choice(leaf.path, rank)) for rank in leaf.ranks()]
+    return [*pairs, Option(leaf.cost(None), 0.0, Choice(None))]
 
 
-def _leaf(path: str, leaf: Any, multiple: int, break_even: BreakEven | None) -> Leaf | None:
+def _leaf(path: str, leaf: Any, of: Costs, multiple: int, break_even: BreakEven | None) -> Leaf | None:
     """Shape, ranks and costs of a leaf; None if no pair, or no smaller pair, exists."""
     if leaf.ndim != 2:
         return None
@@ -278,12 +268,13 @@ def _leaf(path: str, leaf: Any, multiple: int, break_even: BreakEven | None) -> 
     pair = None
     most = max_rank((n, d)) if n and d else 0
     if isinstance(leaf, LowRank):
-        pair = leaf.size, leaf.rank * d if is_table(path) else n * d if leaf.sparse is not None else leaf.size
+        by_token = leaf.rank * d if is_table(path) else n * d if leaf.sparse is not None else leaf.size
+        pair = by_token if of == "multiply_adds" else leaf.size
         most = min(most, (leaf.size - 1) // (n + d))
     timed = None if break_even is None else break_even.rank(path, (n, d))
     most = most if timed is None else min(most, timed)
     most = most // multiple * multiple or most
-    return Leaf(path, (n, d), is_table(path), min(multiple, most), most, multiple, pair) if most else None
+    return Leaf(path, (n, d), is_table(path), min(multiple, most), most, multiple, of, pair) if most else None
 
 
 def _within(
@@ -294,18 +285,19 @@ def _within(
     multiple: int = 1,
     break_even: BreakEven | None = None,
 ) -> tuple[list[Leaf], float]:
-    """The leaves that a pair shrinks, and what they together may cost of the budget's share of the dense net.
+    """The leaves that a pair makes cheaper, and their total cost at most.
 
     Raises:
-        ValueError: less than their smallest pairs.
+        ValueError: their smallest pairs cost more.
     """
-    smaller = [_leaf(path, tree[path], multiple, break_even) for path in paths]
-    leaves = [leaf for leaf in smaller if leaf is not None and leaf.shrinks(of)]
+    smaller = [_leaf(path, tree[path], of, multiple, break_even) for path in paths]
+    leaves = [leaf for leaf in smaller if leaf is not None and leaf.shrinks]
     chosen = {leaf.path for leaf in leaves}
-    others = sum(_cost(path, leaf, of) for path, leaf in tree.items() if path not in chosen)
-    least = sum(leaf.cost(leaf.least, of) for leaf in leaves)
-    dense = sum(leaf.cost_of_matrix(None, of) for leaf in leaves)
-    dense += sum(_cost(path, leaf, of, dense=True) for path, leaf in tree.items() if path not in chosen)
+    rest = {path: leaf for path, leaf in tree.items() if path not in chosen}
+    others = sum(_cost(path, leaf, of) for path, leaf in rest.items())
+    least = sum(leaf.cost(leaf.least) for leaf in leaves)
+    dense = sum(leaf.cost_of_matrix(None) for leaf in leaves)
+    dense += sum(_cost(path, leaf, of, dense=True) for path, leaf in rest.items())
     allowed = budget * dense - others
     if least > allowed or not leaves:
         share = (least + others) / (dense or 1)

@@ -15,14 +15,15 @@ _BISECTIONS = 60
 
 
 class Leaf(NamedTuple):
-    """A matrix that is to get a rank.
+    """A matrix whose rank is to be chosen.
 
     Attributes:
         path, shape: of the dense leaf.
         table: whether rows are looked up in it.
-        least, most: rank of its smallest and its largest pair.
+        least, most: ranks of its smallest and its largest pair.
         multiple: ranks between them are multiples of it.
-        pair: parameters and multiply-adds of a leaf that is a pair already; None for a dense matrix.
+        of: what costs count.
+        pair: cost of a leaf that is a pair already; None for a dense matrix.
     """
 
     path: str
@@ -31,39 +32,39 @@ class Leaf(NamedTuple):
     least: int
     most: int
     multiple: int
-    pair: tuple[int, int] | None = None
+    of: Costs = "parameters"
+    pair: int | None = None
 
-    def cost(self, rank: int | None, of: Costs) -> int:
-        """Parameters, or multiply-adds of a token; for None of the leaf as it is."""
-        if rank is None and self.pair is not None:
-            return self.pair[of == "multiply_adds"]
-        return self.cost_of_matrix(rank, of)
+    def cost(self, rank: int | None) -> int:
+        """Parameters, or multiply-adds per token, at a rank; for None those of the leaf as it is."""
+        return self.pair if rank is None and self.pair is not None else self.cost_of_matrix(rank)
 
-    def cost_of_matrix(self, rank: int | None, of: Costs) -> int:
-        """The same, and for None of the dense matrix."""
+    def cost_of_matrix(self, rank: int | None) -> int:
+        """As `cost`, but for None those of the dense matrix."""
         n, d = self.shape
-        if of == "multiply_adds" and self.table:
+        if self.of == "multiply_adds" and self.table:
             return 0 if rank is None else rank * d
         return n * d if rank is None else rank * (n + d)
 
     def allowed(self, rank: float) -> int | None:
-        """The largest rank allowed up to `rank`, or else the least; None, for the leaf as it is, above the most."""
+        """The largest allowed rank up to `rank`, at least `least`; None, the leaf as it is, above `most`."""
         return None if rank > self.most else max(self.least, int(rank) // self.multiple * self.multiple)
 
     def ranks(self) -> Iterator[int]:
-        """All that are allowed, rising."""
+        """All allowed ranks, ascending."""
         rank = self.least
         while rank <= self.most:
             yield rank
             rank = (rank // self.multiple + 1) * self.multiple
 
-    def shrinks(self, of: Costs) -> bool:
-        """Whether its smallest pair costs less than it does."""
-        return self.cost(self.least, of) < self.cost(None, of)
+    @property
+    def shrinks(self) -> bool:
+        """Whether its smallest pair costs less than the leaf as it is."""
+        return self.cost(self.least) < self.cost(None)
 
 
 class Option(NamedTuple):
-    """A choice for a matrix, what it costs, and what it loses."""
+    """A choice for a matrix, its cost and its loss."""
 
     cost: int
     loss: float
@@ -95,14 +96,13 @@ def choices_of(ranks: Ranks, method: Method) -> dict[str, Choice]:
     return {path: method.choice(path, rank) for path, rank in ranks.items()}
 
 
-def by_level(leaves: Sequence[Leaf], budget: float, of: Costs, rank: Callable[[Leaf, float], float]) -> Ranks:
-    """The ranks at the lowest level, from 0 to 1, whose sum fits the budget; at 1 all ranks are the least.
+def by_level(leaves: Sequence[Leaf], budget: float, rank: Callable[[Leaf, float], float]) -> Ranks:
+    """The ranks at the lowest level, from 0 to 1, at which all leaves fit the budget; at 1 all ranks are the least.
 
     Args:
-        leaves: what to choose for.
-        budget: that all of them together may cost.
-        of: what it counts.
-        rank: (leaf, level) -> the rank at a level, which falls as that rises; infinite for dense.
+        leaves: the matrices.
+        budget: total cost at most.
+        rank: (leaf, level) -> the rank at a level, which falls as the level rises; infinite for dense.
     """
 
     def ranks(level: float) -> Ranks:
@@ -110,7 +110,7 @@ def by_level(leaves: Sequence[Leaf], budget: float, of: Costs, rank: Callable[[L
 
     def fits(level: float) -> bool:
         chosen = ranks(level)
-        return sum(leaf.cost(chosen[leaf.path], of) for leaf in leaves) <= budget
+        return sum(leaf.cost(chosen[leaf.path]) for leaf in leaves) <= budget
 
     low, high = 0.0, 1.0
     if fits(low):
@@ -133,12 +133,12 @@ def rank_of_loss(losses: np.ndarray, level: float) -> float:
 
 
 def squared_errors(values: np.ndarray) -> np.ndarray:
-    """Σ σ_i² after k, for ranks k from 0 on."""
+    """Σ_{i>k} σ_i² for ranks k = 0, 1, …"""
     return np.append(np.cumsum(values[::-1].astype(np.float64) ** 2)[::-1], 0.0)
 
 
 def losses_of(values: np.ndarray, spectral: bool) -> np.ndarray:
-    """What ranks from 0 on lose: σ_{k+1}/σ_1, or the share of Σ σ_i² that comes after k; nothing, of a matrix of 0."""
+    """Losses at ranks k = 0, 1, …: σ_{k+1}/σ_1, or Σ_{i>k} σ_i² / Σ σ_i²; 0 for a matrix of zeros."""
     scaled = values / (values[0] or 1)
     if spectral:
         return np.append(scaled, 0.0)
@@ -151,7 +151,7 @@ def hull(options: Iterable[Option]) -> list[Option]:
     vertices: list[Option] = []
     for option in sorted(options):
         if vertices and option.loss >= vertices[-1].loss:
-            continue  # costs no less, and loses no less
+            continue  # neither cheaper nor better
         while len(vertices) > 1 and _slope(vertices[-1], option) <= _slope(vertices[-2], vertices[-1]):
             vertices.pop()
         if vertices and option.cost == vertices[-1].cost:
@@ -164,13 +164,12 @@ def _slope(a: Option, b: Option) -> float:
     return (b.loss - a.loss) / max(b.cost - a.cost, 1)
 
 
-def share_out(
-    leaves: Sequence[Leaf], options: Mapping[str, Sequence[Option]], budget: float, of: Costs
-) -> dict[str, Choice]:
-    """One option a leaf, of the least sum of losses that the budget has room for.
+def share_out(leaves: Sequence[Leaf], options: Mapping[str, Sequence[Option]], budget: float) -> dict[str, Choice]:
+    """One option per leaf, with the least sum of losses that the budget allows.
 
-    Climbs the hulls where a parameter gains most: optimal for sums of convex functions, except for what is left at
-    the end (Fox, Operations Research 14, 1966), which goes into ranks between two options.
+    Each step moves one leaf to the next option on its hull, the leaf whose loss falls most per unit of cost. That is
+    optimal for sums of convex functions but for the remainder (Fox, Operations Research 14, 1966), which is spent on
+    ranks between two options.
     """
     hulls = {leaf.path: hull(options[leaf.path]) for leaf in leaves}
     chosen = {path: vertices[0] for path, vertices in hulls.items()}
@@ -186,8 +185,8 @@ def share_out(
             left -= end.cost - start.cost
             continue
         stopped.add(leaf.path)
-        rank = leaf.allowed(min(leaf.most, (start.cost + left) / leaf.cost(1, of)))
+        rank = leaf.allowed(min(leaf.most, (start.cost + left) / leaf.cost(1)))
         if rank is not None and start.choice.rank is not None and rank > start.choice.rank:
             choices[leaf.path] = end.choice._replace(rank=rank) if end.choice.rank else start.choice._replace(rank=rank)
-            left -= leaf.cost(rank, of) - start.cost
+            left -= leaf.cost(rank) - start.cost
     return choices

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from lpjax._tree import leaves_with_paths, replace_leaves
 from lpjax.allocation._budget import Leaf, Method, Option, choices_of, rank_of_share
 from lpjax.compression import compress
-from lpjax.compression.plan import Choice, Costs
+from lpjax.compression.plan import Choice
 from lpjax.solvers import solver_named
 from lpjax.weights.low_rank import LowRank, densify
 
@@ -20,7 +20,7 @@ Measure = Callable[[Any], float]
 
 
 def steps(leaves: int, methods: int, levels: int) -> int:
-    """How many `measured_options` takes."""
+    """Number of steps of `measured_options`."""
     plans = (levels + 1) * methods
     return leaves * (plans + 1) + plans + 1
 
@@ -32,13 +32,12 @@ def measured_options(
     measure: Measure,
     methods: Sequence[Method],
     levels: Sequence[float],
-    of: Costs,
     tell: Callable[[str], None],
     solve: Mapping[str, Any],
 ) -> dict[str, list[Option]]:
-    """The loss of each leaf, as it is and at every level by every method, while the others are as `around` has them.
+    """The loss for each leaf, as it is and at every level by every method, while the others are as in `around`.
 
-    `tell` is called with the name of each of the `steps` before it.
+    `tell` is called before each of the `steps` with its name.
     """
     tree = dict(leaves_with_paths(params))
     plans: list[tuple[float, dict[str, Choice]]] = []
@@ -74,14 +73,14 @@ def measured_options(
     def loss_with(path: str, leaf: Any) -> float:
         loss = float(measure(replace_leaves(net, {path: leaf})))
         if not math.isfinite(loss):
-            raise ValueError(f"`measure` gives {loss} where {path} is changed; expected finite numbers")
+            raise ValueError(f"`measure` gives {loss} if {path} is changed; expected finite numbers")
         return loss
 
     options: dict[str, list[Option]] = {leaf.path: [] for leaf in leaves}
     for leaf in leaves:
         tell(leaf.path)
         loss = loss_with(leaf.path, densify(jax.tree.map(jnp.asarray, tree[leaf.path])))
-        options[leaf.path].append(Option(leaf.cost(None, of), loss, Choice(None)))
+        options[leaf.path].append(Option(leaf.cost(None), loss, Choice(None)))
     for level, plan in plans:
         tell(f"solving at {level:g}")
         pairs = solved(plan)
@@ -90,19 +89,16 @@ def measured_options(
             if leaf.path in plan:
                 choice = plan[leaf.path]
                 loss = loss_with(leaf.path, pairs[leaf.path])
-                options[leaf.path].append(Option(leaf.cost(choice.rank, of), loss, choice))
+                options[leaf.path].append(Option(leaf.cost(choice.rank), loss, choice))
     return options
 
 
 def _largest_nested(plans: Sequence[Mapping[str, Choice]]) -> dict[str, Choice]:
     """The largest rank of each leaf by a nested solver, whose pair holds those of all smaller ranks."""
     largest: dict[str, Choice] = {}
-    for plan in plans:
-        for path, choice in plan.items():
-            if choice.rank is None or not _nests(choice):
-                continue
-            if path not in largest or choice.rank > (largest[path].rank or 0):
-                largest[path] = choice
+    for path, choice in (item for plan in plans for item in plan.items()):
+        if choice.rank is not None and _nests(choice):
+            largest[path] = max(largest.get(path, choice), choice, key=lambda choice: choice.rank or 0)
     return largest
 
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from jax.sharding import Mesh
+from jaxtyping import Array
 
 from lpjax.models import ModelConfig
 
 LENGTHS = (*range(8, 65, 8), *range(80, 129, 16), *range(160, 257, 32), *range(320, 513, 64))
-"""Lengths that batches are padded to, closest where most texts are: at most one compilation each, 20 in all."""
+"""Lengths that batches are padded to, densest at common lengths: at most one compilation each, 20 in all."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,7 +143,7 @@ def check_known(config: ModelConfig, ids: Sequence[np.ndarray], types: Sequence[
         ValueError: the net lacks an id or a segment.
     """
     for what, rows, count in (("ids", ids, config.vocab_size), ("segments", types, config.num_token_types)):
-        largest = max(int(row.max()) for row in rows) if rows and count is not None else 0
+        largest = max((int(row.max()) for row in rows or ()), default=0)
         if count is not None and largest >= count:
             raise ValueError(
                 f"`tokenizer` gives {what} up to {largest}, but the net has {count}, from 0; "
@@ -157,7 +159,7 @@ def padded_length(longest: int, max_length: int) -> int:
 def by_length(tokens: Tokens, batch_size: int) -> Iterator[Batch]:
     """Batches of all texts, shortest first; only the first may have fewer than `batch_size` texts.
 
-    Missing rows are padded and computed all the same, which costs least for the shortest texts.
+    Missing rows are padded and computed anyway, which costs least for the shortest texts.
     """
     lengths = tokens.lengths
     order = np.argsort(lengths, kind="stable")
@@ -166,6 +168,33 @@ def by_length(tokens: Tokens, batch_size: int) -> Iterator[Batch]:
         rows = order[start:stop]
         yield Batch(rows, padded_length(int(lengths[rows[-1]]), tokens.max_length))
         start = stop
+
+
+def run_by_length(
+    tokens: Tokens,
+    batch_size: int,
+    run: Callable[[dict[str, np.ndarray]], Array],
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[list[Array], np.ndarray]:
+    """What `run` makes of each batch of `by_length`, and the row of each text in these arrays one after another.
+
+    Args:
+        tokens: n texts.
+        batch_size: rows of a batch.
+        run: inputs, as of `collate` -> an array with a row for each row of the batch, on the devices.
+        progress: called with (texts done, texts in all) after each batch.
+    """
+    parts, row_of, done = [], np.zeros(len(tokens), np.int32), 0
+    for batch in by_length(tokens, batch_size):
+        row_of[batch.rows] = len(parts) * batch_size + np.arange(len(batch.rows))
+        parts.append(run(collate(tokens, batch, batch_size)))
+        done += len(batch.rows)
+        # One batch is always ahead, so that the devices never wait for the host, and never more, so that no inputs pile
+        # up there.
+        jax.block_until_ready(parts[-2:-1])
+        if progress is not None:
+            progress(done, len(tokens))
+    return parts, row_of
 
 
 def shuffled(tokens: Tokens, batch_size: int, rng: np.random.Generator, span: int = 50) -> list[Batch]:
@@ -206,6 +235,6 @@ def collate(tokens: Tokens, batch: Batch, batch_size: int) -> dict[str, np.ndarr
 
 
 def round_up(batch_size: int, mesh: Mesh, config: ModelConfig) -> int:
-    """The least number of rows, `batch_size` or more, that the devices can share evenly and the net can read."""
+    """The least number of rows, `batch_size` or more, that divides evenly over the devices and suits the net."""
     unit = math.lcm(mesh.size, config.batch_multiple)
     return -(-batch_size // unit) * unit

@@ -1,4 +1,4 @@
-"""All scores of a net, beside the dense net's if there is one, as `lpjax evaluate` tells them."""
+"""All scores of a net, and of the dense net if there is one, as shown by `lpjax evaluate`."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def score_outputs(
     batch_size: int = 32,
     **options: Any,
 ) -> dict[str, Any]:
-    """STS-B by embeddings, and how near embeddings and outputs of heads are to the dense net's.
+    """STS-B by embeddings, and closeness of embeddings and outputs of heads to the dense net's.
 
     Args:
         checkpoint: the net.
@@ -78,8 +78,8 @@ def score_outputs(
         max_length, batch_size, **options: of `embed_sentences`.
 
     Returns:
-        `stsb`, `baseline_stsb`, `fidelity` and `outputs`, as far as they can be had, else `stsb_missing` and
-        `outputs_missing`, which say why not.
+        `stsb`, `baseline_stsb`, `fidelity` and `outputs`, as far as available; otherwise `stsb_missing` and
+        `outputs_missing` with the reason.
 
     Raises:
         ValueError: there are neither labels nor a dense net.
@@ -114,7 +114,7 @@ def score_outputs(
 
 
 def _find_pairs(glue: Path | None, fetch: bool, required: bool) -> Pairs | str:
-    """STS-B, or why it is not to be had."""
+    """STS-B, or the reason why it is missing."""
     try:
         if not (fetch or glue or os.environ.get("LPJAX_GLUE_DIR")):
             raise DataError(

@@ -33,7 +33,7 @@ def disagreement(
         outputs, targets: of the two nets, as `hidden_and_outputs` returns them; if `hidden` is 0, states are ignored.
         inputs: of both nets.
         kind: of the outputs.
-        hidden: share of the hidden states.
+        hidden: weight of the hidden states.
     """
     losses = kind.divergence(outputs[1], targets[1], inputs)
     if not hidden:
@@ -46,10 +46,10 @@ def disagreement(
 
 
 class Divergence:
-    """How far nets are from a dense one on some texts: called with params, the mean of `disagreement` over the texts.
+    """Mean of `disagreement` with a dense net over some texts, as a function of params.
 
-    Tokens and outputs of the dense net stay on the devices. Compiled once per shape of a batch and structure of params:
-    of many ranks, better call it with dense leaves.
+    Tokens and outputs of the dense net stay on the devices. It is compiled once per batch shape and structure of
+    params: to compare many ranks, call it with dense leaves.
     """
 
     def __init__(
@@ -67,18 +67,18 @@ class Divergence:
         """Run the dense net.
 
         Args:
-            checkpoint: it.
+            checkpoint: the dense net.
             first: n texts, or the first of n pairs.
             second: the second texts.
-            hidden: what the relative squared error of the last hidden states that the outputs are made of counts
-                beside the outputs; by default 1 if a head makes them, else 0: see `Outputs.hidden`.
+            hidden: weight of the relative squared error of the last hidden states, beside the outputs that are computed
+                from them; by default 1 with a head, else 0: see `Outputs.hidden`.
             tokenizer: of transformers; by default the one in `checkpoint.source`.
             batch_size: texts of a batch over all devices.
-            max_length: tokens of a text at most.
+            max_length: largest number of tokens of a text.
             mesh: devices, along an axis "data"; by default all.
 
         Raises:
-            ValueError: a batch size below 1, a share below 0, or what `tokenize` refuses.
+            ValueError: a batch size below 1, a weight below 0, or what `tokenize` refuses.
         """
         if hidden is not None and not 0 <= hidden < float("inf"):
             raise ValueError(f"`hidden` is {hidden}; expected a finite number, 0 or more")
@@ -97,10 +97,10 @@ class Divergence:
         ]
         params = self._on_devices(checkpoint.params)
         self._dense = params if self._kind.wide else None
-        self._wanted = [self._kept(params, inputs) for inputs in self._batches]
+        self._targets = [self._kept(params, inputs) for inputs in self._batches]
 
     def _kept(self, params: Any, inputs: dict[str, Array]) -> tuple[Array, Array | None]:
-        """What is kept of the dense net: outputs, or if these are wide the hidden states that make them."""
+        """Hidden states and outputs of the dense net to be kept; if outputs are wide, states alone."""
         states, outputs = _outputs(params, self._config, inputs, self._kind, self._kind.wide or bool(self._hidden))
         return states, None if self._kind.wide else outputs
 
@@ -109,11 +109,11 @@ class Divergence:
 
     def __call__(self, params: Any) -> float:
         """The mean divergence, 0 for the dense net."""
-        # Rounding leaves the divergence of nets that are nearly equal a little below 0, which none is.
+        # Rounding can make the divergence of nearly equal nets slightly negative.
         return float(np.maximum(self._mean(params, agreement=False), 0.0))
 
     def agreement(self, params: Any) -> float | None:
-        """The mean share of a text's predictions that are those of the dense net; None if there are none."""
+        """Mean share of equal predictions per text; None if outputs are not classes."""
         if type(self._kind).agreement is Outputs.agreement:
             return None
         return self._mean(params, agreement=True)
@@ -125,14 +125,14 @@ class Divergence:
 
     @property
     def kind(self) -> Outputs:
-        """What outputs are compared."""
+        """The kind of outputs that are compared."""
         return self._kind
 
     def _mean(self, params: Any, agreement: bool) -> float:
         params = self._on_devices(params)
         parts = [
-            _sum_over(params, self._config, inputs, wanted, self._kind, self._hidden, self._dense, agreement)
-            for inputs, wanted in zip(self._batches, self._wanted, strict=True)
+            _sum_over(params, self._config, inputs, targets, self._kind, self._hidden, self._dense, agreement)
+            for inputs, targets in zip(self._batches, self._targets, strict=True)
         ]
         return float(np.sum(np.asarray(jax.device_get(parts), np.float64))) / self._texts
 
@@ -141,7 +141,7 @@ class Divergence:
 def _outputs(
     params: dict[str, Any], config: ModelConfig, inputs: dict[str, Array], kind: Outputs, hidden: bool
 ) -> tuple[Array, Array]:
-    """Hidden states, if they are asked for, and outputs."""
+    """Hidden states, if requested, and outputs."""
     with jax.default_matmul_precision("highest"):
         states, outputs = hidden_and_outputs(params, config, inputs, kind, in_pieces=True)
     return states if hidden else jnp.zeros(()), outputs
@@ -152,19 +152,19 @@ def _sum_over(
     params: dict[str, Any],
     config: ModelConfig,
     inputs: dict[str, Array],
-    wanted: tuple[Array, Array | None],
+    targets: tuple[Array, Array | None],
     kind: Outputs,
     hidden: float,
     dense: dict[str, Any] | None,
     agreement: bool,
 ) -> Array:
-    """The sum over the texts of a batch, of how far the two nets disagree or how far they agree."""
+    """Sum over the texts of a batch of disagreement or agreement."""
     found, mask = _outputs(params, config, inputs, kind, bool(hidden)), inputs["attention_mask"]
-    states, outputs = wanted
+    states, outputs = targets
     if outputs is None:
         with jax.default_matmul_precision("highest"):
             outputs = kind.outputs(dense, config, states, inputs)
-    there = jnp.max(mask.astype(found[1].dtype), axis=1)  # 0 for the rows that fill up a batch
+    there = jnp.max(mask.astype(found[1].dtype), axis=1)  # 0 for rows of padding
     if agreement:
         shares = kind.agreement(found[1], outputs, inputs)
         assert shares is not None

@@ -1,4 +1,4 @@
-"""How far factored layers are from the dense ones."""
+"""Errors of factored layers with respect to the dense ones."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ class Spectrum(NamedTuple):
 
 
 def relative_errors(dense: Any, factors: LowRank, *, transpose: bool) -> Errors:
-    """Errors of `factors` against the matrix that it replaced, in double precision, one block of rows at a time.
+    """Errors of `factors` with respect to the matrix it replaced, in double precision, one block of rows at a time.
 
     Args:
         dense: the leaf, (n, d).
-        factors: what replaced it.
-        transpose: whether the rows of A are the leaf's columns, as those of a kernel are.
+        factors: its replacement.
+        transpose: whether the rows of A are the leaf's columns, as for a kernel.
     """
     matrix = np.asarray(dense)
     if transpose:
@@ -93,11 +93,11 @@ def load_dense(named: str | None, record: Record, smaller: Path) -> tuple[str, C
     """The dense net that a compressed one is compared with, and its name.
 
     Args:
-        named: its folder or hub id; by default what the record names.
-        record, smaller: of the compressed net, and its folder.
+        named: its folder or hub id; by default the one in the record.
+        record, smaller: record and folder of the compressed net.
 
     Raises:
-        ValueError: nobody names it, it is not there, or it is factored; else as `load_checkpoint`.
+        ValueError: neither names it, it does not exist, or it is factored; otherwise as `load_checkpoint`.
     """
     name = named or record.source
     if name is None:

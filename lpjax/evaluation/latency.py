@@ -1,4 +1,4 @@
-"""How long the dense and the factored net take, side by side."""
+"""Time of a forward pass of the dense and the factored net."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Latency:
 def measure_latency(
     dense: Checkpoint, factored: Checkpoint, *, shapes: Sequence[tuple[int, int]] = SHAPES, seed: int = 0
 ) -> list[Latency]:
-    """Time the hidden states of random tokens in float32: compiled before, each run blocked on.
+    """Time the hidden states of random tokens in float32, after compilation, waiting for each run.
 
     The nets take turns, so that other work on the machine slows both.
 

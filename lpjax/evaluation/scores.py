@@ -17,11 +17,11 @@ _SENTENCES = 320
 
 
 def fidelity_scorer(dense: Checkpoint, sentences: Sequence[str] | None = None) -> Scorer:
-    """Nearness of a net's embeddings to the dense one's.
+    """Closeness of a net's embeddings to the dense net's.
 
     Args:
-        dense: the dense net, whose tokenizer is used for all.
-        sentences: by default 320 of those that every Python has.
+        dense: the dense net, whose tokenizer is used for all nets.
+        sentences: by default 320 sentences of Python's language reference.
     """
     from lpjax.evaluation.sentences import (  # late: slow to import, and a table needs none of it
         embed_sentences,
@@ -66,7 +66,7 @@ def task_scorer(dense: Checkpoint, task: Task, glue: str | Path | None = None) -
     from lpjax.glue.labels import is_assumed
 
     prepared = prepare(dense, load_examples(task, "validation", glue))
-    # Said in the name of the score, for it holds for all nets of a page.
+    # In the name of the score, since it holds for all nets of a page.
     assumed = " (order of the labels assumed)" if is_assumed(task, dense.config_json) else ""
 
     def score(checkpoint: Checkpoint) -> Mapping[str, float]:

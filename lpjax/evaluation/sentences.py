@@ -1,4 +1,4 @@
-"""What compression costs: STS-B with gold scores, or fidelity to the dense net on any text."""
+"""The cost of compression: STS-B with gold scores, or fidelity to the dense net on any text."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from scipy import stats
 
 from lpjax._check import check_seed, check_whole
 from lpjax.checkpoint import Checkpoint
-from lpjax.data.batching import by_length, collate
+from lpjax.data.batching import run_by_length
 from lpjax.evaluation.divergence import Divergence
 from lpjax.glue.data import Pairs
 from lpjax.models import ModelConfig, device_params, encode
@@ -32,8 +32,8 @@ class Embeddings(NamedTuple):
 
     Attributes:
         vectors: shape (n, size), float32, in the order of the sentences, on the device.
-        tokens: encoded, without padding, each different sentence once.
-        seconds: from the first batch to the last embedding, with compilation where a shape was new.
+        tokens: number of encoded tokens, without padding, each different sentence once.
+        seconds: from the first batch to the last embedding, including compilation for new shapes.
     """
 
     vectors: Float[Array, "n size"]
@@ -96,30 +96,32 @@ def embed_sentences(
     dtype: DTypeLike = jnp.float32,
     progress: Progress | None = None,
 ) -> Embeddings:
-    """The vectors that sentence-transformers' `encode` gives of sentences, up to rounding.
+    """The vectors of sentences, equal up to rounding to those of `encode` in sentence-transformers.
 
-    A folder of sentence-transformers says how they are made of the hidden states: by its poolings, dense layers and
-    norms, with its prompts, length and case of text. A net without such a folder averages the hidden states of all
-    tokens. What lpjax does not compute of a folder is refused by name: see docs/reference/sentence_transformers.md.
+    A folder of sentence-transformers says how they are computed from the hidden states: poolings, dense layers and
+    norms, prompts, length and case of the text. Without such a folder, the hidden states of all tokens are averaged.
+    Modules that lpjax does not compute are refused by name: see docs/reference/sentence_transformers.md.
 
     Sentences are sorted by length and padded to one of a few lengths (8, 16, 24, 32, …), batches to `batch_size`
-    rows: at most twenty compilations a structure of the params. Embeddings stay on the device.
+    rows: at most twenty compilations per structure of params. Embeddings stay on the device.
 
     Args:
         checkpoint: the net; dense and `LowRank` leaves alike.
         sentences: n strings; equal ones are encoded once.
-        tokenizer: of transformers, taken as it is; by default the one in `checkpoint.source`, set up as that says.
+        tokenizer: of transformers, used as it is; by default that of `checkpoint.source`, with its settings.
         batch_size: rows of a batch.
-        max_length: tokens of a sentence at most, the rest is cut off. By default what sentence_bert_config.json says,
-            else what the tokenizer says, and not more than the positions that the net has (512 if it has no limit).
-        prompt: text to put before every sentence instead of the folder's default prompt; "" for none.
-        prompt_name: name of a prompt of config_sentence_transformers.json to put there.
+        max_length: largest number of tokens of a sentence; the rest is cut off. By default the limit in
+            sentence_bert_config.json or of the tokenizer, at most the number of positions of the net (512 if it has no
+            limit).
+        prompt: text to put before every sentence in place of the folder's default prompt; "" for none.
+        prompt_name: name of a prompt in config_sentence_transformers.json to use instead.
         dtype: of the net, float32 or bfloat16; what follows it is computed in float32.
         progress: called with (different sentences done, different sentences in all) after each batch.
 
     Raises:
-        ValueError: no sentence, something that is no string, a batch size or length out of range, or no such prompt.
-        CheckpointError: the folder asks for what lpjax does not compute.
+        ValueError: no sentence, an element that is not a string, a batch size or length out of range, or an unknown
+            prompt.
+        CheckpointError: the folder needs what lpjax does not compute.
     """
     check_whole("`batch_size`", batch_size, 1)
     unique = {sentence: i for i, sentence in enumerate(dict.fromkeys(sentences))}
@@ -129,23 +131,15 @@ def embed_sentences(
     )  # fmt: skip
     params = device_params(checkpoint.params, dtype, expand=True)
 
-    pooled, places, done = [], [], 0
     began = time.perf_counter()
-    for batch in by_length(tokens, batch_size):
-        inputs = collate(tokens, batch, batch_size)
-        pooled.append(_pool(params, checkpoint.config, inputs, np.dtype(dtype), stages))
-        places += [*batch.rows, *[-1] * (batch_size - len(batch.rows))]
-        done += len(batch.rows)
-        if progress is not None:
-            pooled[-1].block_until_ready()
-            progress(done, len(tokens))
-    # Row r of the stack is sentence places[r]; rows of padding are -1 and never looked up.
-    row_of = np.zeros(len(unique), np.int32)
-    for row, i in enumerate(places):
-        if i >= 0:
-            row_of[i] = row
+    parts, row_of = run_by_length(
+        tokens,
+        batch_size,
+        lambda inputs: _pool(params, checkpoint.config, inputs, np.dtype(dtype), stages),
+        progress,
+    )
     rows = row_of[[unique[sentence] for sentence in sentences]]
-    vectors = jnp.concatenate(pooled)[rows].block_until_ready()
+    vectors = jnp.concatenate(parts)[rows].block_until_ready()
     return Embeddings(vectors, int(tokens.lengths.sum()), time.perf_counter() - began)
 
 

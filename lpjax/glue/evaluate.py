@@ -19,7 +19,7 @@ from lpjax._check import check_whole
 from lpjax._mesh import by_rows, data_mesh, put_sharded, replicated
 from lpjax._tree import walk
 from lpjax.checkpoint import Checkpoint
-from lpjax.data.batching import Tokens, by_length, check_known, collate, round_up, tokenize
+from lpjax.data.batching import Tokens, check_known, round_up, run_by_length, tokenize
 from lpjax.data.tokenizer import tokenizer_of
 from lpjax.glue.data import Examples
 from lpjax.glue.labels import is_assumed, label_order, output_labels, own_task
@@ -41,8 +41,8 @@ class Logits(NamedTuple):
 
     Attributes:
         values: shape (n, outputs), float32, in the order of the texts, on the host.
-        tokens: encoded, without padding.
-        seconds: from the first batch to the last logit on the host, with compilation where a shape was new.
+        tokens: number of encoded tokens, without padding.
+        seconds: from the first batch to the last logit on the host, including compilation for new shapes.
     """
 
     values: Float[np.ndarray, "n outputs"]
@@ -51,7 +51,7 @@ class Logits(NamedTuple):
 
 
 class Prepared(NamedTuple):
-    """A split of a task, tokenized for one net: what many evaluations of it share."""
+    """A split of a task, tokenized once for many evaluations."""
 
     examples: Examples
     tokens: Tokens
@@ -62,19 +62,19 @@ class TaskResult:
     """Scores of a net on a split of a task.
 
     Attributes:
-        task, split: which, e.g. "sst2", "validation".
-        rows: examples.
+        task, split: names, such as "sst2" and "validation".
+        rows: number of examples.
         complete: whether they are a whole official split; the scores of a subset are not GLUE scores.
-        metrics: GLUE's own, by name.
-        tokens_per_second: tokens without padding, over `seconds`.
-        seconds: of encoding, with compilation where a shape was new.
+        metrics: GLUE's metrics by name.
+        tokens_per_second: tokens without padding, divided by `seconds`.
+        seconds: of encoding, including compilation for new shapes.
         labels: the label assigned to each output; empty for a regression.
         labels_assumed: whether the net's config.json does not name its outputs, so that the hub's order was assumed.
-        likelier_labels: the labels in the order that fits the examples far better, see `likelier_order`, if there is
-            one: the metrics are then likely to be those of the wrong labels.
-        truncated: examples that were cut off at `max_length` tokens.
+        likelier_labels: the labels in an order that fits the examples far better, if there is one (see
+            `likelier_order`): the metrics are then probably those of wrong labels.
+        truncated: number of examples that were cut off at `max_length` tokens.
         max_length: that limit.
-        notes: what else makes the scores doubtful, a sentence each.
+        notes: further reasons to doubt the scores, a sentence each.
     """
 
     task: str
@@ -92,20 +92,19 @@ class TaskResult:
     notes: tuple[str, ...] = ()
 
     def warnings(self) -> list[str]:
-        """What a reader of the scores should know, a sentence each."""
-        found = []
-        names = ", ".join(self.labels)
+        """What to know about the scores, a sentence each."""
+        warnings, names = [], ", ".join(self.labels)
         if self.likelier_labels is not None:
             why = "assumed, for config.json names no labels" if self.labels_assumed else "as config.json says"
-            found.append(
+            warnings.append(
                 f"the outputs were taken for {names} ({why}), but {', '.join(self.likelier_labels)} fits the examples "
                 "far better: check `id2label` in config.json"
             )
         elif self.labels_assumed:
-            found.append(f"config.json names no labels; the outputs are assumed to be {names}, in this order")
+            warnings.append(f"config.json names no labels; the outputs are assumed to be {names}, in this order")
         if self.truncated:
-            found.append(f"{self.truncated} of {self.rows} examples were cut off at {self.max_length} tokens")
-        return [*found, *self.notes]
+            warnings.append(f"{self.truncated} of {self.rows} examples were cut off at {self.max_length} tokens")
+        return [*warnings, *self.notes]
 
 
 def prepare(
@@ -174,24 +173,14 @@ def predict(
     mesh = data_mesh() if mesh is None else mesh
     rows = round_up(batch_size, mesh, config)
     params = jax.device_put(device_params(params, dtype, expand=True), replicated(mesh))
-    found, places, done = [], [], 0
     began = time.perf_counter()
-    for batch in by_length(tokens, rows):
-        inputs = put_sharded(collate(tokens, batch, rows), by_rows(mesh))
-        found.append(_logits(params, config, inputs, np.dtype(dtype), mesh))
-        places.append(batch.rows)
-        done += len(batch.rows)
-        # One batch is always ahead, so that the devices never wait for the host, and never more, so that no inputs pile
-        # up there.
-        if len(found) > 1:
-            found[-2].block_until_ready()
-        if progress is not None:
-            progress(done, len(tokens))
-    values = [np.asarray(part)[: len(at)] for part, at in zip(jax.device_get(found), places, strict=True)]
-    seconds = time.perf_counter() - began
-    logits = np.empty((len(tokens), values[0].shape[1]), np.float32)
-    logits[np.concatenate(places)] = np.concatenate(values)
-    return Logits(logits, int(tokens.lengths.sum()), seconds)
+
+    def run(inputs: dict[str, np.ndarray]) -> Array:
+        return _logits(params, config, put_sharded(inputs, by_rows(mesh)), np.dtype(dtype), mesh)
+
+    parts, row_of = run_by_length(tokens, rows, run, progress)
+    values = np.concatenate(jax.device_get(parts))
+    return Logits(values[row_of], int(tokens.lengths.sum()), time.perf_counter() - began)
 
 
 @functools.partial(jax.jit, static_argnums=(1, 3, 4))
@@ -227,28 +216,19 @@ def check_head(checkpoint: Checkpoint, task: Task) -> None:
     Raises:
         ValueError: it has no head, or another number of outputs, or labels of another task.
     """
-    head = checkpoint.config.head
-    if head in ("tokens", "spans"):
-        what = {"tokens": "classifies tokens", "spans": "finds answers"}[head]
-        raise ValueError(
-            f"the net's head {what} (`architectures` in its config.json), and {task.title} is of texts; pass a net "
-            "that was fine-tuned on it, or fine-tune this one (lpjax finetune)"
-        )
-    if any(
-        name.endswith("ForMultipleChoice") for name in names_of((checkpoint.config_json or {}).get("architectures"))
-    ):
-        raise ValueError(
-            f"the net's head scores the choices of a question (`architectures` in its config.json), and {task.title} "
-            "has none; pass a net that was fine-tuned on it, or fine-tune this one (lpjax finetune)"
-        )
+    config_json = checkpoint.config_json or {}
+    purpose = {"tokens": "classifies tokens", "spans": "finds answers"}.get(checkpoint.config.head)
+    if any(name.endswith("ForMultipleChoice") for name in names_of(config_json.get("architectures"))):
+        purpose = "scores the choices of a question"
     outputs = num_outputs(checkpoint.params, checkpoint.config)
-    if outputs is None:
+    if purpose is not None or outputs is None:
+        fault = f"the net's head {purpose} (`architectures` in its config.json), and {task.title} is of texts"
         raise ValueError(
-            f"the net has no head for classification; pass one that was fine-tuned on {task.title}, "
-            "or fine-tune this one (lpjax finetune)"
+            f"{fault if purpose else 'the net has no head for classification'}; pass a net that was fine-tuned on "
+            f"{task.title}, or fine-tune this one (lpjax finetune)"
         )
     label_order(task, checkpoint.config_json, outputs)
-    if not task.is_regression and (checkpoint.config_json or {}).get("problem_type") == "regression":
+    if not task.is_regression and config_json.get("problem_type") == "regression":
         raise ValueError(
             f"the net's head is one of a regression (`problem_type` in its config.json), and {task.title} has classes; "
             "pass a net that was fine-tuned on it"
@@ -256,32 +236,32 @@ def check_head(checkpoint: Checkpoint, task: Task) -> None:
 
 
 def notes_of(checkpoint: Checkpoint, task: Task) -> tuple[str, ...]:
-    """What makes a net's scores on a task doubtful, by its weights and config.json alone, a sentence each."""
-    data, found = checkpoint.config_json or {}, []
+    """Reasons in a net's weights and config.json to doubt its scores on a task, a sentence each."""
+    data, notes = checkpoint.config_json or {}, []
     tuned = own_task(data)
     if tuned is not None and tuned.name != task.name:
-        found.append(f"config.json says that the net was fine-tuned on {tuned.title}, not on {task.title}")
+        notes.append(f"config.json says that the net was fine-tuned on {tuned.title}, not on {task.title}")
     if not task.is_regression and data.get("problem_type") == "multi_label_classification":
-        found.append("the net gives several labels a text (`problem_type`); the likeliest one was taken")
+        notes.append("the net gives several labels per text (`problem_type`); the likeliest one was taken")
     kernel = output_path(checkpoint.config)
     bias = dict(walk(checkpoint.params)).get(kernel.replace("kernel", "bias"))
     if bias is not None and not np.asarray(bias).any():
-        found.append("the biases of the head are all 0, as those of a fresh one: it may never have been trained")
-    return tuple(found)
+        notes.append("the biases of the head are all 0, like those of a new one: it may never have been trained")
+    return tuple(notes)
 
 
 def evaluate_task(checkpoint: Checkpoint, examples: Examples | Prepared, **options: Any) -> TaskResult:
     """Score a net with a classification head on a split of a GLUE task, by GLUE's own metrics.
 
-    What does not fit the task is refused before anything is run.
+    A net that does not fit the task is refused before anything is run.
 
     Args:
-        checkpoint: the net; `config_json` tells the order of its labels.
-        examples: from `load_examples`, or `prepare`d, where many nets with one tokenizer are scored on them.
+        checkpoint: the net; `config_json` gives the order of its labels.
+        examples: from `load_examples`, or from `prepare` if many nets with one tokenizer are scored on them.
         **options: tokenizer and max_length of `prepare`; batch_size, dtype, mesh and progress of `predict`.
 
     Raises:
-        ValueError: a net without a head or with other labels, logits that are not finite, and as the two functions.
+        ValueError: a net without a head or with other labels, logits that are not finite, or as the two functions.
     """
     from lpjax.glue.metrics import score
 

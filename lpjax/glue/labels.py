@@ -11,7 +11,7 @@ import numpy as np
 from lpjax.glue.tasks import Task, find_task
 from lpjax.models.names import names_classifier
 
-# What else the labels are called in checkpoints, in letters and digits alone.
+# Other names of the labels in checkpoints, reduced to letters and digits.
 _ALIASES = {
     "negative": ("neg",),
     "positive": ("pos",),
@@ -29,21 +29,21 @@ _ALIASES = {
 
 
 def label_order(task: Task, config_json: Mapping[str, Any] | None, num_outputs: int) -> np.ndarray:
-    """The task's number of the label that each output of a head stands for.
+    """The number of the task's label that each output of a head stands for.
 
     Args:
-        task: whose labels.
-        config_json: of the net. Its `id2label` (or, without one, `label2id`) names the outputs; case, hyphens,
-            underscores and spaces don't matter, and "pos" or "contradict" are understood. LABEL_0, LABEL_1, … and
-            0, 1, … are numbers in the hub's order, which a net without names has too.
-        num_outputs: of the head.
+        task: the task.
+        config_json: of the net. Its `id2label` (or, without one, `label2id`) names the outputs. Case, hyphens,
+            underscores and spaces are ignored, and abbreviations such as "pos" are understood. LABEL_0, LABEL_1, … and
+            0, 1, … are numbers in the order of the hub, which is also assumed for a net without names.
+        num_outputs: number of outputs of the head.
 
     Returns:
         order, shape (num_outputs,), int32, a permutation: output i is label `task.labels[order[i]]`. For a regression
-        array([0]), whatever the output is called.
+        array([0]), whatever the name of the output.
 
     Raises:
-        ValueError: the head has another number of outputs than the task; the names are not those of the task, each
+        ValueError: the head has another number of outputs than the task, or the names are not the task's labels, each
             once.
     """
     if num_outputs != task.num_outputs:
@@ -68,9 +68,9 @@ def label_order(task: Task, config_json: Mapping[str, Any] | None, num_outputs: 
 
 
 def is_assumed(task: Task, config_json: Mapping[str, Any] | None) -> bool:
-    """Whether a net's config.json does not name its outputs, so that they are taken to be in the hub's order.
+    """Whether a net's config.json does not name its outputs, so that they are assumed to be in the order of the hub.
 
-    Names such as LABEL_0 and 0 are numbers of outputs, no names of labels.
+    Names such as LABEL_0 and 0 are numbers of outputs, not names of labels.
     """
     if task.is_regression:
         return False
@@ -79,7 +79,7 @@ def is_assumed(task: Task, config_json: Mapping[str, Any] | None) -> bool:
 
 
 def output_labels(task: Task, labels: Any, config_json: Mapping[str, Any] | None, num_outputs: int) -> np.ndarray:
-    """What a net's head should say: the output of each of the task's `labels`, int; of a regression they themselves.
+    """The index of the correct output of a net's head for each of the task's `labels`; for a regression the labels.
 
     Raises:
         ValueError: as `label_order`.
@@ -89,7 +89,7 @@ def output_labels(task: Task, labels: Any, config_json: Mapping[str, Any] | None
 
 
 def label_config(task: Task) -> dict[str, Any]:
-    """What config.json says of a head trained for the task, with outputs in the hub's order.
+    """The entries of config.json for a head trained on the task, with outputs in the order of the hub.
 
     Returns:
         `id2label` with string keys, `label2id`, `problem_type` and `finetuning_task`, as transformers writes them.
@@ -104,7 +104,7 @@ def label_config(task: Task) -> dict[str, Any]:
 
 
 def own_task(config_json: Mapping[str, Any] | None) -> Task | None:
-    """The task that a net with a head was fine-tuned on, by its config.json; None where that tells none of GLUE's."""
+    """The GLUE task that a net with a head was fine-tuned on, by its config.json; None if it names none."""
     data = config_json or {}
     task = data.get("finetuning_task")
     if not names_classifier(data.get("architectures")):
@@ -116,7 +116,7 @@ def own_task(config_json: Mapping[str, Any] | None) -> Task | None:
 
 
 def _names(config: Mapping[str, Any]) -> dict[Any, str] | None:
-    """Output -> name; None where the config has no names. A key that is no number stays as it is."""
+    """Output -> name; None if the config has no names. A key that is not a number is kept."""
     named, given = config.get("id2label"), config.get("label2id")
     if named is None:
         if given is None:

@@ -15,7 +15,7 @@ from lpjax.glue.tasks import Task, find_task
 if TYPE_CHECKING:
     from lpjax.glue.metric_module import Glue
 
-# The two validation splits of MNLI are two scores of one task.
+# The two validation splits of MNLI give two scores of one task.
 _MNLI = ("mnli_matched", "mnli_mismatched")
 
 
@@ -56,7 +56,7 @@ def score(task: str | Task, predictions: Sequence[Any] | Any, references: Sequen
 
 
 def compute(task: Task, predictions: Any, references: Any) -> dict[str, float]:
-    """`score` of a task that is known."""
+    """As `score`, given a `Task`."""
     predictions, references = _checked(task, predictions, references)
     if task.is_regression:
         return _correlations(predictions, references)
@@ -75,7 +75,7 @@ def compute(task: Task, predictions: Any, references: Any) -> dict[str, float]:
 
 
 def glue_average(scores: Mapping[str, Mapping[str, float]]) -> float:
-    """The mean over tasks of the mean of each task's metrics, GLUE's overall score (here in the units of `scores`).
+    """GLUE's overall score in the units of `scores`: the mean over tasks of the mean of each task's metrics.
 
     Args:
         scores: task -> what `score` returned. "mnli_matched" and "mnli_mismatched" are averaged into one MNLI first;
@@ -101,7 +101,7 @@ def glue_average(scores: Mapping[str, Mapping[str, float]]) -> float:
 
 
 def scored_task(name: str | Task) -> Task:
-    """The task that is scored under a name: a task, or a split of MNLI.
+    """The task with a name, which may be that of a validation split of MNLI.
 
     Raises:
         ValueError: as `find_task`.
@@ -117,7 +117,7 @@ def _checked(task: Task, predictions: Any, references: Any) -> tuple[np.ndarray,
         if array.ndim != 1 or array.dtype.kind not in "biuf":
             raise ValueError(f"`{name}` has shape {array.shape}, {array.dtype}; expected a list of numbers")
         with np.errstate(over="ignore"):
-            # Correlations are of float32, as in GLUE's script: doubles may be equal or infinite there.
+            # Correlations are computed from float32, as in GLUE's script, where doubles can become equal or infinite.
             kept = array.astype(np.float32 if task.is_regression else np.float64)
         if not np.isfinite(kept).all():
             raise ValueError(f"`{name}` holds a NaN or an infinity; expected finite numbers")

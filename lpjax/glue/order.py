@@ -8,28 +8,28 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy import stats
 
-_BEYOND_CHANCE = 4.0  # standard deviations; met by chance once in 30,000 times
+_BEYOND_CHANCE = 4.0  # standard deviations; by chance once in 30,000
 _LEVEL = 1e-3
 
 
 def likelier_order(predictions: Int[np.ndarray, " n"], labels: Int[np.ndarray, " n"], classes: int) -> list[int] | None:
-    """The order of the labels under which predictions are right far more often; None if there is none.
+    """The order of the labels under which predictions are correct far more often; None if there is none.
 
-    All orders are tried. One fits far better than the present one if both hold:
+    All orders are tried. One fits far better than the current order if both conditions hold:
 
-    - Predictions under it agree with the labels by at least 4 standard deviations more than predictions that have
-      nothing to do with them would, of the same frequencies (the permutation distribution). So a net that tells
-      nothing, or always says the same, has no better order.
-    - Of the examples that only one of the two orders gets right, so many are the other's that chance explains it less
-      often than once in a thousand times (the sign test, times the number of orders tried).
+    - The number of correct predictions exceeds, by at least 4 standard deviations, that of predictions with the same
+      frequencies but independent of the labels (the permutation distribution). So a net whose predictions carry no
+      information, or are constant, has no better order.
+    - Among the examples that only one of the two orders gets right, the new order wins significantly often: the p-value
+      of the sign test, times the number of orders tried, is below 1/1000.
 
     Args:
-        predictions: numbers of labels under the present order.
-        labels: the true ones.
-        classes: how many labels there are.
+        predictions: numbers of labels under the current order.
+        labels: the true labels.
+        classes: number of labels.
 
     Returns:
-        order, a permutation: what is now taken for label i is label order[i].
+        order, a permutation: an output now read as label i is label order[i].
     """
     if classes < 2 or not len(labels):
         return None
@@ -46,15 +46,15 @@ def likelier_order(predictions: Int[np.ndarray, " n"], labels: Int[np.ndarray, "
 
 
 def _right(counts: Float[np.ndarray, "k k"], order: tuple[int, ...]) -> float:
-    """Predictions that are right under an order."""
+    """Number of correct predictions under an order."""
     return float(sum(counts[i, j] for i, j in enumerate(order)))
 
 
 def _beyond_chance(counts: Float[np.ndarray, "k k"], order: tuple[int, ...]) -> float:
-    """By how many standard deviations more are right than if labels were dealt out to the predictions at random.
+    """Correct predictions beyond the mean under random permutations of the labels, in standard deviations.
 
-    Mean and variance are Hoeffding's (1951), of Σ a(i, σ(i)) over random permutations σ, with a = 1 if prediction and
-    label match.
+    Mean and variance of Σ a(i, σ(i)) over random permutations σ, with a = 1 if prediction and label match: Hoeffding
+    (1951).
     """
     predicted, gold, n = counts.sum(axis=1), counts.sum(axis=0), counts.sum()
     match = np.zeros_like(counts)

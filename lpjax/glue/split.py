@@ -9,18 +9,18 @@ from lpjax.glue.data import Examples
 
 
 def hold_out(examples: Examples, rows: int, seed: int = 0) -> tuple[Examples, Examples]:
-    """`rows` examples at random, for choices that may not look at dev, and the others.
+    """Split off `rows` random examples, on which to make choices without looking at dev.
 
-    Both keep the order of the split. They are no longer `complete`, and their split is called "train, but 500 held out"
-    and "held out of train".
+    Both parts keep the order of the split. They are not `complete`, and their splits are called
+    "train, but 500 held out" and "held out of train".
 
     Args:
         examples: n examples.
-        rows: how many to hold out, at least 1 and fewer than n.
-        seed: of the choice; the same seed always holds out the same rows.
+        rows: number of examples to hold out, at least 1 and fewer than n.
+        seed: of the choice; the same seed holds out the same rows.
 
     Returns:
-        (the others, the held out).
+        (the remaining examples, the held-out examples).
 
     Raises:
         ValueError: `rows` out of range.
@@ -36,7 +36,7 @@ def hold_out(examples: Examples, rows: int, seed: int = 0) -> tuple[Examples, Ex
 
 
 def first_rows(examples: Examples, rows: int) -> Examples:
-    """The first `rows` examples, all where there are fewer; the split is then called "validation, first 1000".
+    """The first `rows` examples, as a split called "validation, first 1000"; all examples if there are no more.
 
     Raises:
         ValueError: `rows` below 1.
@@ -48,7 +48,7 @@ def first_rows(examples: Examples, rows: int) -> Examples:
 
 
 def take(examples: Examples, rows: np.ndarray, split: str) -> Examples:
-    """The examples of some rows, as a split of its own name."""
+    """The examples of some rows, as a split with another name."""
     second = examples.second
     return examples._replace(
         first=[examples.first[i] for i in rows],

@@ -6,19 +6,20 @@ import dataclasses
 import difflib
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Any
 
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """What is fixed about a task, as `nyu-mll/glue` on the hub has it.
+    """A GLUE task, as in `nyu-mll/glue` on the hub.
 
     Attributes:
-        name: configuration on the hub, "sst2" say.
-        title: name in papers and of the folder in GLUE's own download, "SST-2" say.
+        name: of the configuration on the hub, such as "sst2".
+        title: name in papers and of the folder in GLUE's own download, such as "SST-2".
         columns: names of the one or two texts of an example.
         labels: label names in the order of their numbers; empty for the regression STS-B, scored from 0 to 5.
-        metrics: GLUE's own, keys of what `lpjax.glue.score` gives.
-        splits: labelled split -> its official number of rows.
+        metrics: GLUE's metrics, the keys of the result of `lpjax.glue.score`.
+        splits: labelled split -> official number of rows.
     """
 
     name: str
@@ -35,7 +36,7 @@ class Task:
 
     @property
     def num_outputs(self) -> int:
-        """Outputs of a net's head: one a label, or the score alone."""
+        """Number of outputs of a net's head: one per label, or one for the score."""
         return len(self.labels) or 1
 
     @property
@@ -46,50 +47,33 @@ class Task:
 
 _MATTHEWS, _ACCURACY, _BOTH = ("matthews_correlation",), ("accuracy",), ("accuracy", "f1")
 _ONE, _TWO = ("sentence",), ("sentence1", "sentence2")
-_ENTAILED = ("entailment", "not_entailment")
+_ENTAILED, _DUPLICATES = ("entailment", "not_entailment"), ("not_duplicate", "duplicate")
 
 
-def _task(
-    name: str,
-    title: str,
-    columns: tuple[str, ...],
-    labels: tuple[str, ...],
-    metrics: tuple[str, ...],
-    train: int,
-    validation: int,
-) -> Task:
-    splits = MappingProxyType({"train": train, "validation": validation})
-    return Task(name, title, columns, labels, metrics, splits)
+def _task(*fields: Any, **splits: int) -> Task:
+    return Task(*fields, splits=MappingProxyType(splits))
 
-
-_MNLI_SPLITS = MappingProxyType({"train": 392702, "validation_matched": 9815, "validation_mismatched": 9832})
 
 TASKS: dict[str, Task] = {
     task.name: task
     for task in (
-        _task("cola", "CoLA", _ONE, ("unacceptable", "acceptable"), _MATTHEWS, 8551, 1043),
-        _task("sst2", "SST-2", _ONE, ("negative", "positive"), _ACCURACY, 67349, 872),
-        _task("mrpc", "MRPC", _TWO, ("not_equivalent", "equivalent"), _BOTH, 3668, 408),
-        _task("stsb", "STS-B", _TWO, (), ("pearson", "spearmanr"), 5749, 1500),
-        _task("qqp", "QQP", ("question1", "question2"), ("not_duplicate", "duplicate"), _BOTH, 363846, 40430),
-        Task(
-            "mnli",
-            "MNLI",
-            ("premise", "hypothesis"),
-            ("entailment", "neutral", "contradiction"),
-            _ACCURACY,
-            _MNLI_SPLITS,
-        ),
-        _task("qnli", "QNLI", ("question", "sentence"), _ENTAILED, _ACCURACY, 104743, 5463),
-        _task("rte", "RTE", _TWO, _ENTAILED, _ACCURACY, 2490, 277),
-        # WNLI counts the other way round than RTE and QNLI.
-        _task("wnli", "WNLI", _TWO, _ENTAILED[::-1], _ACCURACY, 635, 71),
+        _task("cola", "CoLA", _ONE, ("unacceptable", "acceptable"), _MATTHEWS, train=8551, validation=1043),
+        _task("sst2", "SST-2", _ONE, ("negative", "positive"), _ACCURACY, train=67349, validation=872),
+        _task("mrpc", "MRPC", _TWO, ("not_equivalent", "equivalent"), _BOTH, train=3668, validation=408),
+        _task("stsb", "STS-B", _TWO, (), ("pearson", "spearmanr"), train=5749, validation=1500),
+        _task("qqp", "QQP", ("question1", "question2"), _DUPLICATES, _BOTH, train=363846, validation=40430),
+        _task("mnli", "MNLI", ("premise", "hypothesis"), ("entailment", "neutral", "contradiction"), _ACCURACY,
+              train=392702, validation_matched=9815, validation_mismatched=9832),
+        _task("qnli", "QNLI", ("question", "sentence"), _ENTAILED, _ACCURACY, train=104743, validation=5463),
+        _task("rte", "RTE", _TWO, _ENTAILED, _ACCURACY, train=2490, validation=277),
+        # WNLI has its labels in the opposite order to RTE and QNLI.
+        _task("wnli", "WNLI", _TWO, _ENTAILED[::-1], _ACCURACY, train=635, validation=71),
     )
-}
+}  # fmt: skip
 
 
 def find_task(name: str) -> Task:
-    """The task of a name or title, whatever its case: "sst2", "SST-2".
+    """The task with a name or title, in any case: "sst2", "SST-2".
 
     Raises:
         ValueError: there is no such task; names the nearest.

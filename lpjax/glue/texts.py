@@ -1,4 +1,4 @@
-"""Texts to run a net on, without looking at labels: of a file, of a GLUE task, or those that every Python has."""
+"""Texts to run a net on: from a file, from a GLUE task, or the prose that comes with Python."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class Texts(NamedTuple):
     """Texts, or pairs of them.
 
     Attributes:
-        source: what they are called.
-        first, second: the texts; `second` is None without pairs.
-        examples: those of the task, with labels; None without a task.
+        source: their name.
+        first, second: the texts; `second` is None unless they are pairs.
+        examples: the examples of the task, with labels; None without a task.
     """
 
     source: str
@@ -30,10 +30,10 @@ class Texts(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class TextSource:
-    """Where texts come from: Python's own language reference, unless `text` or `task` says otherwise.
+    """Where texts come from: a file, a GLUE task, or by default Python's language reference.
 
     Attributes:
-        text: UTF-8 file, a text a line.
+        text: UTF-8 file, one text per line.
         task: GLUE task, by name.
         split: of the task; by default train.
         glue: GLUE folder, as of `load_examples`.
@@ -56,10 +56,10 @@ class TextSource:
 
     @property
     def found_task(self) -> Task | None:
-        """The task, if there is one.
+        """The task; None without one.
 
         Raises:
-            ValueError: there is none of that name.
+            ValueError: its name is unknown.
         """
         return None if self.task is None else find_task(self.task)
 
@@ -80,13 +80,13 @@ class TextSource:
 
 
 def spaced(count: int, most: int | None) -> list[int]:
-    """At most `most` evenly spaced numbers of 0 to count − 1; by default all of them."""
+    """At most `most` evenly spaced numbers from 0 to count − 1; by default all of them."""
     chosen = count if most is None else min(most, count)
     return [i * count // chosen for i in range(chosen)]
 
 
 def hold_out_texts(texts: list[str], most: int = 128) -> tuple[list[str], list[str]]:
-    """Evenly spaced texts, at most `most` and a fifth of all, and the others; of fewer than five texts all, twice."""
+    """Evenly spaced held-out texts, at most `most` and a fifth of all, and the rest; fewer than five serve as both."""
     if len(texts) < 5:
         return texts, texts
     held = set(spaced(len(texts), min(most, len(texts) // 5)))

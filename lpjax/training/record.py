@@ -1,4 +1,4 @@
-"""Runs of training as the files beside a checkpoint tell them, and their snapshots until those are written."""
+"""Records of training, written beside a checkpoint, and the snapshots of a run until they are written."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from lpjax.training.fit import SnapshotWarning
 
 
 def tuning_record(tuned: Finetuned, settings: Settings, model: str, train: Examples, dev: Examples) -> dict[str, Any]:
-    """What finetune.json tells of a run on a task's examples, of a net that is called `model`."""
+    """The content of finetune.json, for a run on a task's examples with the net called `model`."""
     splits = {
         name: {"split": examples.split, "rows": len(examples.labels), "complete": examples.complete}
         for name, examples in (("train", train), ("dev", dev))
@@ -43,12 +43,12 @@ def tuning_record(tuned: Finetuned, settings: Settings, model: str, train: Examp
 def recovery_record(
     recovered: Recovered, settings: Recovery, model: str, baseline: str, source: str, earlier: Any
 ) -> dict[str, Any]:
-    """What recover.json tells of a run.
+    """The content of recover.json.
 
     Args:
         recovered, settings: the run.
-        model, baseline, source: names of the compressed net, the dense one and the texts.
-        earlier: what the file told of the run before, None without one.
+        model, baseline, source: names of the compressed net, the dense net and the texts.
+        earlier: the content of the file after the run before; None without one.
     """
     record = {
         "model": model,
@@ -69,7 +69,7 @@ def find_snapshot(target: Path, command: str, *, resume: bool, force: bool) -> P
     """The snapshot of a command that writes the folder `target`: a file beside it.
 
     Raises:
-        FileExistsError: there is one, and neither `resume` nor `force` says what to do with it.
+        FileExistsError: it exists, and neither `resume` nor `force` is given.
     """
     snapshot = target.with_name(f"{target.name}.{command}.safetensors")
     if snapshot.exists() and not (resume or force):
@@ -79,10 +79,10 @@ def find_snapshot(target: Path, command: str, *, resume: bool, force: bool) -> P
 
 @contextlib.contextmanager
 def holding(snapshot: Path, *, start_over: bool) -> Iterator[None]:
-    """Keep a run's snapshot, locked against other runs, until its result is written inside; then remove it.
+    """Lock a run's snapshot against other runs, and remove it once the result is written inside.
 
     Raises:
-        OSError: a live run holds it; or what is raised inside, with the place of the trained weights.
+        OSError: another run that is alive holds it; or what is raised inside, with the place of the trained weights.
     """
     with claimed(snapshot), warnings.catch_warnings():
         warnings.simplefilter("always", SnapshotWarning)

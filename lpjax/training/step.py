@@ -21,7 +21,7 @@ Params = dict[str, Any]
 
 
 class TrainState(NamedTuple):
-    """What a step changes: the weights, in float32, and the optimizer's moments."""
+    """The state that a step updates: weights in float32, and the optimizer's moments."""
 
     params: Params
     moments: optax.OptState
@@ -42,12 +42,12 @@ class Schedule(NamedTuple):
 
 
 def begin(params: Params, optimizer: optax.GradientTransformation) -> TrainState:
-    """The state to begin with."""
+    """The initial state."""
     return TrainState(params, optimizer.init(_as_dicts(floats_of(params))))
 
 
 def _as_dicts(tree: Any) -> Any:
-    """`tree` with {"left", "right", …} for each `LowRank`: optimizers put what is no matrix in the place of leaves."""
+    """`tree` with {"left", "right", …} for each `LowRank`: optimizers replace leaves by what is not an array."""
 
     def plain(leaf: Any) -> Any:
         return {name: part for name, part in parts_of(leaf).items() if part is not None} if is_lowrank(leaf) else leaf
@@ -56,7 +56,7 @@ def _as_dicts(tree: Any) -> Any:
 
 
 def decays(params: Mapping[str, Any], no_decay: frozenset[str]) -> Any:
-    """Which leaves weight decay is for: all but those whose last key is in `no_decay`."""
+    """Which leaves decay: all but those whose last key is in `no_decay`."""
     return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key not in no_decay, params)
 
 
@@ -64,8 +64,8 @@ def decays(params: Mapping[str, Any], no_decay: frozenset[str]) -> Any:
 def make_optimizer(weight_decay: float, clip: float, no_decay: frozenset[str]) -> optax.GradientTransformation:
     """AdamW (Loshchilov & Hutter, arXiv 1711.05101) after clipping of the global norm, at a learning rate of 1.
 
-    All weights decay but those in `no_decay`, a trait of the net. The rate itself is an argument of the step, so that
-    one compilation serves all schedules.
+    All weights decay but those in `no_decay`, a trait of the architecture. The learning rate is an argument of the
+    step, so that one compilation serves all schedules.
     """
     return optax.chain(
         optax.clip_by_global_norm(clip),
@@ -108,18 +108,18 @@ def train_step(
 ) -> tuple[TrainState, Array]:
     """One update by the mean loss of a batch, and that loss.
 
-    The batch comes in parts whose gradients are added up one after another: memory for one part, and the update of the
-    whole batch.
+    The batch comes in parts, whose gradients are added up one after another: the update is that of the whole batch, in
+    the memory of one part.
 
     Args:
-        state: is consumed; `begin` makes the first.
+        state: from `begin` or the step before; its buffers are reused.
         inputs: of `classify`, each (parts, rows, length).
-        labels: label numbers or scores, or what `loss` wants in their place, (parts, rows, …).
+        labels: label numbers or scores, or other targets of `loss`, (parts, rows, …).
         weights: 1 for an example, 0 for padding.
         key: of dropout.
         rate: the learning rate.
         config, optimizer, dtype: static.
-        loss: of the arguments of `loss_sum`; static.
+        loss: sum over the rows, with the arguments of `loss_sum`; static.
     """
 
     floats = floats_of(state.params)
@@ -144,7 +144,7 @@ def train_step(
         (lost, grads), _ = jax.lax.scan(add, zero, parts)
     total = jnp.sum(weights)
     grads = jax.tree.map(lambda g: g / total, grads)
-    with jax.numpy_dtype_promotion("standard"):  # optax counts on it, whatever the caller has set
+    with jax.numpy_dtype_promotion("standard"):  # optax needs it, whatever the caller has set
         updates, moments = optimizer.update(_as_dicts(grads), state.moments, _as_dicts(floats))
     leaves, structure = jax.tree.flatten(floats)
     moved = [leaf - rate * update for leaf, update in zip(leaves, jax.tree.leaves(updates), strict=True)]

@@ -45,41 +45,40 @@ def calibrate(
     mesh: Mesh | None = None,
     progress: Progress | None = None,
 ) -> Calibration:
-    """Run texts through a net once, and sum up what its matrices see.
+    """Run texts through a net once, and sum statistics of the inputs and gradients of its matrices.
 
-    Memory does not grow with the texts: a few matrices of the sizes of the sums. Sums of some batches are float32, on
-    the devices, those sums' sums float64, on the host.
+    Memory does not grow with the number of texts. Sums over some batches are float32, on the devices; their totals are
+    float64, on the host.
 
-    The gradients are of the net's outputs in random directions u, anew for each text: the mean of g gᵀ is then how much
-    the outputs' square changes by an error in a layer (Gauss–Newton). Of a net with a classification head u is that of
-    the log-likelihood of labels drawn from its own predictions (the Fisher information), or of the `labels`; of a
-    regression it is Gaussian; of a net without a head, too, and the output is the embedding at length 1: see
-    `lpjax.evaluation.embed_sentences`.
-    Independent labels are drawn each for itself; classes of tokens for each token but padding and special ones; an
-    answer's first and last token among the text's tokens. A masked language model sees a text with 15 % of its tokens
-    masked, and words are drawn in their places.
+    Gradients are those of uᵀ outputs, with a new random direction u for each text: then the mean of g gᵀ says how much
+    an error in a layer changes the squared norm of the outputs (Gauss–Newton). For a classification head, u is the
+    gradient of the log-likelihood of labels that are drawn from the net's own predictions (Fisher information), or of
+    the given `labels`; for a regression it is Gaussian. Without a head it is Gaussian as well, and the output is the
+    embedding at length 1: see `lpjax.evaluation.embed_sentences`.
+    Several labels per text are drawn independently; classes of tokens for each token except padding and special ones;
+    the first and last token of an answer among the tokens of the text. A masked language model sees the text with 15 %
+    of its tokens masked, and words are drawn for those.
 
     Args:
         checkpoint: the net; dense and `LowRank` leaves alike.
         first: n texts, or the first of n pairs.
         second: the second texts.
-        labels: numbers of labels, or values of a regression, in the order of the net's outputs; of a net of several
-            labels a text, 0 or 1 for each, shape (n, labels). Not for heads of tokens, spans or words.
-        gradients: whether to run the backward pass, too, in about twice the time more; without it there are no
-            `outputs`, `fisher`, `gradients`.
+        labels: numbers of labels, or values of a regression, in the order of the net's outputs; for a net with several
+            labels per text 0 or 1 for each, shape (n, labels). Not for heads of tokens, spans or words.
+        gradients: whether to run the backward pass too, which makes it about three times as slow; without it there are
+            no `outputs`, `fisher`, `gradients`.
         select: the matrices; see `select_paths`.
         tokenizer: of transformers; by default the one in `checkpoint.source`.
         batch_size: texts of a batch over all devices.
-        max_length: tokens of a text at most.
+        max_length: largest number of tokens of a text.
         seed: of the directions.
         mesh: devices, along an axis "data"; by default all.
         progress: called with (texts done, texts in all) after each batch.
 
     Raises:
-        ValueError: no text; labels without a head or without gradients, of another number than texts, or that the net
-            does not have; a batch size or seed out of range; matrices that the net does not run, or
-            with gradients kernels of more than 16,384 outputs; statistics that are not finite; and what `tokenize` and
-            `select_paths` refuse.
+        ValueError: no text; labels without a head or without gradients, not one per text, or unknown to the net; a
+            batch size or seed out of range; matrices that the net does not use, or with gradients kernels of more than
+            16,384 outputs; statistics that are not finite; or what `tokenize` and `select_paths` refuse.
     """
     config, params = checkpoint.config, checkpoint.params
     check_whole("`batch_size`", batch_size, 1)
@@ -114,7 +113,7 @@ def calibrate(
             progress(done, len(tokens))
     count = int(tokens.lengths.sum())
     total = sums.total()
-    del sums  # with what is on the devices; and of the sums no layer stays longer than it takes
+    del sums  # with its arrays on the devices; below, each layer's sums are freed once its statistics are made
     statistics = {path: _statistics(total.pop(path), len(tokens)) for path in list(total)}
     for path, known in statistics.items():
         if name := known.not_finite():
@@ -126,7 +125,7 @@ def calibrate(
 
 
 def _require_narrow(shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Refuse kernels whose outputs, such as an untied decoder's words, have second moments that would fill memory."""
+    """Refuse kernels with so many outputs, such as an untied decoder's words, that second moments would fill memory."""
     for path, (_, d) in shapes.items():
         if not is_table(path) and d > _MOST_OUTPUTS:
             raise ValueError(
@@ -136,7 +135,7 @@ def _require_narrow(shapes: Mapping[str, tuple[int, ...]]) -> None:
 
 
 def _require_run(sums: dict[str, Taps]) -> None:
-    """Refuse matrices that the net has but does not run, such as word heads: they have no statistics."""
+    """Refuse matrices that the net has but does not use, such as word heads: they have no statistics."""
     seen = fetch({path: taps.tokens for path, taps in sums.items()})
     if idle := [path for path, count in seen.items() if not count]:
         more = ", …" if len(idle) > 5 else ""
@@ -160,7 +159,7 @@ def _taps(path: str, shape: tuple[int, ...], gradients: bool, words: bool) -> Ta
 
 
 class Sums:
-    """Sums of many batches: of some in float32 on the devices, of those in float64 on the host."""
+    """Sums over many batches: over some in float32 on the devices, their totals in float64 on the host."""
 
     def __init__(self) -> None:
         self._some: Any = None
@@ -168,7 +167,7 @@ class Sums:
         self._all: Any = None
 
     def add(self, one: Any) -> None:
-        """Add the sums of a batch, once those before it are there: batches would else pile up on the devices."""
+        """Add the sums of a batch, once those before it are computed, so that batches do not pile up on the devices."""
         self._some = one if self._some is None else _plus(jax.block_until_ready(self._some), one)
         self._added += 1
         if self._added == _ADDED_IN_FLOAT32:
@@ -183,8 +182,8 @@ class Sums:
         self._some, self._added = None, 0
 
     def total(self) -> Any:
-        """The sums, once there are no more."""
-        if self._added and self._all is None:  # few batches: nothing to be gained from float64
+        """The sums over all batches."""
+        if self._added and self._all is None:  # float64 gains nothing for few batches
             return fetch(self._some)
         if self._added:
             self._flush()
@@ -208,11 +207,11 @@ def _statistics(sums: Taps, texts: int) -> Statistics:
 
 
 def _with_decoder(found: Statistics, sums: Taps) -> Statistics:
-    """Statistics of a table that also is a word head's decoder, for both uses together.
+    """Statistics of a table that is also the decoder of a word head, for both uses together.
 
-    Its Gauss–Newton matrix is the sum of two products, diag(c) ⊗ mean g gᵀ as a table with the counts c, and
-    diag(Σ u²) ⊗ mean x xᵀ as a decoder. The one product that stands for them has the partial traces of the sum, in
-    units in which ‖g‖² has the mean that it has: so counts stay those of tokens, plus what predictions add.
+    Its Gauss–Newton matrix is the sum of two products, diag(c) ⊗ mean g gᵀ as a table with counts c, and
+    diag(Σ u²) ⊗ mean x xᵀ as a decoder. It is replaced by the one product that has the same partial traces, scaled so
+    that the mean of ‖g‖² stays: `counts` are then those of the tokens plus what the predictions add.
     """
     if sums.places is None or not float(np.asarray(sums.places)):
         return found
@@ -238,7 +237,7 @@ def _with_decoder(found: Statistics, sums: Taps) -> Statistics:
 def _sums(
     params: dict[str, Any],
     inputs: dict[str, Array],
-    labels: Array,  # a row a text
+    labels: Array,  # a row per text
     key: Array,
     watched: tuple[tuple[str, tuple[int, ...]], ...],
     config: ModelConfig,
@@ -273,5 +272,5 @@ def _scalar(
     """Σ over the texts of uᵀ outputs."""
     outputs = hidden_and_outputs(params, config, inputs, kind)[1]
     direction = jax.lax.stop_gradient(kind.direction(outputs, inputs, key, labels))
-    there = jnp.max(inputs["attention_mask"], axis=1).astype(outputs.dtype)  # 0 for the rows that fill up a batch
+    there = jnp.max(inputs["attention_mask"], axis=1).astype(outputs.dtype)  # 0 for rows of padding
     return jnp.sum(direction * outputs * there.reshape(-1, *[1] * (outputs.ndim - 1)))

@@ -139,8 +139,8 @@ def test_other_reasons_to_doubt_a_score():
     assert found.warnings() == [
         "2 of 4 examples were cut off at 9 tokens",
         "config.json says that the net was fine-tuned on RTE, not on QNLI",
-        "the net gives several labels a text (`problem_type`); the likeliest one was taken",
-        "the biases of the head are all 0, as those of a fresh one: it may never have been trained",
+        "the net gives several labels per text (`problem_type`); the likeliest one was taken",
+        "the biases of the head are all 0, like those of a new one: it may never have been trained",
     ]
 
 
@@ -157,7 +157,7 @@ def test_heads_that_score_nothing_of_a_task_are_refused():
     # Of one output, as a regression is, but of how well a choice answers a question.
     choices = net_with_head("bert_base", "stsb")
     said = {**(choices.config_json or {}), "architectures": ["BertForMultipleChoice"]}
-    with pytest.raises(ValueError, match=r"head scores the choices of a question .* and STS-B has none"):
+    with pytest.raises(ValueError, match=r"head scores the choices of a question .* and STS-B is of texts"):
         check_head(dataclasses.replace(choices, config_json=said), TASKS["stsb"])
 
 
