@@ -1,4 +1,4 @@
-"""One budget for all matrices of a net: which of them gets what rank."""
+"""One budget for all matrices of a net: the rank of each."""
 
 from __future__ import annotations
 
@@ -76,39 +76,39 @@ def allocate(
 
     - "uniform": every matrix keeps the same share.
     - "energy": every matrix loses the same share of ‖A‖_F², weighted if there are statistics.
-    - "minimax": every matrix has the same relative error in the spectral norm, σ_{k+1}/σ_1, the least that all can have
+    - "minimax": every matrix has the same relative error in the spectral norm, σ_{k+1}/σ_1, as small as possible
       (ALDS, Liebenwein et al., arXiv 2107.11442, without its splits of a matrix).
-    - "error": the least sum of squared errors: ‖A − LR‖_F², or with statistics, under the default weighting alone,
-      tokens·‖H^{1/2}(A − LR)G^{1/2}‖_F². That estimates what the net's outputs lose (Gauss–Newton by blocks, each a
-      product of two metrics: K-FAC, Martens & Grosse, arXiv 1503.05671), so errors of matrices compare, and no net is
-      run. Errors are those of pairs alone, whatever share of them single entries then get.
-    - "measured": the least sum of what each matrix alone, at each of `levels` and by each of `methods`, adds to
-      `measure`, while the others are as "error" has them, or as "uniform" has them under another weighting. Layer
-      errors are not additive, but nearly so close to the final model.
+    - "error": the least sum of squared errors: ‖A − LR‖_F² or, with statistics, under the default weighting only,
+      tokens·‖H^{1/2}(A − LR)G^{1/2}‖_F². The latter estimates the loss in the net's outputs (block-diagonal
+      Gauss–Newton, each block a product of two metrics: K-FAC, Martens & Grosse, arXiv 1503.05671), so errors of
+      different matrices compare, and the net is not run. Single entries are left out of these errors.
+    - "measured": the least sum of losses, each the `measure` of the net with one matrix at one of `levels`, by one of
+      `methods`, while the others are as chosen by "error", or by "uniform" under another weighting. Layer errors are
+      not additive, but nearly so close to the final model.
 
     Args:
         params: nested containers of arrays.
-        budget: share of what the whole dense net costs, above 0 and below 1; what is not selected counts, too.
+        budget: share of the cost of the whole dense net, above 0 and below 1; leaves that are not selected count, too.
         budget_of: "parameters", or "multiply_adds": per token, in the products with the encoder's kernels. Looking up
-            a row costs none, and rank·hidden in a factored table.
-        select: the matrices; see `select_paths`. Those that are pairs already get smaller ones, or stay as they are.
+            a row of a dense table costs 0, of a factored table rank·hidden.
+        select: the matrices; see `select_paths`. Existing pairs get smaller ones, or stay as they are.
         allocation: one of the above; by default "measured" if there is a `measure`, else "error" if there are
             `statistics` and the weighting is the default one, else "uniform".
         statistics, weighting: see `compress`.
-        measure: params -> what a net loses, such as a `Divergence` from the dense net; leaves are dense ones.
-        methods: (solver, p) to choose from; the other allocations take the first. By default the one of `compress`:
-            "lewis" at p = 1, and "svd" with `statistics`.
-        sparse_share: share of each pair that single entries get, see `compress`; only for a budget of parameters. By
+        measure: params, all leaves dense -> loss of the net, such as its `Divergence` from the dense net.
+        methods: (solver, p) to choose from; all allocations but "measured" take the first. By default that of
+            `compress`: "lewis" at p = 1, or "svd" with `statistics`.
+        sparse_share: share of each pair for single entries, see `compress`; only for a budget of parameters. By
             default 0 for another budget, or with a `break_even`.
-        levels: shares, rising.
-        rank_multiple: ranks are multiples of it, in matrices of at least that rank.
-        break_even: for shapes that were timed, no rank that takes longer than dense is chosen.
-        progress: called with (steps done, steps in all, the next one).
+        levels: ascending shares.
+        rank_multiple: ranks are multiples of it, except in matrices of a smaller largest rank.
+        break_even: for shapes that were timed, no rank is chosen that is slower than dense.
+        progress: called with (steps done, steps in all, the next step).
         **options: of the solvers.
 
     Raises:
-        ValueError: what is not selected, with the smallest pairs, exceeds the budget, saying by how much; a value out
-            of range; and what `compress` refuses.
+        ValueError: even with the smallest pairs the net exceeds the budget (naming by how much), a value is out of
+            range, or what `compress` refuses.
     """
     check_weighting(weighting, calibrated=statistics is not None)
     weighting = default_weighting(weighting, calibrated=statistics is not None)
@@ -203,12 +203,12 @@ def check_allocation(
     break_even: Any = None,
     **options: Any,
 ) -> None:
-    """Refuse arguments of `allocate` that fit no net.
+    """Refuse arguments of `allocate` that are invalid for any net.
 
     Args:
         budget, budget_of, allocation, methods, sparse_share, break_even: see `allocate`.
-        weighting: what errors are weighted by; None for unweighted errors.
-        **options: options of the solvers that are to be checked, too.
+        weighting: of errors; None for unweighted errors.
+        **options: of the solvers.
 
     Raises:
         ValueError: naming the first.
@@ -232,7 +232,7 @@ def check_allocation(
 def require_budget(
     params: Any, budget: float, budget_of: Any, select: Select, break_even: BreakEven | None = None
 ) -> None:
-    """Refuse a budget that not even the smallest pairs fit, before there is a calibration or a measure.
+    """Refuse a budget that even the smallest pairs exceed, before there is a calibration or a measure.
 
     Raises:
         ValueError: as `allocate`.
@@ -310,7 +310,7 @@ def _within(
 
 
 def _cost(path: str, leaf: Any, of: Costs, *, dense: bool = False) -> int:
-    """Cost of a leaf that stays as it is, or with `dense`, of the dense matrix that a pair stands for."""
+    """Cost of a leaf that stays as it is or, with `dense`, of the dense matrix in place of a pair."""
     if dense and isinstance(leaf, LowRank):
         leaf = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
     if of == "parameters":
@@ -318,5 +318,5 @@ def _cost(path: str, leaf: Any, of: Costs, *, dense: bool = False) -> int:
     if is_table(path):
         return leaf.rank * leaf.shape[-1] if isinstance(leaf, LowRank) else 0
     if isinstance(leaf, LowRank) and leaf.sparse is not None:
-        return math.prod(leaf.shape)  # with single entries it is multiplied by as a dense one
+        return math.prod(leaf.shape)  # with single entries, it is multiplied by as a dense matrix
     return leaf.size if in_group(path, "encoder") else 0

@@ -16,9 +16,9 @@ from lpjax.weights.low_rank import LowRank
 def weighted_singular_values(leaf: Any, metrics: Metrics) -> np.ndarray:
     """Singular values of H^{1/2} A G^{1/2}, descending, on the host.
 
-    Of the larger metric no root is needed: with X = A G^{1/2}, and H the larger, they are those of XᵀHX. It is in
-    double precision, as in `singular_values`, which see. The eigenvectors of a 3072 × 3072 metric would take several
-    times as long. Those of a pair come from the triangles of its weighted factors.
+    The larger metric needs no root: with X = A G^{1/2}, and H the larger metric, they are the roots of the eigenvalues
+    of XᵀHX, computed in double precision as in `singular_values`. The eigenvectors of a 3072 × 3072 metric would take
+    several times as long. Those of a pair come from the QR factors of its weighted factors.
     """
     if isinstance(leaf, LowRank) and leaf.sparse is None:
         return _of_pair(leaf, metrics)
@@ -39,7 +39,7 @@ def weighted_singular_values(leaf: Any, metrics: Metrics) -> np.ndarray:
 
 
 def _of_pair(pair: LowRank, metrics: Metrics) -> np.ndarray:
-    """With H^{1/2} L = Q₁T₁ and G^{1/2} Rᵀ = Q₂T₂ those of T₁T₂ᵀ, in double precision."""
+    """The singular values of T₁T₂ᵀ, with H^{1/2} L = Q₁T₁ and G^{1/2} Rᵀ = Q₂T₂, in double precision."""
     dtype = solving_dtype(canonicalize_dtype(pair.dtype))
     triangles = []
     for factor, metric in zip((pair.left, pair.right.T), metrics, strict=True):

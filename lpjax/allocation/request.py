@@ -1,4 +1,4 @@
-"""What becomes of each layer, as options ask for it: checked as early as it can be, then made a plan."""
+"""A request for compression: options checked as early as possible, then made into a plan."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from lpjax.weighting.weightings import WEIGHTINGS, check_weighting, weighting_na
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """Options that decide what becomes of each layer.
+    """Options that decide how each layer is compressed.
 
     Attributes:
         select: patterns of layers; by default embeddings, and with a budget the encoder, too; a plan names its own.
-        keep, rank, budget, plan: one of them; by default, with statistics, a budget of one half.
-        budget_of, allocation: how a `budget` counts and is shared out.
+        keep, rank, budget, plan: exactly one; by default, with statistics, a budget of one half.
+        budget_of, allocation: what a `budget` counts, and how it is shared out.
         solver, p, sparse_share: None for the defaults, or if a plan gives them.
         weighting: how statistics weight errors; None for the plan's or the default.
-        calibrated: whether there are to be statistics.
-        texts: whether they are to be made of texts.
+        calibrated: whether there will be statistics.
+        texts: whether they will be computed from texts.
         break_even: timings of layers.
         options: further keywords of the solver.
 
@@ -88,7 +88,7 @@ class Request:
 
     @property
     def measured(self) -> bool:
-        """Whether ranks are, or for a plan were, chosen by running the net."""
+        """Whether ranks are chosen, or for a plan were chosen, by running the net."""
         return "measured" in (self.allocation, self.plan and self.plan.allocation)
 
     @property

@@ -1,4 +1,4 @@
-"""The command line as a whole: it finds its commands, runs one, and ends as shells expect."""
+"""The command line: finds its commands, runs one, and exits as shells expect."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def main() -> None:
 
 
 def make_app() -> typer.Typer:
-    """All commands that the package holds. Their modules import JAX only once a command runs."""
+    """The app with all commands in this package. Their modules import JAX only once a command runs."""
     from lpjax import cli
 
     app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_enable=False)

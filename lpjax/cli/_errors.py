@@ -1,4 +1,4 @@
-"""Errors as one line and an exit status: 2 for what was asked for, 1 for what files hold, never a traceback."""
+"""Errors as one line and an exit status, never a traceback: 2 for an invalid request, 1 for a fault in files."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class Misuse(Exception):
     """The request is invalid, whatever the files hold: exit status 2."""
 
 
-class _Told(Exception):
-    """An error in the words of a command, and its exit status."""
+class _CommandError(Exception):
+    """An error whose message names options, and its exit status."""
 
     def __init__(self, text: str, status: int):
         super().__init__(text)
@@ -38,7 +38,7 @@ class _Told(Exception):
 
 @contextmanager
 def misuse() -> Iterator[None]:
-    """Errors raised inside are misuse (exit status 2); elsewhere they are faults of files (exit status 1)."""
+    """Errors raised inside are misuse (exit status 2); others are faults in files (exit status 1)."""
     from lpjax.checkpoint.links import LinkError
 
     try:
@@ -50,17 +50,17 @@ def misuse() -> Iterator[None]:
 
 
 class Command(TyperCommand):
-    """A command whose errors name its options where the library names arguments."""
+    """A command whose errors name its options in place of the library's arguments."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
         except (Misuse, ValueError, OSError) as error:
-            raise _Told(name_options(str(error), ctx), 2 if isinstance(error, Misuse) else 1) from error
+            raise _CommandError(name_options(str(error), ctx), 2 if isinstance(error, Misuse) else 1) from error
 
 
 def name_options(message: str, context: typer.Context) -> str:
-    """`message` with each argument in backticks that is an option of the command replaced by that: --lr."""
+    """`message` with each argument in backticks replaced by the command's option for it, such as --lr."""
     names = {
         str(parameter.name): parameter.opts[0] if parameter.param_type_name == "option" else str(parameter.name).upper()
         for parameter in context.command.params
@@ -75,11 +75,11 @@ def name_options(message: str, context: typer.Context) -> str:
 def run(commands: typer.Typer) -> None:
     """Run a command line, and exit with a line on stderr if it fails.
 
-    A fault that nobody foresaw is raised if LPJAX_TRACEBACK is set.
+    An unexpected error is raised again if LPJAX_TRACEBACK is set.
     """
     try:
         commands(standalone_mode=True)
-    except _Told as error:
+    except _CommandError as error:
         fail(error, error.status)
     except (OSError, MissingExtra) as error:  # OSError: help that could not be printed
         fail(error, 1)
@@ -105,6 +105,6 @@ def fail(error: object, status: int) -> NoReturn:
     """Print an error and exit."""
     from lpjax.checkpoint.error import printable
 
-    # Names in it come from files, and may not drive the terminal.
+    # Names in the message come from files, and must not control the terminal.
     errors.print(f"[bold red]error:[/] {escape(printable(str(error)))}", highlight=False, soft_wrap=True)
     sys.exit(status)

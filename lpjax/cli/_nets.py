@@ -1,4 +1,4 @@
-"""Which nets and files the commands read and write."""
+"""Loading the nets that commands read."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def load_to_save(model: str, out: Path, force: bool) -> Checkpoint:
-    """The checkpoint that a command makes another of, in `out`. If `out` may not be written, nothing is read."""
+    """The checkpoint from which a command makes another, in `out`. If `out` may not be written, nothing is read."""
     from lpjax.checkpoint import check_target, load_checkpoint
     from lpjax.checkpoint.source import find_model
 
@@ -28,7 +28,7 @@ def load_to_save(model: str, out: Path, force: bool) -> Checkpoint:
 
 
 def load_compressed(smaller: Path, out: Path, force: bool) -> tuple[Checkpoint, Record]:
-    """A compressed checkpoint to make another of, as `load_to_save`, and how it was made."""
+    """As `load_to_save`, for a compressed checkpoint, with the record of its compression."""
     from lpjax.compression import record_of
 
     checkpoint = load_to_save(str(smaller), out, force)
@@ -39,7 +39,7 @@ def load_compressed(smaller: Path, out: Path, force: bool) -> tuple[Checkpoint, 
 
 
 def load_selected(model: str, layers: str | None) -> tuple[Checkpoint, list[str] | None]:
-    """A checkpoint, and the patterns of --layers, each of which matches some of it; None without."""
+    """A checkpoint, and the patterns of --layers, each of which matches a leaf; None without."""
     from lpjax.checkpoint import load_checkpoint
     from lpjax.checkpoint.source import find_model
     from lpjax.select import select_paths

@@ -1,4 +1,4 @@
-"""What a command says besides its results: warnings of the library, and the signal that ended it."""
+"""Messages of a command besides its results: warnings, and the signal that ended it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What commands print: a table and lines or one JSON document on stdout, progress on stderr."""
+"""Output of commands: a table and lines or one JSON document on stdout, progress on stderr."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Statistics of texts, of a file of them or of the texts themselves."""
+"""Statistics for --calibrate: from a file of statistics, or computed from texts."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ if TYPE_CHECKING:
     from lpjax.weighting import Calibration
 
 MOST_TEXTS = 4000
-"""Texts at most that a net is calibrated on by default."""
+"""Largest number of texts to calibrate on, by default."""
 
 
 def is_statistics(source: Path) -> bool:
-    """Whether a file is one of `lpjax calibrate`, by its name."""
+    """Whether a file was written by `lpjax calibrate`, by its name."""
     return source.suffix == ".safetensors"
 
 
 def statistics_and_measure(
     source: Path | None, request: Request, checkpoint: Checkpoint, model: str
 ) -> tuple[Calibration | None, Any]:
-    """What --calibrate says of the layers of a request, and what measures a net by it if ranks are to be measured."""
+    """The statistics of a request's layers, and the measure of nets if its ranks are to be measured."""
     import lpjax
     from lpjax._tree import leaves_with_paths
     from lpjax.glue.texts import TextSource, hold_out_texts, spaced
@@ -47,7 +47,7 @@ def statistics_and_measure(
         texts = TextSource(text=source).load()
     measure = None
     if request.measured:
-        held, others = hold_out_texts(texts.first)  # for a plan, too: its weights are those of the others
+        held, others = hold_out_texts(texts.first)  # also for a plan: its weights come from the others
         texts = texts._replace(first=others)
         measure = lpjax.Divergence(checkpoint, held) if request.plan is None else None
     texts = texts._replace(first=[texts.first[i] for i in spaced(len(texts.first), MOST_TEXTS)])
@@ -56,7 +56,7 @@ def statistics_and_measure(
 
 
 def calibrate_on(checkpoint: Checkpoint, texts: Texts, *, model: str, **options: Any) -> Calibration:
-    """A calibration on texts, with where it came from; `options` are of `lpjax.calibrate`."""
+    """A calibration on texts, with its provenance; `options` are those of `lpjax.calibrate`."""
     import lpjax
     from lpjax.weighting.provenance import with_provenance
 

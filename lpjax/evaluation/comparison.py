@@ -108,8 +108,8 @@ def score_outputs(
         outputs = compare_outputs(checkpoint, dense, sentences, batch_size=batch_size, **lengths)
         scores["outputs"] = dataclasses.asdict(outputs)
     if not isinstance(pairs, str):
-        theirs = stsb(dense, pairs, progress=advance("STS-B, dense"), **options)
-        scores["baseline_stsb"] = dataclasses.asdict(theirs)
+        dense_result = stsb(dense, pairs, progress=advance("STS-B, dense"), **options)
+        scores["baseline_stsb"] = dataclasses.asdict(dense_result)
     return scores
 
 

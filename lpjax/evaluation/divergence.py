@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 from lpjax._check import check_whole
 from lpjax._mesh import by_rows, data_mesh, put_sharded, replicated
 from lpjax.checkpoint import Checkpoint
-from lpjax.data.batching import Tokens, by_length, collate, round_up
+from lpjax.data.batching import by_length, collate, round_up
 from lpjax.models import ModelConfig, device_params
 from lpjax.pipeline.outputs import Outputs, hidden_and_outputs, outputs_of
 
@@ -50,6 +50,10 @@ class Divergence:
 
     Tokens and outputs of the dense net stay on the devices. It is compiled once per batch shape and structure of
     params: to compare many ranks, call it with dense leaves.
+
+    Attributes:
+        tokens: the texts.
+        kind: the kind of outputs that are compared.
     """
 
     def __init__(
@@ -84,25 +88,26 @@ class Divergence:
             raise ValueError(f"`hidden` is {hidden}; expected a finite number, 0 or more")
         check_whole("`batch_size`", batch_size, 1)
         self._config, self._texts = checkpoint.config, len(first)
-        self._kind = outputs_of(checkpoint)
-        self._hidden = self._kind.hidden if hidden is None else float(hidden)
+        self.kind = outputs_of(checkpoint)
+        self._hidden = self.kind.hidden if hidden is None else float(hidden)
         self._mesh = data_mesh() if mesh is None else mesh
-        tokens, self._kind = self._kind.tokenize(checkpoint, first, second, tokenizer=tokenizer, max_length=max_length)
-        self._tokens = tokens
+        self.tokens, self.kind = self.kind.tokenize(
+            checkpoint, first, second, tokenizer=tokenizer, max_length=max_length
+        )
         rows = round_up(batch_size, self._mesh, self._config)
         rng = np.random.default_rng(0)
         self._batches = [
-            put_sharded(self._kind.prepare(collate(tokens, batch, rows), tokens, rng), by_rows(self._mesh))
-            for batch in by_length(tokens, rows)
+            put_sharded(self.kind.prepare(collate(self.tokens, batch, rows), self.tokens, rng), by_rows(self._mesh))
+            for batch in by_length(self.tokens, rows)
         ]
         params = self._on_devices(checkpoint.params)
-        self._dense = params if self._kind.wide else None
+        self._dense = params if self.kind.wide else None
         self._targets = [self._kept(params, inputs) for inputs in self._batches]
 
     def _kept(self, params: Any, inputs: dict[str, Array]) -> tuple[Array, Array | None]:
         """Hidden states and outputs of the dense net to be kept; if outputs are wide, states alone."""
-        states, outputs = _outputs(params, self._config, inputs, self._kind, self._kind.wide or bool(self._hidden))
-        return states, None if self._kind.wide else outputs
+        states, outputs = _outputs(params, self._config, inputs, self.kind, self.kind.wide or bool(self._hidden))
+        return states, None if self.kind.wide else outputs
 
     def _on_devices(self, params: Any) -> Any:
         return jax.device_put(device_params(params, expand=True), replicated(self._mesh))
@@ -114,24 +119,14 @@ class Divergence:
 
     def agreement(self, params: Any) -> float | None:
         """Mean share of equal predictions per text; None if outputs are not classes."""
-        if type(self._kind).agreement is Outputs.agreement:
+        if type(self.kind).agreement is Outputs.agreement:
             return None
         return self._mean(params, agreement=True)
-
-    @property
-    def tokens(self) -> Tokens:
-        """The texts, tokenized."""
-        return self._tokens
-
-    @property
-    def kind(self) -> Outputs:
-        """The kind of outputs that are compared."""
-        return self._kind
 
     def _mean(self, params: Any, agreement: bool) -> float:
         params = self._on_devices(params)
         parts = [
-            _sum_over(params, self._config, inputs, targets, self._kind, self._hidden, self._dense, agreement)
+            _sum_over(params, self._config, inputs, targets, self.kind, self._hidden, self._dense, agreement)
             for inputs, targets in zip(self._batches, self._targets, strict=True)
         ]
         return float(np.sum(np.asarray(jax.device_get(parts), np.float64))) / self._texts
@@ -159,14 +154,14 @@ def _sum_over(
     agreement: bool,
 ) -> Array:
     """Sum over the texts of a batch of disagreement or agreement."""
-    found, mask = _outputs(params, config, inputs, kind, bool(hidden)), inputs["attention_mask"]
+    compared, mask = _outputs(params, config, inputs, kind, bool(hidden)), inputs["attention_mask"]
     states, outputs = targets
     if outputs is None:
         with jax.default_matmul_precision("highest"):
             outputs = kind.outputs(dense, config, states, inputs)
-    there = jnp.max(mask.astype(found[1].dtype), axis=1)  # 0 for rows of padding
+    there = jnp.max(mask.astype(compared[1].dtype), axis=1)  # 0 for rows of padding
     if agreement:
-        shares = kind.agreement(found[1], outputs, inputs)
+        shares = kind.agreement(compared[1], outputs, inputs)
         assert shares is not None
         return jnp.sum(shares * there)
-    return jnp.sum(disagreement(found, (states, outputs), inputs, kind, hidden) * there)
+    return jnp.sum(disagreement(compared, (states, outputs), inputs, kind, hidden) * there)

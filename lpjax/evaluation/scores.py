@@ -32,13 +32,13 @@ def fidelity_scorer(dense: Checkpoint, sentences: Sequence[str] | None = None) -
         every = load_sentences()
         sentences = every[:: max(1, len(every) // _SENTENCES)][:_SENTENCES]
     tokenizer = sentence_tokenizer(dense)
-    theirs = embed_sentences(dense, sentences, tokenizer=tokenizer)
+    embeddings = embed_sentences(dense, sentences, tokenizer=tokenizer)
 
     def score(checkpoint: Checkpoint) -> Mapping[str, float]:
         if checkpoint is dense:
             return {"fidelity, Spearman": 1.0, "fidelity, cosine": 1.0}
-        found = fidelity(checkpoint, theirs, sentences, tokenizer=tokenizer)
-        return {"fidelity, Spearman": found.spearman, "fidelity, cosine": found.mean_cosine}
+        result = fidelity(checkpoint, embeddings, sentences, tokenizer=tokenizer)
+        return {"fidelity, Spearman": result.spearman, "fidelity, cosine": result.mean_cosine}
 
     return score
 

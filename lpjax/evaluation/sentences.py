@@ -166,8 +166,8 @@ def stsb(checkpoint: Checkpoint, pairs: Pairs, **options: Any) -> StsbResult:
     embeddings = embed_sentences(checkpoint, [*pairs.first, *pairs.second], **options)
     cosines = np.asarray(_cosines(embeddings.vectors[:n], embeddings.vectors[n:]), np.float64)
     gold = np.asarray(pairs.scores, np.float64)
-    speed = embeddings.tokens / embeddings.seconds
-    return StsbResult(_pearson(cosines, gold), _spearman(cosines, gold), n, speed, embeddings.seconds)
+    pearson, spearman = (_correlation(measure, cosines, gold) for measure in (stats.pearsonr, stats.spearmanr))
+    return StsbResult(pearson, spearman, n, embeddings.tokens / embeddings.seconds, embeddings.seconds)
 
 
 def fidelity(
@@ -184,11 +184,11 @@ def fidelity(
         checkpoint: the compressed net.
         baseline: the dense net, or its embeddings of the same sentences.
         sentences: different strings, at least three; see `lpjax.glue.load_sentences`.
-        seed: of the sentence pairs whose similarities are compared, ten for each sentence.
+        seed: of the pairs of sentences whose similarities are compared, ten pairs for each sentence.
         **options: of `embed_sentences`.
 
     Raises:
-        ValueError: fewer than three sentences, embeddings of others, or similarities that are all equal.
+        ValueError: fewer than three sentences, embeddings of other sentences, or similarities that are all equal.
     """
     if len(sentences) < 3:
         raise ValueError(f"`sentences` has {len(sentences)}; expected at least three")
@@ -208,7 +208,8 @@ def fidelity(
     similarities = [
         np.asarray(_cosines(vectors[first], vectors[second]), np.float64) for vectors in (ours.vectors, theirs.vectors)
     ]
-    return FidelityResult(cosine, _spearman(*similarities), count, ours.tokens / ours.seconds, ours.seconds)
+    spearman = _correlation(stats.spearmanr, *similarities)
+    return FidelityResult(cosine, spearman, count, ours.tokens / ours.seconds, ours.seconds)
 
 
 def compare_outputs(
@@ -253,16 +254,7 @@ def _cosines(first: Array, second: Array) -> Array:
     return jnp.sum(first * second, axis=1) / jnp.maximum(lengths, jnp.finfo(first.dtype).tiny)
 
 
-def _pearson(x: np.ndarray, y: np.ndarray) -> float:
-    _require_variation(x, y)
-    return float(np.asarray(stats.pearsonr(x, y))[0])
-
-
-def _spearman(x: np.ndarray, y: np.ndarray) -> float:
-    _require_variation(x, y)
-    return float(np.asarray(stats.spearmanr(x, y))[0])
-
-
-def _require_variation(x: np.ndarray, y: np.ndarray) -> None:
+def _correlation(measure: Callable[..., Any], x: np.ndarray, y: np.ndarray) -> float:
     if len(x) < 2 or np.ptp(x) == 0 or np.ptp(y) == 0:
         raise ValueError(f"{len(x)} similarities, or all of them equal: their correlation is not defined")
+    return float(np.asarray(measure(x, y))[0])

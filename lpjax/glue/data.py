@@ -164,8 +164,8 @@ def available_splits(task: str | Task, folder: str | Path | None = None) -> list
     folder = _folder(folder)
     if folder is None:
         return list(task.splits)
-    found = _files(task, folder)
-    return [split for split in task.splits if split in found] + sorted(set(found) - set(task.splits))
+    files = _files(task, folder)
+    return [split for split in task.splits if split in files] + sorted(set(files) - set(task.splits))
 
 
 def load_stsb(folder: str | Path | None = None, split: str = "validation") -> Pairs:
@@ -205,12 +205,12 @@ def _files(task: Task, folder: Path) -> dict[str, Path]:
         return {}
     # If there are a "dev" and a "validation" file of one format, the latter, the hub's name, comes first.
     paths.sort(key=lambda path: (_SUFFIXES.index(path.suffix), path.stem.startswith("dev"), path.stem))
-    found: dict[str, Path] = {}
+    files: dict[str, Path] = {}
     for path in paths:
         # MRPC's download has a list of ids, which is not a split.
         if not re.match(r"test(_|$)", path.stem) and path.stem != "dev_ids":
-            found.setdefault(_canonical(task, path.stem), path)
-    return found
+            files.setdefault(_canonical(task, path.stem), path)
+    return files
 
 
 def _missing(task: Task, split: str, folder: Path) -> DataError:

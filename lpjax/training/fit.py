@@ -63,7 +63,7 @@ class Problem(NamedTuple):
         leading: the number that chooses the best check.
         sign: 1 if a larger one is better, −1 if a smaller one is.
         every: updates between checks.
-        span: the count of updates for `every` starts again after so many; there is a check at the end of each span.
+        span: number of updates after which the count for `every` restarts; each span ends with a check.
         about: what must be the same for a run to go on from a snapshot.
         start: the same numbers before training. If it is given, the start may be the best, and after a check that is
             no better than the best so far, training restarts from the best state at a third of the learning rate;
@@ -224,7 +224,7 @@ def _lost_patience(problem: Problem, log: Log) -> bool:
 
 
 def _rate_factor(problem: Problem, curve: Sequence[Mapping[str, float]]) -> float:
-    """What is left of the learning rate after the restarts that the curve tells of."""
+    """Factor of the learning rate after the restarts in the curve."""
     factor, best = 1.0, None
     for entry in curve if problem.start is not None else ():
         if best is None or problem.is_better(entry, best):
@@ -235,7 +235,7 @@ def _rate_factor(problem: Problem, curve: Sequence[Mapping[str, float]]) -> floa
 
 
 def _mean_loss(log: Log, restarts: bool) -> float:
-    """Mean of the losses since the last check, summed in double precision, also after a resumed run."""
+    """Mean of the losses since the last check, summed in double precision, with or without interruptions."""
     mean = float(np.mean(np.asarray(jax.device_get(log.losses), np.float64)))
     if not math.isfinite(mean):
         if restarts:

@@ -65,22 +65,22 @@ def load_state(
     """
     try:
         tensors, metadata = read_tensors(path)
-        found = _read_log(metadata, from_start)
-        if found.about != log.about:
-            raise ValueError(f"it is of another run: {_difference(found.about, log.about)}")
+        stored = _read_log(metadata, from_start)
+        if stored.about != log.about:
+            raise ValueError(f"it is of another run: {_difference(stored.about, log.about)}")
         named = list(_named(state, best))
-        if odd := sorted(tensors.keys() ^ {name for name, _ in named}):
-            raise ValueError(f"it lacks weights of this run, or has others: {', '.join(odd[:3])}")
+        if unmatched := sorted(tensors.keys() ^ {name for name, _ in named}):
+            raise ValueError(f"it lacks weights of this run, or has others: {', '.join(unmatched[:3])}")
         leaves = [tensors[name] for name, _ in named]
-        strange = [name for (name, leaf), got in zip(named, leaves, strict=True) if not _alike(leaf, got)]
-        if strange:
-            raise ValueError(f"the weights {', '.join(strange[:3])} have another shape or format")
+        misfits = [name for (name, leaf), got in zip(named, leaves, strict=True) if not _alike(leaf, got)]
+        if misfits:
+            raise ValueError(f"the weights {', '.join(misfits[:3])} have another shape or format")
         for (name, _), got in zip(named, leaves, strict=True):
-            _check_values(name, got, found.step, from_start)
+            _check_values(name, got, stored.step, from_start)
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} can't be gone on from: {error}; delete it (--force) to start over") from None
     state, best = jax.tree.unflatten(jax.tree.structure((state, best)), leaves)
-    return state, best, found
+    return state, best, stored
 
 
 class _StoredLog(msgspec.Struct):

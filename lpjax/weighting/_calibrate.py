@@ -148,11 +148,11 @@ def _taps(path: str, shape: tuple[int, ...], gradients: bool, words: bool) -> Ta
     (n, d), zeros = shape, functools.partial(jnp.zeros, dtype=jnp.float32)
     outputs = zeros((d, d)) if gradients else None
     if is_table(path):
-        found = Taps(counts=zeros(n), outputs=outputs, gradients=zeros(n) if gradients else None, tokens=zeros(()))
+        taps = Taps(counts=zeros(n), outputs=outputs, gradients=zeros(n) if gradients else None, tokens=zeros(()))
         if not (gradients and words):
-            return found
+            return taps
         return dataclasses.replace(
-            found, places=zeros(()), decoder=zeros((d, d)), decoded=zeros(n), decoded_gradients=zeros(n)
+            taps, places=zeros(()), decoder=zeros((d, d)), decoded=zeros(n), decoded_gradients=zeros(n)
         )
     fisher = zeros(n) if gradients else None
     return Taps(zeros((n, n)), zeros(n), zeros(n), outputs, fisher, tokens=zeros(()))
@@ -202,11 +202,11 @@ def _statistics(sums: Taps, texts: int) -> Statistics:
         return None if total is None else (np.asarray(total) / over).astype(np.float32)
 
     over = {"fisher": texts, "counts": 1, "gradients": 1}
-    found = Statistics(tokens, **{name: mean(getattr(sums, name), over.get(name, tokens)) for name in SUMS})
-    return _with_decoder(found, sums)
+    statistics = Statistics(tokens, **{name: mean(getattr(sums, name), over.get(name, tokens)) for name in SUMS})
+    return _with_decoder(statistics, sums)
 
 
-def _with_decoder(found: Statistics, sums: Taps) -> Statistics:
+def _with_decoder(statistics: Statistics, sums: Taps) -> Statistics:
     """Statistics of a table that is also the decoder of a word head, for both uses together.
 
     Its Gauss–Newton matrix is the sum of two products, diag(c) ⊗ mean g gᵀ as a table with counts c, and
@@ -214,19 +214,19 @@ def _with_decoder(found: Statistics, sums: Taps) -> Statistics:
     that the mean of ‖g‖² stays: `counts` are then those of the tokens plus what the predictions add.
     """
     if sums.places is None or not float(np.asarray(sums.places)):
-        return found
+        return statistics
     counts, outputs, moment, decoded, squares = (
         np.asarray(part, np.float64)
         for part in (sums.counts, sums.outputs, sums.decoder, sums.decoded, sums.decoded_gradients)
     )
     moment = moment / float(np.asarray(sums.places))
-    each = np.trace(outputs) / found.tokens
+    each = np.trace(outputs) / statistics.tokens
     unit = each or 1.0
     rows = (counts * each + decoded * np.trace(moment)) / unit
     columns = (outputs + decoded.sum() * moment) / (rows.sum() or 1.0)
     gradients = np.asarray(sums.gradients, np.float64) + squares
     return dataclasses.replace(
-        found,
+        statistics,
         counts=rows.astype(np.float32),
         outputs=columns.astype(np.float32),
         gradients=gradients.astype(np.float32),

@@ -1,4 +1,4 @@
-"""Metrics of a matrix's rows and columns, and what multiplies a matrix so that its plain norm is that under them."""
+"""Metrics of a matrix's rows and columns, and their roots: the metric norm of A is the plain norm of B A Dᵀ."""
 
 from __future__ import annotations
 
@@ -55,8 +55,8 @@ def shrunk(metric: Metric, dtype: Any, xp: Any = jnp) -> Any:
 def symmetric_roots(metric: Metric, dtype: Any) -> Roots:
     """M^{1/2} and M^{−1/2}, as matrices, or diagonals like its base.
 
-    Through eigenvalues: there is no Cholesky factor that may not exist. With shrinkage none is less than that, whatever
-    rounding made of the least; without, the second is the pseudo-inverse where M is singular.
+    Computed from eigenvalues, since a Cholesky factor may not exist. With shrinkage, eigenvalues are clipped from below
+    at it, against rounding; without, the second is the pseudo-inverse if M is singular.
     """
     base, shrinkage = (jnp.asarray(part).astype(dtype) for part in (metric.base, metric.shrinkage))
     values, vectors = (base, None) if base.ndim == 1 else descending_eigh(base)
@@ -78,9 +78,8 @@ def roots_of_batch(metric: Metric, dtype: Any, *, symmetric: bool) -> Roots:
 
 
 def _any_roots(metric: Metric, dtype: Any) -> Roots:
-    """Cholesky's triangle and its inverse, in a small part of the time of eigenvectors, where shrinkage keeps all of
-    the batch away from being singular. What rounding makes so all the same, or what has another power, is left to
-    `symmetric_roots`.
+    """The Cholesky factor and its inverse, much faster than eigenvectors, if shrinkage keeps every metric of the batch
+    away from singular. If rounding makes one singular nevertheless, or for another power: `symmetric_roots`.
     """
     symmetric = functools.partial(roots_of_batch, dtype=dtype, symmetric=True)
     if metric.base.ndim < 3 or metric.power != 1:
@@ -90,10 +89,10 @@ def _any_roots(metric: Metric, dtype: Any) -> Roots:
 
 
 def _triangles(metric: Metric, dtype: Any) -> tuple[Roots, Array]:
-    """Cholesky's, and whether they are of use."""
+    """Roots by Cholesky, and whether they are accurate enough."""
     shrinkage = jnp.asarray(metric.shrinkage).astype(dtype)
     roots = triangle(shrunk(metric, dtype))
-    pivots = jnp.diagonal(roots[0]) ** 2  # no less than the shrinkage, but for rounding; or NaN
+    pivots = jnp.diagonal(roots[0]) ** 2  # at least the shrinkage, up to rounding; or NaN
     return roots, (shrinkage > 0) & jnp.all(pivots >= shrinkage / 2)
 
 

@@ -1,4 +1,4 @@
-"""Where a calibration came from, and whether it is of the net at hand."""
+"""The origin of a calibration, and whether it belongs to a given net."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def with_provenance(
     """`calibration` with the names of model and texts, a digest of the texts, and checksums of the matrices.
 
     Args:
-        calibration: as `calibrate` made it of the following.
+        calibration: from `calibrate`, of the following.
         checkpoint, first, second: the net and the texts.
         model, source: their names.
     """
@@ -40,7 +40,7 @@ def with_provenance(
 
 
 def origin(calibration: Calibration) -> dict[str, str]:
-    """Where a calibration came from, for the record of a net that was compressed by it."""
+    """The origin of a calibration, for the record of a net that was compressed with it."""
     named = {key: calibration.provenance[key] for key in ("model", "source", "sha256") if key in calibration.provenance}
     counts = {key: getattr(calibration, key) for key in ("texts", "tokens", "target", "seed")}
     return {key: str(value) for key, value in (named | counts).items()}
@@ -50,7 +50,7 @@ def check_same_net(calibration: Calibration, checkpoint: Checkpoint, name: objec
     """Refuse the calibration of another net, or of this one before it was trained further.
 
     Args:
-        calibration: of a file; without checksums it is not checked.
+        calibration: from a file; without checksums it is not checked.
         checkpoint: the net.
         name: of the calibration, for the message.
 

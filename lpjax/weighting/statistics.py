@@ -26,25 +26,25 @@ SCHEMA = "lpjax-calibration/1"
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Statistics:
-    """What went through one matrix: means over tokens, for a table sums; None for statistics that were not collected.
+    """Statistics of one matrix: means over tokens, for a table sums; None for statistics that were not collected.
 
     x is the input of a kernel. g is the gradient of `Calibration.target` with respect to the output of a kernel or
-    table; Σ gᵀδ over tokens is what small errors δ do to the net's output.
+    table; Σ gᵀδ over tokens is the effect of small errors δ on the net's output.
 
     Attributes:
-        tokens: how many. Of the last layer of a net whose head reads one token of a text, one a text. What no text has
-            for itself, XLNet's relative positions and other nets' position tables, counts once a batch.
+        tokens: number of tokens. In the last layer of a net whose head reads one token per text, the number of texts.
+            Inputs that all texts share, such as positions, count once per batch.
         inputs: mean of x xᵀ, shape (in, in), the metric of DRONE and SVD-LLM.
-        mean: of x, shape (in,): of no weighting, for callers who correct a bias by what its kernel lost.
-        magnitude: mean of |x|, shape (in,), of which ASVD makes its scales.
+        mean: of x, shape (in,); used by no weighting, but by callers who correct a bias for the error of its kernel.
+        magnitude: mean of |x|, shape (in,), the scales of ASVD.
         outputs: mean of g gᵀ, shape (out, out).
         fisher: sums over the outputs of the squared gradients of texts by the kernel, shape (in,), over the number of
             texts: the weights of FWSVD.
         counts: tokens of each row of a table, shape (rows,).
         gradients: sum of ‖g‖² over the tokens of each row, shape (rows,).
 
-    For a table that a word head also decodes by, `counts`, `outputs` and `gradients` cover both uses together, if there
-    were gradients: a word counts as often as it is read, and by the effect of its logit on the predictions.
+    For a table that is also the decoder of a word head, `counts`, `outputs` and `gradients` cover both uses, if there
+    are gradients: a word counts by how often it is read, and by the effect of its logit on the predictions.
     """
 
     tokens: int
@@ -70,7 +70,7 @@ class Statistics:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Calibration:
-    """Statistics of a net's matrices, and what they were made of.
+    """Statistics of a net's matrices, and their origin.
 
     Attributes:
         statistics: by path.
@@ -78,7 +78,7 @@ class Calibration:
         texts: number of texts or pairs.
         tokens: number of their tokens.
         seed: of the random directions.
-        provenance: of the model, the texts, the versions; what JSON can say.
+        provenance: model, texts and versions, as JSON values.
     """
 
     statistics: Mapping[str, Statistics]
@@ -99,11 +99,11 @@ SUMS = tuple(field.name for field in dataclasses.fields(Statistics) if field.nam
 def save_calibration(calibration: Calibration, path: str | Path, *, overwrite: bool = False) -> int:
     """Write one safetensors file, whole or not at all, and return its size in bytes.
 
-    What several matrices share, as query, key and value their inputs, is written once.
+    Statistics that several matrices share, such as the inputs of query, key and value, are written once.
 
     Raises:
-        FileExistsError: the file is there, and `overwrite` is not given.
-        ValueError: `provenance` holds what JSON cannot say.
+        FileExistsError: the file exists, and `overwrite` is not given.
+        ValueError: `provenance` holds what JSON cannot represent.
         OSError: it cannot be written.
     """
     path = Path(path)

@@ -1,4 +1,4 @@
-"""From statistics of a matrix to weights of its objective: which errors of a layer count, and how much."""
+"""Weightings: from the statistics of a matrix to the weights of its objective."""
 
 from __future__ import annotations
 
@@ -39,10 +39,11 @@ class Weighting:
         outputs_power: exponent of that.
         tokens: statistic of a table's rows: "counts", "gradients" (the sum of ‖g‖²), or "none".
         tokens_power: exponent of that.
-        smoothing: added to each count, for a token that calibration did not see may come up; to `gradients`, as often
-            their mean over tokens.
-        shrinkage: how much of its mean eigenvalue is added to a metric (not to counts, which `smoothing` is for): few
-            samples say little of the least ones, and a singular metric would leave errors where it is 0 unbounded.
+        smoothing: added to each count, since a token that calibration did not see can occur later; for `gradients`,
+            in multiples of their mean per token.
+        shrinkage: multiple of its mean eigenvalue that is added to a metric (except counts, which have `smoothing`):
+            the smallest eigenvalues are estimated badly from few samples, and errors in the null space of a singular
+            metric would be unbounded.
 
     Raises:
         ValueError: an unknown statistic, a power outside [0, 2], a smoothing or shrinkage below 0.
@@ -104,7 +105,7 @@ DEFAULT = "gauss_newton"
 
 
 def weighting_named(weighting: str | Weighting) -> Weighting:
-    """The `Weighting`, which may be named.
+    """The `Weighting`, given itself or by name.
 
     Raises:
         ValueError: a name that is not in `WEIGHTINGS`.
@@ -163,22 +164,22 @@ def leaf_metrics(statistics: Calibration, weighting: str | Weighting, leaves: Ma
 def scale_of_errors(statistics: Statistics, table: bool) -> float:
     """The factor from squared errors under the default metrics, whose mean eigenvalue is 1, to those of all tokens.
 
-    These are in units of the net's outputs. Smoothing moves weight between rows and adds none;
-    a matrix that nothing went into, or on which no output depends, loses nothing.
+    The result is in units of the net's outputs. Smoothing moves weight between rows and adds none. The factor is 0 for
+    a matrix without inputs, or on which no output depends.
     """
     assert statistics.outputs is not None
     into = statistics.counts if table else statistics.inputs
     assert into is not None
     each = into if table else np.diagonal(into)
     scale = float(np.mean(each, dtype=np.float64) * np.mean(np.diagonal(statistics.outputs), dtype=np.float64))
-    return scale if table else statistics.tokens * scale  # of tables the statistics are sums
+    return scale if table else statistics.tokens * scale  # for tables, statistics are sums
 
 
 def metrics_of(statistics: Statistics, weighting: Weighting, table: bool) -> Metrics:
     """The metrics of one matrix in the net's orientation, (inputs, outputs).
 
     Raises:
-        ValueError: `weighting` wants a statistic that there is none of, such as gradients of a forward pass alone.
+        ValueError: `weighting` needs a statistic that is missing, such as gradients after a forward pass alone.
     """
 
     def need(name: str) -> np.ndarray:
