@@ -78,9 +78,8 @@ class Weighting:
 
     def __post_init__(self) -> None:
         for name, known in (("inputs", Inputs), ("outputs", Outputs), ("tokens", Tokens)):
-            value, power = getattr(self, name), getattr(self, f"{name}_power")
-            if value not in get_args(known):
-                raise ValueError(f"`{name}` is {value!r}; expected one of {', '.join(get_args(known))}")
+            check_name(name, getattr(self, name), get_args(known))
+            power = getattr(self, f"{name}_power")
             if not 0 <= power <= 2:
                 raise ValueError(f"`{name}_power` is {power!r}; expected a number from 0 to 2")
         for name in ("smoothing", "shrinkage"):

@@ -224,7 +224,7 @@ def test_a_run_that_is_killed_goes_on(tune, net, tmp_path):
     ("options", "code", "words"),
     [
         (["--task", "sst3"], 2, "did you mean 'sst2'?"),
-        (["--epochs", 0], 2, "--epochs is 0"),
+        (["--epochs", 0], 2, "Invalid value for '--epochs'"),
         (["--accumulate", 3], 2, "multiple of --accumulate, 3"),
         (["--lr", -1], 2, "--lr is -1.0"),
         (["--dtype", "int8"], 2, "Invalid value for '--dtype'"),

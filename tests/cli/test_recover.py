@@ -148,7 +148,7 @@ def test_a_table_without_json(command, folder, smaller, text, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--epochs", "0"], "--epochs is 0"),
+        (["--epochs", "0"], "Invalid value for '--epochs'"),
         (["--lr", "-1"], "--lr is -1"),
         (["--text", "TEXT", "--task", "sst2"], "expected one of them"),
         (["--split", "train"], "--split and --glue are those of a --task"),
