@@ -1,1 +1,1 @@
-"""Files that somebody else wrote, and files that are written whole or not at all."""
+"""Reading files from elsewhere within limits, and writing files whole or not at all."""

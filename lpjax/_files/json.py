@@ -175,7 +175,7 @@ def _fault(text: str, data: Any) -> str:
     if expected is None:
         return f"{place}: {what}".removeprefix(": ")
     kinds = re.sub(
-        r"`(.*?)`", lambda match: " or ".join(_KINDS.get(one, one) for one in match[1].split(" | ")), expected[1]
+        r"`(.*?)`", lambda match: " or ".join(_KINDS.get(name, name) for name in match[1].split(" | ")), expected[1]
     )
     for key, index in re.findall(r"(\w+)|\[(.*?)\]", place):
         if index == "...":  # a value of an object; msgspec does not report its key
@@ -253,9 +253,9 @@ def _check_depth(data: Any) -> None:
     for _ in range(_MOST_DEPTH):
         level = [
             child
-            for one in level
-            if isinstance(one, dict | list)
-            for child in (one.values() if isinstance(one, dict) else one)
+            for parent in level
+            if isinstance(parent, dict | list)
+            for child in (parent.values() if isinstance(parent, dict) else parent)
             if isinstance(child, dict | list)
         ]
         if not level:

@@ -1,4 +1,4 @@
-"""Files that somebody else wrote, as bytes and as text: regular files of a limited size, text in UTF-8."""
+"""Files from elsewhere, as bytes and as text: regular files of a limited size, text in UTF-8."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def read_bytes(path: Path, limit: int) -> bytes:
 def map_file(path: Path, *, copy: bool = False) -> mmap.mmap | bytes:
     """The file's bytes, read-only: mapped, or with `copy` read into memory.
 
-    Mapped bytes are the file's own: they change if somebody writes into it, and if it is made shorter, reading beyond
-    its end kills the process (SIGBUS). A copy is safe from both.
+    Mapped bytes are the file's own: they change if another process writes into it, and if the file gets shorter,
+    reading beyond its end kills the process (SIGBUS). A copy is safe from both.
 
     Raises:
         OSError, ValueError: it cannot be read, has no bytes, or changes while it is copied.

@@ -1,7 +1,7 @@
 """Files and folders that are written whole or not at all.
 
 The new OUT is made in a folder beside it, `.OUT.<hex>.new`, and takes its place in one step. The folder is
-locked for as long as the process that made it lives; the kernel releases the lock however the process ends. So the
+locked while the process that made it lives; the kernel releases the lock however the process ends. So the
 next run on the same OUT can distinguish the folder of a killed run, which it removes, from that of a run that is still
 writing.
 """
@@ -151,22 +151,22 @@ def check_parent(target: Path) -> None:
         raise PermissionError(f"{target} cannot be made: {parent} may not be written to; choose another folder")
 
 
-def overlap(one: Path, other: Path) -> bool:
+def overlap(first: Path, second: Path) -> bool:
     """Whether two folders are the same or one lies in the other. For folders that exist, the file system decides about
     links and the case of letters."""
 
     def within(path: Path, folder: Path) -> bool:
         return any(_same(parent, folder) for parent in (path, *path.parents))
 
-    one, other = one.resolve(), other.resolve()
-    return within(one, other) or within(other, one)
+    first, second = first.resolve(), second.resolve()
+    return within(first, second) or within(second, first)
 
 
-def _same(one: Path, other: Path) -> bool:
+def _same(first: Path, second: Path) -> bool:
     try:
-        return one.samefile(other)
+        return first.samefile(second)
     except OSError:
-        return one == other
+        return first == second
 
 
 def check_space(target: Path, size: int) -> None:
@@ -252,7 +252,7 @@ def _locked(folder: Path) -> int | None:
         return None
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if os.path.samestat(os.fstat(lock), path.stat()):  # else somebody removed it in the meantime
+        if os.path.samestat(os.fstat(lock), path.stat()):  # else another run removed it in the meantime
             return lock
     except OSError:
         pass
@@ -262,7 +262,7 @@ def _locked(folder: Path) -> int | None:
 
 @contextmanager
 def _taken(folder: Path) -> Iterator[bool]:
-    """Hold the lock of a folder, if nobody else does."""
+    """Hold the lock of a folder, unless another process does."""
     lock = _locked(folder)
     try:
         yield lock is not None
@@ -299,7 +299,7 @@ def _remove(folder: Path, target: Path) -> None:
 
 
 def _swap_in(fresh: Path, target: Path, overwrite: bool) -> None:
-    """Put `fresh` in the place of `target`; what was there stays in the folder of `fresh`."""
+    """Replace `target` by `fresh`; the old folder stays in the folder of `fresh`."""
     if not (overwrite and target.exists()):
         # If a folder was made there in the meantime, rename replaces an empty one and fails for any other.
         fresh.rename(target)

@@ -1,4 +1,4 @@
-"""From params and a plan to the same tree with chosen leaves factored, and a record of each."""
+"""Compress a tree of params as a plan says, and record the outcome for each leaf."""
 
 from lpjax.compression._compress import Compressed as Compressed
 from lpjax.compression._compress import compress as compress

@@ -1,4 +1,4 @@
-"""params in, the same tree out with chosen leaves factored, and a record of each."""
+"""`compress`: the same tree with chosen leaves factored, and a record of each."""
 
 from __future__ import annotations
 

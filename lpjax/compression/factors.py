@@ -1,4 +1,4 @@
-"""Two factors of one matrix, under weights, and what they lose: what a program runs for each of its tasks."""
+"""Factor one matrix under weights, and measure the error: what a program runs for each of its tasks."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Goal(NamedTuple):
     """What all tasks of a program have in common.
 
     Attributes:
-        solver: an entry of `SOLVERS`, or a like one.
+        solver: an entry of `SOLVERS`, or a custom one.
         rank: the largest rank of all tasks.
         smaller: whether some task has a smaller rank, of a nested solver.
         sparse: whether single entries are kept beside the pairs.
@@ -43,7 +43,7 @@ class Goal(NamedTuple):
 
 
 class FactorResult(NamedTuple):
-    """Factors of one matrix A, as the task scales it, and what they lose.
+    """Factors of one matrix A, as the task scales it, and their errors.
 
     Attributes:
         left, right: in the leaf's dtype.

@@ -127,7 +127,7 @@ def measure_break_even(
     only add time.
 
     Args:
-        params: nested containers of arrays; only shapes are looked at. Of a factored leaf, that of the dense one.
+        params: nested containers of arrays; only shapes matter. A factored leaf has the shape of the dense one.
         select: see `select_paths`.
         tokens: rows of a batch, texts times their length.
         dtype: of weights and inputs.

@@ -74,7 +74,7 @@ def outcome_of(
     Args:
         before: what was compressed.
         compressed: what `compress` returned.
-        plan, statistics, options: what it was given.
+        plan, statistics, options: the arguments of `compress`.
         model: name of `before`; the plan's provenance tells it.
         keep, rank, patterns: what the plan was made from, for the record.
 

@@ -134,7 +134,7 @@ class Plan:
             weighting_named(self.weighting)
 
     def unchanged(self, params: Any, input_axes: InputAxes | None = None) -> dict[str, str]:
-        """path -> why its leaf stays as it is, for those that do."""
+        """path -> why its leaf stays unchanged, for the leaves that do."""
         views = matrix_views(params, self.layers, input_axes)
         reasons = {path: self._reason(choice, *views[path]) for path, choice in self.layers.items()}
         return {path: reason for path, reason in reasons.items() if reason}
@@ -216,7 +216,7 @@ def check_uniform(
 
     Args:
         keep, rank, solver, p, sparse_share, weighting, break_even: see `uniform_plan`.
-        **options: of the solver, as far as they are to be checked, too.
+        **options: of the solver, to be checked, too.
 
     Raises:
         ValueError: naming the first.

@@ -152,7 +152,7 @@ def _cut(solved: FactorResult, rank: int) -> FactorResult:
 
 
 def _in_order(function: Callable[[T], U], items: Iterable[T], workers: int) -> Iterator[U]:
-    """`function` of each item, as many at work as there are workers, and one that waits for a core."""
+    """`function` of each item, in order: one item for each worker at a time, and one more that waits for a core."""
     if workers == 1:
         yield from map(function, items)
         return

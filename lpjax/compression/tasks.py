@@ -1,4 +1,4 @@
-"""The matrices of a leaf as tasks of solvers, and their results as a leaf again."""
+"""The matrices of a leaf as tasks for solvers, and the leaf that their results make."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ class TaskResult(NamedTuple):
 
 
 def unchanged_record(path: str, leaf: Any, reason: str) -> LayerRecord:
-    """The record of a leaf that stays as it is."""
+    """The record of a leaf that stays unchanged."""
     size, shape = math.prod(leaf.shape), tuple(leaf.shape)
     if isinstance(leaf, LowRank):
         return LayerRecord(path, shape, leaf.rank, size, leaf.size, note=f"stays as it is: {reason}", nnz=leaf.entries)

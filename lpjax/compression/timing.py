@@ -1,4 +1,4 @@
-"""Times to be compared with each other."""
+"""Times of several runs, to be compared with each other."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Leaves that are alike in all layers, brought together."""
+"""Groups of leaves that are alike in all layers."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def kinds_of(
     """Leaves of layers 0, 1, … that are alike, brought together in the order in which they first occur.
 
     The layer is the first number in the path (a key, the end of a key after an underscore, or in brackets) that differs
-    among paths that are equal but for their numbers.
+    among paths that are equal except for their numbers.
 
     Args:
         leaves: records with a `path`.

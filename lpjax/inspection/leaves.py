@@ -127,8 +127,8 @@ def _leaves(params: Any) -> list[tuple[str, Any]]:
         if any(isinstance(part, Tracer) for part in parts):
             raise ValueError(f"{path} is traced and has no values; inspect outside of jit, vmap and grad")
         if not all(hasattr(part, "dtype") and hasattr(part, "__array__") for part in parts):
-            found = " and ".join(type(part).__name__ for part in parts)
-            raise ValueError(f"{path} is {found}; expected arrays and `LowRank` pairs")
+            kinds = " and ".join(type(part).__name__ for part in parts)
+            raise ValueError(f"{path} is {kinds}; expected arrays and `LowRank` pairs")
         if isinstance(leaf, LowRank):
             left, right = (tuple(part.shape) for part in (leaf.left, leaf.right))
             if len(left) < 2 or len(left) != len(right) or left[-1] != right[-2]:

@@ -1,4 +1,4 @@
-"""How a text is read: prompts, length and case, as the files of sentence-transformers say."""
+"""The rules for reading text: prompts, length and case, from the files of sentence-transformers."""
 
 from __future__ import annotations
 

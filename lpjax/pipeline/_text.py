@@ -46,7 +46,7 @@ def tokenize_sentences(
         pipeline: of its folder.
         first: n texts, or the first of n pairs.
         second: the second texts.
-        tokenizer: of transformers, taken as it is; by default `sentence_tokenizer`.
+        tokenizer: of transformers, used unchanged; by default `sentence_tokenizer`.
         max_length: the largest number of tokens of a text. By default what the folder says, but at most the number of
             positions of the net.
         most: a further limit on that default.

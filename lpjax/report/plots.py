@@ -138,7 +138,7 @@ def plot_inspection(path: str | Path, inspection: Inspection, *, title: str = ""
 
     Args:
         path: PNG to write, under a temporary name first.
-        inspection: from `inspect_params`. Of more than 14 kinds those with the most parameters are drawn.
+        inspection: from `inspect_params`. At most 14 kinds are drawn, those with the most parameters.
         title: of the figure.
 
     Raises:
