@@ -160,7 +160,12 @@ def finetune(
         sign=1,
         every=settings.eval_every or per_epoch,
         span=settings.epochs * per_epoch,
-        about=_about(checkpoint, train, dev, settings),
+        about={
+            "task": task.name,
+            "splits": [train.split, dev.split],
+            "rows": [len(train.labels), len(dev.labels)],
+            "weights": fingerprint(checkpoint.params),
+        },
         patience=settings.patience,
         dtype=settings.dtype,
         title=f"{task.title}, ",
@@ -178,18 +183,6 @@ def finetune(
         stopped_early=run.log.stopped,
         seconds=run.log.seconds,
     )
-
-
-def _about(checkpoint: Checkpoint, train: Examples, dev: Examples, settings: Settings) -> dict[str, Any]:
-    """What must be the same for a run to go on from a snapshot; sizes and sums identify the net."""
-    return {
-        "task": train.task.name,
-        "splits": [train.split, dev.split],
-        "rows": [len(train.labels), len(dev.labels)],
-        "net": checkpoint.config.to_json(),
-        "weights": fingerprint(checkpoint.params),
-        "settings": dataclasses.asdict(settings),
-    }
 
 
 def _parts(

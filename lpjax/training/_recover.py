@@ -147,6 +147,7 @@ def recover(
         divergence = measure(_as_stored(params, smaller.params))
         return {"divergence": divergence if math.isfinite(divergence) else math.inf}
 
+    digest = hashlib.sha256("\0".join([*first, *(second or ())]).encode("utf-8", "replace")).hexdigest()
     weights = jax.device_put(device_params(dense.params), replicated(mesh))
     problem = Problem(
         dense.config,
@@ -157,7 +158,12 @@ def recover(
         sign=-1,
         every=-(-per_epoch // settings.checks),
         span=per_epoch,
-        about=_about(smaller, dense, first, second, settings),
+        about={
+            "command": "recover",
+            "texts": [len(first), second is not None, digest],
+            "weights": fingerprint(smaller.params),
+            "dense": fingerprint(dense.params),
+        },
         start=start,
         loss=_loss_of(kind, settings.hidden),
     )
@@ -189,21 +195,6 @@ def _common_outputs(smaller: Checkpoint, dense: Checkpoint) -> Outputs:
             "compressed and not"
         )
     return kind
-
-
-def _about(
-    smaller: Checkpoint, dense: Checkpoint, first: Sequence[str], second: Sequence[str] | None, settings: Recovery
-) -> dict[str, Any]:
-    """What must be the same for a run to go on from a snapshot."""
-    digest = hashlib.sha256("\0".join([*first, *(second or ())]).encode("utf-8", "replace")).hexdigest()
-    return {
-        "command": "recover",
-        "texts": [len(first), second is not None, digest],
-        "net": smaller.config.to_json(),
-        "weights": fingerprint(smaller.params),
-        "dense": fingerprint(dense.params),
-        "settings": dataclasses.asdict(settings),
-    }
 
 
 def _as_stored(params: Any, before: Any) -> Any:

@@ -64,7 +64,7 @@ class Problem(NamedTuple):
         sign: 1 if a larger one is better, −1 if a smaller one is.
         every: updates between checks.
         span: number of updates after which the count for `every` restarts; each span ends with a check.
-        about: what must be the same for a run to go on from a snapshot.
+        about: what must be the same for a run to go on from a snapshot, besides config and settings.
         start: the same numbers before training. If it is given, the start may be the best, and after a check that is
             no better than the best so far, training restarts from the best state at a third of the learning rate;
             values that are not finite become infinite. Otherwise a loss that is not finite ends the run.
@@ -160,7 +160,8 @@ def fit(
     optimizer = make_optimizer(settings.weight_decay, settings.clip, problem.config.no_decay)
     state = begin(device_params(params, jnp.float32), optimizer)
     # The best is kept on the host: there is no room for a second copy on the devices.
-    run = Run(state, jax.device_get(state if restarts else state.params), Log(problem.about))
+    about = problem.about | {"net": problem.config.to_json(), "settings": dataclasses.asdict(settings)}
+    run = Run(state, jax.device_get(state if restarts else state.params), Log(about))
     began = time.perf_counter()
     if snapshot is not None and Path(snapshot).exists():
         run = Run(*load_state(Path(snapshot), run.state, run.best, run.log, from_start=restarts))
