@@ -38,7 +38,7 @@ def calibrate(
     """Find which rows and directions of a net's matrices matter."""
     from lpjax.checkpoint.targets import check_new_file
     from lpjax.glue.evaluate import target_values
-    from lpjax.glue.labels import is_assumed
+    from lpjax.glue.labels import assumption, is_assumed
     from lpjax.glue.texts import TextSource
     from lpjax.report.tables import make_table
     from lpjax.weighting import save_calibration
@@ -67,8 +67,7 @@ def calibrate(
     if values is not None and source.found_task is not None:
         result["labels_assumed"] = is_assumed(source.found_task, checkpoint.config_json)
         if result["labels_assumed"]:
-            names = ", ".join(source.found_task.labels)
-            notes.append(f"config.json names no labels; the outputs are assumed to be {names}, in this order")
+            notes.append(assumption(source.found_task.labels))
     rows = []
     for path, statistics in calibration.statistics.items():
         names = [field.name for field in dataclasses.fields(statistics) if getattr(statistics, field.name) is not None]

@@ -112,7 +112,7 @@ def load_examples(task: str | Task, split: str = "validation", folder: str | Pat
             number of rows; or the hub can't be reached.
         ValueError: an unknown task.
     """
-    task = task if isinstance(task, Task) else find_task(task)
+    task = find_task(task)
     split = _canonical(task, split)
     if re.match(r"test(_|$)", split):
         raise DataError(f"{task.title}'s {split} split has no labels to score by; expected {' or '.join(task.splits)}")
@@ -160,7 +160,7 @@ def available_splits(task: str | Task, folder: str | Path | None = None) -> list
     Raises:
         ValueError: an unknown task.
     """
-    task = task if isinstance(task, Task) else find_task(task)
+    task = find_task(task)
     folder = _folder(folder)
     if folder is None:
         return list(task.splits)

@@ -22,7 +22,7 @@ from lpjax.checkpoint import Checkpoint
 from lpjax.data.batching import Tokens, check_known, round_up, run_by_length, tokenize
 from lpjax.data.tokenizer import tokenizer_of
 from lpjax.glue.data import Examples
-from lpjax.glue.labels import is_assumed, label_order, output_labels, own_task
+from lpjax.glue.labels import assumption, is_assumed, label_order, output_labels, own_task
 from lpjax.glue.order import likelier_order
 from lpjax.glue.tasks import Task
 from lpjax.models import ModelConfig, classify, device_params
@@ -101,7 +101,7 @@ class TaskResult:
                 "far better: check `id2label` in config.json"
             )
         elif self.labels_assumed:
-            warnings.append(f"config.json names no labels; the outputs are assumed to be {names}, in this order")
+            warnings.append(assumption(self.labels))
         if self.truncated:
             warnings.append(f"{self.truncated} of {self.rows} examples were cut off at {self.max_length} tokens")
         return [*warnings, *self.notes]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -76,6 +76,11 @@ def is_assumed(task: Task, config_json: Mapping[str, Any] | None) -> bool:
         return False
     names = _names(config_json or {})
     return names is None or all(re.fullmatch("(label)?[0-9]+", _bare(name)) for name in names.values())
+
+
+def assumption(labels: Sequence[str]) -> str:
+    """The note on a net whose order of outputs is assumed."""
+    return f"config.json names no labels; the outputs are assumed to be {', '.join(labels)}, in this order"
 
 
 def output_labels(task: Task, labels: Any, config_json: Mapping[str, Any] | None, num_outputs: int) -> np.ndarray:

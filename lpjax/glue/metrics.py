@@ -106,8 +106,6 @@ def scored_task(name: str | Task) -> Task:
     Raises:
         ValueError: as `find_task`.
     """
-    if isinstance(name, Task):
-        return find_task(name.name)
     return find_task("mnli" if str(name).lower() in _MNLI else name)
 
 

@@ -72,12 +72,14 @@ TASKS: dict[str, Task] = {
 }  # fmt: skip
 
 
-def find_task(name: str) -> Task:
-    """The task with a name or title, in any case: "sst2", "SST-2".
+def find_task(name: str | Task) -> Task:
+    """The task with a name or title, in any case: "sst2", "SST-2". A `Task` is returned as it is.
 
     Raises:
         ValueError: there is no such task; names the nearest.
     """
+    if isinstance(name, Task):
+        return name
     known = {key: task for task in TASKS.values() for key in (task.name, task.title.lower())}
     task = known.get(name.lower()) if isinstance(name, str) else None
     if task is None:
