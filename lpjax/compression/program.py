@@ -57,10 +57,7 @@ def rehearse(tasks: Sequence[MatrixTask], options: dict[str, Any]) -> None:
     solution = jax.eval_shape(run, matrix, weights)
     if not isinstance(solution, Solution):
         raise ValueError(f"`solver` returned a {type(solution).__name__}; expected a `Solution`")
-    shapes, expected = (
-        (solution.left.shape, solution.right.shape),
-        ((task.shape[0], task.rank), (task.rank, task.shape[1])),
-    )
+    shapes, expected = (solution.left.shape, solution.right.shape), task.factor_shapes
     if shapes != expected:
         raise ValueError(f"`solver` returned factors of shapes {shapes}; expected {expected}")
 
@@ -120,12 +117,7 @@ def solve_group(
             # All tasks of a group have the same structure.
             known = jax.tree.map(lambda *arrays: _stack(arrays), *((task.weights, task.metrics) for task in padded))
             sizes = np.array([(task.rank, task.nnz) for task in padded], np.int32)
-            arguments = (
-                put_sharded(matrices, by_task),
-                put_sharded(known, by_task),
-                put_sharded(sizes, by_task),
-                exponent,
-            )
+            arguments = (*(put_sharded(part, by_task) for part in (matrices, known, sizes)), exponent)
             if height not in programs:
                 programs[height] = _compiled(goal, mesh, arguments)
             yield batch, height, arguments

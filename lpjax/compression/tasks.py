@@ -56,6 +56,11 @@ class MatrixTask(NamedTuple):
     as_factors: bool = False
 
     @property
+    def factor_shapes(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Of left and right."""
+        return (self.shape[0], self.rank), (self.rank, self.shape[1])
+
+    @property
     def dtype(self) -> np.dtype:
         """Dtype of the leaf, as it is stored, with x64 or without."""
         if isinstance(self.leaf, LowRank):
@@ -173,9 +178,8 @@ def _split(choice: Choice, view: MatrixView, dtype: Any) -> tuple[int, int]:
 def _checked_row_weights(path: str, row_weights: Any, shape: tuple[int, ...]) -> np.ndarray:
     weights = np.asarray(row_weights, np.float32)
     if weights.shape != shape or not np.all(np.isfinite(weights)) or np.any(weights < 0):
-        raise ValueError(
-            f"`row_weights` of {path} has shape {weights.shape}; expected {shape}, finite and not negative"
-        )
+        got = f"`row_weights` of {path} has shape {weights.shape}"
+        raise ValueError(f"{got}; expected {shape}, finite and not negative")
     if not np.all(np.any(weights, axis=-1)):
         raise ValueError(f"`row_weights` of {path} is all zero; expected a weight above 0")
     return weights
@@ -263,10 +267,8 @@ def leaf_of_results(results: Sequence[TaskResult]) -> tuple[LayerRecord, LowRank
             for (left, right), result in zip(factors, results, strict=True)
         ]
     lefts, rights = zip(*factors, strict=True)
-    pair = LowRank(
-        stacked(lefts, (task.shape[0], task.rank)),
-        stacked(rights, (task.rank, task.shape[1])),
-    )
+    left, right = map(stacked, (lefts, rights), task.factor_shapes)
+    pair = LowRank(left, right)
     pair = pair.T if task.transposed else pair
     if solved[0].sparse is not None:
         sparse = shifted(np.asarray(solved[0].sparse, task.dtype), task.exponent)
