@@ -1,0 +1,287 @@
+"""`Quantized`: a matrix of whole numbers of few bits times scales, packed in memory and expanded where it is used."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Integer, UInt8
+
+from lpjax._repr import short_repr
+from lpjax.weights.sparse import index_dtype
+
+if TYPE_CHECKING:
+    Codes = tuple[UInt8[Array | np.ndarray, "*batch lines bytes"], ...]
+    Scales = Float[Array | np.ndarray, "*batch lines groups"]
+    Steps = Float[Array | np.ndarray, "*batch length"] | None
+    Order = Integer[Array | np.ndarray, "*batch length"] | None
+else:  # what tree functions put there may be anything, as with `LowRank`
+    Codes = Scales = Steps = Order = Any
+
+BITS = (0, 2, 3, 4, 5, 6, 8, 16)
+"""Bits that a code may have. 0: the code is 0, and nothing is stored."""
+
+_BLOCK = 1 << 22  # numbers of a large matrix that are expanded at a time
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)  # arrays have no single truth value, nor a hash
+class Quantized:
+    """A matrix whose entries are whole numbers, called codes, times scales.
+
+    It is `lines` × `length`, or the transpose of that. Position j of line i holds
+
+        scales[i, j // group] · steps[j] · code[i, j].
+
+    Codes are packed: a run of positions has the same number of bits b, and a code q in [-2^(b-1), 2^(b-1) - 1] is
+    stored as q + 2^(b-1) in a little-endian stream of bits along the line, each line padded to whole bytes. A
+    registered pytree; under vmap, and in a stack, all arrays have the same leading dimensions. `floats_of` keeps
+    `scales` and `steps` alone, for gradients.
+
+    Attributes:
+        codes: for each run, (..., lines, bytes) of uint8, bytes = ceil(width · bits / 8).
+        scales: (..., lines, groups), groups = ceil(length / group); float16, or float32 while they are trained.
+        steps: (..., length), as `scales`; None for ones.
+        order: position j is number order[j] among the positions of all runs; None if they stand in order.
+        runs: (bits, width) of each run; bits in `BITS`.
+        axis: 1 if lines are rows of the matrix (tables), 0 if they are columns (Flax kernels: a line an output).
+        group: how many positions of a line share a scale.
+        dtype: of the expanded matrix.
+    """
+
+    codes: Codes
+    scales: Scales
+    steps: Steps
+    order: Order
+    runs: tuple[tuple[int, int], ...] = dataclasses.field(metadata={"static": True})
+    axis: int = dataclasses.field(metadata={"static": True})
+    group: int = dataclasses.field(metadata={"static": True})
+    dtype: np.dtype = dataclasses.field(metadata={"static": True})
+
+    # Else a NumPy array on the left of `@` would try to convert this to an array. Now it calls `__rmatmul__`.
+    __array_ufunc__ = None
+
+    @classmethod
+    def from_codes(
+        cls,
+        codes: Any,
+        scales: Any,
+        steps: Any = None,
+        *,
+        axis: int,
+        group: int | None = None,
+        bits: int | None = None,
+        dtype: Any = np.float32,
+    ) -> Quantized:
+        """Pack codes on the host.
+
+        Args:
+            codes: whole numbers, (lines, length).
+            scales: (lines, groups); stored as float16.
+            steps: (length,), stored as float16; None for ones.
+            axis: 1 if lines are rows of the matrix, 0 if they are columns.
+            group: how many positions share a scale; None for one scale a line.
+            bits: of all codes; None for the fewest bits that each position needs, positions sorted into runs.
+            dtype: of the expanded matrix.
+
+        Raises:
+            ValueError: shapes do not fit each other, a code does not fit in its bits, a scale or step is not finite
+                in float16, or `axis`, `group` or `bits` is none of its values.
+        """
+        codes = np.asarray(codes)
+        if codes.ndim != 2 or codes.dtype.kind not in "iu":
+            raise ValueError(f"`codes` is {codes.dtype} of shape {codes.shape}; expected whole numbers (lines, length)")
+        lines, length = codes.shape
+        group = int(max(length, 1)) if group is None else group
+        if axis not in (0, 1) or group < 1 or bits not in (None, *BITS):
+            raise ValueError(
+                f"`axis`, `group`, `bits` are {axis}, {group}, {bits}; expected 0 or 1, at least 1, and None or one of "
+                f"{BITS}"
+            )
+        scales = _float16("scales", scales, (lines, -(-length // group)))
+        steps = None if steps is None else _float16("steps", steps, (length,))
+        needed = _bits_needed(codes)
+        if bits is not None:
+            if needed.max(initial=0) > bits:
+                raise ValueError(f"`codes` go from {codes.min()} to {codes.max()}; expected numbers of {bits} bits")
+            needed = np.full(length, bits)
+        sorting = np.argsort(needed, kind="stable")
+        order = None
+        if np.any(np.diff(needed) < 0):
+            order, codes = np.argsort(sorting).astype(index_dtype(length)), codes[:, sorting]
+        runs = tuple((int(b), int(width)) for b, width in zip(*np.unique(needed, return_counts=True), strict=True))
+        packed = [_pack(run, b) for (b, _), run in zip(runs, _cut(codes, runs), strict=True)]
+        return cls(tuple(packed), scales, steps, order, runs, axis, group, np.dtype(dtype))
+
+    def __repr__(self) -> str:
+        return short_repr(self)
+
+    def __rmatmul__(self, x: Any) -> Array:
+        """`x @ self`. A large matrix whose lines are outputs is expanded a block of lines at a time."""
+        x = jnp.asarray(x)
+        if self.axis == 1 or not self._large:
+            return x @ self.dense()
+        return jnp.moveaxis(self._map_lines(lambda line: x @ line), 0, -1)
+
+    @property
+    def T(self) -> Quantized:
+        """The transpose, with the same arrays; batch dimensions stay in front."""
+        return dataclasses.replace(self, axis=1 - self.axis)
+
+    mT = T  # as arrays have it
+
+    @property
+    def length(self) -> int:
+        """Number of positions of a line."""
+        return sum(width for _, width in self.runs)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the matrix."""
+        *batch, lines, _ = self.scales.shape
+        return (*batch, lines, self.length) if self.axis == 1 else (*batch, self.length, lines)
+
+    @property
+    def ndim(self) -> int:
+        """Number of dimensions of the matrix."""
+        return len(self.shape)
+
+    @property
+    def size(self) -> int:
+        """Number of entries of the matrix."""
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the arrays that are stored."""
+        return sum(leaf.nbytes for leaf in jax.tree.leaves(self))
+
+    def astype(self, dtype: Any) -> Quantized:
+        """The same codes and scales, to be expanded to another dtype."""
+        return dataclasses.replace(self, dtype=np.dtype(dtype))
+
+    def unpacked(self) -> Integer[Array, "*batch lines length"]:
+        """All codes, in the order of positions; also under jit."""
+        return self._unpacked(jnp)
+
+    def dense(self) -> Float[Array, "*batch n d"]:
+        """The matrix, expanded; a large one a block of lines at a time."""
+        lines = self._map_lines(lambda line: line) if self._large else self._lines(jnp, self.dtype)
+        return lines if self.axis == 1 else lines.mT
+
+    def take(self, ids: Integer[Array | np.ndarray, "*batch"]) -> Float[Array, "*batch d"]:
+        """Rows `ids`; ids outside the matrix are clamped. If lines are rows, only these are expanded."""
+        if self.axis == 0:
+            return jnp.take(self.dense(), ids, axis=0, mode="clip")
+        codes = tuple(jnp.take(run, jnp.ravel(ids), axis=0, mode="clip") for run in self.codes)
+        scales = jnp.take(self.scales, jnp.ravel(ids), axis=0, mode="clip")
+        rows = dataclasses.replace(self, codes=codes, scales=scales)._lines(jnp, self.dtype)
+        return rows.reshape(*jnp.shape(ids), self.length)
+
+    def blocks(self, height: int) -> Iterator[tuple[int, np.ndarray]]:
+        """(first row, rows) of the matrix, on the host and in double precision, `height` rows at a time."""
+        host = jax.tree.map(np.asarray, self)
+        whole = host._lines(np, np.float64).T if self.axis == 0 else None
+        for start in range(0, self.shape[0], height):
+            rows = slice(start, start + height)
+            if whole is None:
+                codes = tuple(run[rows] for run in host.codes)
+                block = dataclasses.replace(host, codes=codes, scales=host.scales[rows])
+                yield start, block._lines(np, np.float64)
+            else:
+                yield start, whole[rows]
+
+    @property
+    def _large(self) -> bool:
+        return self.ndim == 2 and self.size > _BLOCK
+
+    def _map_lines(self, function: Callable[[Array], Array]) -> Array:
+        """`function` of each line (length,), stacked; some lines are expanded at a time."""
+
+        def of_line(codes: tuple[Array, ...], scales: Array) -> Array:
+            line = dataclasses.replace(self, codes=tuple(run[None] for run in codes), scales=scales[None])
+            return function(line._lines(jnp, self.dtype)[0])
+
+        parts = jax.tree.map(jnp.asarray, (self.codes, self.scales))
+        return jax.lax.map(lambda line: of_line(*line), parts, batch_size=max(1, _BLOCK // self.length))
+
+    def _unpacked(self, xp: Any) -> Any:
+        """`unpacked`, by NumPy or JAX."""
+        runs = [_unpack(run, *kind, xp) for kind, run in zip(self.runs, self.codes, strict=True)]
+        codes = xp.concatenate([xp.zeros((*self.scales.shape[:-1], 0), np.int16), *runs], axis=-1)
+        if self.order is None:
+            return codes
+        order = xp.asarray(self.order).astype(np.int32)[..., None, :]
+        return xp.take_along_axis(codes, xp.broadcast_to(order, codes.shape), axis=-1)
+
+    def _lines(self, xp: Any, dtype: Any) -> Any:
+        """The lines (..., lines, length), expanded by NumPy or JAX."""
+        wide = np.promote_types(np.float32, dtype)  # holds the product of two float16 exactly: codes round it once
+        factors = xp.asarray(self.scales).astype(wide)
+        if factors.shape[-1] > 1:
+            factors = xp.repeat(factors, self.group, axis=-1)[..., : self.length]
+        if self.steps is not None:
+            factors = factors * xp.asarray(self.steps).astype(wide)[..., None, :]
+        return (self._unpacked(xp).astype(wide) * factors).astype(dtype)
+
+
+def _float16(name: str, values: Any, shape: tuple[int, ...]) -> np.ndarray:
+    """`values` as float16, if they are finite then and have this shape."""
+    with np.errstate(over="ignore"):
+        values = np.asarray(values).astype(np.float16)
+    if values.shape != shape or not np.all(np.isfinite(values)):
+        finite = "finite" if np.all(np.isfinite(values)) else "not finite"
+        raise ValueError(f"`{name}` has shape {values.shape} and is {finite} in float16; expected {shape}, finite")
+    return values
+
+
+def _bits_needed(codes: np.ndarray) -> np.ndarray:
+    """The fewest of `BITS` for the codes (lines, length) of each position."""
+    low, high = codes.min(axis=0, initial=0).astype(np.int64), codes.max(axis=0, initial=0).astype(np.int64)
+    most = np.maximum(high, -low - 1)  # fits in b bits if it is below 2^(b-1)
+    needed = np.searchsorted([1 << bits - 1 for bits in BITS[1:]], most, side="right") + 1
+    if needed.max(initial=0) == len(BITS):
+        raise ValueError(f"`codes` go from {low.min()} to {high.max()}; expected numbers of at most {BITS[-1]} bits")
+    return np.where((low == 0) & (high == 0), 0, np.asarray(BITS)[needed])
+
+
+def _cut(codes: np.ndarray, runs: tuple[tuple[int, int], ...]) -> list[np.ndarray]:
+    """The codes of each run."""
+    return np.split(codes, np.cumsum([width for _, width in runs])[:-1], axis=1) if runs else []
+
+
+def _pack(codes: np.ndarray, bits: int) -> np.ndarray:
+    """Bytes (lines, ceil(width · bits / 8)) of codes (lines, width). Eight codes take `bits` bytes."""
+    lines, width = codes.shape
+    words = np.zeros((lines, -(-width // 8), 8), np.uint16)
+    words.reshape(lines, -1)[:, :width] = codes.astype(np.int32) + (1 << bits >> 1)
+    packed = np.zeros((*words.shape[:2], bits), np.uint8)
+    for number in range(8 if bits else 0):
+        byte, shift = divmod(number * bits, 8)
+        word = words[..., number] << shift
+        packed[..., byte] |= (word & 0xFF).astype(np.uint8)
+        if byte + 1 < bits:
+            packed[..., byte + 1] |= (word >> 8).astype(np.uint8)
+    return np.ascontiguousarray(packed.reshape(lines, -1)[:, : -(-width * bits // 8)])
+
+
+def _unpack(packed: Any, bits: int, width: int, xp: Any) -> Any:
+    """Codes (..., width) of int16 from bytes (..., ceil(width · bits / 8)), by NumPy or JAX; the inverse of `_pack`."""
+    *lines, count = packed.shape
+    if bits == 0:
+        return xp.zeros((*lines, width), np.int16)
+    eights = -(-width // 8)
+    packed = xp.pad(xp.asarray(packed), [*[(0, 0)] * len(lines), (0, eights * bits - count)])
+    packed = packed.reshape(*lines, eights, bits).astype(np.uint16)
+    words = []
+    for number in range(8):
+        byte, shift = divmod(number * bits, 8)
+        word = packed[..., byte] | packed[..., byte + 1] << 8 if byte + 1 < bits else packed[..., byte]
+        words.append(word >> shift & (1 << bits) - 1)
+    codes = xp.stack(words, axis=-1).reshape(*lines, 8 * eights)[..., :width]
+    return (codes.astype(np.int32) - (1 << bits - 1)).astype(np.int16)
