@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import io
 import json
 import os
@@ -35,6 +36,7 @@ import lpjax
 from lpjax import cli
 from lpjax._files.json import write_json
 from lpjax._provenance import run_record
+from lpjax._tree import leaves_with_paths, replace_leaves
 from lpjax.compression import break_even_document, load_plan, read_break_even, save_plan
 from lpjax.compression.plan import Choice, Plan
 from lpjax.compression.record import record_files
@@ -46,6 +48,8 @@ from lpjax.training.snapshot import Log, load_state, save_state
 from lpjax.training.step import begin, make_optimizer
 from lpjax.weighting import load_calibration, save_calibration
 from lpjax.weighting.statistics import Calibration, Statistics
+from lpjax.weights.low_rank import LowRank, is_lowrank
+from lpjax.weights.quantized import Quantized
 
 GOLDENS = Path(__file__).parents[1] / "tests" / "goldens"
 SECONDS, BYTES = 20, 2 << 30
@@ -189,7 +193,7 @@ def command(*arguments: str) -> Reader:
 def make_cases(place: Path) -> list[Case]:
     """Folders of good files in `place`, and what reads each file."""
     place.mkdir(exist_ok=True)
-    small, flax, sides = place / "small", place / "flax", place / "sides"
+    small, flax, sides, rounded = place / "small", place / "flax", place / "sides", place / "rounded"
     dense = _dense(place / "dense")
     checkpoint = lpjax.load_checkpoint(dense)
     params, records = lpjax.compress(checkpoint.params, select="embeddings", keep=0.6, solver="svd")
@@ -203,6 +207,7 @@ def make_cases(place: Path) -> list[Case]:
     record = record_files(checkpoint, params, records, model="net", method="svd", p=2.0, keep=0.6)
     lpjax.save_checkpoint(smaller, small, extra_files=record | texts)
     lpjax.export_checkpoint(checkpoint, flax, format="msgpack")
+    lpjax.save_checkpoint(dataclasses.replace(checkpoint, params=_rounded(params)), rounded)
     _write_sides(sides, checkpoint, records)
     weights = next(path.name for path in small.iterdir() if path.suffix == ".safetensors")
     report = command("report", "FOLDER", "--out", str(place / "page.html"), "--force")
@@ -210,6 +215,8 @@ def make_cases(place: Path) -> list[Case]:
     cases = [
         Case("weights, dense", dense, "model.safetensors", export),
         Case("weights, factored", small, weights, report),
+        Case("weights, quantized", rounded, "lpjax.safetensors", export),
+        Case("config, quantized", rounded, "config.json", export),
         Case("weights, flax", flax, "flax_model.msgpack", export),
         Case("config, dense", dense, "config.json", export),
         Case("config, factored", small, "config.json", report),
@@ -263,6 +270,22 @@ def _dense(folder: Path) -> Path:
     for name, content in contents.items():
         (folder / name).write_text(json.dumps(content))
     return folder
+
+
+def _rounded(params: Any) -> Any:
+    """`params` with its factors and kernels in whole numbers."""
+
+    def quantize(array: Any) -> Any:
+        scales = np.abs(array).max(axis=1, keepdims=True) / 7
+        codes = np.round(np.asarray(array) / scales).astype(int)
+        return Quantized.from_codes(codes, scales, np.ones(codes.shape[1]), axis=1)
+
+    leaves = dict(leaves_with_paths(params))
+    new = {path: quantize(leaf) for path, leaf in leaves.items() if path.endswith("kernel")}
+    new |= {
+        path: LowRank(quantize(leaf.left), quantize(leaf.right)) for path, leaf in leaves.items() if is_lowrank(leaf)
+    }
+    return replace_leaves(params, new)
 
 
 def _write_sides(folder: Path, checkpoint: lpjax.Checkpoint, records: Any) -> None:

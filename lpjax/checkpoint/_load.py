@@ -16,15 +16,17 @@ from lpjax.checkpoint._folder_hints import newer_lpjax
 from lpjax.checkpoint._weights import read_weights
 from lpjax.checkpoint.error import CheckpointError, printable
 from lpjax.checkpoint.files import read_object
-from lpjax.checkpoint.formats import BLOCK, CONFIG, WEIGHTS_KEY
+from lpjax.checkpoint.formats import BLOCK, CONFIG, QUANTIZED, RANKS, WEIGHTS_KEY
 from lpjax.checkpoint.int8 import restored_factors
 from lpjax.checkpoint.safetensors import check_finite
 from lpjax.checkpoint.source import find_folder
 from lpjax.checkpoint.stages import net_folder
 from lpjax.models import ARCHITECTURES, ModelConfig, config_from_json, name_table
 from lpjax.models.names import listed, shape_text
+from lpjax.weights.coded import Coded, join_coded
 from lpjax.weights.low_rank import LowRank
 from lpjax.weights.parts import part_name, parts_of
+from lpjax.weights.quantized import Quantized
 
 _ADAPTER = "adapter_config.json"  # of peft
 _log = logging.getLogger("lpjax")
@@ -35,7 +37,8 @@ class Checkpoint:
     """A model: its weights, its config, and where it came from.
 
     Attributes:
-        params: nested dict in the layout of Hugging Face's Flax models; leaves are arrays or `LowRank`.
+        params: nested dict in the layout of Hugging Face's Flax models; leaves are arrays, `Quantized` or
+            `LowRank`.
         config: static config of the forward pass.
         source: folder of the files of the tokenizer and of sentence-transformers, which say how a text becomes a vector
             and which `save_checkpoint` copies; or None.
@@ -69,7 +72,7 @@ def load_checkpoint(source: str | Path, *, copy: bool = False) -> Checkpoint:
     with factors, else model.safetensors (or its shards), else flax_model.msgpack. If modules.json says that the net is
     in a folder such as 0_Transformer, as in old folders of sentence-transformers, they are read there. Leaves are
     read-only views of the file in its dtype: memory is used as weights are used. Factors in int8 become arrays of their
-    own, in the dtype that they had before.
+    own, in the dtype that they had before; the codes of quantized weights are decoded to packed ones in memory.
 
     Views follow the file. If another program writes into it, the weights change; if one makes it shorter, reading the
     weights ends the process by SIGBUS. A file that is replaced or deleted does no harm, and lpjax itself only replaces
@@ -113,7 +116,7 @@ def _load(source: str | Path, folder: Path, inner: Path, data: dict[str, Any], c
     named = (compression or {}).get(WEIGHTS_KEY)
     path, tensors, separator = read_weights(inner, name, data.get("architectures"), named, copy=copy)
     try:
-        tensors = restored_factors(tensors)
+        tensors = restored_factors(join_coded(tensors))
     except ValueError as error:
         raise CheckpointError(f"{path}: {error}") from error
     table = name_table(config)
@@ -124,16 +127,20 @@ def _load(source: str | Path, folder: Path, inner: Path, data: dict[str, Any], c
     if fitted.misfits:
         report = "\n".join([str(fitted.misfits), *(f"  {hint}" for hint in fitted.hints)])
         raise CheckpointError(f"{path} does not fit the {config.model_type} of {inner / CONFIG}:\n{report}")
-    params = fitted.params
-    ranks = lowrank_ranks(params)
-    if compression is not None and compression["ranks"] != ranks:
-        differing = sorted(set(compression["ranks"].items()) ^ set(ranks.items()))
-        raise CheckpointError(
-            f"{inner / CONFIG}: `{BLOCK}.ranks` and the factored weights of {path} differ at "
-            + ", ".join(dict.fromkeys(name for name, _ in differing))
-        )
     own = ((name, tensor) for name, tensor in tensors.items() if name not in fitted.beside)
-    check_finite((pair for pair in own if pair[1].dtype.kind not in "iub"), str(path), CheckpointError)
+    floats = (pair for pair in own if pair[1].dtype.kind not in "iub" and not isinstance(pair[1], Coded))
+    check_finite(floats, str(path), CheckpointError)
+    params = _decoded(fitted.params, path)
+    if compression is not None:
+        for key, kind, found in (
+            (RANKS, "factored", lowrank_ranks(params)),
+            (QUANTIZED, "quantized", quantized_groups(params)),
+        ):
+            if differing := sorted(set(compression.get(key, {}).items()) ^ set(found.items())):
+                raise CheckpointError(
+                    f"{inner / CONFIG}: `{BLOCK}.{key}` and the {kind} weights of {path} differ at "
+                    + ", ".join(dict.fromkeys(name for name, _ in differing))
+                )
     if fitted.wrapper:
         # A user's `self.bert` may be any net, but the two files may also be of different nets.
         last = re.split(r"[./]", fitted.wrapper)[-2]
@@ -196,6 +203,42 @@ def lowrank_ranks(params: Mapping[str, Any]) -> dict[str, int]:
     return {path: leaf.rank for path, leaf in walk(params) if isinstance(leaf, LowRank)}
 
 
+def quantized_groups(params: Mapping[str, Any]) -> dict[str, int]:
+    """How many numbers share a scale, for every quantized weight or factor, by path ("….kernel.left")."""
+    return {name: matrix.group for name, matrix in _matrices(params) if isinstance(matrix, Quantized)}
+
+
+def _matrices(params: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """(path, leaf), and (path with "left" or "right", factor) of what is factored."""
+    for path, leaf in walk(params):
+        if isinstance(leaf, LowRank):
+            yield from ((part_name(path, part), getattr(leaf, part)) for part in ("left", "right"))
+        else:
+            yield path, leaf
+
+
+def _decoded(tree: Mapping[str, Any], file: Path, path: str = "") -> dict[str, Any]:
+    """`tree` with its coded matrices decoded; a CheckpointError names the file and the matrix."""
+
+    def decode(matrix: Any, name: str) -> Any:
+        try:
+            return matrix.decoded() if isinstance(matrix, Coded) else matrix
+        except ValueError as error:
+            raise CheckpointError(f"{file}: {name} is refused: {error}") from error
+
+    decoded = {}
+    for key, child in tree.items():
+        here = f"{path}/{key}" if path else key
+        if isinstance(child, Mapping):
+            decoded[key] = _decoded(child, file, here)
+        elif isinstance(child, LowRank):
+            factors = {part: decode(getattr(child, part), part_name(here, part)) for part in ("left", "right")}
+            decoded[key] = dataclasses.replace(child, **factors)
+        else:
+            decoded[key] = decode(child, here)
+    return decoded
+
+
 def _plain(tree: Mapping[Any, Any], path: str = "") -> dict[str, Any]:
     """`tree` as nested dicts."""
     plain = {}
@@ -219,7 +262,7 @@ def _compression(data: Mapping[str, Any], path: Path) -> dict[str, Any] | None:
         return None
     if not isinstance(block, dict):
         raise CheckpointError(f"{path}: `{BLOCK}` is {block!r}, expected an object")
-    ranks = block.get("ranks")
-    if not isinstance(ranks, dict) or not all(type(rank) is int for rank in ranks.values()):
-        raise CheckpointError(f"{path}: `{BLOCK}.ranks` is {ranks!r}, expected an object of whole numbers")
+    for key, numbers in ((RANKS, block.get(RANKS)), (QUANTIZED, block.get(QUANTIZED, {}))):
+        if not isinstance(numbers, dict) or not all(type(number) is int for number in numbers.values()):
+            raise CheckpointError(f"{path}: `{BLOCK}.{key}` is {numbers!r}, expected an object of whole numbers")
     return block

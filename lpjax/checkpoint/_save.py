@@ -14,15 +14,16 @@ from lpjax._files.json import json_text
 from lpjax._files.replacing import check_parent, overlap, put_back, replacing_folder
 from lpjax._tree import nested, walk
 from lpjax.checkpoint._dense import densified
-from lpjax.checkpoint._load import Checkpoint, lowrank_ranks
-from lpjax.checkpoint.formats import BLOCK, CONFIG, FACTORED_WEIGHTS, FORMATS, WEIGHTS, WEIGHTS_KEY
+from lpjax.checkpoint._load import Checkpoint, lowrank_ranks, quantized_groups
+from lpjax.checkpoint.formats import BLOCK, CONFIG, FACTORED_WEIGHTS, FORMATS, QUANTIZED, RANKS, WEIGHTS, WEIGHTS_KEY
 from lpjax.checkpoint.int8 import FACTORS, INT8, rounded_factors
 from lpjax.checkpoint.links import check_inside, copy_inside, files_inside
 from lpjax.checkpoint.safetensors import DTYPES, check_finite, write_tensors
 from lpjax.checkpoint.stages import MODULES, OWN_TYPES, SENTENCE_CONFIGS, modules_at_root, net_folder, read_stages
 from lpjax.models import config_from_json, name_table
 from lpjax.models.names import NameTable, head_named, listed
-from lpjax.weights.parts import DENSE, kind_of
+from lpjax.weights.coded import split_coded
+from lpjax.weights.parts import DENSE, kind_of, part_name, parts_of
 
 Text = str | Callable[[int], str]
 """A text, or a function that makes it from the size of the weights in bytes."""
@@ -61,9 +62,11 @@ def save_checkpoint(
     Writes the weights with PyTorch's names, config.json, and the tokenizer's and sentence-transformers' files of
     `checkpoint.source`, all of its stages among them; the net itself is in the root even if it was in 0_Transformer. A
     dense checkpoint is in model.safetensors, and loads in transformers and sentence-transformers too. One with factors
-    is in lpjax.safetensors, which they refuse to load: a `LowRank` weight N becomes `N.left` (in, rank) and `N.right`
-    (rank, out), with single entries also `N.values`, `N.columns` and `N.starts` (`Sparse`), and config.json says so
-    under "lpjax". Everything is written beside `folder` and then renamed, so that `folder` is never half written.
+    or quantized weights is in lpjax.safetensors, which they refuse to load: a `LowRank` weight N becomes `N.left` (in,
+    rank) and `N.right` (rank, out), with single entries also `N.values`, `N.columns` and `N.starts` (`Sparse`); a
+    `Quantized` weight N, also a factor, becomes `N.codes`, entropy coded, `N.scales`, and `N.steps` if it has any; and
+    config.json says so under "lpjax". Everything is written beside `folder` and then renamed, so that `folder` is never
+    half written.
 
     Args:
         checkpoint: what to save; leaves keep their dtype.
@@ -90,7 +93,9 @@ def save_checkpoint(
     pairs = _checked_pairs(checkpoint)
     if int8 and not lowrank_ranks(checkpoint.params):
         raise ValueError("`int8` is for factors, and `params` has none: compress it first")
-    pairs = [*(rounded_factors(pairs) if int8 else pairs), *checkpoint.extra.items()]
+    if int8 and quantized_groups(checkpoint.params):
+        raise ValueError("`int8` is for factors of floating-point numbers, and `params` has quantized weights")
+    pairs = [*split_coded(rounded_factors(pairs) if int8 else pairs), *checkpoint.extra.items()]
     config = _config_text(checkpoint, int8)
     texts = {CONFIG: config, **(extra_files or {})}
     name = FACTORED_WEIGHTS if _has_parts(checkpoint.params) else WEIGHTS
@@ -107,10 +112,10 @@ def export_checkpoint(
 ) -> int:
     """Save `checkpoint` densely, as a folder that other libraries read without lpjax.
 
-    Each `LowRank` weight is multiplied in double precision and rounded to its dtype; all other weights stay bit for
-    bit. PyTorch's `AutoModel….from_pretrained` loads the folder without a missing or unexpected key, if the weights are
-    those of its class; Flax classes load the format "msgpack" so. XLNet never had a Flax class: its tree is lpjax's
-    own. It needs memory for one dense weight at a time.
+    Each `LowRank` weight is multiplied, and each `Quantized` weight expanded, in double precision and rounded to its
+    dtype; all other weights stay bit for bit. PyTorch's `AutoModel….from_pretrained` loads the folder without a missing
+    or unexpected key, if the weights are those of its class; Flax classes load the format "msgpack" so. XLNet never had
+    a Flax class: its tree is lpjax's own. It needs memory for one dense weight at a time.
 
     Args:
         checkpoint: what to export, dense or factored.
@@ -156,7 +161,9 @@ def _checked_pairs(checkpoint: Checkpoint) -> list[tuple[str, Any]]:
     strange = [f"{name} ({array.dtype})" for name, array in pairs if np.dtype(array.dtype) not in DTYPES.values()]
     if strange:
         raise ValueError(f"`params` holds weights in a format that files do not have: {', '.join(strange)}")
-    check_finite(pairs, "`params`")
+    check_finite(
+        ((part_name(name, part), array) for name, leaf in pairs for part, array in parts_of(leaf).items()), "`params`"
+    )
     repeated = sorted(checkpoint.extra.keys() & {name for name, _ in pairs})
     if repeated:
         raise ValueError(f"`checkpoint.extra` holds names of the net's own weights: {listed(repeated)}")
@@ -267,11 +274,12 @@ def _config_text(checkpoint: Checkpoint, int8: bool = False) -> str:
         data["label2id"] = {name: int(i) for i, name in data["id2label"].items()}
     compressed = _has_parts(checkpoint.params)
     if checkpoint.compression is not None or compressed:
-        fresh = (FACTORS, WEIGHTS_KEY, "ranks")
+        fresh = (FACTORS, WEIGHTS_KEY, RANKS, QUANTIZED)
         known = {key: value for key, value in (checkpoint.compression or {}).items() if key not in fresh}
         known |= {FACTORS: INT8} if int8 else {}
         known |= {WEIGHTS_KEY: FACTORED_WEIGHTS} if compressed else {}
-        data[BLOCK] = {"version": __version__, **known, "ranks": lowrank_ranks(checkpoint.params)}
+        known |= {QUANTIZED: groups} if (groups := quantized_groups(checkpoint.params)) else {}
+        data[BLOCK] = {"version": __version__, **known, RANKS: lowrank_ranks(checkpoint.params)}
     return json_text(data)
 
 

@@ -16,9 +16,13 @@ BLOCK = "lpjax"
 """Key of config.json under which a compressed checkpoint says how it was made."""
 WEIGHTS_KEY = "weights"
 """Key of that block: the name of the file of the weights."""
+RANKS = "ranks"
+"""Key of that block: the rank of each factored weight, by path."""
+QUANTIZED = "quantized"
+"""Key of that block: how many numbers share a scale, for each quantized weight or factor, by path."""
 FACTORED_WEIGHTS = "lpjax.safetensors"
-"""Weights of which some are factors. No other library reads a file of this name: it would load the dense weights and
-initialize the others at random."""
+"""Weights of which some are factored or quantized. No other library reads a file of this name: it would load the dense
+weights and initialize the others at random."""
 
 
 @dataclasses.dataclass(frozen=True)

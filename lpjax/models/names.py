@@ -286,7 +286,7 @@ class NameTable:
             if weight.name not in found:
                 continue
             parts = found[weight.name]
-            kind = kind_with(parts)
+            kind = kind_with({part: tensor for part, (_, tensor) in parts.items()})
             first, tensor = next(parts[part] for part in kind.parts if part in parts)
             others = [given for part, (given, _) in parts.items() if part not in kind.parts]
             misfits.duplicate += [f"{given} (also {first})" for given in others]

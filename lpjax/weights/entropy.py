@@ -313,6 +313,8 @@ def _unpack_raw(symbols: np.ndarray, words: np.ndarray, least: int) -> np.ndarra
     if len(words) != max(least, -(-total // 16)):
         raise ValueError("its signs are cut off, or it is longer than its codes take")
     bits = np.unpackbits(words.astype("<u2").view(np.uint8), bitorder="little")
+    if bits[total:].any():
+        raise ValueError("it does not end with zeros")
     values = np.where(kept < _DIRECT, kept, (8 + (kept - _DIRECT) % 8) << low)
     for place in range(1, int(low.max(initial=0)) + 1):
         here = low >= place

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float, Integer
 
 from lpjax._repr import short_repr
+from lpjax.weights.quantized import Quantized
 from lpjax.weights.sparse import Sparse
 
 if TYPE_CHECKING:
@@ -95,12 +96,21 @@ class LowRank:
 
     def blocks(self, height: int) -> Iterator[tuple[int, np.ndarray]]:
         """(first row, rows) of the dense matrix, on the host and in double precision, `height` rows at a time."""
-        left, right = np.asarray(self.left), np.asarray(self.right).astype(np.float64)
-        for start in range(0, len(left), height):
-            rows = left[start : start + height].astype(np.float64) @ right
+        right = np.concatenate([rows for _, rows in _blocks(self.right, height)])
+        for start, left in _blocks(self.left, height):
+            rows = left @ right
             if self.sparse is not None:
                 rows += self.sparse.rows(start, start + len(rows), rows.shape[1])
             yield start, rows
+
+
+def _blocks(factor: Any, height: int) -> Iterator[tuple[int, np.ndarray]]:
+    """As `LowRank.blocks`, of an array or a quantized matrix."""
+    if isinstance(factor, Quantized):
+        yield from factor.blocks(height)
+    else:
+        rows = np.asarray(factor)
+        yield from ((start, rows[start : start + height].astype(np.float64)) for start in range(0, len(rows), height))
 
 
 def is_lowrank(leaf: Any) -> bool:

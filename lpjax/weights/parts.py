@@ -1,15 +1,19 @@
 """The table of kinds of weights: the arrays that each consists of, and how these are named, written, read and checked.
 
 In a file, a dense weight N is one array, N; any other kind has several, such as `N.left` and `N.right`. A new kind of
-weight is a class with `shape`, `dtype` and `blocks` as `LowRank` has them, and an entry here.
+weight is a class with `shape`, `dtype` and `blocks` as `LowRank` has them, and an entry here. A quantized matrix may
+stand in the place of an array, so that factors may have parts of their own: `N.left.codes` and `N.left.scales`
+(`lpjax.weights.coded`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from lpjax.weights.coded import Coded
 from lpjax.weights.low_rank import LowRank
+from lpjax.weights.quantized import Quantized
 from lpjax.weights.sparse import Sparse, fault_of
 
 
@@ -66,7 +70,15 @@ DENSE = Kind(
     join=lambda array: array,
     transpose=lambda array: (array.T,),
 )
+QUANTIZED = Kind(
+    parts=("",),
+    holds=lambda leaf: isinstance(leaf, Quantized | Coded),
+    split=lambda leaf: (leaf,),
+    join=lambda matrix: matrix,
+    transpose=lambda matrix: (matrix.T,),
+)
 KINDS = {
+    "quantized": QUANTIZED,
     "low rank": Kind(
         parts=("left", "right"),
         holds=lambda leaf: isinstance(leaf, LowRank) and leaf.sparse is None,
@@ -94,20 +106,32 @@ def kind_of(leaf: Any) -> Kind:
     return next((kind for kind in KINDS.values() if kind.holds(leaf)), DENSE)
 
 
-def kind_with(parts: Collection[str]) -> Kind:
-    """The kind of a weight of which `parts`, one name or more, were found.
+def kind_with(parts: Mapping[str, Any]) -> Kind:
+    """The kind of a weight of which `parts`, one array or more by name, were found.
 
     It has all of them; if no kind has, it is the first that has one of them.
     """
+    if parts.keys() == {""}:
+        return kind_of(parts[""])
     kinds = (DENSE, *KINDS.values())
     whole = (kind for kind in kinds if set(parts) <= set(kind.parts))
     return next(whole, None) or next(kind for kind in kinds if set(parts) & set(kind.parts))
 
 
 def parts_of(leaf: Any) -> dict[str, Any]:
-    """The arrays of a leaf by the names of their parts; {"": leaf} for a dense one."""
+    """The arrays of a leaf by the names of their parts, such as "left.scales"; {"": leaf} for a dense one.
+
+    Those of a quantized matrix are scales, steps and order, and the packed codes of each run: "codes.0", …
+    """
+    if isinstance(leaf, Quantized):
+        arrays = {"scales": leaf.scales, "steps": leaf.steps, "order": leaf.order}
+        runs = {f"codes.{number}": run for number, run in enumerate(leaf.codes or ())}
+        return {part: array for part, array in (arrays | runs).items() if array is not None}
     kind = kind_of(leaf)
-    return dict(zip(kind.parts, kind.split(leaf), strict=True))
+    pairs = zip(kind.parts, kind.split(leaf), strict=True)
+    if kind.parts == ("",):
+        return dict(pairs)
+    return {part_name(part, inner): array for part, whole in pairs for inner, array in parts_of(whole).items()}
 
 
 def part_name(name: str, part: str) -> str:

@@ -1,0 +1,185 @@
+"""`Coded`: a quantized matrix as files have it, its codes entropy coded."""
+
+from __future__ import annotations
+
+import dataclasses
+import struct
+import zlib
+from collections.abc import Mapping
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from lpjax.weights.entropy import coded_shape, decode_codes, encode_codes
+from lpjax.weights.quantized import BITS, Quantized
+
+_HEADER = struct.Struct("<4sBBBxI")
+_MAGIC = b"LPW\x01"  # the last byte is the version
+_FEWEST = 255  # stands for the bits of a matrix that has the fewest for each position
+_DTYPES = tuple(map(np.dtype, (np.float32, np.float16, ml_dtypes.bfloat16, np.float64)))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Coded:
+    """A `Quantized` matrix that is not decoded; its shape is known, so that it can be checked before.
+
+    Attributes:
+        codes: a header (axis, bits, dtype, group) and the stream of `entropy.encode_codes`, uint8.
+        scales: (lines, groups); or of float16 compressed by zlib, uint8, if that is smaller.
+        steps: (length,), the same; None for ones.
+        transposed: whether it stands for the transpose of the matrix that was coded.
+    """
+
+    codes: np.ndarray
+    scales: np.ndarray
+    steps: np.ndarray | None = None
+    transposed: bool = False
+
+    @classmethod
+    def of(cls, quantized: Quantized) -> Coded:
+        """`quantized`, coded."""
+        bits = quantized.runs[0][0] if len(quantized.runs) == 1 else _FEWEST
+        header = _HEADER.pack(_MAGIC, quantized.axis, bits, _DTYPES.index(quantized.dtype), quantized.group)
+        codes = np.concatenate([np.frombuffer(header, np.uint8), encode_codes(np.asarray(quantized.unpacked()))])
+        steps = None if quantized.steps is None else _compressed(quantized.steps)
+        return cls(codes, _compressed(quantized.scales), steps)
+
+    @classmethod
+    def recognises(cls, codes: Any) -> bool:
+        """Whether an array of a file begins as codes do."""
+        return codes.dtype == np.uint8 and codes.ndim == 1 and codes[:3].tobytes() == _MAGIC[:3]
+
+    @property
+    def parts(self) -> dict[str, np.ndarray]:
+        """Its arrays by name, as in a file."""
+        parts = {"codes": self.codes, "scales": self.scales}
+        return parts if self.steps is None else parts | {"steps": self.steps}
+
+    @property
+    def T(self) -> Coded:
+        """The transpose, with the same arrays."""
+        return dataclasses.replace(self, transposed=not self.transposed)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Shape of the matrix."""
+        lines, length = coded_shape(self.codes[_HEADER.size :])
+        return (lines, length) if self._axis else (length, lines)
+
+    @property
+    def ndim(self) -> int:
+        """Number of dimensions of the matrix."""
+        return 2
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Dtype of the expanded matrix."""
+        return _DTYPES[self._header[2]]
+
+    @property
+    def _header(self) -> tuple[int, int, int, int]:
+        return _HEADER.unpack(self.codes[: _HEADER.size].tobytes())[1:]
+
+    @property
+    def _axis(self) -> int:
+        return self._header[0] ^ self.transposed
+
+    def check(self) -> None:
+        """Refuse what is no matrix, from headers and shapes alone.
+
+        Raises:
+            ValueError: a header is damaged, or scales or steps do not fit it.
+        """
+        if len(self.codes) < _HEADER.size:
+            raise ValueError(f"its codes have {len(self.codes)} bytes, fewer than a header")
+        if self.codes[3] != _MAGIC[3]:
+            raise ValueError(f"its codes are of version {self.codes[3]}, expected {_MAGIC[3]}")
+        axis, bits, dtype, group = self._header
+        if axis > 1 or bits not in (*BITS, _FEWEST) or dtype >= len(_DTYPES) or not group or self.codes[7]:
+            raise ValueError(f"its codes say axis {axis}, {bits} bits, dtype {dtype}, group {group}: damaged")
+        for name, array, shape in self._floats():
+            compressed = array.dtype == np.uint8 and array.ndim == 1
+            if not compressed and (array.shape != shape or array.dtype not in _DTYPES):
+                kind = f"{array.dtype} of shape {array.shape}"
+                raise ValueError(f"its {name} are {kind}, expected floating-point numbers {shape}")
+
+    def decoded(self) -> Quantized:
+        """The matrix, its codes packed.
+
+        Raises:
+            ValueError: as `check`, the codes are damaged, or scales or steps are not finite.
+        """
+        self.check()
+        _, bits, _, group = self._header
+        floats = {name: _expanded(name, array, shape) for name, array, shape in self._floats()}
+        codes = decode_codes(self.codes[_HEADER.size :])
+        fitting = {} if bits == _FEWEST else {"bits": bits}
+        zeros = np.zeros(floats["scales"].shape, np.float16)
+        quantized = Quantized.from_codes(codes, zeros, axis=self._axis, group=group, dtype=self.dtype, **fitting)
+        return dataclasses.replace(quantized, **floats)  # of another dtype than float16 perhaps
+
+    def _floats(self) -> list[tuple[str, np.ndarray, tuple[int, ...]]]:
+        """(name, array, shape) of scales, and of steps if there are any."""
+        lines, length = coded_shape(self.codes[_HEADER.size :])
+        floats = [("scales", self.scales, (lines, -(-length // self._header[3])))]
+        return floats if self.steps is None else [*floats, ("steps", self.steps, (length,))]
+
+
+def join_coded(tensors: Mapping[str, Any]) -> dict[str, Any]:
+    """The tensors of a file, with a `Coded` N in the place of `N.codes`, `N.scales` and `N.steps`.
+
+    Raises:
+        ValueError: codes lack their scales, or a matrix is refused by `Coded.check`.
+    """
+    joined = dict(tensors)
+    for given in tensors:
+        name = given.removesuffix(".codes")
+        if name == given or not Coded.recognises(tensors[given]):
+            continue
+        if f"{name}.scales" not in tensors:
+            raise ValueError(f"{given} has no {name}.scales beside it")
+        if name in tensors:
+            raise ValueError(f"{given} stands beside {name}, expected one of them")
+        coded = Coded(joined.pop(given), joined.pop(f"{name}.scales"), joined.pop(f"{name}.steps", None))
+        try:
+            coded.check()
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
+        joined[name] = coded
+    return joined
+
+
+def split_coded(pairs: list[tuple[str, Any]]) -> list[tuple[str, Any]]:
+    """The inverse of `join_coded`: (name, array) pairs of a file, for pairs of which some are `Quantized`."""
+    return [
+        (f"{name}.{part}", array) if part else (name, array)
+        for name, weight in pairs
+        for part, array in (Coded.of(weight).parts if isinstance(weight, Quantized) else {"": weight}).items()
+    ]
+
+
+def _compressed(floats: Any) -> np.ndarray:
+    """Float16 compressed by zlib if that is smaller, as scales by counts of tokens are, of which many are equal."""
+    floats = np.asarray(floats)
+    if floats.dtype != np.float16:
+        return floats
+    deflated = zlib.compress(floats.astype("<f2").tobytes(), 9)
+    return np.frombuffer(deflated, np.uint8) if len(deflated) < 0.9 * floats.nbytes else floats
+
+
+def _expanded(name: str, array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """The inverse of `_compressed`, for finite numbers of this shape."""
+    if array.dtype == np.uint8:
+        expected = 2 * int(np.prod(shape))
+        decompressor = zlib.decompressobj()
+        try:
+            content = decompressor.decompress(np.ascontiguousarray(array).data, expected + 1)
+        except zlib.error as error:
+            raise ValueError(f"its {name} are damaged: {error}") from error
+        if len(content) != expected or not decompressor.eof or decompressor.unused_data:
+            raise ValueError(f"its {name} are damaged: expected {expected} bytes")
+        array = np.frombuffer(content, "<f2").reshape(shape)
+    if not np.isfinite(array).all():
+        raise ValueError(f"its {name} hold NaN or infinity")
+    return array
