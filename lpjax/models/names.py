@@ -197,7 +197,7 @@ class NameTable:
 
         The groups in `groups` are required besides the base. Base weights are accepted with and without the prefix.
         The tree holds the base model under `prefix` if the file has the prefix or a head, else at the root. A weight
-        that is not dense is made of its parts (`lpjax.weights.parts`). Leaves are views of the tensors. If anything
+        that is not dense is made of its parts (`lpjax/weights/parts.py`). Leaves are views of the tensors. If anything
         does not fit, the tree is empty.
         """
         misfits = Misfits()

@@ -3,7 +3,7 @@
 In a file, a dense weight N is one array, N; any other kind has several, such as `N.left` and `N.right`. A new kind of
 weight is a class with `shape`, `dtype` and `blocks` as `LowRank` has them, and an entry here. A quantized matrix may
 stand in the place of an array, so that factors may have parts of their own: `N.left.codes` and `N.left.scales`
-(`lpjax.weights.coded`).
+(`Coded`).
 """
 
 from __future__ import annotations
