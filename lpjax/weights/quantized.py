@@ -169,6 +169,10 @@ class Quantized:
         """All codes, in the order of positions; also under jit."""
         return self._unpacked(jnp)
 
+    def host_codes(self) -> Integer[np.ndarray, "*batch lines length"]:
+        """`unpacked` by NumPy, which compiles nothing."""
+        return jax.tree.map(np.asarray, self)._unpacked(np)
+
     def dense(self) -> Float[Array, "*batch n d"]:
         """The matrix, expanded; a large one a block of lines at a time."""
         lines = self._map_lines(lambda line: line) if self._large else self._lines(jnp, self.dtype)
