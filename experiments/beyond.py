@@ -60,7 +60,7 @@ from lpjax.models.taps import TappedWeight, Taps, _moment, _tell
 from lpjax.pipeline.outputs import Embedding, hidden_and_outputs
 from lpjax.select import select_paths
 from lpjax.weighting.statistics import Calibration
-from lpjax.weights.low_rank import matmul
+from lpjax.weights.dispatch import matmul
 
 RESULTS = Path(__file__).parent / "results" / "beyond.json"
 SEED = 0

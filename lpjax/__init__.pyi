@@ -44,6 +44,7 @@ from lpjax.compression import compress as compress
 from lpjax.compression import Compressed as Compressed
 from lpjax.compression import LayerRecord as LayerRecord
 from lpjax.weights import LowRank as LowRank
+from lpjax.weights import Quantized as Quantized
 from lpjax.weights import densify as densify
 from lpjax.weights import matmul as matmul
 from lpjax.weights import take_rows as take_rows

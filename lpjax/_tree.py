@@ -1,4 +1,4 @@
-"""Parameter trees: leaves and their paths, keys joined by "/"; a `LowRank` is one leaf."""
+"""Parameter trees: leaves and their paths, keys joined by "/"; a `LowRank` or `Quantized` is one leaf."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from typing import Any
 
 import jax
 
-from lpjax.weights.low_rank import is_lowrank
+from lpjax.weights.dispatch import is_weight
 
 MAX_DEPTH = 32
 """Keys of a path in a file at most; parameter trees come nowhere near."""
 
 
 def leaves_with_paths(params: Any) -> list[tuple[str, Any]]:
-    """(path, leaf) of every array or `LowRank` in a pytree, in the order of its leaves."""
-    leaves, _ = jax.tree_util.tree_flatten_with_path(params, is_leaf=is_lowrank)
+    """(path, leaf) of every array, `LowRank` or `Quantized` in a pytree, in the order of its leaves."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(params, is_leaf=is_weight)
     return [(jax.tree_util.keystr(path, simple=True, separator="/"), leaf) for path, leaf in leaves]
 
 
@@ -25,7 +25,7 @@ def replace_leaves(params: Any, leaves: Mapping[str, Any]) -> Any:
     def swap(path: Any, leaf: Any) -> Any:
         return leaves.get(jax.tree_util.keystr(path, simple=True, separator="/"), leaf)
 
-    return jax.tree_util.tree_map_with_path(swap, params, is_leaf=is_lowrank)
+    return jax.tree_util.tree_map_with_path(swap, params, is_leaf=is_weight)
 
 
 def walk(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:

@@ -14,6 +14,7 @@ import numpy as np
 from lpjax._check import check_share
 from lpjax._tree import leaves_with_paths
 from lpjax.models import ARCHITECTURES
+from lpjax.weights.dispatch import is_quantized
 from lpjax.weights.low_rank import LowRank
 
 Pattern: TypeAlias = str | re.Pattern[str] | Callable[[str, Any], bool]
@@ -140,11 +141,26 @@ def matrix_views(
     """path -> (leaf, its view) of leaves that are matrices or stacks of them.
 
     Raises:
-        ValueError: as `axes_of_leaves`.
+        ValueError: as `axes_of_leaves` and `require_unquantized`.
     """
     leaves = dict(leaves_with_paths(params))
-    axes = axes_of_leaves(leaves, input_axes)
+    axes, paths = axes_of_leaves(leaves, input_axes), list(paths)
+    require_unquantized({path: leaves[path] for path in paths})
     return {path: (leaves[path], matrix_view(leaves[path], axes.get(path, (0, 1)))) for path in paths}
+
+
+def require_unquantized(leaves: Mapping[str, Any]) -> None:
+    """Refuse quantized weights, which cannot be factored.
+
+    Raises:
+        ValueError: naming them.
+    """
+    if quantized := [path for path, leaf in leaves.items() if is_quantized(leaf)]:
+        raise ValueError(
+            f"`select` matches quantized weights: {', '.join(quantized[:5])}{', …' if len(quantized) > 5 else ''}; "
+            "expected floating-point numbers: compress the net before it is quantized, or expand them by "
+            "`lpjax.densify`"
+        )
 
 
 def axes_of_leaves(leaves: Mapping[str, Any], input_axes: InputAxes | None) -> dict[str, tuple[int, int]]:

@@ -24,7 +24,8 @@ pytest_plugins = ["tests.helpers.compressed"]
 # Shapes in signatures are checked at run time, under the tests only; not where a function checks its arguments
 # itself, for there the tests want its own message.
 _MODULES = ["rows", "geometry", "prox", "solution", "spectrum", "start"]
-_CHECKED = ["lpjax.weights.low_rank", *(f"lpjax.solvers._core.{name}" for name in _MODULES)]
+_CHECKED = [f"lpjax.weights.{name}" for name in ("dispatch", "low_rank", "quantized")]
+_CHECKED += [f"lpjax.solvers._core.{name}" for name in _MODULES]
 _CHECKED += [f"lpjax.models.{name}" for name in ("bert", "distilbert", "layers", "roberta", "taps", "xlnet")]
 _CHECKED += ["lpjax.pipeline._stages", "lpjax.pipeline.outputs"]
 _hook = install_import_hook(_CHECKED, "beartype.beartype")

@@ -36,7 +36,7 @@ from lpjax.compression.defaults import (
 )
 from lpjax.compression.latency import BreakEven
 from lpjax.compression.plan import Choice, Costs, Plan
-from lpjax.select import Select, in_group, max_rank, select_paths
+from lpjax.select import Select, in_group, max_rank, require_unquantized, select_paths
 from lpjax.weighting.metric import UNWEIGHTED, Metrics
 from lpjax.weighting.statistics import Calibration
 from lpjax.weighting.weightings import (
@@ -288,8 +288,9 @@ def _within(
     """The leaves that a pair makes cheaper, and their total cost at most.
 
     Raises:
-        ValueError: their smallest pairs cost more.
+        ValueError: their smallest pairs cost more, or some are quantized.
     """
+    require_unquantized({path: tree[path] for path in paths})
     smaller = [_leaf(path, tree[path], of, multiple, break_even) for path in paths]
     leaves = [leaf for leaf in smaller if leaf is not None and leaf.shrinks]
     chosen = {leaf.path for leaf in leaves}

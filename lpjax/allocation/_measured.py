@@ -14,7 +14,8 @@ from lpjax.allocation._budget import Leaf, Method, Option, choices_of, rank_of_s
 from lpjax.compression import compress
 from lpjax.compression.plan import Choice
 from lpjax.solvers import solver_named
-from lpjax.weights.low_rank import LowRank, densify
+from lpjax.weights.dispatch import densify
+from lpjax.weights.low_rank import LowRank
 
 Measure = Callable[[Any], float]
 

@@ -22,7 +22,8 @@ from lpjax._provenance import run_record
 from lpjax._tree import is_table, leaves_with_paths
 from lpjax.compression.timing import least_seconds
 from lpjax.select import Select, max_rank, select_paths
-from lpjax.weights.low_rank import LowRank, matmul, take_rows
+from lpjax.weights.dispatch import matmul, take_rows
+from lpjax.weights.low_rank import LowRank
 
 if TYPE_CHECKING:
     from lpjax.compression.record import LayerRecord

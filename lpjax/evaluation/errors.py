@@ -12,7 +12,9 @@ from lpjax.checkpoint import Checkpoint, load_checkpoint
 from lpjax.checkpoint.source import find_model
 from lpjax.compression import Record
 from lpjax.inspection import singular_values
+from lpjax.weights.dispatch import is_weight
 from lpjax.weights.low_rank import LowRank
+from lpjax.weights.quantized import Quantized
 
 _ENTRIES = 2**20  # of a block in double precision
 
@@ -43,7 +45,7 @@ class Spectrum(NamedTuple):
     least: float | None
 
 
-def relative_errors(dense: Any, factors: LowRank, *, transpose: bool) -> Errors:
+def relative_errors(dense: Any, factors: LowRank | Quantized, *, transpose: bool) -> Errors:
     """Errors of `factors` with respect to the matrix it replaced, in double precision, one block of rows at a time.
 
     Args:
@@ -79,14 +81,15 @@ def cut_spectrum(values: np.ndarray, rank: int) -> Spectrum:
 
 
 def check_dense(checkpoint: Checkpoint, name: str) -> None:
-    """Refuse a checkpoint, called `name`, that is factored where the dense net is expected.
+    """Refuse a checkpoint, called `name`, that is factored or quantized where the dense net is expected.
 
     Raises:
-        ValueError: naming the first factored leaf.
+        ValueError: naming the first such leaf.
     """
-    factored = [path for path, leaf in walk(checkpoint.params) if isinstance(leaf, LowRank)]
-    if factored:
-        raise ValueError(f"{name} is factored itself, at {factored[0]}; expected the dense net as --baseline")
+    for path, leaf in walk(checkpoint.params):
+        if is_weight(leaf):
+            kind = "factored" if isinstance(leaf, LowRank) else "quantized"
+            raise ValueError(f"{name} is {kind} itself, at {path}; expected the dense net as --baseline")
 
 
 def load_dense(named: str | None, record: Record, smaller: Path) -> tuple[str, Checkpoint]:

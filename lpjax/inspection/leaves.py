@@ -27,6 +27,7 @@ from lpjax.models.names import NameTable
 from lpjax.select import InputAxes, Select, axes_of_leaves, rank_for, select_paths
 from lpjax.weights.low_rank import LowRank
 from lpjax.weights.parts import parts_of
+from lpjax.weights.quantized import Quantized, host_array
 
 Progress = Callable[[int, int, str], None]
 
@@ -47,7 +48,7 @@ def inspect_params(
     leaf and a square matrix of its smaller side.
 
     Args:
-        params: nested containers of arrays (NumPy or JAX) and `LowRank` pairs; not changed.
+        params: nested containers of arrays (NumPy or JAX) `LowRank` and `Quantized`; not changed.
         select: matrices to inspect, as for `select_paths`; by default all leaves, matrices or not.
         keep: shares of a matrix's parameters, each in (0, 1], for which to give ranks.
         rows: axis that holds the rows, "first", "last", or "auto", as for `compress`.
@@ -174,18 +175,30 @@ def _items(path: str, leaf: Any, axes: tuple[int, int] | None, rows: str, chosen
 
 
 def _parts(leaf: Any) -> tuple[Any, ...]:
-    """The leaf, or its two factors; the dense matrix for factors with single entries, which the factors lack."""
+    """The leaf, or its two factors; the dense matrix for factors with single entries, which the factors lack.
+
+    Quantized matrices are expanded, each time again: all leaves together would take the memory of the dense net.
+    """
+    if isinstance(leaf, Quantized):
+        return (host_array(leaf),)
     if not isinstance(leaf, LowRank):
         return (leaf,)
     if leaf.sparse is None:
-        return leaf.left, leaf.right
-    # Computed again each time: all leaves together would take the memory of the dense net.
+        return tuple(host_array(part) if isinstance(part, Quantized) else part for part in (leaf.left, leaf.right))
     wide = np.promote_types(leaf.left.dtype, np.float32)
     return (np.concatenate([rows.astype(wide) for _, rows in leaf.blocks(2048)]),)
 
 
 def _size(leaf: Any) -> int:
     return leaf.size if isinstance(leaf, LowRank) else math.prod(leaf.shape)
+
+
+def _format(part: Any) -> str:
+    """The dtype of an array, or the number of bits of codes."""
+    if not isinstance(part, Quantized):
+        return str(part.dtype)
+    bits = [bits for bits, _ in part.runs]
+    return f"{min(bits)}-bit" if min(bits) == max(bits) else f"{min(bits)} to {max(bits)}-bit"
 
 
 def _ranges(leaf: Any) -> tuple[Range, ...] | None:
@@ -200,7 +213,7 @@ def _record(item: _Item, keeps: tuple[float, ...]) -> LeafRecord:
     """The record of one leaf, without its share and its tied weights."""
     leaf, ranges = item.leaf, item.ranges
     stored = (leaf.left, leaf.right) if isinstance(leaf, LowRank) else (leaf,)
-    dtype = "/".join(dict.fromkeys(str(part.dtype) for part in stored))
+    dtype = "/".join(dict.fromkeys(map(_format, stored)))
     known: dict[str, Any] = {"rank": leaf.rank} if isinstance(leaf, LowRank) else {}
     if ranges is not None:
         arrays = tuple(map(np.asarray, _parts(leaf)))

@@ -18,8 +18,9 @@ from jaxtyping import Array, Float
 from lpjax._tree import is_table, replace_leaves, walk
 from lpjax.models.architecture import ARCHITECTURES, Architecture, architecture_of
 from lpjax.models.config import ModelConfig
-from lpjax.models.layers import NO_DROPOUT, Dropout, Inputs, at_least_float32, cast
-from lpjax.weights.low_rank import LowRank, densify, is_lowrank
+from lpjax.models.layers import NO_DROPOUT, Dropout, Inputs, at_least_float32
+from lpjax.weights.dispatch import cast, densify, is_weight
+from lpjax.weights.low_rank import LowRank
 
 _TOKENS = 1024  # at a time, on one CPU
 _INPUTS = ("input_ids", "attention_mask", "token_type_ids")
@@ -159,12 +160,12 @@ def device_params(params: Mapping[str, Any], dtype: DTypeLike | None = None, *, 
     kind = None if dtype is None else _dtype(dtype)
     if kind is None:
         return jax.tree.map(jnp.asarray, dict(params))
-    # Each `LowRank` as one leaf: the positions of single entries stay integers.
-    return jax.tree.map(lambda leaf: jax.tree.map(jnp.asarray, cast(leaf, kind)), dict(params), is_leaf=is_lowrank)
+    # Each weight as one leaf: indices and codes stay integers.
+    return jax.tree.map(lambda leaf: jax.tree.map(jnp.asarray, cast(leaf, kind)), dict(params), is_leaf=is_weight)
 
 
 def _to_expand(path: str, leaf: Any) -> bool:
-    return is_lowrank(leaf) and leaf.sparse is not None and not is_table(path)
+    return isinstance(leaf, LowRank) and leaf.sparse is not None and not is_table(path)
 
 
 def _dense(leaf: LowRank) -> Array:

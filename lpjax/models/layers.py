@@ -1,4 +1,4 @@
-"""The layers that encoders share, as pure functions; a weight may be dense, a `LowRank`, or a `TappedWeight` of either.
+"""The layers that encoders share, as pure functions; a weight may be of any kind, or a `TappedWeight`.
 
 Each function computes in the dtype of its input and casts the weights to it; layer normalization and softmax
 are computed in float32 at least. Shapes are written (batch, length, hidden).
@@ -17,14 +17,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from lpjax.models.taps import TappedWeight
-from lpjax.weights.low_rank import LowRank, matmul, matmul_transposed, take_rows
-
-
-def cast(weight: Any, dtype: Any) -> Any:
-    """`weight`, dense or `LowRank`, numpy or jax, as jax arrays of `dtype`."""
-    if isinstance(weight, LowRank):
-        return weight.astype(dtype)
-    return jnp.asarray(weight).astype(dtype)
+from lpjax.weights.dispatch import cast, is_weight, matmul, matmul_transposed, take_rows
 
 
 def at_least_float32(dtype: Any) -> Any:
@@ -90,7 +83,7 @@ def embed(ids: Int[Array, "batch length"], params: Mapping[str, Any], dtype: Any
     table, ids = params["embedding"], jnp.asarray(ids)
     if isinstance(table, TappedWeight):
         return table.take(ids).astype(dtype)
-    if isinstance(table, LowRank):
+    if is_weight(table):
         return take_rows(cast(table, dtype), ids)
     # Gather before the cast: only the rows in use are cast, not the whole table.
     return take_rows(jnp.asarray(table), ids).astype(dtype)

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from lpjax.weights.low_rank import LowRank, matmul, matmul_transposed, take_rows
+from lpjax.weights.dispatch import Weight, cast, is_weight, matmul, matmul_transposed, take_rows
 
 
 @jax.tree_util.register_dataclass
@@ -63,13 +63,13 @@ class TappedWeight:
     """A weight with statistics taps.
 
     Attributes:
-        weight: dense or a `LowRank`.
+        weight: of any kind.
         taps: the sums to report.
         tokens: 1 for tokens that count, 0 for padding.
         places: 1 for places that count, 0 for padding, if a head reads some tokens only, other ones in each text.
     """
 
-    weight: Array | LowRank
+    weight: Weight
     taps: Taps
     tokens: Float[Array, "batch length"]
     places: Float[Array, "batch places"] | None = None
@@ -82,7 +82,7 @@ class TappedWeight:
         x = _report(x, taps.mean, _sum, seen, tokens)
         x = _report(x, taps.magnitude, _sum, jnp.abs(seen), tokens)
         x = _report(x, taps.tokens, jnp.sum, tokens)
-        product: Any = matmul(x, _as(x.dtype, self.weight))
+        product: Any = matmul(x, cast(self.weight, x.dtype))
         product = _report_backward(product, taps.outputs, _moment_of_gradients, tokens)
         return _report_backward(product, taps.fisher, _fisher, tokens, seen)
 
@@ -90,8 +90,8 @@ class TappedWeight:
         """Rows `ids` of the weight."""
         taps, dtype = self.taps, self.tokens.dtype
         # Wide before any tap, as `embed` does: float16 would lose small gradients.
-        if isinstance(self.weight, LowRank):
-            found: Any = take_rows(self.weight.astype(dtype), ids)
+        if is_weight(self.weight):
+            found: Any = take_rows(cast(self.weight, dtype), ids)
         else:
             found = take_rows(jnp.asarray(self.weight), ids).astype(dtype)
         tokens = self._counted(found)
@@ -106,7 +106,7 @@ class TappedWeight:
         seen = jax.lax.stop_gradient(x).astype(counted.dtype)
         x = _report(x, taps.places, jnp.sum, counted)
         x = _report(x, taps.decoder, _moment, seen, counted)
-        product: Any = matmul_transposed(x, _as(x.dtype, self.weight))
+        product: Any = matmul_transposed(x, cast(self.weight, x.dtype))
         product = _report_backward(product, taps.decoded, _squares_of_words, counted)
         weights = counted * jnp.sum(seen**2, axis=-1)
         return _report_backward(product, taps.decoded_gradients, _squares_of_words, weights)
@@ -123,11 +123,7 @@ class TappedWeight:
         return jnp.ones(x.shape[:2], self.tokens.dtype)
 
 
-def _as(dtype: Any, weight: Any) -> Any:
-    return (weight if isinstance(weight, LowRank) else jnp.asarray(weight)).astype(dtype)
-
-
-def _report(x: Any, tap: Any, summary: Callable[..., Array], *given: Array) -> Any:
+def _report(x: Any, tap: Any, summary: Callable[..., Array], *given: Any) -> Any:
     """x; the gradient with respect to `tap`, unless that is None, is `summary(*given)`."""
     return x if tap is None else _tell(x, tap, summary(*given))
 

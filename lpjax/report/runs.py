@@ -19,7 +19,7 @@ from lpjax.compression.record import Record, record_of
 from lpjax.evaluation.errors import Errors, Spectrum, check_dense, cut_spectrum, relative_errors, spectrum_of
 from lpjax.evaluation.latency import Latency
 from lpjax.inspection import Kind, kinds_of
-from lpjax.weights.low_rank import is_lowrank
+from lpjax.weights.dispatch import is_weight
 
 Scores = dict[str, float | None]
 """Scores by name; None for a score that is not finite."""
@@ -183,7 +183,7 @@ def compare(run: Run, dense: Checkpoint, name: str, spectra: dict[str, np.ndarra
         layer.spectrum = cut_spectrum(spectra[path], layer.record.rank)
         if layer.record.nnz:
             layer.spectrum = layer.spectrum._replace(least=None)  # single entries can go below it
-    changed = [path for path, leaf in leaves.items() if not is_lowrank(leaf) and not np.array_equal(leaf, whole[path])]
+    changed = [path for path, leaf in leaves.items() if not is_weight(leaf) and not np.array_equal(leaf, whole[path])]
     if changed:
         run.notes.append(
             f"{len(changed)} weights that are not factored differ from those of {name}, such as {changed[0]}. The net "

@@ -21,6 +21,7 @@ from lpjax.glue.labels import output_labels
 from lpjax.glue.metrics import score
 from lpjax.training.classifier import for_texts, moved_compression, starting_weights
 from lpjax.training.fit import CommonSettings, Problem, Progress, fingerprint, fit, updates_per_epoch
+from lpjax.weights.dispatch import with_scales
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,7 +111,8 @@ def finetune(
     """Fine-tune a net on a task by AdamW, and keep the weights of the best evaluation.
 
     A base model gets a new head (see `with_head`), and so does a net whose head has the labels of another task; a head
-    of this task keeps its order of labels. Factored weights stay factored: their factors are trained. Two runs with the
+    of this task keeps its order of labels. Factored weights stay factored: their factors are trained. Quantized ones
+    keep their codes: their scales and steps are trained, and rounded to float16 for every evaluation. Two runs with the
     same settings, on the same machine and number of devices, give the same weights, even if one was interrupted: order,
     dropout and head depend only on the seed and the number of the update.
 
@@ -147,7 +149,14 @@ def finetune(
     )
 
     def evaluate(params: Any) -> Mapping[str, float]:
-        logits = predict(params, config, held, batch_size=settings.batch_size, dtype=settings.dtype, mesh=mesh)
+        logits = predict(
+            with_scales(params, np.float16),
+            config,
+            held,
+            batch_size=settings.batch_size,
+            dtype=settings.dtype,
+            mesh=mesh,
+        )
         return score(task, to_predictions(logits.values, dev, config_json), dev.labels)
 
     per_epoch = updates_per_epoch(learn, settings)
@@ -174,7 +183,10 @@ def finetune(
     assert run.log.best is not None  # there is an evaluation at the last update
     return Finetuned(
         checkpoint=dataclasses.replace(
-            checkpoint, params=run.best, config_json=config_json, compression=moved_compression(checkpoint)
+            checkpoint,
+            params=with_scales(run.best, np.float16),
+            config_json=config_json,
+            compression=moved_compression(checkpoint),
         ),
         best=run.log.curve[run.log.best],
         curve=tuple(run.log.curve),

@@ -199,7 +199,9 @@ def _common_outputs(smaller: Checkpoint, dense: Checkpoint) -> Outputs:
 
 def _as_stored(params: Any, before: Any) -> Any:
     """`params` in the dtypes of `before`: a net in half precision is trained in float32 and saved in half precision."""
-    return jax.tree.map(lambda x, old: x if x.dtype == old.dtype else x.astype(old.dtype), params, before)
+    pairs = zip(jax.tree.leaves(params), jax.tree.leaves(before), strict=True)
+    leaves = [x if x.dtype == old.dtype else x.astype(old.dtype) for x, old in pairs]
+    return jax.tree.unflatten(jax.tree.structure(before), leaves)  # with its dtypes of quantized matrices
 
 
 class _Teacher(NamedTuple):

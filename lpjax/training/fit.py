@@ -24,6 +24,7 @@ from lpjax.data.batching import Batch, Tokens, shuffled
 from lpjax.models import ModelConfig, device_params
 from lpjax.training.snapshot import Log, load_state, save_state
 from lpjax.training.step import Schedule, TrainState, begin, loss_sum, make_optimizer, train_step
+from lpjax.weights.dispatch import with_scales
 
 _SLOWER = 1 / 3  # factor of the learning rate at each restart
 
@@ -158,7 +159,7 @@ def fit(
     total = settings.epochs * per_epoch
     schedule = Schedule(settings.learning_rate, min(round(settings.warmup * total), total - 1), total)
     optimizer = make_optimizer(settings.weight_decay, settings.clip, problem.config.no_decay)
-    state = begin(device_params(params, jnp.float32), optimizer)
+    state = begin(with_scales(device_params(params, jnp.float32), jnp.float32), optimizer)
     # The best is kept on the host: there is no room for a second copy on the devices.
     about = problem.about | {"net": problem.config.to_json(), "settings": dataclasses.asdict(settings)}
     run = Run(state, jax.device_get(state if restarts else state.params), Log(about))

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 
 from lpjax.models import ModelConfig, classify
 from lpjax.models.layers import at_least_float32
-from lpjax.weights.low_rank import floats_of, is_lowrank, with_places
+from lpjax.weights.dispatch import floats_of, is_weight, with_places
 from lpjax.weights.parts import parts_of
 
 Params = dict[str, Any]
@@ -50,9 +50,9 @@ def _as_dicts(tree: Any) -> Any:
     """`tree` with {"left", "right", …} for each `LowRank`: optimizers replace leaves by what is not an array."""
 
     def plain(leaf: Any) -> Any:
-        return {name: part for name, part in parts_of(leaf).items() if part is not None} if is_lowrank(leaf) else leaf
+        return {name: part for name, part in parts_of(leaf).items() if part is not None} if is_weight(leaf) else leaf
 
-    return jax.tree.map(plain, tree, is_leaf=is_lowrank)
+    return jax.tree.map(plain, tree, is_leaf=is_weight)
 
 
 def decays(params: Mapping[str, Any], no_decay: frozenset[str]) -> Any:

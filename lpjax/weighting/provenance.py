@@ -14,7 +14,7 @@ from lpjax._provenance import run_record
 from lpjax._tree import walk
 from lpjax.checkpoint import Checkpoint
 from lpjax.weighting.statistics import Calibration
-from lpjax.weights.low_rank import is_lowrank
+from lpjax.weights.dispatch import is_weight
 
 
 def with_provenance(
@@ -71,5 +71,5 @@ def check_same_net(calibration: Calibration, checkpoint: Checkpoint, name: objec
 
 def _checksums(params: Any, paths: Collection[str]) -> dict[str, int]:
     """CRC-32 of the dense matrices at `paths`, as far as the tree has them."""
-    dense = {path: leaf for path, leaf in walk(params) if path in paths and not is_lowrank(leaf)}
+    dense = {path: leaf for path, leaf in walk(params) if path in paths and not is_weight(leaf)}
     return {path: zlib.crc32(np.ascontiguousarray(leaf).view(np.uint8).data) for path, leaf in dense.items()}

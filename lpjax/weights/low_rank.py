@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Integer
+from jaxtyping import Array, Float
 
 from lpjax._repr import short_repr
-from lpjax.weights.quantized import Quantized
+from lpjax.weights.quantized import Quantized, expanded
 from lpjax.weights.sparse import Sparse
 
 if TYPE_CHECKING:
-    Left = Float[Array | np.ndarray, "*batch n rank"]
-    Right = Float[Array | np.ndarray, "*batch rank d"]
+    Left = Float[Array | np.ndarray, "*batch n rank"] | Quantized
+    Right = Float[Array | np.ndarray, "*batch rank d"] | Quantized
     Entries = Sparse | None
 else:  # what tree functions put there may be anything: shapes, None, marks of a checkpointer
     Left = Right = Entries = Any
@@ -30,8 +30,9 @@ class LowRank:
     """The weight `left @ right`, kept as its two factors, plus single entries if there are any.
 
     A registered pytree, so jit, vmap, tree_map and optimizers see two arrays where there was one. Leading
-    dimensions, if any, are batch dimensions (a stack of layers, or under vmap). With single entries there are five
-    arrays, two of which hold indices: `floats_of` leaves these out, for gradients, and `astype` does not convert them.
+    dimensions, if any, are batch dimensions (a stack of layers, or under vmap). Either factor may be `Quantized`. With
+    single entries there are five arrays, two of which hold indices: `floats_of` leaves these out, for gradients, and
+    `astype` does not convert them.
 
     Attributes:
         left: shape (..., in, rank).
@@ -51,7 +52,18 @@ class LowRank:
 
     def __rmatmul__(self, x: Any) -> Array:
         """`x @ self`, so that a model that ties its head by `x @ embedding.T` need not change."""
-        return matmul(jnp.asarray(x), self)
+        x = jnp.asarray(x)
+        if self.sparse is None:
+            return (x @ self.left) @ self.right
+        n, d = self.shape
+        if math.prod(x.shape[:-1]) * (n + d) > n * d:
+            return x @ self.multiplied()
+        return (x @ self.left) @ self.right + x @ self.sparse.dense(d)
+
+    def multiplied(self, precision: Any = None) -> Array:
+        """The dense matrix (..., in, out), at a precision of `jax.numpy.matmul`."""
+        product = jnp.matmul(expanded(self.left), expanded(self.right), precision=precision)
+        return product if self.sparse is None else product + self.sparse.dense(self.shape[-1])
 
     @property
     def T(self) -> LowRank:
@@ -72,7 +84,7 @@ class LowRank:
     @property
     def dtype(self) -> jnp.dtype:
         """Common dtype of the factors."""
-        return jnp.result_type(self.left, self.right)
+        return jnp.result_type(self.left.dtype, self.right.dtype)
 
     @property
     def rank(self) -> int:
@@ -85,13 +97,21 @@ class LowRank:
         return self.left.size + self.right.size + (0 if self.sparse is None else self.sparse.size)
 
     @property
+    def nbytes(self) -> int:
+        """Bytes of the arrays that are stored."""
+        return sum(leaf.nbytes for leaf in jax.tree.leaves(self))
+
+    @property
     def entries(self) -> int:
         """Number of single entries."""
         return 0 if self.sparse is None else self.sparse.values.size
 
     def astype(self, dtype: Any) -> LowRank:
         """The same weight in another dtype, of JAX arrays."""
-        left, right = (jnp.asarray(factor).astype(dtype) for factor in (self.left, self.right))
+        left, right = (
+            factor.astype(dtype) if isinstance(factor, Quantized) else jnp.asarray(factor).astype(dtype)
+            for factor in (self.left, self.right)
+        )
         return LowRank(left, right, None if self.sparse is None else self.sparse.astype(dtype))
 
     def blocks(self, height: int) -> Iterator[tuple[int, np.ndarray]]:
@@ -114,79 +134,5 @@ def _blocks(factor: Any, height: int) -> Iterator[tuple[int, np.ndarray]]:
 
 
 def is_lowrank(leaf: Any) -> bool:
-    """Whether `leaf` is a `LowRank`; the `is_leaf` of tree functions that must not look inside one."""
+    """Whether `leaf` is a `LowRank`."""
     return isinstance(leaf, LowRank)
-
-
-def floats_of(tree: Any) -> Any:
-    """`tree` without the indices of single entries, which have no gradient."""
-
-    def bare(leaf: Any) -> Any:
-        if not is_lowrank(leaf) or leaf.sparse is None:
-            return leaf
-        return dataclasses.replace(leaf, sparse=dataclasses.replace(leaf.sparse, columns=None, starts=None))
-
-    return jax.tree.map(bare, tree, is_leaf=is_lowrank)
-
-
-def with_places(floats: Any, tree: Any) -> Any:
-    """`floats`, as `floats_of` returns it, with the indices of `tree`."""
-
-    def whole(leaf: Any, before: Any) -> Any:
-        if not is_lowrank(leaf) or leaf.sparse is None:
-            return leaf
-        sparse = dataclasses.replace(before.sparse, values=leaf.sparse.values)
-        return dataclasses.replace(leaf, sparse=sparse)
-
-    return jax.tree.map(whole, floats, tree, is_leaf=is_lowrank)
-
-
-def matmul(x: Float[Array, "*batch n"], weight: Array | LowRank) -> Float[Array, "*batch d"]:
-    """`x @ weight`; for a `LowRank` as two thin products, `rank·(in + out)` multiply-adds a row of x.
-
-    Single entries save no time. With them, an x of few rows is multiplied by the factors and by the entries, and one of
-    many rows by the dense matrix.
-    """
-    if not isinstance(weight, LowRank):
-        return x @ weight
-    if weight.sparse is None:
-        return (x @ weight.left) @ weight.right
-    n, d = weight.shape
-    entries = weight.sparse.dense(d)
-    if math.prod(x.shape[:-1]) * (n + d) > n * d:
-        return x @ (weight.left @ weight.right + entries)
-    return (x @ weight.left) @ weight.right + x @ entries
-
-
-def matmul_transposed(x: Float[Array, "*batch d"], weight: Array | LowRank) -> Float[Array, "*batch n"]:
-    """`x @ weight.T`, also under jit and with single entries; for a word head that is tied to a table."""
-    if not isinstance(weight, LowRank):
-        return x @ weight.T
-    if weight.sparse is not None:
-        return x @ (weight.left @ weight.right + weight.sparse.dense(weight.shape[-1])).T
-    return (x @ weight.right.T) @ weight.left.T
-
-
-def take_rows(weight: Array | LowRank, ids: Integer[Array | np.ndarray, "*batch"]) -> Float[Array, "*batch d"]:
-    """Rows `ids` of `weight`: an embedding lookup.
-
-    For a `LowRank` this gathers rows of `left`, multiplies them by `right`, and adds the single entries of those rows;
-    the dense table is never formed. Ids outside the table, negative ones included, are clamped to it.
-
-    Raises:
-        ValueError: `weight` is not a matrix; use vmap for a stack of tables.
-    """
-    if weight.ndim != 2:
-        raise ValueError(f"`weight` has shape {weight.shape}; expected a table (n, d): vmap over a stack")
-    if not isinstance(weight, LowRank):
-        return jnp.take(weight, ids, axis=0, mode="clip")
-    rows = jnp.take(weight.left, ids, axis=0, mode="clip") @ weight.right
-    return rows if weight.sparse is None else rows + weight.sparse.take(ids, weight.shape[-1])
-
-
-def densify(weight: Array | LowRank) -> Array:
-    """The dense matrix that `weight` stands for, multiplied at the highest precision the device has."""
-    if not isinstance(weight, LowRank):
-        return weight
-    product = jnp.matmul(weight.left, weight.right, precision=jax.lax.Precision.HIGHEST)
-    return product if weight.sparse is None else product + weight.sparse.dense(weight.shape[-1])

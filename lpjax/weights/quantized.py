@@ -234,6 +234,18 @@ class Quantized:
         return (self._unpacked(xp).astype(wide) * factors).astype(dtype)
 
 
+def expanded(matrix: Any) -> Any:
+    """The dense matrix of a `Quantized`; an array as it is."""
+    return matrix.dense() if isinstance(matrix, Quantized) else matrix
+
+
+def host_array(matrix: Any) -> np.ndarray:
+    """The dense matrix of a `Quantized` on the host, in its dtype; an array as NumPy's."""
+    if not isinstance(matrix, Quantized):
+        return np.asarray(matrix)
+    return np.concatenate([rows.astype(matrix.dtype) for _, rows in matrix.blocks(4096)])
+
+
 def _float16(name: str, values: Any, shape: tuple[int, ...]) -> np.ndarray:
     """`values` as float16, if they are finite then and have this shape."""
     with np.errstate(over="ignore"):
@@ -246,11 +258,11 @@ def _float16(name: str, values: Any, shape: tuple[int, ...]) -> np.ndarray:
 
 def _bits_needed(codes: np.ndarray) -> np.ndarray:
     """The fewest of `BITS` for the codes (lines, length) of each position."""
-    low, high = codes.min(axis=0, initial=0).astype(np.int64), codes.max(axis=0, initial=0).astype(np.int64)
+    low, high = codes.min(axis=0, initial=0).astype(np.float64), codes.max(axis=0, initial=0).astype(np.float64)
     most = np.maximum(high, -low - 1)  # fits in b bits if it is below 2^(b-1)
     needed = np.searchsorted([1 << bits - 1 for bits in BITS[1:]], most, side="right") + 1
     if needed.max(initial=0) == len(BITS):
-        raise ValueError(f"`codes` go from {low.min()} to {high.max()}; expected numbers of at most {BITS[-1]} bits")
+        raise ValueError(f"`codes` go from {codes.min()} to {codes.max()}; expected numbers of at most {BITS[-1]} bits")
     return np.where((low == 0) & (high == 0), 0, np.asarray(BITS)[needed])
 
 
@@ -262,16 +274,18 @@ def _cut(codes: np.ndarray, runs: tuple[tuple[int, int], ...]) -> list[np.ndarra
 def _pack(codes: np.ndarray, bits: int) -> np.ndarray:
     """Bytes (lines, ceil(width · bits / 8)) of codes (lines, width). Eight codes take `bits` bytes."""
     lines, width = codes.shape
-    words = np.zeros((lines, -(-width // 8), 8), np.uint16)
-    words.reshape(lines, -1)[:, :width] = codes.astype(np.int32) + (1 << bits >> 1)
-    packed = np.zeros((*words.shape[:2], bits), np.uint8)
+    eights = -(-width // 8)
+    words = np.zeros((lines, 8 * eights), np.uint16)
+    words[:, :width] = codes.astype(np.int32) + (1 << bits >> 1)
+    words = words.reshape(lines, eights, 8)
+    packed = np.zeros((lines, eights, bits), np.uint8)
     for number in range(8 if bits else 0):
         byte, shift = divmod(number * bits, 8)
         word = words[..., number] << shift
         packed[..., byte] |= (word & 0xFF).astype(np.uint8)
         if byte + 1 < bits:
             packed[..., byte + 1] |= (word >> 8).astype(np.uint8)
-    return np.ascontiguousarray(packed.reshape(lines, -1)[:, : -(-width * bits // 8)])
+    return np.ascontiguousarray(packed.reshape(lines, eights * bits)[:, : -(-width * bits // 8)])
 
 
 def _unpack(packed: Any, bits: int, width: int, xp: Any) -> Any:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lpjax import LowRank, Solution
-from lpjax.weights.low_rank import is_lowrank
+from lpjax.weights.dispatch import is_weight
 
 BATCH, LENGTH, VOCAB, HIDDEN, HEADS, HEAD, WIDE = 2, 5, 53, 13, 3, 7, 31
 
@@ -110,7 +110,7 @@ def densified(params: Any, shapes: Any) -> Any:
         product = np.asarray(leaf.left, np.float64) @ np.asarray(leaf.right, np.float64)
         return jnp.asarray(product.reshape(shape.shape), leaf.dtype)
 
-    return jax.tree.map(dense, params, shapes, is_leaf=is_lowrank)
+    return jax.tree.map(dense, params, shapes, is_leaf=is_weight)
 
 
 def by_the_chain_rule(pair: LowRank, gradient: np.ndarray) -> LowRank:

@@ -12,7 +12,7 @@ import pytest
 import scipy.sparse
 
 from lpjax import LowRank, densify, matmul, take_rows
-from lpjax.weights.low_rank import floats_of, with_places
+from lpjax.weights.dispatch import floats_of, with_places
 from lpjax.weights.sparse import Sparse, entries_for, fault_of
 
 
