@@ -57,7 +57,7 @@ def profile(matrix: np.ndarray) -> list[dict[str, Any]]:
     rows = Rows(on_device)
     gram = jax.jit(gram_of_rows)(rows)
     right = jnp.asarray(np.linalg.qr(np.random.default_rng(0).standard_normal((d, RANK)))[0].T, on_device.dtype)
-    problem = make_problem(on_device, RANK, solver="svd", p=1.0, num_iters=0, tol=0.0)
+    problem = make_problem(on_device, RANK, "svd", p=1.0, num_iters=0, tol=0.0)
 
     def compiled(function: Callable[..., Any], *arguments: Any) -> Run:
         return functools.partial(jax.jit(function), *arguments)
@@ -67,7 +67,7 @@ def profile(matrix: np.ndarray) -> list[dict[str, Any]]:
 
     runs: dict[str, Run] = {
         "checks": compiled(lambda a: jnp.isfinite(jnp.max(jnp.abs(a))), on_device),
-        "spectrum": compiled(lambda problem: svd_right(normalize(problem)[0], RANK), problem),
+        "spectrum": compiled(lambda problem: svd_right(normalize(problem)[0]), problem),
         "axes": compiled(lambda a: jnp.linalg.svd(a)[1:], gram),
         "eigenvectors": compiled(jnp.linalg.eigh, gram),
         "left": compiled(multiply, rows, right.T),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -14,17 +13,16 @@ from jaxtyping import Array, Bool, Float, Int, Scalar
 
 from lpjax._lapack import qr, solve_definite
 from lpjax.objectives import blocked_sum, power_sums
-from lpjax.solvers._core.checks import Init, default_tol, make_problem, split_init
-from lpjax.solvers._core.problem import Problem, finish, normalize, over_residual, root_of_sum
+from lpjax.solvers._core.checks import make_problem
+from lpjax.solvers._core.problem import Problem, finish, normalize, orthonormalize, over_residual, root_of_sum
 from lpjax.solvers._core.prox import prox
 from lpjax.solvers._core.rows import fold_rows, over_devices
 from lpjax.solvers._core.sharded import run_sharded
 from lpjax.solvers._core.solution import Solution
 from lpjax.solvers._core.start import select_tree, starting_pair
-from lpjax.solvers.table import SOLVERS
 
 _LONGEST_FIRST_SCHEDULE = 20
-_SPARSE = 0.25  # share of the entries, as `measure` counts them, below which a residual is taken for outliers
+_SPARSE = 0.25  # a residual is sparse if the share of nonzero entries, as `measure` estimates it, is less
 
 
 def admm_entries(
@@ -83,16 +81,8 @@ def admm_entries(
         ValueError: matrix not 2-D, not numbers, not finite; rank or p out of range; weights or init of the wrong
             shape or negative; rho or schedule out of range.
     """
-    name, pair = split_init(init, SOLVERS["admm_entries"].starts)
     problem = make_problem(
-        matrix,
-        rank,
-        solver="admm_entries",
-        p=p,
-        num_iters=num_iters,
-        tol=default_tol(matrix, 0.5) if tol is None else tol,
-        row_weights=row_weights,
-        init=pair,
+        matrix, rank, "admm_entries", p=p, num_iters=num_iters, tol=tol, row_weights=row_weights, init=init
     )
     if not isinstance(rho, Tracer) and not 0 < rho < float("inf"):
         raise ValueError(f"`rho` is {rho!r}; expected a finite number above 0")
@@ -103,11 +93,11 @@ def admm_entries(
         length = jnp.asarray(schedule, jnp.int32)
     else:
         raise ValueError(f"`schedule` is {schedule!r}; expected a whole number, 1 or more")
-    return run_sharded(_admm_entries, problem, jnp.asarray(rho, problem.p.dtype), length, rank=rank, init=name)
+    return run_sharded(_admm_entries, problem, jnp.asarray(rho, problem.p.dtype), length)
 
 
 class Constants(NamedTuple):
-    """What a schedule is made of, at p = 1; t is log2 of its length / 4.
+    """The constants of a schedule at p = 1, with t = log2(length / 4).
 
     Attributes:
         begin, begin_slope: log ρ of the first step is begin + begin_slope·t.
@@ -144,7 +134,7 @@ FITTED = Constants(
 
 
 class _Step(NamedTuple):
-    """What a schedule says of one step: ρ in units of the schedule, over-relaxation α, damping δ."""
+    """One step of a schedule: ρ in units of the schedule, over-relaxation α, damping δ."""
 
     rho: Scalar
     alpha: Scalar
@@ -185,7 +175,7 @@ def _scheduled(
 
 
 class _State(NamedTuple):
-    """Between steps: L, R, Q; C = (1 − α)S + U, all of S and U that the next step needs; and the best pair so far."""
+    """Between steps: L, R, Q; C = (1 − α)S + U, all that the next step needs of S and U; the best pair so far."""
 
     L: Float[Array, "n k"]
     C: Float[Array, "n d"]
@@ -198,8 +188,7 @@ class _State(NamedTuple):
 
 
 class _Run(NamedTuple):
-    """Between schedules: the state; of the next schedule the unit of ρ, the length, and whether it is for a sparse
-    residual."""
+    """Between schedules: the state; and for the next one the unit of ρ, the length, whether the residual is sparse."""
 
     state: _State
     unit: Scalar
@@ -208,17 +197,15 @@ class _Run(NamedTuple):
     converged: Bool[Array, ""]
 
 
-@functools.partial(jax.jit, static_argnames=("rank", "init"))
-def _admm_entries(problem: Problem, rho: Scalar, length: Scalar, *, rank: int, init: Init) -> Solution:
-    return solve_scheduled(problem, rho, length, rank, init, FITTED)
+@jax.jit
+def _admm_entries(problem: Problem, rho: Scalar, length: Int[Array, ""]) -> Solution:
+    return solve_scheduled(problem, rho, length, FITTED)
 
 
-def solve_scheduled(
-    problem: Problem, rho: Scalar, length: Scalar, rank: int, init: Init, constants: Constants
-) -> Solution:
+def solve_scheduled(problem: Problem, rho: Scalar, length: Int[Array, ""], constants: Constants) -> Solution:
     """`admm_entries` of a checked problem, with a first schedule of `length` steps made of `constants`."""
     scaled, scaling = normalize(problem)
-    (own, d), p = scaled.rows.matrix.shape, scaled.p
+    (own, d), p, rank = scaled.rows.matrix.shape, scaled.p, scaled.rank
     weights = jnp.ones(own, p.dtype) if scaled.row_weights is None else scaled.row_weights
 
     def step(state: _State, run: _Run) -> _State:
@@ -245,16 +232,16 @@ def solve_scheduled(
         return state._replace(L=L, C=C, R=R, Q=qr(TtL)[0].T, age=state.age + 1, steps=state.steps + 1)
 
     def unit_of(mean: Scalar) -> Scalar:
-        """What ρ is measured in, p·(mean |r|)^{p−2}, were all |r| equal, for a mean of |r|^p."""
+        """The unit of ρ from the mean of |r|^p: p·(mean |r|)^{p−2}, as if all |r| were equal."""
         typical = jnp.maximum(mean ** (1 / p), jnp.finfo(p.dtype).tiny ** 0.25)
         return rho * p * typical ** (p - 2)
 
     def measure(L: Array, R: Array) -> tuple[Scalar, Scalar, Bool[Array, ""]]:
         """The objective of LR; the unit of ρ; and whether the residual is sparse.
 
-        Weights have no part in the unit, as the prox of a row does not depend on its own; but rows of weight 0 are
-        left out. (mean |r|^{p/2})² / mean |r|^p is the share of the entries that are not 0, were those all equal, and
-        0.85 (p = 1) to 0.64 (p = 2) of a Gaussian's.
+        The unit does not depend on the weights, as the prox does not; but rows of weight 0 are left out.
+        (mean |r|^{p/2})² / mean |r|^p is the share of nonzero entries if these are all equal; for Gaussian entries it
+        is 0.85 (p = 1) to 0.64 (p = 2).
         """
         sums, roots = over_residual(scaled, L, R, lambda r: (power_sums(r, p), power_sums(r, p / 2)))
         counted = (weights > 0).astype(p.dtype)
@@ -265,7 +252,7 @@ def solve_scheduled(
 
     def follow_schedule(run: _Run) -> _Run:
         state, lowest = run.state, run.state.lowest
-        L, R = _orthonormalize(*state.best)
+        L, R = orthonormalize(*state.best)
         state = state._replace(L=L, R=R, Q=R, age=jnp.zeros_like(state.age))
 
         def unfinished(state: _State) -> Bool[Array, ""]:
@@ -284,30 +271,24 @@ def solve_scheduled(
     def unfinished(run: _Run) -> Bool[Array, ""]:
         return ~run.converged & (run.state.steps < scaled.num_iters)
 
-    first = starting_pair(scaled, rank, init)
+    first = starting_pair(scaled)
     pair, none = (first.left, first.right), jnp.zeros((), jnp.int32)
     state = _State(
         first.left, jnp.zeros((own, d), p.dtype), first.right, first.right, none, none, pair, first.objective
     )
     plain = scaled.row_weights is None
     unit = unit_of(first.objective**p / (scaled.rows.shape[0] * d)) if plain else measure(*pair)[1]
-    optimal = (p == 2) & (scaled.init is None and init != "clipped") | (first.objective == 0)
+    optimal = (p == 2) & (scaled.init is None and scaled.start != "clipped") | (first.objective == 0)
     run = jax.lax.while_loop(unfinished, follow_schedule, _Run(state, unit, length, jnp.zeros((), bool), optimal))
-    L, R = _orthonormalize(*run.state.best)
+    L, R = orthonormalize(*run.state.best)
     return finish(Solution(L, R, run.state.lowest, run.state.steps, run.converged), scaling, problem.p)
 
 
 def _consider(state: _State, value: Scalar) -> _State:
-    """The state, its pair, of objective `value`, the best if it is. A NaN compares false: it is never the best."""
+    """The state, its pair now the best if its objective `value` is the lowest. A NaN never is: it compares false."""
     improved = value < state.lowest
     best = select_tree(improved, (state.L, state.R), state.best)
     return state._replace(best=best, lowest=jnp.where(improved, value, state.lowest))
-
-
-def _orthonormalize(L: Float[Array, "n k"], R: Float[Array, "k d"]) -> tuple[Array, Array]:
-    """The same product, the rows of R orthonormal."""
-    orthonormal, triangle = qr(R.T)
-    return L @ triangle.T, orthonormal.T
 
 
 def _regress(gram: Float[Array, "k k"], moment: Float[Array, "k d"], fallback: Float[Array, "k d"]) -> Array:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -10,14 +9,13 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Scalar
 
-from lpjax._lapack import qr, solve_definite
+from lpjax._lapack import solve_definite
 from lpjax.objectives import power_sums
-from lpjax.solvers._core.checks import Init, default_tol, make_problem, split_init
-from lpjax.solvers._core.problem import Problem, finish, normalize, root_of_sum
+from lpjax.solvers._core.checks import make_problem
+from lpjax.solvers._core.problem import Problem, finish, normalize, orthonormalize, root_of_sum
 from lpjax.solvers._core.sharded import run_sharded
 from lpjax.solvers._core.solution import Solution
 from lpjax.solvers._core.start import descend, starting_pair
-from lpjax.solvers.table import SOLVERS
 
 
 def irls_entries(
@@ -40,8 +38,8 @@ def irls_entries(
     Args:
         matrix: A, shape (n, d), of finite numbers.
         rank: k, from 1 to min(n, d); static under jit.
-        p: exponent in [1, 2]; may be traced. At p = 2 the start is optimal and is handed back.
-        num_iters: limit of sweeps.
+        p: exponent in [1, 2]; may be traced. At p = 2 the start is optimal and is returned.
+        num_iters: limit on the sweeps.
         tol: relative fall of the objective in one sweep that ends the run; eps^{0.6} by default.
         row_weights: ω ≥ 0, shape (n,); ones by default.
         init: "svd", "lewis", "clipped" (the SVD after clipping large entries), "best" of the three (default), a pair
@@ -54,18 +52,10 @@ def irls_entries(
         ValueError: matrix not 2-D, not numbers, not finite; rank or p out of range; weights or init of the wrong
             shape or negative.
     """
-    name, pair = split_init(init, SOLVERS["irls_entries"].starts)
     problem = make_problem(
-        matrix,
-        rank,
-        solver="irls_entries",
-        p=p,
-        num_iters=num_iters,
-        tol=default_tol(matrix, 0.6) if tol is None else tol,
-        row_weights=row_weights,
-        init=pair,
+        matrix, rank, "irls_entries", p=p, num_iters=num_iters, tol=tol, row_weights=row_weights, init=init
     )
-    return run_sharded(_irls_entries, problem, whole=True, rank=rank, init=name)
+    return run_sharded(_irls_entries, problem, whole=True)
 
 
 class _State(NamedTuple):
@@ -76,8 +66,8 @@ class _State(NamedTuple):
     surrogate: Scalar
 
 
-@functools.partial(jax.jit, static_argnames=("rank", "init"))
-def _irls_entries(problem: Problem, rank: int, init: Init) -> Solution:
+@jax.jit
+def _irls_entries(problem: Problem) -> Solution:
     scaled, scaling = normalize(problem)
     matrix, p = scaled.rows.read(), scaled.p
     mean_entry = jnp.sqrt(jnp.mean(matrix**2))
@@ -94,8 +84,7 @@ def _irls_entries(problem: Problem, rank: int, init: Init) -> Solution:
         smoothing = jnp.maximum(smoothing / 3, floor)
         left = left + _least_squares(right, reweight(residual, smoothing), residual)
         # Orthonormal rows of R keep the systems of the next halves well scaled; LR is unchanged.
-        orthonormal, triangle = qr(right.T)
-        left, right = left @ triangle.T, orthonormal.T
+        left, right = orthonormalize(left, right)
         residual = residual_of(left, right)
         weights = reweight(residual, smoothing)
         if scaled.row_weights is not None:
@@ -112,7 +101,7 @@ def _irls_entries(problem: Problem, rank: int, init: Init) -> Solution:
         settled = ((surrogate - value <= small) | (smoothing <= floor)) & (last_surrogate - surrogate <= small)
         return _State(left, right, residual, smoothing, surrogate), (left, right), value, settled
 
-    first = starting_pair(scaled, rank, init)
+    first = starting_pair(scaled)
     residual = residual_of(first.left, first.right)
     infinite = jnp.full((), jnp.inf, matrix.dtype)
     outcome = descend(
@@ -121,12 +110,10 @@ def _irls_entries(problem: Problem, rank: int, init: Init) -> Solution:
         (first.left, first.right),
         first.objective,
         scaled.num_iters,
-        optimal=(p == 2) & (scaled.init is None and init != "clipped"),
+        optimal=(p == 2) & (scaled.init is None and scaled.start != "clipped"),
     )
-    orthonormal, triangle = qr(outcome.best[1].T)
-    left = outcome.best[0] @ triangle.T
-    solution = Solution(left, orthonormal.T, outcome.objective, outcome.num_iters, outcome.converged)
-    return finish(solution, scaling, problem.p)
+    best = orthonormalize(*outcome.best)
+    return finish(Solution(*best, outcome.objective, outcome.num_iters, outcome.converged), scaling, problem.p)
 
 
 def _least_squares(

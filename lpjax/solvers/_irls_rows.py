@@ -11,14 +11,13 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Scalar
 
 from lpjax._lapack import descending_eigh, qr
-from lpjax.solvers._core.checks import Init, default_tol, make_problem, split_init
+from lpjax.solvers._core.checks import make_problem
 from lpjax.solvers._core.problem import Problem, Scaled, finish, normalize, root_of_sum
 from lpjax.solvers._core.rows import Rows, fold_rows, map_rows, multiply, over_devices
 from lpjax.solvers._core.sharded import run_sharded
 from lpjax.solvers._core.solution import Solution
 from lpjax.solvers._core.spectrum import Panels, add_gram, no_gram, whole_gram
 from lpjax.solvers._core.start import descend, select_tree, starting_bases
-from lpjax.solvers.table import SOLVERS
 
 
 def irls_rows(
@@ -35,14 +34,14 @@ def irls_rows(
     """Lower (Σ_i ω_i ‖a_i − l_i R‖_C^p)^{1/p} over rank-k LR by iteratively reweighted least squares.
 
     V ← top-k eigenvectors of Aᵀ diag(w) A, w_i = ω_i max(‖a_i − a_iVVᵀ‖, ε)^{p−2} (fast median subspace, Lerman &
-    Maunu, arXiv 1406.6145, algorithm 1, with their spherical weighting left out). Each step lowers the objective
-    smoothed at ε; ε falls tenfold a step to eps^{2/3} of the mean row. Eigenvectors are exact, for the authors warn
+    Maunu, arXiv 1406.6145, algorithm 1, without their spherical weighting). Each step lowers the objective
+    smoothed at ε; ε falls tenfold a step to eps^{2/3} of the mean row. Eigenvectors are exact, as the authors warn
     that a randomised SVD inside is unstable.
 
     Args:
         matrix: A, shape (n, d), of finite numbers. An `np.memmap` with n ≥ d stays in its file.
         rank: k, from 1 to min(n, d); static under jit.
-        p: exponent in [1, 2]; may be traced. At p = 2 the SVD's start is optimal and is handed back.
+        p: exponent in [1, 2]; may be traced. At p = 2 the SVD is optimal and is returned.
         num_iters: iteration limit.
         tol: relative fall of the objective in one iteration that ends the run; eps^{0.6} by default.
         row_weights: ω ≥ 0, shape (n,); ones by default.
@@ -56,24 +55,14 @@ def irls_rows(
         ValueError: matrix not 2-D, not numbers, not finite; rank or p out of range; weights, metric or init of the
             wrong shape, negative or asymmetric.
     """
-    name, pair = split_init(init, SOLVERS["irls_rows"].starts)
     problem = make_problem(
-        matrix,
-        rank,
-        solver="irls_rows",
-        p=p,
-        num_iters=num_iters,
-        tol=default_tol(matrix, 0.6) if tol is None else tol,
-        row_weights=row_weights,
-        metric=metric,
-        init=pair,
-        from_file=True,
+        matrix, rank, "irls_rows", p=p, num_iters=num_iters, tol=tol, row_weights=row_weights, metric=metric, init=init
     )
-    return run_sharded(_irls_rows, problem, rank=rank, init=name)
+    return run_sharded(_irls_rows, problem)
 
 
-@functools.partial(jax.jit, static_argnames=("rank", "init"))
-def _irls_rows(problem: Problem, rank: int, init: Init) -> Solution:
+@jax.jit
+def _irls_rows(problem: Problem) -> Solution:
     scaled, scaling = normalize(problem)
     n, d = scaled.rows.shape
     if n < d:
@@ -83,15 +72,15 @@ def _irls_rows(problem: Problem, rank: int, init: Init) -> Solution:
         if scaled.init is not None:
             pair = (scaled.init[0], scaled.init[1] @ span)
             narrow = narrow._replace(init=pair)
-        solution = _solve(narrow, rank, init)
+        solution = _solve(narrow)
         solution = solution._replace(right=solution.right @ span.T)
     else:
-        solution = _solve(scaled, rank, init)
+        solution = _solve(scaled)
     return finish(solution, scaling, problem.p)
 
 
 class _Pass(NamedTuple):
-    """What one pass over the rows yields, of a basis whose last d − k columns are orthogonal to the subspace."""
+    """Results of one pass over the rows, for a basis whose last d − k columns are orthogonal to the subspace."""
 
     basis: Float[Array, "d d"]
     objective: Scalar
@@ -100,8 +89,8 @@ class _Pass(NamedTuple):
     smoothing: Scalar
 
 
-def _solve(problem: Scaled, rank: int, init: Init) -> Solution:
-    n, d = problem.rows.shape
+def _solve(problem: Scaled) -> Solution:
+    (n, d), rank = problem.rows.shape, problem.rank
     p, dtype = problem.p, problem.rows.dtype
     mean_row = jnp.sqrt(over_devices(jax.lax.psum, jnp.sum(_squared_norms(problem.rows)), problem.rows.axes) / n)
     floor = jnp.maximum(mean_row * jnp.finfo(dtype).eps ** (2 / 3), jnp.finfo(dtype).tiny)
@@ -131,7 +120,7 @@ def _solve(problem: Scaled, rank: int, init: Init) -> Solution:
         return now, basis[:, :rank].T, now.objective, sharp & (last.surrogate - now.surrogate <= small)
 
     smoothing = jnp.maximum(mean_row / 10, floor)
-    passes = [measure(basis, smoothing) for basis in starting_bases(problem, rank, init)]
+    passes = [measure(basis, smoothing) for basis in starting_bases(problem)]
     first = functools.reduce(lambda a, b: select_tree(b.objective < a.objective, b, a), passes)
     outcome = descend(
         step,
@@ -139,7 +128,7 @@ def _solve(problem: Scaled, rank: int, init: Init) -> Solution:
         first.basis[:, :rank].T,
         first.objective,
         problem.num_iters,
-        optimal=(p == 2) & (problem.init is None and init != "lewis"),  # which is near it, not exact
+        optimal=(p == 2) & (problem.init is None and problem.start != "lewis"),  # which is only near
     )
     left = multiply(problem.rows, outcome.best.T)
     return Solution(left, outcome.best, outcome.objective, outcome.num_iters, outcome.converged)

@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Int, Scalar
 
 from lpjax._lapack import descending_eigh
 from lpjax.objectives import Over
-from lpjax.solvers._core.checks import default_tol, make_problem
+from lpjax.solvers._core.checks import make_problem
 from lpjax.solvers._core.geometry import Coordinates, axes, coordinates, truncate
 from lpjax.solvers._core.problem import Problem, finish, normalize
 from lpjax.solvers._core.rows import fold_rows, over_devices
@@ -46,8 +46,7 @@ def lewis(
         tol: largest relative residual of the fixed point, max_i |log w_i − log (a_iᵀM⁻¹a_i)^{p/2}|; √eps by
             default.
         row_weights: ω ≥ 0, shape (n,): the level set is then that of (Σ ω_i |a_iᵀx|^p)^{1/p}.
-        init: no use here, for the iteration reaches its fixed point from anywhere; taken so that solvers are
-            interchangeable.
+        init: unused, as the iteration converges from any start; accepted so that solvers are interchangeable.
         over: objective that is reported, "entries" or "rows".
 
     Returns:
@@ -57,21 +56,12 @@ def lewis(
         ValueError: matrix not 2-D, not numbers, not finite; rank or p out of range; weights of the wrong shape or
             negative.
     """
-    problem = make_problem(
-        matrix,
-        rank,
-        solver="lewis",
-        p=p,
-        num_iters=num_iters,
-        tol=default_tol(matrix, 1 / 2) if tol is None else tol,
-        row_weights=row_weights,
-        from_file=True,
-    )
-    return run_sharded(_lewis, problem, rank=rank, over=over)
+    problem = make_problem(matrix, rank, "lewis", p=p, num_iters=num_iters, tol=tol, row_weights=row_weights)
+    return run_sharded(_lewis, problem, over=over)
 
 
-@functools.partial(jax.jit, static_argnames=("rank", "over"))
-def _lewis(problem: Problem, rank: int, over: Over) -> Solution:
+@functools.partial(jax.jit, static_argnames="over")
+def _lewis(problem: Problem, over: Over) -> Solution:
     scaled, scaling = normalize(problem)
     coords = coordinates(scaled)
 
@@ -87,7 +77,7 @@ def _lewis(problem: Problem, rank: int, over: Over) -> Solution:
 
     n, d = scaled.rows.shape
     body, num_iters, converged = jax.lax.cond(jnp.all(coords.active), known, iterated) if n <= d else iterated()
-    return finish(truncate(scaled, rank, over, body, num_iters, converged), scaling, problem.p)
+    return finish(truncate(scaled, over, body, num_iters, converged), scaling, problem.p)
 
 
 class FixedPoint(NamedTuple):
@@ -98,7 +88,7 @@ class FixedPoint(NamedTuple):
         factor: F of the metric M(w) = FᵀF in whitened coordinates, shape (r, r).
         inverse: F⁻¹, zero past the rank of A.
         change: max |log w − log of the w before|.
-        residual: estimate of what w misses the fixed point by, relative.
+        residual: estimate of the relative distance of w from the fixed point.
         num_iters: maps done.
     """
 
@@ -123,9 +113,9 @@ def _bounded(coords: Coordinates, values: Array, vectors: Array, weights: Array,
 def fixed_point(coords: Coordinates, p: Scalar, tol: Scalar, num_iters: Scalar) -> FixedPoint:
     """Iterate w ← (qᵀM(w)⁻¹q)^{p/2} from w = 1, whose metric is AᵀA, scaling w to Σw = r.
 
-    Cohen & Peng's map contracts log w by |1 − p/2|. Along the constant direction it does just that; other directions
-    shrink besides by the eigenvalues of a stochastic matrix, which are small where n ≫ d. Σw = r holds at the fixed
-    point, so scaling changes nothing there but removes the slow direction: 3 to 6 maps do where 30 did.
+    Cohen & Peng's map contracts log w by |1 − p/2|: the constant direction by exactly that, other directions also by
+    the eigenvalues of a stochastic matrix, which are small if n ≫ d. Σw = r holds at the fixed point, so scaling does
+    not move it, but removes the slow direction: 3 to 6 maps are enough instead of 30.
 
     One map is one pass over row blocks: rows whitened by the last metric give both their new weights and their share
     of the new metric, in coordinates where that metric is near the identity.
@@ -155,10 +145,10 @@ def fixed_point(coords: Coordinates, p: Scalar, tol: Scalar, num_iters: Scalar) 
         positive = (weights > 0) & (state.weights > 0)
         moved = jnp.abs(jnp.log(jnp.where(positive, weights / jnp.where(positive, state.weights, 1), 1)))
         change = over_devices(jax.lax.pmax, jnp.max(moved), rows.axes)
-        # What one more map would change: the change times its contraction, known at worst; often far better is twice
-        # what was last seen, but not after the first map, which starts from no weights at all.
-        seen = jnp.where(state.num_iters > 1, 2 * change / jnp.where(state.change > 0, state.change, 1), 1)
-        contraction = jnp.minimum(jnp.abs(1 - p / 2), seen)
+        # One more map would change w by the last change times the contraction, |1 − p/2| at most. Twice the contraction
+        # observed last is often far less; after the first map there is none, as w = 1 are no weights of a metric.
+        observed = jnp.where(state.num_iters > 1, 2 * change / jnp.where(state.change > 0, state.change, 1), 1)
+        contraction = jnp.minimum(jnp.abs(1 - p / 2), observed)
         return FixedPoint(
             weights,
             (roots[:, None] * vectors.T) @ state.factor,

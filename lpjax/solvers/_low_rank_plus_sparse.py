@@ -1,4 +1,4 @@
-"""A pair and single entries of a matrix, in turns."""
+"""Low-rank factors plus single entries of a matrix."""
 
 from __future__ import annotations
 
@@ -22,26 +22,25 @@ def with_entries(
     importance: Float[Array, "n d"],
     p: Float[Array, ""],
 ) -> tuple[Solution, Float[Array, "n d"]]:
-    """A pair, and the `count` entries whose errors weigh most beside it, at their exact values.
+    """Factors LR of A − S and the S of `count` nonzero entries with the largest weighted errors of A − LR.
 
-    As GoDec has it (Zhou & Tao, ICML 2011): pair and entries in turns, here for any solver and weights, with momentum:
-    12 turns come further than 24 without, on kernels of real nets. It begins without entries, or, where that is better
-    after two turns, with the largest of the matrix, as where few are wild and draw the first pair to them (Netrapalli
-    et al., arXiv 1410.7660). Under metrics, entries are chosen by their diagonals alone, and set to what the pair
-    misses: not quite the best, but no system of equations for each row. An entry counts by its own error, for a solver
-    of rows, too.
+    GoDec (Zhou & Tao, ICML 2011), for any solver and weights: LR and S are updated in turns, here with momentum, by
+    which 12 turns come further than 24 on kernels of real nets. There are two starts, S = 0 and the largest entries of
+    A; the better one after two turns goes on. The second one helps if a few wild entries attract the first factors
+    (Netrapalli et al., arXiv 1410.7660). With metrics, entries are chosen by the metrics' diagonals and set to the
+    residual. That is not quite optimal, but needs no linear system for each row. Entries are chosen by their own error,
+    also with a solver that minimises over rows.
 
     Args:
-        pair: what finds the pair of a matrix.
+        pair: matrix -> `Solution`.
         matrix: A.
-        count: of entries, 1 or more; where fewer are missed at all, they are fewer.
-        importance: of an entry's error, which is multiplied by it.
-        p: exponent that the two starts are compared by.
+        count: number of entries, 1 or more; there are fewer if fewer residuals are nonzero.
+        importance: factor on the error of each entry.
+        p: exponent by which the two starts are compared.
 
     Returns:
-        The last pair, and the entries as a matrix that is 0 elsewhere.
+        The last `Solution`, and S as a dense matrix.
     """
-
     count = jnp.asarray(count).astype(int)
 
     def rest_of(solution: Solution) -> Array:
@@ -63,14 +62,14 @@ def with_entries(
 
     starts = [jax.lax.fori_loop(0, 2, turn, (start, start)) for start in (jnp.zeros_like(matrix), top(matrix))]
     better = loss(starts[0]) <= loss(starts[1])
-    chosen = jax.tree.map(lambda one, other: jnp.where(better, one, other), *starts)
+    chosen = jax.tree.map(lambda empty, full: jnp.where(better, empty, full), *starts)
     single, _ = jax.lax.fori_loop(0, ROUNDS - 3, turn, chosen)
     last = pair(matrix - single)
     return last, top(rest_of(last))
 
 
 def largest(values: Float[Array, "n d"], k: int | Int[Array, ""]) -> Bool[Array, "n d"]:
-    """Where the k largest of numbers that are not negative are; of equal ones the first."""
+    """Mask of the k largest of nonnegative numbers; of equal ones the first."""
     bound = kth_largest(values, k)
     above, equal = values > bound, values == bound
     room = k - jnp.sum(above)
@@ -82,13 +81,13 @@ def largest(values: Float[Array, "n d"], k: int | Int[Array, ""]) -> Bool[Array,
 
 
 def kth_largest(values: Float[Array, "n d"], k: int | Int[Array, ""]) -> Float[Array, ""]:
-    """Of numbers that are not negative, exactly, bit by bit from the highest: a few passes, and no sorting."""
+    """The k-th largest of nonnegative numbers, bit by bit from the highest: a few passes instead of sorting."""
     kind = jnp.int64 if values.dtype.itemsize == 8 else jnp.int32
-    patterns = jax.lax.bitcast_convert_type(values, kind)  # which are ordered as the numbers are
+    patterns = jax.lax.bitcast_convert_type(values, kind)  # ordered as the numbers are
     highest = 8 * values.dtype.itemsize - 2
 
-    def bit(i: Array, found: Array) -> Array:
-        higher = found | (jnp.ones((), kind) << (highest - i).astype(kind))
-        return jnp.where(jnp.sum(patterns >= higher) >= k, higher, found)
+    def bit(i: Array, prefix: Array) -> Array:
+        higher = prefix | (jnp.ones((), kind) << (highest - i).astype(kind))
+        return jnp.where(jnp.sum(patterns >= higher) >= k, higher, prefix)
 
     return jax.lax.bitcast_convert_type(jax.lax.fori_loop(0, highest + 1, bit, jnp.zeros((), kind)), values.dtype)

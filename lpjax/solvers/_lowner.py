@@ -51,22 +51,22 @@ def lowner(
         num_iters: limit of cuts; static under jit. Each costs a few products with A.
         tol: the cuts end when √(gᵀGg) ≤ (1 + tol)·√r at the farthest point that was found.
         row_weights: ω ≥ 0, shape (n,): the level set is then that of (Σ ω_i |a_iᵀx|^p)^{1/p}.
-        init: no use here, for the start must be known to enclose; taken so that solvers are interchangeable.
+        init: unused, as the start must enclose the level set; accepted so that solvers are interchangeable.
         over: objective that is reported, "entries" or "rows".
 
     Returns:
-        `Solution` with an `Ellipsoid`, whose `upper` is certified, at most r, and whose `log_volumes` tell the cuts.
+        `Solution` with an `Ellipsoid`, whose `upper` is certified, at most r, and whose `log_volumes` record the cuts.
 
     Raises:
         ValueError: matrix not 2-D, not numbers, not finite; rank or p out of range; weights of the wrong shape or
             negative.
     """
-    problem = make_problem(matrix, rank, solver="lowner", p=p, num_iters=num_iters, tol=tol, row_weights=row_weights)
-    return run_sharded(_lowner, problem, whole=True, rank=rank, over=over, limit=num_iters)
+    problem = make_problem(matrix, rank, "lowner", p=p, num_iters=num_iters, tol=tol, row_weights=row_weights)
+    return run_sharded(_lowner, problem, whole=True, over=over, limit=num_iters)
 
 
-@functools.partial(jax.jit, static_argnames=("rank", "over", "limit"))
-def _lowner(problem: Problem, rank: int, over: Over, limit: int) -> Solution:
+@functools.partial(jax.jit, static_argnames=("over", "limit"))
+def _lowner(problem: Problem, over: Over, limit: int) -> Solution:
     scaled, scaling = normalize(problem)
     coords = coordinates(scaled)
     final = _cut(coords, scaled.p, scaled.tol, limit)
@@ -75,15 +75,15 @@ def _lowner(problem: Problem, rank: int, over: Over, limit: int) -> Solution:
     inverse = jnp.where(usable, 1 / jnp.where(usable, radii, 1), 0)
     values, vectors = axes(coords, inverse[:, None] * directions.T)
     ellipsoid = Ellipsoid(values, vectors, jnp.ones_like(final.upper), final.upper, log_volumes=final.log_volumes)
-    solution = truncate(scaled, rank, over, ellipsoid, final.num_iters, final.converged)
+    solution = truncate(scaled, over, ellipsoid, final.num_iters, final.converged)
     return finish(solution, scaling, problem.p)
 
 
 class _Cuts(NamedTuple):
-    """E in whitened coordinates, and what its farthest point says.
+    """E in whitened coordinates, and the cut at its farthest point.
 
-    E = {Xc : ‖c‖₂ ≤ 1}, G = XXᵀ; columns of X are conjugate, not principal axes: principal ones are not unique
-    after a cut, and a choice that rounding makes would not be reproducible.
+    E = {Xc : ‖c‖₂ ≤ 1}, G = XXᵀ; columns of X are conjugate, not principal axes: principal axes are not unique
+    after a cut, and rounding would choose among them irreproducibly.
     """
 
     points: Float[Array, "r r"]
@@ -109,7 +109,7 @@ def _cut(coords: Coordinates, p: Scalar, tol: Scalar, limit: int) -> _Cuts:
         lengths = norm(images)
 
         def subgradient(image: Array) -> Array:
-            # A sign that rounding decides would make the cuts irreproducible; 0 for it is a valid choice too.
+            # A sign that rounding decides would make the cuts irreproducible; 0 is a valid choice, too.
             small = jnp.abs(image) <= jnp.sqrt(jnp.finfo(dtype).eps) * jnp.max(jnp.abs(image))
             powers = jnp.where(small, 0, jnp.sign(image) * jnp.abs(image) ** (p - 1))
             scale = jnp.maximum(norm(image), jnp.finfo(dtype).tiny) ** (p - 1)

@@ -37,7 +37,7 @@ def svd(
         matrix: A, shape (n, d), of finite numbers. An `np.memmap` with n ≥ d stays in its file.
         rank: k, from 1 to min(n, d); static under jit.
         p: exponent of the reported objective, in [1, 2]; may be traced.
-        num_iters, tol, init: no use here, for the method is direct; taken so that solvers are interchangeable.
+        num_iters, tol, init: unused, as the method is direct; accepted so that solvers are interchangeable.
         row_weights: ω ≥ 0, shape (n,); ones by default.
         metric: C, symmetric positive semidefinite, shape (d, d), possibly singular; the identity by default.
             The objective is then taken over rows.
@@ -51,35 +51,27 @@ def svd(
             shape, negative or asymmetric.
     """
     problem = make_problem(
-        matrix,
-        rank,
-        solver="svd",
-        p=p,
-        num_iters=num_iters,
-        tol=tol,
-        row_weights=row_weights,
-        metric=metric,
-        from_file=True,
+        matrix, rank, "svd", p=p, num_iters=num_iters, tol=tol, row_weights=row_weights, metric=metric
     )
-    return run_sharded(_svd, problem, rank=rank, over="rows" if metric is not None else over)
+    return run_sharded(_svd, problem, over="rows" if metric is not None else over)
 
 
-@functools.partial(jax.jit, static_argnames=("rank", "over"))
-def _svd(problem: Problem, rank: int, over: Over) -> Solution:
+@functools.partial(jax.jit, static_argnames="over")
+def _svd(problem: Problem, over: Over) -> Solution:
     scaled, scaling = normalize(problem)
-    right = svd_right(scaled, rank)
+    right = svd_right(scaled)
     left, value = project(scaled, right, over)
     solution = Solution(left, right, value, jnp.zeros((), jnp.int32), jnp.ones((), bool))
     return finish(solution, scaling, problem.p)
 
 
-def svd_right(problem: Scaled, rank: int) -> Float[Array, "k d"]:
+def svd_right(problem: Scaled) -> Float[Array, "k d"]:
     """V_kᵀ of diag(√ω) A."""
-    return svd_vectors(problem, rank, rank).T
+    return svd_vectors(problem, problem.rank).T
 
 
-def svd_vectors(problem: Scaled, rank: int, count: int | None = None) -> Float[Array, "d r"]:
-    """The first `count` right singular vectors of diag(√ω) A, min(n, d) by default; from `rank` on A may be noise."""
+def svd_vectors(problem: Scaled, count: int | None = None) -> Float[Array, "d r"]:
+    """The first `count` right singular vectors of diag(√ω) A, min(n, d) by default; beyond k they may be inaccurate."""
     weights = problem.row_weights
     rows = dataclasses.replace(problem.rows, row_factors=None if weights is None else jnp.sqrt(weights))
-    return right_singular(rows, rank, count)[1]
+    return right_singular(rows, problem.rank, count)[1]

@@ -46,6 +46,8 @@ class Solver:
             will do.
         direct: whether it is one factorization, cheap enough to be repeated.
         nested: whether one solve serves all smaller ranks: their factors are its first columns and rows.
+        from_file: whether it reads A by blocks of rows, so that a memory-mapped matrix stays in its file.
+        tol_power: its tolerance is eps**tol_power by default.
         equivariant: whether it sees only lengths of rows in subspaces, so that for orthogonal Q the factors of AQ are
             those of A, the right one times Q. A given pair A = BQᵀ is then solved as B.
         starts: names that `init` may have, of a solver that descends from a start; empty for others.
@@ -59,6 +61,8 @@ class Solver:
     direct: bool = False
     nested: bool = False
     equivariant: bool = False
+    from_file: bool = False
+    tol_power: float = 0.5
     starts: tuple[str, ...] = ()
 
     @functools.cached_property
@@ -86,13 +90,28 @@ _ENTRY_STARTS = ("best", "svd", "lewis", "clipped")
 
 SOLVERS: dict[str, Solver] = {
     # lewis and lowner nest, too, but the certificate that they come with is of one rank.
-    "svd": Solver("lpjax.solvers._svd:svd", default_p=2.0, uses_p=False, direct=True, nested=True, equivariant=True),
-    "lewis": Solver("lpjax.solvers._lewis:lewis", p_range=Interval(0, 4, closed=False), equivariant=True),
+    "svd": Solver(
+        "lpjax.solvers._svd:svd",
+        default_p=2.0,
+        uses_p=False,
+        direct=True,
+        nested=True,
+        equivariant=True,
+        from_file=True,
+    ),
+    "lewis": Solver(
+        "lpjax.solvers._lewis:lewis", p_range=Interval(0, 4, closed=False), equivariant=True, from_file=True
+    ),
     "lowner": Solver("lpjax.solvers._lowner:lowner", equivariant=True),
     "irls_rows": Solver(
-        "lpjax.solvers._irls_rows:irls_rows", objective="rows", equivariant=True, starts=("best", "svd", "lewis")
+        "lpjax.solvers._irls_rows:irls_rows",
+        objective="rows",
+        equivariant=True,
+        starts=("best", "svd", "lewis"),
+        from_file=True,
+        tol_power=0.6,
     ),
-    "irls_entries": Solver("lpjax.solvers._irls_entries:irls_entries", starts=_ENTRY_STARTS),
+    "irls_entries": Solver("lpjax.solvers._irls_entries:irls_entries", starts=_ENTRY_STARTS, tol_power=0.6),
     "admm_entries": Solver("lpjax.solvers._admm_entries:admm_entries", starts=_ENTRY_STARTS),
 }
 

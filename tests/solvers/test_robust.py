@@ -111,8 +111,8 @@ def test_every_step_of_irls_lowers_the_objective(name, p, monkeypatch):
         return Outcome(candidate, value, num_iters, optimal)
 
     monkeypatch.setattr(module, "descend", descend)
-    problem = make_problem(heavy_tailed(30, 8), 3, solver=name, p=p, num_iters=25, tol=0.0)
-    getattr(module, f"_{name}").__wrapped__(problem, 3, "svd")
+    problem = make_problem(heavy_tailed(30, 8), 3, name, p=p, num_iters=25, tol=0.0, init="svd")
+    getattr(module, f"_{name}").__wrapped__(problem)
     for values in (objectives, surrogates):
         assert np.all(np.diff(values) <= 1e-12 * values[0])
     assert objectives[-1] < 0.995 * objectives[0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -16,20 +16,18 @@ from lpjax._check import check_whole
 from lpjax._exponents import largest_bits
 from lpjax._numbers import numbers, require_representable, solving_dtype
 from lpjax.solvers._core.mapped import Mapped, map_matrix
-from lpjax.solvers._core.problem import Problem
+from lpjax.solvers._core.problem import Init, Problem
 from lpjax.solvers._core.solution import Solution
 from lpjax.solvers.table import SOLVERS, Solver
 
-Init = Literal["best", "svd", "lewis", "clipped"]
-
 
 def _concrete(value: Any) -> np.ndarray | None:
-    """`value` as NumPy where it is known, None inside a jit, vmap or grad trace."""
+    """`value` as NumPy if it is known; None inside a jit, vmap or grad trace."""
     return None if isinstance(value, Tracer) else np.asarray(value)
 
 
 def _require_finite(name: str, value: Any) -> float | None:
-    """The largest magnitude, of subnormal numbers, too; None inside a trace.
+    """The largest magnitude, subnormal or not; None inside a trace.
 
     Raises:
         ValueError: a number is NaN or infinite.
@@ -37,8 +35,8 @@ def _require_finite(name: str, value: Any) -> float | None:
     value = value.largest if isinstance(value, Mapped) else value
     if isinstance(value, Tracer):
         return None
-    with jax.ensure_compile_time_eval():  # a constant inside somebody's jit is known, too
-        # By a reduction: what is spread over processes cannot be fetched whole, and a mask would be a copy.
+    with jax.ensure_compile_time_eval():  # a constant inside a caller's jit is known, too
+        # By a reduction: an array sharded over processes cannot be fetched whole, and a mask would be a copy.
         largest = float(np.asarray(largest_bits(value)).view(value.dtype))
     if not math.isfinite(largest):
         raise ValueError(f"`{name}` holds NaN or infinite entries; expected finite numbers")
@@ -56,39 +54,44 @@ def check_rank(rank: int, shape: tuple[int, int]) -> None:
 def make_problem(
     matrix: Any,
     rank: int,
-    *,
     solver: str,
+    *,
     p: Any,
     num_iters: Any,
     tol: Any,
     row_weights: Any = None,
     metric: Any = None,
     init: Any = None,
-    from_file: bool = False,
 ) -> Problem:
     """Check a solver's arguments, before any work, and bring them to one dtype.
 
     Inside jit or vmap only shapes and dtypes are checked, for values are not known there. A tall memory-mapped matrix
-    (`np.memmap`) stays in its file if the solver says `from_file`: that it reads A by row blocks and stores nothing
-    that is n × d.
+    (`np.memmap`) stays in its file if the solver reads A by row blocks.
+
+    Args:
+        solver: name in `SOLVERS`, whose entry has the range of p, the default of `tol` and the starts.
+        matrix, rank, p, num_iters, tol, row_weights, metric, init: as of the solver.
 
     Raises:
         ValueError: as the solvers document.
     """
+    entry = SOLVERS[solver]
+    start, pair = _split_init(init, entry.starts)
     matrix = numbers("matrix", matrix)
     shape, dtype = matrix.shape, solving_dtype(canonicalize_dtype(matrix.dtype))
     if len(shape) != 2 or 0 in shape:
         raise ValueError(f"`matrix` has shape {shape}; expected (n, d), n and d at least 1 (vmap over stacks)")
     check_rank(rank, (shape[0], shape[1]))
-    _check_exponent(p, SOLVERS[solver], shape, dtype)
+    _check_exponent(p, entry, shape, dtype)
     iters = _concrete(num_iters)
     if iters is not None:
         check_whole("`num_iters`", iters.item() if iters.dtype.kind in "iu" else num_iters, 0)
+    tol = float(jnp.finfo(dtype).eps ** entry.tol_power) if tol is None else tol
     known = _concrete(tol)
     if known is not None and (known.ndim or known.dtype.kind not in "iuf" or not 0 <= known < np.inf):
         raise ValueError(f"`tol` is {tol!r}; expected a finite number, 0 or more")
 
-    in_file = from_file and isinstance(matrix, np.memmap) and shape[0] >= shape[1]
+    in_file = entry.from_file and isinstance(matrix, np.memmap) and shape[0] >= shape[1]
     require_representable("matrix", matrix, dtype)
     matrix = map_matrix(matrix, dtype) if in_file else jnp.asarray(matrix, dtype)
     largest = _require_finite("matrix", matrix)
@@ -99,7 +102,9 @@ def make_problem(
         None if metric is None else _checked_metric(metric, shape, dtype),
         jnp.asarray(tol, dtype),
         jnp.asarray(num_iters, jnp.int32),
-        None if init is None else _checked_pair(init, rank, shape, dtype),
+        None if pair is None else _checked_pair(pair, rank, shape, dtype),
+        rank=int(rank),
+        start=start,
         # A row of A may be longer than any number of its dtype, so that a sum in a product of factors may be, too.
         at_the_end=largest is not None and largest > float(jnp.finfo(dtype).max) / math.sqrt(shape[1]),
     )
@@ -156,7 +161,7 @@ def _checked_pair(init: Any, rank: int, shape: tuple[int, ...], dtype: Any) -> t
 
 
 def require_products(solution: Solution) -> Solution:
-    """`solution`, if left @ right has no NaN, such as the sum of +∞ and −∞ is.
+    """`solution`, if left @ right has no NaN, as a sum of +∞ and −∞ would be.
 
     Raises:
         ValueError: it has one; the matrix is too near the end of its dtype's range.
@@ -169,14 +174,8 @@ def require_products(solution: Solution) -> Solution:
     return solution
 
 
-def default_tol(matrix: Any, power: float) -> float:
-    """eps**power of the dtype that `matrix` will be solved in."""
-    dtype = canonicalize_dtype(numbers("matrix", matrix).dtype)
-    return float(jnp.finfo(solving_dtype(dtype)).eps ** power)
-
-
-def split_init(init: Any, names: tuple[str, ...]) -> tuple[Init, Any]:
-    """A solver's `init` argument, one of `names` or a pair, as a name and a pair of which one counts.
+def _split_init(init: Any, names: tuple[str, ...]) -> tuple[Init, Any]:
+    """A solver's `init` argument as (name of the start, pair); the name is unused if there is a pair.
 
     Raises:
         ValueError: `init` is neither a known name nor a pair of factors.

@@ -1,4 +1,4 @@
-"""What the geometric solvers share: coordinates in which AᵀA is the identity, and truncation of the axes."""
+"""Shared by the geometric solvers: coordinates in which AᵀA is the identity, and truncation of the axes."""
 
 from __future__ import annotations
 
@@ -36,18 +36,18 @@ class Coordinates(NamedTuple):
         return jnp.maximum(jnp.sum(self.active), 1).astype(self.rows.dtype)
 
 
-def coordinates(problem: Scaled, rank: int | None = None) -> Coordinates:
-    """Coordinates of a problem; for no more than a start at `rank`, such as a Gram matrix will do for.
+def coordinates(problem: Scaled, *, for_start: bool = False) -> Coordinates:
+    """Coordinates of a problem; with `for_start`, cheaper ones that are good enough for a start.
 
-    Those leave out directions that rounding of AᵀA may have made; what QR would tell of them costs more than a start is
-    worth.
+    These come from the Gram matrix if it is accurate at the rank, and leave out directions that may be rounding errors
+    of AᵀA. A QR decomposition would tell, but costs more than a start is worth.
     """
     weights = problem.row_weights
     rows = dataclasses.replace(problem.rows, row_factors=None if weights is None else weights ** (1 / problem.p))
     smaller, larger = sorted(rows.shape)
-    singular, vectors = right_singular(rows, smaller - 1 if rank is None else rank)
+    singular, vectors = right_singular(rows, problem.rank if for_start else smaller - 1)
     eps = float(jnp.finfo(rows.dtype).eps)
-    active = singular > (larger * eps if rank is None else math.sqrt(smaller * eps)) * singular[0]
+    active = singular > (math.sqrt(smaller * eps) if for_start else larger * eps) * singular[0]
     inverse = jnp.where(active, 1 / jnp.where(active, singular, 1), 0)
     whitening = vectors * inverse[None, :]
     return Coordinates(rows, whitening, jnp.where(active, singular, 0), vectors, active)
@@ -59,10 +59,8 @@ def axes(coords: Coordinates, factor: Float[Array, "r r"]) -> tuple[Float[Array,
     return values, coords.vectors @ transposed.T
 
 
-def truncate(
-    problem: Scaled, rank: int, over: Over, ellipsoid: Ellipsoid, num_iters: Array, converged: Array
-) -> Solution:
+def truncate(problem: Scaled, over: Over, ellipsoid: Ellipsoid, num_iters: Array, converged: Array) -> Solution:
     """A_k = A V_k V_kᵀ: left = A V_k, right = V_kᵀ."""
-    right = ellipsoid.vectors[:, :rank].T
+    right = ellipsoid.vectors[:, : problem.rank].T
     left, value = project(problem, right, over)
     return Solution(left, right, value, num_iters, converged, ellipsoid)

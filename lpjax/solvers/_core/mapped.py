@@ -1,4 +1,4 @@
-"""Matrices that stay in their file: rows are read block by block, by every pass anew, and never all at once."""
+"""Matrices that stay in their file: every pass reads the rows block by block, never all at once."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _CHECKED_ENTRIES = 2**22  # at a time: 16 MiB in float32
 class Mapped:
     """A memory-mapped matrix as compiled programs see it: a number that stands for the file, and its shape.
 
-    The file itself is no part of a program, so that all files of one shape share one.
+    The file itself is not part of a program, so all files of one shape share one program.
 
     Attributes:
         handle: which file.
         largest: largest magnitude of its entries.
         shape: (n, d).
-        dtype: that rows are read in, whatever the file holds.
+        dtype: of the rows that are read, whatever the file holds.
     """
 
     handle: Int[Array, ""]
@@ -44,9 +44,9 @@ class Mapped:
 
 
 def map_matrix(matrix: np.memmap, dtype: Any) -> Mapped:
-    """A memory-mapped matrix, read once for its largest magnitude, which is NaN or infinite where an entry is.
+    """A memory-mapped matrix, read once for its largest magnitude, which is NaN or infinite if an entry is.
 
-    The caller keeps `matrix` until what is computed of it is ready.
+    The caller must keep `matrix` until the results are ready.
     """
     height = max(1, _CHECKED_ENTRIES // matrix.shape[1])
     largest = np.zeros((), dtype)

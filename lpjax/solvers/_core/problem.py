@@ -5,40 +5,44 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Scalar
 
 from lpjax._exponents import exponent_of, finite_bits, largest_bits, largest_exponent, ldexp, scaled
-from lpjax._lapack import eigh, with_pseudo_inverse
+from lpjax._lapack import eigh, qr, with_pseudo_inverse
 from lpjax.objectives import Over, blocked_sum, power_sums
 from lpjax.solvers._core.mapped import Mapped
 from lpjax.solvers._core.rows import Rows, map_rows, over_devices
 from lpjax.solvers._core.solution import Solution
 
+Init = Literal["best", "svd", "lewis", "clipped"]
+
 
 @functools.partial(
     jax.tree_util.register_dataclass,
     data_fields=["matrix", "p", "row_weights", "metric", "tol", "num_iters", "init"],
-    meta_fields=["axes", "at_the_end"],
+    meta_fields=["rank", "start", "axes", "at_the_end"],
 )
 @dataclasses.dataclass(frozen=True)
 class Problem:
     """A matrix with its weights and settings; the arguments of a jitted solver core, a pytree.
 
     Attributes:
-        matrix: A, shape (n, d), floating; inside `shard_map` the rows of this device, as of all that has n rows. Or
-            one that stays in its file.
+        matrix: A, shape (n, d), floating; inside `shard_map` the rows of this device, as of all arrays with n
+            rows. Or a matrix that stays in its file.
         p: exponent, a scalar of A's dtype.
         row_weights: ω, shape (n,), or None for ones.
         metric: C, shape (d, d), or None for the identity.
         tol: tolerance, a scalar of A's dtype.
         num_iters: iteration limit, an int32 scalar.
         init: starting pair (left, right), or None.
-        axes: names of the mesh axes that the rows are spread over, where the core runs inside `shard_map`.
-        at_the_end: whether products of factors of A may exceed the dtype; false where values are not known.
+        rank: k.
+        start: name of the start if there is no pair.
+        axes: names of the mesh axes over which the rows are sharded, if the core runs inside `shard_map`.
+        at_the_end: whether products of factors of A may exceed the dtype; false if values are not known.
     """
 
     matrix: Float[Array, "n d"] | Mapped
@@ -48,6 +52,8 @@ class Problem:
     tol: Scalar
     num_iters: Scalar
     init: tuple[Float[Array, "n k"], Float[Array, "k d"]] | None
+    rank: int
+    start: Init = "best"
     axes: tuple[str, ...] = ()
     at_the_end: bool = False
 
@@ -61,6 +67,8 @@ class Scaled(NamedTuple):
     tol: Scalar
     num_iters: Scalar
     init: tuple[Float[Array, "n k"], Float[Array, "k d"]] | None
+    rank: int
+    start: Init
 
 
 class Scaling(NamedTuple):
@@ -69,7 +77,7 @@ class Scaling(NamedTuple):
     Attributes:
         matrix, row_weights, metric: exponents of powers of two; of 4 for the metric.
         metric_inverse_half: pseudo-inverse of the root of the scaled metric.
-        finite: whether all of it was.
+        finite: whether all numbers of the problem were.
         axes: as of `Problem`.
     """
 
@@ -82,7 +90,7 @@ class Scaling(NamedTuple):
 
 
 def normalize(problem: Problem) -> tuple[Scaled, Scaling]:
-    """Scale to order one by powers of two (exact), fold the metric into the matrix, read as zeros what is not finite.
+    """Scale to order one by powers of two (exact) and fold the metric into the matrix; if not finite, it reads as 0.
 
     Σ ω_i ‖a_i − l_i R‖_C^p is Σ ω_i ‖b_i − l_i S‖^p with b = a C^{1/2} and S = R C^{1/2}: no algorithm below needs to
     know of C.
@@ -119,8 +127,8 @@ def normalize(problem: Problem) -> tuple[Scaled, Scaling]:
             rows = Rows(rows.read() @ half, axes=problem.axes)
         if init is not None:
             init = (init[0], init[1] @ half)
-    found = Scaled(rows, problem.p, weights, problem.tol, problem.num_iters, init)
-    return found, Scaling(exponent, weight_exponent, metric_exponent, inverse_half, finite, problem.axes)
+    normal = Scaled(rows, problem.p, weights, problem.tol, problem.num_iters, init, problem.rank, problem.start)
+    return normal, Scaling(exponent, weight_exponent, metric_exponent, inverse_half, finite, problem.axes)
 
 
 def _square_roots(metric: Float[Array, "d d"]) -> tuple[Float[Array, "d d"], Float[Array, "d d"]]:
@@ -142,22 +150,24 @@ def project(problem: Scaled, right: Float[Array, "k d"], over: Over) -> tuple[Fl
     return left, root_of_sum(problem, sums)
 
 
+def orthonormalize(
+    left: Float[Array, "n k"], right: Float[Array, "k d"]
+) -> tuple[Float[Array, "n k"], Float[Array, "k d"]]:
+    """The same product, the rows of R orthonormal."""
+    orthonormal, triangle = qr(right.T)
+    return left @ triangle.T, orthonormal.T
+
+
 def objective(problem: Scaled, left: Float[Array, "n k"], right: Float[Array, "k d"], over: Over) -> Scalar:
     """The ℓp objective of a pair."""
-    return root_of_sum(problem, residual_sums(problem, left, right, over))
-
-
-def residual_sums(
-    problem: Scaled, left: Float[Array, "n k"], right: Float[Array, "k d"], over: Over
-) -> Float[Array, " n"]:
-    """What each row adds to the p-th power of the objective of a pair, without its weight."""
-    return over_residual(problem, left, right, lambda residual: power_sums(residual, problem.p, over))
+    sums = over_residual(problem, left, right, lambda residual: power_sums(residual, problem.p, over))
+    return root_of_sum(problem, sums)
 
 
 def over_residual(
     problem: Scaled, left: Float[Array, "n k"], right: Float[Array, "k d"], summary: Callable[[Array], Any]
 ) -> Any:
-    """What `summary` says of each row of A − LR, in arrays of as many rows."""
+    """`summary` of the rows of A − LR, arrays of n rows, computed by blocks."""
     return map_rows(lambda rows, left: summary(rows - left @ right), problem.rows, left)
 
 
@@ -184,7 +194,7 @@ def finish(solution: Solution, scaling: Scaling, p: Scalar) -> Solution:
     alone = (inside[0] & inside[1]) | (largest == 0)
     shared = (scaling.matrix + sizes[1] - sizes[0]) // 2
     a, b = jnp.where(alone, a, shared), jnp.where(alone, b, scaling.matrix - shared)
-    # Of the p-th root of the weights' power of two, what is no power of two.
+    # The p-th root of the weights' power of two: a power of two times a factor.
     root = scaling.row_weights.astype(dtype) / p
     whole = jnp.floor(root)
     factor, exponent = jnp.exp2(root - whole), scaling.matrix + scaling.metric + whole.astype(jnp.int32)

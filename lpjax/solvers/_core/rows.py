@@ -1,6 +1,6 @@
 """Row blocks: one pass over a matrix in pieces that stay in cache, with no temporary of the matrix's size.
 
-Where rows are spread over devices, each has rows of its own, and what a pass adds up is added up over all of them.
+If the rows are sharded, each device passes over its own, and sums are taken over all devices.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ class Rows:
     """The rows of a matrix as an algorithm sees them: scaled, clipped and weighted as they are read, never copied.
 
     Attributes:
-        matrix: as it came, shape (n, d): inside `shard_map` the rows of this device. Or one that stays in its file.
+        matrix: as given, shape (n, d): inside `shard_map` the rows of this device. Or one that stays in its file.
         exponent: of the power of two that every entry is multiplied by, or None for 0. Subnormal entries count.
-        finite: where that is false, the rows read as zeros, whatever they hold; or None.
-        turn: what rows are multiplied by after that, shape (d, d), or None.
+        finite: if false, all rows read as zeros; None for true.
+        turn: matrix by which rows are multiplied after that, shape (d, d), or None.
         limit: magnitude that entries are clipped to after that, or None.
-        row_factors: what every row is multiplied by at last, shape (n,), or None.
-        axes: names of the mesh axes that the rows are spread over; none on one device.
+        row_factors: factor of every row, applied last, shape (n,), or None.
+        axes: names of the mesh axes over which the rows are sharded; none on one device.
     """
 
     matrix: Float[Array, "n d"] | Mapped
@@ -51,7 +51,7 @@ class Rows:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Of all rows, wherever they are."""
+        """Shape of the whole matrix, on all devices."""
         n, d = self.matrix.shape
         return n * (jax.lax.axis_size(self.axes) if self.axes else 1), d
 
@@ -60,12 +60,12 @@ class Rows:
         return self.matrix.dtype
 
     def largest_bits(self) -> Int[Array, ""]:
-        """`largest_bits` of the matrix as it came, wherever its rows are."""
+        """`largest_bits` of the whole matrix as given, on all devices."""
         own = self.matrix.largest if isinstance(self.matrix, Mapped) else self.matrix
         return over_devices(jax.lax.pmax, largest_bits(own), self.axes)
 
     def largest(self) -> Scalar:
-        """Largest magnitude of what is read, but for `turn`, limits and row factors."""
+        """Largest magnitude of the scaled matrix, before `turn`, `limit` and `row_factors`."""
         return self._scaled(jax.lax.bitcast_convert_type(self.largest_bits(), self.dtype))
 
     def _scaled(self, piece: Array) -> Array:
@@ -96,7 +96,7 @@ class Rows:
 
 
 def map_rows(f: Callable[..., Any], rows: Rows, *given: Array) -> Any:
-    """What `f` makes of every row, a block at a time.
+    """`f` of all rows, a block at a time.
 
     Args:
         f: (m rows, *their rows of `given`) -> pytree of arrays (m, …).
@@ -112,7 +112,7 @@ def map_rows(f: Callable[..., Any], rows: Rows, *given: Array) -> Any:
 def fold_rows(
     block: Callable[..., tuple[Any, ...]], rows: Rows, total: Any, weights: Float[Array, " n"] | None, *state: Array
 ) -> tuple[Any, ...]:
-    """Add up what blocks of rows contribute, each row once; on the way, make arrays of the rows.
+    """Sum over blocks of rows, counting each row once; on the way, compute arrays by rows.
 
     Args:
         block: (total, m rows, their weights, *their rows of `state`) -> (total, *arrays (m, …)). The last block is as
@@ -123,7 +123,7 @@ def fold_rows(
         state: arrays (n, …) that the first arrays of `block` replace in place.
 
     Returns:
-        (total, *arrays (n, …)): the sum over all devices, and what belongs to the n rows of this one.
+        (total, *arrays (n, …)): the sum over all devices, and arrays for the n rows of this one.
     """
     weights = jnp.ones(rows.matrix.shape[0], rows.dtype) if weights is None else weights
     total, *arrays = _visit(block, rows, total, weights, state, updated=len(state))
@@ -138,7 +138,7 @@ def over_devices(collective: Callable[..., Any], tree: Any, axes: tuple[str, ...
 def _visit(
     block: Callable[..., tuple[Any, ...]], rows: Rows, total: Any, weights: Any, given: tuple[Array, ...], updated: int
 ) -> tuple[Any, ...]:
-    """`fold_rows` on the rows of this device; of the arrays `given` the first `updated` are replaced."""
+    """`fold_rows` on the rows of this device; the first `updated` of the arrays `given` are replaced."""
     n, d = rows.matrix.shape
     count = max(1, math.ceil(n * d / (_CPU_ENTRIES if jax.default_backend() == "cpu" else _ACCELERATOR_ENTRIES)))
     height = math.ceil(n / count)
@@ -158,7 +158,7 @@ def _visit(
         fresh = start + jnp.arange(height) >= index * height
         total, *new = visit(total, (*arrays[:updated], *given[updated:]), start, fresh)
         if updated:
-            # What was made of rows visited before was made of arrays that had been replaced already.
+            # Rows that were visited before were computed from arrays that had already been replaced.
             new = jax.tree.map(lambda a, b: jnp.where(_along(fresh, a), a, b), new, pieces(arrays, start))
         write = functools.partial(jax.lax.dynamic_update_slice_in_dim, start_index=start, axis=0)
         return total, jax.tree.map(write, arrays, new)

@@ -1,7 +1,7 @@
-"""Rows spread over devices and hosts: a solver's core runs on every device, on the rows that are there.
+"""Rows sharded over devices and hosts: a solver's core runs on every device, on the rows that it has.
 
-What the devices tell each other are sums of small matrices and numbers, whose size does not depend on n. `Rows` and
-`Problem` carry the names of the mesh axes, and the collectives are where the sums are made.
+The devices exchange sums of small matrices and numbers, whose size does not depend on n. `Rows` and `Problem` carry the
+names of the mesh axes for these sums.
 """
 
 from __future__ import annotations
@@ -28,23 +28,23 @@ Core = Callable[..., Solution]
 
 
 def run_sharded(core: Core, problem: Problem, *given: Array, whole: bool = False, **static: Any) -> Solution:
-    """Run a jitted core where the rows of its matrix are: on one device, or on each with the rows it has.
+    """Run a jitted core on the devices that have the rows of its matrix.
 
-    All products in it have the highest precision that the device has, whatever precision the caller has set. It is set
-    out here, for jit's cache tells programs apart by it: a caller's setting neither leaks in nor compiles anew.
+    All its products have the highest precision of the device, whatever precision the caller has set. The precision is
+    set outside of the core, as jit's cache depends on it: a caller's setting neither leaks in nor recompiles.
 
-    A matrix with fewer rows than columns is solved whole by every device: its rows are no long dimension. Inside
-    somebody's jit shardings are not known here, and XLA partitions the core as it sees fit.
+    Every device solves the whole of a matrix with fewer rows than columns. Inside a caller's jit shardings are not
+    known, and XLA partitions the core.
 
     Args:
         core: (problem, *given, **static) -> `Solution`.
-        problem: its arguments. `left` and what else has n rows comes back spread like the matrix.
+        problem: its arguments. `left` and other results with n rows are sharded like the matrix.
         given: further arguments, scalars.
-        whole: whether the core must see all rows, and every device solves the whole.
+        whole: whether the core needs all rows, so that every device solves the whole.
         static: static arguments.
 
     Raises:
-        ValueError: a matrix whose columns are spread.
+        ValueError: the columns of the matrix are sharded.
     """
     with jax.default_matmul_precision("highest"):
         if not problem.at_the_end:
@@ -68,10 +68,10 @@ def _run(core: Core, problem: Problem, given: tuple[Array, ...], whole: bool, st
 
 
 def row_mesh(matrix: Any) -> tuple[Mesh, tuple[str, ...]] | None:
-    """The mesh that a matrix is on, and those of its axes that the rows are spread over; None without a mesh.
+    """The mesh of a matrix, and the axes over which its rows are sharded; None without a mesh.
 
     Raises:
-        ValueError: a matrix whose columns are spread.
+        ValueError: the columns of the matrix are sharded.
     """
     if isinstance(matrix, jax.core.Tracer) or not isinstance(matrix.sharding, NamedSharding):
         return None
@@ -79,7 +79,7 @@ def row_mesh(matrix: Any) -> tuple[Mesh, tuple[str, ...]] | None:
     rows, columns = (*sharding.spec, None, None)[:2]
     if columns not in (None, ()):
         raise ValueError(
-            f"`matrix` is spread over devices by {sharding.spec}; expected its rows to be spread and no columns, "
+            f"`matrix` is sharded by {sharding.spec}; expected sharded rows and no sharded columns, "
             f"such as PartitionSpec({rows!r}, None)"
         )
     mesh: Any = sharding.mesh  # of an array, never an abstract one
@@ -92,7 +92,7 @@ def _on_devices(
     problem: Problem, given: tuple[Array, ...], *, core: Core, mesh: Mesh, static: tuple[tuple[str, Any], ...]
 ) -> Solution:
     run = functools.partial(core, **dict(static))
-    # Of shapes alone: of a mesh with explicit axes, arrays outside of `shard_map` tell their sharding by their type.
+    # From shapes alone: on a mesh with explicit axes, types of arrays outside of `shard_map` include their sharding.
     shapes = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), (dataclasses.replace(problem, axes=()), given)
     )
@@ -110,7 +110,7 @@ def _on_devices(
 
 
 def _specs(problem: Problem) -> Problem:
-    """How each leaf of a problem is spread: what has n rows over `axes`, all else the same everywhere."""
+    """The sharding of each leaf of a problem: arrays of n rows over `axes`, others replicated."""
     specs = jax.tree.map(lambda _: P(), problem)
     rows: Any = P(problem.axes or None)
     return dataclasses.replace(
@@ -122,7 +122,7 @@ def _specs(problem: Problem) -> Problem:
 
 
 def _place(leaf: Array, sharding: NamedSharding) -> Array:
-    """`leaf` spread so; where it is known to this process, every process must know the same."""
+    """`leaf` with this sharding; if it is local to each process, all processes must have the same."""
     if leaf.is_fully_addressable and not sharding.is_fully_addressable:
         return put_sharded(np.asarray(leaf), sharding)
     return jax.device_put(leaf, sharding)

@@ -1,4 +1,4 @@
-"""Right singular vectors of tall matrices: by the Gram matrix where that is accurate, by QR where it is not."""
+"""Right singular vectors of tall matrices: by the Gram matrix if that is accurate, else by QR."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ Panels = tuple[Float[Array, "_ _"], ...]
 def no_gram(d: int, dtype: Any) -> Panels:
     """Zeros for `add_gram` to add to: the rows of a d × d matrix in up to four panels, each from its diagonal on.
 
-    A Gram matrix is symmetric. Without what lies below the panels' diagonals there are up to 3/8 less of it to compute,
-    and to tell other devices.
+    A Gram matrix is symmetric. Without what lies below the panels' diagonals there is up to 3/8 less to compute and
+    to exchange between devices.
     """
     height = math.ceil(d / min(max(d // _PANEL, 1), 4))
     return tuple(jnp.zeros((min(height, d - start), d - start), dtype) for start in range(0, d, height))
@@ -59,17 +59,17 @@ def gram_of_rows(rows: Rows) -> Float[Array, "d d"]:
 def triangle_of_rows(rows: Rows) -> Float[Array, "d d"]:
     """R of A = QR, of a tall matrix, up to signs: the R of all rows so far and the next block, one after another.
 
-    Of several devices, each of which has an R then, the R of all those: TSQR (Demmel et al., arXiv 0808.2664) in one
-    round, d² numbers from each device.
+    Several devices compute an R each, then the R of these: TSQR (Demmel et al., arXiv 0808.2664) in one round, d²
+    numbers from each device.
     """
 
     def block(total: Array, piece: Array, weights: Array) -> tuple[Array]:
-        # Flat for a moment, which has one layout only: LAPACK wants columns, for which XLA would copy the whole matrix.
+        # Flattened, which has one layout only: for LAPACK's column order XLA would copy the whole matrix.
         flat = jax.lax.optimization_barrier(jnp.where(weights[:, None] > 0, piece, 0).reshape(-1))
         return (qr_triangle(jnp.concatenate([total, flat.reshape(piece.shape)])),)
 
     d = rows.shape[1]
-    own = dataclasses.replace(rows, axes=())  # an R is no sum
+    own = dataclasses.replace(rows, axes=())  # triangles are not summed
     triangle = fold_rows(block, own, jnp.zeros((d, d), rows.dtype), None)[0]
     if not rows.axes:
         return triangle
@@ -81,15 +81,15 @@ def right_singular(
 ) -> tuple[Float[Array, " r"], Float[Array, "d r"]]:
     """The first `count` singular values, descending, and right singular vectors; r = min(n, d) of them by default.
 
-    Eigenvectors of AᵀA cost a fifth of LAPACK's gesdd, but rounding perturbs AᵀA by about eps·σ₁², and what lies
-    below drowns. They are used only where the mean of σ_i², i ≥ `tail_start`, stands far enough above that; the
-    loss of the tail is then second order in eps·σ₁²/σ², below 1e-6 (f32) or 1e-12 (f64) of it. Elsewhere QR first,
-    then the SVD of R: backward stable like gesdd, without forming n × d singular vectors.
+    Eigenvectors of AᵀA cost a fifth of LAPACK's gesdd, but rounding perturbs AᵀA by about eps·σ₁², and smaller
+    eigenvalues are lost. They are used only if the mean of σ_i², i ≥ `tail_start`, is far enough above that; the
+    error of the tail is then of second order in eps·σ₁²/σ², below 1e-6 (f32) or 1e-12 (f64) of it. Otherwise QR
+    first, then the SVD of R: backward stable like gesdd, without forming n × d singular vectors.
 
     Args:
         rows: the matrix, its entries of order one.
-        tail_start: first index (from 0) of the singular values that must be told from rounding.
-        count: r, how many are wanted.
+        tail_start: first index (from 0) of the singular values that must stand out from rounding.
+        count: r.
     """
     n, d = rows.shape
     if n < d:

@@ -1,4 +1,4 @@
-"""Where iterative solvers begin, and the loop that hands back their best iterate."""
+"""Starts of iterative solvers, and the loop that returns their best iterate."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Scalar
 
 from lpjax._lapack import complete_basis, descending_eigh
-from lpjax.solvers._core.checks import Init
 from lpjax.solvers._core.geometry import Coordinates, coordinates
-from lpjax.solvers._core.problem import Scaled, objective, project
+from lpjax.solvers._core.problem import Init, Scaled, objective, project
 from lpjax.solvers._core.rows import Rows, multiply, over_devices
 from lpjax.solvers._lewis import fixed_point
 from lpjax.solvers._svd import svd_right, svd_vectors
@@ -36,47 +35,45 @@ class Pair(NamedTuple):
     objective: Scalar
 
 
-def starting_bases(problem: Scaled, rank: int, init: Init) -> list[Float[Array, "d d"]]:
-    """Orthonormal bases whose first k columns are what to begin from: the given pair, svd, lewis, or the last two.
-
-    Of a problem with n ≥ d.
-    """
+def starting_bases(problem: Scaled) -> list[Float[Array, "d d"]]:
+    """Orthonormal bases whose first k columns span a start: the given pair, svd, lewis, or the last two; n ≥ d."""
     if problem.init is not None:
         return [complete_basis(problem.init[1].T)]
-    return _svd_and_lewis(problem, rank) if init == "best" else [_vectors(problem, rank, init)]
+    return _svd_and_lewis(problem) if problem.start == "best" else [_vectors(problem, problem.start)]
 
 
-def starting_pair(problem: Scaled, rank: int, init: Init) -> Pair:
-    """The pair of least entrywise objective among those that `init` names; of a tall matrix by a sample of its rows.
+def starting_pair(problem: Scaled) -> Pair:
+    """The named start, or the best of three by entrywise error, which is measured on a sample of a tall matrix.
 
-    Besides svd and lewis, the SVD of the matrix clipped at three times its median magnitude: where a few entries
-    are huge, both others fit them exactly, and no iteration leaves such a start. On planted outliers it makes the
-    difference between a failed and an exact recovery, in every case tried.
+    The three are svd, lewis, and the SVD of the matrix clipped at three times its median magnitude. If a few entries
+    are huge, the first two fit them exactly, and no iteration leaves such a start. On planted outliers the third made
+    the difference between a failed and an exact recovery in every case tried.
     """
     if problem.init is not None:
         left, right = problem.init
         return Pair(left, right, objective(problem, left, right, "entries"))
-    limit = 3 * _median_magnitude(problem.rows) if init in ("best", "clipped") else jnp.zeros_like(problem.tol)
+    start, rank = problem.start, problem.rank
+    limit = 3 * _median_magnitude(problem.rows) if start in ("best", "clipped") else jnp.zeros_like(problem.tol)
 
     def pair(name: Init) -> Pair:
         if name == "clipped":
-            return _clipped(problem, rank, limit)
-        return _projected(problem, _vectors(problem, rank, name, rank).T)
+            return _clipped(problem, limit)
+        return _projected(problem, _vectors(problem, name, rank).T)
 
     def pairs(problem: Scaled) -> list[Pair]:
-        bases = _svd_and_lewis(problem, rank)
-        return [*(_projected(problem, basis[:, :rank].T) for basis in bases), _clipped(problem, rank, limit)]
+        bases = _svd_and_lewis(problem)
+        return [*(_projected(problem, basis[:, :rank].T) for basis in bases), _clipped(problem, limit)]
 
-    if init != "best":
-        return pair(init)
+    if start != "best":
+        return pair(start)
     sample = _sample(problem)
     if sample is None:
         return functools.reduce(lambda a, b: select_tree(b.objective < a.objective, b, a), pairs(problem))
-    return _switch([one.objective for one in pairs(sample)], ("svd", "lewis", "clipped"), pair)
+    return _switch([candidate.objective for candidate in pairs(sample)], ("svd", "lewis", "clipped"), pair)
 
 
 def _sample(problem: Scaled) -> Scaled | None:
-    """Evenly spaced rows, an eighth of them or more, that tell which start is the best; None of a matrix of few."""
+    """Evenly spaced rows, an eighth of them or more, to choose the start by; None if the matrix has few rows."""
     (n, d), own = problem.rows.shape, problem.rows.matrix.shape[0]
     stride = min(8, n // max(_SAMPLED_ROWS, 8 * d))
     if stride < 2 or own < stride:
@@ -87,27 +84,27 @@ def _sample(problem: Scaled) -> Scaled | None:
 
 
 def _switch(values: list[Scalar], names: tuple[Init, ...], make: Callable[[Init], T]) -> T:
-    """`make` of the name whose value is the least; of the first, the SVD, unless another one's is clearly less.
+    """`make` of the name with the least value; of the first, the SVD, unless another value is clearly less.
 
-    A start that is better by little gains an iteration nothing, and the SVD costs the least.
+    A slightly better start saves no iteration, and the SVD costs least.
     """
     least = jnp.argmin(jnp.stack([_CLEARLY * values[0], *values[1:]]))
     return jax.lax.switch(least, [functools.partial(make, name) for name in names])
 
 
-def _svd_and_lewis(problem: Scaled, rank: int) -> list[Float[Array, "d r"]]:
-    """Without row weights both begin from one spectrum. Where n ≤ d they are one: each Lewis weight of independent rows
-    is 1, and of dependent ones the SVD does as a start."""
+def _svd_and_lewis(problem: Scaled) -> list[Float[Array, "d r"]]:
+    """Bases of both starts; without row weights they share one spectrum. For n ≤ d the SVD alone: if the rows are
+    independent, their Lewis weights are 1 and both are equal."""
     n, d = problem.rows.shape
     if n <= d:
-        return [svd_vectors(problem, rank)]
-    shared = coordinates(problem, rank)
-    svd = shared.vectors if problem.row_weights is None else svd_vectors(problem, rank)
+        return [svd_vectors(problem)]
+    shared = coordinates(problem, for_start=True)
+    svd = shared.vectors if problem.row_weights is None else svd_vectors(problem)
     return [svd, _lewis_vectors(problem, shared)]
 
 
 def _lewis_vectors(problem: Scaled, shared: Coordinates) -> Float[Array, "d r"]:
-    """Axes of an ellipsoid near Lewis's, as eigenvectors: a start needs no small axis to the digit."""
+    """Axes of an ellipsoid near Lewis's. Eigenvectors are accurate enough for a start."""
     maps = jnp.asarray(_LEWIS_MAPS, jnp.int32)
     point = fixed_point(shared, problem.p, jnp.zeros_like(problem.tol), maps)
     root = point.factor * shared.singular_values[None, :]
@@ -115,10 +112,10 @@ def _lewis_vectors(problem: Scaled, shared: Coordinates) -> Float[Array, "d r"]:
     return shared.vectors @ vectors
 
 
-def _vectors(problem: Scaled, rank: int, name: Init, count: int | None = None) -> Float[Array, "d r"]:
+def _vectors(problem: Scaled, name: Init, count: int | None = None) -> Float[Array, "d r"]:
     if name == "svd":
-        return svd_vectors(problem, rank, count)
-    return _lewis_vectors(problem, coordinates(problem, rank))[:, :count]
+        return svd_vectors(problem, count)
+    return _lewis_vectors(problem, coordinates(problem, for_start=True))[:, :count]
 
 
 def _projected(problem: Scaled, right: Float[Array, "k d"]) -> Pair:
@@ -126,15 +123,15 @@ def _projected(problem: Scaled, right: Float[Array, "k d"]) -> Pair:
     return Pair(left, right, value)
 
 
-def _clipped(problem: Scaled, rank: int, limit: Scalar) -> Pair:
+def _clipped(problem: Scaled, limit: Scalar) -> Pair:
     clipped = problem._replace(rows=dataclasses.replace(problem.rows, limit=limit))
-    right = svd_right(clipped, rank)
+    right = svd_right(clipped)
     left = multiply(clipped.rows, right.T)
     return Pair(left, right, objective(problem, left, right, "entries"))
 
 
 def _median_magnitude(rows: Rows) -> Scalar:
-    """Median |a_ij| of at most about 2¹⁶ entries, of evenly spaced rows; the largest where the median is 0."""
+    """Median |a_ij| of evenly spaced rows, about 2¹⁶ entries at most; the largest magnitude if the median is 0."""
     n, d = rows.shape
     sample = rows.strided(max(1, n * d // 2**16)).read()
     sample = over_devices(functools.partial(jax.lax.all_gather, tiled=True), jnp.abs(sample), rows.axes)
@@ -148,7 +145,7 @@ def select_tree(condition: Bool[Array, ""], chosen: T, otherwise: T) -> T:
 
 
 class Outcome(NamedTuple):
-    """What `descend` found: the best candidate, its objective, the steps done, whether they settled."""
+    """The best candidate of `descend`, its objective, the number of steps, and whether they settled."""
 
     best: Any
     objective: Scalar
@@ -164,15 +161,15 @@ def descend(
     num_iters: Scalar,
     optimal: Bool[Array, ""],
 ) -> Outcome:
-    """Run `step` until it settles; hand back the best candidate, never worse than the start.
+    """Run `step` until it settles; return the best candidate, never worse than the start.
 
     Args:
         step: state -> (state, candidate, its objective, whether it settled).
         state: first state.
-        candidate: what is to be handed back if nothing better comes; any pytree.
+        candidate: the start, which is returned if nothing better is found; any pytree.
         value: its objective.
-        num_iters: limit of steps.
-        optimal: true where the start is known to be optimal, and no step is needed.
+        num_iters: limit on the steps.
+        optimal: whether the start is known to be optimal, so that no step is needed.
     """
 
     def unfinished(carry: tuple[Any, Outcome]) -> Bool[Array, ""]:
@@ -182,7 +179,7 @@ def descend(
     def advance(carry: tuple[Any, Outcome]) -> tuple[Any, Outcome]:
         state, outcome = carry
         state, candidate, value, settled = step(state)
-        # A NaN compares false: a step that broke down is never handed back.
+        # A NaN compares false: a step that broke down is never returned.
         improved = value < outcome.objective
         best = select_tree(improved, candidate, outcome.best)
         lowest = jnp.where(improved, value, outcome.objective)

@@ -116,7 +116,7 @@ def test_a_mesh_of_one_device_is_no_different(one_device):
 
 def test_spread_columns_are_refused():
     matrix = jax.device_put(heavy_tailed(17, 7), NamedSharding(jax.make_mesh((1,), ("a",)), P(None, "a")))
-    with pytest.raises(ValueError, match=r"`matrix` is spread over devices by .* expected its rows"):
+    with pytest.raises(ValueError, match=r"`matrix` is sharded by .* expected sharded rows"):
         lpjax.svd(matrix.astype(np.float32), 2)
 
 

@@ -30,7 +30,9 @@ def with_outlier_entries(seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 def test_a_tall_matrix_is_sampled():
     matrix = jnp.ones(TALL)
-    problem = _start.Scaled(_start.Rows(matrix), jnp.ones(()), jnp.ones(TALL[0]), jnp.zeros(()), jnp.ones(()), None)
+    problem = _start.Scaled(
+        _start.Rows(matrix), jnp.ones(()), jnp.ones(TALL[0]), jnp.zeros(()), jnp.ones(()), None, 3, "best"
+    )
     sample = _start._sample(problem)
     assert sample is not None
     assert sample.row_weights is not None
