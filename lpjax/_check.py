@@ -23,7 +23,7 @@ _SHARES: dict[str, tuple[Callable[[float], bool], str]] = {
 }
 
 MOST = 2**31 - 1
-"""Whole numbers of settings at most: sizes and counts are int32 on devices."""
+"""Largest whole number of a setting: sizes and counts are int32 on devices."""
 MOST_SEED = 2**32 - 1
 """JAX takes only the last 32 bits of larger seeds: 2³² would be 0 again."""
 

@@ -1,7 +1,7 @@
 """Exact scaling by powers of two, up to both ends of a dtype's range.
 
 XLA flushes subnormal numbers to zero in arithmetic on most devices. Here they are read and made from their bits, so
-that a matrix of them is no matrix of zeros.
+that a matrix of them is not taken for zeros.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _PIECE = 2**16  # entries whose bits are read at a time
 
 
 class _Layout(NamedTuple):
-    """Of a floating dtype: the integers of its size, bits of the mantissa, the bias of the exponent."""
+    """The layout of a floating dtype: the integer dtype of its size, bits of the mantissa, bias of the exponent."""
 
     integer: Any
     mantissa: int
@@ -40,7 +40,7 @@ def _layout(dtype: Any) -> _Layout:
 
 
 def magnitude_bits(x: Array) -> Array:
-    """|x| as whole numbers that are ordered as the magnitudes are, subnormal ones included; NaN above infinity."""
+    """|x| as integers in the order of the magnitudes, subnormal ones included; NaN above infinity."""
     kind = _layout(x.dtype)
     return jax.lax.bitcast_convert_type(x, kind.integer) & (2 ** (kind.mantissa + kind.bias.bit_length() + 1) - 1)
 
@@ -66,7 +66,7 @@ def exponent_of(bits: Array, dtype: Any) -> Array:
 def largest_bits(x: Array) -> Array:
     """`magnitude_bits` of the largest magnitude in x; of NaN if there is one, and 0 if x is empty."""
     x = jax.lax.stop_gradient(x)
-    # On CPUs a maximum of whole numbers takes ten times as long, and a copy of x.
+    # On CPUs a maximum of integers takes ten times as long, and a copy of x.
     largest = jnp.max(jnp.abs(x), initial=0)
     subnormal = largest < jnp.finfo(x.dtype).tiny
     return jax.lax.cond(subnormal, lambda: _largest_bits_by_pieces(x), lambda: magnitude_bits(largest))
@@ -75,8 +75,8 @@ def largest_bits(x: Array) -> Array:
 def _largest_bits_by_pieces(x: Array) -> Array:
     """`largest_bits`, read from the bits of a piece of x at a time."""
     none = jnp.zeros((), _layout(x.dtype).integer)
-    spread = any(axis is not None for axis in jax.typeof(x).sharding.spec)  # over devices, piece by piece by itself
-    if not x.ndim or not x.size or spread:
+    sharded = any(axis is not None for axis in jax.typeof(x).sharding.spec)  # XLA goes by pieces by itself
+    if not x.ndim or not x.size or sharded:
         return jnp.max(magnitude_bits(x), initial=0)
     rows = min(x.shape[0], max(1, _PIECE * x.shape[0] // x.size))
 
@@ -100,12 +100,12 @@ def power_of_two(exponent: Array, dtype: Any) -> Array:
 
 
 def scaled(x: Array, exponent: Array, *, once: bool = False) -> Array:
-    """x·2^exponent, for subnormal x, too; a result below the least normal number is rounded to 0 or a subnormal one.
+    """x·2^exponent, also for subnormal x; a result below the least normal number becomes 0 or a subnormal number.
 
     Args:
         x: array of float32 or float64.
         exponent: int32 scalar.
-        once: whether normal x need one multiplication alone: |exponent| is below the dtype's largest.
+        once: whether one multiplication is enough for normal x: |exponent| is below the dtype's largest.
     """
     kind = _layout(x.dtype)
     bits = jax.lax.bitcast_convert_type(x, kind.integer)
@@ -123,7 +123,7 @@ def scaled(x: Array, exponent: Array, *, once: bool = False) -> Array:
 
 
 def ldexp(x: Array, exponent: Array) -> Array:
-    """x·2^exponent, subnormal results included; infinite where that is no number of the dtype."""
+    """x·2^exponent, subnormal results included; infinite if it exceeds the dtype."""
     kind = _layout(x.dtype)
     units = scaled(jnp.abs(x), exponent - kind.least)
     few = units < 2**kind.mantissa

@@ -1,8 +1,8 @@
-"""LAPACK's factorizations of one matrix; of a batch, on a CPU, one after another.
+"""LAPACK's factorizations; on a CPU, the matrices of a batch are factored one after another.
 
-jaxlib shares out a batch among the threads of the pool that it runs on itself, and waits there until they are done:
-where as many such calls as there are threads run at once, of one program or of several, they wait for ever (seen with
-jaxlib 0.10.2, two batched QRs on two cores). Elsewhere a batch is factored as one.
+jaxlib divides a batch among the threads of the pool that it runs on, and waits there for them. If as many such calls as
+there are threads run at once, in one program or several, they wait forever (seen with jaxlib 0.10.2: two batched QRs on
+two cores). Accelerators factor a batch in one call.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def _in_turns(function: _Function) -> _Function:
         )
         return out, jax.tree.map(lambda _: True, out)
 
-    # `custom_vmap` has no reverse mode: what is differentiated is the function itself, whose batches are one call.
+    # `custom_vmap` has no reverse mode, so the function itself is differentiated; its batches are one call.
     differentiable: Any = jax.custom_jvp(lambda *arrays: found(*arrays))
     differentiable.defjvp(lambda primals, tangents: jax.jvp(function, primals, tangents))
     return differentiable
@@ -76,7 +76,7 @@ def svd(matrix: Float[Array, "n n"]) -> tuple[Float[Array, "n n"], Float[Array, 
 
 @_in_turns
 def triangle(definite: Float[Array, "d d"]) -> tuple[Float[Array, "d d"], Float[Array, "d d"]]:
-    """R of RᵀR, Cholesky's, and its inverse; NaN of a matrix that is not positive definite."""
+    """R of the Cholesky decomposition RᵀR, and its inverse; NaN if the matrix is not positive definite."""
     lower = jnp.linalg.cholesky(definite)
     inverse = jax.scipy.linalg.solve_triangular(lower, jnp.eye(lower.shape[0], dtype=lower.dtype), lower=True)
     return lower.T, inverse.T

@@ -1,4 +1,4 @@
-"""Devices of all processes, and how arrays are spread over them."""
+"""The devices of all processes, and how arrays are sharded over them."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 
 
 def data_mesh(devices: Sequence[Any] | None = None) -> Mesh:
-    """A mesh with the one axis "data" over `devices`, by default all there are."""
-    found = list(jax.devices() if devices is None else devices)
-    return Mesh(np.array(found), ("data",))
+    """A mesh of one axis, "data", over `devices`; over all of them by default."""
+    return Mesh(np.array(list(jax.devices() if devices is None else devices)), ("data",))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -22,12 +21,12 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def by_rows(mesh: Mesh, axis: int = 0) -> NamedSharding:
-    """Rows, along `axis`, spread over the devices."""
+    """Sharded over the devices along `axis`."""
     return NamedSharding(mesh, PartitionSpec(*[None] * axis, "data"))
 
 
 def put_sharded(tree: Any, sharding: Sharding) -> Any:
-    """Host arrays, the same in every process, as arrays over the devices of all of them."""
+    """Host arrays, the same in every process, as arrays on the devices of all processes."""
     if sharding.is_fully_addressable:
         return jax.device_put(tree, sharding)
     # Each process copies its own part; device_put would have them all compare the whole first, at every call.
@@ -35,7 +34,7 @@ def put_sharded(tree: Any, sharding: Sharding) -> Any:
 
 
 def fetch(tree: Any) -> Any:
-    """Arrays as NumPy on every host, whole, wherever their parts are."""
+    """Whole arrays as NumPy on every host."""
     if all(leaf.is_fully_addressable for leaf in jax.tree.leaves(tree)):
         return jax.device_get(tree)
     from jax.experimental import multihost_utils

@@ -1,4 +1,4 @@
-"""What counts as an array of numbers: what NumPy takes for one, and a sentence about what it does not."""
+"""Which arguments count as arrays of numbers, and the messages that refuse others."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from jax.experimental.sparse import JAXSparse
 def numbers(name: str, value: Any) -> Any:
     """`value` as an array of real numbers, of JAX or NumPy; `np.memmap` stays one.
 
-    Taken are arrays of JAX and NumPy, lists, data frames, CPU tensors of PyTorch and all else that has `__array__`, of
-    any dtype of real numbers. Whole numbers and booleans become floating ones, but for those of a `np.memmap`.
+    Accepts arrays of JAX and NumPy, lists, data frames, CPU tensors of PyTorch and anything with `__array__`, of any
+    dtype of real numbers. Integers and booleans become floating-point, except those of an `np.memmap`.
 
     Args:
         name: of the argument, for messages.
         value: anything.
 
     Raises:
-        ValueError: it is no array of real numbers; the message says what it is, without printing it.
+        ValueError: it is not an array of real numbers; the message names its type, not its content.
     """
     if isinstance(value, np.ma.MaskedArray):
         raise ValueError(f"`{name}` is a masked array; expected numbers alone: fill it, such as by .filled(0)")
@@ -61,7 +61,7 @@ def numbers(name: str, value: Any) -> Any:
 
 
 def require_representable(name: str, array: Any, dtype: Any) -> None:
-    """Refuse an array on the host that a narrower dtype has no numbers for, where NaN and infinity are none either.
+    """Refuse a host array with numbers outside the range of a narrower dtype; NaN and infinity are refused elsewhere.
 
     Raises:
         ValueError: saying how large its numbers are.
@@ -99,7 +99,7 @@ def _kind(value: Any) -> str:
 
 
 def solving_dtype(dtype: Any) -> jnp.dtype:
-    """The dtype that a matrix of `dtype` is solved in: LAPACK has no half precision, nor would it do."""
+    """The dtype that a matrix of `dtype` is solved in. LAPACK has no half precision."""
     if not jnp.issubdtype(dtype, jnp.floating):
         return canonicalize_dtype(np.float64)  # whole numbers
     return jnp.dtype(jnp.float32) if jnp.finfo(dtype).bits < 32 else jnp.dtype(dtype)

@@ -14,10 +14,10 @@ _PACKAGES = ("lpjax", "jax", "jaxlib", "numpy", "scipy", "transformers", "safete
 
 
 def run_record(seed: int | None) -> dict[str, Any]:
-    """Seed, versions and machine of this run: what a reader needs to repeat it, and no name of anybody's.
+    """Seed, versions and machine of this run: what a reader needs to repeat it, without names of people.
 
     Args:
-        seed: of what was random, or None where nothing was.
+        seed: of the random numbers, or None if there were none.
     """
     import jax
 
@@ -43,7 +43,7 @@ def run_record(seed: int | None) -> dict[str, Any]:
 
 
 def method_label(method: str, p: float | None) -> str:
-    """The method with its exponent, if that has a say."""
+    """The method, with its exponent if that matters."""
     unused = p is None or (method in SOLVERS and not SOLVERS[method].uses_p)
     return method if unused else f"{method}, p = {p:g}"
 

@@ -17,7 +17,7 @@ def short_repr(value: Any) -> str:
     """One line for a dataclass, a NamedTuple or a tree of them, such as `LowRank(left=f32[30522,100], …)`.
 
     Scalars that are known are printed as numbers, a mapping of arrays as their count. Fields of a dataclass that have
-    their default are left out. Tracers, shapes and anything else that a tree function may put into a field are fine.
+    their default are left out. Fields may hold tracers, shapes and anything else that a tree function puts there.
     """
     return wl.pformat(value, width=2**31, custom=_document)
 

@@ -10,7 +10,7 @@ import jax
 from lpjax.weights.dispatch import is_weight
 
 MAX_DEPTH = 32
-"""Keys of a path in a file at most; parameter trees come nowhere near."""
+"""Largest number of keys of a path in a file; real parameter trees have far fewer."""
 
 
 def leaves_with_paths(params: Any) -> list[tuple[str, Any]]:

@@ -34,7 +34,7 @@ def blocked_sum(values: Float[Array, " n"]) -> Scalar:
 
 
 def row_norms(residual: Float[Array, "n d"], metric: Float[Array, "d d"] | None = None) -> Float[Array, " n"]:
-    """‖r_i‖_C of every row; C = I where `metric` is None."""
+    """‖r_i‖_C of every row; C = I if `metric` is None."""
     if metric is None:
         return jnp.sqrt(jnp.sum(residual**2, axis=1))
     squared = jnp.sum(jnp.matmul(residual, metric, precision="highest") * residual, axis=1)
@@ -82,11 +82,11 @@ def lp_norm(
 
     Returns:
         A scalar of the residual's dtype, float32 for half precision and, without x64, for whole numbers; NaN or
-        infinite if the residual is, and infinite if the norm is no number of that dtype.
+        infinite if the residual is, and infinite if the norm exceeds that dtype.
 
     Raises:
-        ValueError: `over` is neither name, p is not above 0, an argument is no array of real numbers, weights or metric
-            do not fit the residual, or a metric is given for entries.
+        ValueError: `over` is neither name, p is not above 0, an argument is not an array of real numbers, weights or
+            metric do not fit the residual, or a metric is given for entries.
     """
     if over not in ("entries", "rows"):
         raise ValueError(f'`over` is {over!r}; expected "entries" or "rows"')
@@ -104,7 +104,7 @@ def lp_norm(
         raise ValueError(f"`metric` has shape {metric.shape}; expected {(d, d)}")
     if metric is not None and over == "entries":
         raise ValueError('`metric` measures whole rows; pass over="rows", or leave it out')
-    # Neither p nor a sum of many terms can be told in half precision.
+    # Half precision is not enough for p or for a sum of many terms.
     dtype = canonicalize_dtype(residual.dtype)
     dtype = canonicalize_dtype(np.float64) if not jnp.issubdtype(dtype, jnp.floating) else dtype
     dtype = jnp.dtype(jnp.float32) if jnp.finfo(dtype).bits < 32 else dtype

@@ -29,10 +29,10 @@ _GROUPS = {
     "attention": r"(^|/)\w*(attention|attn)\w*/(.*/)?kernel$",
     "feed_forward": r"(^|/)(\w*_)?(ffn?|feed_?forward|mlp)\w*/(.*/)?kernel$",
 }
-"""What most Flax models call these; nets with other names have `groups` of their own."""
+"""Names that most Flax models use; nets with other names have `groups` of their own."""
 
 GROUPS = {name: (name,) for name in _GROUPS} | {"encoder": ("attention", "feed_forward")}
-"""Groups of `select`, and of which parts each consists."""
+"""Groups of `select`, and the parts of each."""
 
 
 def in_group(path: str, group: str) -> bool:
@@ -45,7 +45,7 @@ def in_group(path: str, group: str) -> bool:
 def select_paths(params: Any, select: Select, input_axes: InputAxes | None = None) -> list[str]:
     """Paths of the matrices that `select` names, in tree order.
 
-    Groups ignore case and skip leaves that are no matrices, such as the 3-D kernels of flax's own attention layers
+    Groups ignore case and skip leaves that are not matrices, such as the 3-D kernels of flax's own attention layers
     unless `input_axes` says how to view them.
 
     Args:
@@ -55,8 +55,8 @@ def select_paths(params: Any, select: Select, input_axes: InputAxes | None = Non
         input_axes: see `compress`; leaves of more than two axes that it names count as matrices.
 
     Raises:
-        ValueError: a pattern is no regular expression or matches nothing, or a leaf that it matches is not a
-            floating matrix; the nearest paths are named. Also where two selected leaves have one path.
+        ValueError: a pattern is not a regular expression or matches nothing, or a leaf that it matches is not a
+            floating matrix; the nearest paths are named. Also if two selected leaves have one path.
     """
     viewed = input_axes or {}
 
@@ -85,7 +85,7 @@ def select_paths(params: Any, select: Select, input_axes: InputAxes | None = Non
         hint = ""
         if any(_is_floating(leaf) and leaf.ndim > 2 for _, leaf in unfit):
             hint = (
-                ". A kernel of more axes can be factored where `input_axes` says how many of them are inputs: "
+                ". A kernel of more axes can be factored if `input_axes` says how many of them are inputs: "
                 "`lpjax.flax.input_axes` finds that for a linen module; `lpjax.flax.compress_nnx` knows it of NNX"
             )
         raise ValueError(
@@ -108,12 +108,12 @@ def rank_for(shape: tuple[int, int], keep: float) -> int:
     n, d = shape
     if min(n, d) < 1:
         raise ValueError(f"`shape` is {tuple(shape)}; expected (n, d), both 1 or more")
-    # A product such as 0.1·30 must not floor to 2 for want of one rounding.
+    # A product such as 0.1·30 must not floor to 2 because of one rounding error.
     return int(np.floor(keep * n * d / (n + d) * (1 + 4 * np.finfo(float).eps)))
 
 
 def max_rank(shape: Sequence[int]) -> int:
-    """The largest rank of a pair that stores less than the dense matrix; 0 where none does."""
+    """The largest rank whose factors store less than the dense matrix; 0 if none do."""
     n, d = shape
     return (n * d - 1) // (n + d)
 
