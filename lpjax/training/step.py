@@ -47,7 +47,7 @@ def begin(params: Params, optimizer: optax.GradientTransformation) -> TrainState
 
 
 def _as_dicts(tree: Any) -> Any:
-    """`tree` with {"left", "right", …} for each `LowRank`: optimizers replace leaves by what is not an array."""
+    """`tree` with {"left", "right", …} for each weight: optimizers replace leaves by what is not an array."""
 
     def plain(leaf: Any) -> Any:
         return {name: part for name, part in parts_of(leaf).items() if part is not None} if is_weight(leaf) else leaf
@@ -55,9 +55,31 @@ def _as_dicts(tree: Any) -> Any:
     return jax.tree.map(plain, tree, is_leaf=is_weight)
 
 
+_SCALES = ("scales", "steps")  # fields of `Quantized`, and last parts of keys of `_as_dicts`
+_PACE = 32  # 1/32 is about the size of a weight
+
+
+def _units(floats: Any) -> Any:
+    """What a unit step of the optimizer changes each leaf by: 1, or in proportion to a scale or step.
+
+    A scale is far smaller than the weights that it scales, and moves all of them: it must not move as far as a weight
+    does. So scales and steps move relative to their own size, as fast as weights do on average.
+    """
+
+    def unit(path: Any, leaf: Any) -> Any:
+        return _PACE * jnp.abs(leaf) if getattr(path[-1], "name", None) in _SCALES else 1.0
+
+    return jax.tree_util.tree_map_with_path(unit, floats)
+
+
 def decays(params: Mapping[str, Any], no_decay: frozenset[str]) -> Any:
-    """Which leaves decay: all but those whose last key is in `no_decay`."""
-    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key not in no_decay, params)
+    """Which leaves decay: all but those whose last key is in `no_decay`, and scales and steps of codes."""
+
+    def decays(path: Any, _: Any) -> bool:
+        key = path[-1].key
+        return key not in no_decay and key.split(".")[-1] not in _SCALES
+
+    return jax.tree_util.tree_map_with_path(decays, params)
 
 
 @functools.lru_cache
@@ -143,9 +165,11 @@ def train_step(
         zero = (jnp.zeros((), at_least_float32(dtype)), jax.tree.map(jnp.zeros_like, floats))
         (lost, grads), _ = jax.lax.scan(add, zero, parts)
     total = jnp.sum(weights)
-    grads = jax.tree.map(lambda g: g / total, grads)
+    units = _units(floats)
+    grads = jax.tree.map(lambda g, unit: g / total * unit, grads, units)
     with jax.numpy_dtype_promotion("standard"):  # optax needs it, whatever the caller has set
         updates, moments = optimizer.update(_as_dicts(grads), state.moments, _as_dicts(floats))
     leaves, structure = jax.tree.flatten(floats)
-    moved = [leaf - rate * update for leaf, update in zip(leaves, jax.tree.leaves(updates), strict=True)]
+    steps = zip(leaves, jax.tree.leaves(updates), jax.tree.leaves(units), strict=True)
+    moved = [leaf - rate * unit * update for leaf, update, unit in steps]
     return TrainState(with_places(jax.tree.unflatten(structure, moved), state.params), moments), lost / total

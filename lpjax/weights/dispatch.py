@@ -70,7 +70,7 @@ def densify(weight: Weight) -> Array:
     """The dense matrix that `weight` stands for, multiplied at the highest precision the device has."""
     if isinstance(weight, LowRank):
         return weight.multiplied(jax.lax.Precision.HIGHEST)
-    return expanded(weight)
+    return jnp.asarray(expanded(weight))
 
 
 def cast(weight: Any, dtype: Any) -> Any:

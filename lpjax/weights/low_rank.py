@@ -84,7 +84,7 @@ class LowRank:
     @property
     def dtype(self) -> jnp.dtype:
         """Common dtype of the factors."""
-        return jnp.result_type(self.left.dtype, self.right.dtype)
+        return jax.dtypes.canonicalize_dtype(jnp.promote_types(self.left.dtype, self.right.dtype))
 
     @property
     def rank(self) -> int:

@@ -39,6 +39,32 @@ def factor_losslessly(params: dict) -> dict:
     return jax.tree_util.tree_map_with_path(one, params)
 
 
+def round_matrix(matrix: Any, bits: int | None = 8, *, axis: int = 0) -> lpjax.Quantized:
+    """A matrix rounded plainly, with a scale a line and steps; in turn to 8, 6, 5 and 4 bits if `bits` is None."""
+    lines = np.asarray(matrix, np.float64) if axis else np.asarray(matrix, np.float64).T
+    most = 2 ** (np.resize([8, 6, 5, 4] if bits is None else [bits], lines.shape[1]) - 1) - 1
+    steps = (127 / most).astype(np.float16)
+    scales = (np.abs(lines).max(axis=1, keepdims=True) / 127 + 1e-6).astype(np.float16)
+    codes = np.clip(np.round(lines / scales / steps), -most, most).astype(int)
+    return lpjax.Quantized.from_codes(codes, scales, steps, axis=axis, bits=bits)
+
+
+def quantize(params: dict, bits: int | None = 8, rank: int | None = None) -> dict:
+    """Every kernel and table rounded; with `rank`, its factors of this rank."""
+
+    def one(path: Any, leaf: Any) -> Any:
+        table = path[-1].key == "embedding"
+        if path[-1].key not in ("kernel", "embedding"):
+            return leaf
+        if rank is None or rank >= min(leaf.shape):
+            return round_matrix(leaf, bits, axis=int(table))
+        u, s, vt = np.linalg.svd(np.asarray(leaf, np.float64), full_matrices=False)
+        left, right = u[:, :rank] * s[:rank] ** 0.5, vt[:rank] * s[:rank, None] ** 0.5
+        return lpjax.LowRank(round_matrix(left, bits, axis=1), round_matrix(right, bits, axis=0))
+
+    return jax.tree_util.tree_map_with_path(one, params)
+
+
 def base_net(name: str, *, layers: int = 1, dropout: float = 0.0, rank: int | None = None) -> Checkpoint:
     """A golden net of a layer or two, without dropout unless there is to be some, its matrices factored if asked."""
     checkpoint = load_golden(name).checkpoint
