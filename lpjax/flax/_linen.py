@@ -1,7 +1,7 @@
-"""Linen: run a module on params with `LowRank` leaves, and find which axes of its kernels are inputs.
+"""Linen: run a module on params with `LowRank` and `Quantized` leaves, and find which axes of its kernels are inputs.
 
 A module is not changed: while `factored` is on, the calls of `nn.Dense`, `nn.DenseGeneral` and `nn.Embed` whose own
-parameter is a `LowRank` are computed here, by two thin products. (flax compares a parameter's shape with its
+parameter is one of these are computed here. (flax compares a parameter's shape with its
 initializer's before the layer sees it, so an argument of the layer, such as `dot_general`, is not enough.)
 """
 
@@ -26,26 +26,29 @@ from jaxtyping import Array
 
 from lpjax._tree import leaves_with_paths
 from lpjax.flax._product import attend, dense, lookup, normalize, sizes_of
-from lpjax.weights.low_rank import LowRank, is_lowrank
+from lpjax.weights.dispatch import is_weight
+from lpjax.weights.low_rank import LowRank
+from lpjax.weights.quantized import Quantized
 
 
 def factored() -> AbstractContextManager[None]:
-    """Within this context linen modules take `LowRank` for dense weights; for code that applies a module itself.
+    """Within this context linen modules take `LowRank` and `Quantized` for dense weights.
 
-    Modules with dense weights compute what they always do.
+    For code that applies a module itself. Modules with dense weights compute what they always do.
     """
     return nn.intercept_methods(_intercept)
 
 
 def apply(module: nn.Module, variables: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
-    """`module.apply(variables, *args, **kwargs)`; leaves of `variables` may be `LowRank`.
+    """`module.apply(variables, *args, **kwargs)`; leaves of `variables` may be `LowRank` or `Quantized`.
 
     They may be weights of `nn.Dense`, `nn.DenseGeneral` and `nn.Embed`, alone or within other modules, under `nn.scan`,
-    `nn.vmap` (stacked along axis 0) and `nn.remat`. The dense weight is never formed. A custom `dot_general` is called
+    `nn.vmap` (stacked along axis 0) and `nn.remat`. The dense weight of a `LowRank` is never formed; a quantized kernel
+    is expanded where it is used, of a quantized table the rows that are looked up. A custom `dot_general` is called
     twice, once for each factor.
 
     Raises:
-        ValueError: a `LowRank` is a parameter of another kind of module, is passed to a module that cannot use it, or
+        ValueError: such a weight is a parameter of another kind of module, is passed to a module that cannot use it, or
             does not have the shape of the layer's weight.
     """
     with factored():
@@ -144,7 +147,7 @@ def _weight(module: nn.Module, function: Callable[..., Any]) -> list[_Weight]:
     path = "/".join((*module.path, name, *([inner] if inner else [])))
     general = isinstance(module, nn.DenseGeneral)
     batch = len(module.batch_dims) if general else 0
-    inputs = np.size(module.axis) if general and not is_lowrank(value) else 1  # a `LowRank` has one already
+    inputs = np.size(module.axis) if general and not is_weight(value) else 1  # these have one already
     return [_Weight(path, tuple(value.shape), batch, inputs, axes)]
 
 
@@ -178,11 +181,11 @@ def _boxed(params: Any, paths: set[str]) -> Any:
         name = jax.tree_util.keystr(path, simple=True, separator="/")
         return _Probe(leaf, tuple(range(leaf.ndim))) if name in paths else leaf
 
-    return jax.tree_util.tree_map_with_path(box, params, is_leaf=is_lowrank)
+    return jax.tree_util.tree_map_with_path(box, params, is_leaf=is_weight)
 
 
 class _Misplaced(ValueError):
-    """A `LowRank` in a place where it cannot be used; not wrapped again on its way up."""
+    """A weight in a place where it cannot be used; not wrapped again on its way up."""
 
 
 def _function(context: InterceptorContext) -> Callable[..., Any]:
@@ -194,28 +197,31 @@ def _function(context: InterceptorContext) -> Callable[..., Any]:
 def _intercept(next_fun: Callable[..., Any], args: Any, kwargs: Any, context: InterceptorContext) -> Any:
     module, method = context.module, _METHODS.get(_function(context))
     if method is not None:
-        pair = _lowrank_in(_own(module)[1])
-        if pair is not None:
-            return method(module, pair, *args, **kwargs)
+        weight = _weight_in(_own(module)[1])
+        if weight is not None:
+            return method(module, weight, *args, **kwargs)
     try:
         return next_fun(*args, **kwargs)
     except _Misplaced:
         raise
     except flax.errors.ScopeParamShapeError as error:
         own = [] if module.scope is None else module.scope.variables().get("params", {}).items()
-        names = ["/".join((*module.path, name)) for name, value in own if _lowrank_in(value) is not None]
-        if not names:
+        weights = {"/".join((*module.path, name)): weight for name, value in own if (weight := _weight_in(value))}
+        if not weights:
             raise
+        kind = type(next(iter(weights.values()))).__name__
         raise _Misplaced(
-            f"{', '.join(names)} is a LowRank, but belongs to {type(module).__name__}; only nn.Dense, "
-            f"nn.DenseGeneral and nn.Embed run on factored weights: leave it out of `select`"
+            f"{', '.join(weights)} is a {kind}, but belongs to {type(module).__name__}; only nn.Dense, "
+            f"nn.DenseGeneral and nn.Embed run on factored or quantized weights: leave it out of `select`"
         ) from error
     except (TypeError, ValueError) as error:
         # JAX raises these for anything but an array, for example in a decoder that is passed the tied table.
-        if not any(map(is_lowrank, jax.tree.leaves((args, kwargs), is_leaf=is_lowrank))):
+        handed = filter(is_weight, jax.tree.leaves((args, kwargs), is_leaf=is_weight))
+        if (weight := next(handed, None)) is None:
             raise
+        kind = type(weight).__name__
         raise _Misplaced(
-            f"{'/'.join(module.path)}, a {type(module).__name__}, was handed a LowRank that it could not use "
+            f"{'/'.join(module.path)}, a {type(module).__name__}, was handed a {kind} that it could not use "
             f"({error}): leave the weight that is shared with it out of `select`"
         ) from error
 
@@ -226,19 +232,19 @@ def _own(module: nn.Module) -> tuple[str, Any]:
     return name, None if module.scope is None else module.scope.get_variable("params", name, None)
 
 
-def _lowrank_in(value: Any) -> LowRank | None:
-    """The `LowRank` that `value` is or boxes. Unboxed, since flax's boxes would shard both factors in the same way."""
+def _weight_in(value: Any) -> LowRank | Quantized | None:
+    """The weight that `value` is or boxes. Unboxed, since flax's boxes would shard all its arrays in the same way."""
     if isinstance(value, meta.AxisMetadata):
-        leaves = jax.tree.leaves(value, is_leaf=is_lowrank)
+        leaves = jax.tree.leaves(value, is_leaf=is_weight)
         value = leaves[0] if len(leaves) == 1 else None
-    return value if isinstance(value, LowRank) else None
+    return value if is_weight(value) else None
 
 
-def _dense(module: nn.Dense, weight: LowRank, inputs: Array) -> Array:
+def _dense(module: nn.Dense, weight: LowRank | Quantized, inputs: Array) -> Array:
     return _general(module, weight, inputs, (jnp.ndim(inputs) - 1,), (), (module.features,))
 
 
-def _dense_general(module: nn.DenseGeneral, weight: LowRank, inputs: Array) -> Array:
+def _dense_general(module: nn.DenseGeneral, weight: LowRank | Quantized, inputs: Array) -> Array:
     batch = tuple(module.batch_dims)
     if sorted(batch) != list(range(len(batch))):
         raise ValueError(f"`batch_dims` are {batch}; expected leading axes, from 0 on")
@@ -248,7 +254,7 @@ def _dense_general(module: nn.DenseGeneral, weight: LowRank, inputs: Array) -> A
 
 def _general(
     module: Any,
-    weight: LowRank,
+    weight: LowRank | Quantized,
     inputs: Array,
     axes: tuple[int, ...],
     batch_axes: tuple[int, ...],
@@ -267,25 +273,25 @@ def _promote(module: Any) -> Callable[..., Any]:
     return functools.partial(module.promote_dtype, dtype=module.dtype)
 
 
-def _setup(module: Any, weight: LowRank) -> None:
+def _setup(module: Any, weight: LowRank | Quantized) -> None:
     _check_shape(module, "embedding", weight, (module.num_embeddings, module.features))
     module.embedding = weight  # as nn.Embed sets it, for code that reads `embed.embedding.T`
 
 
-def _embed(module: Any, weight: LowRank, inputs: Array) -> Array:
+def _embed(module: Any, weight: LowRank | Quantized, inputs: Array) -> Array:
     return lookup(_promote(module), weight, inputs, module.num_embeddings)
 
 
-def _attend(module: Any, weight: LowRank, query: Array) -> Array:
+def _attend(module: Any, weight: LowRank | Quantized, query: Array) -> Array:
     return attend(_promote(module), weight, query)
 
 
-def _check_shape(module: nn.Module, name: str, weight: LowRank, expected: tuple[int, ...]) -> None:
+def _check_shape(module: nn.Module, name: str, weight: LowRank | Quantized, expected: tuple[int, ...]) -> None:
     if weight.shape != expected:
         path = "/".join((*module.path, name))
         raise _Misplaced(
-            f"{path} is a LowRank of shape {weight.shape}; expected {expected}, inputs by outputs of this "
-            f"{type(module).__name__}"
+            f"{path} is a {type(weight).__name__} of shape {weight.shape}; expected {expected}, inputs by outputs "
+            f"of this {type(module).__name__}"
         )
 
 

@@ -1,9 +1,9 @@
-"""NNX: replace a model's `nnx.Linear`, `nnx.LinearGeneral` and `nnx.Embed` by factored layers."""
+"""NNX: replace a model's `nnx.Linear`, `nnx.LinearGeneral` and `nnx.Embed` by factored or quantized ones."""
 
 from __future__ import annotations
 
 import collections
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -14,21 +14,49 @@ from jaxtyping import Array
 
 from lpjax.compression import LayerRecord, compress
 from lpjax.flax._product import attend, dense, lookup, normalize, sizes_of
-from lpjax.select import InputAxes, Select, select_paths
+from lpjax.select import InputAxes, Select, matrix_view, select_paths
 from lpjax.solvers import Solution
 from lpjax.weights.low_rank import LowRank
+from lpjax.weights.quantized import Quantized
 
 
-class FactoredLinear(nnx.Module):
-    """An `nnx.Linear` or `nnx.LinearGeneral` whose kernel is `left @ right`, with its other attributes unchanged.
+class Codes(nnx.Variable[Any]):
+    """Packed codes of a quantized matrix, and the order of their positions; not trained."""
 
-    Attributes:
-        left: shape (∏ in_features, rank), behind any batch axes.
-        right: shape (rank, ∏ out_features), behind any batch axes.
-    """
 
-    def __init__(self, dense: nnx.Linear | nnx.LinearGeneral, left: nnx.Param[Array], right: nnx.Param[Array]):
-        self.left, self.right = left, right
+class QuantizedMatrix(nnx.Module):
+    """A `Quantized` matrix of which `scales` and `steps` are parameters of the type `kind`, and its codes are not."""
+
+    def __init__(self, matrix: Quantized, kind: type[nnx.Variable[Any]] = nnx.Param):
+        arrays = jax.tree.map(jnp.asarray, matrix)
+        self.codes = nnx.List([Codes(run) for run in arrays.codes])
+        self.order = nnx.data(None) if arrays.order is None else Codes(arrays.order)
+        self.scales = kind(arrays.scales)
+        self.steps = nnx.data(None) if arrays.steps is None else kind(arrays.steps)
+        self.runs, self.axis, self.group, self.dtype = matrix.runs, matrix.axis, matrix.group, matrix.dtype
+
+    def __getitem__(self, index: Any) -> Quantized:
+        """The matrix, by `…` as of a variable."""
+        del index
+        return Quantized(
+            codes=tuple(run[...] for run in self.codes),
+            scales=self.scales[...],
+            steps=None if self.steps is None else self.steps[...],
+            order=None if self.order is None else self.order[...],
+            runs=self.runs,
+            axis=self.axis,
+            group=self.group,
+            dtype=self.dtype,
+        )
+
+
+Factor = nnx.Variable[Any] | QuantizedMatrix
+
+
+class _Linear(nnx.Module):
+    """An `nnx.Linear` or `nnx.LinearGeneral` with a kernel of another kind."""
+
+    def __init__(self, dense: nnx.Linear | nnx.LinearGeneral):
         self.bias = dense.bias if dense.bias is not None else nnx.data(None)
         self.in_features, self.out_features = dense.in_features, dense.out_features
         self.axis = getattr(dense, "axis", (-1,))
@@ -40,12 +68,12 @@ class FactoredLinear(nnx.Module):
         self.preferred_element_type = dense.preferred_element_type
 
     @property
-    def kernel(self) -> LowRank:
-        """The factored kernel."""
-        return LowRank(self.left[...], self.right[...])
+    def kernel(self) -> LowRank | Quantized:
+        """The kernel."""
+        raise NotImplementedError
 
     def __call__(self, inputs: Array, out_sharding: Any = None) -> Array:
-        """The layer's output, by two thin products."""
+        """The layer's output."""
         given = {"out_sharding": out_sharding, "preferred_element_type": self.preferred_element_type}
         return dense(
             self,
@@ -60,31 +88,95 @@ class FactoredLinear(nnx.Module):
         )
 
 
-class FactoredEmbed(nnx.Module):
+class FactoredLinear(_Linear):
+    """An `nnx.Linear` or `nnx.LinearGeneral` whose kernel is `left @ right`, with its other attributes unchanged.
+
+    Attributes:
+        left: shape (∏ in_features, rank), behind any batch axes; a parameter or a `QuantizedMatrix`.
+        right: shape (rank, ∏ out_features), behind any batch axes, as `left`.
+    """
+
+    def __init__(self, dense: nnx.Linear | nnx.LinearGeneral, left: Factor, right: Factor):
+        super().__init__(dense)
+        self.left, self.right = left, right
+
+    @property
+    def kernel(self) -> LowRank:
+        """The factored kernel."""
+        return LowRank(self.left[...], self.right[...])
+
+
+class QuantizedLinear(_Linear):
+    """An `nnx.Linear` or `nnx.LinearGeneral` whose kernel is quantized, with its other attributes unchanged.
+
+    Attributes:
+        matrix: shape (∏ in_features, ∏ out_features), behind any batch axes.
+    """
+
+    def __init__(self, dense: nnx.Linear | nnx.LinearGeneral, matrix: QuantizedMatrix):
+        super().__init__(dense)
+        self.matrix = matrix
+
+    @property
+    def kernel(self) -> Quantized:
+        """The quantized kernel."""
+        return self.matrix[...]
+
+
+class _Embed(nnx.Module):
+    """An `nnx.Embed` with a table of another kind."""
+
+    def __init__(self, dense: nnx.Embed):
+        self.num_embeddings, self.features = dense.num_embeddings, dense.features
+        self.dtype, self.param_dtype, self.promote_dtype = dense.dtype, dense.param_dtype, dense.promote_dtype
+
+    @property
+    def embedding(self) -> LowRank | Quantized:
+        """The table."""
+        raise NotImplementedError
+
+    def __call__(self, inputs: Array, out_sharding: Any = None) -> Array:
+        """Rows of the table; NaN for ids outside, as in `nnx.Embed`."""
+        return lookup(_promote(self), self.embedding, inputs, self.num_embeddings, out_sharding=out_sharding)
+
+    def attend(self, query: Array, out_sharding: Any = None) -> Array:
+        """Inner products of `query` (..., features) with all rows: (..., num_embeddings)."""
+        return attend(_promote(self), self.embedding, query, out_sharding=out_sharding)
+
+
+class FactoredEmbed(_Embed):
     """An `nnx.Embed` whose table is `left @ right`, with its other attributes unchanged.
 
     Attributes:
-        left: shape (num_embeddings, rank).
-        right: shape (rank, features).
+        left: shape (num_embeddings, rank); a parameter or a `QuantizedMatrix`.
+        right: shape (rank, features), as `left`.
     """
 
-    def __init__(self, dense: nnx.Embed, left: nnx.Param[Array], right: nnx.Param[Array]):
+    def __init__(self, dense: nnx.Embed, left: Factor, right: Factor):
+        super().__init__(dense)
         self.left, self.right = left, right
-        self.num_embeddings, self.features = dense.num_embeddings, dense.features
-        self.dtype, self.param_dtype, self.promote_dtype = dense.dtype, dense.param_dtype, dense.promote_dtype
 
     @property
     def embedding(self) -> LowRank:
         """The factored table."""
         return LowRank(self.left[...], self.right[...])
 
-    def __call__(self, inputs: Array, out_sharding: Any = None) -> Array:
-        """Rows of the table: rows of `left`, times `right`; NaN for ids outside, as in `nnx.Embed`."""
-        return lookup(_promote(self), self.embedding, inputs, self.num_embeddings, out_sharding=out_sharding)
 
-    def attend(self, query: Array, out_sharding: Any = None) -> Array:
-        """Inner products of `query` (..., features) with all rows: (..., num_embeddings)."""
-        return attend(_promote(self), self.embedding, query, out_sharding=out_sharding)
+class QuantizedEmbed(_Embed):
+    """An `nnx.Embed` whose table is quantized, with its other attributes unchanged.
+
+    Attributes:
+        matrix: shape (num_embeddings, features).
+    """
+
+    def __init__(self, dense: nnx.Embed, matrix: QuantizedMatrix):
+        super().__init__(dense)
+        self.matrix = matrix
+
+    @property
+    def embedding(self) -> Quantized:
+        """The quantized table."""
+        return self.matrix[...]
 
 
 def _promote(layer: Any) -> Callable[..., Any]:
@@ -161,15 +253,60 @@ def compress_nnx(
     layers: dict[int, nnx.Module] = {}
     for path in chosen:
         if isinstance(pair := params[path], LowRank) and pair is not tree[path]:
-            kind = type(factored[path][0].left if path in factored else found[path][0].param)
-            left, right = kind(jnp.asarray(pair.left)), kind(jnp.asarray(pair.right))
-            for layer in factored.get(path, ()):
-                layer.left, layer.right = left, right
-            for use in found.get(path, ()):
-                make: Any = FactoredEmbed if isinstance(use.owner, nnx.Embed) else FactoredLinear
-                layers[id(use.owner)] = make(use.owner, left, right)
+            if path in factored:
+                kind = type(factored[path][0].left)
+                left, right = kind(jnp.asarray(pair.left)), kind(jnp.asarray(pair.right))
+                for layer in factored[path]:
+                    layer.left, layer.right = left, right
+            else:
+                layers |= _layers_of(found[path], pair)
     _swap(model, layers, set())
     return records
+
+
+def put_weights_nnx(model: nnx.Module, weights: Mapping[str, LowRank | Quantized]) -> None:
+    """Replace layers of an NNX model, in place, by layers of the given weights.
+
+    They become `FactoredLinear`, `FactoredEmbed`, `QuantizedLinear` and `QuantizedEmbed`. Of a quantized matrix scales
+    and steps are parameters, of the type that the dense weight has; its codes are `Codes`.
+
+    Args:
+        model: changed in place.
+        weights: path of a dense parameter -> what replaces it, of shape (inputs, outputs) behind any stack of layers.
+
+    Raises:
+        ValueError: as `compress_nnx` for parameters that cannot be replaced; a path that is no parameter, or a weight
+            of another shape. The model is then unchanged.
+    """
+    found = _find(model)
+    if unknown := sorted(weights.keys() - found.keys()):
+        raise ValueError(f"`weights` names {', '.join(unknown[:5])}, which are no parameters of the model")
+    for path, weight in weights.items():
+        entry = _input_axes(uses := found[path])
+        if fault := _fault(uses, entry is not None):
+            raise ValueError(f"`weights` names {path}, which cannot be replaced: {fault}")
+        assert entry is not None
+        view = matrix_view(uses[0].param[...], entry if isinstance(entry, tuple) else (0, entry))
+        if weight.shape != (shape := (*view.stack, view.inputs, view.outputs)):
+            raise ValueError(f"`weights` has {path} of shape {weight.shape}; expected {shape}")
+    layers: dict[int, nnx.Module] = {}
+    for path, weight in weights.items():
+        layers |= _layers_of(found[path], weight)
+    _swap(model, layers, set())
+
+
+def _layers_of(uses: list[_Use], weight: LowRank | Quantized) -> dict[int, nnx.Module]:
+    """What replaces each layer that uses a parameter, by its id; they share their parameters."""
+    kind = type(uses[0].param)
+
+    def held(matrix: Any) -> Any:
+        return QuantizedMatrix(matrix, kind) if isinstance(matrix, Quantized) else kind(jnp.asarray(matrix))
+
+    makers: tuple[Any, Any] = (QuantizedLinear, QuantizedEmbed)
+    parts = [held(weight)] if isinstance(weight, Quantized) else [held(weight.left), held(weight.right)]
+    if isinstance(weight, LowRank):
+        makers = FactoredLinear, FactoredEmbed
+    return {id(use.owner): makers[isinstance(use.owner, nnx.Embed)](use.owner, *parts) for use in uses}
 
 
 _WEIGHT: dict[type, str] = {nnx.Linear: "kernel", nnx.LinearGeneral: "kernel", nnx.Embed: "embedding"}

@@ -1,4 +1,4 @@
-"""How `flax.serialization` saves `LowRank` and `Sparse`, and how to rebuild them without a target."""
+"""How `flax.serialization` saves `LowRank`, `Sparse` and `Quantized`, and how to rebuild pairs without a target."""
 
 from __future__ import annotations
 
@@ -6,20 +6,24 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import numpy as np
 from flax import serialization
 from jax.core import Tracer
 
 from lpjax.weights.low_rank import LowRank
+from lpjax.weights.quantized import Quantized
 from lpjax.weights.sparse import Sparse, fault_of
 
 _SPARSE = ("values", "columns", "starts")
+_QUANTIZED = ("codes", "scales", "steps", "order")
 
 
 def register() -> None:
-    """Tell flax how to save both. Called once, when `lpjax.flax` is imported."""
+    """Tell flax how to save them. Called once, when `lpjax.flax` is imported."""
     serialization.register_serialization_state(LowRank, _state_of_pair, _pair_of_state, override=True)
     serialization.register_serialization_state(Sparse, _state_of_sparse, _sparse_of_state, override=True)
+    serialization.register_serialization_state(Quantized, _state_of_quantized, _quantized_of_state, override=True)
 
 
 def with_pairs(tree: Any) -> Any:
@@ -101,6 +105,26 @@ def _sparse_of_state(target: Sparse, state: Any) -> Sparse:
     if not hasattr(starts, "shape") or isinstance(starts, Tracer):
         return dataclasses.replace(target, **parts)
     return Sparse.from_parts(*(parts[name] for name in _SPARSE))
+
+
+def _state_of_quantized(matrix: Quantized) -> dict[str, Any]:
+    return {name: serialization.to_state_dict(getattr(matrix, name)) for name in _QUANTIZED}
+
+
+def _quantized_of_state(target: Quantized, state: Any) -> Quantized:
+    """The arrays of the file; how they are read, such as the bits of each run, is the target's."""
+    if not isinstance(state, Mapping) or set(state) != set(_QUANTIZED):
+        raise ValueError(
+            f"the target has a quantized matrix at {serialization.current_path()}, the file {_keys(state)}; expected "
+            f"{', '.join(_QUANTIZED)}"
+        )
+    parts = {name: serialization.from_state_dict(getattr(target, name), state[name], name=name) for name in _QUANTIZED}
+    known = {name: getattr(target, name) for name in _QUANTIZED}
+    if jax.tree.map(np.shape, parts) != jax.tree.map(np.shape, known):
+        raise ValueError(
+            f"the target has a quantized matrix of other bits or groups at {serialization.current_path()} than the file"
+        )
+    return dataclasses.replace(target, **parts)
 
 
 def _keys(state: Any) -> str:
