@@ -100,7 +100,8 @@ def test_a_rank_that_is_no_smaller_leaves_the_pair():
 
 def test_stacks_of_pairs():
     pairs = [pair_of(seed=seed) for seed in (0, 1)]
-    stack = lpjax.LowRank(np.stack([p.left for p in pairs]), np.stack([p.right * 1000**i for i, p in enumerate(pairs)]))
+    lefts, rights = zip(*((np.asarray(pair.left), np.asarray(pair.right)) for pair in pairs), strict=True)
+    stack = lpjax.LowRank(np.stack(lefts), np.stack([right * 1000**i for i, right in enumerate(rights)]))
     found = lpjax.compress({"kernel": stack}, select=".", rank=4, solver="svd", input_axes={"kernel": (1, 1)})
     for i, pair in enumerate(pairs):
         expected = truncated_svd(product(pair) * 1000.0**i, 4)

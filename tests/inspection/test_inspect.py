@@ -372,7 +372,8 @@ def test_traced_leaves_are_refused():
 
 def test_equal_matrices_are_tied():
     words = gaussian(13, 7).astype(np.float32)
-    pair = LowRank(gaussian(7, 2), gaussian(2, 5))
+    left, right = gaussian(7, 2), gaussian(2, 5)
+    pair = LowRank(left, right)
     params = {
         "decoder": {"kernel": jnp.asarray(words.T)},
         "embedding": words,
@@ -381,7 +382,7 @@ def test_equal_matrices_are_tied():
         "nearly": np.where(np.arange(7) == 3, words[::-1], words),
         "ones": {"0": np.ones((3, 5)), "1": np.ones((3, 5)), "2": np.zeros(5), "3": np.zeros(5)},
         "reversed": words[::-1].copy(),
-        "turned": LowRank(pair.right.T.copy(), pair.left.T.copy()),
+        "turned": LowRank(right.T.copy(), left.T.copy()),
     }
     tied = {record.path: record.tied for record in inspect_params(params).leaves if record.tied}
     assert tied == {

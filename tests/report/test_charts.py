@@ -24,10 +24,11 @@ def test_errors_are_those_of_their_definition(monkeypatch, transpose, kind):
     monkeypatch.setattr("lpjax.evaluation.errors._ENTRIES", 50)  # several blocks
     dtype = jnp.bfloat16 if kind == "bfloat16" else np.dtype(kind)
     leaf = heavy_tailed(17, 11).astype(dtype)
-    pair = LowRank(heavy_tailed(17, 3, 1).astype(dtype), heavy_tailed(3, 11, 2).astype(dtype))
+    left, right = heavy_tailed(17, 3, 1).astype(dtype), heavy_tailed(3, 11, 2).astype(dtype)
+    pair = LowRank(left, right)
     found = relative_errors(leaf, pair, transpose=transpose)
     matrix = leaf.astype(np.float64)
-    residual = matrix - pair.left.astype(np.float64) @ pair.right.astype(np.float64)
+    residual = matrix - left.astype(np.float64) @ right.astype(np.float64)
     axis = 0 if transpose else 1
     for value, part, whole in zip(
         found,
