@@ -469,7 +469,7 @@ def test_the_command_its_plan_and_its_page(command, folder, tmp_path):
     page = (tmp_path / "out" / "report.html").read_text()
     assert "<th>single entries</th>" in page
     assert re.search(
-        r'<dt>single entries</dt><dd><data value="0.4">40[^<]*</data> of the parameters that factors may have, in ',
+        r'<dt>single entries</dt><dd><data value="0.4">40[^<]*</data> of the parameters of a pair, in ',
         page,
     )
     # A net that has them keeps them in the next record.
