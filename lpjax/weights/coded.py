@@ -12,10 +12,12 @@ import zlib
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import ml_dtypes
 import numpy as np
 
 from lpjax.weights.entropy import coded_shape, decode_codes, encode_codes
+from lpjax.weights.low_rank import LowRank
 from lpjax.weights.quantized import BITS, Quantized
 
 _HEADER = struct.Struct("<4sBBBxI")
@@ -128,6 +130,16 @@ class Coded:
         lines, length = coded_shape(self.codes[_HEADER.size :])
         floats = [("scales", self.scales, (lines, -(-length // self._header[3])))]
         return floats if self.steps is None else [*floats, ("steps", self.steps, (length,))]
+
+
+def stored_bytes(weight: Any) -> int:
+    """Bytes that a weight of any kind takes in a file, without names."""
+    if isinstance(weight, Quantized):
+        return sum(part.nbytes for part in Coded.of(weight).parts.values())
+    if isinstance(weight, LowRank):
+        parts = (weight.left, weight.right, *jax.tree.leaves(weight.sparse))
+        return sum(stored_bytes(part) for part in parts)
+    return int(weight.nbytes)
 
 
 def join_coded(tensors: Mapping[str, Any]) -> dict[str, Any]:

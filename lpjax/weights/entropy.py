@@ -103,8 +103,8 @@ def encode_codes(codes: Int[np.ndarray, "lines length"]) -> UInt8[np.ndarray, " 
     lines, length = codes.shape
     symbols = _symbols(codes)
     scales = _scales(codes)
-    # Coarse scales of lines cost less, and pay for lines of few codes that are not 0.
-    size, model, sides = min((_model(symbols, *scales, coarse) for coarse in (1, 2)), key=lambda found: found[0])
+    # Coarse scales of lines cost less, and pay for lines of few codes that are not 0; none, for lines that are alike.
+    size, model, sides = min((_model(symbols, *scales, coarse) for coarse in (1, 2, None)), key=lambda found: found[0])
     lanes = min(codes.size, max(-(-codes.size // _STEPS), int(size / 512), 1))  # each loses about a byte
     raw = _pack_raw(codes.reshape(-1), symbols.reshape(-1))
     states, words = _encode_symbols(
@@ -115,6 +115,14 @@ def encode_codes(codes: Int[np.ndarray, "lines length"]) -> UInt8[np.ndarray, " 
     )
     parts = (_HEADER.pack(*header), *sides, states.astype("<u4"), words.astype("<u2"), raw[lanes:].astype("<u2"))
     return np.frombuffer(b"".join(bytes(part) for part in parts), np.uint8)
+
+
+def estimated_bytes(codes: Int[np.ndarray, "lines length"]) -> float:
+    """About how many bytes `encode_codes` would make of `codes`, from their entropy, in a fraction of its time."""
+    symbols = _symbols(codes)
+    low, scales = _low_bits(symbols[symbols > 0]), _scales(codes)
+    size = min(_model(symbols, *scales, coarse)[0] for coarse in (1, None))
+    return size + float(np.sum(low + 1)) / 8 + _HEADER.size
 
 
 def decode_codes(
@@ -191,13 +199,14 @@ def _read_header(stream: np.ndarray) -> tuple[memoryview, _Header]:
 
 
 def _model(
-    symbols: np.ndarray, per_line: np.ndarray, per_position: np.ndarray, coarse: int
+    symbols: np.ndarray, per_line: np.ndarray, per_position: np.ndarray, coarse: int | None
 ) -> tuple[float, _Model, list[bytes]]:
     """(bytes of the symbols and of the model, the model, its parts as bytes).
 
-    Scales of lines are multiples of `coarse` half octaves.
+    Scales of lines are multiples of `coarse` half octaves; None for no scales of lines.
     """
-    lines, positions = coarse * np.round(2 * np.log2(per_line) / coarse), np.round(2 * np.log2(per_position))
+    positions = np.round(2 * np.log2(per_position))
+    lines = np.zeros(len(per_line)) if coarse is None else coarse * np.round(2 * np.log2(per_line) / coarse)
     lines, positions = (
         (clipped - clipped.min()).astype(np.uint8)
         for scales, most in ((lines, 126), (positions, 127))

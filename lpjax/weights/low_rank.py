@@ -116,20 +116,20 @@ class LowRank:
 
     def blocks(self, height: int) -> Iterator[tuple[int, np.ndarray]]:
         """(first row, rows) of the dense matrix, on the host and in double precision, `height` rows at a time."""
-        right = np.concatenate([rows for _, rows in _blocks(self.right, height)])
-        for start, left in _blocks(self.left, height):
+        right = np.concatenate([rows for _, rows in row_blocks(self.right, height)])
+        for start, left in row_blocks(self.left, height):
             rows = left @ right
             if self.sparse is not None:
                 rows += self.sparse.rows(start, start + len(rows), rows.shape[1])
             yield start, rows
 
 
-def _blocks(factor: Any, height: int) -> Iterator[tuple[int, np.ndarray]]:
-    """As `LowRank.blocks`, of an array or a quantized matrix."""
-    if isinstance(factor, Quantized):
-        yield from factor.blocks(height)
+def row_blocks(weight: Any, height: int) -> Iterator[tuple[int, np.ndarray]]:
+    """As `LowRank.blocks`, of a weight of any kind."""
+    if isinstance(weight, Quantized | LowRank):
+        yield from weight.blocks(height)
     else:
-        rows = np.asarray(factor)
+        rows = np.asarray(weight)
         yield from ((start, rows[start : start + height].astype(np.float64)) for start in range(0, len(rows), height))
 
 

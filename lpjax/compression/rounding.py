@@ -1,0 +1,178 @@
+"""Rounding the layers of a plan: each leaf, or the pair that it was factored into, to whole numbers times scales."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import msgspec
+import numpy as np
+from jaxtyping import Float
+
+from lpjax._tree import is_table, leaves_with_paths, replace_leaves
+from lpjax.compression.plan import Choice
+from lpjax.compression.record import LayerRecord
+from lpjax.compression.tasks import require_finite
+from lpjax.rounding import round_groups, round_kernel, round_pair, round_pair_groups
+from lpjax.weighting.statistics import Calibration
+from lpjax.weighting.weightings import DEFAULT, Weighting, weighting_named
+from lpjax.weights.coded import stored_bytes
+from lpjax.weights.dispatch import is_weight
+from lpjax.weights.low_rank import LowRank, row_blocks
+
+_BLOCK = 4096  # rows of which errors are computed at a time
+
+
+class Moments(NamedTuple):
+    """The metrics under which a matrix is rounded; None for the identity.
+
+    Attributes:
+        rows: H: mean x xᵀ of a kernel's inputs, (n, n); for a table the share of all tokens that each row has, (n,).
+        columns: G: mean g gᵀ, (d, d).
+    """
+
+    rows: Float[np.ndarray, ...] | None = None
+    columns: Float[np.ndarray, "d d"] | None = None
+
+
+def moments_of(statistics: Calibration | None, path: str, weighting: str | Weighting | None = None) -> Moments:
+    """The metrics of a matrix, in units of the loss in outputs per token of the texts: steps of matrices compare.
+
+    Args:
+        statistics: need not have the matrix.
+        path: of the leaf.
+        weighting: its `smoothing` is added to each count of a table.
+
+    Raises:
+        ValueError: `statistics` have no gradients.
+    """
+    known = None if statistics is None else statistics.statistics.get(path)
+    if statistics is None or known is None:
+        return Moments()
+    if known.outputs is None:
+        raise ValueError("`statistics` has no `outputs`, which rounding needs: calibrate with `gradients=True`")
+    table = is_table(path)
+    into = known.counts if table else known.inputs
+    assert into is not None
+    into = np.asarray(into, np.float64)
+    if table:
+        smooth = into + weighting_named(weighting or DEFAULT).smoothing
+        total = into.sum()
+        rows = smooth * ((total or 1) / smooth.sum() / statistics.tokens)
+    else:
+        rows = into * (known.tokens / statistics.tokens)
+    return Moments(rows, np.asarray(known.outputs, np.float64))
+
+
+def round_layer(path: str, leaf: Any, choice: Choice, moments: Moments) -> Any:
+    """A leaf, dense or a pair, rounded as its choice says; a pair's single entries stay as they are.
+
+    Without statistics, the step is one of the matrix divided by the root of its mean square.
+
+    Raises:
+        ValueError: the leaf is not finite, or has more than two axes.
+    """
+    if len(leaf.shape) != 2:
+        raise ValueError(f"{path} has shape {tuple(leaf.shape)}; expected a matrix to round")
+    require_finite(path, leaf)
+    table, dtype = is_table(path), leaf.dtype
+    rows, columns = moments
+    if isinstance(leaf, LowRank):
+        left, right = (np.asarray(part).astype(np.float32) for part in (leaf.left, leaf.right))
+        if choice.step is None:
+            rounded = round_pair_groups(left, right, choice.bits or 8, choice.group, rows, columns)
+        else:
+            rounded = round_pair(left, right, choice.step * step_scale(leaf, moments), rows, columns)
+        rounded = dataclasses.replace(rounded, sparse=leaf.sparse)
+    else:
+        matrix = np.asarray(leaf).astype(np.float32)
+        if choice.step is None:
+            rounded = round_groups(matrix, choice.bits or 8, choice.group, axis=int(table), rows=rows, columns=columns)
+        else:
+            known = choice.step * step_scale(leaf, moments), rows, columns
+            rounded = round_pair(matrix, None, *known) if table else round_kernel(matrix, *known)
+    return _as_dtype(rounded, dtype)
+
+
+def step_scale(leaf: Any, moments: Moments) -> float:
+    """What a step is a multiple of: 1 under statistics, else the root of the mean square of the matrix; 1 for zeros."""
+    if moments.columns is not None:
+        return 1.0
+    square = sum(float(np.sum(np.square(rows))) for _, rows in row_blocks(leaf, _BLOCK))
+    return math.sqrt(square / max(math.prod(leaf.shape), 1)) or 1.0
+
+
+def _as_dtype(rounded: Any, dtype: Any) -> Any:
+    """Quantized matrices that expand to `dtype`."""
+    if isinstance(rounded, LowRank):
+        left, right = (_as_dtype(part, dtype) for part in (rounded.left, rounded.right))
+        return dataclasses.replace(rounded, left=left, right=right)
+    return dataclasses.replace(rounded, dtype=np.dtype(dtype))
+
+
+def rounded_record(record: LayerRecord, choice: Choice, before: Any, after: Any, moments: Moments) -> LayerRecord:
+    """The record of a rounded layer; its errors are those of what is stored.
+
+    Args:
+        record: of the factored or the unchanged leaf.
+        choice: for this layer.
+        before, after: the dense leaf, and what replaces it.
+        moments: the metrics that it was rounded under.
+    """
+    rows, columns = moments
+    table, stored, rank = is_table(record.path), stored_bytes(after), after.rank if isinstance(after, LowRank) else None
+    if not table:
+        before, after, rows, columns = before.T, after.T, columns, rows
+    entries, lines, squares = np.zeros((3, 2))
+    height = before.shape[0] if rows is not None and rows.ndim == 2 else _BLOCK
+    for (start, old), (_, new) in zip(row_blocks(before, height), row_blocks(after, height), strict=True):
+        for i, part in enumerate((old - new, old)):
+            entries[i] += np.sum(np.abs(part) ** choice.p)
+            lines[i] += np.sum(np.linalg.norm(part, axis=1) ** choice.p)
+            if rows is not None and columns is not None:
+                heavy = rows[start : start + height, None] * part if rows.ndim == 1 else rows @ part
+                squares[i] += np.sum(heavy * (part @ columns))
+    error_entries, error_rows = (_share(*sums) ** (1 / choice.p) for sums in (entries, lines))
+    return msgspec.structs.replace(
+        record,
+        rank=rank,
+        stored_size=after.size,
+        error_entries=error_entries,
+        error_rows=error_rows,
+        bound=None,
+        error_weighted=None if columns is None else math.sqrt(_share(*squares)),
+        note="",
+        step=choice.step,
+        bits=choice.bits,
+        stored_bytes=stored,
+    )
+
+
+def _share(part: float, whole: float) -> float:
+    return max(float(part / whole), 0.0) if whole > 0 else 0.0
+
+
+def round_rest(params: Any, layers: Mapping[str, Any], dtype: str) -> Any:
+    """`params` with all floating-point arrays that are not among `layers` in a narrower dtype.
+
+    Raises:
+        ValueError: an array is not finite in it.
+    """
+    leaves = {}
+    for path, leaf in leaves_with_paths(params):
+        if (
+            path in layers
+            or is_weight(leaf)
+            or not jnp.issubdtype(leaf.dtype, jnp.floating)
+            or leaf.dtype.itemsize <= 2
+        ):
+            continue
+        with np.errstate(over="ignore"):
+            narrow = np.asarray(leaf).astype(dtype)
+        if not np.all(np.isfinite(narrow)):
+            raise ValueError(f"{path} holds numbers that {dtype} cannot hold; leave out `rest`")
+        leaves[path] = narrow
+    return replace_leaves(params, leaves)

@@ -1,0 +1,83 @@
+"""Rounding to few bits with a scale a group: the scale is fitted by least squares, the rest clipped."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from jaxtyping import Array, Float
+
+from lpjax.rounding.feedback import Lattice, round_with_feedback
+from lpjax.rounding.triangle import triangle_of
+from lpjax.weights.quantized import BITS, Quantized
+
+_SHARES = np.linspace(0.4, 1.0, 25)  # of the largest magnitude that a group's largest code may stand for
+_BLOCK = 1 << 20
+
+
+def round_groups(
+    matrix: Float[Array | np.ndarray, "n d"],
+    bits: int,
+    group: int | None = 32,
+    *,
+    axis: int,
+    rows: Any = None,
+    columns: Any = None,
+) -> Quantized:
+    """Codes of `bits` bits, one scale for each `group` of entries along a line.
+
+    Each scale is the best of 25 candidates in squared error. Without metrics each entry is then rounded to the nearest
+    code; with metrics, with error feedback under them (GPTQ, arXiv 2210.17323).
+
+    Args:
+        matrix: (n, d).
+        bits: one of `BITS` from 2 on.
+        group: entries that share a scale; None for a whole line.
+        axis: 1 if lines are rows (tables), 0 if they are columns (kernels).
+        rows, columns: metrics H (n, n) and G (d, d), or their diagonals; None for the identity.
+
+    Raises:
+        ValueError: `bits`, `group` or `axis` out of range, a metric that does not fit, or an entry that is not finite.
+    """
+    if bits not in BITS or bits < 2 or axis not in (0, 1) or (group is not None and group < 1):
+        known = ", ".join(str(b) for b in BITS if b >= 2)
+        raise ValueError(
+            f"`bits`, `group`, `axis` are {bits}, {group}, {axis}; expected one of {known}, at least 1, and 0 or 1"
+        )
+    lines = np.asarray(matrix, np.float32)
+    triangles = [triangle_of(metric, size) for metric, size in zip((rows, columns), lines.shape, strict=True)]
+    if axis == 0:
+        lines, triangles = lines.T, triangles[::-1]
+    length = lines.shape[1]
+    width = max(length, 1) if group is None else group
+    most = (1 << bits - 1) - 1
+    scales = group_scales(lines, most, width)
+    steps = np.repeat(scales.astype(np.float32), width, axis=1)[:, :length]
+    codes = round_with_feedback(lines, Lattice(steps, -most, most), *triangles)
+    return Quantized.from_codes(codes, scales, axis=axis, group=width, bits=bits)
+
+
+def group_scales(lines: np.ndarray, most: int, group: int) -> np.ndarray:
+    """The scale of each group of `lines` (lines, length), of the least squared error; float16."""
+    length = lines.shape[1]
+    padded = np.pad(lines, [(0, 0), (0, -length % group)])
+    groups = padded.reshape(-1, group)
+    scales = np.empty(len(groups), np.float16)
+    height = max(1, _BLOCK // group)
+    for start in range(0, len(groups), height):
+        with np.errstate(over="ignore", invalid="ignore"):  # infinite scales are refused where they are stored
+            scales[start : start + height] = _fitted(groups[start : start + height], most)
+    return scales.reshape(len(lines), -1)
+
+
+def _fitted(groups: np.ndarray, most: int) -> np.ndarray:
+    largest = np.abs(groups).max(axis=1) / most
+    best, least = largest, np.full(len(groups), np.inf)
+    for share in _SHARES:
+        scale = (share * largest).astype(np.float16).astype(np.float32)
+        divisor = np.where(scale > 0, scale, 1)[:, None]
+        codes = np.clip(np.round(groups / divisor), -most, most)
+        errors = np.sum((groups - codes * scale[:, None]) ** 2, axis=1)
+        better = errors < least
+        best, least = np.where(better, scale, best), np.where(better, errors, least)
+    return best

@@ -1,0 +1,85 @@
+"""Rounding a kernel in its own basis, by one step under the metrics of both sides."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from jaxtyping import Array, Float
+
+from lpjax.rounding.feedback import Lattice, round_with_feedback
+from lpjax.rounding.triangle import Triangle, triangle_of
+from lpjax.weights.quantized import Quantized
+
+
+def round_kernel(
+    matrix: Float[Array | np.ndarray, "n d"], step: float, rows: Any = None, columns: Any = None, *, axis: int = 0
+) -> Quantized:
+    """Codes whose error is at most half of `step` in every coordinate under the metrics (see `feedback`).
+
+    Entry (i, j) has the step step/√(d_i e_j), d and e the pivots of H and G. At high rates the weighted error is
+    nd·step²/12, and equal steps of all matrices are optimal for entropy-coded codes: rate and error then have equal
+    slopes everywhere (reverse water-filling; Cover & Thomas, Elements of Information Theory, §10.3).
+
+    Args:
+        matrix: W, (n, d).
+        step: above 0, in the units of H^{1/2} W G^{1/2}.
+        rows, columns: metrics H (n, n) and G (d, d), or their diagonals; None for the identity.
+        axis: of the lines of the result: 0 if they are columns, as for kernels.
+
+    Raises:
+        ValueError: the step is not a positive number, or so small that codes need more than 16 bits; a metric does not
+            fit; or an entry is not finite.
+    """
+    check_step(step)
+    matrix = np.asarray(matrix, np.float32)
+    triangles = [triangle_of(metric, size) for metric, size in zip((rows, columns), matrix.shape, strict=True)]
+    return on_lattice(matrix, step, *triangles, axis=axis)
+
+
+def check_step(step: float) -> None:
+    """Refuse a step that is not a positive number.
+
+    Raises:
+        ValueError: saying what it is.
+    """
+    if not 0 < step < np.inf:
+        raise ValueError(f"`step` is {step}; expected a number above 0")
+
+
+def on_lattice(matrix: np.ndarray, step: float, rows: Triangle, columns: Triangle, *, axis: int) -> Quantized:
+    """`round_kernel`, of triangles."""
+    sides = side_steps(step, rows.pivots, columns.pivots)
+    codes = round_with_feedback(matrix, Lattice(np.outer(*sides)), rows, columns)
+    return of_codes(codes, sides, axis=axis)
+
+
+def side_steps(step: float, rows: np.ndarray, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Steps of rows and of columns, as float16 holds them, whose outer product has the steps of entries.
+
+    A side of equal steps is all ones, and need not be stored.
+    """
+    sides = [1 / np.sqrt(pivots) for pivots in (rows, columns)]
+    even = [bool(np.all(side == side[:1])) for side in sides]
+    means = [float(np.exp(np.mean(np.log(side)))) if side.size else 1.0 for side in sides]
+    whole = step * means[0] * means[1]
+    first = 1.0 if even[0] else whole if even[1] else float(np.sqrt(whole))
+    with np.errstate(over="ignore"):
+        halves = [
+            (side / mean * part).astype(np.float16).astype(np.float32)
+            for side, mean, part in zip(sides, means, (first, whole / first), strict=True)
+        ]
+    return halves[0], halves[1]
+
+
+def of_codes(codes: np.ndarray, sides: tuple[np.ndarray, np.ndarray], *, axis: int) -> Quantized:
+    """The matrix of codes times the outer product of two sides.
+
+    Raises:
+        ValueError: a code is at the end of the range, so it may have been clipped.
+    """
+    if np.abs(codes).max(initial=0) >= 2**15 - 1:
+        raise ValueError("`step` is too small: codes need more than 16 bits; expected a larger step")
+    lines, along = sides[1 - axis], sides[axis]
+    steps = None if np.all(along == 1) else along
+    return Quantized.from_codes(codes if axis == 1 else codes.T, lines[:, None], steps, axis=axis)

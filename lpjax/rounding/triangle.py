@@ -1,0 +1,58 @@
+"""The unit triangle and the pivots of a metric: M = Uᵀ diag(d) U."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+DAMPING = 0.05
+"""Multiple of its mean eigenvalue that is added to a metric before rounding under it. Feedback trusts directions that
+hardly occur, more than a decomposition does: 0.05 was the best of 0.001, 0.01, 0.05 and 0.1 on all-MiniLM-L6-v2."""
+
+
+class Triangle(NamedTuple):
+    """M = Uᵀ diag(d) U, so that ‖x‖_M² = Σ_i d_i (x_i + Σ_{j>i} U_ij x_j)².
+
+    Attributes:
+        upper: U, unit upper triangular, (m, m); None for the identity.
+        pivots: d > 0, (m,).
+    """
+
+    upper: Float[np.ndarray, "m m"] | None
+    pivots: Float[np.ndarray, " m"]
+
+
+def triangle_of(metric: Any, size: int, damping: float = DAMPING) -> Triangle:
+    """The triangle of a metric with `damping` times its mean eigenvalue added.
+
+    Args:
+        metric: symmetric and positive semidefinite, (size, size); a diagonal one as a vector, which is not damped; or
+            None for the identity.
+        size: number of rows.
+        damping: above 0.
+
+    Raises:
+        ValueError: the metric has another shape, is not finite, or is not positive semidefinite.
+    """
+    if metric is None:
+        return Triangle(None, np.ones(size))
+    metric = np.asarray(metric, np.float64)
+    if metric.shape not in ((size,), (size, size)) or not np.all(np.isfinite(metric)):
+        raise ValueError(f"a metric has shape {metric.shape}; expected ({size},) or ({size}, {size}), finite")
+    diagonal = metric if metric.ndim == 1 else np.diagonal(metric)
+    mean = float(diagonal.mean()) if size else 0.0
+    if np.any(diagonal < 0):
+        raise ValueError("a metric has a negative diagonal entry; expected a positive semidefinite one")
+    if mean == 0:  # no row counts: all count alike
+        return Triangle(None, np.ones(size))
+    if metric.ndim == 1:
+        return Triangle(None, np.maximum(metric, mean * 1e-6))
+    damped = metric + damping * mean * np.eye(size)
+    try:
+        root = np.linalg.cholesky(damped).T
+    except np.linalg.LinAlgError:
+        raise ValueError("a metric is not positive semidefinite") from None
+    pivots = np.diagonal(root)
+    return Triangle(root / pivots[:, None], pivots**2)

@@ -1,0 +1,59 @@
+"""`lpjax compress --size`."""
+
+from __future__ import annotations
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+import lpjax
+from lpjax.compression import record_of
+
+TEXT = "\n".join(f"{a} {b} {c}" for a in "abcdefg" for b in "abcd" for c in "hij")
+
+
+@pytest.mark.parametrize("calibrated", [False, True])
+def test_a_size_its_plan_and_its_page(command, folder, tmp_path, calibrated):
+    text, plan = tmp_path / "text.txt", tmp_path / "plan.json"
+    text.write_text(TEXT)
+    options = ["--calibrate", text] if calibrated else []
+    status, said, errors = command(
+        "compress", folder, tmp_path / "out", "--size", "60%", "--layers", "word_embeddings,encoder", *options,
+        "--plan-out", plan, "--report", "--json",
+    )  # fmt: skip
+    assert status == 0, errors
+    result = json.loads(said)
+    assert result["method"] == "rounding"
+    assert result["bytes_after"] < result["bytes_before"]
+    checkpoint = lpjax.load_checkpoint(tmp_path / "out")
+    step = record_of(checkpoint).steps[-1]
+    assert {layer.step for layer in step.layers} == {lpjax.load_plan(plan).layers[step.layers[0].path].step}
+    again = [*options, "--plan", plan]
+    status, _, errors = command("compress", folder, tmp_path / "again", *again)
+    assert status == 0, errors
+    one, other = (jax.tree.leaves(lpjax.load_checkpoint(tmp_path / name).params) for name in ("out", "again"))
+    assert all(map(np.array_equal, one, other))
+    status, said, errors = command("compress", folder, tmp_path / "table", "--plan", plan, *options)
+    assert status == 0, errors
+    assert "bits" in said
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--size", "nine"], "--size is 'nine'; expected bytes or a share"),
+        (["--size", "200%"], "expected less than 100%"),
+        (["--size", "5GB"], "but the net has"),
+        (["--size", "50%", "--keep", 0.5], "expected exactly one of"),
+        (["--size", "50%", "--method", "svd"], "leave out --method"),
+        (["--size", "50%", "--sparse", 0.1], "leave out --sparse"),
+        (["--size", "50%", "--allocation", "error"], "--allocation says how a --budget is shared out"),
+    ],
+)
+def test_misuse_is_exit_2_and_writes_nothing(command, folder, tmp_path, options, said):
+    status, _, errors = command("compress", folder, tmp_path / "out", *options)
+    assert status == 2
+    assert said in " ".join(errors.split())
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,205 @@
+"""Plans that round: what becomes of each leaf, its record, files, replays, and what is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+import lpjax
+from lpjax._files.json import RecordError
+from lpjax._tree import leaves_with_paths
+from lpjax.compression import Choice, Plan, outcome_of, record_of
+from lpjax.compression.rounding import moments_of
+from lpjax.weighting import Calibration, Statistics
+from lpjax.weights.coded import stored_bytes
+from lpjax.weights.low_rank import row_blocks
+from tests.helpers.goldens import load_golden
+from tests.helpers.lattice import random_metric, weighted_error
+
+pytestmark = pytest.mark.optimized
+
+TABLE, KERNEL = "embeddings/word_embeddings/embedding", "dense/kernel"
+
+
+def net() -> dict:
+    rng = np.random.default_rng(0)
+
+    def normal(*shape: int) -> np.ndarray:
+        return rng.normal(size=shape).astype(np.float32)
+
+    table = {"embeddings": {"word_embeddings": {"embedding": normal(60, 12)}}}
+    return table | {"dense": {"kernel": normal(12, 16), "bias": normal(16)}, "norm": {"scale": normal(12)}}
+
+
+def statistics() -> Calibration:
+    rng = np.random.default_rng(1)
+
+    def metric(size: int, seed: int) -> np.ndarray:
+        return random_metric(size, seed).astype(np.float32)
+
+    counts = rng.integers(0, 40, 60).astype(np.float32)
+    tokens = int(counts.sum())
+    known = {
+        TABLE: Statistics(tokens, counts=counts, outputs=metric(12, 1)),
+        KERNEL: Statistics(tokens // 2, inputs=metric(12, 2), outputs=metric(16, 3)),
+    }
+    return Calibration(known, "embedding", 10, tokens, 0)
+
+
+def weighted_share(path: str, before: np.ndarray, after: np.ndarray) -> float:
+    """‖W − Ŵ‖ / ‖W‖ under the statistics, by their definition."""
+    known = statistics().statistics[path]
+    rows = known.inputs if known.counts is None else np.diag(known.counts + 1.0)
+    parts = (before - after, before)
+    error, whole = (weighted_error(part.astype(np.float64), rows, known.outputs) for part in parts)
+    return float(np.sqrt(error / whole))
+
+
+CHOICES = {
+    "step": Choice(None, step=0.02),
+    "bits": Choice(None, bits=4, group=5),
+    "bits, a line": Choice(None, bits=8),
+    "rank and step": Choice(4, "svd", 2.0, step=0.02),
+    "rank and bits": Choice(4, "svd", 2.0, bits=6, group=4),
+    "p = 1": Choice(4, "lewis", 1.0, step=0.02),
+    "single entries": Choice(6, "svd", 2.0, 0.3, step=0.02),
+}
+
+
+@pytest.mark.parametrize("calibrated", [False, True])
+@pytest.mark.parametrize("name", CHOICES)
+def test_leaves_and_records(name, calibrated):
+    params, choice = net(), CHOICES[name]
+    plan = Plan({TABLE: choice, KERNEL: choice}, rest="float16")
+    small, records = lpjax.compress(params, plan, statistics() if calibrated else None)
+    leaves, dense = dict(leaves_with_paths(small)), dict(leaves_with_paths(params))
+    assert leaves["dense/bias"].dtype == leaves["norm/scale"].dtype == np.float16
+    for record in records:
+        leaf, before = leaves[record.path], dense[record.path]
+        after = np.concatenate([rows for _, rows in row_blocks(leaf, 64)])
+        pair = choice.rank is not None or (record.path == TABLE and choice.step is not None)
+        assert isinstance(leaf, lpjax.LowRank if pair else lpjax.Quantized)
+        assert record.rank == (leaf.rank if isinstance(leaf, lpjax.LowRank) else None)
+        assert record.stored_bytes == stored_bytes(leaf)
+        assert record.note == ""
+        assert (record.step, record.bits) == (choice.step, choice.bits)
+        lines = (before - after, before) if record.path == TABLE else ((before - after).T, before.T)
+        entries, rows = ([np.sum(np.abs(part) ** choice.p) for part in lines],
+                         [np.sum(np.linalg.norm(part, axis=1) ** choice.p) for part in lines])  # fmt: skip
+        assert record.error_entries == pytest.approx((entries[0] / entries[1]) ** (1 / choice.p), rel=1e-3)
+        assert record.error_rows == pytest.approx((rows[0] / rows[1]) ** (1 / choice.p), rel=1e-3)
+        if calibrated:
+            assert record.error_weighted == pytest.approx(weighted_share(record.path, before, after), rel=1e-3)
+        else:
+            assert record.error_weighted is None
+
+
+def test_steps_are_in_units_of_the_loss_per_token():
+    """Twice the texts are twice the counts and tokens, and the same metrics."""
+    known = statistics()
+    layers = {
+        path: dataclasses.replace(one, tokens=2 * one.tokens, counts=None if one.counts is None else 2 * one.counts + 1)
+        for path, one in known.statistics.items()
+    }
+    twice = dataclasses.replace(known, statistics=layers, tokens=2 * known.tokens)
+    for path in (TABLE, KERNEL):
+        one, other = moments_of(known, path), moments_of(twice, path)
+        np.testing.assert_allclose(np.asarray(other.rows), np.asarray(one.rows), rtol=0.03)
+    assert np.sum(np.asarray(moments_of(known, TABLE).rows)) == pytest.approx(1)
+    assert moments_of(known, "elsewhere/kernel").columns is None
+
+
+def test_finer_steps_have_smaller_errors_and_more_bytes():
+    found = [
+        lpjax.compress(net(), {KERNEL: Choice(None, step=step)}, statistics()).records[0] for step in (0.3, 0.1, 0.01)
+    ]
+    errors, sizes = [record.error_weighted for record in found], [record.stored_bytes for record in found]
+    assert errors == sorted(errors, reverse=True)
+    assert sizes == sorted(sizes)
+
+
+def test_without_statistics_a_step_is_one_of_the_root_mean_square():
+    params = net()
+    params["dense"]["kernel"] = params["dense"]["kernel"] * 1e-3
+    (record,) = lpjax.compress(params, {KERNEL: Choice(None, step=0.1)}).records
+    assert record.error_entries == pytest.approx(0.1 / 12**0.5, rel=0.1)
+
+
+@pytest.mark.parametrize("name", ["step", "bits", "rank and step"])
+def test_a_checkpoint_goes_round(tmp_path, name):
+    before = load_golden("bert_base").checkpoint
+    paths = [path for path, leaf in leaves_with_paths(before.params) if leaf.ndim == 2]
+    plan = Plan(dict.fromkeys(paths, CHOICES[name]), rest="float16")
+    compressed = lpjax.compress(before.params, plan)
+    outcome = outcome_of(before, compressed, plan, None, model="dense", options={})
+    size = lpjax.save_checkpoint(outcome.checkpoint, tmp_path / "out", extra_files=outcome.files)
+    again = lpjax.load_checkpoint(tmp_path / "out")
+    for (path, one), (_, other) in zip(
+        leaves_with_paths(compressed.params), leaves_with_paths(again.params), strict=True
+    ):
+        same = jax.tree.map(lambda a, b: np.array_equal(a, b) and a.dtype == b.dtype, one, other)
+        assert all(jax.tree.leaves(same)), path
+    record = record_of(again)
+    assert [layer.path for layer in record.steps[-1].layers] == [record.path for record in compressed.records]
+    assert sum(layer.stored_bytes or 0 for layer in record.steps[-1].layers) < size
+    lpjax.save_plan(outcome.plan, tmp_path / "plan.json")
+    plan = lpjax.load_plan(tmp_path / "plan.json")
+    assert plan.rest == "float16"
+    assert dict(plan.layers) == dict(outcome.plan.layers)
+    replayed = lpjax.compress(before.params, plan).params
+    assert all(map(np.array_equal, jax.tree.leaves(replayed), jax.tree.leaves(compressed.params)))
+
+
+@pytest.mark.parametrize(
+    ("layers", "said"),
+    [
+        ({KERNEL: Choice(None, step=0.1, bits=4)}, "step is 0.1 and bits is 4; expected one of them"),
+        ({KERNEL: Choice(None, step=-1.0)}, "step is -1.0"),
+        ({KERNEL: Choice(None, bits=7)}, "bits is 7"),
+        ({KERNEL: Choice(None, group=4)}, "group is 4, but there are no bits"),
+        ({KERNEL: Choice(None, bits=4, group=0)}, "group"),
+    ],
+)
+def test_choices_are_refused(layers, said):
+    with pytest.raises(ValueError, match=said):
+        lpjax.compress(net(), layers)
+
+
+def test_more_is_refused_before_any_work():
+    stacked = {"kernel": np.ones((2, 4, 4), np.float32)}
+    with pytest.raises(ValueError, match="`step` and `bits` are for matrices"):
+        lpjax.compress(stacked, {"kernel": Choice(None, bits=4)}, input_axes={"kernel": (1, 1)})
+    with pytest.raises(ValueError, match="rounded under gauss_newton alone"):
+        lpjax.compress(net(), Plan({KERNEL: Choice(None, step=0.1)}, weighting="drone"), statistics())
+    params = net()
+    params["dense"]["kernel"][0, 0] = np.nan
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        lpjax.compress(params, {KERNEL: Choice(None, bits=4)})
+    params = net()
+    params["dense"]["bias"][0] = 1e6
+    with pytest.raises(ValueError, match="dense/bias holds numbers that float16 cannot hold"):
+        lpjax.compress(params, Plan({KERNEL: Choice(None, bits=4)}, rest="float16"))
+    missing = dataclasses.replace(statistics(), statistics={TABLE: statistics().statistics[TABLE]})
+    with pytest.raises(ValueError, match="no statistics of dense/kernel"):
+        lpjax.compress(net(), {KERNEL: Choice(None, step=0.1)}, missing)
+    assert lpjax.compress(net(), {KERNEL: Choice(None, bits=4)}, missing).records[0].error_weighted is None
+
+
+@pytest.mark.parametrize(
+    ("layer", "said"),
+    [
+        ('"step": 0', "step"),
+        ('"bits": 7', "bits"),
+        ('"step": 0.1, "bits": 4', "expected one of them"),
+        ('"group": 32', "no `bits`"),
+        ('"bits": 4, "group": 0', "group"),
+    ],
+)
+def test_a_damaged_plan_is_refused(tmp_path, layer, said):
+    path = tmp_path / "plan.json"
+    path.write_text(f'{{"schema": "lpjax-plan/1", "layers": [{{"path": "{KERNEL}", "rank": null, {layer}}}]}}')
+    with pytest.raises(RecordError, match=said):
+        lpjax.load_plan(path)
