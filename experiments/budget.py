@@ -30,6 +30,7 @@ from lpjax.allocation import Allocation
 from lpjax.checkpoint.source import installed_encoder
 from lpjax.evaluation.sentences import stsb
 from lpjax.glue.data import load_stsb
+from lpjax.weighting import load_calibration, save_calibration
 
 RESULTS = Path(__file__).parent / "results" / "budget.json"
 SEED = 0

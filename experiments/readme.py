@@ -209,22 +209,32 @@ def _with_entries(sparse: float) -> str:
 
 
 def headline_table(record: dict[str, Any]) -> str:
-    """The README's one table: the whole model at half of its parameters."""
-    ours = {"weighting": "gauss_newton", "allocation": "error", "entries": "embedding"}
+    """The README's one table: size and score, of rounding as other tools do it and of lpjax."""
     rows = [
-        (
-            "plain SVD, the same share of every matrix",
-            {"weighting": "none", "allocation": "uniform", "entries": "", "recovered": False},
-        ),
-        ("lpjax, calibrated on text", ours | {"recovered": False, "int8": False}),
-        ("lpjax, factors in 8 bits", ours | {"recovered": False, "int8": True}),
-        ("lpjax, after one epoch of recovery without labels", ours | {"recovered": True, "int8": False}),
+        ("rounding to 8 bits, a scale a row", "rounding", "8 bits, a row", "packed"),
+        ("rounding to 4 bits, groups of 32", "rounding", "4 bits, groups of 32", "packed"),
+        ("rounding to 3 bits, groups of 32", "rounding", "3 bits, groups of 32", "packed"),
+        ("lpjax, half of the parameters, in 8 bits", "weighted SVD", "0.5 of the parameters, 8 bits", "bytes"),
+        *((f"lpjax, `--size {size}MB`", "lpjax", f"{size}.0 MB", "bytes") for size in (7, 5, 4)),
     ]
-    lines = ["| model | parameters | Spearman × 100 |", "|---|---|---|"]
-    lines.append(f"| dense | 100.0 % | {100 * record['dense']:.2f} |")
-    for name, wanted in rows:
-        (row,) = (row for row in record["rows"] if wanted.items() <= ({"int8": False} | row).items())
-        lines.append(f"| {name} | {100 * row['share']:.1f} % | {100 * row['spearman']:.2f} |")
+    lines = ["| model | MB | Spearman × 100 |", "|---|---|---|"]
+    lines.append(f"| dense | {record['dense_bytes'] / 1e6:.1f} | {100 * record['dense']:.2f} |")
+    for name, method, label, size in rows:
+        wanted = {"method": method, "label": label, "text": method not in ("rounding",)}
+        (row,) = (row for row in record["rows"] if wanted.items() <= row.items())
+        lines.append(f"| {name} | {row[size] / 1e6:.1f} | {100 * row['spearman']:.2f} |")
+    return "\n".join(lines)
+
+
+def frontier_table(record: dict[str, Any]) -> str:
+    """Score against size, without training."""
+    lines = ["| method | setting | text | MB | packed, MB | Spearman × 100 | divergence |", "|---" * 7 + "|"]
+    lines.append(f"| dense | | | {record['dense_bytes'] / 1e6:.1f} | | {100 * record['dense']:.2f} | 0 |")
+    for row in record["rows"]:
+        cells = [row["method"], row["label"], "yes" if row["text"] else ""]
+        cells += [f"{row['bytes'] / 1e6:.2f}", f"{row['packed'] / 1e6:.2f}"]
+        cells += [f"{100 * row['spearman']:.2f}", f"{row['divergence']:.4f}"]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -286,7 +296,8 @@ def _from(path: str, table: Callable[[dict[str, Any]], str]) -> Callable[[], str
 
 
 TABLES: dict[str, Callable[[], str]] = {
-    "headline": _from("experiments/results/budget.json", headline_table),
+    "headline": _from("experiments/results/frontier.json", headline_table),
+    "frontier": _from("experiments/results/frontier.json", frontier_table),
     "demo": _from("experiments/results/demo.json", demo_table),
     "solvers": _from(f"{SOLVERS}/embedding.json", solvers_table),
     "matrices": matrices_table,

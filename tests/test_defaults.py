@@ -57,7 +57,7 @@ def test_every_door_has_the_defaults_of_one_table(calibrated, command, folder, t
 
     # `allocate`
     plan = lpjax.allocate(params, budget=0.9, select="embeddings", **known)
-    assert {choice[1:] for choice in plan.layers.values()} == {(solver, p, share)}
+    assert {choice[1:4] for choice in plan.layers.values()} == {(solver, p, share)}
     assert plan.allocation == ("error" if calibrated else "uniform")
 
     # The command
@@ -73,7 +73,7 @@ def test_every_door_has_the_defaults_of_one_table(calibrated, command, folder, t
         assert status == 0, errors
         assert (json.loads(said)["method"], json.loads(said)["p"]) == (solver, p)
         made = load_plan(file)
-        assert {choice[1:] for choice in made.layers.values()} == {(solver, p, share)}
+        assert {choice[1:4] for choice in made.layers.values()} == {(solver, p, share)}
         assert list(made.layers) == [path]
     assert same(lpjax.load_checkpoint(tmp_path / "out0").params, found.params)
 

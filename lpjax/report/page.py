@@ -304,7 +304,11 @@ def _spectra(chart: Callable[..., Chart], run: Run) -> Charts:
     """Spectra of the dense matrices, a chart for each kind."""
     charts = []
     for kind in run.kinds:
-        layers = [(layer.record.rank, layer.spectrum.values) for layer in kind.leaves if layer.spectrum is not None]
+        layers = [
+            (layer.record.rank, layer.spectrum.values)
+            for layer in kind.leaves
+            if layer.spectrum is not None and layer.record.rank is not None
+        ]
         ranks, values = zip(*[(rank, values) for rank, values in layers if values[0] > 0] or [(0, ())], strict=True)
         if len(values[0]) > 1:
             note = f"the first {ranks[0]} of {len(values[0])} are kept"

@@ -85,12 +85,12 @@ class Run:
 
     @property
     def factored(self) -> list[Layer]:
-        """The layers that are factored."""
-        return [layer for layer in self.layers if layer.record.rank is not None]
+        """The layers that are factored or rounded."""
+        return [layer for layer in self.layers if layer.record.rank is not None or layer.record.rounded]
 
     @property
     def kept(self) -> float:
-        """Stored parameters of the factored layers over their dense ones."""
+        """Stored parameters of the factored or rounded layers over their dense ones."""
         records = [layer.record for layer in self.factored]
         return sum(record.stored_size for record in records) / sum(record.dense_size for record in records)
 
@@ -179,11 +179,13 @@ def compare(run: Run, dense: Checkpoint, name: str, spectra: dict[str, np.ndarra
         if path not in spectra:
             spectra[path] = spectrum_of(whole[path], transpose=transpose)
         layer.errors = relative_errors(whole[path], leaves[path], transpose=transpose)
-        assert layer.record.rank is not None
-        layer.spectrum = cut_spectrum(spectra[path], layer.record.rank)
-        if layer.record.nnz:
-            layer.spectrum = layer.spectrum._replace(least=None)  # single entries can go below it
-    changed = [path for path, leaf in leaves.items() if not is_weight(leaf) and not np.array_equal(leaf, whole[path])]
+        rank = layer.record.rank
+        layer.spectrum = cut_spectrum(spectra[path], min(layer.record.shape) if rank is None else rank)
+        if layer.record.nnz or rank is None:
+            layer.spectrum = layer.spectrum._replace(least=None)  # single entries can go below it; no rank has none
+    kept = {path: leaf for path, leaf in leaves.items() if not is_weight(leaf)}
+    # A plan may store them in half precision.
+    changed = [path for path, leaf in kept.items() if not np.array_equal(leaf, np.asarray(whole[path], leaf.dtype))]
     if changed:
         run.notes.append(
             f"{len(changed)} weights that are not factored differ from those of {name}, such as {changed[0]}. The net "

@@ -10,51 +10,16 @@ from lpjax._tree import leaves_with_paths
 from lpjax.allocation import parse_size, plan_for_size
 from lpjax.checkpoint import Checkpoint
 from lpjax.compression import Choice
-from lpjax.models import BertConfig
 from lpjax.weighting import Calibration, Statistics
 from tests.helpers.lattice import random_metric
+from tests.helpers.rounding import CONFIG, random_net
 
 pytestmark = pytest.mark.optimized
-
-CONFIG = BertConfig(
-    vocab_size=3000, hidden_size=48, num_hidden_layers=2, num_attention_heads=4, intermediate_size=192,
-    max_position_embeddings=200,
-)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def checkpoint() -> Checkpoint:
-    rng = np.random.default_rng(0)
-
-    def matrix(n: int, d: int) -> np.ndarray:
-        scales = np.geomspace(1, 0.05, min(n, d))
-        basis, _ = np.linalg.qr(rng.normal(size=(d, d)))
-        return ((rng.normal(size=(n, len(scales))) * scales) @ basis[: len(scales)] * 0.05).astype(np.float32)
-
-    layer = {
-        "attention": {
-            "self": {name: _dense(matrix(48, 48)) for name in ("query", "key", "value")},
-            "output": {"dense": _dense(matrix(48, 48)), "LayerNorm": _norm(48)},
-        },
-        "intermediate": {"dense": _dense(matrix(48, 192))},
-        "output": {"dense": _dense(matrix(192, 48)), "LayerNorm": _norm(48)},
-    }
-    embeddings = {
-        "word_embeddings": {"embedding": matrix(3000, 48)},
-        "position_embeddings": {"embedding": matrix(200, 48)},
-        "token_type_embeddings": {"embedding": matrix(2, 48)},
-        "LayerNorm": _norm(48),
-    }
-    params = {"embeddings": embeddings, "encoder": {"layer": {str(i): layer for i in range(2)}}}
-    return Checkpoint(params, CONFIG)
-
-
-def _dense(kernel: np.ndarray) -> dict:
-    return {"kernel": kernel, "bias": np.zeros(kernel.shape[1], np.float32)}
-
-
-def _norm(size: int) -> dict:
-    return {"scale": np.ones(size, np.float32), "bias": np.zeros(size, np.float32)}
+    return random_net()
 
 
 @pytest.fixture(scope="module")

@@ -45,4 +45,4 @@ def least_error(matrix: np.ndarray, steps: np.ndarray, rows: np.ndarray, columns
     """The least weighted error of all codes from −most to most, by trying them all."""
     found = itertools.product(range(-most, most + 1), repeat=matrix.size)
     codes = (np.array(one, np.float64).reshape(matrix.shape) for one in found)
-    return min(weighted_error(matrix - one * steps, rows, columns) for one in codes)
+    return min(weighted_error(np.subtract(matrix, one * steps), rows, columns) for one in codes)
