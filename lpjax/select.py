@@ -98,6 +98,21 @@ def select_paths(params: Any, select: Select, input_axes: InputAxes | None = Non
     return paths
 
 
+def parse_shares(text: str) -> tuple[float, ...]:
+    """The shares `keep` in a text such as "0.75,0.5".
+
+    Raises:
+        ValueError: a part is no number, or out of range.
+    """
+    try:
+        shares = tuple(dict.fromkeys(float(part) for part in text.split(",")))
+    except ValueError:
+        raise ValueError(f"`keep` is {text!r}; expected numbers by commas, e.g. 0.75,0.5,0.25") from None
+    for share in shares:
+        check_share("keep", share)
+    return shares
+
+
 def rank_for(shape: tuple[int, int], keep: float) -> int:
     """Largest rank whose pair holds at most `keep` of the parameters: floor(keep·nd/(n + d)); may be 0.
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from lpjax._tree import is_table
 from lpjax.allocation._allocate import allocate, check_allocation, require_budget
-from lpjax.allocation._bytes import check_size, check_sized, plan_for_size
+from lpjax.allocation._bytes import check_size, check_sized, parse_size, plan_for_size
 from lpjax.compression import BreakEven, Plan, check_method, check_only_plan, check_uniform, uniform_plan
 from lpjax.compression.defaults import (
     BUDGET,
@@ -29,7 +29,8 @@ class Request:
 
     Attributes:
         select: patterns of layers; by default embeddings, and with a budget the encoder, too; a plan names its own.
-        keep, rank, budget, size, plan: exactly one; by default, with statistics, a budget of one half.
+        keep, rank, budget, size, plan: exactly one; by default, with statistics, a budget of one half. `size` may be in
+            words, as `parse_size` reads them.
         budget_of, allocation: what a `budget` counts, and how it is shared out.
         solver, p, sparse_share: None for the defaults, or if a plan gives them.
         weighting: how statistics weight errors; None for the plan's or the default.
@@ -46,7 +47,7 @@ class Request:
     keep: float | None = None
     rank: int | None = None
     budget: float | None = None
-    size: float | None = None
+    size: str | float | None = None
     plan: Plan | None = None
     budget_of: str = "parameters"
     allocation: str | None = None
@@ -71,6 +72,7 @@ class Request:
             check_only_plan(select=self.select, solver=self.solver, p=self.p, sparse_share=self.sparse_share)
             check_method("svd", 2.0, **self.options)
         if self.size is not None:
+            self._set(size=parse_size(self.size) if isinstance(self.size, str) else self.size)
             self._check_sized()
         weighting = self.weighting or (self.plan and self.plan.weighting)
         check_weighting(weighting, calibrated=self.calibrated)
@@ -90,7 +92,7 @@ class Request:
 
     def _check_sized(self) -> None:
         """Refuse what a size leaves no room for: it says all about how matrices are stored."""
-        check_size(self.size or 0)
+        check_size(self._bytes)
         others = {name: getattr(self, name) for name in ("solver", "p", "sparse_share", "break_even")} | self.options
         for name, value in others.items():
             if value is not None:
@@ -99,6 +101,12 @@ class Request:
     def _set(self, **values: Any) -> None:
         for name, value in values.items():
             object.__setattr__(self, name, value)
+
+    @property
+    def _bytes(self) -> float:
+        """The size as a number."""
+        assert isinstance(self.size, float | int)
+        return self.size
 
     @property
     def measured(self) -> bool:
@@ -128,7 +136,7 @@ class Request:
                 the budget is too small, or the plan is of another net.
         """
         if self.size is not None:
-            check_sized(params, self.size, self.select)
+            check_sized(params, self._bytes, self.select)
             return None
         if self.budget is not None:
             paths = select_paths(params, self.select or ())
@@ -157,7 +165,7 @@ class Request:
         """
         if self.size is not None:
             return plan_for_size(
-                params, self.size, statistics=statistics, weighting=self.weighting, select=self.select,
+                params, self._bytes, statistics=statistics, weighting=self.weighting, select=self.select,
                 progress=progress,
             )  # fmt: skip
         plan = allocate(

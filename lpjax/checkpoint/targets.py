@@ -28,19 +28,23 @@ _CALIBRATION = re.compile(r".*\.safetensors", re.IGNORECASE)
 _WEIGHTS = re.compile(r"(.*model.*|lpjax)\.safetensors", re.IGNORECASE)
 
 
-def check_new_file(path: Path, kind: str, *, overwrite: bool) -> None:
+def check_new_file(path: Path, kind: str, *, overwrite: bool, suffixes: tuple[str, ...] = ()) -> None:
     """Refuse a file that cannot be written, before any work.
 
     Args:
         path: the file to write.
         kind: one of `KINDS`.
         overwrite: whether a file of that kind may be replaced.
+        suffixes: of its name, in small letters; any by default.
 
     Raises:
+        ValueError: its name ends otherwise.
         FileNotFoundError: its folder does not exist.
         FileExistsError: as `refuse_existing`, or it is not a regular file.
         PermissionError: its folder is not writable.
     """
+    if suffixes and path.suffix.lower() not in suffixes:
+        raise ValueError(f"{path} is no name of a {kind}; expected one that ends in {suffixes[0]}")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path} can't be written: there is no folder {path.parent}")
     refuse_existing(path, kind, overwrite=overwrite)

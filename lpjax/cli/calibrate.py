@@ -45,11 +45,9 @@ def calibrate(
 
     with misuse():
         source = TextSource(text, task, split, glue)
-        if out.suffix != ".safetensors":
-            raise ValueError(f"`out` is {out}; expected a name that ends in .safetensors, which compress knows it by")
         if labels and (task is None or forward_only):
             raise ValueError("`labels` are those of a `task`, for its gradients; give `task`, and not `forward_only`")
-        check_new_file(out, "calibration", overwrite=force)
+        check_new_file(out, "calibration", overwrite=force, suffixes=(".safetensors",))
     checkpoint, patterns = load_selected(model, layers)
     with misuse() if task is None else nullcontext():
         read = source.load(texts)

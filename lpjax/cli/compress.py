@@ -55,7 +55,7 @@ def compress(
     """Factor the layers of a net, and save the smaller checkpoint."""
     import lpjax
     from lpjax._extras import require
-    from lpjax.allocation import Request, parse_size
+    from lpjax.allocation import Request
     from lpjax.checkpoint.source import weight_bytes
     from lpjax.checkpoint.targets import check_new_file
     from lpjax.compression import outcome_of, read_break_even, record_of
@@ -69,8 +69,7 @@ def compress(
         require("report", "--report")
     with misuse():
         request = Request(
-            select=None if layers is None else split_patterns(layers), keep=keep, rank=rank, budget=budget,
-            size=None if size is None else parse_size(size),
+            select=None if layers is None else split_patterns(layers), keep=keep, rank=rank, budget=budget, size=size,
             plan=None if plan is None else lpjax.load_plan(plan), budget_of=budget_of, allocation=allocation,
             solver=method, p=p, sparse_share=sparse, weighting=weighting, calibrated=calibrate is not None,
             texts=calibrate is not None and not is_statistics(calibrate),
@@ -109,6 +108,5 @@ def compress(
     saved = f"parameters {total / 1e6:.2f} M → {left / 1e6:.2f} M; {sizes(before, after)}; saved in {out}"
     result = outcome.document(model, out) | {"bytes_before": before, "bytes_after": after} | files
     notes = [] if request.break_even is None else request.break_even.notes(compressed.records, str(break_even))
-    title = " and ".join(name if power is None else f"{name}, p = {power:g}" for name, power in outcome.methods)
     lines = [saved, *notes, *(f"{name}: {path}" for name, path in files.items())]
-    show(as_json, result, title, layers_table(compressed.records), *lines)
+    show(as_json, result, outcome.title, layers_table(compressed.records), *lines)

@@ -31,19 +31,15 @@ def inspect(
     from lpjax.inspection import inspect_params, inspection_document, inspection_tables, tied_paths
     from lpjax.models import name_table
     from lpjax.report import plot_inspection
-    from lpjax.select import rank_for
+    from lpjax.select import parse_shares
 
     with misuse():
-        keeps = _numbers(keep)
-        for share in keeps:
-            rank_for((1, 1), share)
+        keeps = parse_shares(keep)
         if layers is not None and all_leaves:
             raise ValueError("`layers` chooses matrices and `all_leaves` shows every leaf; expected at most one")
         if plot is not None:
             require("report", "--plot", "matplotlib")
-            if plot.suffix.lower() != ".png":
-                raise ValueError(f"`plot` is {plot}; expected a name that ends in .png")
-            check_new_file(plot, "PNG picture", overwrite=force)
+            check_new_file(plot, "PNG picture", overwrite=force, suffixes=(".png",))
     checkpoint, patterns = load_selected(model, layers)
     tied = tied_paths(checkpoint.params, name_table(checkpoint.config))
     with progress() as advance:
@@ -54,10 +50,3 @@ def inspect(
         drawn.append(f"drawn: {plot}")
     tables = inspection_tables(model, inspection, width=Console().width, all_leaves=all_leaves, each=each)
     show(as_json, inspection_document(model, inspection), *tables, *drawn)
-
-
-def _numbers(text: str) -> tuple[float, ...]:
-    try:
-        return tuple(dict.fromkeys(float(part) for part in text.split(",")))
-    except ValueError:
-        raise ValueError(f"`keep` is {text!r}; expected numbers by commas, e.g. 0.75,0.5,0.25") from None

@@ -32,9 +32,7 @@ def report(
         check_runs(runs, baseline)
         if out is None:
             out = runs[0] / PAGE if len(runs) == 1 and runs[0].is_dir() else Path(PAGE)
-        if out.suffix.lower() not in (".html", ".htm"):
-            raise ValueError(f"`out` is {out}; expected a name that ends in .html")
-        check_new_file(out, PAGE_KIND, overwrite=force)
+        check_new_file(out, PAGE_KIND, overwrite=force, suffixes=(".html", ".htm"))
         folder = None if baseline is None else find_model(baseline)
     dense = None if folder is None or baseline is None else Baseline(load_checkpoint(folder), baseline)
     with progress() as advance:

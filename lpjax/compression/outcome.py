@@ -47,6 +47,11 @@ class Outcome(NamedTuple):
         """Solver and exponent of all layers, or ("several", None)."""
         return self.methods[0] if len(self.methods) == 1 else ("several", None)
 
+    @property
+    def title(self) -> str:
+        """All methods and their exponents, in words."""
+        return " and ".join(name if p is None else f"{name}, p = {p:g}" for name, p in self.methods)
+
     def document(self, model: str, out: Path) -> dict[str, Any]:
         """A summary of the outcome for `model`, saved in the folder `out`, as JSON can say it."""
         return {
