@@ -153,7 +153,11 @@ class Request:
         """A pattern that selects the layers that need statistics."""
         if self.size is not None:
             return _exactly(select_paths(params, self.select or LAYERS_OF_BUDGET))
-        return _exactly(self.plan.layers if self.plan is not None else select_paths(params, self.select or ()))
+        if self.plan is None:
+            return _exactly(select_paths(params, self.select or ()))
+        # What a size left to a number of bits had no statistics then, and is to become the same again.
+        layers = self.plan.layers
+        return _exactly([path for path, one in layers.items() if one.rank is not None or one.bits is None] or layers)
 
     def share_out(
         self, params: Any, statistics: Calibration | None, measure: Any, progress: Callable[[int, int, str], None]

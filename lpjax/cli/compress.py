@@ -42,7 +42,7 @@ def compress(
     sparse: Annotated[float | None, opt.option("SHARE", "Share of each pair for single entries.", **_how)] = None,
     weighting: Annotated[
         str | None,
-        opt.name_of("lpjax.weighting:WEIGHTINGS", "gauss_newton, fwsvd, drone, asvd, counts or none.", **_how),
+        opt.name_of("lpjax.weighting:WEIGHTINGS", "gauss_newton, fwsvd, drone, asvd, counts, …", **_how),
     ] = None,
     num_iters: Annotated[int | None, opt.at_least(0, "Iteration limit of the method.", **_how)] = None,
     tol: Annotated[float | None, opt.option("X", "Tolerance of the method.", **_how)] = None,

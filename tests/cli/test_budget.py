@@ -124,7 +124,7 @@ def test_a_plan_of_several_methods(command, folder, tmp_path):
     ("arguments", "said"),
     [
         (["--budget", "1.5"], "--budget is 1.5"),
-        (["--budget", "0.5", "--keep", "0.5"], "exactly one of --keep, --rank, --budget and --plan"),
+        (["--budget", "0.5", "--keep", "0.5"], "exactly one of --size, --keep, --rank, --budget and --plan"),
         (
             ["--budget", "0.5", "--budget-of", "bytes"],
             "'--budget-of': `budget_of` is 'bytes'; expected one of parameters, multiply_adds",
