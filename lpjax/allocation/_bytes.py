@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 from collections.abc import Callable, Sequence
@@ -12,7 +13,7 @@ import numpy as np
 from scipy.optimize import brentq
 
 from lpjax._tree import is_table, leaves_with_paths
-from lpjax.compression import require_finite
+from lpjax.compression import compress, require_finite
 from lpjax.compression.plan import Choice, Plan
 from lpjax.compression.rounding import Moments, moments_of, round_layer, step_scale
 from lpjax.rounding import DEAD_ZONE, rotation, triangle_of
@@ -42,6 +43,7 @@ def plan_for_size(
     statistics: Calibration | None = None,
     weighting: str | Weighting | None = None,
     select: Select | None = None,
+    ranks: Plan | None = None,
     progress: Progress | None = None,
 ) -> Plan:
     """The plan by which the file of a net takes a number of bytes.
@@ -50,9 +52,8 @@ def plan_for_size(
     codes are entropy coded in the file (`lpjax.rounding`). One step for all is optimal: a byte more then lowers the
     error equally much wherever it is spent. So a matrix gets as many bits, and a table as many directions, as its
     errors count in the net's outputs. Matrices that `statistics` lack get 6 bits (tables) or 4 bits (kernels) in groups
-    of 32.
-    Without any statistics, the step is in units of each matrix's root mean square, so all have the same relative error.
-    All other arrays become float16.
+    of 32. Without any statistics, the step is in units of each matrix's root mean square, so all have the same relative
+    error. All other arrays become float16.
 
     The size is estimated by the entropy of codes rounded without feedback. Estimates of some matrices are compared with
     what they take in truth, and corrected.
@@ -63,18 +64,21 @@ def plan_for_size(
         statistics: from `calibrate`, with gradients.
         weighting: only the default one, whose errors of matrices compare; its smoothing counts.
         select: the matrices that are rounded; by default all of at least 8,192 parameters.
+        ranks: a plan, such as of `allocate` by multiply-adds, whose pairs are made first and then rounded: for a net
+            that is fast and small. Of its other layers nothing is taken.
         progress: called with (steps done, steps in all, the next step).
 
     Raises:
         ValueError: `size` is not a positive number, more than what the net has, or less than it takes at the largest
-            step, naming that; a leaf is not finite, or `statistics` are of another net.
+            step, naming that; a leaf is not finite, `statistics` are of another net, or `ranks` has single entries.
     """
     check_size(size)
     check_weighting(weighting, calibrated=statistics is not None)
     if weighting is not None and not weighting_named(weighting).compares_layers:
         raise ValueError(f"`weighting` is {weighting!r}; expected {DEFAULT} for a `size`: errors of its layers compare")
-    tree = dict(leaves_with_paths(params))
     paths, limit = check_sized(params, size, select)
+    tree = dict(leaves_with_paths(_factored(params, ranks, statistics)))
+    paths = [path for path, leaf in tree.items() if path in paths or isinstance(leaf, LowRank)]
     if statistics is not None:
         known = {path: tree[path] for path in paths if path in statistics.statistics}
         leaf_metrics(statistics, weighting or DEFAULT, known)
@@ -122,12 +126,26 @@ def plan_for_size(
         if abs(sizes.total(step) / before - 1) < 0.002:
             break
         step = sizes.step_of(room, limit)
-    layers |= {path: Choice(None, step=step) for path in sketches}
+    bases = {} if ranks is None else ranks.layers
+    layers |= {
+        path: (bases[path] if isinstance(tree[path], LowRank) and path in bases else Choice(None))._replace(step=step)
+        for path in sketches
+    }
     return Plan(
         {path: layers[path] for path in paths},
         weighting=(weighting or DEFAULT) if statistics is not None else None,
         rest="float16",
     )
+
+
+def _factored(params: Any, ranks: Plan | None, statistics: Calibration | None) -> Any:
+    """`params` with the pairs of a plan."""
+    if ranks is None:
+        return params
+    layers = {path: choice for path, choice in ranks.layers.items() if choice.rank is not None}
+    if any(choice.sparse_share or choice.rounds for choice in layers.values()):
+        raise ValueError("`ranks` has single entries or rounded layers; expected pairs of floating-point numbers")
+    return compress(params, dataclasses.replace(ranks, layers=layers), statistics).params if layers else params
 
 
 def check_size(size: float) -> None:

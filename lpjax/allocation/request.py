@@ -29,8 +29,9 @@ class Request:
 
     Attributes:
         select: patterns of layers; by default embeddings, and with a budget the encoder, too; a plan names its own.
-        keep, rank, budget, size, plan: exactly one; by default, with statistics, a budget of one half. `size` may be in
-            words, as `parse_size` reads them.
+        keep, rank, budget, size, plan: exactly one, or a budget and a size: first ranks by the one, then rounding to
+            the other. By default, with statistics, a budget of one half. `size` may be in words, as `parse_size` reads
+            them.
         budget_of, allocation: what a `budget` counts, and how it is shared out.
         solver, p, sparse_share: None for the defaults, or if a plan gives them.
         weighting: how statistics weight errors; None for the plan's or the default.
@@ -64,7 +65,7 @@ class Request:
         goals = sum(value is not None for value in (self.keep, self.rank, self.budget, self.size, self.plan))
         if goals == 0 and self.calibrated:
             self._set(budget=BUDGET)
-        elif goals != 1:
+        elif goals != 1 and not (goals == 2 and self.budget is not None and self.size is not None):
             raise ValueError("expected exactly one of `size`, `keep`, `rank`, `budget` and `plan`, e.g. `keep` 0.72")
         if self.budget is None and self.allocation is not None:
             raise ValueError("`allocation` says how a `budget` is shared out; give a `budget`, too")
@@ -80,7 +81,7 @@ class Request:
         if self.plan is not None:
             self._set(plan=dataclasses.replace(self.plan, weighting=self.weighting))
             return
-        if self.size is not None:
+        if self.size is not None and self.budget is None:
             return
         self._set(select=list(self.select or (LAYERS if self.budget is None else LAYERS_OF_BUDGET)))
         if self.budget is None:
@@ -91,12 +92,15 @@ class Request:
             raise ValueError("`allocation` measured needs text to measure on: name some by `statistics`")
 
     def _check_sized(self) -> None:
-        """Refuse what a size leaves no room for: it says all about how matrices are stored."""
+        """Refuse what a size without ranks leaves no room for."""
         check_size(self._bytes)
+        if self.budget is not None:
+            self._set(sparse_share=self.sparse_share or 0.0)
+            return
         others = {name: getattr(self, name) for name in ("solver", "p", "sparse_share", "break_even")} | self.options
         for name, value in others.items():
             if value is not None:
-                raise ValueError(f"`size` rounds matrices instead of factoring them; leave out `{name}`")
+                raise ValueError(f"`size` without a `budget` rounds matrices and factors none; leave out `{name}`")
 
     def _set(self, **values: Any) -> None:
         for name, value in values.items():
@@ -107,6 +111,11 @@ class Request:
         """The size as a number."""
         assert isinstance(self.size, float | int)
         return self.size
+
+    @property
+    def _rounded(self) -> Sequence[str] | None:
+        """The layers that a size rounds; a budget chooses ranks among some of them."""
+        return None if self.budget is not None else self.select
 
     @property
     def measured(self) -> bool:
@@ -136,7 +145,8 @@ class Request:
                 the budget is too small, or the plan is of another net.
         """
         if self.size is not None:
-            check_sized(params, self._bytes, self.select)
+            check_sized(params, self._bytes, self._rounded)
+        if self.size is not None and self.budget is None:
             return None
         if self.budget is not None:
             paths = select_paths(params, self.select or ())
@@ -167,16 +177,19 @@ class Request:
         Raises:
             ValueError: no layer would get smaller; else as `allocate`.
         """
-        if self.size is not None:
-            return plan_for_size(
-                params, self._bytes, statistics=statistics, weighting=self.weighting, select=self.select,
-                progress=progress,
+        plan = None
+        if self.budget is not None:
+            plan = allocate(
+                params, select=self.layers(params), statistics=statistics, measure=measure, progress=progress,
+                **self._shared, **self.options,
             )  # fmt: skip
-        plan = allocate(
-            params, select=self.layers(params), statistics=statistics, measure=measure, progress=progress,
-            **self._shared, **self.options,
-        )  # fmt: skip
-        self._check_smaller(plan, params)
+            self._check_smaller(plan, params)
+        if self.size is not None:
+            plan = plan_for_size(
+                params, self._bytes, statistics=statistics, weighting=self.weighting, select=self._rounded,
+                ranks=plan, progress=progress,
+            )  # fmt: skip
+        assert plan is not None
         return plan
 
     def _check_smaller(self, plan: Plan, params: Any) -> None:

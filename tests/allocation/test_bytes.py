@@ -69,6 +69,25 @@ def test_selected_matrices_alone_are_rounded(checkpoint, statistics):
     assert all("encoder" in path for path in plan.layers)
 
 
+def test_ranks_by_another_budget_are_kept(tmp_path, checkpoint, statistics):
+    ranks = lpjax.allocate(
+        checkpoint.params, budget=0.6, budget_of="multiply_adds", select="encoder", statistics=statistics
+    )
+    plan = plan_for_size(checkpoint.params, 0.15, statistics=statistics, ranks=ranks)
+    for path, choice in plan.layers.items():
+        before = ranks.layers.get(path, Choice(None))
+        assert choice[:4] == (before if before.rank else Choice(None))[:4]
+    small = lpjax.compress(checkpoint.params, plan, statistics).params
+    leaves = dict(leaves_with_paths(small))
+    factored = [path for path, choice in ranks.layers.items() if choice.rank]
+    assert factored
+    assert all(leaves[path].rank <= plan.layers[path].rank for path in factored)
+    assert all(isinstance(leaves[path].left, lpjax.Quantized) for path in factored)
+    written = lpjax.save_checkpoint(Checkpoint(small, CONFIG), tmp_path / "out")
+    whole = sum(leaf.nbytes for _, leaf in leaves_with_paths(checkpoint.params))
+    assert 0.97 * 0.15 * whole <= written <= 1.01 * 0.15 * whole
+
+
 def test_progress_rises_and_ends_within_its_total(checkpoint, statistics):
     said = []
     plan_for_size(checkpoint.params, 0.2, statistics=statistics, progress=lambda *one: said.append(one))
@@ -100,6 +119,9 @@ def test_misuse_is_refused(checkpoint, statistics):
         plan_for_size(checkpoint.params, 0.2, statistics=statistics, weighting="drone")
     with pytest.raises(ValueError, match="no matrix that is worth rounding"):
         plan_for_size({"bias": np.zeros(9)}, 0.5)
+    sparse = lpjax.allocate(checkpoint.params, budget=0.5, statistics=statistics, sparse_share=0.3)
+    with pytest.raises(ValueError, match="`ranks` has single entries or rounded layers"):
+        plan_for_size(checkpoint.params, 0.2, statistics=statistics, ranks=sparse)
     with pytest.raises(ValueError, match="has none of the selected matrices"):
         plan_for_size(checkpoint.params, 0.2, statistics=statistics, select="position_embeddings")
 

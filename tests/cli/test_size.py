@@ -59,6 +59,15 @@ def test_a_size_its_plan_and_its_page(command, roomy, tmp_path, calibrated):
     assert "bits" in said
 
 
+def test_fast_and_small(command, roomy, tmp_path):
+    options = ["--size", "25%", "--budget", 0.6, "--budget-of", "multiply_adds", "--layers", "encoder"]
+    status, said, errors = command("compress", roomy, tmp_path / "out", *options, "--json")
+    assert status == 0, errors
+    layers = json.loads(said)["layers"]
+    assert any(layer["rank"] for layer in layers)
+    assert all(layer["step"] for layer in layers)
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
@@ -66,6 +75,7 @@ def test_a_size_its_plan_and_its_page(command, roomy, tmp_path, calibrated):
         (["--size", "200%"], "expected less than 100%"),
         (["--size", "5GB"], "but the net has"),
         (["--size", "50%", "--keep", 0.5], "expected exactly one of"),
+        (["--size", "50%", "--budget", 0.5, "--keep", 0.5], "expected exactly one of"),
         (["--size", "50%", "--method", "svd"], "leave out --method"),
         (["--size", "50%", "--sparse", 0.1], "leave out --sparse"),
         (["--size", "50%", "--allocation", "error"], "--allocation says how a --budget is shared out"),
