@@ -119,7 +119,7 @@ class Constants(NamedTuple):
 
 
 # Fitted by gradient descent through the iteration, to the objective after 4, 8, 16 and 32 steps on rows of a real
-# embedding at p = 1, k/d = 0.52. `solve_scheduled` takes others.
+# embedding at p = 1, k/d = 0.52: `python -m benchmarks.admm_schedule`. `solve_scheduled` takes others.
 FITTED = Constants(
     begin=-0.19,
     begin_slope=-0.29,

@@ -20,10 +20,10 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Int, Int16, UInt8
+from jaxtyping import Int16, Integer, UInt8
 
 _MAGIC = b"LPQ\x01"  # the last byte is the version
 _HEADER = struct.Struct("<4s9I")
@@ -88,8 +88,11 @@ class _Model(NamedTuple):
         return classes
 
 
-def encode_codes(codes: Int[np.ndarray, "lines length"]) -> UInt8[np.ndarray, " bytes"]:
+def encode_codes(codes: Any) -> UInt8[np.ndarray, " bytes"]:
     """A stream of bytes that `decode_codes` makes `codes` of.
+
+    Args:
+        codes: whole numbers, (lines, length).
 
     Raises:
         ValueError: `codes` is not a matrix of whole numbers that 16 bits hold, or is empty.
@@ -117,7 +120,7 @@ def encode_codes(codes: Int[np.ndarray, "lines length"]) -> UInt8[np.ndarray, " 
     return np.frombuffer(b"".join(bytes(part) for part in parts), np.uint8)
 
 
-def estimated_bytes(codes: Int[np.ndarray, "lines length"]) -> float:
+def estimated_bytes(codes: Integer[np.ndarray, "lines length"]) -> float:
     """About how many bytes `encode_codes` would make of `codes`, from their entropy, in a fraction of its time."""
     symbols = _symbols(codes)
     low, scales = _low_bits(symbols[symbols > 0]), _scales(codes)
@@ -125,10 +128,8 @@ def estimated_bytes(codes: Int[np.ndarray, "lines length"]) -> float:
     return size + float(np.sum(low + 1)) / 8 + _HEADER.size
 
 
-def decode_codes(
-    stream: UInt8[np.ndarray, " bytes"], shape: tuple[int, int] | None = None
-) -> Int16[np.ndarray, "lines length"]:
-    """The codes of a stream, of `shape` if that is given.
+def decode_codes(stream: Any, shape: tuple[int, int] | None = None) -> Int16[np.ndarray, "lines length"]:
+    """The codes of a stream, uint8 (bytes,), of `shape` if that is given.
 
     Raises:
         ValueError: the stream is damaged, cut off, or of another shape or version.
@@ -162,7 +163,7 @@ def decode_codes(
     return codes.astype(np.int16, copy=False)
 
 
-def coded_shape(stream: UInt8[np.ndarray, " bytes"]) -> tuple[int, int]:
+def coded_shape(stream: Any) -> tuple[int, int]:
     """(lines, length) of the codes of a stream, from its header alone.
 
     Raises:
