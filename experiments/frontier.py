@@ -33,7 +33,7 @@ from lpjax.evaluation.sentences import stsb
 from lpjax.glue.data import load_stsb
 
 RESULTS = Path(__file__).parent / "results" / "frontier.json"
-SIZES = (9.2, 8.0, 7.0, 6.0, 5.0, 4.0, 3.5)
+SIZES = (9.2, 8.0, 7.0, 6.0, 5.0, 4.0)
 BITS = ((8, None), (6, 64), (5, 32), (4, 32), (3, 32))
 
 Known = lpjax.Calibration | None

@@ -13,6 +13,7 @@ from lpjax.cli._texts import is_statistics, statistics_and_measure
 from lpjax.solvers import SOLVERS
 
 EXAMPLE = "lpjax compress all-MiniLM-L6-v2 smaller --calibrate sentences.txt"
+WITHOUT_TEXT = "No text says which errors matter; with --calibrate TEXT a file of this size scores better."
 _much: dict[str, Any] = {"rich_help_panel": "How much"}
 _how: dict[str, Any] = {"rich_help_panel": "How"}
 _output: dict[str, Any] = {"rich_help_panel": "Output"}
@@ -108,5 +109,6 @@ def compress(
     saved = f"parameters {total / 1e6:.2f} M → {left / 1e6:.2f} M; {sizes(before, after)}; saved in {out}"
     result = outcome.document(model, out) | {"bytes_before": before, "bytes_after": after} | files
     notes = [] if request.break_even is None else request.break_even.notes(compressed.records, str(break_even))
+    notes += [WITHOUT_TEXT] if size is not None and statistics is None else []
     lines = [saved, *notes, *(f"{name}: {path}" for name, path in files.items())]
     show(as_json, result, outcome.title, layers_table(compressed.records), *lines)

@@ -39,6 +39,7 @@ def statistics(checkpoint: Checkpoint) -> Calibration:
     return Calibration(known, "embedding", 100, tokens, 0)
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("size", [0.1, 0.2, 70_000])
 @pytest.mark.parametrize("calibrated", [False, True])
 def test_the_file_has_the_size(tmp_path, checkpoint, statistics, size, calibrated):

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +16,15 @@ import pytest
 from lpjax._files import replacing as _replacing
 from lpjax._files.signals import Stopped, stopped_by_signals
 from lpjax.cli._notes import ends_by_signals
+
+
+@pytest.fixture(autouse=True)
+def default_handlers() -> Iterator[None]:
+    """What a terminal's processes have; under nohup SIGHUP is ignored."""
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGTERM, signal.SIGHUP)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def status_of(main: Callable[[], None]) -> int:

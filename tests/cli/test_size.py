@@ -30,7 +30,8 @@ def roomy(folder: Path, tmp_path: Path) -> Path:
     return target
 
 
-@pytest.mark.parametrize("calibrated", [False, True])
+@pytest.mark.covering(0)
+@pytest.mark.parametrize("calibrated", [True, False])
 def test_a_size_its_plan_and_its_page(command, roomy, tmp_path, calibrated):
     text, plan = tmp_path / "text.txt", tmp_path / "plan.json"
     text.write_text(TEXT)
@@ -57,6 +58,12 @@ def test_a_size_its_plan_and_its_page(command, roomy, tmp_path, calibrated):
     status, said, errors = command("compress", roomy, tmp_path / "table", "--plan", plan, *options)
     assert status == 0, errors
     assert "bits" in said
+
+
+def test_it_says_what_text_would_bring(command, roomy, tmp_path):
+    status, said, errors = command("compress", roomy, tmp_path / "out", "--size", "30%", "--layers", "encoder/layer/0")
+    assert status == 0, errors
+    assert "with --calibrate TEXT a file of this size scores better" in " ".join(said.split())
 
 
 def test_fast_and_small(command, roomy, tmp_path):

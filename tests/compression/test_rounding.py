@@ -69,6 +69,7 @@ CHOICES = {
 }
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("calibrated", [False, True])
 @pytest.mark.parametrize("name", CHOICES)
 def test_leaves_and_records(name, calibrated):

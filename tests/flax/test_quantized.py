@@ -53,6 +53,7 @@ def dense_of(params: Any, like: Any) -> Any:
     return jax.tree.map(dense, params, like, is_leaf=is_weight)
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize("tied", ["attend", "product", "variables"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_linen_transformer(kind: str, tied: str):
@@ -138,6 +139,7 @@ def test_bytes_and_back():
         serialization.from_bytes({"kernel": tree["kernel"]}, serialization.to_bytes({"kernel": np.ones(3)}))
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_nnx_transformer(kind: str):
     model, ids = NNXTransformer(nnx.Rngs(0)), helpers.ids()

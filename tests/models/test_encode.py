@@ -36,6 +36,7 @@ def test_hidden_states_equal_those_of_pytorch(any_golden: Golden):
 
 
 @pytest.mark.covering(1)
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("texts", [1, 2])
 def test_hidden_states_some_texts_at_a_time(any_golden: Golden, monkeypatch: pytest.MonkeyPatch, texts: int):
     """As large batches are computed on a CPU; three texts are no multiple of two."""
@@ -133,6 +134,7 @@ def test_mask_and_token_types_default_to_ones_and_zeros(each_net: Golden):
     np.testing.assert_allclose(got, encode(checkpoint.params, checkpoint.config, full), rtol=0, atol=1e-5)
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("factored", [False, True])
 def test_bfloat16_is_close_to_float32(each_net: Golden, factored: bool):
     (checkpoint, batch, expected, _) = each_net

@@ -39,6 +39,7 @@ def batch(config: Any, rows: int = 3, length: int = 9) -> dict[str, np.ndarray]:
     }
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("name", NETS)
 @pytest.mark.parametrize(("bits", "rank"), [(8, None), (None, None), (None, 5)])
 def test_vectors_are_those_of_the_densified_net(name: str, bits: int | None, rank: int | None):

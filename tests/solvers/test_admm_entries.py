@@ -87,6 +87,7 @@ def test_schedules_fit_into_the_steps(steps, x64):
     assert run(num_iters=4 * steps).objective <= 1.01 * found.objective
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize("share", [0.02, 0.05, 0.1])
 @pytest.mark.parametrize(("n", "d", "rank"), [(120, 60, 8), (60, 120, 8), (120, 60, 12), (300, 40, 3)])
 def test_planted_outliers_are_recovered_exactly(n, d, rank, share, x64):

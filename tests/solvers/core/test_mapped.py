@@ -15,7 +15,7 @@ from lpjax.solvers._core import mapped as _mapped
 from lpjax.solvers._core import rows as _rows
 from tests.helpers import SOLVERS, heavy_tailed, product, subspace_distance, truncated_svd
 
-pytestmark = pytest.mark.covering
+pytestmark = pytest.mark.covering(1)
 
 FROM_FILE = ["svd", "lewis", "irls_rows"]
 
