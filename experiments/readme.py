@@ -217,12 +217,13 @@ def headline_table(record: dict[str, Any]) -> str:
         ("lpjax, half of the parameters, in 8 bits", "weighted SVD", "0.5 of the parameters, 8 bits", "bytes"),
         *((f"lpjax, `--size {size}MB`", "lpjax", f"{size}.0 MB", "bytes") for size in (7, 5, 4)),
     ]
-    lines = ["| model | MB | Spearman × 100 |", "|---|---|---|"]
-    lines.append(f"| dense | {record['dense_bytes'] / 1e6:.1f} | {100 * record['dense']:.2f} |")
+    lines = ["| model | MB | Spearman × 100 | divergence |", "|---|---|---|---|"]
+    lines.append(f"| dense | {record['dense_bytes'] / 1e6:.1f} | {100 * record['dense']:.2f} | 0 |")
     for name, method, label, size in rows:
         wanted = {"method": method, "label": label, "text": method not in ("rounding",)}
         (row,) = (row for row in record["rows"] if wanted.items() <= row.items())
-        lines.append(f"| {name} | {row[size] / 1e6:.1f} | {100 * row['spearman']:.2f} |")
+        cells = [name, f"{row[size] / 1e6:.1f}", f"{100 * row['spearman']:.2f}", f"{row['divergence']:.4f}"]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

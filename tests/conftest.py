@@ -17,13 +17,18 @@ import pytest
 from jaxtyping import install_import_hook
 from safetensors.numpy import load_file, save_file
 
-import tests._shapes
 from tests._covering import mark_the_rest_slow
 
 pytest_plugins = ["tests.helpers.compressed"]
 
-# Shapes in signatures are checked at run time, under the tests only.
-_hook = install_import_hook("lpjax", f"{tests._shapes.__name__}.check_arrays")
+# Shapes in signatures are checked at run time, under the tests only; not where a function checks its arguments
+# itself, for there the tests want its own message.
+_MODULES = ["rows", "geometry", "prox", "solution", "spectrum", "start"]
+_CHECKED = [f"lpjax.weights.{name}" for name in ("dispatch", "low_rank", "quantized")]
+_CHECKED += [f"lpjax.solvers._core.{name}" for name in _MODULES]
+_CHECKED += [f"lpjax.models.{name}" for name in ("bert", "distilbert", "layers", "roberta", "taps", "xlnet")]
+_CHECKED += ["lpjax.pipeline._stages", "lpjax.pipeline.outputs"]
+_hook = install_import_hook(_CHECKED, "beartype.beartype")
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")

@@ -40,7 +40,7 @@ def statistics(checkpoint: Checkpoint) -> Calibration:
 
 
 @pytest.mark.covering(1)
-@pytest.mark.parametrize("size", [0.1, 0.2, 70_000])
+@pytest.mark.parametrize("size", [0.2, 70_000])
 @pytest.mark.parametrize("calibrated", [False, True])
 def test_the_file_has_the_size(tmp_path, checkpoint, statistics, size, calibrated):
     known = statistics if calibrated else None
