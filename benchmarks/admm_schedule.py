@@ -2,7 +2,7 @@
 
 The loss is the mean, over schedules of 4, 8, 16 and 32 steps, of log(objective / the SVD's objective) at p = 1, on
 every 64th row of the embedding of all-MiniLM-L6-v2 at rank 200 (k/d = 0.52). Its gradient with respect to the nine
-constants is taken through the iteration, forward mode, and Adam follows it from a plain start: a constant ρ of the
+constants is taken through the iteration, forward mode, and L-BFGS follows it from a plain start: a constant ρ of the
 objective's own unit, no over-relaxation, hardly any damping. The record, benchmarks/results/admm_schedule.json, has the
 constants that were found beside those in the code, and the losses of both: there is a valley of constants that are
 about equally good, so losses are what to compare.
@@ -19,9 +19,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jaxtyping import Array, Float
 from rich.console import Console
+from scipy.optimize import minimize
 
 from benchmarks.matrices import EMBEDDING, of_minilm
 from lpjax._files.json import write_json
@@ -61,30 +61,22 @@ def loss_of(
 
 
 def fit(
-    matrix: Float[np.ndarray, "n d"],
-    rank: int,
-    lengths: tuple[int, ...],
-    iterations: int,
-    *,
-    learning_rate: float = 0.05,
-    tell: Any = None,
+    matrix: Float[np.ndarray, "n d"], rank: int, lengths: tuple[int, ...], iterations: int, *, tell: Any = None
 ) -> tuple[Constants, list[float]]:
-    """The constants of the lowest loss that was seen, and the loss at each iteration."""
+    """The constants of the lowest loss that was found, and all losses on the way there."""
     loss = functools.partial(loss_of, matrix=matrix, rank=rank, lengths=lengths)
     value_and_slope = jax.jit(lambda values: (loss(values), jax.jacfwd(loss)(values)))
-    values = jnp.asarray(START, jnp.float32)
-    optimizer = optax.adam(optax.cosine_decay_schedule(learning_rate, max(iterations, 1)))
-    state, losses, best = optimizer.init(values), [], values
-    for iteration in range(iterations + 1):
-        value, slope = value_and_slope(values)
+    losses: list[float] = []
+
+    def evaluate(values: np.ndarray) -> tuple[float, np.ndarray]:
+        value, slope = value_and_slope(jnp.asarray(values, jnp.float32))
         losses.append(float(value))
-        if losses[-1] == min(losses):
-            best = values
         if tell is not None:
-            tell(iteration, losses[-1])
-        updates, state = optimizer.update(slope, state)
-        values: Any = optax.apply_updates(values, updates)
-    return Constants(*(round(float(value), 3) for value in best)), losses
+            tell(len(losses), losses[-1])
+        return losses[-1], np.asarray(slope, np.float64)
+
+    found: Any = minimize(evaluate, np.array(START), jac=True, method="L-BFGS-B", options={"maxfun": iterations})
+    return Constants(*(round(float(value), 3) for value in found.x)), losses
 
 
 def main() -> None:

@@ -17,7 +17,7 @@ def matrix() -> np.ndarray:
 
 
 def test_the_loss_falls(matrix):
-    found, losses = fit(matrix, 4, (4, 8), 4, learning_rate=0.1)
+    found, losses = fit(matrix, 4, (4, 8), 6)
     assert min(losses) < losses[0]
     assert losses[0] == pytest.approx(float(loss_of(np.array(START, np.float32), matrix, 4, (4, 8))), abs=1e-5)
     assert all(np.isfinite(value) for value in found)
