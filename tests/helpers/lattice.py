@@ -36,7 +36,7 @@ def successive(
     codes, errors = np.zeros(len(weights)), np.zeros(len(weights))
     for m in reversed(range(len(weights))):
         free = np.linalg.solve(whole[: m + 1, : m + 1], -whole[: m + 1, m + 1 :] @ errors[m + 1 :])
-        codes[m] = np.clip(np.round((weights[m] - free[m]) / step[m]), -most, most)
+        codes[m] = np.clip(np.round((float(weights[m]) - float(free[m])) / float(step[m])), -most, most)
         errors[m] = weights[m] - codes[m] * step[m]
     return codes.reshape(matrix.shape)
 
@@ -44,5 +44,5 @@ def successive(
 def least_error(matrix: np.ndarray, steps: np.ndarray, rows: np.ndarray, columns: np.ndarray, most: int) -> float:
     """The least weighted error of all codes from −most to most, by trying them all."""
     found = itertools.product(range(-most, most + 1), repeat=matrix.size)
-    codes = (np.array(one, np.float64).reshape(matrix.shape) for one in found)
-    return min(weighted_error(np.subtract(matrix, one * steps), rows, columns) for one in codes)
+    codes = (np.reshape(np.asarray(one, np.float64), matrix.shape) for one in found)
+    return min(weighted_error(np.subtract(matrix, np.multiply(one, steps)), rows, columns) for one in codes)
