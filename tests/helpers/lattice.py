@@ -31,7 +31,7 @@ def successive(
 
     By a linear system of the whole form H ⊗ G for each entry.
     """
-    whole = np.kron(rows, columns)
+    whole = np.asarray(np.kron(rows, columns), np.float64)
     weights, step = matrix.reshape(-1), steps.reshape(-1)
     codes, errors = np.zeros(len(weights)), np.zeros(len(weights))
     for m in reversed(range(len(weights))):
