@@ -16,7 +16,7 @@ from lpjax._tree import is_table, leaves_with_paths, replace_leaves
 from lpjax.compression.plan import Choice
 from lpjax.compression.record import LayerRecord
 from lpjax.compression.tasks import require_finite
-from lpjax.rounding import round_groups, round_kernel, round_pair, round_pair_groups
+from lpjax.rounding import round_groups, round_kernel, round_pair, round_pair_groups, under_metric
 from lpjax.weighting.statistics import Calibration
 from lpjax.weighting.weightings import DEFAULT, Weighting, weighting_named
 from lpjax.weights.coded import stored_bytes
@@ -133,7 +133,7 @@ def rounded_record(record: LayerRecord, choice: Choice, before: Any, after: Any,
             entries[i] += np.sum(np.abs(part) ** choice.p)
             lines[i] += np.sum(np.linalg.norm(part, axis=1) ** choice.p)
             if rows is not None and columns is not None:
-                heavy = rows[start : start + height, None] * part if rows.ndim == 1 else rows @ part
+                heavy = under_metric(rows, part, slice(start, start + height))
                 squares[i] += np.sum(heavy * (part @ columns))
     error_entries, error_rows = (_share(*sums) ** (1 / choice.p) for sums in (entries, lines))
     return msgspec.structs.replace(

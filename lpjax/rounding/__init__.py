@@ -13,3 +13,4 @@ from lpjax.rounding.pairs import round_pair as round_pair
 from lpjax.rounding.pairs import round_pair_groups as round_pair_groups
 from lpjax.rounding.triangle import Triangle as Triangle
 from lpjax.rounding.triangle import triangle_of as triangle_of
+from lpjax.rounding.triangle import under_metric as under_metric

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 from lpjax.rounding.feedback import Lattice, round_with_feedback
 from lpjax.rounding.groups import round_groups
 from lpjax.rounding.kernels import check_step, of_codes, on_lattice, side_steps
-from lpjax.rounding.triangle import Triangle, triangle_of
+from lpjax.rounding.triangle import Triangle, triangle_of, under_metric
 from lpjax.weights.low_rank import LowRank
 from lpjax.weights.quantized import Quantized
 
@@ -128,7 +128,7 @@ def _solved_anew(rounded: Quantized, left: np.ndarray, rows: Any) -> tuple[np.nd
     height = len(left) if rows is not None and np.ndim(rows) == 2 else max(1, _BLOCK // max(left.shape[1], 1))
     for start, block in rounded.blocks(height):
         at = slice(start, start + height)
-        weighted = _weighted(rows, block, at)
+        weighted = under_metric(rows, block, at)
         gram += weighted.T @ block
         moments += weighted.T @ left[at]
     gram = (gram + gram.T) / 2
@@ -141,7 +141,7 @@ def _moments(matrix: np.ndarray, metric: Any) -> np.ndarray:
     total = np.zeros((matrix.shape[1],) * 2)
     for at in (slice(None),) if full else _blocks(matrix):
         part = matrix[at].astype(np.float64)
-        total += part.T @ _weighted(metric, part, at)
+        total += part.T @ under_metric(metric, part, at)
     return (total + total.T) / 2
 
 
@@ -149,11 +149,3 @@ def _blocks(matrix: np.ndarray) -> Iterator[slice]:
     """Slices of rows."""
     height = max(1, _BLOCK // max(matrix.shape[1], 1))
     return (slice(start, start + height) for start in range(0, len(matrix), height))
-
-
-def _weighted(metric: Any, part: np.ndarray, at: slice) -> np.ndarray:
-    """H times rows `at` of a matrix, which are all rows unless H is diagonal."""
-    if metric is None:
-        return part
-    metric = np.asarray(metric, np.float64)
-    return metric[at][:, None] * part if metric.ndim == 1 else metric @ part

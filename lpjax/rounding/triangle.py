@@ -56,3 +56,11 @@ def triangle_of(metric: Any, size: int, damping: float = DAMPING) -> Triangle:
         raise ValueError("a metric is not positive semidefinite") from None
     pivots = np.diagonal(root)
     return Triangle(root / pivots[:, None], pivots**2)
+
+
+def under_metric(metric: Any, part: np.ndarray, at: slice) -> np.ndarray:
+    """H times rows `at` of a matrix, which are all rows unless H is diagonal."""
+    if metric is None:
+        return part
+    metric = np.asarray(metric, np.float64)
+    return metric[at][:, None] * part if metric.ndim == 1 else metric @ part
