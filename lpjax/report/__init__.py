@@ -10,6 +10,7 @@ from lpjax.report.page import write_report as write_report
 from lpjax.report.plots import plot_inspection as plot_inspection
 from lpjax.report.plots import plot_matrix as plot_matrix
 from lpjax.report.plots import plot_results as plot_results
+from lpjax.report.plots import plot_sizes as plot_sizes
 from lpjax.report.results import Results as Results
 from lpjax.report.results import read_results as read_results
 from lpjax.report.text import results_table as results_table

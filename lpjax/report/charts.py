@@ -60,6 +60,28 @@ def draw_curves(axis: Any, curves: Mapping[int, Sequence[tuple[float, float]]], 
     axis.set_xlabel("smaller by, % of these layers' parameters")
 
 
+def draw_sizes(axis: Any, curves: Sequence[Sequence[tuple[float, float]]], dense: tuple[float, float]) -> None:
+    """A score against megabytes on a logarithmic axis, a line for each method; the dense net is a dashed line.
+
+    Args:
+        axis: of matplotlib.
+        curves: (megabytes, score) of each method, ascending.
+        dense: those of the dense net.
+    """
+    _draw_dense(axis, dense[1])
+    for number, curve in enumerate(curves):
+        axis.plot([size for size, _ in curve], [value for _, value in curve], **series_style(number), **_LINE)
+    axis.set_xscale("log")
+    sizes = [size for curve in curves for size, _ in curve]
+    low, high = min([*sizes, dense[0]]) / 1.15, max([*sizes, dense[0]]) * 1.15
+    axis.set_xlim(low, high)
+    ticks = [digit * 10.0**power for power in range(-3, 6) for digit in (1, 1.5, 2, 3, 5, 7)]
+    axis.set_xticks([tick for tick in ticks if low <= tick <= high])
+    plain_logarithms(axis.xaxis)
+    set_range(axis, [value for curve in curves for _, value in curve], dense[1])
+    axis.set_xlabel("weights' file, MB")
+
+
 def draw_spectra(axis: Any, spectra: Sequence[np.ndarray], ranks: Sequence[int]) -> None:
     """Singular values over the largest, a line for each layer, and the ranks that cut them."""
     lowest = 1.0

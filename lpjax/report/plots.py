@@ -11,7 +11,14 @@ import numpy as np
 
 from lpjax._provenance import method_label
 from lpjax.inspection import Inspection, Kind, LeafRecord, kinds_of, singular_values
-from lpjax.report.charts import draw_curves, plain_logarithms, relative_spectrum, set_range, set_spectrum_axes
+from lpjax.report.charts import (
+    draw_curves,
+    draw_sizes,
+    plain_logarithms,
+    relative_spectrum,
+    set_range,
+    set_spectrum_axes,
+)
 from lpjax.report.figure import new_figure, png_style, save_png, series_style
 from lpjax.solvers import Solution
 from lpjax.weights import LowRank, densify
@@ -54,6 +61,27 @@ def plot_results(path: str | Path, rows: Sequence[Mapping[str, Any]], *, score: 
         set_range(axes[0], [row["score"] for row in rows], dense)
         axes[0].set_ylabel(score)
         figure.legend(axes[0].get_lines(), ["dense", *labels], loc="outside right center")
+        save_png(figure, path)
+
+
+def plot_sizes(path: str | Path, rows: Sequence[Mapping[str, Any]], *, score: str, dense: tuple[float, float]) -> None:
+    """Plot score against bytes of the weights' file, a line for each method.
+
+    Args:
+        path: PNG to write, under a temporary name first.
+        rows: mappings with keys method, bytes and score.
+        score: label of the vertical axis.
+        dense: bytes and score of the dense net.
+    """
+    curves: dict[str, list[tuple[float, float]]] = {}
+    for row in rows:
+        curves.setdefault(row["method"], []).append((row["bytes"] / 1e6, row["score"]))
+    with png_style():
+        figure = new_figure(6.8, 4.2)
+        axis = figure.subplots()
+        draw_sizes(axis, [sorted(curve) for curve in curves.values()], (dense[0] / 1e6, dense[1]))
+        axis.set_ylabel(score)
+        figure.legend(axis.get_lines(), ["dense", *curves], loc="outside right center")
         save_png(figure, path)
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -12,22 +10,10 @@ import pytest
 
 import lpjax
 from lpjax.compression import record_of
-from tests.helpers.rounding import random_net
 
 pytestmark = pytest.mark.optimized
 
 TEXT = "\n".join(f"{a} {b} {c}" for a in "abcdefg" for b in "abcd" for c in "hij")
-
-
-@pytest.fixture
-def roomy(folder: Path, tmp_path: Path) -> Path:
-    """A folder whose weights are large beside the names in their file."""
-    target = tmp_path / "roomy"
-    lpjax.save_checkpoint(random_net(25), target)
-    for path in folder.iterdir():
-        if path.name not in ("config.json", "model.safetensors", "pytorch_model.bin", "onnx"):
-            (shutil.copytree if path.is_dir() else shutil.copyfile)(path, target / path.name)
-    return target
 
 
 def test_a_size_its_plan_and_its_page(command, roomy, tmp_path):

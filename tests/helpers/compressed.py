@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
+import lpjax
 from tests.conftest import Command
+from tests.helpers.rounding import random_net
 
 
 @pytest.fixture
@@ -48,3 +50,14 @@ def edit_record(small: Path) -> Callable[[Callable[[dict[str, Any]], Any]], Path
         return small
 
     return edit
+
+
+@pytest.fixture
+def roomy(folder: Path, tmp_path: Path) -> Path:
+    """A folder whose weights are large beside the names in their file."""
+    target = tmp_path / "roomy"
+    lpjax.save_checkpoint(random_net(25), target)
+    for path in folder.iterdir():
+        if path.name not in ("config.json", "model.safetensors", "pytorch_model.bin", "onnx"):
+            (shutil.copytree if path.is_dir() else shutil.copyfile)(path, target / path.name)
+    return target

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from lpjax._files.json import write_json
 from lpjax._provenance import run_record
-from lpjax.report import plot_results, results_table
+from lpjax.report import plot_results, plot_sizes, results_table
 
 ROWS = [
     {"layers": "embeddings", "method": "svd", "p": 2.0, "compression": 0.28, "parameters": 19_430_000, "score": 0.861,
@@ -53,3 +53,9 @@ def test_table_and_plot(tmp_path):
     plot_results(path, ROWS, score="Spearman", dense=0.867)
     assert path.read_bytes().startswith(b"\x89PNG")
     assert sorted(file.name for file in tmp_path.iterdir()) == ["out", "plot.png"]
+
+
+def test_sizes_are_drawn(tmp_path):
+    rows = [{"method": "rounding", "bytes": 12.8e6, "score": 0.86}, {"method": "lpjax", "bytes": 7e6, "score": 0.85}]
+    plot_sizes(tmp_path / "sizes.png", rows, score="Spearman", dense=(90.9e6, 0.867))
+    assert (tmp_path / "sizes.png").read_bytes().startswith(b"\x89PNG")
