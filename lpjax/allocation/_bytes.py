@@ -1,4 +1,4 @@
-"""One budget of bytes for all matrices of a net: the step at which their codes take it."""
+"""One budget of bytes for all matrices of a model: the rounding step at which their codes fill it."""
 
 from __future__ import annotations
 
@@ -27,13 +27,14 @@ from lpjax.weights.low_rank import LowRank
 Progress = Callable[[int, int, str], None]
 
 _BITS = {True: Choice(None, bits=6, group=32), False: Choice(None, bits=4, group=32)}
-"""For tables, and for kernels, that statistics lack."""
+"""Choices for tables and for kernels that statistics lack."""
 _FEWEST = 1 << 13  # parameters of a matrix that is worth rounding
-_SAMPLE = {True: 1 << 20, False: 1 << 17}  # entries of a table, and of a kernel, that its size is estimated by
-_NAME = 78  # bytes that an array's entry in the header of a file takes, beside the name of its leaf
+_SAMPLE = {True: 1 << 20, False: 1 << 17}  # entries of a table, and of a kernel, from which its size is estimated
+_LARGE = 1 << 24  # entries of a table that is rounded whole to correct its estimate
+_NAME = 78  # bytes of an array's entry in the header of a file, beside the name of its leaf
 _PARTS = {"bits": 2, "step": 3, "pair": 5}  # arrays of a rounded matrix
-_MARGIN = 0.997  # of the size, since it is a limit
-_ROUNDS = 4  # of corrections of the estimate
+_MARGIN = 0.997  # share of the size that is aimed at, since the size is a limit
+_ROUNDS = 4  # corrections of the estimate
 
 
 def plan_for_size(
@@ -46,31 +47,32 @@ def plan_for_size(
     ranks: Plan | None = None,
     progress: Progress | None = None,
 ) -> Plan:
-    """The plan by which the file of a net takes a number of bytes.
+    """The plan with which the file of a model's weights has a given size in bytes.
 
-    All matrices that `statistics` have are rounded by one step under the weights, tables in a rotated basis, and their
-    codes are entropy coded in the file (`lpjax.rounding`). One step for all is optimal: a byte more then lowers the
-    error equally much wherever it is spent. So a matrix gets as many bits, and a table as many directions, as its
-    errors count in the net's outputs. Matrices that `statistics` lack get 6 bits (tables) or 4 bits (kernels) in groups
-    of 32. Without any statistics, the step is in units of each matrix's root mean square, so all have the same relative
+    All matrices that `statistics` have are rounded by one step under the weights, tables in a rotated basis. Their
+    codes are entropy coded in the file (`lpjax.rounding`). One step for all is optimal: one more byte then lowers the
+    error equally much wherever it is spent. So a matrix whose errors matter more in the model's outputs gets more bits,
+    and a table more directions. Matrices that `statistics` lack get 6 bits (tables) or 4 bits (kernels) in groups of
+    32. Without any statistics, the step is in units of each matrix's root mean square, so all have the same relative
     error. All other arrays become float16.
 
-    The size is estimated by the entropy of codes rounded without feedback. Estimates of some matrices are compared with
-    what they take in truth, and corrected.
+    The size is estimated from the entropy of codes rounded without feedback. The estimates of some matrices are
+    compared with their actual sizes, and corrected.
 
     Args:
         params: nested containers of arrays.
-        size: bytes that the weights' file is to have; up to 1, a share of what it has now.
+        size: size of the file of weights, in bytes; up to 1, a share of its present size.
         statistics: from `calibrate`, with gradients.
-        weighting: only the default one, whose errors of matrices compare; its smoothing counts.
+        weighting: only the default one, under which errors of matrices are comparable; its smoothing is used.
         select: the matrices that are rounded; by default all of at least 8,192 parameters.
-        ranks: a plan, such as of `allocate` by multiply-adds, whose pairs are made first and then rounded: for a net
-            that is fast and small. Of its other layers nothing is taken.
+        ranks: a plan, such as one by `allocate` for multiply-adds, whose pairs are made first and then rounded: for a
+            model that is fast and small. Its other layers are ignored.
         progress: called with (steps done, steps in all, the next step).
 
     Raises:
-        ValueError: `size` is not a positive number, more than what the net has, or less than it takes at the largest
-            step, naming that; a leaf is not finite, `statistics` are of another net, or `ranks` has single entries.
+        ValueError: `size` is not a positive number, larger than the present size, or smaller than the size at the
+            largest step, which is named; a leaf is not finite, `statistics` are of another model, or `ranks` has single
+            entries.
     """
     check_size(size)
     check_weighting(weighting, calibrated=statistics is not None)
@@ -117,12 +119,8 @@ def plan_for_size(
             path = max((path for path in kind if path in sketches), key=lambda path: tree[path].size, default=None)
             if path is not None:
                 tell(f"rounding {path}")
-                choice = Choice(None, step=step)
-                sizes.correct(
-                    path,
-                    step,
-                    stored_bytes(round_layer(path, tree[path], choice, moments_of(statistics, path, weighting))),
-                )
+                moments = moments_of(statistics, path, weighting)
+                sizes.correct(path, step, _rounded_bytes(path, tree[path], step, moments))
         if abs(sizes.total(step) / before - 1) < 0.002:
             break
         step = sizes.step_of(room, limit)
@@ -149,7 +147,7 @@ def _factored(params: Any, ranks: Plan | None, statistics: Calibration | None) -
 
 
 def check_size(size: float) -> None:
-    """Refuse a size that no net can have.
+    """Refuse a size that no model can have.
 
     Raises:
         ValueError: it is not a number above 0.
@@ -187,7 +185,7 @@ def check_sized(params: Any, size: float, select: Select | None) -> tuple[list[s
     """Paths of the matrices that are rounded, in tree order, and the size in bytes.
 
     Raises:
-        ValueError: the net has no such matrix, one is quantized already, or the net is no larger than `size`.
+        ValueError: the model has no such matrix, one is quantized already, or the model is no larger than `size`.
     """
     tree = dict(leaves_with_paths(params))
     whole = sum(leaf.nbytes for leaf in tree.values())
@@ -216,6 +214,24 @@ def _kinds(tree: dict[str, Any], paths: Sequence[str]) -> list[list[str]]:
     return list(kinds.values())
 
 
+def _rounded_bytes(path: str, leaf: Any, step: float, moments: Moments) -> float:
+    """Bytes of a matrix that is rounded by `step`; a large table is represented by some of its rows."""
+    choice = Choice(None, step=step)
+    if not is_table(path) or isinstance(leaf, LowRank) or leaf.size <= _LARGE:
+        return stored_bytes(round_layer(path, leaf, choice, moments))
+    some = slice(None, None, -(-leaf.size // _LARGE))
+    part = round_layer(
+        path,
+        np.asarray(leaf)[some],
+        choice,
+        moments._replace(rows=None if moments.rows is None else moments.rows[some]),
+    )
+    share = len(leaf) / len(np.asarray(leaf)[some])
+    # All rows determine the basis more finely: its error counts `share` times as much.
+    basis = stored_bytes(part.right) + math.prod(part.right.shape) * math.log2(share) / 2 / 8
+    return share * stored_bytes(part.left) + basis
+
+
 def _header(path: str, parts: int) -> int:
     return parts * (len(path) + _NAME)
 
@@ -224,9 +240,9 @@ class _Sketch(NamedTuple):
     """A matrix in units in which every step is 1.
 
     Attributes:
-        parts: some rows of the matrices that are rounded: of a table or pair, of its coefficients, and of its basis.
-        shares: how many times as many rows each has in truth.
-        dead_zone: of the first.
+        parts: some rows of the matrices that are rounded; for a table or pair, of its coefficients and of its basis.
+        shares: for each part, the number of all rows over the number of these.
+        dead_zone: dead zone of the first part.
     """
 
     parts: tuple[np.ndarray, ...]
@@ -269,7 +285,7 @@ def _times(matrix: np.ndarray, sides: Sequence[np.ndarray], scale: float) -> np.
 
 
 class _Sizes:
-    """Bytes of codes by the step: estimates, corrected by what some matrices take in truth."""
+    """Bytes of codes as a function of the step: estimates, corrected by the actual sizes of some matrices."""
 
     def __init__(self, sketches: dict[str, _Sketch], kinds: Sequence[Sequence[str]]) -> None:
         self._sketches, self._kinds = sketches, kinds
@@ -280,8 +296,8 @@ class _Sizes:
         """Bytes of all matrices."""
         return sum(self._factors[path] * self._estimate(path, step) for path in self._sketches)
 
-    def correct(self, path: str, step: float, size: int) -> None:
-        """Learn that a matrix takes `size` bytes, and take matrices of its kind to be alike."""
+    def correct(self, path: str, step: float, size: float) -> None:
+        """Note that a matrix takes `size` bytes, and assume the same correction for all matrices of its kind."""
         factor = size / self._estimate(path, step)
         for kind in self._kinds:
             if path in kind:

@@ -1,11 +1,11 @@
 """Entropy coding of the codes of a quantized matrix: interleaved rANS with a static model, in NumPy.
 
-Codes are rounded in units of one step, so that most are 0 and few are large, and their spread differs from line to line
-and from position to position. The model has a scale for each line and each position, in half octaves: the class of a
-code is the sum of the two, and each class has a table of frequencies. It needs no order of lines or positions.
+Codes are rounded in units of one step, so that most are 0 and few are large. Their spread differs from line to line and
+from position to position. The model has a scale for each line and each position, in half octaves. The class of a code
+is the sum of the two, and each class has a table of frequencies. The order of lines and positions does not matter.
 
 A magnitude below 16 is a symbol of its own; above, a symbol is an eighth of an octave, and the bits below it are stored
-as they are, as signs are. Symbols are coded by range variants of asymmetric numeral systems (Duda, arXiv 1311.2540),
+as they are, like signs. Symbols are coded by the range variant of asymmetric numeral systems (Duda, arXiv 1311.2540),
 interleaved (Giesen, arXiv 1402.3392): `lanes` coders run side by side, one NumPy operation for all. Decoding uses whole
 numbers only, so a stream means the same on every machine.
 
@@ -89,7 +89,7 @@ class _Model(NamedTuple):
 
 
 def encode_codes(codes: Any) -> UInt8[np.ndarray, " bytes"]:
-    """A stream of bytes that `decode_codes` makes `codes` of.
+    """A stream of bytes from which `decode_codes` restores `codes`.
 
     Args:
         codes: whole numbers, (lines, length).
@@ -106,7 +106,7 @@ def encode_codes(codes: Any) -> UInt8[np.ndarray, " bytes"]:
     lines, length = codes.shape
     symbols = _symbols(codes)
     scales = _scales(codes)
-    # Coarse scales of lines cost less, and pay for lines of few codes that are not 0; none, for lines that are alike.
+    # Coarse scales of lines cost less: they pay if lines have few codes that are not 0. None pays if lines are alike.
     size, model, sides = min((_model(symbols, *scales, coarse) for coarse in (1, 2, None)), key=lambda found: found[0])
     lanes = min(codes.size, max(-(-codes.size // _STEPS), int(size / 512), 1))  # each loses about a byte
     raw = _pack_raw(codes.reshape(-1), symbols.reshape(-1))
@@ -248,7 +248,7 @@ def _scales(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _levels(counts: np.ndarray) -> np.ndarray:
-    """-8·log2 of the frequencies of symbols; of a class without codes, that of the class before."""
+    """-8·log2 of the frequencies of symbols; a class without codes gets those of the class before it."""
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     with np.errstate(divide="ignore"):
         levels = np.minimum(np.round(-_LEVELS * np.log2(shares)), _LEVELS * _BITS)
@@ -303,35 +303,49 @@ def _low_bits(symbols: np.ndarray) -> np.ndarray:
 
 def _pack_raw(codes: np.ndarray, symbols: np.ndarray) -> np.ndarray:
     """Signs and low bits of the codes that are not 0, as 16-bit words."""
-    at = np.flatnonzero(symbols)
-    low = _low_bits(symbols[at])
-    values = np.abs(codes[at].astype(np.int64)) % (1 << low) << 1 | (codes[at] < 0)
-    starts, total = _starts(low)
-    bits = np.zeros(total + -total % 16, np.uint8)
-    for place in range(int(low.max(initial=0)) + 1):
-        here = low >= place
-        bits[starts[here] + place] = values[here] >> place & 1
-    return np.packbits(bits, bitorder="little").view("<u2")
+    parts = [np.zeros(0, np.uint8)]
+    for block in _chunks(len(codes)):
+        at = np.flatnonzero(symbols[block])
+        low = _low_bits(symbols[block][at])
+        signed = codes[block][at].astype(np.int64)
+        values = np.abs(signed) % (1 << low) << 1 | (signed < 0)
+        starts, total = _starts(low)
+        bits = np.zeros(total, np.uint8)
+        for place in range(int(low.max(initial=0)) + 1):
+            here = low >= place
+            bits[starts[here] + place] = values[here] >> place & 1
+        parts.append(bits)
+    parts.append(np.zeros(-sum(map(len, parts)) % 16, np.uint8))
+    return np.packbits(np.concatenate(parts), bitorder="little").view("<u2")
 
 
 def _unpack_raw(symbols: np.ndarray, words: np.ndarray, least: int) -> np.ndarray:
-    """The codes, of their symbols and of what `_pack_raw` made, with zeros behind it up to `least` words."""
-    at = np.flatnonzero(symbols)
-    kept = symbols[at].astype(np.int64)
-    low = _low_bits(kept)
-    starts, total = _starts(low)
-    if len(words) != max(least, -(-total // 16)):
-        raise ValueError("its signs are cut off, or it is longer than its codes take")
+    """The codes, from their symbols and from what `_pack_raw` returned, padded with zeros to at least `least` words."""
     bits = np.unpackbits(words.astype("<u2").view(np.uint8), bitorder="little")
-    if bits[total:].any():
+    codes, used = np.zeros(len(symbols), np.dtype("<i2")), 0
+    for block in _chunks(len(symbols)):
+        at = np.flatnonzero(symbols[block])
+        kept = symbols[block][at].astype(np.int64)
+        low = _low_bits(kept)
+        starts, total = _starts(low)
+        if used + total > len(bits):
+            raise ValueError("its signs are cut off")
+        values = np.where(kept < _DIRECT, kept, (8 + (kept - _DIRECT) % 8) << low)
+        for place in range(1, int(low.max(initial=0)) + 1):
+            here = low >= place
+            values[here] += bits[used + starts[here] + place].astype(np.int64) << (place - 1)
+        codes[block][at] = np.where(bits[used + starts], -values, values)
+        used += total
+    if len(words) != max(least, -(-used // 16)):
+        raise ValueError("it is longer than its codes take")
+    if bits[used:].any():
         raise ValueError("it does not end with zeros")
-    values = np.where(kept < _DIRECT, kept, (8 + (kept - _DIRECT) % 8) << low)
-    for place in range(1, int(low.max(initial=0)) + 1):
-        here = low >= place
-        values[here] += bits[starts[here] + place].astype(np.int64) << (place - 1)
-    codes = np.zeros(len(symbols), np.dtype("<i2"))
-    codes[at] = np.where(bits[starts], -values, values)
     return codes
+
+
+def _chunks(size: int) -> Iterator[slice]:
+    """Slices of 2^20 codes, whose positions and bits are in memory at a time."""
+    return (slice(start, start + (1 << 20)) for start in range(0, size, 1 << 20))
 
 
 def _starts(low: np.ndarray) -> tuple[np.ndarray, int]:
@@ -398,7 +412,7 @@ def _deflate(array: np.ndarray) -> bytes:
 
 
 def _inflate(content: memoryview, size: int) -> np.ndarray:
-    """The `size` bytes that `content` was before `_deflate`."""
+    """The inverse of `_deflate`: the `size` bytes that `content` was before it."""
     decompressor = zlib.decompressobj(-15)
     try:
         whole = decompressor.decompress(content, size + 1)
