@@ -10,7 +10,8 @@ from pathlib import Path as _Path
 from typing import Any as _Any
 
 # JAX's LAPACK is SciPy's OpenBLAS, whose idle threads spin for 2²⁶ cycles by default and take the cores from XLA's
-# after every small factorization. 2¹⁸ cycles do. Read when SciPy loads, hence before JAX is imported.
+# after every small factorization. 2¹⁸ cycles are enough. SciPy reads this when it loads, so it is set before JAX is
+# imported.
 _os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "18")
 
 _MODULES: dict[str, str] = {

@@ -1,4 +1,4 @@
-"""Optional packages: who needs one that is missing is told which extra installs it."""
+"""Optional packages: if one is missing, the error names the extra that installs it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class MissingExtra(ModuleNotFoundError):
 
 
 def require(extra: str, needed_by: str, *modules: str) -> None:
-    """Refuse to go on without optional packages. Nothing is imported, so it can stand before any work.
+    """Refuse to go on without optional packages. Nothing is imported, so it can be called before any work.
 
     Args:
         extra: key of `EXTRAS`.

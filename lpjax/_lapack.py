@@ -62,14 +62,14 @@ def complete_basis(matrix: Float[Array, "n d"]) -> Float[Array, "n n"]:
 
 @_in_turns
 def eigh(symmetric: Float[Array, "d d"]) -> tuple[Float[Array, " d"], Float[Array, "d d"]]:
-    """Eigenvalues, rising, and eigenvectors as columns."""
+    """Eigenvalues, ascending, and eigenvectors as columns."""
     found = jnp.linalg.eigh(symmetric)
     return found[0], found[1]
 
 
 @_in_turns
 def svd(matrix: Float[Array, "n n"]) -> tuple[Float[Array, "n n"], Float[Array, " n"], Float[Array, "n n"]]:
-    """U, the singular values, falling, and Vᵀ, of a square matrix."""
+    """U, the singular values, descending, and Vᵀ, of a square matrix."""
     found = jnp.linalg.svd(matrix)
     return found[0], found[1], found[2]
 

@@ -1,6 +1,6 @@
 """The ℓp objectives that solvers minimise, and the bounds that the geometric solvers come with.
 
-Two objectives, named after what one outlier is (DESIGN: "Objectives"):
+Two objectives, named after what one outlier is (docs/algorithms/index.md):
 
     entries:  (Σ_i ω_i Σ_j |r_ij|^p)^{1/p}          an outlier is one number
     rows:     (Σ_i ω_i ‖r_i‖_C^p)^{1/p}             an outlier is one row, ‖x‖_C² = xᵀCx

@@ -29,14 +29,14 @@ _GROUPS = {
     "attention": r"(^|/)\w*(attention|attn)\w*/(.*/)?kernel$",
     "feed_forward": r"(^|/)(\w*_)?(ffn?|feed_?forward|mlp)\w*/(.*/)?kernel$",
 }
-"""Names that most Flax models use; nets with other names have `groups` of their own."""
+"""Names that most Flax models use; models with other names have `groups` of their own."""
 
 GROUPS = {name: (name,) for name in _GROUPS} | {"encoder": ("attention", "feed_forward")}
 """Groups of `select`, and the parts of each."""
 
 
 def in_group(path: str, group: str) -> bool:
-    """Whether a path belongs to one of `GROUPS`, by its name: in any case, and as any net of lpjax names it."""
+    """Whether a path belongs to one of `GROUPS`, by its name: in any case, and as any model of lpjax names it."""
     nets = (net.config.groups for net in ARCHITECTURES.values())
     patterns = [known[part] for known in (_GROUPS, *nets) for part in GROUPS[group] if part in known]
     return re.search("|".join(dict.fromkeys(patterns)), path, re.IGNORECASE) is not None

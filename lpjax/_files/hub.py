@@ -65,7 +65,7 @@ def _probed() -> str | None:
 
 
 def _probe() -> str | None:
-    """Request the head of the hub's front page once, in a thread, for resolving its name can block, too."""
+    """Request the head of the hub's front page once, in a thread, because resolving its name can block, too."""
     from huggingface_hub import constants
     from huggingface_hub.utils import get_session
 

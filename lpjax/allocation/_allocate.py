@@ -1,4 +1,4 @@
-"""One budget for all matrices of a net: the rank of each."""
+"""One budget for all matrices of a model: the rank of each."""
 
 from __future__ import annotations
 
@@ -72,42 +72,42 @@ def allocate(
     progress: Progress | None = None,
     **options: Any,
 ) -> Plan:
-    """Share out one budget among the matrices of a net.
+    """Divide one budget among the matrices of a model.
 
     - "uniform": every matrix keeps the same share.
     - "energy": every matrix loses the same share of ‖A‖_F², weighted if there are statistics.
     - "minimax": every matrix has the same relative error in the spectral norm, σ_{k+1}/σ_1, as small as possible
       (ALDS, Liebenwein et al., arXiv 2107.11442, without its splits of a matrix).
     - "error": the least sum of squared errors: ‖A − LR‖_F² or, with statistics, under the default weighting only,
-      tokens·‖H^{1/2}(A − LR)G^{1/2}‖_F². The latter estimates the loss in the net's outputs (block-diagonal
-      Gauss–Newton, each block a product of two metrics: K-FAC, Martens & Grosse, arXiv 1503.05671), so errors of
-      different matrices compare, and the net is not run. Single entries are left out of these errors.
-    - "measured": the least sum of losses, each the `measure` of the net with one matrix at one of `levels`, by one of
-      `methods`, while the others are as chosen by "error", or by "uniform" under another weighting. Layer errors are
-      not additive, but nearly so close to the final model.
+      tokens·‖H^{1/2}(A − LR)G^{1/2}‖_F². The latter estimates the loss in the model's outputs (block-diagonal
+      Gauss–Newton, each block a product of two metrics: K-FAC, Martens & Grosse, arXiv 1503.05671). So errors of
+      different matrices are comparable, and the model is not run. Single entries are left out of these errors.
+    - "measured": the least sum of measured losses. Each loss is the `measure` of the model with one matrix at one of
+      `levels`, by one of `methods`, while the others have the ranks of "error", or of "uniform" under another
+      weighting. Layer errors are not additive, but nearly so close to the final model.
 
     Args:
         params: nested containers of arrays.
-        budget: share of the cost of the whole dense net, above 0 and below 1; leaves that are not selected count, too.
+        budget: share of the cost of the whole dense model, above 0 and below 1; leaves that are not selected count too.
         budget_of: "parameters", or "multiply_adds": per token, in the products with the encoder's kernels. Looking up
-            a row of a dense table costs 0, of a factored table rank·hidden.
-        select: the matrices; see `select_paths`. Existing pairs get smaller ones, or stay as they are.
+            a row costs 0 in a dense table, and rank·hidden in a factored one.
+        select: the matrices; see `select_paths`. A leaf that is a pair already gets a smaller pair, or stays as it is.
         allocation: one of the above; by default "measured" if there is a `measure`, else "error" if there are
             `statistics` and the weighting is the default one, else "uniform".
         statistics, weighting: see `compress`.
-        measure: params, all leaves dense -> loss of the net, such as its `Divergence` from the dense net.
-        methods: (solver, p) to choose from; all allocations but "measured" take the first. By default that of
+        measure: params, all leaves dense -> loss of the model, such as its `Divergence` from the dense model.
+        methods: (solver, p) to choose from; all allocations but "measured" use the first. By default that of
             `compress`: "lewis" at p = 1, or "svd" with `statistics`.
         sparse_share: share of each pair for single entries, see `compress`; only for a budget of parameters. By
             default 0 for another budget, or with a `break_even`.
-        levels: ascending shares.
-        rank_multiple: ranks are multiples of it, except in matrices of a smaller largest rank.
+        levels: shares of a matrix's parameters that "measured" tries, ascending.
+        rank_multiple: ranks are multiples of it, except in matrices whose largest rank is smaller.
         break_even: for shapes that were timed, no rank is chosen that is slower than dense.
         progress: called with (steps done, steps in all, the next step).
         **options: of the solvers.
 
     Raises:
-        ValueError: even with the smallest pairs the net exceeds the budget (naming by how much), a value is out of
+        ValueError: even with the smallest pairs the model exceeds the budget (saying by how much), a value is out of
             range, or what `compress` refuses.
     """
     check_weighting(weighting, calibrated=statistics is not None)
@@ -172,7 +172,7 @@ def _by_spectra(
     method: Method,
     allowed: float,
 ) -> dict[str, Choice]:
-    """The choices of an allocation that runs no net.
+    """The choices of an allocation that does not run the model.
 
     Args:
         allocation: its name.
@@ -203,7 +203,7 @@ def check_allocation(
     break_even: Any = None,
     **options: Any,
 ) -> None:
-    """Refuse arguments of `allocate` that are invalid for any net.
+    """Refuse arguments of `allocate` that are invalid for any model.
 
     Args:
         budget, budget_of, allocation, methods, sparse_share, break_even: see `allocate`.
@@ -285,7 +285,7 @@ def _within(
     multiple: int = 1,
     break_even: BreakEven | None = None,
 ) -> tuple[list[Leaf], float]:
-    """The leaves that a pair makes cheaper, and their total cost at most.
+    """The leaves that a pair makes cheaper, and the largest total cost that they may have.
 
     Raises:
         ValueError: their smallest pairs cost more, or some are quantized.

@@ -122,13 +122,13 @@ def by_level(leaves: Sequence[Leaf], budget: float, rank: Callable[[Leaf, float]
 
 
 def rank_of_share(leaf: Leaf, level: float) -> float:
-    """The rank whose pair has the share 1 − level of the parameters; infinite for all of them."""
+    """The rank whose pair has the share 1 − level of the parameters; infinite at level 0, for the dense matrix."""
     n, d = leaf.shape
     return math.inf if level == 0 else (1 - level) * n * d / (n + d)
 
 
 def rank_of_loss(losses: np.ndarray, level: float) -> float:
-    """The least rank k whose `losses[k]`, falling from rank 0 on, is at most `level`; infinite for none lost."""
+    """The least rank k whose `losses[k]`, descending from rank 0, is at most `level`; infinite if none may be lost."""
     return math.inf if level == 0 else int(np.argmax(losses <= level))
 
 
@@ -147,7 +147,7 @@ def losses_of(values: np.ndarray, spectral: bool) -> np.ndarray:
 
 
 def hull(options: Iterable[Option]) -> list[Option]:
-    """The options on the lower convex hull of loss over cost, from the cheapest to that of the least loss."""
+    """The options on the lower convex hull of loss over cost, from the cheapest one to the one of least loss."""
     vertices: list[Option] = []
     for option in sorted(options):
         if vertices and option.loss >= vertices[-1].loss:

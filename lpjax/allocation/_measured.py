@@ -1,4 +1,4 @@
-"""The loss of each matrix of a net at some ranks, by a measure of whole nets."""
+"""The loss of each matrix of a model at some ranks, by a measure of whole models."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def measured_options(
                 pairs[path] = LowRank(largest[path].left[:, :rank], largest[path].right[:rank])
         return {path: densify(jax.tree.map(jnp.asarray, pair)) for path, pair in pairs.items()}
 
-    # Pairs of before, too: a `LowRank` has a dtype.
+    # This includes leaves that are pairs already: a `LowRank` has a dtype.
     on_device = {path: jax.tree.map(jnp.asarray, leaf) for path, leaf in tree.items() if hasattr(leaf, "dtype")}
     net = replace_leaves(params, on_device | solved(around))
 

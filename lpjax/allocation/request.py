@@ -29,10 +29,10 @@ class Request:
 
     Attributes:
         select: patterns of layers; by default embeddings, and with a budget the encoder, too; a plan names its own.
-        keep, rank, budget, size, plan: exactly one, or a budget and a size: first ranks by the one, then rounding to
-            the other. By default, with statistics, a budget of one half. `size` may be in words, as `parse_size` reads
-            them.
-        budget_of, allocation: what a `budget` counts, and how it is shared out.
+        keep, rank, budget, size, plan: exactly one; or a budget and a size, for ranks by the budget and then rounding
+            to the size. By default, with statistics, a budget of one half. `size` may be a text such as "9MB", as
+            `parse_size` reads it.
+        budget_of, allocation: what a `budget` counts, and how it is divided.
         solver, p, sparse_share: None for the defaults, or if a plan gives them.
         weighting: how statistics weight errors; None for the plan's or the default.
         calibrated: whether there will be statistics.
@@ -119,7 +119,7 @@ class Request:
 
     @property
     def measured(self) -> bool:
-        """Whether ranks are chosen, or for a plan were chosen, by running the net."""
+        """Whether ranks are chosen, or for a plan were chosen, by running the model."""
         return "measured" in (self.allocation, self.plan and self.plan.allocation)
 
     @property
@@ -138,11 +138,11 @@ class Request:
         }
 
     def plan_before_statistics(self, params: Any) -> Plan | None:
-        """The plan, checked against the net; None for a budget or size, shared out once there are statistics.
+        """The plan, checked against the model; None for a budget or size, which are divided once there are statistics.
 
         Raises:
             ValueError: patterns match nothing, no layer would get smaller, the weighting has no weights for any layer,
-                the budget is too small, or the plan is of another net.
+                the budget is too small, or the plan is of another model.
         """
         if self.size is not None:
             check_sized(params, self._bytes, self._rounded)
@@ -165,14 +165,14 @@ class Request:
             return _exactly(select_paths(params, self.select or LAYERS_OF_BUDGET))
         if self.plan is None:
             return _exactly(select_paths(params, self.select or ()))
-        # What a size left to a number of bits had no statistics then, and is to become the same again.
+        # Layers that a size rounded to a fixed number of bits had no statistics; they are to become the same again.
         layers = self.plan.layers
         return _exactly([path for path, one in layers.items() if one.rank is not None or one.bits is None] or layers)
 
     def share_out(
         self, params: Any, statistics: Calibration | None, measure: Any, progress: Callable[[int, int, str], None]
     ) -> Plan:
-        """The plan that shares the budget out; the arguments are those of `allocate`.
+        """The plan that divides the budget; the arguments are those of `allocate`.
 
         Raises:
             ValueError: no layer would get smaller; else as `allocate`.

@@ -1,9 +1,9 @@
-"""Matching the tensors of a file with the weights of a net: prefixes are removed, extra tensors are set apart.
+"""Matching the tensors of a file with the weights of a model: prefixes are removed, extra tensors are set apart.
 
 A state dict that was saved from a wrapper (torch.compile, DataParallel, a Lightning module) has a prefix before every
-name; a net of the user's own has tensors besides those of the class (weights of a loss, a CRF, a projection). Both are
-accepted if the rest fits whole. What would change the encoder's own outputs is not: adapters, quantized weights, layers
-beyond the config's, misspelt names.
+name; a model of the user's own has tensors besides those of the class (weights of a loss, a CRF, a projection). Both
+are accepted if the rest fits whole. What would change the encoder's own outputs is not: adapters, quantized weights,
+layers beyond the config's, misspelt names.
 """
 
 from __future__ import annotations
@@ -40,18 +40,18 @@ _FOREIGN = (
         "the file holds weights in parts (torch.nn.utils.prune or parametrize): remove the parametrization first",
     ),
 )
-"""Patterns of names that change what a net computes, and a hint for each."""
+"""Patterns of names that change what a model computes, and a hint for each."""
 
 
 class Fit(NamedTuple):
-    """The tensors of a file, matched with a net.
+    """The tensors of a file, matched with a model.
 
     Attributes:
         params: the parameter tree; empty if something does not fit.
-        extra: tensors that are not weights of the net, by their names without the prefix, parts joined by ".".
+        extra: tensors that are not weights of the model, by their names without the prefix, parts joined by ".".
         beside: names of the same tensors in the file.
         wrapper: the prefix that was removed from names, such as "module.", or "".
-        outside: names of heads of the net that lack this prefix in the file.
+        outside: names of heads of the model that lack this prefix in the file.
         misfits: what does not fit.
         hints: sentences on what does not fit.
     """
@@ -66,10 +66,10 @@ class Fit(NamedTuple):
 
 
 def fit(table: NameTable, tensors: Mapping[str, Any], separator: str | None, groups: Iterable[str] = ()) -> Fit:
-    """Lay out `tensors` as the net of `table`, with extra ones apart.
+    """Lay out `tensors` as the model of `table`, with extra ones apart.
 
     Args:
-        table: names of the net.
+        table: names of the model.
         tensors: of a file, by name.
         separator: between the parts of a Flax path; None for PyTorch's names.
         groups: weights that must be there besides the base.
@@ -143,7 +143,7 @@ class _OwnNames:
         return [name for name in (*self._base, *self._heads) if name not in there]
 
     def refuses(self, name: str, absent: Iterable[str]) -> bool:
-        """Whether an unknown tensor is refused, because it may change what the net computes."""
+        """Whether an unknown tensor is refused, because it may change what the model computes."""
         return (
             name.split(self.separator)[0] in self._modules
             or len(name) > _LONGEST

@@ -11,7 +11,7 @@ from lpjax._files.json import read_json
 from lpjax.checkpoint._file_hints import TORCH, link_hint
 from lpjax.checkpoint.formats import CONFIG, FORMATS
 
-_TRAINING = "training_args|optimizer|scheduler|rng_state"  # beginnings of the names of a Trainer's files beside the net
+_TRAINING = "training_args|optimizer|scheduler|rng_state"  # beginnings of the names of a Trainer's own files
 _MOST_FOLDERS = 1000
 
 

@@ -45,7 +45,7 @@ class Checkpoint:
         compression: how the weights were compressed (method, p, ranks by path, file), or None.
         config_json: the object of the config.json that was read, or None. Saving keeps those of its keys that `config`
             does not have.
-        extra: arrays of any dtype, by name, that the file holds besides the weights of the net (weights of a loss, a
+        extra: arrays of any dtype, by name, that the file holds besides the weights of the model (weights of a loss, a
             CRF, a projection). They are not used; `save_checkpoint` and `export_checkpoint` write them back bit for
             bit.
     """
@@ -68,9 +68,9 @@ class Checkpoint:
 def load_checkpoint(source: str | Path, *, copy: bool = False) -> Checkpoint:
     """Load a checkpoint from a folder or from the Hugging Face Hub; nothing is unpickled.
 
-    Reads config.json and the weights: lpjax.safetensors if config.json names it, as `save_checkpoint` does for a net
-    with factors, else model.safetensors (or its shards), else flax_model.msgpack. If modules.json says that the net is
-    in a folder such as 0_Transformer, as in old folders of sentence-transformers, they are read there. Leaves are
+    Reads config.json and the weights: lpjax.safetensors if config.json names it, as `save_checkpoint` does for a model
+    with factors, else model.safetensors (or its shards), else flax_model.msgpack. If modules.json says that the model
+    is in a folder such as 0_Transformer, as in old folders of sentence-transformers, they are read there. Leaves are
     read-only views of the file in its dtype: memory is used as weights are used. Factors in int8 become arrays of their
     own, in the dtype that they had before; the codes of quantized weights are decoded to packed ones in memory.
 
@@ -79,9 +79,9 @@ def load_checkpoint(source: str | Path, *, copy: bool = False) -> Checkpoint:
     files. Use `copy` if another program may write to the folder while the checkpoint is in use.
 
     If the rest of the file fits, the prefix of a wrapper ("module.", "_orig_mod.") is removed from names, and tensors
-    that are not weights of the net are kept in `extra`; the logger "lpjax" warns of each in one line. A tensor that may
-    change what the net computes is refused: a layer beyond those of the config, an adapter, quantized weights, a name
-    that is one letter from that of a weight.
+    that are not weights of the model are kept in `extra`; the logger "lpjax" warns of each in one line. A tensor that
+    may change what the model computes is refused: a layer beyond those of the config, an adapter, quantized weights, a
+    name that is one letter from that of a weight.
 
     Args:
         source: a folder, or a hub id such as "sentence-transformers/all-MiniLM-L6-v2".
@@ -105,7 +105,7 @@ def load_checkpoint(source: str | Path, *, copy: bool = False) -> Checkpoint:
 
 
 def _load(source: str | Path, folder: Path, inner: Path, data: dict[str, Any], copy: bool) -> Checkpoint:
-    """The checkpoint in `folder`, whose net is in `inner`, with the config.json `data`."""
+    """The checkpoint in `folder`, whose model is in `inner`, with the config.json `data`."""
     try:
         config = config_from_json(data)
     except ValueError as error:
@@ -142,7 +142,7 @@ def _load(source: str | Path, folder: Path, inner: Path, data: dict[str, Any], c
                     + ", ".join(dict.fromkeys(name for name, _ in differing))
                 )
     if fitted.wrapper:
-        # A user's `self.bert` may be any net, but the two files may also be of different nets.
+        # A user's `self.bert` may be any model, but the two files may also be of different models.
         last = re.split(r"[./]", fitted.wrapper)[-2]
         other = last in ARCHITECTURES and last != table.prefix
         kind = f" (but config.json says that the net is {config.model_type})" if other else ""
@@ -174,7 +174,7 @@ def from_tree(params: Mapping[str, Any], config: Any, *, source: str | Path | No
         source: folder with the tokenizer's files, for `save_checkpoint`.
 
     Returns:
-        A `Checkpoint`; its tree has the base model under its prefix where there is a head.
+        A `Checkpoint`; its tree has the base model under its prefix if there is a head.
 
     Raises:
         ValueError: params are not such a tree, do not fit the config or are not finite, with every path; or lpjax does

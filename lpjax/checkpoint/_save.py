@@ -60,21 +60,21 @@ def save_checkpoint(
     """Save `checkpoint` as a Hugging Face folder that `load_checkpoint` reads back bit-exactly.
 
     Writes the weights with PyTorch's names, config.json, and the tokenizer's and sentence-transformers' files of
-    `checkpoint.source`, all of its stages among them; the net itself is in the root even if it was in 0_Transformer. A
-    dense checkpoint is in model.safetensors, and loads in transformers and sentence-transformers too. One with factors
-    or quantized weights is in lpjax.safetensors, which they refuse to load: a `LowRank` weight N becomes `N.left` (in,
-    rank) and `N.right` (rank, out), with single entries also `N.values`, `N.columns` and `N.starts` (`Sparse`); a
-    `Quantized` weight N, also a factor, becomes `N.codes`, entropy coded, `N.scales`, and `N.steps` if it has any; and
-    config.json says so under "lpjax". Everything is written beside `folder` and then renamed, so that `folder` is never
-    half written.
+    `checkpoint.source`, including all of its stages. The model itself is in the root even if it was in 0_Transformer. A
+    dense checkpoint is in model.safetensors, and loads in transformers and sentence-transformers, too. One with factors
+    or quantized weights is in lpjax.safetensors, which they refuse to load, and config.json says so under "lpjax". A
+    `LowRank` weight N becomes `N.left` (in, rank) and `N.right` (rank, out), with single entries also `N.values`,
+    `N.columns` and `N.starts` (`Sparse`). A `Quantized` weight or factor N becomes `N.codes`, entropy coded,
+    `N.scales`, and `N.steps` if it has any. Everything is written beside `folder` and then renamed, so that `folder` is
+    never half written.
 
     Args:
         checkpoint: what to save; leaves keep their dtype.
-        folder: where to; parent folders are made.
+        folder: the folder to write; parent folders are made.
         overwrite: replace `folder` if it is a checkpoint or empty, and does not hold `checkpoint.source`.
         int8: round factors to 8 bits, a quarter of their bytes: symmetrically, with a scale for each column of left and
-            each row of right, `N.left_scale` and `N.right_scale`, (rank,). Reading makes them floating numbers again,
-            so only the file is smaller, and a net that is trained further must be rounded anew.
+            each row of right, `N.left_scale` and `N.right_scale`, (rank,). Loading turns them into floating-point
+            numbers again, so only the file is smaller, and a model that is trained further must be rounded again.
         extra_files: texts to write beside the weights, by file name, such as a record of the run; or functions that
             make such a text from the size of the file of weights in bytes.
 
@@ -86,7 +86,7 @@ def save_checkpoint(
         FileNotFoundError: `checkpoint.source` is no longer there.
         CheckpointError: modules.json of `checkpoint.source` is damaged, or a file to be copied is a link that leads
             out of that folder, and not into the blobs of the hub's cache. Weights are read through such links, too.
-        ValueError: params that do not fit the config or are not finite, with every path, or `int8` of a net without
+        ValueError: params that do not fit the config or are not finite, with every path, or `int8` of a model without
             factors; nothing is written.
     """
     target = check_target(folder, checkpoint.source, overwrite)
@@ -112,14 +112,14 @@ def export_checkpoint(
 ) -> int:
     """Save `checkpoint` densely, as a folder that other libraries read without lpjax.
 
-    Each `LowRank` weight is multiplied, and each `Quantized` weight expanded, in double precision and rounded to its
-    dtype; all other weights stay bit for bit. PyTorch's `AutoModel….from_pretrained` loads the folder without a missing
-    or unexpected key, if the weights are those of its class; Flax classes load the format "msgpack" so. XLNet never had
-    a Flax class: its tree is lpjax's own. It needs memory for one dense weight at a time.
+    Each `LowRank` weight is multiplied out, and each `Quantized` weight expanded, in double precision and rounded to
+    its dtype; all other weights stay bit for bit. PyTorch's `AutoModel….from_pretrained` loads the folder without a
+    missing or unexpected key, if the weights are those of its class; Flax classes do so with the format "msgpack".
+    XLNet never had a Flax class: its tree is lpjax's own. Export needs memory for one dense weight at a time.
 
     Args:
         checkpoint: what to export, dense or factored.
-        folder: where to, as in `save_checkpoint`.
+        folder: the folder to write, as in `save_checkpoint`.
         format: "safetensors" (model.safetensors, PyTorch's names) or "msgpack" (flax_model.msgpack, the tree of
             Hugging Face's Flax models).
         overwrite, extra_files: as in `save_checkpoint`.
@@ -251,7 +251,7 @@ def check_target(folder: str | Path, source: Path | None, overwrite: bool) -> Pa
 
 
 def _config_text(checkpoint: Checkpoint, int8: bool = False) -> str:
-    """The config.json to write: that of the source, where it still holds, and the `lpjax` block."""
+    """The config.json to write: that of the source, as far as it still holds, and the `lpjax` block."""
     from lpjax import __version__  # Late: the package imports this module.
 
     data = dict(checkpoint.config_json or {})

@@ -30,7 +30,7 @@ def rounded_factors(pairs: Sequence[tuple[str, Any]]) -> list[tuple[str, Any]]:
         wide = np.asarray(tensor).astype(np.float64)
         scale = (np.max(np.abs(wide), axis=axis) / _MOST).astype(tensor.dtype)
         divisor = np.expand_dims(scale.astype(np.float64), axis)
-        # A scale that is 0, of a column that is, or that its dtype has no number for.
+        # A scale is 0 if its column is, or if it underflows in its dtype.
         steps = np.divide(wide, divisor, out=np.zeros_like(wide), where=divisor > 0)
         found += [(name, np.clip(np.round(steps), -_MOST, _MOST).astype(np.int8)), (name + _SCALE, scale)]
     return found

@@ -55,11 +55,11 @@ def read_tree(path: Path, *, copy: bool = False) -> dict[str, np.ndarray]:
 
     With `copy` they are views of its bytes in memory.
 
-    The views are unaligned, for msgpack does not pad; NumPy and jax take them. A chunked array is a copy.
+    The views are unaligned, because msgpack does not pad; NumPy and jax accept them. A chunked array is a copy.
 
     Raises:
-        CheckpointError: naming the key: where the file cannot be read or is not whole, repeats a key, nests or
-            claims more than a params tree does, or holds anything but arrays in a number format of `DTYPES`.
+        CheckpointError: the file cannot be read or is not whole, repeats a key, nests or claims more than a params tree
+            does, or holds anything but arrays in a number format of `DTYPES`; names the key.
     """
     try:
         content = map_file(path, copy=copy)

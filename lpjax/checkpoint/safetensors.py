@@ -44,8 +44,8 @@ def read_tensors(path: Path, *, copy: bool = False) -> tuple[dict[str, np.ndarra
     because the safetensors library accepts shapes that NumPy does not, and rarely says which tensor is at fault.
 
     Raises:
-        CheckpointError: where the file cannot be read, is not whole, or holds a number format that lpjax does
-            not know; every tensor at fault is named.
+        CheckpointError: the file cannot be read, is not whole, or holds a number format that lpjax does not know; names
+            every tensor at fault.
     """
     try:
         content = map_file(path, copy=copy)

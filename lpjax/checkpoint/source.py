@@ -23,7 +23,7 @@ _WANTED = [
     "bpe.codes",
     *_PREFERRED,
     FACTORED_WEIGHTS,
-    *(f"0_*/{pattern}" for pattern in _PREFERRED),  # the net, in old folders of sentence-transformers
+    *(f"0_*/{pattern}" for pattern in _PREFERRED),  # the model, in old folders of sentence-transformers
     "[1-9]_*/*",  # a further stage, whole: save and export copy it as it is
     "[1-9][0-9]_*/*",
     "LICENSE*",

@@ -47,10 +47,10 @@ def read_stages(folder: Path) -> tuple[Stage, ...]:
 
 
 def net_folder(folder: Path) -> Path:
-    """Where the net itself is: the path of the first stage, `folder` itself in all but old folders.
+    """Where the model itself is: the path of the first stage, `folder` itself in all but old folders.
 
     Raises:
-        CheckpointError: as `read_stages`, or if modules.json names a folder that is not there or holds no net.
+        CheckpointError: as `read_stages`, or if modules.json names a folder that is not there or holds no model.
     """
     stages = read_stages(folder)
     if not stages:

@@ -12,7 +12,7 @@ from lpjax.checkpoint import CheckpointError
 from lpjax.checkpoint.formats import CONFIG, FORMATS
 from lpjax.checkpoint.safetensors import read_tensors
 
-# What lpjax, transformers, tokenizers and sentence-transformers read in the folder of a net.
+# What lpjax, transformers, tokenizers and sentence-transformers read in the folder of a model.
 _OWN = re.compile(
     r"""
     .*\.(safetensors|msgpack|bin|h5|onnx|pt|pth|ckpt|gguf)(\.index\.json)?  # weights, also of other libraries
@@ -35,7 +35,7 @@ def check_new_file(path: Path, kind: str, *, overwrite: bool, suffixes: tuple[st
         path: the file to write.
         kind: one of `KINDS`.
         overwrite: whether a file of that kind may be replaced.
-        suffixes: of its name, in small letters; any by default.
+        suffixes: of its name, in lower case; any by default.
 
     Raises:
         ValueError: its name ends otherwise.
@@ -65,7 +65,7 @@ def refuse_existing(path: Path, kind: str, *, overwrite: bool) -> None:
 
 
 def check_replaceable(path: Path, kind: str) -> None:
-    """Refuse to write a file of a kind where a checkpoint has its own files, or over a file that is of another kind.
+    """Refuse to write a file of a kind in place of a checkpoint's own file, or over a file of another kind.
 
     An empty file may be replaced.
 

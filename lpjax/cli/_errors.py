@@ -19,7 +19,7 @@ from lpjax._extras import MissingExtra
 INTERNAL = "a fault inside lpjax"
 _OUT_OF_MEMORY = "out of memory; select fewer layers, or run on a machine or device that has more"
 _ARGUMENTS = {"select": "layers", "solver": "method", "statistics": "calibrate", "sparse_share": "sparse"}
-"""Arguments of the library whose option has another name."""
+"""Arguments of the library whose options have other names."""
 
 errors = Console(stderr=True)
 

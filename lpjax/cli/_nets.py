@@ -1,4 +1,4 @@
-"""Loading the nets that commands read."""
+"""Loading the models that commands read."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ def at_least(least: int, help: str, *, metavar: str = "N", most: int = MOST, **m
 
     Args:
         least, most: its range.
-        help, metavar, **more: as of `option`.
+        help, metavar, **more: as for `option`.
     """
 
     def check(value: float | None) -> float | None:
@@ -44,8 +44,8 @@ def name_of(table: str, help: str, **more: Any) -> Any:
     """An option for a name in a table of the library; shells complete it.
 
     Args:
-        table: "module:name" of a mapping or a `Literal`. It is imported once a name is given, for that can import JAX.
-        help, **more: as of `option`.
+        table: "module:name" of a mapping or a `Literal`; imported only once a name is given, as that may import JAX.
+        help, **more: as for `option`.
     """
 
     def names() -> list[str]:
@@ -72,22 +72,22 @@ ALIAS = "all-MiniLM-L6-v2"
 Model = Annotated[str, typer.Argument(help=f"Folder, hub id, or {ALIAS}.")]
 Smaller = Annotated[Path, typer.Argument(help="Folder that `lpjax compress` wrote.")]
 Out = Annotated[Path, typer.Argument(help="Folder to write.")]
-Baseline = Annotated[str | None, option("MODEL", "Dense net to compare with.")]
-Layers = Annotated[str, option("NAMES", "Groups or regexes.")]
+Baseline = Annotated[str | None, option("MODEL", "Dense model to compare with.")]
+Layers = Annotated[str, option("NAMES", "Groups of layers, or regexes.")]
 Glue = Annotated[Path | None, option("DIR", "GLUE; default: $LPJAX_GLUE_DIR or the hub.")]
-Text = Annotated[Path | None, option("FILE", "Text, one a line; default: Python's manual.")]
+Text = Annotated[Path | None, option("FILE", "One text per line; default: Python's manual.")]
 TaskName = Annotated[str | None, option("NAME", "GLUE task to take texts from instead.", "--task")]
 Split = Annotated[str | None, option("NAME", "Split of the task; default: train.")]
 Epochs = Annotated[int, at_least(1, "Passes over the texts.")]
-BatchSize = Annotated[int, at_least(1, "Texts of a batch.")]
-MaxLength = Annotated[int, at_least(3, "Most tokens of a text.")]
+BatchSize = Annotated[int, at_least(1, "Texts per batch.")]
+MaxLength = Annotated[int, at_least(3, "Largest number of tokens.")]
 Dtype = Annotated[Literal["float32", "bfloat16"], option("NAME", "float32 or bfloat16.")]
 LearningRate = Annotated[float, option("X", "Peak learning rate.", "--lr")]
-Seed = Annotated[int, at_least(0, "Seed of all that is random.", most=MOST_SEED)]
+Seed = Annotated[int, at_least(0, "Random seed.", most=MOST_SEED)]
 SaveEvery = Annotated[float, at_least(0, "Seconds between snapshots.", metavar="X")]
-Resume = Annotated[bool, flag("--resume", "Go on with an interrupted run.")]
+Resume = Annotated[bool, flag("--resume", "Continue an interrupted run.")]
 Force = Annotated[bool, flag("--force", "Replace OUT if it is a checkpoint.")]
-ForceFile = Annotated[bool, flag("--force", "Replace the file if it is of this command.")]
+ForceFile = Annotated[bool, flag("--force", "Replace the file if this command wrote it.")]
 AsJson = Annotated[bool, flag("--json", "Print one JSON document instead.")]
 
 

@@ -33,7 +33,7 @@ def note(lines: Iterable[object]) -> None:
 
 
 def sizes(before: int, after: int) -> str:
-    """The bytes of a net's weights before and after."""
+    """The bytes of a model's weights before and after."""
     return f"weights {before / 1e6:.1f} MB → {after / 1e6:.1f} MB"
 
 

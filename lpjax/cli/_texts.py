@@ -26,7 +26,7 @@ def is_statistics(source: Path) -> bool:
 def statistics_and_measure(
     source: Path | None, request: Request, checkpoint: Checkpoint, model: str
 ) -> tuple[Calibration | None, Any]:
-    """The statistics of a request's layers, and the measure of nets if its ranks are to be measured."""
+    """The statistics of a request's layers, and the measure of models if its ranks are to be measured."""
     import lpjax
     from lpjax._tree import leaves_with_paths
     from lpjax.glue.texts import TextSource, hold_out_texts, spaced

@@ -16,12 +16,12 @@ EXAMPLE = "lpjax bench all-MiniLM-L6-v2 --out break_even.json"
 def bench(
     model: opt.Model,
     layers: opt.Layers = "encoder,embeddings",
-    tokens: Annotated[int, opt.at_least(1, "Tokens of a batch.")] = 2048,
+    tokens: Annotated[int, opt.at_least(1, "Tokens per batch.")] = 2048,
     out: Annotated[Path | None, opt.option("FILE", "JSON for `lpjax compress --break-even`.")] = None,
     force: opt.ForceFile = False,
     as_json: opt.AsJson = False,
 ) -> None:
-    """Find the ranks up to which factored layers are faster here."""
+    """Measure up to which rank factored layers are faster here."""
     from lpjax._files.json import write_json
     from lpjax.checkpoint.targets import check_new_file
     from lpjax.compression import break_even_document, measure_break_even

@@ -25,9 +25,9 @@ def calibrate(
     task: opt.TaskName = None,
     split: opt.Split = None,
     glue: opt.Glue = None,
-    labels: Annotated[bool, opt.flag("--labels", "Take gradients by the labels of the task.")] = False,
-    forward_only: Annotated[bool, opt.flag("--forward-only", "Take no gradients.")] = False,
-    texts: Annotated[int, opt.at_least(1, "Most texts.")] = MOST_TEXTS,
+    labels: Annotated[bool, opt.flag("--labels", "Take gradients at the task's true labels.")] = False,
+    forward_only: Annotated[bool, opt.flag("--forward-only", "Skip the backward pass.")] = False,
+    texts: Annotated[int, opt.at_least(1, "Largest number of texts.")] = MOST_TEXTS,
     layers: opt.Layers = "encoder,embeddings",
     batch_size: opt.BatchSize = 32,
     max_length: opt.MaxLength = 128,
@@ -35,7 +35,7 @@ def calibrate(
     force: opt.ForceFile = False,
     as_json: opt.AsJson = False,
 ) -> None:
-    """Find which rows and directions of a net's matrices matter."""
+    """Find which rows and directions of a model's matrices matter."""
     from lpjax.checkpoint.targets import check_new_file
     from lpjax.glue.evaluate import target_values
     from lpjax.glue.labels import assumption, is_assumed

@@ -25,10 +25,10 @@ def compress(
     calibrate: Annotated[Path | None, opt.option("FILE", "Text, or statistics, to weight errors by.")] = None,
     size: Annotated[str | None, opt.option("SIZE", "Size of the file: 9MB, 10%, …")] = None,
     layers: Annotated[str | None, opt.option("NAMES", "embeddings, encoder, attention, … or a regex.")] = None,
-    budget: Annotated[float | None, opt.option("SHARE", "Share of the net to keep; by text: 0.5.", **_much)] = None,
+    budget: Annotated[float | None, opt.option("SHARE", "Share of the model; default with text: 0.5.", **_much)] = None,
     keep: Annotated[float | None, opt.option("SHARE", "Share of each layer to keep.", **_much)] = None,
     rank: Annotated[int | None, opt.at_least(1, "Rank of each layer.", **_much)] = None,
-    plan: Annotated[Path | None, opt.option("FILE", "File of --plan-out to repeat.", **_much)] = None,
+    plan: Annotated[Path | None, opt.option("FILE", "Run the plan in this file.", **_much)] = None,
     budget_of: Annotated[
         str,
         opt.name_of(
@@ -48,12 +48,12 @@ def compress(
     num_iters: Annotated[int | None, opt.at_least(0, "Iteration limit of the method.", **_how)] = None,
     tol: Annotated[float | None, opt.option("X", "Tolerance of the method.", **_how)] = None,
     break_even: Annotated[Path | None, opt.option("FILE", "Timings of `lpjax bench`.", **_how)] = None,
-    plan_out: Annotated[Path | None, opt.option("FILE", "Write the choice for each layer here.", **_output)] = None,
+    plan_out: Annotated[Path | None, opt.option("FILE", "Write the plan to this file.", **_output)] = None,
     report: Annotated[bool, opt.flag("--report", "Write OUT/report.html, too.", **_output)] = False,
     force: Annotated[bool, opt.flag("--force", "Replace OUT if it is a checkpoint.", **_output)] = False,
     as_json: Annotated[bool, opt.flag("--json", "Print one JSON document instead.", **_output)] = False,
 ) -> None:
-    """Factor the layers of a net, and save the smaller checkpoint."""
+    """Factor or round the layers of a model, and save the result."""
     import lpjax
     from lpjax._extras import require
     from lpjax.allocation import Request
@@ -81,7 +81,7 @@ def compress(
     checkpoint = load_to_save(model, out, force)
     with misuse():
         made = request.plan_before_statistics(checkpoint.params)
-    # What trained an earlier step's pairs goes with them.
+    # The record of training that an earlier step's pairs had goes with them.
     history = training_files(checkpoint.source) if record_of(checkpoint).steps else {}
     statistics, measure = statistics_and_measure(calibrate, request, checkpoint, model)
     with progress() as advance:

@@ -14,16 +14,16 @@ EXAMPLE = "lpjax evaluate smaller --baseline all-MiniLM-L6-v2"
 def evaluate(
     model: opt.Model,
     baseline: opt.Baseline = None,
-    task: Annotated[str | None, opt.option("NAME", "GLUE task; default: what the head was tuned on.")] = None,
+    task: Annotated[str | None, opt.option("NAME", "GLUE task; default: the one that the head was tuned on.")] = None,
     split: Annotated[str, opt.option("NAME", "Split of the task.")] = "validation",
     glue: opt.Glue = None,
     text: opt.Text = None,
     dtype: opt.Dtype = "float32",
     batch_size: opt.BatchSize = 32,
-    max_length: Annotated[int | None, opt.at_least(3, "Most tokens of a text; default: the net's own.")] = None,
+    max_length: Annotated[int | None, opt.at_least(3, "Largest number of tokens; default: the model's.")] = None,
     as_json: opt.AsJson = False,
 ) -> None:
-    """Score a net, and compare it with the dense one."""
+    """Score a model, and compare it with the dense one."""
     from lpjax.checkpoint import load_checkpoint
     from lpjax.checkpoint.files import read_object
     from lpjax.checkpoint.formats import CONFIG

@@ -14,7 +14,7 @@ EXAMPLE = "lpjax export smaller dense"
 def export(
     model: opt.Model,
     out: opt.Out,
-    dense: Annotated[bool, opt.flag("--dense", "The only form; may be left out.")] = False,
+    dense: Annotated[bool, opt.flag("--dense", "Write dense weights (always on).")] = False,
     msgpack: Annotated[bool, opt.flag("--msgpack", "Write flax_model.msgpack, for Flax.")] = False,
     force: opt.Force = False,
     as_json: opt.AsJson = False,

@@ -20,28 +20,28 @@ def finetune(
     out: opt.Out,
     task: Annotated[str, opt.option("NAME", "GLUE task, such as sst2.")],
     glue: opt.Glue = None,
-    train_split: Annotated[str, opt.option("NAME", "Split to learn from.")] = "train",
-    eval_split: Annotated[str, opt.option("NAME", "Split to choose by.")] = "validation",
-    eval_rows: Annotated[int | None, opt.at_least(1, "Evaluate on the first rows only.")] = None,
-    hold_out: Annotated[int, opt.at_least(0, "Examples to leave out.")] = 0,
+    train_split: Annotated[str, opt.option("NAME", "Split to train on.")] = "train",
+    eval_split: Annotated[str, opt.option("NAME", "Split to select on.")] = "validation",
+    eval_rows: Annotated[int | None, opt.at_least(1, "Evaluate on the first N examples only.")] = None,
+    hold_out: Annotated[int, opt.at_least(0, "Examples to hold out.")] = 0,
     epochs: opt.Epochs = 3,
     batch_size: opt.BatchSize = 32,
     accumulate: Annotated[int, opt.at_least(1, "Parts of a batch.")] = 1,
     learning_rate: opt.LearningRate = 5e-5,
-    warmup: Annotated[float, opt.option("X", "Warm-up, as a share.")] = 0.1,
+    warmup: Annotated[float, opt.option("X", "Share of updates to warm up.")] = 0.1,
     weight_decay: Annotated[float, opt.option("X", "Weight decay of AdamW.")] = 0.01,
     clip: Annotated[float, opt.option("X", "Largest gradient norm.")] = 1.0,
     dtype: opt.Dtype = "float32",
     max_length: opt.MaxLength = 128,
     eval_every: Annotated[int | None, opt.at_least(1, "Updates between evaluations.")] = None,
-    patience: Annotated[int | None, opt.at_least(1, "Worse evaluations before it stops.")] = None,
+    patience: Annotated[int | None, opt.at_least(1, "Stop after N evaluations without gain.")] = None,
     seed: opt.Seed = 0,
     save_every: opt.SaveEvery = 60,
     resume: opt.Resume = False,
     force: opt.Force = False,
     as_json: opt.AsJson = False,
 ) -> None:
-    """Fine-tune a net on a GLUE task and save its best evaluation."""
+    """Fine-tune a model on a GLUE task and save the best weights."""
     from lpjax._files.json import json_text
     from lpjax.checkpoint import check_target, save_checkpoint
     from lpjax.compression.history import TUNED, tuning_history

@@ -17,11 +17,11 @@ EXAMPLE = "lpjax inspect all-MiniLM-L6-v2 --plot spectra.png"
 
 def inspect(
     model: opt.Model,
-    layers: Annotated[str | None, opt.option("NAMES", "Groups or regular expressions; default: all.")] = None,
+    layers: Annotated[str | None, opt.option("NAMES", "Groups of layers, or regexes; default: all.")] = None,
     keep: Annotated[str, opt.option("SHARES", "Shares to show ranks for.")] = "0.75,0.5,0.25",
     all_leaves: Annotated[bool, opt.flag("--all", "Show leaves that are not matrices.")] = False,
     each: Annotated[bool, opt.flag("--each", "Show a row for each layer.")] = False,
-    plot: Annotated[Path | None, opt.option("PNG", "Picture of spectra and row norms.")] = None,
+    plot: Annotated[Path | None, opt.option("PNG", "Plot spectra and row norms to this file.")] = None,
     force: Annotated[bool, opt.flag("--force", "Replace the PNG of --plot.")] = False,
     as_json: opt.AsJson = False,
 ) -> None:

@@ -19,16 +19,16 @@ def recover(
     context: typer.Context,
     smaller: opt.Smaller,
     out: opt.Out,
-    baseline: Annotated[str | None, opt.option("MODEL", "Dense net; default: what SMALLER was made of.")] = None,
+    baseline: Annotated[str | None, opt.option("MODEL", "Dense model; default: SMALLER's origin.")] = None,
     text: opt.Text = None,
     task: opt.TaskName = None,
     split: opt.Split = None,
     glue: opt.Glue = None,
-    texts: Annotated[int | None, opt.at_least(2, "Most texts; default: all.")] = None,
+    texts: Annotated[int | None, opt.at_least(2, "Largest number of texts; default: all.")] = None,
     epochs: opt.Epochs = 1,
     batch_size: opt.BatchSize = 32,
     learning_rate: opt.LearningRate = 1e-4,
-    hidden: Annotated[float, opt.option("X", "Weight of hidden states.")] = 1.0,
+    hidden: Annotated[float, opt.option("X", "Weight of hidden states in the loss.")] = 1.0,
     max_length: opt.MaxLength = 128,
     seed: opt.Seed = 0,
     save_every: opt.SaveEvery = 60,
@@ -36,7 +36,7 @@ def recover(
     force: opt.Force = False,
     as_json: opt.AsJson = False,
 ) -> None:
-    """Train a compressed net, without labels, to match the dense one."""
+    """Train a compressed model, without labels, to match the dense one."""
     import lpjax
     from lpjax._files.json import json_text
     from lpjax.checkpoint import check_target, save_checkpoint

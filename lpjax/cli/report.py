@@ -15,14 +15,14 @@ EXAMPLE = "lpjax report smaller --baseline all-MiniLM-L6-v2"
 
 
 def report(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Compressed nets, or results of experiments.")],
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Compressed models, or results of experiments.")],
     baseline: opt.Baseline = None,
     out: Annotated[Path | None, opt.option("FILE", "Page to write; default: RUN/report.html.")] = None,
     glue: opt.Glue = None,
-    latency: Annotated[bool, opt.flag("--latency/--no-latency", "Time the nets beside the dense one.")] = True,
+    latency: Annotated[bool, opt.flag("--latency/--no-latency", "Time the models beside the dense one.")] = True,
     force: opt.ForceFile = False,
 ) -> None:
-    """Show compressed nets on one page."""
+    """Show compressed models on one HTML page."""
     from lpjax.checkpoint import load_checkpoint
     from lpjax.checkpoint.source import find_model
     from lpjax.checkpoint.targets import check_new_file

@@ -64,12 +64,11 @@ def compress(
 ) -> Compressed:
     """Replace matrices of a params tree by `LowRank` pairs or `Quantized` matrices, as a plan says.
 
-    An embedding (vocab, hidden) is factored as it is, its rows being tokens. A kernel (in, out) is factored as its
-    transpose, its rows being the outputs ("neurons") of the layer: the axis along which a row objective looks for
-    outliers, and whose entries constrain the level set of a geometric solver. `input_axes` says how to view a kernel
-    of more axes as such a matrix (inputs, outputs); its pair consists of matrices, left (∏ inputs, rank) and right
-    (rank, ∏ outputs), which `lpjax.flax` runs. Matrices of equal shape and dtype are solved together,
-    `batch_size` at a time.
+    An embedding (vocab, hidden) is factored as it is: its rows are tokens. A kernel (in, out) is factored as its
+    transpose: its rows are the outputs ("neurons") of the layer. A row objective looks for outliers among the rows, and
+    each row constrains the level set of a geometric solver. `input_axes` says how to view a kernel of more axes as a
+    matrix (inputs, outputs); its factors, left (∏ inputs, rank) and right (rank, ∏ outputs), run in `lpjax.flax`.
+    Matrices of equal shape and dtype are solved together, `batch_size` at a time.
 
     Args:
         params: nested containers of arrays (NumPy or JAX); not changed.
@@ -77,17 +76,17 @@ def compress(
             Without one, `select`, `keep` or `rank`, `solver`, `p` and `sparse_share` make a `uniform_plan`.
         statistics: of inputs and gradients of the matrices on text, from `lpjax.calibrate`; they weight errors.
         select: the matrices; see `select_paths`.
-        keep: largest share of a leaf's parameters that its pair may have, in (0, 1]; gives the rank.
+        keep: largest share of a leaf's parameters that its pair (left, right) may have, in (0, 1]; gives the rank.
         rank: the rank of every pair; instead of `keep`.
         solver: a name in `SOLVERS`, or a function matrix, rank, *, p -> `Solution` that jit and vmap can
             transform. By default "lewis", with `statistics` "svd".
         p: exponent, by default 1; 2 for "svd", which solves for that norm whatever p is.
-        sparse_share: share of what each pair may store, in [0, 1), that goes to single entries instead: those that the
-            smaller pair misses most, under the weights (GoDec, Zhou & Tao, ICML 2011). The net has the same size and is
-            usually nearer to the dense one, but its kernels take the time of dense ones. Rounded down to whole ranks.
-            For a custom solver, errors are ranked by |e|^p. By default 0.2 for embeddings solved by "svd" under the
-            default weighting and without `break_even`, else 0. A matrix is solved 16 times instead of once, in more
-            memory.
+        sparse_share: share of the parameters of each pair, in [0, 1), that goes to single entries instead: those where
+            the smaller pair has the largest weighted errors (GoDec, Zhou & Tao, ICML 2011). The model has the same size
+            and is usually closer to the dense one, but its kernels take the time of dense ones. Rounded down to whole
+            ranks. For a custom solver, errors are ranked by |e|^p. By default 0.2 for embeddings solved by "svd" under
+            the default weighting and without `break_even`, else 0. A matrix is solved 16 times instead of once, with
+            more memory.
         weighting: how `statistics` weight errors, a `Weighting` or a name in `WEIGHTINGS`; by default the plan's, or
             else "gauss_newton".
         row_weights: path -> ω ≥ 0, one a row: (vocab,) for an embedding, (out,) for a kernel; after the axes of a
@@ -97,10 +96,11 @@ def compress(
         input_axes: path -> how many leading axes of that leaf are its inputs, for leaves of more than two axes; or
             a pair (stacked, inputs) if its first axes only stack such kernels, each of which then gets a pair of
             its own, all of one rank. `lpjax.flax.input_axes` finds them for a linen module.
-        batch_size: matrices that a device solves at a time, by vmap. By default as many as take at most a quarter of
-            its memory; on a CPU one on each core.
-        mesh: devices, along an axis "data", that matrices of equal shape are spread over, `batch_size` on each; by
-            default all, of all processes, which must call with the same arguments and all get the whole result.
+        batch_size: matrices that a device solves at a time, by vmap. By default as many as fit into a quarter of its
+            memory; on a CPU one on each core.
+        mesh: devices, along an axis "data", over which matrices of equal shape are spread, `batch_size` on each. By
+            default all devices of all processes; all processes must then call with the same arguments, and each gets
+            the whole result.
         break_even: timings of this machine, from `measure_break_even`; records then give the time of a pair as a share
             of the dense leaf's.
         progress: called with (leaves done, leaves in all, record) after each leaf.
@@ -113,7 +113,7 @@ def compress(
 
     Raises:
         ValueError: before any solving: what `uniform_plan` and `Plan.check` refuse, a leaf that is not finite, what
-            the solver refuses, or a function that returns no `Solution` that fits.
+            the solver refuses, or a function that does not return a `Solution` of the right shapes.
         TypeError: an option that the solver does not have, before any solving.
     """
     if rows not in ("auto", "first", "last"):
@@ -141,7 +141,7 @@ def compress(
     leaves: dict[str, Any] = {}
     mesh = data_mesh() if mesh is None else mesh
     solved = (
-        leaf_of_results([result, *itertools.islice(results, result.task.height - 1)])  # a leaf's follow one another
+        leaf_of_results([result, *itertools.islice(results, result.task.height - 1)])  # a leaf's results are adjacent
         for group in groups.values()
         for results in [solve_group(group, options, batch_size, mesh)]
         for result in results

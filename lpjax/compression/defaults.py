@@ -44,8 +44,8 @@ def default_weighting(weighting: str | Weighting | None, *, calibrated: bool) ->
 
 
 def default_allocation(weighting: str | Weighting | None, *, measured: bool = False) -> str:
-    """How a budget is shared out: "measured" if there is a measure, else "error" if the weighting makes errors of
-    layers comparable, else "uniform"."""
+    """The default allocation: "measured" if there is a measure, else "error" if the weighting makes errors of layers
+    comparable, else "uniform"."""
     if measured:
         return "measured"
     return "error" if weighting is not None and weighting_named(weighting).compares_layers else "uniform"
@@ -56,9 +56,9 @@ def default_sparse_share(
 ) -> float:
     """The requested share; by default 0.2 for embeddings solved directly under the default weighting, else 0.
 
-    Looking up rows of a table takes little of a net's time, with single entries, too; a kernel with single entries
-    takes the time of a dense one. If ranks are chosen or judged by time (`by_time`), the default is 0, for the time of
-    single entries is not known.
+    Looking up rows of a table takes little of a model's time, also with single entries. A kernel with single entries
+    takes the time of a dense one. If ranks are chosen or judged by time (`by_time`), the default is 0, because the time
+    of single entries is not known.
     """
     if share is not None:
         return share

@@ -16,7 +16,7 @@ from lpjax.objectives import blocked_sum, entries_bound, lp_norm, power_sums
 from lpjax.solvers import Solution, Solver, with_entries
 from lpjax.weighting.metric import Roots, on_both_sides, on_the_left
 
-_ENTRIES = 2**20  # of a product, at a time
+_ENTRIES = 2**20  # entries of a product that are formed at a time
 
 
 class Goal(NamedTuple):
@@ -80,7 +80,7 @@ def factor(
     sizes: Array,
     p: Array,
 ) -> FactorResult:
-    """Least ‖B (A − LR) Dᵀ‖ for the metrics BᵀB of rows and DᵀD of columns: the solution for B A Dᵀ, taken back.
+    """Minimise ‖B (A − LR) Dᵀ‖ for the metrics BᵀB of rows and DᵀD of columns: solve for B A Dᵀ, and map back.
 
     Args:
         goal: of the program.
@@ -116,7 +116,7 @@ def factor(
 
 
 class _Weights(NamedTuple):
-    """What errors of a matrix are weighted by.
+    """The weights of a matrix's errors.
 
     Attributes:
         rows: ω of its rows, or None.
@@ -132,14 +132,14 @@ class _Weights(NamedTuple):
         return any(part is not None for part in (self.rows, *self.halves))
 
     def unweighted(self, goal: Goal, left: Array, right: Array, rank: Array) -> tuple[Array, Array]:
-        """Factors of the weighted matrix taken back, and cut to the task's rank."""
+        """Factors of the weighted matrix mapped back, and cut to the task's rank."""
         left, right = on_the_left(self.inverses[0], left), on_the_left(self.inverses[1], right.T).T
         if goal.smaller:
             left = jnp.where(jnp.arange(goal.rank)[None, :] < rank, left, 0)
         return left, right
 
     def importance(self, matrix: Array, p: Array) -> Array:
-        """What an error of each entry counts, to be multiplied by its size; metrics enter by their diagonals."""
+        """The weight of an error in each entry, a factor on its magnitude; metrics enter by their diagonals."""
         sides = []
         for root, length in zip(self.halves, matrix.shape, strict=True):
             half = jnp.ones(length, matrix.dtype) if root is None else root

@@ -21,7 +21,7 @@ _SINCE = "Errors and bounds of layers are those of the net before this training.
 
 
 def training_files(folder: str | Path | None) -> dict[str, str]:
-    """The training files in a folder, name -> text, to be copied beside a net that is made of it.
+    """The training files in a folder, name -> text, to be copied beside a model that is made from it.
 
     Raises:
         RecordError: one is not a regular file, or too large.
@@ -46,7 +46,7 @@ def history_files(folder: str | Path | None, record: Record) -> dict[str, str]:
 
 
 def tuning_history(checkpoint: Checkpoint) -> dict[str, str]:
-    """How a compressed checkpoint was made, for the folder of a net that is tuned from it; of a dense one nothing.
+    """How a compressed checkpoint was made, for the folder of a model tuned from it; nothing for a dense one.
 
     Raises:
         RecordError: its record or one of its `training_files` is damaged.
@@ -95,7 +95,7 @@ def earlier_recovery(files: Mapping[str, str]) -> Any:
 
 
 def training_notes(folder: str | Path) -> list[str]:
-    """A sentence about each, for readers who expect the net as the solvers made it."""
+    """A sentence about each, for readers who expect the model as the solvers made it."""
     notes = []
     for name, kind in ((RECOVERED, _Recovery), (TUNED, _Tuning)):
         path = Path(folder) / name

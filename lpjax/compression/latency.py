@@ -1,4 +1,4 @@
-"""The rank from which a factored layer takes longer than the dense one: measured, and kept in a file for `allocate`."""
+"""The rank above which a factored layer is slower than the dense one: measured, and kept in a file for `allocate`."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ TOKENS = 2048
 
 SCHEMA = "lpjax-break-even/1"
 
-_RANKS = 8  # measured of a shape
-_SECONDS, _LEAST = 0.15, 5  # for a rank, and rounds at the least
+_RANKS = 8  # ranks measured per shape
+_SECONDS, _LEAST = 0.15, 5  # seconds per rank, and the least number of rounds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,9 +45,9 @@ class LayerTiming:
         shape: of the dense leaf, (in, out), or (vocab, hidden) of a table.
         table: whether rows are looked up in it, as in an embedding, instead of being multiplied by it.
         dense_seconds: for one batch.
-        ranks: of the pairs that were timed, rising to the largest that stores less than the dense matrix.
-        ratios: time of each pair as a share of the dense one's; made to rise with the rank by least squares, as a
-            larger pair takes no less.
+        ranks: of the pairs that were timed, ascending up to the largest that stores less than the dense matrix.
+        ratios: time of each pair as a share of the dense one's, ascending: an isotonic regression on the rank, because
+            a larger pair takes no less time.
     """
 
     shape: tuple[Positive, Positive]
@@ -97,12 +97,12 @@ class BreakEven:
         return None if timing is None else timing.rank
 
     def added_seconds(self, path: str, shape: tuple[int, ...], rank: int) -> float | None:
-        """Seconds a batch that a leaf's pair takes beyond the dense leaf's; negative if it takes less."""
+        """Seconds per batch that a leaf's pair takes beyond the dense leaf's; negative if it takes less."""
         timing = self._timing(path, shape)
         return None if timing is None else (timing.ratio(rank) - 1) * timing.dense_seconds
 
     def notes(self, records: Sequence[LayerRecord], source: str) -> list[str]:
-        """A line about the layers that take longer than dense ones by these timings, called `source`; else none."""
+        """A line about layers that are slower than dense by these timings, called `source`; no line if none is."""
         slower = [record for record in records if (record.time_ratio or 0) > 1]
         more = sum(self.added_seconds(record.path, record.shape, record.rank or 0) or 0 for record in slower)
         text = f"{len(slower)} of {len(records)} layers take longer than dense, by {source}: {1e3 * more:.2f} ms in all"
@@ -122,10 +122,10 @@ def measure_break_even(
     seed: int = 0,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> BreakEven:
-    """Time every shape among the selected matrices of a tree, on random numbers, alone and without the net around it.
+    """Time every shape among the selected matrices of a tree, on random numbers and without the rest of the model.
 
-    Dense and pairs take turns, compiled before and each waited for. The least time of each counts, for disturbances
-    only add time.
+    The dense matrix and the pairs take turns. Each is compiled before, and every result is waited for. The least time
+    of each counts, because disturbances only add time.
 
     Args:
         params: nested containers of arrays; only shapes matter. A factored leaf has the shape of the dense one.
@@ -175,7 +175,7 @@ def _time_shape(shape: tuple[int, int], table: bool, tokens: int, dtype: Any, rn
 
 
 def break_even_document(model: str, break_even: BreakEven, seed: int) -> dict[str, Any]:
-    """The content of the timings' file, with versions and machine."""
+    """The content of a file of timings, with versions and machine."""
     timings = [
         dataclasses.asdict(timing) | {"break_even_rank": timing.rank, "break_even_keep": timing.keep}
         for timing in break_even.timings

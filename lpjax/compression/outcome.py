@@ -117,7 +117,7 @@ def outcome_of(
 
 
 def _earlier_steps(block: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The steps in config.json; one for a net of an early version, which has no steps."""
+    """The steps in config.json; one for a model of an early version, which has no steps."""
     if "steps" in block:
         return list(block["steps"])
     known = {key: block[key] for key in ("method", "p") if key in block}

@@ -1,4 +1,4 @@
-"""`Plan`: the rank and method of each matrix of a net; and its file, one line a layer, to be edited and used again."""
+"""`Plan`: the rank and method of each matrix of a model; and its file, one line per layer, to be edited and reused."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from lpjax.weights.low_rank import LowRank
 SCHEMA = "lpjax-plan/1"
 
 ROUNDED_BITS = (2, 3, 4, 5, 6, 8)
-"""Bits of codes that have scales by group."""
+"""The numbers of bits that a `Choice` may give."""
 
 Costs = Literal["parameters", "multiply_adds"]
 Rest = Literal["float16", "bfloat16"]
@@ -43,14 +43,14 @@ class Choice(NamedTuple):
         rank: rank of its pair; None if it stays dense.
         method: a name in `SOLVERS`, or a solver itself.
         p: exponent; "svd" solves for p = 2 whatever it is.
-        sparse_share: share of what a pair of that rank stores that single entries get instead; the pair's rank is lower
-            then.
-        step: the step of the codes that the matrix, or both factors, are rounded to, in units of the weighted error
-            (`lpjax.rounding`). A table without a rank is rounded in a rotated basis; its rank is then the number of
-            directions that are left. Without statistics, in units of the root mean square of the matrix. None to keep
-            floating-point numbers.
+        sparse_share: share of the parameters of a pair of that rank that goes to single entries instead; the rank of
+            the pair itself is then lower.
+        step: the step to which the matrix, or both factors, are rounded (`lpjax.rounding`), in units of the weighted
+            error; without statistics, in units of the root mean square of the matrix. A table without a rank is rounded
+            in a rotated basis; its rank is then the number of directions that are left. None to keep floating-point
+            numbers.
         bits: instead of a step, the bits of each code, one of 2, 3, 4, 5, 6, 8.
-        group: how many codes share a scale, by `bits`; None for a row of a table or an output of a kernel.
+        group: with `bits`, how many codes share a scale; None for one scale per row of a table or output of a kernel.
     """
 
     rank: int | None
@@ -92,13 +92,13 @@ class Plan:
 
     Attributes:
         layers: path -> `Choice`.
-        weighting: what errors are weighted by, a `Weighting` or its name; None for unweighted errors.
-        budget: share of `budget_of` that the whole net may keep; None if the choices were not made by a budget.
+        weighting: how errors are weighted, a `Weighting` or its name; None for unweighted errors.
+        budget: share of `budget_of` that the whole model may keep; None if the choices were not made by a budget.
         budget_of: "parameters" or "multiply_adds".
         allocation: how ranks were chosen, as `allocate` names it; None without a budget.
         provenance: model, texts, versions; what JSON can say.
-        keep: share that each matrix may keep; None if ranks were chosen otherwise. Not in the plan's file.
-        rest: dtype of all other floating-point arrays of the net, such as biases and norms; None to leave them.
+        keep: share that each matrix may keep; None if ranks were chosen otherwise. Not written to the plan's file.
+        rest: dtype of all other floating-point arrays of the model, such as biases and norms; None to leave them.
     """
 
     layers: Mapping[str, Choice]
@@ -117,13 +117,13 @@ class Plan:
         """Refuse all that can be refused before any work.
 
         Args:
-            params: the net.
+            params: the model.
             statistics: what errors are weighted by; see `compress`.
             input_axes: see `compress`.
 
         Raises:
             ValueError: as `check_layers`; a weighting without statistics, or statistics that lack a layer or what the
-                weighting needs, are not finite, or are those of another net.
+                weighting needs, are not finite, or are those of another model.
         """
         self.check_layers(params, input_axes)
         check_weighting(self.weighting, calibrated=statistics is not None)
@@ -138,8 +138,8 @@ class Plan:
                 )
 
     def weighted(self, statistics: Calibration) -> list[str]:
-        """Paths of the layers that need statistics: all but those that are rounded to a given number of bits and that
-        `statistics` lack."""
+        """Paths of the layers that need statistics: all layers, except those that are rounded to a given number of bits
+        and that `statistics` lack."""
         return [
             path
             for path, choice in self.layers.items()
@@ -226,9 +226,8 @@ def uniform_plan(
     Args:
         params: nested containers of arrays.
         select, keep, rank, solver, p, sparse_share, input_axes: see `compress`.
-        weighting: what errors are to be weighted by, from statistics that `compress` is then given; None for unweighted
-            errors.
-        break_even: if given, `sparse_share` is 0 by default, for the time of single entries is not known.
+        weighting: how errors are weighted, by statistics that are passed to `compress`; None for unweighted errors.
+        break_even: if given, `sparse_share` is 0 by default, because the time of single entries is not known.
 
     Raises:
         ValueError: an argument out of range, `select` matches nothing or no matrix, or `input_axes` do not fit.
@@ -265,7 +264,7 @@ def check_uniform(
     break_even: Any = None,
     **options: Any,
 ) -> None:
-    """Refuse arguments of `uniform_plan` that fit no net.
+    """Refuse arguments of `uniform_plan` that fit no model.
 
     Args:
         keep, rank, solver, p, sparse_share, weighting, break_even: see `uniform_plan`.
@@ -300,7 +299,7 @@ def check_sparse_share(share: float | None, *, budget_of: str = "parameters", br
 
 
 def check_only_plan(**given: Any) -> None:
-    """Refuse arguments that say what a plan says.
+    """Refuse arguments for what a plan already gives.
 
     Raises:
         ValueError: naming the first that is not None.

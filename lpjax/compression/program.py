@@ -165,7 +165,7 @@ def _in_order(function: Callable[[T], U], items: Iterable[T], workers: int) -> I
 def _compiled(goal: Goal, mesh: Mesh, arguments: tuple[Any, ...]) -> Callable[..., FactorResult]:
     """The program for arguments like these; compiled once for all calls if the options can be compared."""
     kinds = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), arguments)
-    # Of JAX's settings those that a program depends on.
+    # The settings of JAX that a program depends on.
     precision = getattr(jax.config, "jax_default_matmul_precision")  # noqa: B009, not in jax's stubs
     settings = canonicalize_dtype(np.float64), precision, jax.config.read("jax_disable_most_optimizations")
     try:
@@ -189,7 +189,7 @@ def _compile(goal: Goal, mesh: Mesh, kinds: tuple[Any, ...], settings: tuple[Any
         factor_one = functools.partial(factor, goal)
         if first.shape[0] > 1:
             return jax.vmap(factor_one, in_axes=(0, 0, 0, 0, None))(matrices, weights, roots, sizes, p)
-        # One alone is not vmapped: under vmap both sides of a solver's branches would be computed.
+        # A single matrix is not vmapped: under vmap both sides of a solver's branches would be computed.
         matrix, weights, roots = jax.tree.map(lambda x: x[0], (matrices, weights, roots))
         return factor_one(matrix, weights, roots, sizes[0], p)
 
@@ -197,7 +197,7 @@ def _compile(goal: Goal, mesh: Mesh, kinds: tuple[Any, ...], settings: tuple[Any
         solved = several(matrices, known, sizes, p)
         return solved if jax.tree.leaves(matrices)[0].shape[0] > 1 else jax.tree.map(lambda x: x[None], solved)
 
-    everywhere = several  # one alone comes without an axis of its own, which would be a copy of the factors
+    everywhere = several  # a single matrix comes without a leading axis: adding one would copy the factors
     if mesh.size > 1:
         specs = (P("data"), P("data"), P("data"), P())
         everywhere = jax.shard_map(shard, mesh=mesh, in_specs=specs, out_specs=P("data"), check_vma=False)

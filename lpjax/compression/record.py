@@ -90,7 +90,7 @@ class Step:
         model: what was compressed, as the command line named it.
         method, p, keep, rank, options: of the solver; "several" if layers had different ones.
         patterns: the requested layers.
-        parameters_before, parameters_after: of the whole net.
+        parameters_before, parameters_after: of the whole model.
         bytes_before, bytes_after: of the files of weights.
         layers: the outcome for each selected leaf; an error that is not known is NaN.
         seed, versions, machine: see `run_record`.
@@ -137,7 +137,7 @@ class Record:
 
     @property
     def source(self) -> str | None:
-        """The dense net, as it was named."""
+        """The dense model, as it was named."""
         return self.steps[0].model if self.steps else None
 
     @property
@@ -179,7 +179,7 @@ def record_files(
         before: what was compressed.
         params, records: what `lpjax.compress` returned.
         **settings: further fields of `Step`, which the page of `lpjax report` shows: model (the
-            name of the dense net, by which `lpjax recover` finds it), method, p, keep, rank, options, ….
+            name of the dense model, by which `lpjax recover` finds it), method, p, keep, rank, options, ….
 
     Raises:
         TypeError: a setting that `Step` does not have.

@@ -23,7 +23,7 @@ from lpjax.weights.coded import stored_bytes
 from lpjax.weights.dispatch import is_weight
 from lpjax.weights.low_rank import LowRank, row_blocks
 
-_BLOCK = 4096  # rows of which errors are computed at a time
+_BLOCK = 4096  # rows whose errors are computed at a time
 
 
 class Moments(NamedTuple):
@@ -39,7 +39,7 @@ class Moments(NamedTuple):
 
 
 def moments_of(statistics: Calibration | None, path: str, weighting: str | Weighting | None = None) -> Moments:
-    """The metrics of a matrix, in units of the loss in outputs per token of the texts: steps of matrices compare.
+    """The metrics of a matrix, in units of the loss in outputs per token, so that steps of matrices are comparable.
 
     Args:
         statistics: need not have the matrix.
@@ -70,7 +70,7 @@ def moments_of(statistics: Calibration | None, path: str, weighting: str | Weigh
 def round_layer(path: str, leaf: Any, choice: Choice, moments: Moments) -> Any:
     """A leaf, dense or a pair, rounded as its choice says; a pair's single entries stay as they are.
 
-    Without statistics, the step is one of the matrix divided by the root of its mean square.
+    Without statistics, the step is in units of the root mean square of the matrix.
 
     Raises:
         ValueError: the leaf is not finite, or has more than two axes.
@@ -98,7 +98,7 @@ def round_layer(path: str, leaf: Any, choice: Choice, moments: Moments) -> Any:
 
 
 def step_scale(leaf: Any, moments: Moments) -> float:
-    """What a step is a multiple of: 1 under statistics, else the root of the mean square of the matrix; 1 for zeros."""
+    """The unit of steps: 1 with statistics, else the root mean square of the matrix; 1 for a matrix of zeros."""
     if moments.columns is not None:
         return 1.0
     square = sum(float(np.sum(np.square(rows))) for _, rows in row_blocks(leaf, _BLOCK))

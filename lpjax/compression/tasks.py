@@ -129,7 +129,7 @@ def tasks_of_leaf(
         path, leaf, view: of the leaf.
         choice: its rank is not None.
         rows, row_weights, options: see `compress`.
-        metrics: metrics of the leaf, in the net's orientation.
+        metrics: metrics of the leaf, in the model's orientation.
 
     Raises:
         ValueError: the leaf is not finite, or `row_weights` do not fit.
@@ -142,13 +142,13 @@ def tasks_of_leaf(
     if transposed:
         metrics = Metrics(metrics.columns, metrics.rows)
     if metrics.rows is not None and metrics.rows.base.ndim == 1 and weights is None:
-        # Weights of rows are the solver's own: at p < 2 an error of one counts to the power p, its weight but once.
+        # Row weights go to the solver as such: at p < 2 a row's error counts to the power p, its weight to the power 1.
         base = metrics.rows.base
         weights = (base / np.mean(base, dtype=np.float64) + metrics.rows.shrinkage) ** metrics.rows.power
         weights = weights.astype(jax.dtypes.canonicalize_dtype(np.float64))
         metrics = Metrics(None, metrics.columns)
     solve = solver_named(choice.method)
-    # A start or a metric of the caller's is of the whole matrix.
+    # A start or a metric that the caller gives is for the whole matrix.
     as_factors = isinstance(leaf, LowRank) and leaf.sparse is None and not nnz and solve.equivariant
     as_factors = as_factors and not options.keys() & {"init", "metric"}
     task = MatrixTask(

@@ -15,13 +15,13 @@ def least_seconds(
 ) -> list[float]:
     """Least seconds of each run; runs take turns, so that a machine that slows down slows all of them.
 
-    Each is run twice before, to compile and to warm up, and every result is waited for. The least time counts, for
+    Each is first run twice, to compile and to warm up, and every result is waited for. The least time counts, because
     disturbances only add time.
 
     Args:
         runs: functions whose results JAX may still be computing when they return.
-        rounds: at the least.
-        seconds: until which rounds go on.
+        rounds: the least number of rounds.
+        seconds: further rounds follow until this time is over.
         in_a_row: how often each is run in a round.
     """
     for run in (*runs, *runs):

@@ -24,13 +24,13 @@ class Tokens:
 
     Attributes:
         ids: an int32 array of ids for each text.
-        types: the segment of each token, or None if the net has only one.
+        types: the segment of each token, or None if the model has only one.
         padding: id of the padding token.
         left: whether padding goes to the left.
         max_length: the largest number of tokens of a text.
         special: ids of the tokens that the tokenizer adds to texts, such as [CLS].
         mask: id of the mask token; None without one.
-        vocab_size: number of token ids of the net.
+        vocab_size: number of token ids of the model.
         truncated: number of texts that were cut off at `max_length`.
     """
 
@@ -68,20 +68,20 @@ def tokenize(
     *,
     max_length: int | None = None,
 ) -> Tokens:
-    """Tokenize n texts, or n pairs, as the net reads them.
+    """Tokenize n texts, or n pairs, as the model reads them.
 
     Args:
         tokenizer: of transformers. Its special tokens are added; a pair that is too long loses the end of its longer
             text.
-        config: of the net, for its positions, segments and padding.
+        config: of the model, for its positions, segments and padding.
         first: n strings, at least one.
         second: n strings, the other parts of pairs.
-        max_length: the largest number of tokens of a text or pair. By default the number of positions of the net, or
+        max_length: the largest number of tokens of a text or pair. By default the number of positions of the model, or
             512 if it has no limit.
 
     Raises:
         ValueError: there are no texts, a text is not a string, the two lists differ in length, `max_length` is out of
-            range or leaves no room for the special tokens, or the net lacks one of the ids or segments.
+            range or leaves no room for the special tokens, or the model lacks one of the ids or segments.
     """
     texts = [first] if second is None else [first, second]
     if not first or any(isinstance(part, str) or not all(isinstance(text, str) for text in part) for part in texts):
@@ -105,7 +105,7 @@ def tokenize(
     ids = [np.asarray(row, np.int32) for row in encoded["input_ids"]]
     sizes = [len(row) for row in ids]
     if not all(1 <= size <= max_length for size in sizes):
-        # transformers' own truncation gives up where not even the special tokens fit.
+        # transformers' own truncation gives up if not even the special tokens fit.
         raise ValueError(
             f"`tokenizer` makes {min(sizes)} to {max(sizes)} tokens of a text, but `max_length` is {max_length}; "
             "expected 1 or more, and room for its special tokens"
@@ -137,10 +137,10 @@ def _truncated(tokenizer: Any, texts: list[Any], ids: list[np.ndarray], max_leng
 
 
 def check_known(config: ModelConfig, ids: Sequence[np.ndarray], types: Sequence[np.ndarray] | None) -> None:
-    """Refuse tokens that the net does not have: a device would silently read others in their place.
+    """Refuse tokens that the model does not have: a device would silently read others in their place.
 
     Raises:
-        ValueError: the net lacks an id or a segment.
+        ValueError: the model lacks an id or a segment.
     """
     for what, rows, count in (("ids", ids, config.vocab_size), ("segments", types, config.num_token_types)):
         largest = max((int(row.max()) for row in rows or ()), default=0)
@@ -176,12 +176,12 @@ def run_by_length(
     run: Callable[[dict[str, np.ndarray]], Array],
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[list[Array], np.ndarray]:
-    """What `run` makes of each batch of `by_length`, and the row of each text in these arrays one after another.
+    """What `run` returns for each batch of `by_length`, and the row of each text in the concatenation of these arrays.
 
     Args:
         tokens: n texts.
         batch_size: rows of a batch.
-        run: inputs, as of `collate` -> an array with a row for each row of the batch, on the devices.
+        run: inputs, as from `collate` -> an array with a row for each row of the batch, on the devices.
         progress: called with (texts done, texts in all) after each batch.
     """
     parts, row_of, done = [], np.zeros(len(tokens), np.int32), 0
@@ -235,6 +235,6 @@ def collate(tokens: Tokens, batch: Batch, batch_size: int) -> dict[str, np.ndarr
 
 
 def round_up(batch_size: int, mesh: Mesh, config: ModelConfig) -> int:
-    """The least number of rows, `batch_size` or more, that divides evenly over the devices and suits the net."""
+    """The least number of rows, `batch_size` or more, that divides evenly over the devices and suits the model."""
     unit = math.lcm(mesh.size, config.batch_multiple)
     return -(-batch_size // unit) * unit

@@ -1,4 +1,4 @@
-"""What compression costs: scores against gold labels, divergence from the dense net, errors of weights, time."""
+"""What compression costs: scores against gold labels, divergence from the dense model, errors of weights, time."""
 
 from lpjax.evaluation.divergence import Divergence as Divergence
 from lpjax.evaluation.sentences import Embeddings as Embeddings

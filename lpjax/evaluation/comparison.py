@@ -1,4 +1,4 @@
-"""All scores of a net, and of the dense net if there is one, as shown by `lpjax evaluate`."""
+"""All scores of a model, and of the dense model if there is one, as `lpjax evaluate` shows them."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ def score_task(
     progress: Progress,
     **options: Any,
 ) -> dict[str, dict[str, Any]]:
-    """Scores of several nets on one GLUE task, by their heads.
+    """Scores of several models on one GLUE task, by their heads.
 
     Args:
-        nets: by name.
+        nets: models by name.
         task, split: what to score on.
-        glue: GLUE folder, as of `load_examples`.
+        glue: GLUE folder, as for `load_examples`.
         progress: called with (examples done, examples in all, title).
         **options: of `evaluate_task`.
 
     Returns:
-        For each net the fields of its `TaskResult`, and `warnings`.
+        For each model the fields of its `TaskResult`, and `warnings`.
 
     Raises:
-        ValueError: before any data is read: a net has no head for the task; else as `evaluate_task`.
+        ValueError: before any data is read: a model has no head for the task; else as `evaluate_task`.
         DataError: as `load_examples`.
     """
     for net in nets.values():
@@ -66,13 +66,13 @@ def score_outputs(
     batch_size: int = 32,
     **options: Any,
 ) -> dict[str, Any]:
-    """STS-B by embeddings, and closeness of embeddings and outputs of heads to the dense net's.
+    """STS-B by embeddings, and how close the embeddings and the outputs of heads are to the dense model's.
 
     Args:
-        checkpoint: the net.
-        dense: the dense net, if there is one to compare with.
+        checkpoint: the model.
+        dense: the dense model, if there is one to compare with.
         sentences: to compare on.
-        glue: GLUE folder, as of `load_stsb`.
+        glue: GLUE folder, as for `load_stsb`.
         fetch: whether STS-B may be fetched from the hub.
         progress: called with (sentences done, sentences in all, what).
         max_length, batch_size, **options: of `embed_sentences`.
@@ -82,7 +82,7 @@ def score_outputs(
         `outputs_missing` with the reason.
 
     Raises:
-        ValueError: there are neither labels nor a dense net.
+        ValueError: there are neither labels nor a dense model.
         DataError: STS-B is not in `glue`.
     """
     options |= {"batch_size": batch_size, "max_length": max_length}

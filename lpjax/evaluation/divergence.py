@@ -1,4 +1,4 @@
-"""How far the outputs of a smaller net are from those of the dense one."""
+"""How far the outputs of a smaller model are from those of the dense one."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def disagreement(
     """The divergence of outputs plus `hidden` times the relative squared error of hidden states, text by text.
 
     Args:
-        outputs, targets: of the two nets, as `hidden_and_outputs` returns them; if `hidden` is 0, states are ignored.
-        inputs: of both nets.
+        outputs, targets: of the two models, as `hidden_and_outputs` returns them; if `hidden` is 0, states are ignored.
+        inputs: of both models.
         kind: of the outputs.
         hidden: weight of the hidden states.
     """
@@ -46,9 +46,9 @@ def disagreement(
 
 
 class Divergence:
-    """Mean of `disagreement` with a dense net over some texts, as a function of params.
+    """Mean of `disagreement` with a dense model over some texts, as a function of params.
 
-    Tokens and outputs of the dense net stay on the devices. It is compiled once per batch shape and structure of
+    Tokens and outputs of the dense model stay on the devices. It is compiled once per batch shape and structure of
     params: to compare many ranks, call it with dense leaves.
 
     Attributes:
@@ -68,10 +68,10 @@ class Divergence:
         max_length: int | None = 128,
         mesh: Mesh | None = None,
     ) -> None:
-        """Run the dense net.
+        """Run the dense model.
 
         Args:
-            checkpoint: the dense net.
+            checkpoint: the dense model.
             first: n texts, or the first of n pairs.
             second: the second texts.
             hidden: weight of the relative squared error of the last hidden states, beside the outputs that are computed
@@ -105,7 +105,7 @@ class Divergence:
         self._targets = [self._kept(params, inputs) for inputs in self._batches]
 
     def _kept(self, params: Any, inputs: dict[str, Array]) -> tuple[Array, Array | None]:
-        """Hidden states and outputs of the dense net to be kept; if outputs are wide, states alone."""
+        """Hidden states and outputs of the dense model to be kept; if outputs are wide, states alone."""
         states, outputs = _outputs(params, self._config, inputs, self.kind, self.kind.wide or bool(self._hidden))
         return states, None if self.kind.wide else outputs
 
@@ -113,8 +113,8 @@ class Divergence:
         return jax.device_put(device_params(params, expand=True), replicated(self._mesh))
 
     def __call__(self, params: Any) -> float:
-        """The mean divergence, 0 for the dense net."""
-        # Rounding can make the divergence of nearly equal nets slightly negative.
+        """The mean divergence, 0 for the dense model."""
+        # Rounding can make the divergence of nearly equal models slightly negative.
         return float(np.maximum(self._mean(params, agreement=False), 0.0))
 
     def agreement(self, params: Any) -> float | None:

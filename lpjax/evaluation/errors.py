@@ -81,7 +81,7 @@ def cut_spectrum(values: np.ndarray, rank: int) -> Spectrum:
 
 
 def check_dense(checkpoint: Checkpoint, name: str) -> None:
-    """Refuse a checkpoint, called `name`, that is factored or quantized where the dense net is expected.
+    """Refuse a checkpoint, called `name`, that is factored or quantized where the dense model is expected.
 
     Raises:
         ValueError: naming the first such leaf.
@@ -93,11 +93,11 @@ def check_dense(checkpoint: Checkpoint, name: str) -> None:
 
 
 def load_dense(named: str | None, record: Record, smaller: Path) -> tuple[str, Checkpoint]:
-    """The dense net that a compressed one is compared with, and its name.
+    """The dense model that a compressed one is compared with, and its name.
 
     Args:
         named: its folder or hub id; by default the one in the record.
-        record, smaller: record and folder of the compressed net.
+        record, smaller: record and folder of the compressed model.
 
     Raises:
         ValueError: neither names it, it does not exist, or it is factored; otherwise as `load_checkpoint`.

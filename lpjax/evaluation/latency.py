@@ -1,4 +1,4 @@
-"""Time of a forward pass of the dense and the factored net."""
+"""Time of a forward pass of the dense and the factored model."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lpjax.models import device_params, encode
 SHAPES = ((32, 64), (1, 32))
 """(texts, tokens) of the batches: many texts, and a single one."""
 
-_LEAST, _MOST = 5, 40  # number of runs of each net
+_LEAST, _MOST = 5, 40  # number of runs of each model
 _SECONDS = 2.5  # after which no further run is started
 
 
@@ -36,12 +36,12 @@ class Latency:
 
     @property
     def medians(self) -> tuple[float, float]:
-        """Median of the dense and of the factored net."""
+        """Median of the dense and of the factored model."""
         return statistics.median(self.dense), statistics.median(self.factored)
 
     @property
     def ratio(self) -> float:
-        """Time of the factored net over that of the dense one."""
+        """Time of the factored model over that of the dense one."""
         dense, factored = self.medians
         return factored / dense
 
@@ -51,11 +51,11 @@ def measure_latency(
 ) -> list[Latency]:
     """Time the hidden states of random tokens in float32, after compilation, waiting for each run.
 
-    The nets take turns, so that other work on the machine slows both.
+    The models take turns, so that other work on the machine slows both.
 
     Args:
-        dense, factored: two nets of one config.
-        shapes: (texts, tokens) of each batch; lengths are cut to the net's number of positions.
+        dense, factored: two models of one config.
+        shapes: (texts, tokens) of each batch; lengths are cut to the model's number of positions.
         seed: of the tokens.
     """
     nets = [device_params(net.params, jnp.float32, expand=True) for net in (dense, factored)]

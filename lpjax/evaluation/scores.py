@@ -1,4 +1,4 @@
-"""Scores of nets: functions from a checkpoint to numbers by name."""
+"""Scores of models: functions from a checkpoint to numbers by name."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from lpjax.glue.tasks import Task
 from lpjax.pipeline import sentence_tokenizer
 
 Scorer = Callable[[Checkpoint], Mapping[str, float]]
-"""Scores of a net by name, larger is better; called with the dense net and with every run."""
+"""Scores of a model by name, larger is better; called with the dense model and with every run."""
 
 _SENTENCES = 320
 
 
 def fidelity_scorer(dense: Checkpoint, sentences: Sequence[str] | None = None) -> Scorer:
-    """Closeness of a net's embeddings to the dense net's.
+    """Closeness of a model's embeddings to the dense model's.
 
     Args:
-        dense: the dense net, whose tokenizer is used for all nets.
+        dense: the dense model, whose tokenizer is used for all models.
         sentences: by default 320 sentences of Python's language reference.
     """
     from lpjax.evaluation.sentences import (  # late: slow to import, and a table needs none of it
@@ -57,7 +57,7 @@ def stsb_scorer(dense: Checkpoint, glue: str | Path | None = None) -> Scorer:
 
 
 def task_scorer(dense: Checkpoint, task: Task, glue: str | Path | None = None) -> Scorer:
-    """GLUE's metrics of the dev split of a task, for nets with a head for it.
+    """GLUE's metrics of the dev split of a task, for models with a head for it.
 
     Raises:
         DataError: the task is not found, as `load_examples`.
@@ -66,7 +66,7 @@ def task_scorer(dense: Checkpoint, task: Task, glue: str | Path | None = None) -
     from lpjax.glue.labels import is_assumed
 
     prepared = prepare(dense, load_examples(task, "validation", glue))
-    # In the name of the score, since it holds for all nets of a page.
+    # In the name of the score, since it holds for all models of a page.
     assumed = " (order of the labels assumed)" if is_assumed(task, dense.config_json) else ""
 
     def score(checkpoint: Checkpoint) -> Mapping[str, float]:

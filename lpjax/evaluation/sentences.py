@@ -1,4 +1,4 @@
-"""The cost of compression: STS-B with gold scores, or fidelity to the dense net on any text."""
+"""The cost of compression: STS-B with gold scores, or fidelity to the dense model on any text."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class StsbResult:
 
 @dataclasses.dataclass(frozen=True)
 class FidelityResult:
-    """Closeness to the dense net: mean cosine of the embeddings, Spearman correlation of the two nets' similarities."""
+    """Closeness to the dense model: mean cosine of the embeddings, Spearman correlation of the similarities."""
 
     mean_cosine: float
     spearman: float
@@ -65,7 +65,7 @@ class FidelityResult:
 
 @dataclasses.dataclass(frozen=True)
 class OutputsResult:
-    """Closeness of the outputs of a net's head to those of the dense net.
+    """Closeness of the outputs of a model's head to those of the dense model.
 
     Attributes:
         kind: of the outputs: "classes", "regression", "labels", "classes of tokens", "spans", "words".
@@ -106,16 +106,16 @@ def embed_sentences(
     rows: at most twenty compilations per structure of params. Embeddings stay on the device.
 
     Args:
-        checkpoint: the net; dense and `LowRank` leaves alike.
+        checkpoint: the model; dense and `LowRank` leaves alike.
         sentences: n strings; equal ones are encoded once.
         tokenizer: of transformers, used as it is; by default that of `checkpoint.source`, with its settings.
         batch_size: rows of a batch.
         max_length: largest number of tokens of a sentence; the rest is cut off. By default the limit in
-            sentence_bert_config.json or of the tokenizer, at most the number of positions of the net (512 if it has no
-            limit).
+            sentence_bert_config.json or of the tokenizer, at most the number of positions of the model (512 if it has
+            no limit).
         prompt: text to put before every sentence in place of the folder's default prompt; "" for none.
         prompt_name: name of a prompt in config_sentence_transformers.json to use instead.
-        dtype: of the net, float32 or bfloat16; what follows it is computed in float32.
+        dtype: of the model, float32 or bfloat16; what follows it is computed in float32.
         progress: called with (different sentences done, different sentences in all) after each batch.
 
     Raises:
@@ -155,7 +155,7 @@ def stsb(checkpoint: Checkpoint, pairs: Pairs, **options: Any) -> StsbResult:
     """STS-B without a head: cosine of embeddings against the gold scores.
 
     Args:
-        checkpoint: the net.
+        checkpoint: the model.
         pairs: from `lpjax.glue.load_stsb`.
         **options: of `embed_sentences`.
 
@@ -178,11 +178,11 @@ def fidelity(
     seed: int = 0,
     **options: Any,
 ) -> FidelityResult:
-    """Compare the embeddings of a compressed net with those of the dense one, without labels.
+    """Compare the embeddings of a compressed model with those of the dense one, without labels.
 
     Args:
-        checkpoint: the compressed net.
-        baseline: the dense net, or its embeddings of the same sentences.
+        checkpoint: the compressed model.
+        baseline: the dense model, or its embeddings of the same sentences.
         sentences: different strings, at least three; see `lpjax.glue.load_sentences`.
         seed: of the pairs of sentences whose similarities are compared, ten pairs for each sentence.
         **options: of `embed_sentences`.
@@ -221,16 +221,16 @@ def compare_outputs(
     batch_size: int = 32,
     max_length: int | None = 128,
 ) -> OutputsResult:
-    """Compare the outputs of a compressed net's head with those of the dense net, without labels, in float32.
+    """Compare the outputs of a compressed model's head with those of the dense model, without labels, in float32.
 
     Args:
-        checkpoint: the compressed net.
-        baseline: the dense net, with the same head.
+        checkpoint: the compressed model.
+        baseline: the dense model, with the same head.
         sentences: n texts.
-        tokenizer, batch_size, max_length: as of `Divergence`.
+        tokenizer, batch_size, max_length: as for `Divergence`.
 
     Raises:
-        ValueError: nets without heads or with different ones, and what `Divergence` refuses.
+        ValueError: models without heads or with different ones, and what `Divergence` refuses.
     """
     kind = outputs_of(baseline)
     if isinstance(kind, Embedding) or outputs_of(checkpoint) != kind:

@@ -32,7 +32,7 @@ from lpjax.weights.quantized import Quantized
 
 
 def factored() -> AbstractContextManager[None]:
-    """Within this context linen modules take `LowRank` and `Quantized` for dense weights.
+    """Within this context linen modules run with `LowRank` and `Quantized` leaves in place of dense weights.
 
     For code that applies a module itself. Modules with dense weights compute what they always do.
     """
@@ -43,9 +43,9 @@ def apply(module: nn.Module, variables: Mapping[str, Any], *args: Any, **kwargs:
     """`module.apply(variables, *args, **kwargs)`; leaves of `variables` may be `LowRank` or `Quantized`.
 
     They may be weights of `nn.Dense`, `nn.DenseGeneral` and `nn.Embed`, alone or within other modules, under `nn.scan`,
-    `nn.vmap` (stacked along axis 0) and `nn.remat`. The dense weight of a `LowRank` is never formed; a quantized kernel
-    is expanded where it is used, of a quantized table the rows that are looked up. A custom `dot_general` is called
-    twice, once for each factor.
+    `nn.vmap` (stacked along axis 0) and `nn.remat`. The dense weight of a `LowRank` is never formed. A quantized kernel
+    is expanded where it is used; of a quantized table, only the rows that are looked up are expanded. A custom
+    `dot_general` is called twice, once for each factor.
 
     Raises:
         ValueError: such a weight is a parameter of another kind of module, is passed to a module that cannot use it, or
@@ -95,7 +95,7 @@ def input_axes(
     stacked = {weight.path for weight in seen if weight.ndim < params[weight.path].ndim}
     if stacked:
         # Trace again with these leaves in boxes, which flax tells each axis that nn.scan or nn.vmap removes. Others
-        # are not boxed, for code that reads its variables itself would find the boxes.
+        # are not boxed, because code that reads its variables itself would find the boxes.
         seen = [weight for weight in seen if weight.path not in stacked]
         boxed = dict(variables) | {"params": _boxed(variables["params"], stacked)}
         seen += [weight for weight in trace(boxed) if weight.path in stacked]
@@ -215,7 +215,7 @@ def _intercept(next_fun: Callable[..., Any], args: Any, kwargs: Any, context: In
             f"nn.DenseGeneral and nn.Embed run on factored or quantized weights: leave it out of `select`"
         ) from error
     except (TypeError, ValueError) as error:
-        # JAX raises these for anything but an array, for example in a decoder that is passed the tied table.
+        # JAX raises these for anything but an array, such as for the tied table that is passed to a decoder.
         handed = filter(is_weight, jax.tree.leaves((args, kwargs), is_leaf=is_weight))
         if (weight := next(handed, None)) is None:
             raise

@@ -25,7 +25,7 @@ class Codes(nnx.Variable[Any]):
 
 
 class QuantizedMatrix(nnx.Module):
-    """A `Quantized` matrix of which `scales` and `steps` are parameters of the type `kind`, and its codes are not."""
+    """A `Quantized` matrix whose `scales` and `steps` are parameters of the type `kind`, and whose codes are not."""
 
     def __init__(self, matrix: Quantized, kind: type[nnx.Variable[Any]] = nnx.Param):
         arrays = jax.tree.map(jnp.asarray, matrix)
@@ -36,7 +36,7 @@ class QuantizedMatrix(nnx.Module):
         self.runs, self.axis, self.group, self.dtype = matrix.runs, matrix.axis, matrix.group, matrix.dtype
 
     def __getitem__(self, index: Any) -> Quantized:
-        """The matrix, by `…` as of a variable."""
+        """The matrix; `…` reads it, as for a variable."""
         del index
         return Quantized(
             codes=tuple(run[...] for run in self.codes),
@@ -207,7 +207,7 @@ def compress_nnx(
 
     Args:
         model: changed in place, after everything is solved.
-        select, keep, rank, solver, p: as of `compress`, with its defaults.
+        select, keep, rank, solver, p: as for `compress`, with its defaults.
         **options: `statistics`, `weighting`, `row_weights`, `rows`, `batch_size`, `progress`, and the solver's, as
             `compress` takes them. There are no single entries.
 
@@ -267,8 +267,8 @@ def compress_nnx(
 def put_weights_nnx(model: nnx.Module, weights: Mapping[str, LowRank | Quantized]) -> None:
     """Replace layers of an NNX model, in place, by layers of the given weights.
 
-    They become `FactoredLinear`, `FactoredEmbed`, `QuantizedLinear` and `QuantizedEmbed`. Of a quantized matrix scales
-    and steps are parameters, of the type that the dense weight has; its codes are `Codes`.
+    They become `FactoredLinear`, `FactoredEmbed`, `QuantizedLinear` and `QuantizedEmbed`. The scales and steps of a
+    quantized matrix are parameters, of the dense weight's type; its codes are `Codes`.
 
     Args:
         model: changed in place.

@@ -53,7 +53,7 @@ def dense(
 
     Args:
         layer: its `precision` and `dot_general` (or `dot_general_cls`) are used, once for each factor.
-        promote: called with (input, kernel, bias), each factor as the kernel, expanded if it is quantized.
+        promote: called with (input, kernel, bias); the kernel is each factor in turn, expanded if it is quantized.
         x, weight, bias: of the layer; the bias may be None.
         axes, batch_axes: of x, normalized: those that are contracted, and those shared with the kernel's leading axes.
         features: sizes of the output.

@@ -1,4 +1,4 @@
-"""GLUE: its tasks, data, labels and metrics, and the score of a net."""
+"""GLUE: its tasks, data, labels and metrics, and the score of a model."""
 
 from lpjax.glue.data import DataError as DataError
 from lpjax.glue.data import Examples as Examples

@@ -68,7 +68,7 @@ class Examples(NamedTuple):
         split: name of the split; for MNLI "validation_matched", also if "validation" was asked for.
         first: the text of each example, or the first of two.
         second: the second texts; None if the task has one.
-        labels: shape (n,): int32 numbers of labels in `task.labels`, or for STS-B float64 scores in [0, 5].
+        labels: shape (n,): int32 indices into `task.labels`, or for STS-B float64 scores in [0, 5].
         source: the file, or "nyu-mll/glue" for the hub.
         complete: whether these are all rows of an official split; False for a split with another name, such as a
             subset.
@@ -172,7 +172,7 @@ def load_stsb(folder: str | Path | None = None, split: str = "validation") -> Pa
     """The Semantic Textual Similarity Benchmark of GLUE.
 
     Args:
-        folder: GLUE folder, as of `load_examples`.
+        folder: GLUE folder, as for `load_examples`.
         split: "validation" or "train"; the test split has no gold scores.
 
     Raises:

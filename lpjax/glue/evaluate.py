@@ -1,4 +1,4 @@
-"""Score a net with a head on a GLUE task."""
+"""Score a model with a head on a GLUE task."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ MAX_LENGTH = 128
 
 
 class Logits(NamedTuple):
-    """The logits of a net for n texts.
+    """The logits of a model for n texts.
 
     Attributes:
         values: shape (n, outputs), float32, in the order of the texts, on the host.
@@ -59,7 +59,7 @@ class Prepared(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class TaskResult:
-    """Scores of a net on a split of a task.
+    """Scores of a model on a split of a task.
 
     Attributes:
         task, split: names, such as "sst2" and "validation".
@@ -69,7 +69,7 @@ class TaskResult:
         tokens_per_second: tokens without padding, divided by `seconds`.
         seconds: of encoding, including compilation for new shapes.
         labels: the label assigned to each output; empty for a regression.
-        labels_assumed: whether the net's config.json does not name its outputs, so that the hub's order was assumed.
+        labels_assumed: whether the model's config.json does not name its outputs, so that the hub's order was assumed.
         likelier_labels: the labels in an order that fits the examples far better, if there is one (see
             `likelier_order`): the metrics are then probably those of wrong labels.
         truncated: number of examples that were cut off at `max_length` tokens.
@@ -110,16 +110,17 @@ class TaskResult:
 def prepare(
     checkpoint: Checkpoint, examples: Examples, *, tokenizer: Any = None, max_length: int | None = None
 ) -> Prepared:
-    """Tokenize examples for the net of `checkpoint`, once for all nets with its tokenizer and config.
+    """Tokenize examples for the model of `checkpoint`, once for all models with its tokenizer and config.
 
     Args:
-        checkpoint: the net.
+        checkpoint: the model.
         examples: from `load_examples`.
         tokenizer: of transformers; by default the one in `checkpoint.source`.
-        max_length: tokens at most, the rest is cut off; by default 128, or the positions that the net has.
+        max_length: largest number of tokens, the rest is cut off; by default 128, or the model's number of positions if
+            that is smaller.
 
     Raises:
-        ValueError: no tokenizer, or one of another net; a length out of range.
+        ValueError: no tokenizer, or one of another model; a length out of range.
     """
     config = checkpoint.config
     if tokenizer is None:
@@ -130,10 +131,10 @@ def prepare(
 
 
 def target_values(checkpoint: Checkpoint, examples: Examples) -> np.ndarray:
-    """What the net's outputs should be for the examples, as `lpjax.calibrate` takes `labels`.
+    """What the model's outputs should be for the examples, as `lpjax.calibrate` takes `labels`.
 
     Raises:
-        ValueError: the net has no head for classes or a regression, or one of other labels.
+        ValueError: the model has no head for classes or a regression, or one of other labels.
     """
     kind = outputs_of(checkpoint)
     if not isinstance(kind, Classes | Regression):
@@ -157,7 +158,7 @@ def predict(
     """Logits of all texts, in batches of few static shapes, rows spread over all devices.
 
     Args:
-        params: tree of a net with a classification head; dense and `LowRank` leaves alike.
+        params: tree of a model with a classification head; dense and `LowRank` leaves alike.
         config: its config.
         tokens: n texts, from `tokenize` or `prepare(…).tokens`.
         batch_size: rows of a batch over all devices, rounded up to a multiple of their number.
@@ -166,7 +167,7 @@ def predict(
         progress: called with (texts done, texts in all) after each batch.
 
     Raises:
-        ValueError: a batch size below 1, tokens that the net does not have, or what `classify` refuses.
+        ValueError: a batch size below 1, tokens that the model does not have, or what `classify` refuses.
     """
     check_whole("`batch_size`", batch_size, 1)
     check_known(config, tokens.ids, tokens.types)
@@ -192,15 +193,15 @@ def _logits(
 
 
 def to_predictions(logits: np.ndarray, examples: Examples, config_json: Mapping[str, Any] | None) -> np.ndarray:
-    """Predictions in the task's own terms: its label numbers, by the names of the net's outputs, or its scores.
+    """Predictions as the task has them: its label indices, by the names of the model's outputs, or its scores.
 
     Args:
         logits: shape (n, outputs).
         examples: tells the task.
-        config_json: object of the net's config.json, whose `id2label` names the outputs.
+        config_json: object of the model's config.json, whose `id2label` names the outputs.
 
     Raises:
-        ValueError: a net with other outputs than the task has labels, see `label_order`; logits that are not finite.
+        ValueError: a model with other outputs than the task has labels, see `label_order`; logits that are not finite.
     """
     if not np.all(np.isfinite(logits)):
         raise ValueError("the net's logits are NaN or infinite; try dtype float32, or look at its weights")
@@ -211,7 +212,7 @@ def to_predictions(logits: np.ndarray, examples: Examples, config_json: Mapping[
 
 
 def check_head(checkpoint: Checkpoint, task: Task) -> None:
-    """Refuse a net that cannot be scored on a task, before its examples are looked for.
+    """Refuse a model that cannot be scored on a task, before its examples are looked for.
 
     Raises:
         ValueError: it has no head, or another number of outputs, or labels of another task.
@@ -236,7 +237,7 @@ def check_head(checkpoint: Checkpoint, task: Task) -> None:
 
 
 def notes_of(checkpoint: Checkpoint, task: Task) -> tuple[str, ...]:
-    """Reasons in a net's weights and config.json to doubt its scores on a task, a sentence each."""
+    """Reasons in a model's weights and config.json to doubt its scores on a task, a sentence each."""
     data, notes = checkpoint.config_json or {}, []
     tuned = own_task(data)
     if tuned is not None and tuned.name != task.name:
@@ -251,17 +252,17 @@ def notes_of(checkpoint: Checkpoint, task: Task) -> tuple[str, ...]:
 
 
 def evaluate_task(checkpoint: Checkpoint, examples: Examples | Prepared, **options: Any) -> TaskResult:
-    """Score a net with a classification head on a split of a GLUE task, by GLUE's own metrics.
+    """Score a model with a classification head on a split of a GLUE task, by GLUE's own metrics.
 
-    A net that does not fit the task is refused before anything is run.
+    A model that does not fit the task is refused before anything is run.
 
     Args:
-        checkpoint: the net; `config_json` gives the order of its labels.
-        examples: from `load_examples`, or from `prepare` if many nets with one tokenizer are scored on them.
+        checkpoint: the model; `config_json` gives the order of its labels.
+        examples: from `load_examples`, or from `prepare` if many models with one tokenizer are scored on them.
         **options: tokenizer and max_length of `prepare`; batch_size, dtype, mesh and progress of `predict`.
 
     Raises:
-        ValueError: a net without a head or with other labels, logits that are not finite, or as the two functions.
+        ValueError: a model without a head or with other labels, logits that are not finite, or as the two functions.
     """
     from lpjax.glue.metrics import score
 

@@ -1,4 +1,4 @@
-"""Which output of a net's head is which label of a task, by the names in config.json."""
+"""Which output of a model's head is which label of a task, by the names in config.json."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ def label_order(task: Task, config_json: Mapping[str, Any] | None, num_outputs: 
 
     Args:
         task: the task.
-        config_json: of the net. Its `id2label` (or, without one, `label2id`) names the outputs. Case, hyphens,
+        config_json: of the model. Its `id2label` (or, without one, `label2id`) names the outputs. Case, hyphens,
             underscores and spaces are ignored, and abbreviations such as "pos" are understood. LABEL_0, LABEL_1, … and
-            0, 1, … are numbers in the order of the hub, which is also assumed for a net without names.
+            0, 1, … are numbers in the order of the hub, which is also assumed for a model without names.
         num_outputs: number of outputs of the head.
 
     Returns:
@@ -68,7 +68,7 @@ def label_order(task: Task, config_json: Mapping[str, Any] | None, num_outputs: 
 
 
 def is_assumed(task: Task, config_json: Mapping[str, Any] | None) -> bool:
-    """Whether a net's config.json does not name its outputs, so that they are assumed to be in the order of the hub.
+    """Whether a model's config.json does not name its outputs, so that they are assumed to be in the order of the hub.
 
     Names such as LABEL_0 and 0 are numbers of outputs, not names of labels.
     """
@@ -79,12 +79,12 @@ def is_assumed(task: Task, config_json: Mapping[str, Any] | None) -> bool:
 
 
 def assumption(labels: Sequence[str]) -> str:
-    """The note on a net whose order of outputs is assumed."""
+    """The note on a model whose order of outputs is assumed."""
     return f"config.json names no labels; the outputs are assumed to be {', '.join(labels)}, in this order"
 
 
 def output_labels(task: Task, labels: Any, config_json: Mapping[str, Any] | None, num_outputs: int) -> np.ndarray:
-    """The index of the correct output of a net's head for each of the task's `labels`; for a regression the labels.
+    """The index of the correct output of a model's head for each of the task's `labels`; for a regression the labels.
 
     Raises:
         ValueError: as `label_order`.
@@ -109,11 +109,11 @@ def label_config(task: Task) -> dict[str, Any]:
 
 
 def own_task(config_json: Mapping[str, Any] | None) -> Task | None:
-    """The GLUE task that a net with a head was fine-tuned on, by its config.json; None if it names none."""
+    """The GLUE task that a model with a head was fine-tuned on, by its config.json; None if it names none."""
     data = config_json or {}
     task = data.get("finetuning_task")
     if not names_classifier(data.get("architectures")):
-        return None  # a base model that was taken from such a net
+        return None  # a base model that was taken from a fine-tuned one
     try:
         return find_task(task) if isinstance(task, str) else None
     except ValueError:

@@ -40,7 +40,7 @@ def score(task: str | Task, predictions: Sequence[Any] | Any, references: Sequen
 
     Args:
         task: name, title or task; also "mnli_matched" and "mnli_mismatched".
-        predictions: shape (n,), label numbers as in `task.labels`, or for STS-B scores of any scale.
+        predictions: shape (n,), indices into `task.labels`, or for STS-B scores of any scale.
         references: shape (n,), the gold labels or scores.
 
     Returns:

@@ -18,14 +18,14 @@ def likelier_order(predictions: Int[np.ndarray, " n"], labels: Int[np.ndarray, "
     All orders are tried. One fits far better than the current order if both conditions hold:
 
     - The number of correct predictions exceeds, by at least 4 standard deviations, that of predictions with the same
-      frequencies but independent of the labels (the permutation distribution). So a net whose predictions carry no
+      frequencies but independent of the labels (the permutation distribution). So a model whose predictions carry no
       information, or are constant, has no better order.
     - Among the examples that only one of the two orders gets right, the new order wins significantly often: the p-value
       of the sign test, times the number of orders tried, is below 1/1000.
 
     Args:
-        predictions: numbers of labels under the current order.
-        labels: the true labels.
+        predictions: label indices under the current order.
+        labels: the true label indices.
         classes: number of labels.
 
     Returns:

@@ -31,12 +31,12 @@ class Task:
 
     @property
     def is_regression(self) -> bool:
-        """Whether the net predicts a score instead of a label."""
+        """Whether the model predicts a score instead of a label."""
         return not self.labels
 
     @property
     def num_outputs(self) -> int:
-        """Number of outputs of a net's head: one per label, or one for the score."""
+        """Number of outputs of a model's head: one per label, or one for the score."""
         return len(self.labels) or 1
 
     @property

@@ -1,4 +1,4 @@
-"""Texts to run a net on: from a file, from a GLUE task, or the prose that comes with Python."""
+"""Texts to run a model on: from a file, from a GLUE task, or the prose that comes with Python."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class TextSource:
         text: UTF-8 file, one text per line.
         task: GLUE task, by name.
         split: of the task; by default train.
-        glue: GLUE folder, as of `load_examples`.
+        glue: GLUE folder, as for `load_examples`.
 
     Raises:
         ValueError: arguments that exclude each other.

@@ -177,7 +177,7 @@ def _items(path: str, leaf: Any, axes: tuple[int, int] | None, rows: str, chosen
 def _parts(leaf: Any) -> tuple[Any, ...]:
     """The leaf, or its two factors; the dense matrix for factors with single entries, which the factors lack.
 
-    Quantized matrices are expanded, each time again: all leaves together would take the memory of the dense net.
+    Quantized matrices are expanded, each time again: all leaves together would take the memory of the dense model.
     """
     if isinstance(leaf, Quantized):
         return (host_array(leaf),)

@@ -46,7 +46,7 @@ def inspection_tables(
     """Tables and lines of text, none wider than `width` columns.
 
     Args:
-        model: name of the net, for the first line.
+        model: name of the model, for the first line.
         inspection: the records.
         width: of the terminal, in columns.
         all_leaves: whether to list leaves that are not matrices, too.

@@ -1,4 +1,4 @@
-"""Nets: BERT, DistilBERT, RoBERTa, XLNet, and nets of other names that are one of these."""
+"""Models: BERT, DistilBERT, RoBERTa, XLNet, and models of other names that have one of these architectures."""
 
 from lpjax.models.architecture import ARCHITECTURES as ARCHITECTURES
 from lpjax.models.architecture import architecture_of as architecture_of

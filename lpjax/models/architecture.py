@@ -1,4 +1,4 @@
-"""The table of nets. A new one is a file such as `bert.py` and a line here."""
+"""The table of architectures. A new one is a file such as `bert.py` and a line here."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def architecture_of(config: Any) -> Architecture:
 
 
 def name_table(config: ModelConfig) -> NameTable:
-    """The names, paths and shapes of the weights of the net of `config`.
+    """The names, paths and shapes of the weights of the model of `config`.
 
     Raises:
         ValueError: as `architecture_of`.
@@ -63,7 +63,7 @@ def config_from_json(data: Mapping[str, Any]) -> ModelConfig:
         # The first checkpoints have no model_type, but the name of a class.
         names = data.get("architectures")
         name = str(names[0]) if isinstance(names, list) and names else ""
-        # Its beginning is not enough: XLMRobertaXLModel and RobertaPreLayerNormModel are other nets.
+        # Its beginning is not enough: XLMRobertaXLModel and RobertaPreLayerNormModel are other models.
         starts = {kind: net.config.class_name for kind, net in ARCHITECTURES.items()}
         kind = next((kind for kind, start in starts.items() if re.match(f"{start}({_ENDINGS})", name)), None)
     if not isinstance(kind, str) or kind not in ARCHITECTURES:

@@ -1,4 +1,4 @@
-"""The config of a net, read from config.json with all its faults reported, and `Architecture`, which runs the net."""
+"""The config of a model, read from config.json with all faults reported, and `Architecture`, which runs the model."""
 
 from __future__ import annotations
 
@@ -53,13 +53,13 @@ _UNSUPPORTED = {
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """The fields of config.json that the names and the forward pass of a net need, and its traits.
+    """The fields of config.json that the names and the forward pass of a model need, and its traits.
 
     Hashable, so static under jit.
 
-    The config of a net is a frozen dataclass that derives from this one. Its fields are keys of config.json, annotated
-    with what they may hold (`Size`, `Share`, …), and its class attributes and properties are the traits of the net:
-    code that pads, masks or selects reads these and never asks for the class.
+    The config of a model is a frozen dataclass that derives from this one. Its fields are keys of config.json,
+    annotated with what they may hold (`Size`, `Share`, …), and its class attributes and properties are the traits of
+    the model: code that pads, masks or selects reads these and never asks for the class.
 
     Attributes:
         model_type: `model_type` of config.json.
@@ -67,7 +67,7 @@ class ModelConfig:
         padding_side: where texts are padded.
         wants_token_types: whether single texts need token types, too.
         no_decay: last keys of the paths of weights without weight decay.
-        groups: group of `select` -> a regular expression for more paths of the group, in this net.
+        groups: group of `select` -> a regular expression for more paths of the group, in this model.
         unsupported: for keys other than fields, key of config.json -> (supported values, reason).
         heads_divide: the fields of the hidden size and of the number of heads, which must divide it.
         vocab_size: number of token ids.
@@ -149,7 +149,7 @@ class ModelConfig:
         return {**classes, "model_type": self.model_type, **data}
 
     def class_for(self, head: str) -> str:
-        """The name of transformers' class of this net with a head."""
+        """The name of transformers' class of this model with a head."""
         return self.class_name + HEADS[head][0]
 
     @property
@@ -175,7 +175,7 @@ class ModelConfig:
 
 @dataclasses.dataclass(frozen=True, eq=False)  # hashed by identity: static under jit
 class Architecture:
-    """A kind of net: how to read its config, name its weights and run it.
+    """A kind of model: how to read its config, name its weights and run it.
 
     Attributes:
         config: its `ModelConfig`, with its traits.

@@ -70,7 +70,7 @@ def classify(
     dtype: DTypeLike = jnp.float32,
     dropout_key: Array | None = None,
 ) -> Array:
-    """Logits of the net's head: of texts, of their tokens, or of where an answer begins and ends.
+    """Logits of the model's head: of texts, of their tokens, or of where an answer begins and ends.
 
     `config.head` says which head it is, since weights do not tell: in BERT and DistilBERT, heads for sequences, tokens
     and multiple choice have the same names. `load_checkpoint` and `config_from_json` read it from the class in
@@ -79,11 +79,11 @@ def classify(
 
     Args:
         params: tree of a model with a classification head.
-        config, batch, dtype, dropout_key: as for `encode`. XLNet's summary of the last token wants padding on the
-            left, as its tokenizer pads.
+        config, batch, dtype, dropout_key: as for `encode`. XLNet's summary of the last token needs padding on the
+            left, where its tokenizer puts it.
 
     Returns:
-        float32, or float64 where `dtype` is: (batch, labels); for `head="tokens"` (batch, length, labels); for
+        float32, or float64 if `dtype` is: (batch, labels); for `head="tokens"` (batch, length, labels); for
         `head="spans"` (batch, length, 2), logits of each token as the first and the last of the answer. Logits of
         padding mean nothing.
 
@@ -149,7 +149,7 @@ def _run(
 
 
 def device_params(params: Mapping[str, Any], dtype: DTypeLike | None = None, *, expand: bool = False) -> dict[str, Any]:
-    """`params` as jax arrays on the default device, floating leaves cast to `dtype` where it is given.
+    """`params` as jax arrays on the default device, floating leaves cast to `dtype` if it is given.
 
     `load_checkpoint` gives views of the file, which every call of a compiled function would copy to the
     device again. With `expand`, kernels with single entries are made dense, once instead of in every forward pass:
@@ -303,7 +303,7 @@ def _inputs(batch: Mapping[str, Array], dtype: np.dtype, dropout: Dropout, token
 
 
 def _in_pieces(net: Architecture, base: Mapping[str, Any], config: ModelConfig, inputs: Inputs) -> Array:
-    """The net's `forward`; on one CPU, a large batch is run a few texts at a time, which takes half the time.
+    """The model's `forward`; on one CPU, a large batch is run a few texts at a time, which takes half the time.
 
     Their activations then stay in the cache. With dropout the batch stays whole, since the zeroed entries depend on it.
     """

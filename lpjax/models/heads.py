@@ -1,4 +1,4 @@
-"""A fresh classification head for a net."""
+"""A fresh classification head for a model."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lpjax.models.architecture import name_table
 from lpjax.models.config import ModelConfig
 
 SCALE = 0.02
-"""Standard deviation of fresh kernels, as in the initialization of all nets in the table."""
+"""Standard deviation of fresh kernels, as in the initialization of all models in the table."""
 
 
 def output_path(config: ModelConfig) -> str:
@@ -44,12 +44,12 @@ def with_head(
 ) -> tuple[dict[str, Any], list[str]]:
     """`params` with a head for sequence classification of `num_outputs` outputs, and the paths of fresh weights.
 
-    A head with as many outputs is kept; of one with another number, the other layers (a pooler, say) are kept.
+    A head with that many outputs is kept. If it has another number, only its other layers (a pooler, say) are kept.
     Other heads (for words, spans) are left out. Fresh kernels are normal with standard deviation 0.02, biases 0.
 
     Args:
         params: a base model's tree, or one with heads; leaves may be `LowRank`.
-        config: of the net.
+        config: of the model.
         num_outputs: labels, or 1 for a regression.
         seed: of the fresh kernels.
 

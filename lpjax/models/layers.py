@@ -72,7 +72,7 @@ class Inputs:
 
 
 def linear(x: Float[Array, "batch length n"], params: Mapping[str, Any]) -> Float[Array, "batch length d"]:
-    """`x @ kernel + bias`; kernel (n, d), bias (d,) where there is one."""
+    """`x @ kernel + bias`; kernel (n, d), bias (d,) if there is one."""
     kernel = params["kernel"]
     product = kernel.multiply(x) if isinstance(kernel, TappedWeight) else matmul(x, cast(kernel, x.dtype))
     return product + cast(params["bias"], x.dtype)[None, None] if "bias" in params else product
@@ -136,9 +136,9 @@ def attention(
     dropout: Dropout = NO_DROPOUT,
     rate: float = 0.0,
 ) -> Float[Array, "batch queries d"]:
-    """softmax(QKᵀ/√(d/heads))V, head by head, over the keys where `mask` holds.
+    """softmax(QKᵀ/√(d/heads))V, head by head, over the keys whose `mask` is true.
 
-    If the mask of a text holds nowhere, all keys have the same weight: the result is finite and meaningless.
+    If the mask of a text is false everywhere, all keys have the same weight: the result is finite and meaningless.
     """
     size = query.shape[-1] // num_heads
 

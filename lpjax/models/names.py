@@ -1,7 +1,7 @@
-"""The name table of a net: names of tensors in Hugging Face's files <-> paths of the parameter tree.
+"""The name table of a model: names of tensors in Hugging Face's files <-> paths of the parameter tree.
 
-The module of a net lists its weights once, made by `dense`, `embedding` and `norm`. `NameTable` reads the tensors of a
-file into a tree and lists the tensors of a tree for a file. In both directions it reports all that does not fit.
+The module of a model lists its weights once, made by `dense`, `embedding` and `norm`. `NameTable` reads the tensors of
+a file into a tree and lists the tensors of a tree for a file. In both directions it reports all that does not fit.
 """
 
 from __future__ import annotations
@@ -155,7 +155,7 @@ class _Stored(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class NameTable:
-    """The names of one net, for one config.
+    """The names of one model, for one config.
 
     Attributes:
         prefix: key of the base model in the tree of a model with a head, and its prefix in a file ("bert").
@@ -163,7 +163,7 @@ class NameTable:
         heads: weights outside it, named and laid out from the root.
         renames: pairs of pattern and replacement that bring old names to the present ones, by `re.sub`.
         ignored: pattern of names that hold no weight (index buffers of old files).
-        head_groups: the groups of weights that make up each of `HEADS`, but for heads that the net cannot run.
+        head_groups: the groups of weights that make up each of `HEADS`, but for heads that the model cannot run.
     """
 
     prefix: str

@@ -1,6 +1,6 @@
 """RoBERTa (Liu et al., arXiv 1907.11692): BERT's encoder with positions that skip padding, and a head of its own.
 
-XLM-RoBERTa (Conneau et al., arXiv 1911.02116) and CamemBERT (Martin et al., arXiv 1911.03894) are the same net with
+XLM-RoBERTa (Conneau et al., arXiv 1911.02116) and CamemBERT (Martin et al., arXiv 1911.03894) are the same model with
 other vocabularies; transformers gives them model types and classes of their own.
 """
 
@@ -25,7 +25,7 @@ class RobertaConfig(BertConfig):
     """Config of a RoBERTa; fields as in its config.json.
 
     Raises:
-        ValueError: as `BertConfig`, and where padding leaves no position for a token.
+        ValueError: as `BertConfig`, and if padding leaves no position for a token.
     """
 
     model_type: ClassVar[str] = "roberta"

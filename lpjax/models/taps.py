@@ -1,6 +1,6 @@
 """Statistics taps: a weight that reports, through gradients, what went into it and what came back out of it.
 
-A moment of activations is not an output of a net, and threading it through every layer would put calibration into the
+A moment of activations is not an output of a model, and threading it through every layer would put calibration into the
 models. Instead, a `TappedWeight` takes the place of a weight and computes the same. Its `Taps` are zeros that change
 nothing, and the gradient with respect to a tap is defined as the sum to report. So one `jax.grad` yields the sums of
 all layers, under jit and over devices. If only sums of inputs are asked for, XLA leaves the backward pass out.
@@ -24,10 +24,10 @@ from lpjax.weights.dispatch import Weight, cast, is_weight, matmul, matmul_trans
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
 class Taps:
-    """Zeros of the shapes of the sums over tokens to report, None for the others.
+    """Zeros with the shapes of the sums over tokens that are to be reported; None for the others.
 
-    The gradients with respect to them are the sums.
-    x is the input of a kernel, g the gradient with respect to the output of a kernel or a table.
+    The gradients with respect to the taps are these sums. x is the input of a kernel, g the gradient with respect to
+    the output of a kernel or a table.
 
     Attributes:
         inputs: Σ x xᵀ, shape (in, in).
@@ -66,7 +66,7 @@ class TappedWeight:
         weight: of any kind.
         taps: the sums to report.
         tokens: 1 for tokens that count, 0 for padding.
-        places: 1 for places that count, 0 for padding, if a head reads some tokens only, other ones in each text.
+        places: 1 for places that count, 0 for padding, if a head reads only some tokens, which differ between texts.
     """
 
     weight: Weight

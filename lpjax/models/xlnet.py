@@ -1,7 +1,7 @@
 """XLNet (Yang et al., arXiv 1906.08237), one stream: config, names of its weights, forward pass, classification head.
 
-Attention scores are those of Transformer-XL (Dai et al., arXiv 1901.02860, §3.3), and a term for whether two tokens are
-of one segment.
+Attention scores are those of Transformer-XL (Dai et al., arXiv 1901.02860, §3.3) plus a term for whether two tokens are
+in one segment.
 """
 
 from __future__ import annotations

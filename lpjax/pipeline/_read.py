@@ -54,8 +54,8 @@ _IDLE_CALL = {"padding", "pad_to_multiple_of", "return_tensors", "return_attenti
 def read_pipeline(checkpoint: Checkpoint) -> SentencePipeline:
     """How the folder that a checkpoint came from makes a vector of a text.
 
-    A net without a folder, or whose folder has no modules.json, averages the hidden states of all tokens, which is also
-    what sentence-transformers does then.
+    A model without a folder, or whose folder has no modules.json, averages the hidden states of all tokens, which is
+    also what sentence-transformers does then.
 
     Raises:
         CheckpointError: the folder's files are damaged, or ask for what lpjax does not compute, by name.
@@ -273,7 +273,7 @@ def _read_weights(place: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[st
 
 
 def _read_rules(folder: Path, main: _Main) -> TextRules:
-    """What the net's folder and the main config say of text."""
+    """What the model's folder and the main config say of text."""
     prompts = {"query": "", "document": ""}
     for name, text in main.prompts.items():
         if not isinstance(text, str | None):
@@ -315,7 +315,7 @@ _TEXT = {"method": "forward", "method_output_name": "last_hidden_state"}
 
 
 def _check_transformer(config: _TextConfig, where: Path) -> None:
-    """Refuse a first stage that gives something else than the last hidden states of the net in config.json."""
+    """Refuse a first stage that gives something else than the last hidden states of the model in config.json."""
     if config.transformer_task not in (None, "", "feature-extraction"):
         raise CheckpointError(f"{where}: transformer_task is {config.transformer_task}; {_ELSE}")
     if config.tokenizer_name_or_path is not None:

@@ -7,7 +7,7 @@ import dataclasses
 
 @dataclasses.dataclass(frozen=True)
 class TextRules:
-    """How a folder's text is read before the net.
+    """How a folder's text is read before the model.
 
     Attributes:
         max_length: the largest number of tokens of a text, or None to ask the tokenizer.

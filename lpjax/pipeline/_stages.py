@@ -1,4 +1,4 @@
-"""The stages after the net: pooling, dense layers, norms. Each takes features by name and adds or replaces one.
+"""The stages after the model: pooling, dense layers, norms. Each takes features by name and adds or replaces one.
 
 Stages are frozen and compared by value, weights included, so they are static under jit: one compilation a pipeline.
 """
@@ -75,7 +75,7 @@ def _cls(tokens: Tokens, counted: Mask, places: Array) -> Vectors:
 
 
 def _max(tokens: Tokens, counted: Mask, places: Array) -> Vectors:
-    # Without any token 0, not sentence-transformers' −∞, of which a norm would make NaN.
+    # 0 if there is no token, not sentence-transformers' −∞, which a norm would turn into NaN.
     there = jnp.any(counted, axis=1)[:, None, None] & ~counted[..., None]
     return jnp.max(jnp.where(there, -jnp.inf, jnp.where(counted[..., None], tokens, 0)), axis=1)
 
@@ -165,7 +165,7 @@ class Normalize:
 
 @dataclasses.dataclass(frozen=True)
 class LayerNorm:
-    """(x − mean) / deviation, times scale, plus bias."""
+    """(x − mean) / standard deviation, times scale, plus bias."""
 
     scale: Constant
     bias: Constant
@@ -199,7 +199,7 @@ def _along(values: Constant, x: Array) -> Array:
 Stage: TypeAlias = Pooling | Dense | Normalize | LayerNorm | Truncate
 
 MEAN: tuple[Stage, ...] = (Pooling(),)
-"""The stages of a net without modules.json: the mean of the hidden states of a text's tokens."""
+"""The stages of a model without modules.json: the mean of the hidden states of a text's tokens."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -207,7 +207,7 @@ class SentencePipeline:
     """How a folder makes a vector of a text.
 
     Attributes:
-        stages: after the net.
+        stages: after the model.
         text: before it.
     """
 

@@ -42,13 +42,13 @@ def tokenize_sentences(
     """Tokenize texts, or pairs, with the prompt before each (first) text.
 
     Args:
-        checkpoint: the net.
+        checkpoint: the model.
         pipeline: of its folder.
         first: n texts, or the first of n pairs.
         second: the second texts.
         tokenizer: of transformers, used unchanged; by default `sentence_tokenizer`.
         max_length: the largest number of tokens of a text. By default what the folder says, but at most the number of
-            positions of the net.
+            positions of the model.
         most: a further limit on that default.
         prompt: to put before texts instead of the default one; "" for none.
         prompt_name: name of a prompt of the folder.

@@ -1,8 +1,8 @@
-"""Outputs of a net: one class for each kind.
+"""Outputs of a model: one class for each kind.
 
 A kind defines how outputs are computed from hidden states, along which random directions u their gradients are taken
-for the Fisher information, and how far apart the outputs of two nets are. Kinds are hashable, hence static under jit. A
-new one is a class here and a line of `outputs_of`.
+for the Fisher information, and how far apart the outputs of two models are. Kinds are hashable, hence static under jit.
+A new one is a class here and a line of `outputs_of`.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ class Outputs:
     Attributes:
         kind: its name.
         target: the name of its gradients in `Calibration.target`.
-        hidden: the default weight, beside the outputs, of the relative squared error of the hidden states when two nets
-            are compared. On few texts, the few outputs of a head say little about a net: nets with very different
-            hidden states can agree in them by chance.
+        hidden: the default weight, beside the outputs, of the relative squared error of the hidden states when two
+            models are compared. On few texts, the few outputs of a head say little about a model: models with very
+            different hidden states can agree in them by chance.
         wide: whether outputs are so large that hidden states are kept instead.
     """
 
@@ -62,13 +62,13 @@ class Outputs:
         tokenizer: Any = None,
         max_length: int | None = None,
     ) -> tuple[Tokens, Outputs]:
-        """Texts, or pairs, as the net reads them for these outputs, and the kind for such texts.
+        """Texts, or pairs, as the model reads them for these outputs, and the kind for such texts.
 
         Args:
-            checkpoint: the net.
+            checkpoint: the model.
             first, second: as in `tokenize`.
             tokenizer: of transformers; by default the one in `checkpoint.source`.
-            max_length: the largest number of tokens of a text; at most the number of positions of the net.
+            max_length: the largest number of tokens of a text; at most the number of positions of the model.
         """
         config = checkpoint.config
         tokenizer = tokenizer_of(checkpoint) if tokenizer is None else tokenizer
@@ -89,7 +89,7 @@ class Outputs:
         return mask if states.shape[1] == mask.shape[1] else jnp.max(mask, axis=1, keepdims=True)
 
     def places(self, inputs: Inputs) -> Float[Array, "batch places"] | None:
-        """1 for places that count, if outputs are computed at some tokens only, other ones in each text; else None."""
+        """1 for places that count, if outputs are computed at some tokens only, which differ by text; else None."""
         return None
 
     def outputs(self, params: Any, config: ModelConfig, states: States, inputs: Inputs) -> Array:
@@ -100,12 +100,12 @@ class Outputs:
         """u, of the shape of the outputs: Σ (uᵀ ∂outputs)² estimates the Fisher information.
 
         It is the gradient of the log-likelihood with respect to the outputs, for `labels` or, without these, for labels
-        drawn from the predictions of the net.
+        drawn from the predictions of the model.
         """
         raise NotImplementedError
 
     def divergence(self, outputs: Array, reference: Array, inputs: Inputs) -> Float[Array, " batch"]:
-        """How far the outputs of one net are from those of another, text by text."""
+        """How far the outputs of one model are from those of another, text by text."""
         raise NotImplementedError
 
     def agreement(self, outputs: Array, reference: Array, inputs: Inputs) -> Float[Array, " batch"] | None:
@@ -126,7 +126,7 @@ class Outputs:
 
 @dataclasses.dataclass(frozen=True)
 class Embedding(Outputs):
-    """The vector of a text, scaled to length 1, for a net without a head.
+    """The vector of a text, scaled to length 1, for a model without a head.
 
     Attributes:
         stages: how it is computed from the last hidden states, as a folder of sentence-transformers says; by default
@@ -259,7 +259,7 @@ class Labels(_OfHead):
         return jnp.sum(share * yes + (1 - share) * no, axis=1)
 
     def agreement(self, outputs: Array, reference: Array, inputs: Inputs) -> Float[Array, " batch"]:
-        """Share of the labels on which both nets agree at the threshold ½."""
+        """Share of the labels on which both models agree at the threshold ½."""
         return jnp.mean(((outputs > 0) == (reference > 0)).astype(outputs.dtype), axis=1)
 
     def check_labels(self, labels: Any, texts: int) -> np.ndarray:
@@ -401,10 +401,10 @@ def _known(values: np.ndarray, known: np.ndarray, expected: str) -> np.ndarray:
 
 
 def outputs_of(checkpoint: Checkpoint) -> Outputs:
-    """The kind of the outputs of a net, from its weights and config; the embedding if it has no head that is run.
+    """The kind of the outputs of a model, from its weights and config; the embedding if it has no head that is run.
 
     Raises:
-        ValueError: the net has a head for spans that does not have two outputs.
+        ValueError: the model has a head for spans that does not have two outputs.
         CheckpointError, FileNotFoundError: of an embedding, as `read_pipeline`.
     """
     params, config, data = checkpoint.params, checkpoint.config, checkpoint.config_json or {}

@@ -1,6 +1,6 @@
 """Rounding matrices to whole numbers times scales, so that the weighted error is small.
 
-Errors of W are judged as everywhere in lpjax: ‖H^{1/2} (W − Ŵ) G^{1/2}‖², H the metric of rows and G of columns.
+Errors of W are measured as everywhere in lpjax: ‖H^{1/2} (W − Ŵ) G^{1/2}‖², with metrics H of rows and G of columns.
 """
 
 from lpjax.rounding.feedback import Lattice as Lattice

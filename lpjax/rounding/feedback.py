@@ -5,13 +5,13 @@ With H = Uᵀ diag(d) U and G = Vᵀ diag(e) V (`Triangle`) and E = W − Ŵ,
     ‖H^{1/2} E G^{1/2}‖² = Σ_ij d_i e_j (U E Vᵀ)_ij².
 
 Entry (i, j) of U E Vᵀ is E_ij plus terms of entries further down or further right. So entries are rounded from the last
-to the first, and each takes up what the errors after it have caused: Ŵ_ij is W_ij plus those terms, rounded. What is
-left is at most half a step in every (U E Vᵀ)_ij. With V = I this is GPTQ (Frantar et al., arXiv 2210.17323), which is
-LDLQ (Chee et al., arXiv 2307.13304); both sides are YAQA's objective (Tseng et al., arXiv 2505.22988), here minimised
-entry by entry, where YAQA iterates.
+to the first, and each compensates for the errors of those after it: Ŵ_ij is W_ij plus those terms, rounded. At most
+half a step is left in every (U E Vᵀ)_ij. With V = I this is GPTQ (Frantar et al., arXiv 2210.17323), which is LDLQ
+(Chee et al., arXiv 2307.13304). With both sides it is YAQA's objective (Tseng et al., arXiv 2505.22988), here minimised
+entry by entry; YAQA iterates.
 
-Entries of a diagonal i + j = const of a tile do not depend on each other and are rounded together. Tiles follow one
-another, and what other tiles contribute is two matrix products.
+Entries of a diagonal i + j = const of a tile do not depend on each other and are rounded together. Tiles are rounded
+one after another, and other tiles contribute by two matrix products.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Lattice(NamedTuple):
 
     Attributes:
         steps: of each entry, (n, d); entries whose step is 0 become 0.
-        least, most: the range of the whole numbers.
+        least, most: the smallest and the largest of the whole numbers.
     """
 
     steps: Float[np.ndarray, "n d"]

@@ -1,4 +1,4 @@
-"""Rounding to few bits with a scale a group: the scale is fitted by least squares, the rest clipped."""
+"""Rounding to few bits with one scale per group: scales are fitted by least squares, larger entries are clipped."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lpjax.rounding.feedback import Lattice, round_with_feedback
 from lpjax.rounding.triangle import triangle_of
 from lpjax.weights.quantized import BITS, Quantized
 
-_SHARES = np.linspace(0.4, 1.0, 25)  # of the largest magnitude that a group's largest code may stand for
+_SHARES = np.linspace(0.4, 1.0, 25)  # shares of a group's largest magnitude that its largest code may stand for
 _BLOCK = 1 << 20
 
 
@@ -58,7 +58,7 @@ def round_groups(
 
 
 def group_scales(lines: np.ndarray, most: int, group: int) -> np.ndarray:
-    """The scale of each group of `lines` (lines, length), of the least squared error; float16."""
+    """The scale of each group of `lines` (lines, length) with the least squared error; float16."""
     length = lines.shape[1]
     padded = np.pad(lines, [(0, 0), (0, -length % group)])
     groups = padded.reshape(-1, group)

@@ -23,9 +23,9 @@ def round_kernel(
 
     Args:
         matrix: W, (n, d).
-        step: above 0, in the units of H^{1/2} W G^{1/2}.
+        step: above 0, in units of H^{1/2} W G^{1/2}.
         rows, columns: metrics H (n, n) and G (d, d), or their diagonals; None for the identity.
-        axis: of the lines of the result: 0 if they are columns, as for kernels.
+        axis: 0 if the lines of the result are columns, as for kernels; 1 if they are rows.
 
     Raises:
         ValueError: the step is not a positive number, or so small that codes need more than 16 bits; a metric does not
@@ -48,14 +48,14 @@ def check_step(step: float) -> None:
 
 
 def on_lattice(matrix: np.ndarray, step: float, rows: Triangle, columns: Triangle, *, axis: int) -> Quantized:
-    """`round_kernel`, of triangles."""
+    """`round_kernel`, given the triangles of the metrics."""
     sides = side_steps(step, rows.pivots, columns.pivots)
     codes = round_with_feedback(matrix, Lattice(np.outer(*sides)), rows, columns)
     return of_codes(codes, sides, axis=axis)
 
 
 def side_steps(step: float, rows: np.ndarray, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Steps of rows and of columns, as float16 holds them, whose outer product has the steps of entries.
+    """Steps of rows and of columns, rounded to float16, whose outer product is the steps of entries.
 
     A side of equal steps is all ones, and need not be stored.
     """

@@ -2,7 +2,7 @@
 
 Transform coding: under the weights W is C Vᵀ, with columns of C that fall off as the singular values do. One step for
 all coefficients is optimal for entropy-coded codes (reverse water-filling); a direction whose coefficients all round to
-0 is left out. So low rank is what remains of rounding at low rates, and both are one choice.
+0 is left out. So rounding at low rates yields low rank: one choice, the step, determines both.
 """
 
 from __future__ import annotations
@@ -61,17 +61,17 @@ def round_pair(
     """A product LR with both factors rounded by one step under the weights.
 
     The factors are rotated (`rotation`), so that steps of all coefficients are equal. The left factor is rounded under
-    H, the right one is solved anew for the rounded left (CALDERA, Saha et al., arXiv 2405.18886, alternates these), and
-    rounded under the metrics that the left factor and G give it.
+    H. The right one is then solved again for the rounded left one (CALDERA, Saha et al., arXiv 2405.18886, alternates
+    these), and rounded under the metrics that the left factor and G give it.
 
     Args:
         left, right: factors of the matrix, (n, k) and (k, d); right is None for the identity, so that left is W itself.
-        step: above 0, in the units of H^{1/2} W G^{1/2}.
+        step: above 0, in units of H^{1/2} W G^{1/2}.
         rows, columns: metrics H (n, n) and G (d, d), or their diagonals; None for the identity.
         dead_zone: see `DEAD_ZONE`; only for a diagonal H.
 
     Returns:
-        A pair of two `Quantized` factors, its rank that of the directions that are left, at least 1.
+        A pair of two `Quantized` factors; its rank is the number of directions that are left, at least 1.
 
     Raises:
         ValueError: as `round_kernel`.
@@ -110,7 +110,7 @@ def round_pair_groups(
     rows: Any = None,
     columns: Any = None,
 ) -> LowRank:
-    """As `round_pair`, with codes of `bits` bits and a scale a group (`round_groups`); the rank stays as it is.
+    """As `round_pair`, with codes of `bits` bits and one scale per group (`round_groups`); the rank stays as it is.
 
     Raises:
         ValueError: as `round_groups`.

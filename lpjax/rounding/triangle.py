@@ -8,8 +8,8 @@ import numpy as np
 from jaxtyping import Float
 
 DAMPING = 0.05
-"""Multiple of its mean eigenvalue that is added to a metric before rounding under it. Feedback trusts directions that
-hardly occur, more than a decomposition does: 0.05 was the best of 0.001, 0.01, 0.05 and 0.1 on all-MiniLM-L6-v2."""
+"""Multiple of its mean eigenvalue that is added to a metric before rounding under it. Feedback relies more than a
+decomposition on directions that hardly occur: 0.05 was the best of 0.001, 0.01, 0.05 and 0.1 on all-MiniLM-L6-v2."""
 
 
 class Triangle(NamedTuple):
@@ -45,7 +45,7 @@ def triangle_of(metric: Any, size: int, damping: float = DAMPING) -> Triangle:
     mean = float(diagonal.mean()) if size else 0.0
     if np.any(diagonal < 0):
         raise ValueError("a metric has a negative diagonal entry; expected a positive semidefinite one")
-    if mean == 0:  # no row counts: all count alike
+    if mean == 0:  # no row has a weight: all get the same one
         return Triangle(None, np.ones(size))
     if metric.ndim == 1:
         return Triangle(None, np.maximum(metric, mean * 1e-6))

@@ -1,4 +1,4 @@
-"""ADMM for outlier entries: the fast one."""
+"""ADMM for outlier entries: the fast solver."""
 
 from __future__ import annotations
 
@@ -51,21 +51,22 @@ def admm_entries(
 
     (Boyd et al., Distributed Optimization and Statistical Learning via ADMM, 2011: §3.1.1 for the scaled form, §3.4.1
     for the varying penalty, §3.4.3 for over-relaxation, §9 for problems that are not convex.) As the penalty of row i
-    is ω_i ρ, its prox does not depend on ω_i. The problem is not convex in (L, R): the iterates need not improve one
-    by one, and the best one is returned.
+    is ω_i ρ, its prox does not depend on ω_i. The problem is not convex in (L, R): the objective need not fall in every
+    step, and the best iterate is returned.
 
     ρ, α and δ follow a schedule over a number of steps: a small ρ moves L and R far, a large one at the end makes them
-    settle. A schedule of 16 steps comes nearer to the optimum than 60 steps of ever larger ρ. The next schedule has at
-    least twice the length and starts from the best pair so far. If the residual is by then concentrated on few
-    entries, it is one of plain ADMM (α = δ = 1) under a growing ρ, which recovers a low-rank matrix with outliers to
-    the last digits.
+    settle. A schedule of 16 steps comes closer to the optimum than 60 steps with a steadily growing ρ. The next
+    schedule has at least twice the length and starts from the best pair so far. If the residual is by then concentrated
+    on few entries, it is one of plain ADMM (α = δ = 1) under a growing ρ, which recovers a low-rank matrix with
+    outliers to the last digits.
 
     Args:
         matrix: A, shape (n, d), of finite numbers.
         rank: k, from 1 to min(n, d); static under jit.
         p: exponent in [1, 2]; may be traced. At p = 2 the start is optimal and is returned.
         num_iters: iteration limit; three schedules by default.
-        tol: relative fall of the best objective over a whole schedule that ends the run; eps^{0.5} by default.
+        tol: the run ends if a whole schedule lowers the best objective by a smaller share than this; eps^{0.5} by
+            default.
         row_weights: ω ≥ 0, shape (n,); ones by default.
         init: "svd", "lewis", "clipped" (the SVD after clipping large entries), "best" of the three (default), a pair
             (left, right), a `LowRank` or a `Solution`.
@@ -217,8 +218,8 @@ def solve_scheduled(problem: Problem, rho: Scalar, length: Int[Array, ""], const
         def block(TtL: Array, A: Array, omega: Array, L: Array, C: Array) -> tuple[Array, ...]:
             residual = A - L @ state.R
             E_and_U = alpha * residual + kept * C
-            # The condition always holds. Without it XLA makes E + U twice where p is a constant, in two fusions: with
-            # two readers of C, one of which writes it anew, all of it is copied at every block.
+            # The condition always holds. Without it XLA computes E + U twice if p is a constant, in two fusions: with
+            # two readers of C, one of which overwrites it, all of it is copied at every block.
             S = jax.lax.cond(run.unit > 0, lambda y: prox(y, p, now.rho * run.unit), lambda y: y, E_and_U)
             U = E_and_U - S
             T = A - S + U

@@ -32,15 +32,15 @@ def irls_entries(
 
     Each half of a sweep solves, for every row of L (then every column of R), the least squares problem weighted by
     w_ij = max(|r_ij|, ε)^{p−2}, the quadratic that touches |r|^p from above; so the objective smoothed at ε falls in
-    every half. ε falls to eps^{2/3} of the mean entry. A sweep costs n + d systems of k unknowns, O(ndk²): the
-    reference for small matrices. Use `admm_entries` for large ones.
+    every half. ε falls to eps^{2/3} of the mean entry. A sweep solves n + d systems of k unknowns, O(ndk²). This is the
+    reference for small matrices; use `admm_entries` for large ones.
 
     Args:
         matrix: A, shape (n, d), of finite numbers.
         rank: k, from 1 to min(n, d); static under jit.
         p: exponent in [1, 2]; may be traced. At p = 2 the start is optimal and is returned.
         num_iters: limit on the sweeps.
-        tol: relative fall of the objective in one sweep that ends the run; eps^{0.6} by default.
+        tol: the run ends if a sweep lowers the objective by a smaller share than this; eps^{0.6} by default.
         row_weights: ω ≥ 0, shape (n,); ones by default.
         init: "svd", "lewis", "clipped" (the SVD after clipping large entries), "best" of the three (default), a pair
             (left, right), a `LowRank` or a `Solution`.

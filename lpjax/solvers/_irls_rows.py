@@ -35,7 +35,7 @@ def irls_rows(
 
     V ← top-k eigenvectors of Aᵀ diag(w) A, w_i = ω_i max(‖a_i − a_iVVᵀ‖, ε)^{p−2} (fast median subspace, Lerman &
     Maunu, arXiv 1406.6145, algorithm 1, without their spherical weighting). Each step lowers the objective
-    smoothed at ε; ε falls tenfold a step to eps^{2/3} of the mean row. Eigenvectors are exact, as the authors warn
+    smoothed at ε; ε falls tenfold per step, to eps^{2/3} of the mean row. Eigenvectors are exact, as the authors warn
     that a randomised SVD inside is unstable.
 
     Args:
@@ -43,7 +43,7 @@ def irls_rows(
         rank: k, from 1 to min(n, d); static under jit.
         p: exponent in [1, 2]; may be traced. At p = 2 the SVD is optimal and is returned.
         num_iters: iteration limit.
-        tol: relative fall of the objective in one iteration that ends the run; eps^{0.6} by default.
+        tol: the run ends if an iteration lowers the objective by a smaller share than this; eps^{0.6} by default.
         row_weights: ω ≥ 0, shape (n,); ones by default.
         init: "svd", "lewis", "best" of the two (default), a pair (left, right), a `LowRank` or a `Solution`.
         metric: C, symmetric positive semidefinite, shape (d, d), possibly singular; the identity by default.
@@ -66,7 +66,7 @@ def _irls_rows(problem: Problem) -> Solution:
     scaled, scaling = normalize(problem)
     n, d = scaled.rows.shape
     if n < d:
-        # All rows lie in n dimensions: solve there, where eigenvectors cost n³ instead of d³.
+        # All rows lie in n dimensions: solve in these, since eigenvectors then cost n³ instead of d³.
         span, triangle = qr(scaled.rows.read().T)
         narrow = scaled._replace(rows=Rows(triangle.T))
         if scaled.init is not None:
@@ -128,7 +128,7 @@ def _solve(problem: Scaled) -> Solution:
         first.basis[:, :rank].T,
         first.objective,
         problem.num_iters,
-        optimal=(p == 2) & (problem.init is None and problem.start != "lewis"),  # which is only near
+        optimal=(p == 2) & (problem.init is None and problem.start != "lewis"),  # lewis is only nearly optimal
     )
     left = multiply(problem.rows, outcome.best.T)
     return Solution(left, outcome.best, outcome.objective, outcome.num_iters, outcome.converged)

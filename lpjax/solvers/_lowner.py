@@ -34,21 +34,21 @@ def lowner(
 ) -> Solution:
     """Truncate the ‖·‖_p-SVD A = U D Vᵀ of a shallow-cut Löwner ellipsoid to its k longest axes: A_k = A V_k V_kᵀ.
 
-    E = {x : xᵀG⁻¹x ≤ 1} starts as the level set of ‖A·‖₂, which holds that of ‖A·‖_p. While a point x of E has
-    ‖Ax‖_p > √r, the slab |gᵀx| ≤ 1, g a subgradient of ‖A·‖_p there, cuts E between the level set and x, and E
-    becomes the least ellipsoid that holds what is left (Grötschel, Lovász & Schrijver, Geometric Algorithms and
+    E = {x : xᵀG⁻¹x ≤ 1} starts as the level set of ‖A·‖₂, which contains that of ‖A·‖_p. While a point x of E has
+    ‖Ax‖_p > √r, let g be a subgradient of ‖A·‖_p at x. The slab |gᵀx| ≤ 1 separates x from the level set, and E becomes
+    the smallest ellipsoid that contains what is left (Grötschel, Lovász & Schrijver, Geometric Algorithms and
     Combinatorial Optimization, §3.3 and §4.6, with both of the parallel cuts): with b = Gg/√(gᵀGg), α = 1/√(gᵀGg),
 
         G ← r(1−α²)/(r−1)·(G − bbᵀ) + rα²·bbᵀ.
 
-    So E always encloses the level set and its volume falls at every cut. It need not end at the least enclosing
+    So E always encloses the level set and its volume falls at every cut. It need not end at the smallest enclosing
     ellipsoid, which no known method finds in polynomial time; no further cut of this kind can shrink it.
 
     Args:
         matrix: A, shape (n, d), of finite numbers.
         rank: k, from 1 to min(n, d); static under jit.
         p: exponent in [1, 2]; may be traced. At p = 2 the first ellipsoid is exact and there is no cut.
-        num_iters: limit of cuts; static under jit. Each costs a few products with A.
+        num_iters: limit on the number of cuts; static under jit. Each costs a few products with A.
         tol: the cuts end when √(gᵀGg) ≤ (1 + tol)·√r at the farthest point that was found.
         row_weights: ω ≥ 0, shape (n,): the level set is then that of (Σ ω_i |a_iᵀx|^p)^{1/p}.
         init: unused, as the start must enclose the level set; accepted so that solvers are interchangeable.

@@ -37,9 +37,9 @@ class Solver:
     """An entry of the table; calling it calls its function.
 
     Attributes:
-        function: (matrix, rank, *, p, …) -> `Solution`, a function that jit and vmap can transform; or where it is,
-            as "module:name", for it to be imported on first use.
-        objective: what it minimises or, if it is geometric, is judged by: "entries" or "rows" (`lpjax.objectives`).
+        function: (matrix, rank, *, p, …) -> `Solution`, a function that jit and vmap can transform; or its place,
+            "module:name", from which it is imported on first use.
+        objective: what it minimises or, if it is geometric, is measured by: "entries" or "rows" (`lpjax.objectives`).
         p_range: exponents that it takes.
         default_p: the exponent if none is given.
         uses_p: whether the factors depend on p; otherwise they minimise the sum of squares, and any root of a metric
@@ -50,7 +50,7 @@ class Solver:
         tol_power: its tolerance is eps**tol_power by default.
         equivariant: whether it sees only lengths of rows in subspaces, so that for orthogonal Q the factors of AQ are
             those of A, the right one times Q. A given pair A = BQᵀ is then solved as B.
-        starts: names that `init` may have, of a solver that descends from a start; empty for others.
+        starts: names that `init` may have, if the solver descends from a start; empty for others.
     """
 
     function: str | Callable[..., Solution]

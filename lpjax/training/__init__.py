@@ -1,4 +1,4 @@
-"""Training of factored nets: on labels, or on what the dense net says of texts."""
+"""Training of factored models: on labels, or on the outputs of the dense model."""
 
 from lpjax.training._finetune import Settings as Settings
 from lpjax.training._finetune import finetune as finetune

@@ -35,12 +35,12 @@ class Settings(CommonSettings):
         warmup: share of all updates in which the learning rate rises.
         weight_decay: of AdamW, for all weights but biases and normalization.
         clip: largest norm of a gradient.
-        max_length: largest number of tokens of a text or pair, or the net's number of positions if that is smaller.
+        max_length: largest number of tokens of a text or pair, or the model's number of positions if that is smaller.
         seed: of the new head, the order of the examples, and dropout.
         accumulate: parts that a batch is taken in, one after another, to save memory; the update is the same.
         dtype: "float32" or "bfloat16", of the computation; weights and moments are float32.
         eval_every: updates between evaluations; by default once an epoch.
-        patience: number of evaluations without a better score after which training stops; by default none does.
+        patience: number of evaluations without a better score after which training stops; by default it never does.
 
     Raises:
         ValueError: naming a value out of range.
@@ -76,8 +76,8 @@ class Finetuned:
     """The result of fine-tuning.
 
     Attributes:
-        checkpoint: the net at its best evaluation, with its head, ready for `save_checkpoint`. All weights are float32
-            arrays on the host, whatever they were in the file.
+        checkpoint: the model at its best evaluation, with its head, ready for `save_checkpoint`. All weights are
+            float32 arrays on the host, whatever they were in the file.
         best: that evaluation, an entry of `curve`.
         curve: one entry per evaluation: step, epoch, loss (mean over the updates since the last one), learning_rate,
             and the metrics on the evaluation split.
@@ -108,16 +108,16 @@ def finetune(
     mesh: Mesh | None = None,
     progress: Progress | None = None,
 ) -> Finetuned:
-    """Fine-tune a net on a task by AdamW, and keep the weights of the best evaluation.
+    """Fine-tune a model on a task by AdamW, and keep the weights of the best evaluation.
 
-    A base model gets a new head (see `with_head`), and so does a net whose head has the labels of another task; a head
-    of this task keeps its order of labels. Factored weights stay factored: their factors are trained. Quantized ones
-    keep their codes: their scales and steps are trained, and rounded to float16 for every evaluation. Two runs with the
-    same settings, on the same machine and number of devices, give the same weights, even if one was interrupted: order,
-    dropout and head depend only on the seed and the number of the update.
+    A base model gets a new head (see `with_head`), and so does a model whose head has the labels of another task; a
+    head of this task keeps its order of labels. Factored weights stay factored: their factors are trained. Quantized
+    ones keep their codes: their scales and steps are trained, and rounded to float16 for every evaluation. Two runs
+    with the same settings, on the same machine and number of devices, give the same weights, even if one was
+    interrupted: order, dropout and head depend only on the seed and the number of the update.
 
     Args:
-        checkpoint: the net, dense or factored.
+        checkpoint: the model, dense or factored.
         train: examples to learn from.
         dev: examples of the same task that choose the evaluation to keep.
         settings: by default `Settings()`.

@@ -1,4 +1,4 @@
-"""Recovery without labels: a compressed net is trained to give the outputs of the dense one."""
+"""Recovery without labels: a compressed model is trained to give the outputs of the dense one."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _MOST_HELD_OUT = 256
 
 @dataclasses.dataclass(frozen=True)
 class Recovery(CommonSettings):
-    """How to train a compressed net.
+    """How to train a compressed model.
 
     Attributes:
         epochs: passes over the texts.
@@ -44,7 +44,7 @@ class Recovery(CommonSettings):
         hidden: weight in the loss of the relative squared error of the last hidden states, beside the divergence.
         checks: number of checks per epoch on the held-out texts. If the divergence is no smaller than at the best
             check so far, training restarts from that one at a third of the learning rate: steps of AdamW do not get
-            smaller near the dense net, so a rate that was right at the start can be too large there.
+            smaller near the dense model, so a rate that was right at the start can be too large there.
 
     Raises:
         ValueError: naming a value out of range.
@@ -63,7 +63,7 @@ class Recovered:
     """The result of recovery.
 
     Attributes:
-        checkpoint: the net with the least divergence on the held-out texts, perhaps that of the start; its weights
+        checkpoint: the model with the least divergence on the held-out texts, perhaps that of the start; its weights
             are arrays on the host, in their original dtypes.
         curve: one entry per check, the first at the start: step, epoch, divergence of the outputs on the held-out
             texts, measured in the original dtypes, and from the second on loss, the mean over the updates since the
@@ -96,18 +96,18 @@ def recover(
     mesh: Mesh | None = None,
     progress: Progress | None = None,
 ) -> Recovered:
-    """Train a factored net on the outputs of the dense one, without labels (distillation, Hinton et al., 1503.02531).
+    """Train a factored model on the outputs of the dense one, without labels (distillation, Hinton et al., 1503.02531).
 
     All weights are trained, dense ones too; factors stay factors. The loss of a text is the `divergence` of the outputs
     plus `hidden` times the relative squared error of the last hidden states from which the outputs are computed. A
     tenth of the texts, at most 256, is held out; several times per epoch the divergence is measured on them: see
-    `Recovery.checks`. There is no dropout: the nets should agree, not generalize from few labels. Two runs with the
+    `Recovery.checks`. There is no dropout: the models should agree, not generalize from few labels. Two runs with the
     same settings and texts, on the same machine and number of devices, give the same weights, even if one was
     interrupted and went on from its snapshot.
 
     Args:
-        smaller: the net to train.
-        dense: the dense net, with the same config and head.
+        smaller: the model to train.
+        dense: the dense model, with the same config and head.
         first: n texts, or the first of n pairs.
         second: the second texts.
         settings: by default `Recovery()`.
@@ -119,7 +119,7 @@ def recover(
         progress: called with (updates done, updates in all, what) after each update.
 
     Raises:
-        ValueError: the nets have different configs or heads, embed a text differently, or have outputs that are not
+        ValueError: the models have different configs or heads, embed a text differently, or have outputs that are not
             finite; there are fewer than two texts; the snapshot is of another run (naming what differs); or what
             `tokenize` refuses.
         OSError: another run that is alive writes to `snapshot`, or there is too little space beside it.
@@ -181,13 +181,13 @@ def _take(
 
 
 def _common_outputs(smaller: Checkpoint, dense: Checkpoint) -> Outputs:
-    """The outputs that both nets have.
+    """The outputs that both models have.
 
     Raises:
         ValueError: they differ.
     """
     kind = outputs_of(dense)
-    # A net without a folder does not say how it embeds a text.
+    # A model without a folder does not say how it embeds a text.
     like = dataclasses.replace(smaller, source=dense.source) if smaller.source is None else smaller
     if smaller.config != dense.config or outputs_of(like) != kind:
         raise ValueError(
@@ -198,14 +198,14 @@ def _common_outputs(smaller: Checkpoint, dense: Checkpoint) -> Outputs:
 
 
 def _as_stored(params: Any, before: Any) -> Any:
-    """`params` in the dtypes of `before`: a net in half precision is trained in float32 and saved in half precision."""
+    """`params` in the dtypes of `before`: a half-precision model is trained in float32 and saved in half precision."""
     pairs = zip(jax.tree.leaves(params), jax.tree.leaves(before), strict=True)
     leaves = [x if x.dtype == old.dtype else x.astype(old.dtype) for x, old in pairs]
     return jax.tree.unflatten(jax.tree.structure(before), leaves)  # with its dtypes of quantized matrices
 
 
 class _Teacher(NamedTuple):
-    """The dense net as the source of targets: its hidden states and outputs for each batch."""
+    """The dense model as the source of targets: its hidden states and outputs for each batch."""
 
     params: Any
     config: ModelConfig

@@ -23,7 +23,7 @@ def for_texts(checkpoint: Checkpoint) -> Checkpoint:
 
 
 def starting_weights(checkpoint: Checkpoint, task: Task, seed: int) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
-    """The initial weights, the config.json of the resulting net, and the paths that are newly initialized."""
+    """The initial weights, the config.json of the resulting model, and the paths that are newly initialized."""
     params, config = checkpoint.params, checkpoint.config
     data = dict(checkpoint.config_json or config.to_json())
     started, fresh = with_head(params, config, task.num_outputs, seed=seed)
@@ -47,7 +47,7 @@ def starting_weights(checkpoint: Checkpoint, task: Task, seed: int) -> tuple[dic
 
 
 def moved_compression(checkpoint: Checkpoint) -> dict[str, Any] | None:
-    """The record of compression, with the paths of a base model's leaves changed to those in a net with a head."""
+    """The record of compression, with the paths of a base model's leaves changed to those in a model with a head."""
     compression, prefix = checkpoint.compression, name_table(checkpoint.config).prefix
     if compression is None or prefix in checkpoint.params:
         return compression

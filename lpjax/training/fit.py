@@ -54,10 +54,10 @@ class CommonSettings:
 
 
 class Problem(NamedTuple):
-    """What is minimised, and by what number the result is judged.
+    """What is minimised, and which number measures the result.
 
     Attributes:
-        config: of the net.
+        config: of the model.
         tokens: the training texts.
         parts: (batch, updates made) -> inputs, targets and weights of `train_step`.
         measure: params -> numbers by name, on held-out examples.
@@ -116,7 +116,7 @@ class Run:
 
 
 def fingerprint(params: Any) -> list[Any]:
-    """Number of leaves, number of entries, and their sum: these tell the weights of two nets apart."""
+    """Number of leaves, number of entries, and their sum: these tell the weights of two models apart."""
     leaves = jax.tree.leaves(params)
     sums = (np.sum(np.asarray(leaf), dtype=np.float64) for leaf in leaves)
     return [len(leaves), sum(leaf.size for leaf in leaves), float(sum(sums))]
@@ -209,7 +209,7 @@ def fit(
 
 
 def _check(run: Run, problem: Problem, *, epoch: float, rate: float, mesh: Mesh) -> None:
-    """Measure the net; keep it if it is the best, otherwise restart if the problem says so."""
+    """Measure the model; keep it if it is the best, otherwise restart if the problem says so."""
     log, restarts = run.log, problem.start is not None
     entry = {"step": log.step, "epoch": epoch, "loss": _mean_loss(log, restarts), "learning_rate": rate}
     log.curve.append({**entry, **problem.measure(run.state.params)})

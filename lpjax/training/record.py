@@ -19,7 +19,7 @@ from lpjax.training.fit import SnapshotWarning
 
 
 def tuning_record(tuned: Finetuned, settings: Settings, model: str, train: Examples, dev: Examples) -> dict[str, Any]:
-    """The content of finetune.json, for a run on a task's examples with the net called `model`."""
+    """The content of finetune.json, for a run on a task's examples with the model called `model`."""
     splits = {
         name: {"split": examples.split, "rows": len(examples.labels), "complete": examples.complete}
         for name, examples in (("train", train), ("dev", dev))
@@ -47,7 +47,7 @@ def recovery_record(
 
     Args:
         recovered, settings: the run.
-        model, baseline, source: names of the compressed net, the dense net and the texts.
+        model, baseline, source: names of the compressed model, the dense model and the texts.
         earlier: the content of the file after the run before; None without one.
     """
     record = {

@@ -23,10 +23,10 @@ class Log:
     """What a run has done so far, besides its weights.
 
     Attributes:
-        about: what makes the run what it is: the net, task, splits, settings; compared when it goes on.
+        about: what makes the run what it is: the model, task, splits, settings; compared when it goes on.
         step: updates made.
         losses: of the updates since the last evaluation.
-        curve: an entry an evaluation.
+        curve: one entry per evaluation.
         best: index of the best of them.
         stopped: whether patience ran out.
         seconds: spent.
@@ -106,7 +106,7 @@ _NUMBERS = ("epoch", "loss", "learning_rate")
 
 
 def _log(stored: _StoredLog, from_start: bool) -> Log:
-    """The log, null read as infinity where a run of `recover` may have it.
+    """The log; null is read as infinity if a run of `recover` may have it there.
 
     Raises:
         ValueError: a part that does not fit the others.

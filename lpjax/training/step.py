@@ -60,10 +60,10 @@ _PACE = 32  # 1/32 is about the size of a weight
 
 
 def _units(floats: Any) -> Any:
-    """What a unit step of the optimizer changes each leaf by: 1, or in proportion to a scale or step.
+    """The change of each leaf in a unit step of the optimizer: 1, or in proportion to a scale or step.
 
-    A scale is far smaller than the weights that it scales, and moves all of them: it must not move as far as a weight
-    does. So scales and steps move relative to their own size, as fast as weights do on average.
+    A scale is far smaller than the weights that it scales, and moves all of them, so it must not move as far as a
+    weight does. Scales and steps move relative to their own size, as fast as weights do on average.
     """
 
     def unit(path: Any, leaf: Any) -> Any:
@@ -105,7 +105,7 @@ def loss_sum(
     key: Array | None,
     dtype: np.dtype,
 ) -> Array:
-    """Σ weight · loss over the rows: cross-entropy, or for a net of one output the squared error."""
+    """Σ weight · loss over the rows: cross-entropy, or for a model of one output the squared error."""
     logits = classify(params, config, inputs, dtype=dtype, dropout_key=key)
     if logits.shape[1] == 1:
         losses = jnp.square(logits[:, 0] - labels)
@@ -130,13 +130,13 @@ def train_step(
 ) -> tuple[TrainState, Array]:
     """One update by the mean loss of a batch, and that loss.
 
-    The batch comes in parts, whose gradients are added up one after another: the update is that of the whole batch, in
-    the memory of one part.
+    The batch comes in parts, whose gradients are accumulated: the update is that of the whole batch, in the memory of
+    one part.
 
     Args:
         state: from `begin` or the step before; its buffers are reused.
         inputs: of `classify`, each (parts, rows, length).
-        labels: label numbers or scores, or other targets of `loss`, (parts, rows, …).
+        labels: label indices or scores, or other targets of `loss`, (parts, rows, …).
         weights: 1 for an example, 0 for padding.
         key: of dropout.
         rate: the learning rate.

@@ -1,4 +1,4 @@
-"""Calibration: statistics on text that say which rows and directions of a net's matrices matter."""
+"""Calibration: statistics on text that say which rows and directions of a model's matrices matter."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from lpjax.weighting.statistics import SUMS, Calibration, Statistics
 
 Progress = Callable[[int, int], None]
 
-_MOST_OUTPUTS = 1 << 14  # of a kernel: 1 GB of second moments
-_ADDED_IN_FLOAT32 = 32  # batches, before their sum goes to the host's float64
+_MOST_OUTPUTS = 1 << 14  # outputs of a kernel: 1 GB of second moments
+_ADDED_IN_FLOAT32 = 32  # batches whose sum is float32, before it goes to the host's float64
 
 
 def calibrate(
@@ -45,40 +45,40 @@ def calibrate(
     mesh: Mesh | None = None,
     progress: Progress | None = None,
 ) -> Calibration:
-    """Run texts through a net once, and sum statistics of the inputs and gradients of its matrices.
+    """Run texts through a model once, and sum statistics of the inputs and gradients of its matrices.
 
-    Memory does not grow with the number of texts. Sums over some batches are float32, on the devices; their totals are
+    Memory does not grow with the number of texts. Sums over a few batches are float32, on the devices; their totals are
     float64, on the host.
 
     Gradients are those of uᵀ outputs, with a new random direction u for each text: then the mean of g gᵀ says how much
     an error in a layer changes the squared norm of the outputs (Gauss–Newton). For a classification head, u is the
-    gradient of the log-likelihood of labels that are drawn from the net's own predictions (Fisher information), or of
+    gradient of the log-likelihood of labels that are drawn from the model's own predictions (Fisher information), or of
     the given `labels`; for a regression it is Gaussian. Without a head it is Gaussian as well, and the output is the
     embedding at length 1: see `lpjax.evaluation.embed_sentences`.
-    Several labels per text are drawn independently; classes of tokens for each token except padding and special ones;
-    the first and last token of an answer among the tokens of the text. A masked language model sees the text with 15 %
-    of its tokens masked, and words are drawn for those.
+    Multi-label outputs are drawn independently of each other, token classes for each token except padding and special
+    ones, and the first and last token of an answer among the tokens of the text. A masked language model sees the text
+    with 15 % of its tokens masked, and words are drawn for those.
 
     Args:
-        checkpoint: the net; dense and `LowRank` leaves alike.
+        checkpoint: the model; dense and `LowRank` leaves alike.
         first: n texts, or the first of n pairs.
         second: the second texts.
-        labels: numbers of labels, or values of a regression, in the order of the net's outputs; for a net with several
-            labels per text 0 or 1 for each, shape (n, labels). Not for heads of tokens, spans or words.
-        gradients: whether to run the backward pass too, which makes it about three times as slow; without it there are
-            no `outputs`, `fisher`, `gradients`.
+        labels: class indices in the order of the model's outputs, or values of a regression; for a multi-label model
+            0 or 1 for each label, shape (n, labels). Not for heads of tokens, spans or words.
+        gradients: whether to run the backward pass, too, which takes about three times as long; without it there are no
+            `outputs`, `fisher`, `gradients`.
         select: the matrices; see `select_paths`.
         tokenizer: of transformers; by default the one in `checkpoint.source`.
-        batch_size: texts of a batch over all devices.
+        batch_size: texts per batch, over all devices.
         max_length: largest number of tokens of a text.
         seed: of the directions.
         mesh: devices, along an axis "data"; by default all.
         progress: called with (texts done, texts in all) after each batch.
 
     Raises:
-        ValueError: no text; labels without a head or without gradients, not one per text, or unknown to the net; a
-            batch size or seed out of range; matrices that the net does not use, or with gradients kernels of more than
-            16,384 outputs; statistics that are not finite; or what `tokenize` and `select_paths` refuse.
+        ValueError: no text; labels without a head or without gradients, not one per text, or unknown to the model; a
+            batch size or seed out of range; matrices that the model does not use, or with gradients kernels of more
+            than 16,384 outputs; statistics that are not finite; or what `tokenize` and `select_paths` refuse.
     """
     config, params = checkpoint.config, checkpoint.params
     check_whole("`batch_size`", batch_size, 1)
@@ -135,7 +135,7 @@ def _require_narrow(shapes: Mapping[str, tuple[int, ...]]) -> None:
 
 
 def _require_run(sums: dict[str, Taps]) -> None:
-    """Refuse matrices that the net has but does not use, such as word heads: they have no statistics."""
+    """Refuse matrices that the model has but does not use, such as word heads: they have no statistics."""
     seen = fetch({path: taps.tokens for path, taps in sums.items()})
     if idle := [path for path, count in seen.items() if not count]:
         more = ", …" if len(idle) > 5 else ""

@@ -17,7 +17,7 @@ from lpjax._lapack import descending_eigh, triangle, with_pseudo_inverse
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Metric:
-    """(C / mean eigenvalue of C + shrinkage·I)^power, of a C that is symmetric and positive semidefinite.
+    """(C / mean eigenvalue of C + shrinkage·I)^power, for C symmetric and positive semidefinite.
 
     A pytree, batched by a leading axis of base and shrinkage.
 
@@ -79,7 +79,7 @@ def roots_of_batch(metric: Metric, dtype: Any, *, symmetric: bool) -> Roots:
 
 def _any_roots(metric: Metric, dtype: Any) -> Roots:
     """The Cholesky factor and its inverse, much faster than eigenvectors, if shrinkage keeps every metric of the batch
-    away from singular. If rounding makes one singular nevertheless, or for another power: `symmetric_roots`.
+    away from singular. If rounding makes one singular nevertheless, or for a power other than 1, `symmetric_roots`.
     """
     symmetric = functools.partial(roots_of_batch, dtype=dtype, symmetric=True)
     if metric.base.ndim < 3 or metric.power != 1:

@@ -1,4 +1,4 @@
-"""The origin of a calibration, and whether it belongs to a given net."""
+"""The origin of a calibration, and whether it belongs to a given model."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def with_provenance(
     """`calibration` with the names of model and texts, a digest of the texts, and checksums of the matrices.
 
     Args:
-        calibration: from `calibrate`, of the following.
-        checkpoint, first, second: the net and the texts.
+        calibration: what `calibrate` returned for the following.
+        checkpoint, first, second: the model and the texts.
         model, source: their names.
     """
     digest = hashlib.sha256("\n".join([*first, *(second or ())]).encode("utf-8", "replace")).hexdigest()
@@ -40,18 +40,18 @@ def with_provenance(
 
 
 def origin(calibration: Calibration) -> dict[str, str]:
-    """The origin of a calibration, for the record of a net that was compressed with it."""
+    """The origin of a calibration, for the record of a model that was compressed with it."""
     named = {key: calibration.provenance[key] for key in ("model", "source", "sha256") if key in calibration.provenance}
     counts = {key: getattr(calibration, key) for key in ("texts", "tokens", "target", "seed")}
     return {key: str(value) for key, value in (named | counts).items()}
 
 
 def check_same_net(calibration: Calibration, checkpoint: Checkpoint, name: object) -> None:
-    """Refuse the calibration of another net, or of this one before it was trained further.
+    """Refuse the calibration of another model, or of this one before it was trained further.
 
     Args:
         calibration: from a file; without checksums it is not checked.
-        checkpoint: the net.
+        checkpoint: the model.
         name: of the calibration, for the message.
 
     Raises:

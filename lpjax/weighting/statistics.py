@@ -1,6 +1,6 @@
-"""`Calibration`: statistics on text that say which rows and directions of a net's matrices matter; and their file.
+"""`Calibration`: statistics on text that say which rows and directions of a model's matrices matter; and their file.
 
-The file is safetensors, with what the statistics were made of as JSON in its metadata.
+The file is safetensors; its metadata say, as JSON, what the statistics were made from.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ SCHEMA = "lpjax-calibration/1"
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Statistics:
-    """Statistics of one matrix: means over tokens, for a table sums; None for statistics that were not collected.
+    """Statistics of one matrix: means over tokens, or sums for a table; None for statistics that were not collected.
 
     x is the input of a kernel. g is the gradient of `Calibration.target` with respect to the output of a kernel or
-    table; Σ gᵀδ over tokens is the effect of small errors δ on the net's output.
+    table; Σ gᵀδ over tokens is the effect of small errors δ on the model's output.
 
     Attributes:
-        tokens: number of tokens. In the last layer of a net whose head reads one token per text, the number of texts.
+        tokens: number of tokens. In the last layer of a model whose head reads one token per text, the number of texts.
             Inputs that all texts share, such as positions, count once per batch.
         inputs: mean of x xᵀ, shape (in, in), the metric of DRONE and SVD-LLM.
-        mean: of x, shape (in,); used by no weighting, but by callers who correct a bias for the error of its kernel.
+        mean: mean of x, shape (in,). No weighting uses it; a caller may correct a bias by it for its kernel's error.
         magnitude: mean of |x|, shape (in,), the scales of ASVD.
         outputs: mean of g gᵀ, shape (out, out).
-        fisher: sums over the outputs of the squared gradients of texts by the kernel, shape (in,), over the number of
-            texts: the weights of FWSVD.
-        counts: tokens of each row of a table, shape (rows,).
+        fisher: squared gradients with respect to the kernel, summed over its outputs, mean over the texts, shape (in,):
+            the weights of FWSVD.
+        counts: number of tokens of each row of a table, shape (rows,).
         gradients: sum of ‖g‖² over the tokens of each row, shape (rows,).
 
     For a table that is also the decoder of a word head, `counts`, `outputs` and `gradients` cover both uses, if there
@@ -70,11 +70,11 @@ class Statistics:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Calibration:
-    """Statistics of a net's matrices, and their origin.
+    """Statistics of a model's matrices, and their origin.
 
     Attributes:
         statistics: by path.
-        target: what gradients are of: "labels", "predictions", "embedding", or "" without gradients.
+        target: what the gradients are of: "labels", "predictions", "embedding"; "" without gradients.
         texts: number of texts or pairs.
         tokens: number of their tokens.
         seed: of the random directions.

@@ -22,12 +22,12 @@ Tokens = Literal["none", "counts", "gradients"]
 class Weighting:
     """The weighted objective of a matrix W that takes x to xW: ‖H^{1/2} (W − LR) G^{1/2}‖ in the solver's norm.
 
-    H is a metric of the inputs, G one of the outputs, each a statistic to a power. If x and the gradient g of the
-    net's output with respect to xW are independent, and H = mean x xᵀ, G = mean g gᵀ, the square of that in the
-    Frobenius norm is the mean of (gᵀ(W − LR)ᵀx)²: what the change of the layer does to the output, to first order
-    (K-FAC, Martens & Grosse, arXiv 1503.05671, §3). A table's inputs are its rows: H is diagonal, tokens of each.
-    At p < 2 the solver's rows are those of the weighted matrix, outputs of a kernel; a diagonal H of rows, as tables
-    have, is the solver's row weights instead: (Σ_i h_i ‖G^{1/2}(a_i − l_i R)‖^p)^{1/p}.
+    H is a metric of the inputs, G one of the outputs, each a statistic to a power. Let H = mean x xᵀ and G = mean g gᵀ,
+    for the gradient g of the model's output with respect to xW. If x and g are independent, the square of this
+    objective, in the Frobenius norm, is the mean of (gᵀ(W − LR)ᵀx)²: the effect on the output, to first order (K-FAC,
+    Martens & Grosse, arXiv 1503.05671, §3). The input of a table selects one row: H is diagonal, the tokens of each
+    row. At p < 2 the solver's rows are those of the weighted matrix, the outputs of a kernel. The diagonal H of a table
+    becomes the solver's row weights instead: (Σ_i h_i ‖G^{1/2}(a_i − l_i R)‖^p)^{1/p}.
 
     Known methods are special cases; `WEIGHTINGS` has them by name.
 
@@ -72,7 +72,7 @@ class Weighting:
 
     @property
     def compares_layers(self) -> bool:
-        """Whether it estimates what a net's outputs lose, so that errors of its matrices compare."""
+        """Whether it estimates the loss in a model's outputs, so that errors of its matrices are comparable."""
         used = (self.inputs, self.inputs_power, self.outputs, self.outputs_power, self.tokens, self.tokens_power)
         return used == ("moment", 1, "moment", 1, "counts", 1)
 
@@ -132,10 +132,10 @@ def check_weighting(weighting: str | Weighting | None, *, calibrated: bool) -> N
 
 
 def leaf_metrics(statistics: Calibration, weighting: str | Weighting, leaves: Mapping[str, Any]) -> dict[str, Metrics]:
-    """The metrics of each leaf under a weighting, in the net's orientation.
+    """The metrics of each leaf under a weighting, in the model's orientation.
 
     Raises:
-        ValueError: `statistics` lack a leaf or what the weighting needs, are not finite, or are those of another net.
+        ValueError: `statistics` lack a leaf or what the weighting needs, are not finite, or are those of another model.
     """
     weighting = weighting_named(weighting)
     if missing := [path for path in leaves if path not in statistics.statistics]:
@@ -163,8 +163,8 @@ def leaf_metrics(statistics: Calibration, weighting: str | Weighting, leaves: Ma
 def scale_of_errors(statistics: Statistics, table: bool) -> float:
     """The factor from squared errors under the default metrics, whose mean eigenvalue is 1, to those of all tokens.
 
-    The result is in units of the net's outputs. Smoothing moves weight between rows and adds none. The factor is 0 for
-    a matrix without inputs, or on which no output depends.
+    The result is in units of the model's outputs. Smoothing moves weight between rows and adds none. The factor is 0
+    for a matrix without inputs, or on which no output depends.
     """
     assert statistics.outputs is not None
     into = statistics.counts if table else statistics.inputs
@@ -175,7 +175,7 @@ def scale_of_errors(statistics: Statistics, table: bool) -> float:
 
 
 def metrics_of(statistics: Statistics, weighting: Weighting, table: bool) -> Metrics:
-    """The metrics of one matrix in the net's orientation, (inputs, outputs).
+    """The metrics of one matrix in the model's orientation, (inputs, outputs).
 
     Raises:
         ValueError: `weighting` needs a statistic that is missing, such as gradients after a forward pass alone.

@@ -1,4 +1,4 @@
-"""What may stand where a dense weight stood, and the functions that dispatch on it."""
+"""What can take the place of a dense weight, and the functions that dispatch on it."""
 
 from lpjax.weights.dispatch import densify as densify
 from lpjax.weights.dispatch import matmul as matmul

@@ -14,7 +14,7 @@ from lpjax.weights.low_rank import LowRank
 from lpjax.weights.quantized import Quantized, expanded
 
 Weight = Array | np.ndarray | Quantized | LowRank
-"""What may stand where a dense weight stood. Every kind has `shape`, `ndim`, `size`, `nbytes`, `dtype`, `T`."""
+"""What can take the place of a dense weight. Every kind has `shape`, `ndim`, `size`, `nbytes`, `dtype`, `T`."""
 
 
 def is_weight(leaf: Any) -> bool:
@@ -32,9 +32,9 @@ def is_quantized(leaf: Any) -> bool:
 def matmul(x: Float[Array, "*batch n"], weight: Weight) -> Float[Array, "*batch d"]:
     """`x @ weight`.
 
-    For a `LowRank` as two thin products, `rank·(in + out)` multiply-adds a row of x. Single entries save no time. With
-    them, an x of few rows is multiplied by the factors and by the entries, and one of many rows by the dense matrix. A
-    `Quantized` matrix is expanded for the product; a large one whose lines are outputs, a block of lines at a time.
+    A `LowRank` is two thin products, `rank·(in + out)` multiply-adds per row of x. Single entries save no time: an x of
+    few rows is multiplied by the factors and by the entries, an x of many rows by the dense matrix. A `Quantized`
+    matrix is expanded for the product; if it is large and its lines are outputs, a block of lines at a time.
     """
     return x @ weight
 
@@ -79,7 +79,7 @@ def cast(weight: Any, dtype: Any) -> Any:
 
 
 def floats_of(tree: Any) -> Any:
-    """`tree` without what has no gradient: indices of single entries, codes and their order."""
+    """`tree` without the arrays that have no gradient: indices of single entries, codes and their order."""
 
     def bare(leaf: Any) -> Any:
         if isinstance(leaf, Quantized):

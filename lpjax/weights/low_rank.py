@@ -1,4 +1,4 @@
-"""`LowRank`: a product of two thin matrices that stands where a dense weight stood."""
+"""`LowRank`: a product of two thin matrices that takes the place of a dense weight."""
 
 from __future__ import annotations
 

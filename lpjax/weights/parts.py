@@ -44,8 +44,8 @@ class Kind(NamedTuple):
         holds: whether a leaf of a tree is of this kind.
         split: leaf -> its arrays, without a copy.
         join: arrays -> leaf.
-        factors: the first so many arrays are the factors of a product, in messages about shapes.
-        floating: the first so many arrays must hold floating-point numbers.
+        factors: how many of the first arrays are the factors of a product, in messages about shapes.
+        floating: how many of the first arrays must hold floating-point numbers.
         shape: factors -> shape of the dense weight, or None if they do not fit each other.
         fault: (shape of the dense weight, look_inside, arrays) -> what else is wrong, or None. If `look_inside` is
             false, arrays may be traced and only their shapes and dtypes are known.
@@ -107,9 +107,9 @@ def kind_of(leaf: Any) -> Kind:
 
 
 def kind_with(parts: Mapping[str, Any]) -> Kind:
-    """The kind of a weight of which `parts`, one array or more by name, were found.
+    """The kind of a weight whose `parts`, one array or more by name, were found.
 
-    It has all of them; if no kind has, it is the first that has one of them.
+    It is the kind that has all of these parts; if there is none, the first that has one of them.
     """
     if parts.keys() == {""}:
         return kind_of(parts[""])

@@ -1,4 +1,4 @@
-"""`Quantized`: a matrix of whole numbers of few bits times scales, packed in memory and expanded where it is used."""
+"""`Quantized`: a matrix of few-bit integers times scales, packed in memory and expanded where it is used."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Quantized:
         steps: (..., length), as `scales`; None for ones.
         order: position j is number order[j] among the positions of all runs; None if they stand in order.
         runs: (bits, width) of each run; bits in `BITS`.
-        axis: 1 if lines are rows of the matrix (tables), 0 if they are columns (Flax kernels: a line an output).
+        axis: 1 if lines are rows of the matrix (tables), 0 if they are columns (Flax kernels: one line per output).
         group: how many positions of a line share a scale.
         dtype: of the expanded matrix.
     """
@@ -86,13 +86,13 @@ class Quantized:
             scales: (lines, groups); stored as float16.
             steps: (length,), stored as float16; None for ones.
             axis: 1 if lines are rows of the matrix, 0 if they are columns.
-            group: how many positions share a scale; None for one scale a line.
-            bits: of all codes; None for the fewest bits that each position needs, positions sorted into runs.
+            group: how many positions share a scale; None for one scale per line.
+            bits: number of bits of all codes; None for the fewest that each position needs, positions sorted into runs.
             dtype: of the expanded matrix.
 
         Raises:
             ValueError: shapes do not fit each other, a code does not fit in its bits, a scale or step is not finite
-                in float16, or `axis`, `group` or `bits` is none of its values.
+                in float16, or `axis`, `group` or `bits` is out of range.
         """
         codes = np.asarray(codes)
         if codes.ndim != 2 or codes.dtype.kind not in "iu":
@@ -219,7 +219,7 @@ class Quantized:
         """`unpacked`, by NumPy or JAX."""
         if self.order is None and len(self.runs) == 1:
             return _unpack(self.codes[0], *self.runs[0], xp)
-        # All runs at once, by where the bits of each position begin: a program of few operations, which compiles soon.
+        # All runs at once, by where the bits of each position begin: a program of few operations, which compiles fast.
         bits, starts = _layout(self.runs)
         if self.order is not None:
             order = xp.asarray(self.order).astype(np.int32)

@@ -84,7 +84,7 @@ class Sparse:
     def take(self, ids: Integer[Array | np.ndarray, "*batch"], width: int) -> Float[Array, "*batch d"]:
         """Rows `ids` of `dense(width)`; ids outside it are clamped."""
         starts, values, columns = jnp.asarray(self.starts), jnp.asarray(self.values), jnp.asarray(self.columns)
-        # In the dtype of `starts`, for the number of rows may not fit that of `ids`.
+        # In the dtype of `starts`, because the number of rows may not fit that of `ids`.
         flat = jnp.clip(jnp.ravel(ids).astype(starts.dtype), 0, starts.shape[0] - 2)
         places = starts[flat][:, None] + jnp.arange(self.most, dtype=starts.dtype)[None]
         in_row = places < starts[flat + 1][:, None]
@@ -116,7 +116,7 @@ def index_dtype(width: int) -> np.dtype:
 
 
 def entries_for(parameters: float, shape: tuple[int, int], dtype: Any) -> int:
-    """How many entries, with their indices, take the room of `parameters` numbers of a matrix of this kind."""
+    """How many entries, with their indices, take as many bytes as `parameters` numbers of a matrix of this kind."""
     width = np.dtype(dtype).itemsize
     left = parameters * width - 4 * (shape[0] + 1)
     return max(0, int(left // (width + index_dtype(shape[1]).itemsize)))
@@ -138,7 +138,7 @@ def fault_of(values: Any, columns: Any, starts: Any, shape: tuple[int, ...], *, 
     if not look_inside:
         return None
     columns, starts = np.asarray(columns).astype(np.int64), np.asarray(starts).astype(np.int64)
-    # Bounded first, for the differences of huge numbers wrap.
+    # The range is checked first, because differences of huge numbers wrap around.
     inside = starts.min() >= 0 and starts.max() <= values.size
     if not inside or starts[0] != 0 or starts[-1] != values.size or np.any(np.diff(starts) < 0):
         return f"starts goes from {starts[0]} to {starts[-1]}, expected to rise from 0 to {values.size}"

@@ -65,12 +65,12 @@ def make_problem(
 ) -> Problem:
     """Check a solver's arguments, before any work, and bring them to one dtype.
 
-    Inside jit or vmap only shapes and dtypes are checked, for values are not known there. A tall memory-mapped matrix
+    Inside jit or vmap only shapes and dtypes are checked: values are not known there. A tall memory-mapped matrix
     (`np.memmap`) stays in its file if the solver reads A by row blocks.
 
     Args:
         solver: name in `SOLVERS`, whose entry has the range of p, the default of `tol` and the starts.
-        matrix, rank, p, num_iters, tol, row_weights, metric, init: as of the solver.
+        matrix, rank, p, num_iters, tol, row_weights, metric, init: as for the solver.
 
     Raises:
         ValueError: as the solvers document.

@@ -31,7 +31,7 @@ class Problem:
     """A matrix with its weights and settings; the arguments of a jitted solver core, a pytree.
 
     Attributes:
-        matrix: A, shape (n, d), floating; inside `shard_map` the rows of this device, as of all arrays with n
+        matrix: A, shape (n, d), floating; inside `shard_map` the rows of this device, as for all arrays with n
             rows. Or a matrix that stays in its file.
         p: exponent, a scalar of A's dtype.
         row_weights: ω, shape (n,), or None for ones.
@@ -59,7 +59,7 @@ class Problem:
 
 
 class Scaled(NamedTuple):
-    """A problem of order one, without a metric: what algorithms work on. Attributes as of `Problem`."""
+    """A problem of order one, without a metric: what algorithms work on. Attributes as in `Problem`."""
 
     rows: Rows
     p: Scalar
@@ -78,7 +78,7 @@ class Scaling(NamedTuple):
         matrix, row_weights, metric: exponents of powers of two; of 4 for the metric.
         metric_inverse_half: pseudo-inverse of the root of the scaled metric.
         finite: whether all numbers of the problem were.
-        axes: as of `Problem`.
+        axes: as in `Problem`.
     """
 
     matrix: Int[Array, ""]
@@ -90,7 +90,7 @@ class Scaling(NamedTuple):
 
 
 def normalize(problem: Problem) -> tuple[Scaled, Scaling]:
-    """Scale to order one by powers of two (exact) and fold the metric into the matrix; if not finite, it reads as 0.
+    """Scale to order one by powers of two (exact) and fold the metric into the matrix; if not finite, it becomes 0.
 
     Σ ω_i ‖a_i − l_i R‖_C^p is Σ ω_i ‖b_i − l_i S‖^p with b = a C^{1/2} and S = R C^{1/2}: no algorithm below needs to
     know of C.

@@ -18,9 +18,9 @@ from lpjax.solvers._core.rows import Rows, multiply, over_devices
 from lpjax.solvers._lewis import fixed_point
 from lpjax.solvers._svd import svd_right, svd_vectors
 
-# One map brings a tall matrix within 20 % of its Lewis weights, and the objective within 1e-5; a start needs no more.
+# One map brings a tall matrix within 20 % of its Lewis weights, and the objective within 1e-5: enough for a start.
 _LEWIS_MAPS = 1
-# A start is chosen by this many rows, at the least, and eight times the columns: all of a small matrix.
+# A start is chosen on a sample of rows, at least this many and eight times the columns: all rows of a small matrix.
 _SAMPLED_ROWS = 2048
 _CLEARLY = 0.99
 
@@ -84,7 +84,7 @@ def _sample(problem: Scaled) -> Scaled | None:
 
 
 def _switch(values: list[Scalar], names: tuple[Init, ...], make: Callable[[Init], T]) -> T:
-    """`make` of the name with the least value; of the first, the SVD, unless another value is clearly less.
+    """`make` of the name with the least value, or of the first, the SVD, if no other value is clearly less.
 
     A slightly better start saves no iteration, and the SVD costs least.
     """
