@@ -31,7 +31,7 @@ def numbers(name: str, value: Any) -> Any:
     if type(value).__module__.startswith("scipy.sparse"):
         raise ValueError(f"`{name}` is a sparse {_kind(value)} of SciPy; expected a dense array: call .toarray()")
     if hasattr(value, "left") and hasattr(value, "right"):
-        raise ValueError(f"`{name}` is a {_kind(value)}; expected an array: multiply it out by `lpjax.densify`")
+        raise ValueError(f"`{name}` is a {_kind(value)}; expected an array: expand it with `lpjax.densify`")
     if isinstance(value, jax.Array | np.memmap):
         array = value
     elif hasattr(value, "__jax_array__"):

@@ -188,7 +188,7 @@ def axes_of_leaves(leaves: Mapping[str, Any], input_axes: InputAxes | None) -> d
     for path, entry in (input_axes or {}).items():
         if path not in leaves:
             raise ValueError(
-                f"`input_axes` names {path}, which is no leaf of the tree; its paths start where those of `params` do"
+                f"`input_axes` names {path}, which is not a leaf of `params`; expected paths from its root"
             )
         shape = tuple(getattr(leaves[path], "shape", ()))
         if isinstance(leaves[path], LowRank):
@@ -221,7 +221,7 @@ def _matcher(pattern: Any, fits: Callable[[str, Any], bool]) -> Callable[[str, A
     try:
         expression = re.compile(pattern)
     except re.error as error:
-        raise ValueError(f"`select` {pattern!r} is no regular expression: {error}") from None
+        raise ValueError(f"`select` {pattern!r} is not a valid regular expression: {error}") from None
     return lambda path, _: bool(expression.search(path))
 
 

@@ -184,7 +184,7 @@ def test_kinds_of_leaves():
         (re.compile("nothing_such"), ["'nothing_such' matches no leaf"]),
         (lambda _path, _leaf: False, ["'<lambda>' matches no leaf"]),
         (functools.partial(lambda _a, _path, _leaf: False, 1), ["matches no leaf"]),
-        ("(query", ["'(query' is no regular expression", "unterminated"]),
+        ("(query", ["'(query' is not a valid regular expression", "unterminated"]),
         ([], ["`select` is empty"]),
         (3, ["`select` holds a int"]),
         ([["embeddings"]], ["`select` holds a list"]),

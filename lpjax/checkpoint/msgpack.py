@@ -165,7 +165,7 @@ class _Reader:
             if not key or "/" in key:
                 raise ValueError(f"{_name(where)} has the key {key!r}, expected a name without a slash")
             if key in entries:
-                raise ValueError(f"{_name((*where, key))} is there twice")
+                raise ValueError(f"{_name((*where, key))} appears twice")
             entries[key] = self.value((*where, key))
         return _joined(entries, where) if _CHUNKED in entries else entries
 

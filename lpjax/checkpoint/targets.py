@@ -44,7 +44,7 @@ def check_new_file(path: Path, kind: str, *, overwrite: bool, suffixes: tuple[st
         PermissionError: its folder is not writable.
     """
     if suffixes and path.suffix.lower() not in suffixes:
-        raise ValueError(f"{path} is no name of a {kind}; expected one that ends in {suffixes[0]}")
+        raise ValueError(f"{path} is not a valid name for a {kind}; expected a name ending in {suffixes[0]}")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path} can't be written: there is no folder {path.parent}")
     refuse_existing(path, kind, overwrite=overwrite)
@@ -84,7 +84,7 @@ def check_replaceable(path: Path, kind: str) -> None:
                 continue
             raise FileExistsError(f"{path} is the name of a file of the checkpoint in {place.parent}; choose another")
     if path.is_file() and path.stat().st_size and not KINDS[kind](path):
-        raise FileExistsError(f"{path} is there and is no {kind}, so --force does not replace it; choose another name")
+        raise FileExistsError(f"{path} exists but is not a {kind}, so --force does not replace it; choose another name")
 
 
 def _is_calibration(path: Path) -> bool:

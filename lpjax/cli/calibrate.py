@@ -46,7 +46,7 @@ def calibrate(
     with misuse():
         source = TextSource(text, task, split, glue)
         if labels and (task is None or forward_only):
-            raise ValueError("`labels` are those of a `task`, for its gradients; give `task`, and not `forward_only`")
+            raise ValueError("`labels` need a `task`, and gradients; pass `task`, and omit `forward_only`")
         check_new_file(out, "calibration", overwrite=force, suffixes=(".safetensors",))
     checkpoint, patterns = load_selected(model, layers)
     with misuse() if task is None else nullcontext():

@@ -36,7 +36,7 @@ def training_files(folder: str | Path | None) -> dict[str, str]:
             try:
                 texts[path.name] = read_bytes(path, RECORD_LIMIT).decode("utf-8", "replace")
             except (OSError, ValueError) as error:
-                raise RecordError(f"{path} can't be read: {error}; remove it to go on without it") from None
+                raise RecordError(f"{path} can't be read: {error}; remove it to continue without it") from None
     return texts
 
 
@@ -91,7 +91,7 @@ def earlier_recovery(files: Mapping[str, str]) -> Any:
     try:
         return parse_object(files[RECOVERED], RECOVERED)
     except RecordError as error:
-        raise RecordError(f"{error}; remove it to go on without the history of earlier training") from None
+        raise RecordError(f"{error}; remove it to continue without the history of earlier training") from None
 
 
 def training_notes(folder: str | Path) -> list[str]:

@@ -213,7 +213,7 @@ def record_of(checkpoint: Checkpoint) -> Record:
         differing = dict.fromkeys(name for name, _ in sorted(set(record.ranks.items()) ^ set(ranks.items())))
         raise RecordError(
             f"{path} is the record of other weights: the ranks differ at {', '.join([*differing][:5])}; "
-            f"remove it to go on without a record"
+            f"remove it to continue without a record"
         )
     return record
 

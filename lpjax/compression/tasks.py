@@ -214,7 +214,7 @@ def require_finite(path: str, leaf: Any) -> float:
             piece = whole.astype(dtype)
         if not np.all(np.isfinite(piece)):
             raise ValueError(
-                f"{path} holds NaN or infinite entries (as {dtype}); expected finite weights: mend the checkpoint"
+                f"{path} holds NaN or infinite entries (as {dtype}); expected finite weights: repair the checkpoint"
             )
         if whole.size:
             largest = max(largest, float(np.max(whole)), -float(np.min(whole)))

@@ -101,7 +101,9 @@ def tokenize(
     except (ValueError, OSError):
         raise
     except Exception as error:  # tokenizers raises a bare Exception for a vocabulary without its own [UNK], say
-        raise ValueError(f"`tokenizer` fails on the texts: {error}; its files are damaged, or another net's") from error
+        raise ValueError(
+            f"`tokenizer` fails on the texts: {error}; its files are damaged, or belong to another net"
+        ) from error
     ids = [np.asarray(row, np.int32) for row in encoded["input_ids"]]
     sizes = [len(row) for row in ids]
     if not all(1 <= size <= max_length for size in sizes):

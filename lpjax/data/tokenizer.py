@@ -74,7 +74,7 @@ def _require_sentencepiece(vocabulary: Path) -> None:
     try:
         require("sentencepiece", f"{vocabulary}, a SentencePiece vocabulary,")
     except MissingExtra as error:
-        raise CheckpointError(f"{error}, or add the tokenizer.json of the model that this one was made of") from None
+        raise CheckpointError(f"{error}, or add the tokenizer.json of the model that this one was made from") from None
 
 
 def _auto_tokenizer() -> Any:

@@ -280,7 +280,7 @@ def put_weights_nnx(model: nnx.Module, weights: Mapping[str, LowRank | Quantized
     """
     found = _find(model)
     if unknown := sorted(weights.keys() - found.keys()):
-        raise ValueError(f"`weights` names {', '.join(unknown[:5])}, which are no parameters of the model")
+        raise ValueError(f"`weights` names {', '.join(unknown[:5])}, which are not parameters of the model")
     for path, weight in weights.items():
         entry = _input_axes(uses := found[path])
         if fault := _fault(uses, entry is not None):

@@ -223,7 +223,9 @@ def check_head(checkpoint: Checkpoint, task: Task) -> None:
         purpose = "scores the choices of a question"
     outputs = num_outputs(checkpoint.params, checkpoint.config)
     if purpose is not None or outputs is None:
-        fault = f"the net's head {purpose} (`architectures` in its config.json), and {task.title} is of texts"
+        fault = (
+            f"the net's head {purpose} (`architectures` in its config.json), but {task.title} is a task on whole texts"
+        )
         raise ValueError(
             f"{fault if purpose else 'the net has no head for classification'}; pass a net that was fine-tuned on "
             f"{task.title}, or fine-tune this one (lpjax finetune)"

@@ -51,7 +51,7 @@ class TextSource:
         if self.task is not None and self.text is not None:
             raise ValueError("`text` and `task` both name texts; expected one of them")
         if self.task is None and (self.split is not None or self.glue is not None):
-            raise ValueError("`split` and `glue` are those of a `task`; give that, or leave them out")
+            raise ValueError("`split` and `glue` need a `task`; pass one, or omit them")
         self.found_task  # noqa: B018, an unknown one is refused
 
     @property

@@ -299,7 +299,7 @@ def _read_rules(folder: Path, main: _Main) -> TextRules:
     case, side = options.pop("do_lower_case", None), options.pop("truncation_side", None)
     strange = [key for key in call if key not in _IDLE_CALL and (key, call[key]) not in _WHOLE]
     if options or strange:
-        raise CheckpointError(f"{where}: {[*options, *strange][0]} is not what lpjax reads text by; {_ELSE}")
+        raise CheckpointError(f"{where}: {[*options, *strange][0]} is not supported; {_ELSE}")
     if length is not None and (type(length) is not int or length < 3):
         raise CheckpointError(f"{where}: the most tokens are {length!r}; expected a whole number, 3 or more")
     further: list[tuple[str, bool | str]] = []

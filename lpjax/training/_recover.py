@@ -127,7 +127,7 @@ def recover(
     settings = settings or Recovery()
     kind = _common_outputs(smaller, dense)
     if len(first) < 2:
-        raise ValueError(f"`first` has {len(first)} texts; expected 2 or more, for some are held out")
+        raise ValueError(f"`first` has {len(first)} texts; expected 2 or more, because some are held out")
     mesh = data_mesh() if mesh is None else mesh
     order = np.random.default_rng(settings.seed).permutation(len(first)).tolist()
     count = min(_MOST_HELD_OUT, max(1, len(first) // 10))

@@ -242,7 +242,7 @@ def _mean_loss(log: Log, restarts: bool) -> float:
     if not math.isfinite(mean):
         if restarts:
             return math.inf
-        raise ValueError(f"the loss is {mean} by update {log.step}; try a lower learning rate, or dtype float32")
+        raise ValueError(f"the loss is {mean} at update {log.step}; try a lower learning rate, or dtype float32")
     return mean
 
 

@@ -73,7 +73,7 @@ def find_snapshot(target: Path, command: str, *, resume: bool, force: bool) -> P
     """
     snapshot = target.with_name(f"{target.name}.{command}.safetensors")
     if snapshot.exists() and not (resume or force):
-        raise FileExistsError(f"{snapshot} is left of an interrupted run; `resume` goes on, `force` starts over")
+        raise FileExistsError(f"{snapshot} is from an interrupted run; `resume` continues it, `force` starts over")
     return snapshot
 
 
@@ -94,6 +94,6 @@ def holding(snapshot: Path, *, start_over: bool) -> Iterator[None]:
             if not snapshot.exists():
                 raise
             raise OSError(
-                f"{error}; the trained weights are in {snapshot}: mend the cause and go on by `resume`"
+                f"{error}; the trained weights are in {snapshot}: fix the cause and continue with `resume`"
             ) from error
         snapshot.unlink(missing_ok=True)

@@ -67,7 +67,7 @@ def load_state(
         tensors, metadata = read_tensors(path)
         stored = _read_log(metadata, from_start)
         if stored.about != log.about:
-            raise ValueError(f"it is of another run: {_difference(stored.about, log.about)}")
+            raise ValueError(f"it belongs to another run: {_difference(stored.about, log.about)}")
         named = list(_named(state, best))
         if unmatched := sorted(tensors.keys() ^ {name for name, _ in named}):
             raise ValueError(f"it lacks weights of this run, or has others: {', '.join(unmatched[:3])}")
@@ -78,7 +78,7 @@ def load_state(
         for (name, _), got in zip(named, leaves, strict=True):
             _check_values(name, got, stored.step, from_start)
     except (OSError, ValueError) as error:
-        raise ValueError(f"{path} can't be gone on from: {error}; delete it (--force) to start over") from None
+        raise ValueError(f"cannot resume from {path}: {error}; delete it (--force) to start over") from None
     state, best = jax.tree.unflatten(jax.tree.structure((state, best)), leaves)
     return state, best, stored
 

@@ -85,7 +85,7 @@ def calibrate(
     kind = outputs_of(checkpoint)
     check_seed("`seed`", seed)
     if labels is not None and not gradients:
-        raise ValueError("`labels` are for gradients, which `gradients=False` leaves out; expected one of the two")
+        raise ValueError("`labels` need gradients; pass either `labels` or `gradients=False`")
     values = None if labels is None else kind.check_labels(labels, len(first))
     target = "" if not gradients else kind.target if labels is None else "labels"
     paths = select_paths(params, select)
@@ -119,7 +119,7 @@ def calibrate(
         if name := known.not_finite():
             raise ValueError(
                 f"`{name}` of {path} is not finite: the net's weights are not, or its activations or gradients on "
-                "these texts; mend the checkpoint, or find the text"
+                "these texts; repair the checkpoint, or find the text"
             )
     return Calibration(statistics, target, len(tokens), count, seed)
 
@@ -140,7 +140,7 @@ def _require_run(sums: dict[str, Taps]) -> None:
     if idle := [path for path, count in seen.items() if not count]:
         more = ", …" if len(idle) > 5 else ""
         raise ValueError(
-            f"`select` names matrices that the net does not run on a text: {', '.join(idle[:5])}{more}; leave them out"
+            f"`select` names matrices that the net does not use on text: {', '.join(idle[:5])}{more}; leave them out"
         )
 
 

@@ -64,7 +64,7 @@ def check_same_net(calibration: Calibration, checkpoint: Checkpoint, name: objec
         if checksum != known[path]:
             made = calibration.provenance.get("model", "another net")
             raise ValueError(
-                f"{name} was made of {made}, whose {path} is not that of this net; calibrate the net that is to be "
+                f"{name} was made from {made}, whose {path} differs from this net's; calibrate the net to be "
                 "compressed, in the same dtype: lpjax calibrate"
             )
 

@@ -126,8 +126,8 @@ def check_weighting(weighting: str | Weighting | None, *, calibrated: bool) -> N
     weighting_named(weighting)
     if not calibrated:
         raise ValueError(
-            f"`weighting` is {weighting!r}, which needs `statistics`, as `lpjax.calibrate` makes them; give them, or "
-            "no weighting"
+            f"`weighting` is {weighting!r}, which needs `statistics`, as `lpjax.calibrate` makes them; pass them, or "
+            "omit `weighting`"
         )
 
 
@@ -147,13 +147,15 @@ def leaf_metrics(statistics: Calibration, weighting: str | Weighting, leaves: Ma
     for path, leaf in leaves.items():
         known, shape = statistics.statistics[path], tuple(leaf.shape)
         if len(shape) != 2:
-            raise ValueError(f"`statistics` is of matrices, but {path} has shape {shape}; compress it without them")
+            raise ValueError(
+                f"`statistics` applies to matrices, but {path} has shape {shape}; compress it without `statistics`"
+            )
         for field in dataclasses.fields(known):
             value = getattr(known, field.name)
             size = shape[1] if field.name == "outputs" else shape[0]
             if isinstance(value, np.ndarray) and set(value.shape) != {size}:
                 shapes = f"`{field.name}` of {path} has shape {value.shape}, the leaf {shape}"
-                raise ValueError(f"`statistics` is of another net: {shapes}")
+                raise ValueError(f"`statistics` belongs to another net: {shapes}")
         if name := known.not_finite():
             raise ValueError(f"`{name}` of {path} in `statistics` is not finite; calibrate a net whose weights are")
         metrics[path] = metrics_of(known, weighting, is_table(path))

@@ -637,7 +637,7 @@ MSGPACKS = [
         flax_file(b"\x81\xa1\xff\x80"),
         TREE + "the outermost map has a key that is not UTF-8: ",
     ),
-    Hostile("key twice", flax_file(b"\x82\xa1a\x80\xa1a\x80"), TREE + "a is there twice" + AGAIN),
+    Hostile("key twice", flax_file(b"\x82\xa1a\x80\xa1a\x80"), TREE + "a appears twice" + AGAIN),
     *(
         Hostile(f"value is {what}", leaf(value), TREE + f"{TABLE} is {said}, expected an array or a map" + AGAIN)
         for what, value, said in (

@@ -224,7 +224,7 @@ def test_long_lists_of_misfits_are_cut(tmp_path: Path):
         CheckpointError, match=r"missing \(37\): (\S+, ){9}\S+ and 27 more\n  unknown \(\d+\): x0"
     ) as caught:
         load_checkpoint(source)
-    assert "no name in the file is one of such a net" in str(caught.value)
+    assert "no tensor name in the file belongs to this kind of net" in str(caught.value)
     assert len(str(caught.value)) < 1500
 
 

@@ -51,7 +51,7 @@ def test_a_file_of_another_kind_is_kept(command: Command, folder, tmp_path, kind
         path.write_bytes(content)
         status, err = attempt(command, kind, folder, path)
         assert (status, path.read_bytes()) == (2, content)
-        assert f"is no {kind}" in err
+        assert f"is not a {kind}" in err
     link = tmp_path / f"link_{name}"
     link.symlink_to(path)
     assert attempt(command, kind, folder, link)[0] == 2
@@ -74,7 +74,7 @@ def test_a_file_of_a_checkpoint_is_neither_replaced_nor_made(command: Command, f
     for name in names:
         status, err = attempt(command, kind, folder, folder / name)
         assert status == 2, name
-        assert "of the checkpoint in" in err or "is no" in err, name
+        assert "of the checkpoint in" in err or "is not a" in err, name
         assert files(folder) == before
 
 
@@ -88,7 +88,7 @@ def test_what_python_writes_over_is_of_the_same_kind(folder, tmp_path):
     for path in (folder / "model.safetensors", folder / "config.json", folder / "vocab.txt", tmp_path / "p"):
         with pytest.raises(FileExistsError):
             save_calibration(calibration, path, overwrite=True)
-    with pytest.raises(FileExistsError, match="is no plan"):
+    with pytest.raises(FileExistsError, match="is not a plan"):
         save_plan(plan, tmp_path / "c", overwrite=True)
     (tmp_path / "empty").touch()
     save_plan(plan, tmp_path / "empty", overwrite=True)

@@ -133,9 +133,9 @@ def test_a_plan_of_several_methods(command, folder, tmp_path):
         (["--budget", "0.5", "--allocation", "measured"], "needs text to measure on"),
         (
             ["--budget", "0.5", "--allocation", "error", "--calibrate", "TEXT", "--weighting", "drone"],
-            "errors of matrices do not compare under the --weighting 'drone'",
+            "errors of matrices are not comparable under the --weighting 'drone'",
         ),
-        (["--keep", "0.5", "--allocation", "uniform"], "--allocation says how a --budget is shared out"),
+        (["--keep", "0.5", "--allocation", "uniform"], "--allocation needs a --budget"),
         (["--plan", "PLAN", "--method", "svd"], "--plan and --method both choose"),
         (["--plan", "PLAN"], "--weighting is 'drone', which needs --calibrate"),
         (["--plan", "TEXT"], "is not JSON"),
@@ -197,7 +197,7 @@ def test_a_budget_that_nothing_can_keep(command, folder, tmp_path):
     status, _, errors = command("compress", folder, tmp_path / "out", "--budget", "0.01", "--calibrate", text)
     assert status == 2
     assert "calibrating" not in errors  # before any work
-    assert "with the smallest pairs" in errors.replace("\n", " ")
+    assert "even with the smallest pairs of the selected layers" in errors.replace("\n", " ")
     assert not (tmp_path / "out").exists()
 
 

@@ -87,8 +87,8 @@ def test_compress_by_a_text_and_by_its_statistics(command, folder, text, tmp_pat
     ("arguments", "said"),
     [
         (["--text", "TEXT", "--task", "sst2"], "expected one of them"),
-        (["--labels"], "--labels are those of a --task"),
-        (["--split", "train"], "--split and --glue are those of a --task"),
+        (["--labels"], "--labels need a --task"),
+        (["--split", "train"], "--split and --glue need a --task"),
         (["--seed", "-1"], "Invalid value for '--seed'"),
         (["--texts", "0"], "Invalid value for '--texts'"),
         (["--batch-size", "0"], "Invalid value for '--batch-size'"),
@@ -131,7 +131,7 @@ def test_compress_refuses_what_it_cannot_weight_by(command, folder, text, tmp_pa
     assert "--weighting is 'drone', which needs --calibrate" in errors.replace("\n", " ")
     status, _, errors = command("calibrate", folder, tmp_path / "found.bin", "--text", text)
     assert status == 2
-    assert "ends in .safetensors" in errors
+    assert "expected a name ending in .safetensors" in errors
     status, _, errors = command(*start, "--calibrate", tmp_path / "missing.txt")
     assert status == 2
     broken = tmp_path / "broken.safetensors"
@@ -172,7 +172,7 @@ def test_a_weighting_that_has_no_weights_for_the_layers(command, folder, text, t
     ("goal", "said"),
     [
         (["--rank", 400], "--rank is 400: no layer gets smaller: a pair of rank 400 has"),
-        (["--keep", 0.001], "--keep is 0.001: no layer gets smaller: even rank 1 keeps more than asked"),
+        (["--keep", 0.001], "--keep is 0.001: no layer gets smaller: even rank 1 exceeds --keep"),
     ],
 )
 def test_goals_by_which_nothing_gets_smaller(command, folder, text, tmp_path, goal, said):
@@ -192,8 +192,8 @@ def test_the_statistics_of_another_net(command, folder, text, tmp_path):
     status, _, errors = command("compress", tmp_path / "tuned", tmp_path / "out", *options)
     assert status == 2
     errors = " ".join(errors.split())
-    assert f"was made of {folder}, whose" in errors
-    assert "query/kernel is not that of this net" in errors
+    assert f"was made from {folder}, whose" in errors
+    assert "query/kernel differs from this net's" in errors
     assert not (tmp_path / "out").exists()
     # Pairs are not compared: what is left of the net that was calibrated is compressed by its file.
     assert command("compress", folder, tmp_path / "first", *options)[0] == 0

@@ -74,7 +74,7 @@ def test_compress_prints_a_table(run, folder, tmp_path):
         (["--keep", "0.5", "--tol", "nan"], "--tol is nan"),
         (["--keep", "0.5", "--layers", "querry"], "matches no leaf; nearest: "),
         (["--keep", "0.5", "--layers", "bias"], "not floating matrices"),
-        (["--keep", "0.5", "--layers", "("], "no regular expression"),
+        (["--keep", "0.5", "--layers", "("], "not a valid regular expression"),
         (["--keep", "half"], "--keep"),
         (["--kep", "0.5"], "--kep"),
     ],

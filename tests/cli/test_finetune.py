@@ -167,7 +167,7 @@ def test_what_is_left_of_an_interrupted_run(tune, net, tmp_path, monkeypatch):
 
     status, _, err = tune(net, out)
     assert status == 2
-    assert f"{snapshot} is left of an interrupted run; --resume goes on, --force starts over" in err
+    assert f"{snapshot} is from an interrupted run; --resume continues it, --force starts over" in err
     status, _, err = tune(net, out, "--resume", "--seed", 1)
     assert status == 1
     assert "another run: seed was 0 and is 1" in err
@@ -175,7 +175,7 @@ def test_what_is_left_of_an_interrupted_run(tune, net, tmp_path, monkeypatch):
     snapshot.write_bytes(kept[:1000])
     status, _, err = tune(net, out, "--resume")
     assert status == 1
-    assert "can't be gone on from" in err
+    assert f"cannot resume from {snapshot}: " in err
 
     snapshot.write_bytes(kept)
     status, _, err = tune(net, out, "--resume")

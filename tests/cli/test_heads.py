@@ -86,7 +86,9 @@ def test_several_labels_at_a_time(command, text, tmp_path):
     other = make_folder(tmp_path, "heads/bert_spans")
     status, _, errors = command("evaluate", other, "--task", "rte")
     assert status == 1
-    assert "the net's head finds answers (`architectures` in its config.json), and RTE is of texts" in errors
+    assert (
+        "the net's head finds answers (`architectures` in its config.json), but RTE is a task on whole texts" in errors
+    )
     status, _, errors = command("calibrate", other, tmp_path / "s.safetensors", "--task", "rte", "--labels")
     assert status != 0
     assert "Traceback" not in errors

@@ -66,12 +66,13 @@ def test_a_full_disk_at_the_end_loses_nothing(command, smaller, text, tmp_path, 
     said = " ".join(errors.split())
     assert status == 1
     assert (
-        f"No space left on device; the trained weights are in {snapshot}: mend the cause and go on by --resume" in said
+        f"No space left on device; the trained weights are in {snapshot}: fix the cause and continue with --resume"
+        in said
     )
     assert not out.exists()
     status, _, errors = command(*arguments)
     assert status == 2
-    assert "--resume goes on, --force starts over" in errors
+    assert "--resume continues it, --force starts over" in errors
     status, _, errors = command(*arguments, "--resume", "--seed", 1)
     assert status == 1
     assert "seed was 0 and is 1" in " ".join(errors.split())
@@ -127,7 +128,7 @@ def test_the_dense_net_has_moved(command, folder, smaller, text, tmp_path):
     status, _, errors = command("recover", smaller, tmp_path / "out", "--text", text)
     assert status == 2
     errors = " ".join(errors.split())
-    assert "names that as its dense net; say where it is by --baseline" in errors
+    assert "records that as its dense net; pass its present place as --baseline" in errors
     options = ["--text", text, "--baseline", tmp_path / "elsewhere", *OPTIONS]
     assert command("recover", smaller, tmp_path / "out", *options)[0] == 0
 
@@ -135,7 +136,7 @@ def test_the_dense_net_has_moved(command, folder, smaller, text, tmp_path):
 def test_a_baseline_that_is_factored(command, smaller, text, tmp_path):
     status, _, errors = command("recover", smaller, tmp_path / "out", "--text", text, "--baseline", smaller)
     assert status == 2
-    assert "is factored itself" in errors
+    assert "is itself factored" in errors
 
 
 def test_a_table_without_json(command, folder, smaller, text, tmp_path):
@@ -151,7 +152,7 @@ def test_a_table_without_json(command, folder, smaller, text, tmp_path):
         (["--epochs", "0"], "Invalid value for '--epochs'"),
         (["--lr", "-1"], "--lr is -1"),
         (["--text", "TEXT", "--task", "sst2"], "expected one of them"),
-        (["--split", "train"], "--split and --glue are those of a --task"),
+        (["--split", "train"], "--split and --glue need a --task"),
         (["--texts", "1"], "Invalid value for '--texts'"),
         (["--baseline", "./nowhere"], "there is no folder"),
         (["--text", "nowhere.txt"], "nowhere.txt can't be read"),

@@ -67,9 +67,9 @@ def test_fast_and_small(command, roomy, tmp_path):
         (["--size", "5GB"], "but the net has"),
         (["--size", "50%", "--keep", 0.5], "expected exactly one of"),
         (["--size", "50%", "--budget", 0.5, "--keep", 0.5], "expected exactly one of"),
-        (["--size", "50%", "--method", "svd"], "leave out --method"),
-        (["--size", "50%", "--sparse", 0.1], "leave out --sparse"),
-        (["--size", "50%", "--allocation", "error"], "--allocation says how a --budget is shared out"),
+        (["--size", "50%", "--method", "svd"], "--method has no effect; omit --method"),
+        (["--size", "50%", "--sparse", 0.1], "--sparse has no effect; omit --sparse"),
+        (["--size", "50%", "--allocation", "error"], "--allocation needs a --budget"),
     ],
 )
 def test_misuse_is_exit_2_and_writes_nothing(command, folder, tmp_path, options, said):

@@ -245,7 +245,7 @@ def test_kernels_of_more_axes_are_solved_as_the_matrix_that_they_are(rows):
         assert msgspec.structs.replace(a, shape=b.shape, seconds=0) == msgspec.structs.replace(b, seconds=0)
     # A second time there is nothing left to do, whatever the entries say.
     again, notes = compress(factored, input_axes={"query/kernel": 1, "out/kernel": 1}, **options)
-    assert all("is no smaller than the pair" in record.note for record in notes)
+    assert all("is no smaller than the present one" in record.note for record in notes)
     assert again["out"]["kernel"] is factored["out"]["kernel"]
 
 
@@ -425,7 +425,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"row_weights": {"a/kernel": -np.ones(N)}}, "`row_weights` of a/kernel"),
     ({"row_weights": {"a/kernel": np.full(N, np.nan)}}, "`row_weights` of a/kernel"),
     ({"row_weights": {"a/kernel": np.zeros(N)}}, "`row_weights` of a/kernel is all zero"),
-    ({"input_axes": {"params/a/kernel": 1}}, "names params/a/kernel, which is no leaf of the tree"),
+    ({"input_axes": {"params/a/kernel": 1}}, "names params/a/kernel, which is not a leaf of `params`; expected"),
     ({"input_axes": {"a/kernel": 0}}, "`input_axes` of a/kernel is 0; expected a number of axes"),
     ({"input_axes": {"a/kernel": "1"}}, "`input_axes` of a/kernel is '1'"),
     ({"input_axes": {"a/kernel": (-1, 1)}}, "`input_axes` of a/kernel is (-1, 1)"),

@@ -92,10 +92,11 @@ def test_a_rank_that_is_no_smaller_leaves_the_pair():
     first = pair_of(0.5)
     params, (record,) = lpjax.compress({"kernel": first}, select=".", keep=0.6)
     assert params["kernel"] is first
-    assert record.note.startswith(f"stays as it is: rank 8 is no smaller than the pair of rank {first.rank} that it is")
+    kept = f"a pair of rank 8 is no smaller than the present one of rank {first.rank}, which keeps"
+    assert record.note.startswith(f"stays as it is: {kept}")
     assert record.rank == first.rank
     _, (planned,) = lpjax.compress({"kernel": first}, plan={"kernel": lpjax.Choice(None)})
-    assert planned.note == "stays as it is: so the plan says"
+    assert planned.note == "stays as it is: the plan leaves it unchanged"
 
 
 def test_stacks_of_pairs():

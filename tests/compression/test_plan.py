@@ -42,7 +42,7 @@ def test_a_layer_is_a_line(tmp_path):
 
 def test_what_json_cannot_say_is_refused(tmp_path):
     path = tmp_path / "plan.json"
-    with pytest.raises(ValueError, match="JSON cannot say"):
+    with pytest.raises(ValueError, match="JSON cannot represent"):
         save_plan(dataclasses.replace(PLAN, provenance={"seen": {1}}), path)
     with pytest.raises(ValueError, match="which has no name; expected one of none"):
         save_plan(dataclasses.replace(PLAN, weighting=Weighting(inputs_power=0.3)), path)

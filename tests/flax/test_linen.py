@@ -148,7 +148,7 @@ def test_input_axes_of_a_transformer(params):
     again = lpjax.flax.input_axes(module, {"params": small}, ids)
     assert again == dict.fromkeys(expected, 1)
     both = lpjax.compress(small, select=".*kernel$", keep=0.7, solver=helpers.first_columns, input_axes=again)
-    assert sum("is no smaller than the pair" in record.note for record in both.records) == 2
+    assert sum("is no smaller than the present one" in record.note for record in both.records) == 2
     # What is read past the layer that owns it is no layer's weight: the head's own apply has a kernel, too.
     tied = Transformer("variables")
     assert lpjax.flax.input_axes(tied, {"params": params}, ids) == expected

@@ -146,7 +146,7 @@ def test_other_reasons_to_doubt_a_score():
 
 def test_heads_that_score_nothing_of_a_task_are_refused():
     tokens = load_golden("heads/bert_tokens").checkpoint
-    with pytest.raises(ValueError, match=r"head classifies tokens .* and MNLI is of texts"):
+    with pytest.raises(ValueError, match=r"head classifies tokens .* but MNLI is a task on whole texts"):
         check_head(tokens, TASKS["mnli"])
     net = net_with_head("bert_base", "rte")
     values = dataclasses.replace(net, config_json={**(net.config_json or {}), "problem_type": "regression"})
@@ -157,7 +157,9 @@ def test_heads_that_score_nothing_of_a_task_are_refused():
     # Of one output, as a regression is, but of how well a choice answers a question.
     choices = net_with_head("bert_base", "stsb")
     said = {**(choices.config_json or {}), "architectures": ["BertForMultipleChoice"]}
-    with pytest.raises(ValueError, match=r"head scores the choices of a question .* and STS-B is of texts"):
+    with pytest.raises(
+        ValueError, match=r"head scores the choices of a question .* but STS-B is a task on whole texts"
+    ):
         check_head(dataclasses.replace(choices, config_json=said), TASKS["stsb"])
 
 

@@ -138,7 +138,7 @@ def test_inspection_and_errors_are_those_of_the_matrix():
     error = np.linalg.norm(matrix - np.asarray(densify(leaves[path]))) / np.linalg.norm(matrix)
     errors = relative_errors(dense[path], leaves[path], transpose=True)
     assert errors.frobenius == pytest.approx(error, rel=1e-4)
-    with pytest.raises(ValueError, match="it is quantized itself, at "):
+    with pytest.raises(ValueError, match="it is itself quantized, at "):
         check_dense(dataclasses.replace(net, params=params), "it")
 
 

@@ -315,7 +315,10 @@ REFUSED = {
     "task": (change_bert(transformer_task="fill-mask"), "transformer_task is fill-mask"),
     "tokenizer": (change_bert(tokenizer_name_or_path="owner/name"), "names another tokenizer"),
     "config": (change_bert(config_args={"num_hidden_layers": 1}), "num_hidden_layers changes the config"),
-    "tokenizer's arguments": (change_bert(tokenizer_args={"add_prefix_space": True}), "add_prefix_space is not what"),
+    "tokenizer's arguments": (
+        change_bert(tokenizer_args={"add_prefix_space": True}),
+        "add_prefix_space is not supported; lpjax can",
+    ),
     "length": (change_bert(max_seq_length=2), "max_seq_length is 2"),
     "modality": (change_bert(modality_config={"message": {}}), "more than last hidden states"),
 }

@@ -245,7 +245,7 @@ def test_a_net_that_was_trained_further_is_told(small, folder, edit_weights, tmp
 
 def test_another_baseline_is_refused(small, folder, run, tmp_path):
     out = tmp_path / "page.html"
-    with pytest.raises(ValueError, match="small is factored itself, at embeddings"):
+    with pytest.raises(ValueError, match="small is itself factored, at embeddings"):
         write_report(out, [small], baseline=Baseline(lpjax.load_checkpoint(small), "small"))
     other = baseline(folder)
     other.checkpoint.params["embeddings"]["LayerNorm"]["bias"] = np.zeros(5, np.float32)

@@ -237,7 +237,7 @@ def test_allocations_count_entries_and_refuse_what_they_do_not_save():
     small = compress(params, plan=found)
     assert sum(record.stored_size for record in small.records) <= 0.5 * 4800
     assert any(record.nnz for record in small.records)
-    with pytest.raises(ValueError, match="saves no time"):
+    with pytest.raises(ValueError, match="saves parameters, not time"):
         lpjax.allocate(params, budget=0.5, select=".", budget_of="multiply_adds", sparse_share=0.4)
     with pytest.raises(ValueError, match="`sparse_share` is 1"):
         lpjax.allocate(params, budget=0.5, select=".", sparse_share=1.0)
@@ -483,9 +483,9 @@ def test_the_command_its_plan_and_its_page(command, folder, tmp_path):
     ("arguments", "said"),
     [
         (["--keep", 0.5, "--sparse", 1], "--sparse is 1"),
-        (["--budget", 0.5, "--budget-of", "multiply_adds", "--sparse", 0.2], "--sparse saves no time"),
+        (["--budget", 0.5, "--budget-of", "multiply_adds", "--sparse", 0.2], "--sparse saves parameters, not time"),
         (["--plan", "plan.json", "--sparse", 0.2], "--plan and --sparse both choose"),
-        (["--keep", 0.5, "--sparse", 0.2, "--break-even", "bench.json"], "and no --break-even"),
+        (["--keep", 0.5, "--sparse", 0.2, "--break-even", "bench.json"], "and without --break-even"),
     ],
 )
 def test_misuse_of_the_command(command, folder, tmp_path, monkeypatch, arguments, said):

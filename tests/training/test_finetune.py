@@ -503,7 +503,7 @@ def test_a_snapshot_that_is_damaged_is_refused(uninterrupted, begun, tmp_path):
     good = begun.read_bytes()
     for content in (good[: len(good) // 2], good[:5], b"", b"garbage" * 100, pickle.dumps({"a": 1})):
         path.write_bytes(content)
-        refused("can't be gone on from")
+        refused(f"cannot resume from {path}: ")
     for metadata in (None, {"log": "{"}, {"log": "[]"}, {"log": '{"step": 1}'}, {"log": '{"about": 3}'}, {"log": "3"}):
         save_file(tensors, path, metadata=metadata)
         refused("holds no record of a run")
@@ -516,7 +516,7 @@ def test_a_snapshot_that_is_damaged_is_refused(uninterrupted, begun, tmp_path):
     refused(name)
     path.unlink()
     path.mkdir()
-    refused("can't be gone on from")
+    refused(f"cannot resume from {path}: ")
     path.rmdir()
     shutil.copyfile(begun, path)
     train_on_toy(checkpoint, settings=settings, snapshot=path)
@@ -568,9 +568,9 @@ def test_examples_that_do_not_fit_are_told():
 def test_a_loss_that_is_not_finite_ends_the_run(tmp_path):
     """With advice, and without a snapshot of what is ruined."""
     checkpoint, snapshot = base_net("bert_base"), tmp_path / "snapshot"
-    with pytest.raises(ValueError, match=r"the loss is .* by update 3; try a lower learning rate"):
+    with pytest.raises(ValueError, match=r"the loss is .* at update 3; try a lower learning rate"):
         train_on_toy(checkpoint, settings=replace(learning_rate=1e38, warmup=0))
-    with pytest.raises(ValueError, match=r"the loss is .* by update 2; try a lower learning rate"):
+    with pytest.raises(ValueError, match=r"the loss is .* at update 2; try a lower learning rate"):
         train_on_toy(checkpoint, settings=replace(learning_rate=1e38, warmup=0), snapshot=snapshot, save_every=0)
     assert "loss" in snapshot.name or snapshot.exists()
     with pytest.raises(ValueError, match="logits are NaN or infinite"):

@@ -191,7 +191,7 @@ def test_progress_counts_texts():
         ({"labels": [0, 1]}, r"shape \(2,\); expected \(9,\)"),
         ({"labels": [3] * 9}, "holds 3; expected whole numbers from 0 to 2"),
         ({"labels": [0.5] * 9}, "holds 0.5"),
-        ({"labels": [0] * 9, "gradients": False}, "`labels` are for gradients"),
+        ({"labels": [0] * 9, "gradients": False}, "`labels` need gradients"),
         ({"batch_size": 0}, "`batch_size` is 0"),
         ({"seed": -1}, "`seed` is -1"),
         ({"texts": []}, "is empty"),
@@ -205,7 +205,7 @@ def test_misuse_is_refused_before_any_work(options, said):
 
 def test_matrices_that_no_text_goes_through_are_refused():
     checkpoint = base_net("bert_base")
-    with pytest.raises(ValueError, match="does not run on a text: pooler/dense/kernel"):
+    with pytest.raises(ValueError, match="does not use on text: pooler/dense/kernel"):
         run(checkpoint, select="kernel$")
 
 

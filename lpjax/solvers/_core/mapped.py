@@ -61,5 +61,5 @@ def map_matrix(matrix: np.memmap, dtype: Any) -> Mapped:
 def _read(handle: Any, start: Any, *, count: int, dtype: Any) -> np.ndarray:
     matrix = _files.get(int(handle))
     if matrix is None:
-        raise RuntimeError("a memory-mapped matrix was closed before it was solved: keep it till then")
+        raise RuntimeError("a memory-mapped matrix was closed before it was solved: keep a reference to it until then")
     return np.asarray(matrix[int(start) : int(start) + count], dtype)
