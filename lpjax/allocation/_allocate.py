@@ -224,7 +224,7 @@ def check_allocation(
     check_sparse_share(sparse_share, budget_of=budget_of, break_even=break_even)
     if allocation == "error" and weighting is not None and default_allocation(weighting) != "error":
         raise ValueError(
-            f'`allocation` is "error", but errors of matrices do not compare under the `weighting` {weighting!r}; '
+            f'`allocation` is "error", but errors of matrices are not comparable under the `weighting` {weighting!r}; '
             f'expected "{DEFAULT}"'
         )
 
@@ -302,10 +302,10 @@ def _within(
     allowed = budget * dense - others
     if least > allowed or not leaves:
         share = (least + others) / (dense or 1)
-        slow = "" if break_even is None else " that are no slower than dense"
+        slow = "" if break_even is None else " (none slower than dense)"
         raise ValueError(
-            f"`budget` is {budget:g}, but with the smallest pairs{slow} of what is selected the net has {share:.3f} of "
-            f"its {of.replace('_', '-')}; select more layers, or allow more"
+            f"`budget` is {budget:g}, but even with the smallest pairs of the selected layers{slow} the net keeps "
+            f"{share:.3f} of its {of.replace('_', '-')}; select more layers, or raise the budget"
         )
     return leaves, allowed
 

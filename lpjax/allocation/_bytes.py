@@ -5,46 +5,46 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Literal
 
+import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.optimize import brentq
 
 from lpjax._tree import is_table, leaves_with_paths
+from lpjax.allocation._sizes import MARGIN, Sizes, sketch_of
+from lpjax.checkpoint.safetensors import ENTRY
 from lpjax.compression import compress, require_finite
 from lpjax.compression.plan import Choice, Plan
-from lpjax.compression.rounding import Moments, moments_of, round_layer, step_scale
-from lpjax.rounding import DEAD_ZONE, rotation, triangle_of
+from lpjax.compression.rounding import Moments, moments_of, round_layer
 from lpjax.select import Select, require_unquantized, select_paths
 from lpjax.weighting.statistics import Calibration
 from lpjax.weighting.weightings import DEFAULT, Weighting, check_weighting, leaf_metrics, weighting_named
 from lpjax.weights.coded import stored_bytes
-from lpjax.weights.entropy import estimated_bytes
+from lpjax.weights.dispatch import is_weight
 from lpjax.weights.low_rank import LowRank
+from lpjax.weights.quantized import Quantized
 
 Progress = Callable[[int, int, str], None]
 
 _BITS = {True: Choice(None, bits=6, group=32), False: Choice(None, bits=4, group=32)}
 """Choices for tables and for kernels that statistics lack."""
 _FEWEST = 1 << 13  # parameters of a matrix that is worth rounding
-_SAMPLE = {True: 1 << 20, False: 1 << 17}  # entries of a table, and of a kernel, from which its size is estimated
 _LARGE = 1 << 24  # entries of a table that is rounded whole to correct its estimate
-_NAME = 78  # bytes of an array's entry in the header of a file, beside the name of its leaf
-_PARTS = {"bits": 2, "step": 3, "pair": 5}  # arrays of a rounded matrix
-_MARGIN = 0.997  # share of the size that is aimed at, since the size is a limit
+_PARTS = {"step": 3, "pair": 5}  # arrays of a rounded matrix
 _ROUNDS = 4  # corrections of the estimate
 
 
 def plan_for_size(
     params: Any,
-    size: float,
+    size: float | str,
     *,
     statistics: Calibration | None = None,
     weighting: str | Weighting | None = None,
     select: Select | None = None,
     ranks: Plan | None = None,
+    other_bytes: int = 0,
     progress: Progress | None = None,
 ) -> Plan:
     """The plan with which the file of a model's weights has a given size in bytes.
@@ -52,21 +52,24 @@ def plan_for_size(
     All matrices that `statistics` have are rounded by one step under the weights, tables in a rotated basis. Their
     codes are entropy coded in the file (`lpjax.rounding`). One step for all is optimal: one more byte then lowers the
     error equally much wherever it is spent. So a matrix whose errors matter more in the model's outputs gets more bits,
-    and a table more directions. Matrices that `statistics` lack get 6 bits (tables) or 4 bits (kernels) in groups of
-    32. Without any statistics, the step is in units of each matrix's root mean square, so all have the same relative
-    error. All other arrays become float16.
+    and a table more directions. Matrices that `statistics` lack, or that had no effect on the outputs for their texts,
+    get 6 bits (tables) or 4 bits (kernels) in groups of 32. Without any statistics, the step is in units of each
+    matrix's root mean square, so all have the same relative error. All other arrays become float16, unless a number is
+    too large for it.
 
-    The size is estimated from the entropy of codes rounded without feedback. The estimates of some matrices are
-    compared with their actual sizes, and corrected.
+    The size is estimated from the entropy of codes rounded without feedback. All matrices are then rounded, and the
+    estimates are corrected by their actual sizes.
 
     Args:
         params: nested containers of arrays.
-        size: size of the file of weights, in bytes; up to 1, a share of its present size.
+        size: size of the file of weights, in bytes; up to 1, a share of its present size; or a text such as "9MB" or
+            "10%", see `parse_size`.
         statistics: from `calibrate`, with gradients.
         weighting: only the default one, under which errors of matrices are comparable; its smoothing is used.
         select: the matrices that are rounded; by default all of at least 8,192 parameters.
         ranks: a plan, such as one by `allocate` for multiply-adds, whose pairs are made first and then rounded: for a
             model that is fast and small. Its other layers are ignored.
+        other_bytes: bytes of what the file holds besides `params`, such as the `extra` tensors of a checkpoint.
         progress: called with (steps done, steps in all, the next step).
 
     Raises:
@@ -74,20 +77,24 @@ def plan_for_size(
             largest step, which is named; a leaf is not finite, `statistics` are of another model, or `ranks` has single
             entries.
     """
+    size = parse_size(size) if isinstance(size, str) else size
     check_size(size)
     check_weighting(weighting, calibrated=statistics is not None)
     if weighting is not None and not weighting_named(weighting).compares_layers:
-        raise ValueError(f"`weighting` is {weighting!r}; expected {DEFAULT} for a `size`: errors of its layers compare")
-    paths, limit = check_sized(params, size, select)
+        raise ValueError(
+            f"`weighting` is {weighting!r}; `size` needs {DEFAULT}, under which errors of layers are comparable"
+        )
+    paths, limit = check_sized(params, size, select, other_bytes)
+    bases = {} if ranks is None else {path: choice for path, choice in ranks.layers.items() if choice.rank is not None}
     tree = dict(leaves_with_paths(_factored(params, ranks, statistics)))
-    paths = [path for path, leaf in tree.items() if path in paths or isinstance(leaf, LowRank)]
+    paths = [path for path, leaf in tree.items() if path in paths or (path in bases and isinstance(leaf, LowRank))]
     if statistics is not None:
         known = {path: tree[path] for path in paths if path in statistics.statistics}
         leaf_metrics(statistics, weighting or DEFAULT, known)
         if not known:
             raise ValueError("`statistics` has none of the selected matrices; calibrate with the same `select`")
     kinds = _kinds(tree, paths)
-    done, total = 0, 2 * len(paths) + _ROUNDS * len(kinds)
+    done, total = 0, 2 * len(paths) + (_ROUNDS - 1) * len(kinds)
 
     def tell(what: str) -> None:
         nonlocal done
@@ -95,44 +102,46 @@ def plan_for_size(
             progress(min(done, total - 1), total, what)
         done += 1
 
-    layers, sketches, fixed = {}, {}, 0.0
+    rest = _rest_dtype(leaf for path, leaf in tree.items() if path not in paths)
+    fixed = float(other_bytes) + sum(_rest_bytes(path, tree[path], rest) for path in tree if path not in paths)
+    layers, sketches = {}, {}
     for path in paths:
         tell(f"looking at {path}")
-        require_finite(path, tree[path])
+        leaf = tree[path]
+        require_finite(path, leaf)
         moments = moments_of(statistics, path, weighting)
         if statistics is not None and moments.columns is None:
             layers[path] = _BITS[is_table(path)]
-            fixed += stored_bytes(round_layer(path, tree[path], layers[path], moments)) + _header(path, _PARTS["bits"])
+            rounded = round_layer(path, leaf, layers[path], moments)
+            fixed += stored_bytes(rounded) + _arrays(rounded) * _header(path)
         else:
-            sketches[path] = _sketch(path, tree[path], moments)
-    fixed += sum(leaf.size * 2 + _header(path, 1) for path, leaf in tree.items() if path not in paths)
-    room = (
-        _MARGIN * limit
-        - fixed
-        - sum(_header(path, _PARTS["pair" if len(sketch.parts) > 1 else "step"]) for path, sketch in sketches.items())
-    )
-    sizes = _Sizes(sketches, kinds)
-    step = sizes.step_of(room, limit)
-    for _ in range(_ROUNDS):
-        before = sizes.total(step)
-        for kind in kinds:
-            path = max((path for path in kind if path in sketches), key=lambda path: tree[path].size, default=None)
-            if path is not None:
-                tell(f"rounding {path}")
-                moments = moments_of(statistics, path, weighting)
-                sizes.correct(path, step, _rounded_bytes(path, tree[path], step, moments))
+            sketches[path] = sketch_of(path, leaf, moments)
+            fixed += _PARTS["pair" if len(sketches[path].parts) > 1 else "step"] * _header(path)
+            if isinstance(leaf, LowRank) and leaf.sparse is not None:
+                fixed += sum(part.nbytes + _header(path) for part in jax.tree.leaves(leaf.sparse))
+    sizes = Sizes(sketches, kinds)
+    step = sizes.step_of(MARGIN * limit - fixed, limit, fixed)
+    for number in range(_ROUNDS):
+        # All matrices first; then those that stand for others, since the step changes little.
+        before, found = sizes.total(step), [path for path in sketches if number == 0 or sizes.stands_for_others(path)]
+        for path in found:
+            tell(f"rounding {path}")
+            moments = moments_of(statistics, path, weighting)
+            size = _rounded_bytes(path, tree[path], sizes.step_for(path, step), moments)
+            sizes.correct(path, step, size, alone=number == 0)
         if abs(sizes.total(step) / before - 1) < 0.002:
             break
-        step = sizes.step_of(room, limit)
-    bases = {} if ranks is None else ranks.layers
+        step = sizes.step_of(MARGIN * limit - fixed, limit, fixed)
     layers |= {
-        path: (bases[path] if isinstance(tree[path], LowRank) and path in bases else Choice(None))._replace(step=step)
+        path: (bases[path] if path in bases and isinstance(tree[path], LowRank) else Choice(None))._replace(
+            step=sizes.step_for(path, step)
+        )
         for path in sketches
     }
     return Plan(
         {path: layers[path] for path in paths},
         weighting=(weighting or DEFAULT) if statistics is not None else None,
-        rest="float16",
+        rest=rest,
     )
 
 
@@ -181,14 +190,14 @@ def parse_size(text: str) -> float:
     return size
 
 
-def check_sized(params: Any, size: float, select: Select | None) -> tuple[list[str], float]:
+def check_sized(params: Any, size: float, select: Select | None, other_bytes: int = 0) -> tuple[list[str], float]:
     """Paths of the matrices that are rounded, in tree order, and the size in bytes.
 
     Raises:
         ValueError: the model has no such matrix, one is quantized already, or the model is no larger than `size`.
     """
     tree = dict(leaves_with_paths(params))
-    whole = sum(leaf.nbytes for leaf in tree.values())
+    whole = other_bytes + sum(leaf.nbytes for leaf in tree.values())
     limit = size * whole if size <= 1 else size
     if limit >= whole:
         raise ValueError(f"`size` is {limit / 1e6:.4g} MB, but the net has {whole / 1e6:.4g} MB; expected less")
@@ -202,7 +211,7 @@ def check_sized(params: Any, size: float, select: Select | None) -> tuple[list[s
         ]
     require_unquantized({path: tree[path] for path in paths})
     if not paths:
-        raise ValueError("the net has no matrix that is worth rounding")
+        raise ValueError("no matrix of the net is large enough to be worth rounding")
     return paths, limit
 
 
@@ -218,7 +227,9 @@ def _rounded_bytes(path: str, leaf: Any, step: float, moments: Moments) -> float
     """Bytes of a matrix that is rounded by `step`; a large table is represented by some of its rows."""
     choice = Choice(None, step=step)
     if not is_table(path) or isinstance(leaf, LowRank) or leaf.size <= _LARGE:
-        return stored_bytes(round_layer(path, leaf, choice, moments))
+        rounded = round_layer(path, leaf, choice, moments)
+        parts = (rounded.left, rounded.right) if isinstance(rounded, LowRank) else (rounded,)
+        return sum(map(stored_bytes, parts))
     some = slice(None, None, -(-leaf.size // _LARGE))
     part = round_layer(
         path,
@@ -232,109 +243,29 @@ def _rounded_bytes(path: str, leaf: Any, step: float, moments: Moments) -> float
     return share * stored_bytes(part.left) + basis
 
 
-def _header(path: str, parts: int) -> int:
-    return parts * (len(path) + _NAME)
+def _rest_dtype(leaves: Iterable[Any]) -> Literal["float16"] | None:
+    """The dtype of all arrays that are not rounded: float16 if it can hold their numbers, else their own."""
+    most = float(np.finfo(np.float16).max)
+    plain = [leaf for leaf in leaves if not is_weight(leaf) and jnp.issubdtype(leaf.dtype, jnp.floating)]
+    return "float16" if all(np.abs(np.asarray(leaf)).max(initial=0) <= most for leaf in plain) else None
 
 
-class _Sketch(NamedTuple):
-    """A matrix in units in which every step is 1.
-
-    Attributes:
-        parts: some rows of the matrices that are rounded; for a table or pair, of its coefficients and of its basis.
-        shares: for each part, the number of all rows over the number of these.
-        dead_zone: dead zone of the first part.
-    """
-
-    parts: tuple[np.ndarray, ...]
-    shares: tuple[float, ...]
-    dead_zone: float
+def _rest_bytes(path: str, leaf: Any, rest: str | None) -> int:
+    """Bytes of an array or weight that stays as it is, but for its dtype, with its place in the header."""
+    narrowed = rest is not None and not is_weight(leaf) and jnp.issubdtype(leaf.dtype, jnp.floating)
+    size = min(leaf.size * 2, leaf.nbytes) if narrowed else stored_bytes(leaf)
+    return size + _arrays(leaf) * _header(path)
 
 
-def _sketch(path: str, leaf: Any, moments: Moments) -> _Sketch:
-    rows, columns = moments
-    scale = 1 / step_scale(leaf, moments)
-    if not is_table(path) and not isinstance(leaf, LowRank):
-        matrix = np.asarray(leaf, np.float32)
-        sides = [
-            np.sqrt(triangle_of(metric, length).pivots) for metric, length in zip(moments, matrix.shape, strict=True)
-        ]
-        stride = _stride(matrix, table=False)
-        sides[0] = sides[0][::stride]
-        return _Sketch((_times(matrix[::stride], sides, scale),), (len(matrix) / len(sides[0]),), 0.0)
-    left, right = (leaf.left, leaf.right) if isinstance(leaf, LowRank) else (leaf, None)
-    left, right = np.asarray(left), None if right is None else np.asarray(right)
-    turn, basis = rotation(left, right, rows, columns)
-    triangle = triangle_of(rows, len(left))
-    stride = _stride(left, table=is_table(path))
-    weights = np.sqrt(triangle.pivots[::stride])
-    coefficients = _times((left[::stride] @ turn).astype(np.float32), (weights, np.ones(turn.shape[1])), scale)
-    energies = np.sqrt(np.mean(np.square(coefficients), axis=0) * len(left))
-    outer = np.sqrt(triangle_of(columns, basis.shape[1]).pivots)
-    dead_zone = DEAD_ZONE if triangle.upper is None else 0.0
-    return _Sketch(
-        (coefficients, _times(basis, (energies, outer), 1.0)), (len(left) / len(coefficients), 1.0), dead_zone
-    )
+def _arrays(weight: Any) -> int:
+    """The number of arrays that a weight of any kind has in a file."""
+    if isinstance(weight, Quantized):
+        return 2 if weight.steps is None else 3
+    if isinstance(weight, LowRank):
+        return sum(_arrays(part) for part in (weight.left, weight.right, *jax.tree.leaves(weight.sparse)))
+    return 1
 
 
-def _stride(matrix: np.ndarray, *, table: bool) -> int:
-    return max(1, matrix.size // _SAMPLE[table])
-
-
-def _times(matrix: np.ndarray, sides: Sequence[np.ndarray], scale: float) -> np.ndarray:
-    return (matrix * (scale * sides[0])[:, None] * sides[1]).astype(np.float32)
-
-
-class _Sizes:
-    """Bytes of codes as a function of the step: estimates, corrected by the actual sizes of some matrices."""
-
-    def __init__(self, sketches: dict[str, _Sketch], kinds: Sequence[Sequence[str]]) -> None:
-        self._sketches, self._kinds = sketches, kinds
-        self._factors = dict.fromkeys(sketches, 1.0)
-        self._known: dict[tuple[str, float], float] = {}
-
-    def total(self, step: float) -> float:
-        """Bytes of all matrices."""
-        return sum(self._factors[path] * self._estimate(path, step) for path in self._sketches)
-
-    def correct(self, path: str, step: float, size: float) -> None:
-        """Note that a matrix takes `size` bytes, and assume the same correction for all matrices of its kind."""
-        factor = size / self._estimate(path, step)
-        for kind in self._kinds:
-            if path in kind:
-                self._factors |= {other: factor for other in kind if other in self._sketches}
-
-    def step_of(self, room: float, limit: float) -> float:
-        """The step, to a thousandth, whose codes take `room` bytes; `limit` is what messages say.
-
-        Raises:
-            ValueError: even at the largest step they do not.
-        """
-        # Codes beyond 15 bits are refused; at the other end nothing but zeros is left.
-        most = max(float(np.abs(part).max(initial=0)) for sketch in self._sketches.values() for part in sketch.parts)
-        low, high = math.log(max(most, 1e-30) / 2**14), math.log(max(most, 1e-30))
-        if (least := self.total(math.exp(high))) > room:
-            needed = (limit - room + least) / 1e6
-            raise ValueError(
-                f"`size` is {limit / 1e6:.4g} MB; expected at least {needed:.4g} MB, what zeros would take"
-            )
-        if self.total(math.exp(low)) <= room:
-            return math.exp(low)
-        level: Any = brentq(lambda level: self.total(math.exp(level)) - room, low, high, xtol=5e-4)
-        return math.exp(level)
-
-    def _estimate(self, path: str, step: float) -> float:
-        if (path, step) not in self._known:
-            sketch, size, used = self._sketches[path], 64.0, None
-            for number, (part, share) in enumerate(zip(sketch.parts, sketch.shares, strict=True)):
-                part = part if used is None else part[used]
-                scaled = part / step
-                if number == 0:
-                    scaled = np.where(np.abs(scaled) < 0.5 + sketch.dead_zone, 0, scaled)
-                codes = np.round(scaled).astype(np.int32).clip(-(2**15), 2**15 - 1)
-                if number == 0 and len(sketch.parts) > 1:
-                    used = np.flatnonzero(np.any(codes, axis=0))
-                    used = used if used.size else np.array([0])
-                    codes = codes[:, used]
-                size += share * estimated_bytes(codes) + 2 * sum(codes.shape)
-            self._known[path, step] = size
-        return self._known[path, step]
+def _header(path: str) -> int:
+    """Bytes of an array's entry in the header of a file."""
+    return len(path) + ENTRY

@@ -74,7 +74,7 @@ def measured_options(
     def loss_with(path: str, leaf: Any) -> float:
         loss = float(measure(replace_leaves(net, {path: leaf})))
         if not math.isfinite(loss):
-            raise ValueError(f"`measure` gives {loss} if {path} is changed; expected finite numbers")
+            raise ValueError(f"`measure` returned {loss} with {path} replaced; expected a finite number")
         return loss
 
     options: dict[str, list[Option]] = {leaf.path: [] for leaf in leaves}

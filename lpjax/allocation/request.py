@@ -9,7 +9,7 @@ from typing import Any
 from lpjax._tree import is_table
 from lpjax.allocation._allocate import allocate, check_allocation, require_budget
 from lpjax.allocation._bytes import check_size, check_sized, parse_size, plan_for_size
-from lpjax.compression import BreakEven, Plan, check_method, check_only_plan, check_uniform, uniform_plan
+from lpjax.compression import BreakEven, Plan, check_method, check_only_plan, check_uniform, check_units, uniform_plan
 from lpjax.compression.defaults import (
     BUDGET,
     LAYERS,
@@ -37,7 +37,7 @@ class Request:
         weighting: how statistics weight errors; None for the plan's or the default.
         calibrated: whether there will be statistics.
         texts: whether they will be computed from texts.
-        break_even: timings of layers.
+            break_even: timings of layers.
         options: further keywords of the solver.
 
     Raises:
@@ -68,9 +68,11 @@ class Request:
         elif goals != 1 and not (goals == 2 and self.budget is not None and self.size is not None):
             raise ValueError("expected exactly one of `size`, `keep`, `rank`, `budget` and `plan`, e.g. `keep` 0.72")
         if self.budget is None and self.allocation is not None:
-            raise ValueError("`allocation` says how a `budget` is shared out; give a `budget`, too")
+            raise ValueError("`allocation` needs a `budget`")
         if self.plan is not None:
             check_only_plan(select=self.select, solver=self.solver, p=self.p, sparse_share=self.sparse_share)
+            if self.calibrated:
+                check_units(self.plan)
             check_method("svd", 2.0, **self.options)
         if self.size is not None:
             self._set(size=parse_size(self.size) if isinstance(self.size, str) else self.size)
@@ -89,7 +91,7 @@ class Request:
         else:
             check_allocation(**self._shared, **self.options)
         if self.measured and not self.texts:
-            raise ValueError("`allocation` measured needs text to measure on: name some by `statistics`")
+            raise ValueError("`allocation` measured needs text to measure on; pass it as `statistics`")
 
     def _check_sized(self) -> None:
         """Refuse what a size without ranks leaves no room for."""
@@ -100,7 +102,9 @@ class Request:
         others = {name: getattr(self, name) for name in ("solver", "p", "sparse_share", "break_even")} | self.options
         for name, value in others.items():
             if value is not None:
-                raise ValueError(f"`size` without a `budget` rounds matrices and factors none; leave out `{name}`")
+                raise ValueError(
+                    f"`size` without a `budget` only rounds, so `{name}` has no effect; omit `{name}` or add a `budget`"
+                )
 
     def _set(self, **values: Any) -> None:
         for name, value in values.items():
@@ -137,15 +141,22 @@ class Request:
             "methods": [default_method(self.solver, self.p, calibrated=self.calibrated)],
         }
 
-    def plan_before_statistics(self, params: Any) -> Plan | None:
+    def limit(self, params: Any, other_bytes: int = 0) -> float | None:
+        """The size in bytes; None if none is asked for. Arguments and errors are those of `check_sized`."""
+        return None if self.size is None else check_sized(params, self._bytes, self._rounded, other_bytes)[1]
+
+    def plan_before_statistics(self, params: Any, other_bytes: int = 0) -> Plan | None:
         """The plan, checked against the model; None for a budget or size, which are divided once there are statistics.
+
+        Args:
+            params: the model.
+            other_bytes: bytes of what the file holds besides `params`.
 
         Raises:
             ValueError: patterns match nothing, no layer would get smaller, the weighting has no weights for any layer,
                 the budget is too small, or the plan is of another model.
         """
-        if self.size is not None:
-            check_sized(params, self._bytes, self._rounded)
+        self.limit(params, other_bytes)
         if self.size is not None and self.budget is None:
             return None
         if self.budget is not None:
@@ -170,9 +181,14 @@ class Request:
         return _exactly([path for path, one in layers.items() if one.rank is not None or one.bits is None] or layers)
 
     def share_out(
-        self, params: Any, statistics: Calibration | None, measure: Any, progress: Callable[[int, int, str], None]
+        self,
+        params: Any,
+        statistics: Calibration | None,
+        measure: Any,
+        progress: Callable[[int, int, str], None],
+        other_bytes: int = 0,
     ) -> Plan:
-        """The plan that divides the budget; the arguments are those of `allocate`.
+        """The plan that divides the budget; the arguments are those of `allocate` and `plan_for_size`.
 
         Raises:
             ValueError: no layer would get smaller; else as `allocate`.
@@ -187,7 +203,7 @@ class Request:
         if self.size is not None:
             plan = plan_for_size(
                 params, self._bytes, statistics=statistics, weighting=self.weighting, select=self._rounded,
-                ranks=plan, progress=progress,
+                ranks=plan, other_bytes=other_bytes, progress=progress,
             )  # fmt: skip
         assert plan is not None
         return plan

@@ -11,19 +11,19 @@ _HEAD = 512  # bytes of a file that are read
 _CONTENTS: tuple[tuple[bytes, str], ...] = (
     (rb"version https://git-lfs", "a git-lfs pointer instead of the file: run `git lfs pull` in its folder"),
     (rb"[^\n]{0,99}/annex/objects/", "a git-annex pointer instead of the file: run `git annex get` on it"),
-    (rb"(?i)\s*(<!doctype html|<html)", "an HTML page, as of a download that needs a login: fetch it anew"),
+    (rb"(?i)\s*(<!doctype html|<html)", "an HTML page, as from a download that needs a login: download it again"),
     (
         rb"(Entry not found|Repository not found|Invalid (credentials|username)|Access to model|\{\"error\")",
-        "the error message of a server: fetch it anew",
+        "the error message of a server: download it again",
     ),
     (rb"PK\x03\x04", f"a zip archive, such as PyTorch's own format: unpack it, or {TORCH}"),
     (rb"\x1f\x8b|BZh|\xfd7zXZ|\x28\xb5\x2f\xfd|7z\xbc\xaf", "a compressed archive: unpack it"),
     (rb"(?s).{257}ustar", "a tar archive: unpack it"),
-    (rb"GGUF", "a GGUF file, of llama.cpp: take the net that it was made of"),
+    (rb"GGUF", "a GGUF file, of llama.cpp: take the net that it was made from"),
     (rb"\x89HDF\r\n", "an HDF5 file, of Keras: load it there, and save it by `save_pretrained` of transformers"),
     (rb"\x93NUMPY", "a NumPy array: save the state dict by `safetensors.numpy.save_file`"),
     (rb"\x80[\x02-\x05][^\x00]", f"a pickle, which may run code: {TORCH}"),
-    (rb"\x00{512}", "full of zeros at its beginning, as of a download that was not finished: fetch it anew"),
+    (rb"\x00{512}", "full of zeros at its beginning, as from a download that was not finished: download it again"),
 )
 """(pattern of the first bytes, what such a file is and what to do); the first pattern that matches counts."""
 

@@ -192,7 +192,7 @@ def _unwrapped(own: _OwnNames, given: Iterable[str]) -> tuple[dict[str, str], st
         if (found := own.before(name)) is not None:
             under.setdefault(found[0], set()).add(found[1])
     if not under:
-        return cleared, "", (), ("no name in the file is one of such a net",)
+        return cleared, "", (), ("no tensor name in the file belongs to this kind of net",)
     most = max(map(len, under.values()))
     whole = [before for before, weights in under.items() if own.required <= weights]
     best = whole or [before for before, weights in under.items() if len(weights) == most]

@@ -71,7 +71,7 @@ def _hub_cache(folder: _Folder) -> str | None:
     if main.is_file() and main.stat().st_size < 200:
         snapshots.sort(key=lambda path: path.name != main.read_text().strip())
     if not snapshots:
-        return "it is a model's cache of the Hugging Face Hub, without a snapshot: fetch the model anew"
+        return "it is a model's cache of the Hugging Face Hub, without a snapshot: download the model again"
     return f"it is a model's cache of the Hugging Face Hub; its snapshot is the checkpoint: {snapshots[0]}"
 
 
@@ -136,7 +136,7 @@ def _named(pattern: str, hint: str) -> _Recogniser:
     return recognise
 
 
-_SOURCE = "take the net that it was made of"
+_SOURCE = "take the net that it was made from"
 _FOLDERS: tuple[_Recogniser, ...] = (
     _empty,
     _links,

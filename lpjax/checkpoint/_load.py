@@ -18,12 +18,12 @@ from lpjax.checkpoint.error import CheckpointError, printable
 from lpjax.checkpoint.files import read_object
 from lpjax.checkpoint.formats import BLOCK, CONFIG, QUANTIZED, RANKS, WEIGHTS_KEY
 from lpjax.checkpoint.int8 import restored_factors
-from lpjax.checkpoint.safetensors import check_finite
+from lpjax.checkpoint.safetensors import ENTRY, check_finite
 from lpjax.checkpoint.source import find_folder
 from lpjax.checkpoint.stages import net_folder
 from lpjax.models import ARCHITECTURES, ModelConfig, config_from_json, name_table
 from lpjax.models.names import listed, shape_text
-from lpjax.weights.coded import Coded, join_coded
+from lpjax.weights.coded import Coded, join_coded, split_coded
 from lpjax.weights.low_rank import LowRank
 from lpjax.weights.parts import part_name, parts_of
 from lpjax.weights.quantized import Quantized
@@ -56,6 +56,11 @@ class Checkpoint:
     compression: dict[str, Any] | None = None
     config_json: Mapping[str, Any] | None = None
     extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def extra_bytes(self) -> int:
+        """Bytes that `extra` takes in a file, with its part of the header."""
+        return sum(array.nbytes + len(name) + ENTRY for name, array in self.extra.items())
 
     def __repr__(self) -> str:
         """On one line: arrays are counted, and of the config only the class is named."""
@@ -160,7 +165,7 @@ def _load(source: str | Path, folder: Path, inner: Path, data: dict[str, Any], c
     if fitted.extra:
         names = listed([f"{name} {shape_text(array.shape)}" for name, array in fitted.extra.items()])
         _log.warning(printable(f"{path}: kept beside the net, and written back as they are: {names}"))
-    return Checkpoint(params, config, folder, compression, data, fitted.extra)
+    return Checkpoint(params, config, folder, compression, data, dict(split_coded([*fitted.extra.items()])))
 
 
 def from_tree(params: Mapping[str, Any], config: Any, *, source: str | Path | None = None) -> Checkpoint:
@@ -217,6 +222,12 @@ def _matrices(params: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
             yield path, leaf
 
 
+def _check_rank(pair: LowRank, file: Path, path: str) -> None:
+    """Refuse coded factors larger than their matrix before they are decoded: few bytes can hold many zeros."""
+    if isinstance(pair.left, Coded) and pair.rank > max(pair.shape):
+        raise CheckpointError(f"{file}: {path} is refused: its rank is {pair.rank}, more than its shape {pair.shape}")
+
+
 def _decoded(tree: Mapping[str, Any], file: Path, path: str = "") -> dict[str, Any]:
     """`tree` with its coded matrices decoded; a CheckpointError names the file and the matrix."""
 
@@ -232,6 +243,7 @@ def _decoded(tree: Mapping[str, Any], file: Path, path: str = "") -> dict[str, A
         if isinstance(child, Mapping):
             decoded[key] = _decoded(child, file, here)
         elif isinstance(child, LowRank):
+            _check_rank(child, file, here)
             factors = {part: decode(getattr(child, part), part_name(here, part)) for part in ("left", "right")}
             decoded[key] = dataclasses.replace(child, **factors)
         else:

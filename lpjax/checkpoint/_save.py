@@ -24,6 +24,7 @@ from lpjax.models import config_from_json, name_table
 from lpjax.models.names import NameTable, head_named, listed
 from lpjax.weights.coded import split_coded
 from lpjax.weights.parts import DENSE, kind_of, part_name, parts_of
+from lpjax.weights.quantized import Quantized
 
 Text = str | Callable[[int], str]
 """A text, or a function that makes it from the size of the weights in bytes."""
@@ -164,7 +165,8 @@ def _checked_pairs(checkpoint: Checkpoint) -> list[tuple[str, Any]]:
     check_finite(
         ((part_name(name, part), array) for name, leaf in pairs for part, array in parts_of(leaf).items()), "`params`"
     )
-    repeated = sorted(checkpoint.extra.keys() & {name for name, _ in pairs})
+    parts = {f"{name}.{part}" if part else name for name, leaf in pairs for part in ("", *_parts_in_file(leaf))}
+    repeated = sorted(checkpoint.extra.keys() & parts)
     if repeated:
         raise ValueError(f"`checkpoint.extra` holds names of the net's own weights: {listed(repeated)}")
     formats = {str(dtype) for dtype in DTYPES.values()}
@@ -172,6 +174,11 @@ def _checked_pairs(checkpoint: Checkpoint) -> list[tuple[str, Any]]:
     if odd:
         raise ValueError(f"`checkpoint.extra` holds what is no array in a format that files have: {listed(odd)}")
     return pairs
+
+
+def _parts_in_file(leaf: Any) -> tuple[str, ...]:
+    """Last parts of the names that a file has for a weight."""
+    return ("codes", "scales", "steps") if isinstance(leaf, Quantized) else ()
 
 
 def _paths(tree: Mapping[str, Any], extra: Mapping[str, Any], separator: str) -> list[tuple[str, Any]]:

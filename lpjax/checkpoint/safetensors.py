@@ -34,6 +34,8 @@ DTYPES = {
 }
 MAX_NDIM = 8  # of an array in a file; so that no product of sizes is long
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
+ENTRY = 78
+"""Bytes that an array's entry in the header of a file takes besides its name, about."""
 _CHUNK = 1 << 18  # elements that are checked at a time: small beside any weight, large beside a call
 
 

@@ -80,12 +80,12 @@ def compress(
             check_new_file(plan_out, "plan", overwrite=force)
     checkpoint = load_to_save(model, out, force)
     with misuse():
-        made = request.plan_before_statistics(checkpoint.params)
+        made = request.plan_before_statistics(checkpoint.params, checkpoint.extra_bytes)
     # The record of training that an earlier step's pairs had goes with them.
     history = training_files(checkpoint.source) if record_of(checkpoint).steps else {}
     statistics, measure = statistics_and_measure(calibrate, request, checkpoint, model)
     with progress() as advance:
-        made = made or request.share_out(checkpoint.params, statistics, measure, advance)
+        made = made or request.share_out(checkpoint.params, statistics, measure, advance, checkpoint.extra_bytes)
     with progress() as advance:
         compressed = lpjax.compress(
             checkpoint.params, made, statistics, break_even=request.break_even,
@@ -110,5 +110,8 @@ def compress(
     result = outcome.document(model, out) | {"bytes_before": before, "bytes_after": after} | files
     notes = [] if request.break_even is None else request.break_even.notes(compressed.records, str(break_even))
     notes += [WITHOUT_TEXT] if size is not None and statistics is None else []
+    limit = request.limit(checkpoint.params, checkpoint.extra_bytes)
+    if limit is not None and after > limit:
+        notes.append(f"the file has {after} bytes, more than the {limit:.0f} of --size; ask for less")
     lines = [saved, *notes, *(f"{name}: {path}" for name, path in files.items())]
     show(as_json, result, outcome.title, layers_table(compressed.records), *lines)

@@ -14,6 +14,7 @@ from lpjax.compression.plan import check_method as check_method
 from lpjax.compression.plan import check_only_plan as check_only_plan
 from lpjax.compression.plan import check_sparse_share as check_sparse_share
 from lpjax.compression.plan import check_uniform as check_uniform
+from lpjax.compression.plan import check_units as check_units
 from lpjax.compression.plan import load_plan as load_plan
 from lpjax.compression.plan import save_plan as save_plan
 from lpjax.compression.plan import uniform_plan as uniform_plan

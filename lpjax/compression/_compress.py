@@ -16,7 +16,7 @@ from lpjax._repr import short_repr
 from lpjax._tree import leaves_with_paths, replace_leaves
 from lpjax.compression.defaults import default_weighting
 from lpjax.compression.latency import BreakEven
-from lpjax.compression.plan import Choice, Plan, Solver, check_only_plan, uniform_plan
+from lpjax.compression.plan import Choice, Plan, Solver, check_only_plan, check_units, uniform_plan
 from lpjax.compression.program import program_key, rehearse, solve_group
 from lpjax.compression.record import LayerRecord
 from lpjax.compression.rounding import moments_of, round_layer, round_rest, rounded_record
@@ -127,7 +127,10 @@ def compress(
         plan = uniform_plan(params, weighting=under, break_even=break_even, input_axes=input_axes, **uniform)
     else:
         check_only_plan(**uniform)
-        plan = plan if isinstance(plan, Plan) else Plan(plan)
+        if not isinstance(plan, Plan):
+            plan = Plan(plan, weighting=default_weighting(weighting, calibrated=statistics is not None))
+        elif statistics is not None:
+            check_units(plan)
         plan = plan if weighting is None else dataclasses.replace(plan, weighting=weighting)
     plan.check(params, statistics, input_axes)
     tasks, unchanged = _tasks(params, plan, statistics, row_weights or {}, rows, input_axes, options)

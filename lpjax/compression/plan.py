@@ -77,12 +77,14 @@ class Choice(NamedTuple):
             check_method(self.method, self.p, name="method")
         check_share("sparse_share", self.sparse_share)
         if self.step is not None and (self.bits is not None or not 0 < self.step < math.inf):
-            raise ValueError(f"`step` is {self.step} and `bits` is {self.bits}; expected one of them, the step above 0")
+            raise ValueError(
+                f"`step` is {self.step} and `bits` is {self.bits}; pass either, not both; `step` must be above 0"
+            )
         if self.bits is not None and self.bits not in ROUNDED_BITS:
             raise ValueError(f"`bits` is {self.bits}; expected one of {', '.join(map(str, ROUNDED_BITS))}")
         if self.group is not None:
             if self.bits is None:
-                raise ValueError(f"`group` is {self.group}, but there are no `bits` that groups have scales for")
+                raise ValueError(f"`group` is {self.group}, but `group` needs `bits`")
             check_whole("`group`", self.group, 1)
 
 
@@ -128,14 +130,13 @@ class Plan:
         self.check_layers(params, input_axes)
         check_weighting(self.weighting, calibrated=statistics is not None)
         if statistics is not None:
+            check_units(self)
             leaves = dict(leaves_with_paths(params))
             leaf_metrics(
                 statistics, self.weighting or DEFAULT, {path: leaves[path] for path in self.weighted(statistics)}
             )
             if any(choice.rounds for choice in self.layers.values()) and not self._compares_layers:
-                raise ValueError(
-                    f"`weighting` is {self.weighting!r}, but matrices are rounded under {DEFAULT} alone; expected that"
-                )
+                raise ValueError(f"`weighting` is {self.weighting!r}, but rounding supports only {DEFAULT}")
 
     def weighted(self, statistics: Calibration) -> list[str]:
         """Paths of the layers that need statistics: all layers, except those that are rounded to a given number of bits
@@ -163,7 +164,7 @@ class Plan:
             raise ValueError("`plan` names no layer")
         if strangers := [path for path in self.layers if path not in leaves]:
             raise ValueError(
-                f"`plan` names {', '.join(strangers[:5])}, which the net does not have: the plan is of another net"
+                f"`plan` names {', '.join(strangers[:5])}, which the net does not have; the plan belongs to another net"
             )
         for path, choice in self.layers.items():
             try:
@@ -195,7 +196,7 @@ class Plan:
     def _reason(self, choice: Choice, leaf: Any, view: MatrixView) -> str:
         n, d = view.inputs, view.outputs
         if choice.rank is None:
-            return "so the plan says" if self.keep is None else "even rank 1 keeps more than asked"
+            return "the plan leaves it unchanged" if self.keep is None else "even rank 1 exceeds `keep`"
         most = (leaf.size - 1) // (math.prod(view.stack) * (n + d)) if leaf.size else 0
         if choice.rank <= most:
             return ""
@@ -203,9 +204,23 @@ class Plan:
         hint = f"expected {expected} or less" if most else "no pair is smaller"
         if isinstance(leaf, LowRank):
             share = leaf.size / math.prod(leaf.shape)
-            pair = f"the pair of rank {leaf.rank} that it is, which keeps {share:.2g} of the dense matrix"
-            return f"rank {choice.rank} is no smaller than {pair}; {hint}"
+            pair = f"the present one of rank {leaf.rank}, which keeps {share:.2g} of the dense matrix"
+            return f"a pair of rank {choice.rank} is no smaller than {pair}; {hint}"
         return f"a pair of rank {choice.rank} has {choice.rank * (n + d)} parameters, no fewer; {hint}"
+
+
+def check_units(plan: Plan) -> None:
+    """Refuse statistics for a plan that was made without any.
+
+    Raises:
+        ValueError: the plan rounds by steps in units of each matrix's root mean square; with statistics they would be
+            read in units of the model's outputs.
+    """
+    if plan.weighting is None and any(choice.step is not None for choice in plan.layers.values()):
+        raise ValueError(
+            "`plan` has no `weighting`: its steps were chosen without `statistics` and are in other units; compress "
+            "without `statistics`, or make a plan for the size with them"
+        )
 
 
 def uniform_plan(
@@ -295,7 +310,9 @@ def check_sparse_share(share: float | None, *, budget_of: str = "parameters", br
         return
     check_share("sparse_share", share)
     if share and (budget_of != "parameters" or break_even is not None):
-        raise ValueError("`sparse_share` saves no time; expected `budget_of` parameters, and no `break_even`")
+        raise ValueError(
+            "`sparse_share` saves parameters, not time; use it with `budget_of` parameters and without `break_even`"
+        )
 
 
 def check_only_plan(**given: Any) -> None:
@@ -341,7 +358,7 @@ def save_plan(plan: Plan, path: str | Path, *, overwrite: bool = False) -> None:
         head = json_text(document, ascii=False).removesuffix("\n}\n")
         layers = [json_line({"path": path, **_plain(choice)}, ascii=False) for path, choice in plan.layers.items()]
     except TypeError as error:
-        raise ValueError(f"`plan` holds what JSON cannot say: {error}") from error
+        raise ValueError(f"`plan` holds values that JSON cannot represent: {error}") from error
     lines = ",\n".join(f"    {layer}" for layer in layers)
     write_text(path, f'{head},\n  "layers": [\n{lines}\n  ]\n}}\n')
 
@@ -395,7 +412,7 @@ def load_plan(path: str | Path) -> Plan:
     layers: dict[str, Choice] = {}
     for i, layer in enumerate(stored.layers):
         if layer.path in layers:
-            raise RecordError(f"{path}: {layer.path} is there twice; leave one of them")
+            raise RecordError(f"{path}: {layer.path} appears twice; keep one")
         layers[layer.path] = _choice(layer, f"{path}: layers[{i}]")
     if stored.budget_of == "multiply_adds" and any(choice.sparse_share for choice in layers.values()):
         raise RecordError(

@@ -22,6 +22,7 @@ from lpjax.weighting.weightings import DEFAULT, Weighting, weighting_named
 from lpjax.weights.coded import stored_bytes
 from lpjax.weights.dispatch import is_weight
 from lpjax.weights.low_rank import LowRank, row_blocks
+from lpjax.weights.quantized import check_range
 
 _BLOCK = 4096  # rows whose errors are computed at a time
 
@@ -40,6 +41,8 @@ class Moments(NamedTuple):
 
 def moments_of(statistics: Calibration | None, path: str, weighting: str | Weighting | None = None) -> Moments:
     """The metrics of a matrix, in units of the loss in outputs per token, so that steps of matrices are comparable.
+
+    A matrix whose statistics are all zeros has none.
 
     Args:
         statistics: need not have the matrix.
@@ -64,7 +67,8 @@ def moments_of(statistics: Calibration | None, path: str, weighting: str | Weigh
         rows = smooth * ((total or 1) / smooth.sum() / statistics.tokens)
     else:
         rows = into * (known.tokens / statistics.tokens)
-    return Moments(rows, np.asarray(known.outputs, np.float64))
+    # Of a matrix without inputs, or on which no output depends, nothing is known.
+    return Moments(rows, np.asarray(known.outputs, np.float64)) if rows.any() and np.any(known.outputs) else Moments()
 
 
 def round_layer(path: str, leaf: Any, choice: Choice, moments: Moments) -> Any:
@@ -106,11 +110,18 @@ def step_scale(leaf: Any, moments: Moments) -> float:
 
 
 def _as_dtype(rounded: Any, dtype: Any) -> Any:
-    """Quantized matrices that expand to `dtype`."""
+    """Quantized matrices that expand to `dtype`.
+
+    Raises:
+        ValueError: it cannot hold an entry.
+    """
     if isinstance(rounded, LowRank):
         left, right = (_as_dtype(part, dtype) for part in (rounded.left, rounded.right))
         return dataclasses.replace(rounded, left=left, right=right)
-    return dataclasses.replace(rounded, dtype=np.dtype(dtype))
+    rounded = dataclasses.replace(rounded, dtype=np.dtype(dtype))
+    if rounded.dtype == np.float16:  # an entry near its limit may be rounded beyond it
+        check_range(rounded, rounded.host_codes())
+    return rounded
 
 
 def rounded_record(record: LayerRecord, choice: Choice, before: Any, after: Any, moments: Moments) -> LayerRecord:
@@ -173,6 +184,6 @@ def round_rest(params: Any, layers: Mapping[str, Any], dtype: str) -> Any:
         with np.errstate(over="ignore"):
             narrow = np.asarray(leaf).astype(dtype)
         if not np.all(np.isfinite(narrow)):
-            raise ValueError(f"{path} holds numbers that {dtype} cannot hold; leave out `rest`")
+            raise ValueError(f"{path} has values outside the range of {dtype}; omit `rest`")
         leaves[path] = narrow
     return replace_leaves(params, leaves)

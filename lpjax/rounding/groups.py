@@ -8,8 +8,9 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from lpjax.rounding.feedback import Lattice, round_with_feedback
-from lpjax.rounding.triangle import triangle_of
-from lpjax.weights.quantized import BITS, Quantized
+from lpjax.rounding.kernels import require_entries
+from lpjax.rounding.triangle import present, triangle_of
+from lpjax.weights.quantized import BITS, Quantized, narrowed
 
 _SHARES = np.linspace(0.4, 1.0, 25)  # shares of a group's largest magnitude that its largest code may stand for
 _BLOCK = 1 << 20
@@ -45,6 +46,8 @@ def round_groups(
             f"`bits`, `group`, `axis` are {bits}, {group}, {axis}; expected one of {known}, at least 1, and 0 or 1"
         )
     lines = np.asarray(matrix, np.float32)
+    require_entries(lines)
+    rows, columns = present(rows), present(columns)
     triangles = [triangle_of(metric, size) for metric, size in zip((rows, columns), lines.shape, strict=True)]
     if axis == 0:
         lines, triangles = lines.T, triangles[::-1]
@@ -58,26 +61,29 @@ def round_groups(
 
 
 def group_scales(lines: np.ndarray, most: int, group: int) -> np.ndarray:
-    """The scale of each group of `lines` (lines, length) with the least squared error; float16."""
+    """The scale of each group of `lines` (lines, length) with the least squared error, `narrowed`."""
     length = lines.shape[1]
     padded = np.pad(lines, [(0, 0), (0, -length % group)])
     groups = padded.reshape(-1, group)
-    scales = np.empty(len(groups), np.float16)
+    scales = np.empty(len(groups), np.float32)
     height = max(1, _BLOCK // group)
+    dtype = narrowed(np.abs(groups).max(axis=1, initial=0) * (_SHARES[0] / most)).dtype
     for start in range(0, len(groups), height):
-        with np.errstate(over="ignore", invalid="ignore"):  # infinite scales are refused where they are stored
-            scales[start : start + height] = _fitted(groups[start : start + height], most)
-    return scales.reshape(len(lines), -1)
+        scales[start : start + height] = _fitted(groups[start : start + height], most, dtype)
+    return narrowed(scales).reshape(len(lines), -1)
 
 
-def _fitted(groups: np.ndarray, most: int) -> np.ndarray:
+def _fitted(groups: np.ndarray, most: int, dtype: np.dtype) -> np.ndarray:
     largest = np.abs(groups).max(axis=1) / most
     best, least = largest, np.full(len(groups), np.inf)
+    units = np.where(largest > 0, largest, 1)[:, None]  # squares stay in range
     for share in _SHARES:
-        scale = (share * largest).astype(np.float16).astype(np.float32)
+        with np.errstate(over="ignore"):
+            scale = (share * largest).astype(dtype).astype(np.float32)
+        scale = np.where(np.isfinite(scale), scale, largest)
         divisor = np.where(scale > 0, scale, 1)[:, None]
         codes = np.clip(np.round(groups / divisor), -most, most)
-        errors = np.sum((groups - codes * scale[:, None]) ** 2, axis=1)
+        errors = np.sum(((groups - codes * scale[:, None]) / units) ** 2, axis=1)
         better = errors < least
         best, least = np.where(better, scale, best), np.where(better, errors, least)
     return best

@@ -8,8 +8,10 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from lpjax.rounding.feedback import Lattice, round_with_feedback
-from lpjax.rounding.triangle import Triangle, triangle_of
-from lpjax.weights.quantized import Quantized
+from lpjax.rounding.triangle import Triangle, present, triangle_of
+from lpjax.weights.quantized import Quantized, narrowed
+
+_SMALLEST = 1e-37  # float32 has fewer bits below
 
 
 def round_kernel(
@@ -33,8 +35,21 @@ def round_kernel(
     """
     check_step(step)
     matrix = np.asarray(matrix, np.float32)
+    require_entries(matrix)
+    rows, columns = present(rows), present(columns)
     triangles = [triangle_of(metric, size) for metric, size in zip((rows, columns), matrix.shape, strict=True)]
     return on_lattice(matrix, step, *triangles, axis=axis)
+
+
+def require_entries(*matrices: np.ndarray) -> None:
+    """Refuse an empty matrix, or what is no matrix.
+
+    Raises:
+        ValueError: saying its shape.
+    """
+    for matrix in matrices:
+        if matrix.ndim != 2 or not matrix.size:
+            raise ValueError(f"a matrix has shape {matrix.shape}; expected rows and columns to round")
 
 
 def check_step(step: float) -> None:
@@ -55,21 +70,26 @@ def on_lattice(matrix: np.ndarray, step: float, rows: Triangle, columns: Triangl
 
 
 def side_steps(step: float, rows: np.ndarray, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Steps of rows and of columns, rounded to float16, whose outer product is the steps of entries.
+    """Steps of rows and of columns as they are stored (`narrowed`), whose outer product is the steps of entries.
 
     A side of equal steps is all ones, and need not be stored.
+
+    Raises:
+        ValueError: the steps are outside of float32's range.
     """
     sides = [1 / np.sqrt(pivots) for pivots in (rows, columns)]
     even = [bool(np.all(side == side[:1])) for side in sides]
     means = [float(np.exp(np.mean(np.log(side)))) if side.size else 1.0 for side in sides]
     whole = step * means[0] * means[1]
     first = 1.0 if even[0] else whole if even[1] else float(np.sqrt(whole))
-    with np.errstate(over="ignore"):
-        halves = [
-            (side / mean * part).astype(np.float16).astype(np.float32)
+    with np.errstate(over="ignore", under="ignore"):
+        stored = [
+            narrowed(side / mean * part).astype(np.float32)
             for side, mean, part in zip(sides, means, (first, whole / first), strict=True)
         ]
-    return halves[0], halves[1]
+    if not all(np.all((side > _SMALLEST) & np.isfinite(side)) for side in stored):
+        raise ValueError(f"`step` is {step:g}, so that entries have steps of about {whole:.2g}: beyond float32's range")
+    return stored[0], stored[1]
 
 
 def of_codes(codes: np.ndarray, sides: tuple[np.ndarray, np.ndarray], *, axis: int) -> Quantized:
@@ -78,7 +98,7 @@ def of_codes(codes: np.ndarray, sides: tuple[np.ndarray, np.ndarray], *, axis: i
     Raises:
         ValueError: a code is at the end of the range, so it may have been clipped.
     """
-    if np.abs(codes).max(initial=0) >= 2**15 - 1:
+    if codes.max(initial=0) >= 2**15 - 1 or codes.min(initial=0) <= -(2**15 - 1):
         raise ValueError("`step` is too small: codes need more than 16 bits; expected a larger step")
     lines, along = sides[1 - axis], sides[axis]
     steps = None if np.all(along == 1) else along

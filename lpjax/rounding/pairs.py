@@ -15,8 +15,8 @@ from jaxtyping import Array, Float
 
 from lpjax.rounding.feedback import Lattice, round_with_feedback
 from lpjax.rounding.groups import round_groups
-from lpjax.rounding.kernels import check_step, of_codes, on_lattice, side_steps
-from lpjax.rounding.triangle import Triangle, triangle_of, under_metric
+from lpjax.rounding.kernels import check_step, of_codes, on_lattice, require_entries, side_steps
+from lpjax.rounding.triangle import Triangle, present, triangle_of, under_metric
 from lpjax.weights.low_rank import LowRank
 from lpjax.weights.quantized import Quantized
 
@@ -80,9 +80,14 @@ def round_pair(
     left, right = np.asarray(left), None if right is None else np.asarray(right)
     if not all(np.all(np.isfinite(part)) for part in (left, right) if part is not None):
         raise ValueError("a factor holds NaN or infinite entries; expected finite ones")
+    require_entries(left, *([] if right is None else [right]))
+    rows, columns = present(rows), present(columns)
     turn, basis = rotation(left, right, rows, columns)
     triangle = triangle_of(rows, len(left))
-    sides = side_steps(step, triangle.pivots, np.ones(turn.shape[1]))
+    # The left factor is in units in which its steps are about 1, so that float16 holds them.
+    unit = step * float(np.exp(-np.mean(np.log(triangle.pivots)) / 2))
+    turn = turn / unit
+    sides = side_steps(step / unit, triangle.pivots, np.ones(turn.shape[1]))
     codes = np.empty((len(left), turn.shape[1]), np.int32 if triangle.upper is not None else np.int16)
     for at in _blocks(left) if triangle.upper is None else (slice(None),):
         coefficients, steps = (left[at] @ turn).astype(np.float32), np.outer(sides[0][at], sides[1])
@@ -95,9 +100,9 @@ def round_pair(
     codes, sides = codes[:, used], (sides[0], sides[1][used])
     rounded = of_codes(codes, sides, axis=1)
     gram, turned = _solved_anew(rounded, left, rows)
-    solved = turned @ turn @ basis
+    solved = unit * (turned @ turn @ basis)
     # A direction that hardly any row uses must not have an infinite step.
-    inner = triangle_of(gram + step**2 / 12 * np.eye(len(gram)), len(used), damping=0)
+    inner = triangle_of(gram + (step / unit) ** 2 / 12 * np.eye(len(gram)), len(used), damping=0)
     outer = triangle_of(columns, basis.shape[1])
     return LowRank(rounded, on_lattice(solved.astype(np.float32), step, inner, outer, axis=1))
 
@@ -116,6 +121,8 @@ def round_pair_groups(
         ValueError: as `round_groups`.
     """
     left, right = np.asarray(left), np.asarray(right)
+    require_entries(left, right)
+    rows, columns = present(rows), present(columns)
     outer = None if columns is None else np.asarray(columns)
     codes = round_groups(left, bits, group, axis=1, rows=rows, columns=_moments(right.T, outer))
     gram, turned = _solved_anew(codes, left, rows)

@@ -42,7 +42,10 @@ def triangle_of(metric: Any, size: int, damping: float = DAMPING) -> Triangle:
     if metric.shape not in ((size,), (size, size)) or not np.all(np.isfinite(metric)):
         raise ValueError(f"a metric has shape {metric.shape}; expected ({size},) or ({size}, {size}), finite")
     diagonal = metric if metric.ndim == 1 else np.diagonal(metric)
-    mean = float(diagonal.mean()) if size else 0.0
+    with np.errstate(over="ignore"):
+        mean = float(diagonal.mean()) if size else 0.0
+    if not np.isfinite(mean):
+        raise ValueError("a metric is too large for double precision; expected a smaller multiple of it")
     if np.any(diagonal < 0):
         raise ValueError("a metric has a negative diagonal entry; expected a positive semidefinite one")
     if mean == 0:  # no row has a weight: all get the same one
@@ -56,6 +59,11 @@ def triangle_of(metric: Any, size: int, damping: float = DAMPING) -> Triangle:
         raise ValueError("a metric is not positive semidefinite") from None
     pivots = np.diagonal(root)
     return Triangle(root / pivots[:, None], pivots**2)
+
+
+def present(metric: Any) -> Any:
+    """A metric, or None if it is all zeros: then no row counts more than another, and all count alike."""
+    return None if metric is None or not np.any(metric) else metric
 
 
 def under_metric(metric: Any, part: np.ndarray, at: slice) -> np.ndarray:

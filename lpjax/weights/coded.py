@@ -18,7 +18,7 @@ import numpy as np
 
 from lpjax.weights.entropy import coded_shape, decode_codes, encode_codes
 from lpjax.weights.low_rank import LowRank
-from lpjax.weights.quantized import BITS, Quantized
+from lpjax.weights.quantized import BITS, Quantized, check_range
 
 _HEADER = struct.Struct("<4sBBBxI")
 _MAGIC = b"LPW\x01"  # the last byte is the version
@@ -103,7 +103,7 @@ class Coded:
             raise ValueError(f"its codes are of version {self.codes[3]}, expected {_MAGIC[3]}")
         axis, bits, dtype, group = self._header
         if axis > 1 or bits not in (*BITS, _FEWEST) or dtype >= len(_DTYPES) or not group or self.codes[7]:
-            raise ValueError(f"its codes say axis {axis}, {bits} bits, dtype {dtype}, group {group}: damaged")
+            raise ValueError(f"its header is damaged: axis {axis}, {bits} bits, dtype {dtype}, group {group}")
         for name, array, shape in self._floats():
             compressed = array.dtype == np.uint8 and array.ndim == 1
             if not compressed and (array.shape != shape or array.dtype not in _DTYPES):
@@ -123,7 +123,9 @@ class Coded:
         fitting = {} if bits == _FEWEST else {"bits": bits}
         zeros = np.zeros(floats["scales"].shape, np.float16)
         quantized = Quantized.from_codes(codes, zeros, axis=self._axis, group=group, dtype=self.dtype, **fitting)
-        return dataclasses.replace(quantized, **floats)  # of another dtype than float16 perhaps
+        quantized = dataclasses.replace(quantized, **floats)  # of another dtype than float16 perhaps
+        check_range(quantized, codes)
+        return quantized
 
     def _floats(self) -> list[tuple[str, np.ndarray, tuple[int, ...]]]:
         """(name, array, shape) of scales, and of steps if there are any."""
@@ -167,12 +169,18 @@ def join_coded(tensors: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def split_coded(pairs: list[tuple[str, Any]]) -> list[tuple[str, Any]]:
-    """The inverse of `join_coded`: (name, array) pairs of a file, for pairs of which some are `Quantized`."""
+    """The inverse of `join_coded`: (name, array) pairs of a file, for pairs of which some are `Quantized` or
+    `Coded`."""
     return [
         (f"{name}.{part}", array) if part else (name, array)
         for name, weight in pairs
-        for part, array in (Coded.of(weight).parts if isinstance(weight, Quantized) else {"": weight}).items()
+        for part, array in _file_parts(weight).items()
     ]
+
+
+def _file_parts(weight: Any) -> dict[str, Any]:
+    weight = Coded.of(weight) if isinstance(weight, Quantized) else weight
+    return weight.parts if isinstance(weight, Coded) else {"": weight}
 
 
 def _compressed(floats: Any) -> np.ndarray:

@@ -152,14 +152,14 @@ def decode_codes(stream: Any, shape: tuple[int, int] | None = None) -> Int16[np.
     states = np.frombuffer(content[start:stop], "<u4").astype(np.uint64)
     words = np.frombuffer(content[stop : len(content) - len(content[stop:]) % 2], "<u2")
     if len(content[stop:]) % 2 or (states < _LOW).any():
-        raise ValueError("its coders are damaged")
+        raise ValueError("its coder states are invalid")
     symbols, states, used = _decode_symbols(classes, frequencies, states, words)
     if ((states < _LOW) | (states >= 2 * _LOW)).any():
-        raise ValueError("its coders do not end where they began")
+        raise ValueError("decoding does not end in the initial states")
     raw = np.concatenate([(states - _LOW).astype("<u2"), words[used:]])
     codes = _unpack_raw(symbols, raw, header.lanes).reshape(header.lines, header.length)
     if zlib.crc32(codes.data) != header.checksum:
-        raise ValueError("its codes do not have the checksum that it says")
+        raise ValueError("its codes do not match its checksum")
     return codes.astype(np.int16, copy=False)
 
 
@@ -329,7 +329,7 @@ def _unpack_raw(symbols: np.ndarray, words: np.ndarray, least: int) -> np.ndarra
         low = _low_bits(kept)
         starts, total = _starts(low)
         if used + total > len(bits):
-            raise ValueError("its signs are cut off")
+            raise ValueError("its sign bits are truncated")
         values = np.where(kept < _DIRECT, kept, (8 + (kept - _DIRECT) % 8) << low)
         for place in range(1, int(low.max(initial=0)) + 1):
             here = low >= place
@@ -337,7 +337,7 @@ def _unpack_raw(symbols: np.ndarray, words: np.ndarray, least: int) -> np.ndarra
         codes[block][at] = np.where(bits[used + starts], -values, values)
         used += total
     if len(words) != max(least, -(-used // 16)):
-        raise ValueError("it is longer than its codes take")
+        raise ValueError("bytes follow its codes")
     if bits[used:].any():
         raise ValueError("it does not end with zeros")
     return codes
@@ -400,7 +400,7 @@ def _decode_symbols(
         active += slots - starts[cells]
         short = np.flatnonzero(active < _LOW)
         if used + len(short) > len(words):
-            raise ValueError("it is cut off")
+            raise ValueError("it is truncated")
         active[short] = active[short] << np.uint64(16) | words[used : used + len(short)]
         used += len(short)
     return symbols, states, used

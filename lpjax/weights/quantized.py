@@ -46,7 +46,8 @@ class Quantized:
 
     Attributes:
         codes: for each run, (..., lines, bytes) of uint8, bytes = ceil(width · bits / 8).
-        scales: (..., lines, groups), groups = ceil(length / group); float16, or float32 while they are trained.
+        scales: (..., lines, groups), groups = ceil(length / group); float16, or float32 if that cannot hold
+            them, or while they are trained.
         steps: (..., length), as `scales`; None for ones.
         order: position j is number order[j] among the positions of all runs; None if they stand in order.
         runs: (bits, width) of each run; bits in `BITS`.
@@ -83,8 +84,8 @@ class Quantized:
 
         Args:
             codes: whole numbers, (lines, length).
-            scales: (lines, groups); stored as float16.
-            steps: (length,), stored as float16; None for ones.
+            scales: (lines, groups); stored as float16 if that can hold them (`narrowed`).
+            steps: (length,), the same; None for ones.
             axis: 1 if lines are rows of the matrix, 0 if they are columns.
             group: how many positions share a scale; None for one scale per line.
             bits: number of bits of all codes; None for the fewest that each position needs, positions sorted into runs.
@@ -104,8 +105,8 @@ class Quantized:
                 f"`axis`, `group`, `bits` are {axis}, {group}, {bits}; expected 0 or 1, at least 1, and None or one of "
                 f"{BITS}"
             )
-        scales = _float16("scales", scales, (lines, -(-length // group)))
-        steps = None if steps is None else _float16("steps", steps, (length,))
+        scales = _narrow("scales", scales, (lines, -(-length // group)))
+        steps = None if steps is None else _narrow("steps", steps, (length,))
         needed = _bits_needed(codes)
         if bits is not None:
             if needed.max(initial=0) > bits:
@@ -255,13 +256,47 @@ def host_array(matrix: Any) -> np.ndarray:
     return np.concatenate([rows.astype(matrix.dtype) for _, rows in matrix.blocks(4096)])
 
 
-def _float16(name: str, values: Any, shape: tuple[int, ...]) -> np.ndarray:
-    """`values` as float16, if they are finite then and have this shape."""
+def check_range(matrix: Quantized, codes: np.ndarray) -> None:
+    """Refuse a matrix with entries that its dtype cannot hold, given its codes.
+
+    Raises:
+        ValueError: saying how large they are.
+    """
+    limit = float(jnp.finfo(matrix.dtype).max)
+    scales, steps = (
+        np.abs(np.asarray(part, np.float64))
+        for part in (matrix.scales, np.ones(1) if matrix.steps is None else matrix.steps)
+    )
+    most = max(int(codes.max(initial=0)), -int(codes.min(initial=0))) * scales.max(initial=0) * steps.max(initial=0)
+    if most <= limit:
+        return
+    for line, own in zip(codes, scales, strict=True):
+        entries = np.abs(line.astype(np.float64)) * np.repeat(own, matrix.group)[: len(line)] * steps
+        if entries.max(initial=0) > limit:
+            raise ValueError(f"it has entries up to {entries.max():.4g}, which {matrix.dtype} cannot hold")
+
+
+def narrowed(values: Any) -> np.ndarray:
+    """`values` as float16, or as float32 if float16 cannot hold them: if one is too large, or all are too small.
+
+    A value may lose bits if it is small beside the largest one.
+    """
+    wide = np.asarray(values).astype(np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):
+        narrow = wide.astype(np.float16)
+        lost = np.abs(narrow.astype(np.float32) - wide)
+        magnitudes = np.abs(wide)
+        held = np.all(lost <= 2.0**-10 * magnitudes + 2.0**-16 * magnitudes.max(initial=0))
+    return narrow if held and np.isfinite(narrow).all() else wide
+
+
+def _narrow(name: str, values: Any, shape: tuple[int, ...]) -> np.ndarray:
+    """`values`, `narrowed`, if they are finite and have this shape."""
     with np.errstate(over="ignore"):
-        values = np.asarray(values).astype(np.float16)
+        values = narrowed(values)
     if values.shape != shape or not np.all(np.isfinite(values)):
         finite = "finite" if np.all(np.isfinite(values)) else "not finite"
-        raise ValueError(f"`{name}` has shape {values.shape} and is {finite} in float16; expected {shape}, finite")
+        raise ValueError(f"`{name}` has shape {values.shape} and is {finite} in float32; expected {shape}, finite")
     return values
 
 

@@ -178,7 +178,7 @@ def test_error_counts_what_the_tokens_of_all_matrices_lose(seed):
     others = [lpjax.allocate(tree, budget=0.5, allocation=name, **known) for name in ("uniform", "energy", "minimax")]
     assert found < min(loss([other.layers[path].rank for path in SHAPES]) for other in others)
     assert lpjax.allocate(tree, budget=0.5, weighting="drone", **known).allocation == "uniform"
-    with pytest.raises(ValueError, match="do not compare under the `weighting` 'drone'"):
+    with pytest.raises(ValueError, match="are not comparable under the `weighting` 'drone'"):
         lpjax.allocate(tree, budget=0.5, weighting="drone", allocation="error", **known)
     # Shared out, too: of work, in multiples, with single entries, and beside a pair, which gets smaller or stays.
     work = lpjax.allocate(tree, budget=0.5, budget_of="multiply_adds", **known)
@@ -382,7 +382,7 @@ def test_a_plan_is_solved_under_its_weighting(weighting):
 
 
 def test_a_measure_that_is_not_finite_is_refused():
-    with pytest.raises(ValueError, match="`measure` gives nan if layer/attention/query/kernel is changed"):
+    with pytest.raises(ValueError, match="`measure` returned nan with layer/attention/query/kernel replaced"):
         lpjax.allocate(params(), budget=0.5, measure=lambda _: math.nan)
 
 
@@ -441,8 +441,8 @@ def test_progress_ends_where_it_says(weighted):
         ({"budget": 0.5, "levels": (0.5, 0.2)}, "expected rising shares"),
         ({"budget": 0.5, "rank_multiple": 0}, "`rank_multiple` is 0"),
         ({"budget": 0.5, "methods": ()}, "`methods` is empty"),
-        ({"budget": 0.05}, r"the net has 0\.1\d\d of its parameters; select more layers"),
-        ({"budget": 0.5, "select": "attention"}, r"the net has 0\.9\d\d of its parameters"),
+        ({"budget": 0.05}, r"the net keeps 0\.1\d\d of its parameters; select more layers"),
+        ({"budget": 0.5, "select": "attention"}, r"the net keeps 0\.9\d\d of its parameters"),
     ],
 )
 def test_what_is_refused(options, said):
@@ -455,7 +455,7 @@ def test_a_plan_by_hand():
     found = lpjax.compress(params(), plan=plan)
     ranks = {record.path: record.rank for record in found.records}
     assert ranks == {"layer/ffn/up/kernel": 3, "words/embedding": None}
-    assert found.records[1].note == "stays dense: so the plan says"
+    assert found.records[1].note == "stays dense: the plan leaves it unchanged"
     alone = lpjax.compress(params(), select="ffn", rank=3, solver="irls_rows", p=1.0)
     a, b = (lpjax.densify(one.params["layer"]["ffn"]["up"]["kernel"]) for one in (found, alone))
     assert np.array_equal(a, b)
@@ -465,7 +465,7 @@ def test_a_plan_by_hand():
     ("options", "said"),
     [
         ({"plan": {}}, "names no layer"),
-        ({"plan": {"layer/nothing": Choice(2)}}, "of another net"),
+        ({"plan": {"layer/nothing": Choice(2)}}, "the plan belongs to another net"),
         ({"plan": {"words/embedding": Choice(0)}}, "layer words/embedding: rank is 0"),
         ({"plan": {"words/embedding": Choice(2, "sdv")}}, "method is 'sdv'"),
         ({"plan": {"words/embedding": Choice(2)}, "keep": 0.5}, "`plan` and `keep` both choose"),

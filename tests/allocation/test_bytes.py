@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
 import numpy as np
 import pytest
 
@@ -9,8 +16,11 @@ import lpjax
 from lpjax._tree import leaves_with_paths
 from lpjax.allocation import parse_size, plan_for_size
 from lpjax.checkpoint import Checkpoint
+from lpjax.checkpoint.safetensors import write_tensors
 from lpjax.compression import Choice
 from lpjax.weighting import Calibration, Statistics
+from lpjax.weights.coded import split_coded
+from lpjax.weights.low_rank import LowRank
 from tests.helpers.lattice import random_metric
 from tests.helpers.rounding import CONFIG, random_net
 
@@ -89,6 +99,111 @@ def test_ranks_by_another_budget_are_kept(tmp_path, checkpoint, statistics):
     assert 0.97 * 0.15 * whole <= written <= 1.01 * 0.15 * whole
 
 
+def written(params: dict, plan: lpjax.Plan, known: Calibration | None, folder: Path) -> int:
+    """Bytes of the tensors that a plan makes, in one file with their headers."""
+    small = lpjax.compress(params, plan, known).params
+    tensors = dict(split_coded([*parts(small)]))
+    write_tensors(folder / "net.safetensors", [*tensors.items()])
+    return (folder / "net.safetensors").stat().st_size
+
+
+def parts(params: dict) -> Iterator[tuple[str, Any]]:
+    """(name, array or quantized matrix) of what a file has."""
+    for path, leaf in leaves_with_paths(params):
+        if isinstance(leaf, LowRank):
+            yield from ((f"{path}.{part}", getattr(leaf, part)) for part in ("left", "right"))
+            yield from ((f"{path}.{number}", part) for number, part in enumerate(jax.tree.leaves(leaf.sparse)))
+        else:
+            yield path, leaf
+
+
+def kernels(odd: int | None = None, *, make: str = "sparse") -> dict:
+    """Eight kernels of one kind; number `odd` differs from the others."""
+    rng = np.random.default_rng(0)
+    layers = {}
+    for i in range(8):
+        kernel = rng.standard_t(3, (96, 128)).astype(np.float32)
+        if i == odd and make == "sparse":
+            kernel = np.where(rng.random(kernel.shape) < 0.9, 0, kernel).astype(np.float32)
+        if i == odd and make == "outlier":
+            kernel[1, 1] = 500
+        layers[str(i)] = {"dense": {"kernel": kernel}}
+    return {"encoder": layers}
+
+
+@pytest.mark.parametrize("share", [0.1, 0.2, 0.3])
+@pytest.mark.parametrize(("odd", "make"), [(0, "sparse"), (5, "sparse"), (3, "outlier")])
+@pytest.mark.covering(1)
+def test_matrices_of_one_kind_may_differ(tmp_path, odd, make, share):
+    params = kernels(odd, make=make)
+    whole = sum(leaf.nbytes for _, leaf in leaves_with_paths(params))
+    size = written(params, plan_for_size(params, share), None, tmp_path)
+    assert 0.97 * share * whole <= size <= share * whole * 1.003
+
+
+def test_an_outlier_does_not_waste_what_others_need(tmp_path):
+    """A matrix with an entry far beyond the others gets a step of its own, so that its codes have 16 bits."""
+    params = kernels(3, make="outlier")
+    params["encoder"]["3"]["dense"]["kernel"][2, 2] = 1e5
+    plan = plan_for_size(params, 0.3)
+    whole = sum(leaf.nbytes for _, leaf in leaves_with_paths(params))
+    assert 0.9 * 0.3 * whole <= written(params, plan, None, tmp_path) <= 0.3 * whole
+    steps = {path: choice.step or 0 for path, choice in plan.layers.items()}
+    assert steps.pop("encoder/3/dense/kernel") > 2 * max(steps.values())
+
+
+def test_a_matrix_without_effect_takes_its_share_alone(checkpoint, statistics):
+    """If no output depends on a kernel, it gets few bits, and the others the rest."""
+    path = next(path for path in statistics.statistics if path.endswith("intermediate/dense/kernel"))
+    known = statistics.statistics[path]
+    zero = dataclasses.replace(known, outputs=np.zeros_like(known.outputs))
+    none = dataclasses.replace(statistics, statistics={**statistics.statistics, path: zero})
+    one, other = (plan_for_size(checkpoint.params, 0.25, statistics=given) for given in (none, statistics))
+    assert one.layers[path] == Choice(None, bits=4, group=32)
+    table = "embeddings/word_embeddings/embedding"
+    assert one.layers[table].step == pytest.approx(other.layers[table].step, rel=0.5)
+
+
+def test_what_else_the_file_has_counts(tmp_path, checkpoint, statistics):
+    limit, extra = 130_000, {"crf.weight": np.random.default_rng(0).normal(size=(100, 100)).astype(np.float32)}
+    whole = Checkpoint(checkpoint.params, CONFIG, extra=extra)
+    plan = plan_for_size(checkpoint.params, limit, statistics=statistics, other_bytes=whole.extra_bytes)
+    small = dataclasses.replace(whole, params=lpjax.compress(checkpoint.params, plan, statistics).params)
+    assert 0.97 * limit <= lpjax.save_checkpoint(small, tmp_path / "out") <= limit
+
+
+def test_pairs_with_single_entries_keep_them(tmp_path):
+    params = kernels()
+    path = "encoder/0/dense/kernel"
+    paired = lpjax.compress(params, select=path, keep=0.7, sparse_share=0.3, solver="svd").params
+    plan = plan_for_size(paired, 110_000)
+    assert 0.95 * 110_000 <= written(paired, plan, None, tmp_path) <= 110_000
+
+
+def test_numbers_too_large_for_float16_stay(tmp_path):
+    params = kernels() | {"norm": {"scale": np.array([1.0, 1e6], np.float32)}}
+    plan = plan_for_size(params, 0.3)
+    assert plan.rest is None
+    assert lpjax.compress(params, plan).params["norm"]["scale"].dtype == np.float32
+
+
+def test_the_least_size_that_is_named_is_accepted(checkpoint, statistics):
+    with pytest.raises(ValueError, match="expected at least") as error:
+        plan_for_size(checkpoint.params, 2000, statistics=statistics)
+    least = re.search(r"at least ([\d.]+) MB", str(error.value))
+    assert least is not None
+    plan_for_size(checkpoint.params, f"{least[1]}MB", statistics=statistics)
+
+
+def test_a_large_table_is_estimated_from_some_rows(checkpoint, statistics, monkeypatch, tmp_path):
+    monkeypatch.setattr("lpjax.allocation._bytes._LARGE", 20_000)
+    plan = plan_for_size(checkpoint.params, 0.2, statistics=statistics)
+    whole = sum(leaf.nbytes for _, leaf in leaves_with_paths(checkpoint.params))
+    small = lpjax.compress(checkpoint.params, plan, statistics).params
+    size = lpjax.save_checkpoint(Checkpoint(small, CONFIG), tmp_path / "out")
+    assert 0.96 * 0.2 * whole <= size <= 1.02 * 0.2 * whole
+
+
 def test_progress_rises_and_ends_within_its_total(checkpoint, statistics):
     said = []
     plan_for_size(checkpoint.params, 0.2, statistics=statistics, progress=lambda *one: said.append(one))
@@ -116,9 +231,9 @@ def test_sizes_are_refused(checkpoint, statistics, size, said):
 def test_misuse_is_refused(checkpoint, statistics):
     with pytest.raises(ValueError, match="needs `statistics`"):
         plan_for_size(checkpoint.params, 0.2, weighting="gauss_newton")
-    with pytest.raises(ValueError, match="expected gauss_newton for a `size`"):
+    with pytest.raises(ValueError, match="`size` needs gauss_newton"):
         plan_for_size(checkpoint.params, 0.2, statistics=statistics, weighting="drone")
-    with pytest.raises(ValueError, match="no matrix that is worth rounding"):
+    with pytest.raises(ValueError, match="no matrix of the net is large enough to be worth rounding"):
         plan_for_size({"bias": np.zeros(9)}, 0.5)
     sparse = lpjax.allocate(checkpoint.params, budget=0.5, statistics=statistics, sparse_share=0.3)
     with pytest.raises(ValueError, match="`ranks` has single entries or rounded layers"):

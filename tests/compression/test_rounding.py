@@ -11,6 +11,7 @@ import pytest
 import lpjax
 from lpjax._files.json import RecordError
 from lpjax._tree import leaves_with_paths
+from lpjax.allocation.request import Request
 from lpjax.compression import Choice, Plan, outcome_of, record_of
 from lpjax.compression.rounding import moments_of
 from lpjax.weighting import Calibration, Statistics
@@ -74,7 +75,7 @@ CHOICES = {
 @pytest.mark.parametrize("name", CHOICES)
 def test_leaves_and_records(name, calibrated):
     params, choice = net(), CHOICES[name]
-    plan = Plan({TABLE: choice, KERNEL: choice}, rest="float16")
+    plan = Plan({TABLE: choice, KERNEL: choice}, "gauss_newton" if calibrated else None, rest="float16")
     small, records = lpjax.compress(params, plan, statistics() if calibrated else None)
     leaves, dense = dict(leaves_with_paths(small)), dict(leaves_with_paths(params))
     assert leaves["dense/bias"].dtype == leaves["norm/scale"].dtype == np.float16
@@ -157,10 +158,10 @@ def test_a_checkpoint_goes_round(tmp_path, name):
 @pytest.mark.parametrize(
     ("layers", "said"),
     [
-        ({KERNEL: Choice(None, step=0.1, bits=4)}, "step is 0.1 and bits is 4; expected one of them"),
+        ({KERNEL: Choice(None, step=0.1, bits=4)}, "step is 0.1 and bits is 4; pass either, not both"),
         ({KERNEL: Choice(None, step=-1.0)}, "step is -1.0"),
         ({KERNEL: Choice(None, bits=7)}, "bits is 7"),
-        ({KERNEL: Choice(None, group=4)}, "group is 4, but there are no bits"),
+        ({KERNEL: Choice(None, group=4)}, "group is 4, but group needs bits"),
         ({KERNEL: Choice(None, bits=4, group=0)}, "group"),
     ],
 )
@@ -169,11 +170,40 @@ def test_choices_are_refused(layers, said):
         lpjax.compress(net(), layers)
 
 
+def test_a_plan_without_text_is_refused_with_text():
+    plan = Plan({KERNEL: Choice(None, step=0.1)})
+    for weighting in (None, "gauss_newton"):
+        with pytest.raises(ValueError, match="its steps were chosen without `statistics` and are in other units"):
+            lpjax.compress(net(), plan, statistics(), weighting=weighting)
+        with pytest.raises(ValueError, match="in other units"):
+            Request(plan=plan, calibrated=True, weighting=weighting)
+    assert lpjax.compress(net(), Plan({KERNEL: Choice(None, bits=4)}), statistics()).records
+
+
+def test_a_matrix_without_effect_is_rounded_as_one_without_statistics():
+    known = statistics()
+    kernel = known.statistics[KERNEL]
+    for field in ("inputs", "outputs"):
+        zeros = dataclasses.replace(kernel, **{field: np.zeros_like(getattr(kernel, field))})
+        none = dataclasses.replace(known, statistics={**known.statistics, KERNEL: zeros})
+        one, other = (
+            lpjax.compress(net(), {KERNEL: Choice(None, step=0.1)}, given).params["dense"]["kernel"]
+            for given in (none, None)
+        )
+        np.testing.assert_array_equal(one.host_codes(), other.host_codes())
+
+
+def test_numbers_that_float16_cannot_hold_once_rounded_are_refused():
+    kernel = np.random.default_rng(0).uniform(-65_000, 65_000, (64, 64)).astype(np.float16)
+    with pytest.raises(ValueError, match="which float16 cannot hold"):
+        lpjax.compress({"dense": {"kernel": kernel}}, {KERNEL: Choice(None, step=0.9)})
+
+
 def test_more_is_refused_before_any_work():
     stacked = {"kernel": np.ones((2, 4, 4), np.float32)}
     with pytest.raises(ValueError, match="`step` and `bits` are for matrices"):
         lpjax.compress(stacked, {"kernel": Choice(None, bits=4)}, input_axes={"kernel": (1, 1)})
-    with pytest.raises(ValueError, match="rounded under gauss_newton alone"):
+    with pytest.raises(ValueError, match="rounding supports only gauss_newton"):
         lpjax.compress(net(), Plan({KERNEL: Choice(None, step=0.1)}, weighting="drone"), statistics())
     params = net()
     params["dense"]["kernel"][0, 0] = np.nan
@@ -181,7 +211,7 @@ def test_more_is_refused_before_any_work():
         lpjax.compress(params, {KERNEL: Choice(None, bits=4)})
     params = net()
     params["dense"]["bias"][0] = 1e6
-    with pytest.raises(ValueError, match="dense/bias holds numbers that float16 cannot hold"):
+    with pytest.raises(ValueError, match="dense/bias has values outside the range of float16"):
         lpjax.compress(params, Plan({KERNEL: Choice(None, bits=4)}, rest="float16"))
     missing = dataclasses.replace(statistics(), statistics={TABLE: statistics().statistics[TABLE]})
     with pytest.raises(ValueError, match="no statistics of dense/kernel"):
@@ -194,8 +224,8 @@ def test_more_is_refused_before_any_work():
     [
         ('"step": 0', "step"),
         ('"bits": 7', "bits"),
-        ('"step": 0.1, "bits": 4', "expected one of them"),
-        ('"group": 32', "no `bits`"),
+        ('"step": 0.1, "bits": 4', "pass either, not both"),
+        ('"group": 32', "`group` needs `bits`"),
         ('"bits": 4, "group": 0', "group"),
     ],
 )

@@ -36,7 +36,7 @@ def test_important_directions_get_finer_steps():
     assert errors[0] < errors[-1] / 3
 
 
-@pytest.mark.parametrize("scale", [1e-30, 1e-6, 1.0, 1e6])
+@pytest.mark.parametrize("scale", [1e-60, 1e-30, 1e-6, 1.0, 1e6])
 def test_scales_of_weights_and_metrics_do_not_matter(scale):
     matrix = np.random.default_rng(0).normal(size=(20, 30)).astype(np.float32)
     plain = round_kernel(matrix, 0.1, random_metric(20, 1), random_metric(30, 2))
@@ -66,6 +66,11 @@ def test_zeros_stay_zeros():
         (np.ones((2, 2)), np.inf, "`step` is inf; expected a number above 0"),
         (np.ones((2, 2)), np.nan, "`step` is nan; expected a number above 0"),
         (np.ones((2, 2)), 1e-5, "`step` is too small: codes need more than 16 bits"),
+        (-np.ones((2, 2)), 1 / 2**15, "`step` is too small: codes need more than 16 bits"),
+        (np.ones((2, 2)), 1e-20, "`step` is too small: codes need more than 16 bits"),
+        (np.ones((2, 2)), 1e-40, "beyond float32's range"),
+        (np.ones((0, 2)), 0.1, "expected rows and columns to round"),
+        (np.ones((2, 0)), 0.1, "expected rows and columns to round"),
         (np.full((2, 2), np.nan), 0.1, "NaN or infinite"),
     ],
 )

@@ -121,7 +121,41 @@ def test_zeros_and_rows_that_do_not_count():
     assert np.all(np.isfinite(host_array(pair.left) @ host_array(pair.right)))
 
 
+@pytest.mark.parametrize("scale", [1e-24, 1e-12, 1e-8, 1e8, 1e16])
+@pytest.mark.parametrize("side", ["rows", "columns", "weights"])
+def test_units_do_not_matter(scale, side):
+    rng = np.random.default_rng(0)
+    matrix, counts, outer = rng.normal(size=(200, 16)), 1e4 / np.arange(1, 201), random_metric(16, 1)
+    one = round_pair(matrix, None, 0.3, counts, outer)
+    if side == "weights":
+        other = round_pair(matrix * scale, None, 0.3 * scale, counts, outer)
+    else:
+        counts, outer = (counts * scale, outer) if side == "rows" else (counts, outer * scale)
+        other = round_pair(matrix, None, 0.3 * scale**0.5, counts, outer)
+    plain, scaled = (host_array(pair.left) @ host_array(pair.right) for pair in (one, other))
+    errors = [
+        weighted_error(matrix - found, np.diag(counts), outer)
+        for found in (plain, scaled / (scale if side == "weights" else 1))
+    ]
+    assert errors[1] == pytest.approx(errors[0], rel=0.02)
+
+
+@pytest.mark.parametrize("factored", [False, True])
+def test_metrics_of_zeros_are_none(factored):
+    rng = np.random.default_rng(0)
+    left, right = rng.normal(size=(12, 6)), rng.normal(size=(6, 8)) if factored else None
+    outer = random_metric(right.shape[1] if right is not None else 6, 1)
+    one, other = (round_pair(left, right, 0.1, rows, outer) for rows in (None, np.zeros(12)))
+    np.testing.assert_array_equal(host_array(one.left), host_array(other.left))
+    np.testing.assert_array_equal(host_array(one.right), host_array(other.right))
+    if right is not None:
+        one, other = (round_pair_groups(left, right, 4, 4, rows, outer) for rows in (None, np.zeros(12)))
+        np.testing.assert_array_equal(host_array(one.right), host_array(other.right))
+
+
 def test_misuse_is_refused():
+    with pytest.raises(ValueError, match="expected rows and columns to round"):
+        round_pair(np.ones((0, 2)), None, 1)
     with pytest.raises(ValueError, match="`step` is -1; expected a number above 0"):
         round_pair(np.ones((2, 2)), None, -1)
     with pytest.raises(ValueError, match="a factor holds NaN"):

@@ -158,7 +158,7 @@ def test_every_cut_is_refused():
 
 def test_what_is_appended_is_refused():
     for count in (1, 2, 3, 64):
-        with pytest.raises(ValueError, match=r"^it"):
+        with pytest.raises(ValueError, match="its coder states are invalid" if count % 2 else "bytes follow its codes"):
             decode_codes(np.concatenate([STREAM, np.zeros(count, np.uint8)]))
 
 

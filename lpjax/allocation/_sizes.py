@@ -1,0 +1,140 @@
+"""Sizes of rounded matrices by the step, from the entropy of some rows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy.optimize import brentq
+
+from lpjax._tree import is_table
+from lpjax.compression.rounding import Moments, step_scale
+from lpjax.rounding import DEAD_ZONE, rotation, triangle_of
+from lpjax.weights.entropy import estimated_bytes
+from lpjax.weights.low_rank import LowRank
+
+MARGIN = 0.997  # share of the size that is aimed at, since the size is a limit
+_SAMPLE = {True: 1 << 20, False: 1 << 17}  # entries of a table, and of a kernel, from which its size is estimated
+_BLOCK = 1 << 13  # rows of a table that are rotated at a time
+
+
+class Sketch(NamedTuple):
+    """A matrix in units in which every step is 1.
+
+    Attributes:
+        parts: some rows of the matrices that are rounded: of a table or pair, of its coefficients, and of its basis.
+        shares: full number of rows divided by the number of rows here, for each part.
+        dead_zone: of the first part.
+        largest: magnitude of all rows of all parts.
+    """
+
+    parts: tuple[np.ndarray, ...]
+    shares: tuple[float, ...]
+    dead_zone: float
+    largest: float
+
+
+def sketch_of(path: str, leaf: Any, moments: Moments) -> Sketch:
+    rows, columns = moments
+    scale = 1 / step_scale(leaf, moments)
+    if not is_table(path) and not isinstance(leaf, LowRank):
+        matrix = np.asarray(leaf, np.float32)
+        sides = [
+            np.sqrt(triangle_of(metric, length).pivots) for metric, length in zip(moments, matrix.shape, strict=True)
+        ]
+        matrix = _times(matrix, sides, scale)
+        some = matrix[:: _stride(matrix, table=False)]
+        return Sketch((some.copy(),), (len(matrix) / len(some),), 0.0, float(np.abs(matrix).max()))
+    left, right = (leaf.left, leaf.right) if isinstance(leaf, LowRank) else (leaf, None)
+    left, right = np.asarray(left), None if right is None else np.asarray(right)
+    turn, basis = rotation(left, right, rows, columns)
+    triangle = triangle_of(rows, len(left))
+    stride = _stride(left, table=is_table(path))
+    weights = np.sqrt(triangle.pivots)
+    coefficients = _times(
+        (left[::stride] @ turn).astype(np.float32), (weights[::stride], np.ones(turn.shape[1])), scale
+    )
+    largest = max(
+        float(np.abs((left[at] @ turn) * (scale * weights[at, None])).max())
+        for at in (slice(start, start + _BLOCK) for start in range(0, len(left), _BLOCK))
+    )
+    energies = np.sqrt(np.mean(np.square(coefficients), axis=0) * len(left))
+    outer = np.sqrt(triangle_of(columns, basis.shape[1]).pivots)
+    basis = _times(basis, (energies, outer), 1.0)
+    dead_zone = DEAD_ZONE if triangle.upper is None else 0.0
+    return Sketch(
+        (coefficients, basis), (len(left) / len(coefficients), 1.0), dead_zone, max(largest, float(np.abs(basis).max()))
+    )
+
+
+def _stride(matrix: np.ndarray, *, table: bool) -> int:
+    return max(1, matrix.size // _SAMPLE[table])
+
+
+def _times(matrix: np.ndarray, sides: Sequence[np.ndarray], scale: float) -> np.ndarray:
+    return (matrix * (scale * sides[0])[:, None] * sides[1]).astype(np.float32)
+
+
+class Sizes:
+    """Bytes of codes by the step: estimates, corrected by the actual sizes of matrices."""
+
+    def __init__(self, sketches: dict[str, Sketch], kinds: Sequence[Sequence[str]]) -> None:
+        self._sketches, self._kinds = sketches, [[path for path in kind if path in sketches] for kind in kinds]
+        self._factors = dict.fromkeys(sketches, 1.0)
+        self._known: dict[tuple[str, float], float] = {}
+
+    def total(self, step: float) -> float:
+        """Bytes of all matrices."""
+        return sum(self._factors[path] * self._estimate(path, step) for path in self._sketches)
+
+    def step_for(self, path: str, step: float) -> float:
+        """The step of a matrix: codes of more than 15 bits are refused, so a matrix with large entries needs more."""
+        return max(step, self._sketches[path].largest / 2**14)
+
+    def stands_for_others(self, path: str) -> bool:
+        """Whether a matrix is the first of its kind."""
+        return any(kind and kind[0] == path for kind in self._kinds)
+
+    def correct(self, path: str, step: float, size: float, *, alone: bool) -> None:
+        """Learn that a matrix takes `size` bytes; unless `alone`, take matrices of its kind to change alike."""
+        factor = size / self._estimate(path, step)
+        change = factor / self._factors[path]
+        others = () if alone else next(kind for kind in self._kinds if path in kind)
+        self._factors |= {other: self._factors[other] * change for other in others} | {path: factor}
+
+    def step_of(self, room: float, limit: float, fixed: float) -> float:
+        """The step, to a thousandth, whose codes take `room` bytes; `limit` and `fixed` are for the message.
+
+        Raises:
+            ValueError: even at the largest step they do not.
+        """
+        largest = [max(sketch.largest, 1e-30) for sketch in self._sketches.values()]
+        low, high = math.log(min(largest, default=1.0) / 2**14), math.log(max(largest, default=1.0))
+        if (least := self.total(math.exp(high))) > room:
+            needed = 1.001 * (fixed + least) / MARGIN / 1e6  # so that no digit that is left out matters
+            raise ValueError(
+                f"`size` is {limit / 1e6:.4g} MB; expected at least {needed:.4g} MB, the size if all codes are 0"
+            )
+        if self.total(math.exp(low)) <= room:
+            return math.exp(low)
+        level: Any = brentq(lambda level: self.total(math.exp(level)) - room, low, high, xtol=5e-4)
+        return math.exp(level)
+
+    def _estimate(self, path: str, step: float) -> float:
+        if (path, step) not in self._known:
+            sketch, size, used = self._sketches[path], 64.0, None
+            for number, (part, share) in enumerate(zip(sketch.parts, sketch.shares, strict=True)):
+                part = part if used is None else part[used]
+                scaled = part / self.step_for(path, step)
+                if number == 0:
+                    scaled = np.where(np.abs(scaled) < 0.5 + sketch.dead_zone, 0, scaled)
+                codes = np.round(scaled).astype(np.int32).clip(-(2**15), 2**15 - 1)
+                if number == 0 and len(sketch.parts) > 1:
+                    used = np.flatnonzero(np.any(codes, axis=0))
+                    used = used if used.size else np.array([0])
+                    codes = codes[:, used]
+                size += share * estimated_bytes(codes) + 2 * sum(codes.shape)
+            self._known[path, step] = size
+        return self._known[path, step]
