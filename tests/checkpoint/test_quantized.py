@@ -207,6 +207,10 @@ DAMAGE: dict[str, tuple[Callable[[Tensors], Any], str]] = {
     ),
     "scales that grow": (bomb, "its scales are damaged: expected 24 bytes"),
     "infinite scales": (lambda t: t[f"{NAME}.scales"].fill(np.inf), "its scales hold NaN or infinity"),
+    "scales times steps": (
+        lambda t: t.update({f"{NAME}.scales": np.full((12, 1), 1e38, "f4"), f"{NAME}.steps": np.full(12, 1e38, "f4")}),
+        "it has entries up to .*e\\+76, which float32 cannot hold",
+    ),
     "steps": (lambda t: t.update({f"{NAME}.steps": np.ones(13, np.float16)}), r"its steps are .*\(13,\), expected"),
     "another shape": (lambda t: shape_of(t, NAME, (13, 12)), rf"{NAME} is \(12, 13\), expected \(12, 12\)"),
     "huge": (lambda t: shape_of(t, NAME, (1 << 14, 1 << 12)), rf"{NAME} is \(4096, 16384\), expected"),
@@ -243,6 +247,35 @@ def test_damaged_files_are_refused_by_name(damage: str, small: Path):
     write_tensors(path, tensors.items())
     with pytest.raises(CheckpointError, match=message):
         load_checkpoint(small)
+
+
+def test_a_pair_of_a_huge_rank_is_refused_before_it_is_decoded(tmp_path: Path):
+    net = load_checkpoint(GOLDENS / "bert_base")
+    pair = LowRank(rounded((12, 400), 1), rounded((400, 12), 1))
+    save_checkpoint(dataclasses.replace(net, params=set_leaf(net.params, KERNEL, pair)), tmp_path / "small")
+    with pytest.raises(CheckpointError, match=rf"{KERNEL} is refused: its rank is 400, more than its shape \(12, 12\)"):
+        load_checkpoint(tmp_path / "small")
+
+
+def test_codes_beside_the_net_are_kept_as_they_are(tmp_path: Path):
+    net = load_checkpoint(GOLDENS / "bert_base")
+    parts = {f"crf.weight.{name}": part for name, part in Coded.of(rounded((5, 7), 1)).parts.items()}
+    net = dataclasses.replace(net, extra=parts)
+    save_checkpoint(net, tmp_path / "one")
+    again = load_checkpoint(tmp_path / "one")
+    assert again.extra.keys() == parts.keys()
+    assert all(np.array_equal(again.extra[name], part) for name, part in parts.items())
+    save_checkpoint(again, tmp_path / "two")
+    assert files(tmp_path / "two") == files(tmp_path / "one")
+
+
+@pytest.mark.parametrize("part", ["codes", "scales", "steps"])
+def test_names_of_parts_beside_the_net_are_refused(tmp_path: Path, part: str):
+    net = with_kind(KINDS["steps"])
+    net = dataclasses.replace(net, extra={f"{NAME}.{part}": np.ones(3, np.float32)})
+    with pytest.raises(ValueError, match=f"names of the net's own weights: {NAME}.{part}"):
+        save_checkpoint(net, tmp_path / "small")
+    assert not (tmp_path / "small").exists()
 
 
 @pytest.mark.parametrize(
