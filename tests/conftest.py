@@ -17,18 +17,17 @@ import pytest
 from jaxtyping import install_import_hook
 from safetensors.numpy import load_file, save_file
 
+import tests._shapes
 from tests._covering import mark_the_rest_slow
 
 pytest_plugins = ["tests.helpers.compressed"]
 
-# Shapes in signatures are checked at run time, under the tests only; not where a function checks its arguments
-# itself, for there the tests want its own message.
-_MODULES = ["rows", "geometry", "prox", "solution", "spectrum", "start"]
-_CHECKED = [f"lpjax.weights.{name}" for name in ("dispatch", "low_rank", "quantized")]
-_CHECKED += [f"lpjax.solvers._core.{name}" for name in _MODULES]
-_CHECKED += [f"lpjax.models.{name}" for name in ("bert", "distilbert", "layers", "roberta", "taps", "xlnet")]
-_CHECKED += ["lpjax.pipeline._stages", "lpjax.pipeline.outputs"]
-_hook = install_import_hook(_CHECKED, "beartype.beartype")
+# Shapes in signatures are checked at run time, under the tests only, in all modules but one: the pytree of a problem
+# also holds specs of its sharding where its annotations say arrays.
+_PACKAGE = Path(__file__).parents[1] / "lpjax"
+_MODULES = {".".join(("lpjax", *path.relative_to(_PACKAGE).with_suffix("").parts)) for path in _PACKAGE.rglob("*.py")}
+_CHECKED = sorted(name for name in _MODULES - {"lpjax.solvers._core.problem"} if not name.endswith(".__init__"))
+_hook = install_import_hook(_CHECKED, f"{tests._shapes.__name__}.check_arrays")
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
