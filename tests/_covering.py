@@ -1,8 +1,12 @@
-"""Which cases of a product of parameters are run always: so many that every two values meet in one of them."""
+"""Which cases of a product of parameters are run always: so many that every two values meet in one of them.
+
+The others are slow, and may be run in parts.
+"""
 
 from __future__ import annotations
 
 import itertools
+import zlib
 from collections import defaultdict
 from collections.abc import Hashable, Mapping, Sequence
 
@@ -48,3 +52,15 @@ def mark_the_rest_slow(items: Sequence[pytest.Item]) -> None:
         values = [{name: repr(value) for name, value in item.callspec.params.items()} for item in cases]
         for number in set(range(len(cases))) - set(covering(values, *mark.args)):
             cases[number].add_marker("slow")
+
+
+def in_part(nodeid: str, part: str) -> bool:
+    """Whether a test is of a part "K/N": its name alone decides, so that the N parts have every test once.
+
+    Raises:
+        ValueError: `part` is not of that form, or K is not from 1 to N.
+    """
+    number, _, parts = part.partition("/")
+    if not (number.isdecimal() and parts.isdecimal() and 1 <= int(number) <= int(parts)):
+        raise ValueError(f"the part of the slow tests is {part!r}; expected K/N with K from 1 to N, such as 1/4")
+    return zlib.crc32(nodeid.encode()) % int(parts) == int(number) - 1

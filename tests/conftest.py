@@ -18,7 +18,7 @@ from jaxtyping import install_import_hook
 from safetensors.numpy import load_file, save_file
 
 import tests._shapes
-from tests._covering import mark_the_rest_slow
+from tests._covering import in_part, mark_the_rest_slow
 
 pytest_plugins = ["tests.helpers.compressed"]
 
@@ -46,9 +46,17 @@ def pytest_configure(config: pytest.Config) -> None:
     jax.config.update("jax_compilation_cache_dir", os.environ[_CACHE])
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the option of `make test-part`."""
+    parser.addoption("--slow-part", metavar="K/N", help='of the slow tests, with -m "", run only part K of N')
+
+
 @pytest.hookimpl(tryfirst=True)  # before pytest deselects by marks
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     mark_the_rest_slow(items)
+    part = config.getoption("--slow-part")
+    if part is not None:
+        items[:] = [item for item in items if item.get_closest_marker("slow") is None or in_part(item.nodeid, part)]
 
 
 @pytest.fixture(autouse=True, scope="module")

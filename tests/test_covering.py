@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from tests._covering import covering
+from tests._covering import covering, in_part
 
 
 @pytest.mark.parametrize("sizes", [(4,), (2, 3), (6, 2, 3), (6, 3, 2, 2), (1, 1, 1)])
@@ -36,3 +36,13 @@ def test_cases_that_lack_a_combination_lose_nothing():
 def test_every_value_by_itself():
     cases = [{"net": net, "task": task} for net in "abcd" for task in (1, 2, 3)]
     assert [(cases[i]["net"], cases[i]["task"]) for i in covering(cases, 1)] == [("a", 1), ("b", 2), ("c", 3), ("d", 1)]
+
+
+def test_parts_have_every_test_once():
+    names = [f"tests/test_a.py::test_b[{i}]" for i in range(200)]
+    parts = [[name for name in names if in_part(name, f"{k}/4")] for k in range(1, 5)]
+    assert sorted(itertools.chain(*parts)) == sorted(names)
+    assert all(30 < len(part) < 70 for part in parts)
+    for wrong in ("0/4", "5/4", "1", "/4", "1/", "a/4", "-1/4"):
+        with pytest.raises(ValueError, match="expected K/N"):
+            in_part(names[0], wrong)
