@@ -11,8 +11,10 @@ from collections.abc import Callable
 from types import FunctionType
 from typing import Any
 
-from beartype import beartype
+from beartype import BeartypeConf, beartype
 from jaxtyping import AbstractArray
+
+_beartype = beartype(conf=BeartypeConf(is_pep484_tower=True))  # an int is a float, as type checkers say
 
 
 def check_arrays(function: Any) -> Any:
@@ -25,7 +27,7 @@ def check_arrays(function: Any) -> Any:
     whole = function.__annotations__
     function.__annotations__ = hints
     try:
-        checked: Callable[..., Any] = beartype(function)
+        checked: Callable[..., Any] = _beartype(function)
     finally:
         function.__annotations__ = whole
     return checked
