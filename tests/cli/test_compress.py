@@ -138,7 +138,9 @@ def test_a_second_run_adds_to_the_first(run, folder, tmp_path):
     assert steps[0]["paths"][0] not in steps[1]["paths"]
     status, _, err = run("compress", second, tmp_path / "third", "--keep", 0.65, "--method", "svd")
     assert status == 2
-    assert "no layer gets smaller: a pair of rank 5 is no smaller than the present one of rank 5" in " ".join(err.split())
+    assert "no layer gets smaller: a pair of rank 5 is no smaller than the present one of rank 5" in " ".join(
+        err.split()
+    )
     assert not (tmp_path / "third").exists()
 
 

@@ -476,7 +476,9 @@ def test_the_command_its_plan_and_its_page(command, folder, tmp_path):
     options = ["--layers", "word_embeddings", "--keep", 0.7, "--sparse", 0.2]
     status, _, errors = command("compress", tmp_path / "out", tmp_path / "more", *options)
     assert status == 2
-    assert "no layer gets smaller: a pair of rank 5 is no smaller than the present one of rank 3" in " ".join(errors.split())
+    assert "no layer gets smaller: a pair of rank 5 is no smaller than the present one of rank 3" in " ".join(
+        errors.split()
+    )
 
 
 @pytest.mark.parametrize(
