@@ -41,14 +41,22 @@ def demo_table(record: dict[str, Any]) -> str:
         f"`admm_entries` was stopped after {min(limits)} iterations, before it converged." if limits and limited else ""
     )
     saved = record["saved"]
-    name = method_label(saved["method"], saved["p"])
+    sizes = ["| whole model | MB | score | forward / dense | seconds |", "|---" * 5 + "|"]
+    sizes += [f"| dense | {record['dense_bytes'] / 1e6:.1f} | {dense} | 1.00 | |"]
+    sizes += [
+        f"| {row['method']}, {row['setting']} | {row['bytes'] / 1e6:.2f} | {row['score']:.4f} | {row['forward']:.2f} "
+        f"| {row['seconds']:.0f} |"
+        for row in record["sizes"]
+    ]
     return "\n".join(
         [
+            *sizes,
+            "",
             *lines,
             "",
             *([note] if note else []),
-            f"The saved checkpoint (embedding −60 %, {name}) has {saved['bytes'] / 1e6:.1f} MB instead of "
-            f"{saved['dense_bytes'] / 1e6:.1f}, and scores {saved['score_reloaded']:.4f}",
+            f"The saved checkpoint ({saved['method']}, `{saved['setting']}`) has {saved['bytes'] / 1e6:.2f} MB "
+            f"instead of {record['dense_bytes'] / 1e6:.1f}, and scores {saved['score_reloaded']:.4f}",
             f"after reloading. The run took {record['seconds'] / 60:.1f} minutes on {record['machine']['cores']} "
             "cores. Record: `experiments/results/demo.json`.",
         ]
