@@ -169,8 +169,8 @@ def test_the_loss_is_numpys(task):
         losses = np.log(np.exp(logits).sum(axis=1)) - chosen
     else:
         losses = (logits[:, 0] - labels) ** 2
-    arrays = jax.tree.map(jnp.asarray, (inputs, labels, weights))
-    found = loss_sum(checkpoint.params, checkpoint.config, *arrays, None, np.dtype(np.float32))
+    inputs, labels, weights = jax.tree.map(jnp.asarray, (inputs, labels, weights))
+    found = loss_sum(checkpoint.params, checkpoint.config, inputs, labels, weights, None, np.dtype(np.float32))
     assert float(found) == pytest.approx(losses[:5].sum(), rel=1e-5)
 
 
