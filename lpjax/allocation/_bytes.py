@@ -17,12 +17,11 @@ from lpjax.allocation._sizes import MARGIN, Sizes, sketch_of
 from lpjax.checkpoint.safetensors import ENTRY
 from lpjax.compression import compress, require_finite
 from lpjax.compression.plan import Choice, Plan
-from lpjax.compression.rounding import Moments, moments_of, round_layer
+from lpjax.compression.rounding import Moments, moments_of, narrows, round_layer
 from lpjax.select import Select, require_unquantized, select_paths
 from lpjax.weighting.statistics import Calibration
 from lpjax.weighting.weightings import DEFAULT, Weighting, check_weighting, leaf_metrics, weighting_named
 from lpjax.weights.coded import stored_bytes
-from lpjax.weights.dispatch import is_weight
 from lpjax.weights.low_rank import LowRank
 from lpjax.weights.quantized import Quantized
 
@@ -86,7 +85,7 @@ def plan_for_size(
         )
     paths, limit = check_sized(params, size, select, other_bytes)
     bases = {} if ranks is None else {path: choice for path, choice in ranks.layers.items() if choice.rank is not None}
-    tree = dict(leaves_with_paths(_factored(params, ranks, statistics)))
+    tree = dict(leaves_with_paths(params if ranks is None else _factored(params, ranks, bases, statistics)))
     paths = [path for path, leaf in tree.items() if path in paths or (path in bases and isinstance(leaf, LowRank))]
     if statistics is not None:
         known = {path: tree[path] for path in paths if path in statistics.statistics}
@@ -145,14 +144,11 @@ def plan_for_size(
     )
 
 
-def _factored(params: Any, ranks: Plan | None, statistics: Calibration | None) -> Any:
-    """`params` with the pairs of a plan."""
-    if ranks is None:
-        return params
-    layers = {path: choice for path, choice in ranks.layers.items() if choice.rank is not None}
-    if any(choice.sparse_share or choice.rounds for choice in layers.values()):
+def _factored(params: Any, ranks: Plan, bases: dict[str, Choice], statistics: Calibration | None) -> Any:
+    """`params` with the pairs of a plan, whose layers that have a rank are `bases`."""
+    if any(choice.sparse_share or choice.rounds for choice in bases.values()):
         raise ValueError("`ranks` has single entries or rounded layers; expected pairs of floating-point numbers")
-    return compress(params, dataclasses.replace(ranks, layers=layers), statistics).params if layers else params
+    return compress(params, dataclasses.replace(ranks, layers=bases), statistics).params if bases else params
 
 
 def check_size(size: float) -> None:
@@ -246,14 +242,13 @@ def _rounded_bytes(path: str, leaf: Any, step: float, moments: Moments) -> float
 def _rest_dtype(leaves: Iterable[Any]) -> Literal["float16"] | None:
     """The dtype of all arrays that are not rounded: float16 if it can hold their numbers, else their own."""
     most = float(np.finfo(np.float16).max)
-    plain = [leaf for leaf in leaves if not is_weight(leaf) and jnp.issubdtype(leaf.dtype, jnp.floating)]
-    return "float16" if all(np.abs(np.asarray(leaf)).max(initial=0) <= most for leaf in plain) else None
+    fits = all(np.abs(np.asarray(leaf)).max(initial=0) <= most for leaf in leaves if narrows(leaf))
+    return "float16" if fits else None
 
 
 def _rest_bytes(path: str, leaf: Any, rest: str | None) -> int:
     """Bytes of an array or weight that stays as it is, but for its dtype, with its place in the header."""
-    narrowed = rest is not None and not is_weight(leaf) and jnp.issubdtype(leaf.dtype, jnp.floating)
-    size = min(leaf.size * 2, leaf.nbytes) if narrowed else stored_bytes(leaf)
+    size = leaf.size * 2 if rest is not None and narrows(leaf) else stored_bytes(leaf)
     return size + _arrays(leaf) * _header(path)
 
 

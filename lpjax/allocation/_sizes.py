@@ -13,7 +13,7 @@ from lpjax._tree import is_table
 from lpjax.compression.rounding import Moments, step_scale
 from lpjax.rounding import DEAD_ZONE, rotation, triangle_of
 from lpjax.weights.entropy import estimated_bytes
-from lpjax.weights.low_rank import LowRank
+from lpjax.weights.low_rank import LowRank, row_blocks
 
 MARGIN = 0.997  # share of the size that is aimed at, since the size is a limit
 _SAMPLE = {True: 1 << 20, False: 1 << 17}  # entries of a table, and of a kernel, from which its size is estimated
@@ -37,6 +37,7 @@ class Sketch(NamedTuple):
 
 
 def sketch_of(path: str, leaf: Any, moments: Moments) -> Sketch:
+    """The sketch of a leaf, dense or a pair, under its metrics."""
     rows, columns = moments
     scale = 1 / step_scale(leaf, moments)
     if not is_table(path) and not isinstance(leaf, LowRank):
@@ -57,8 +58,8 @@ def sketch_of(path: str, leaf: Any, moments: Moments) -> Sketch:
         (left[::stride] @ turn).astype(np.float32), (weights[::stride], np.ones(turn.shape[1])), scale
     )
     largest = max(
-        float(np.abs((left[at] @ turn) * (scale * weights[at, None])).max())
-        for at in (slice(start, start + _BLOCK) for start in range(0, len(left), _BLOCK))
+        float(np.abs((block @ turn) * (scale * weights[start : start + len(block), None])).max())
+        for start, block in row_blocks(left, _BLOCK)
     )
     energies = np.sqrt(np.mean(np.square(coefficients), axis=0) * len(left))
     outer = np.sqrt(triangle_of(columns, basis.shape[1]).pivots)

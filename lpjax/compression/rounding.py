@@ -166,6 +166,11 @@ def _share(part: float, whole: float) -> float:
     return max(float(part / whole), 0.0) if whole > 0 else 0.0
 
 
+def narrows(leaf: Any) -> bool:
+    """Whether `round_rest` gives a leaf a narrower dtype."""
+    return not is_weight(leaf) and jnp.issubdtype(leaf.dtype, jnp.floating) and leaf.dtype.itemsize > 2
+
+
 def round_rest(params: Any, layers: Mapping[str, Any], dtype: str) -> Any:
     """`params` with all floating-point arrays that are not among `layers` in a narrower dtype.
 
@@ -174,12 +179,7 @@ def round_rest(params: Any, layers: Mapping[str, Any], dtype: str) -> Any:
     """
     leaves = {}
     for path, leaf in leaves_with_paths(params):
-        if (
-            path in layers
-            or is_weight(leaf)
-            or not jnp.issubdtype(leaf.dtype, jnp.floating)
-            or leaf.dtype.itemsize <= 2
-        ):
+        if path in layers or not narrows(leaf):
             continue
         with np.errstate(over="ignore"):
             narrow = np.asarray(leaf).astype(dtype)

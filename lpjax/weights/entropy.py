@@ -304,7 +304,7 @@ def _low_bits(symbols: np.ndarray) -> np.ndarray:
 def _pack_raw(codes: np.ndarray, symbols: np.ndarray) -> np.ndarray:
     """Signs and low bits of the codes that are not 0, as 16-bit words."""
     parts = [np.zeros(0, np.uint8)]
-    for block in _chunks(len(codes)):
+    for block in _blocks(len(codes), 1):
         at = np.flatnonzero(symbols[block])
         low = _low_bits(symbols[block][at])
         signed = codes[block][at].astype(np.int64)
@@ -323,7 +323,7 @@ def _unpack_raw(symbols: np.ndarray, words: np.ndarray, least: int) -> np.ndarra
     """The codes, from their symbols and from what `_pack_raw` returned, padded with zeros to at least `least` words."""
     bits = np.unpackbits(words.astype("<u2").view(np.uint8), bitorder="little")
     codes, used = np.zeros(len(symbols), np.dtype("<i2")), 0
-    for block in _chunks(len(symbols)):
+    for block in _blocks(len(symbols), 1):
         at = np.flatnonzero(symbols[block])
         kept = symbols[block][at].astype(np.int64)
         low = _low_bits(kept)
@@ -341,11 +341,6 @@ def _unpack_raw(symbols: np.ndarray, words: np.ndarray, least: int) -> np.ndarra
     if bits[used:].any():
         raise ValueError("it does not end with zeros")
     return codes
-
-
-def _chunks(size: int) -> Iterator[slice]:
-    """Slices of 2^20 codes, whose positions and bits are in memory at a time."""
-    return (slice(start, start + (1 << 20)) for start in range(0, size, 1 << 20))
 
 
 def _starts(low: np.ndarray) -> tuple[np.ndarray, int]:
