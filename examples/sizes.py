@@ -46,10 +46,9 @@ class Sized(NamedTuple):
 def ways(dense: Checkpoint, calibration: Calibration) -> list[Sized]:
     """The rows of the table, the peers first."""
     params = dense.params
-    matrices = [path for path, leaf in leaves_with_paths(params) if leaf.ndim == 2]
 
     def rounding(bits: int, group: int | None) -> Callable[[], Plan]:
-        return lambda: Plan(dict.fromkeys(matrices, Choice(None, bits=bits, group=group)), rest="float16")
+        return lambda: rounding_plan(params, bits, group)
 
     def svd() -> Plan:
         return allocate(params, budget=_BUDGET, statistics=calibration)
@@ -62,6 +61,12 @@ def ways(dense: Checkpoint, calibration: Calibration) -> list[Sized]:
         Sized("svd, by text", f"{_BUDGET:.0%} of the parameters, 8 bits", svd, calibration, int8=True),
         *(Sized(OURS, f"--size {100 * size:g}%", sized(size), calibration) for size in _SIZES),
     ]
+
+
+def rounding_plan(params: Any, bits: int, group: int | None) -> Plan:
+    """Plain rounding of all matrices; a `group` of None is a whole line."""
+    matrices = [path for path, leaf in leaves_with_paths(params) if leaf.ndim == 2]
+    return Plan(dict.fromkeys(matrices, Choice(None, bits=bits, group=group)), rest="float16")
 
 
 def size_row(

@@ -26,12 +26,13 @@ from typing import Any, NamedTuple
 from rich.console import Console
 
 import lpjax
+from examples.sizes import rounding_plan
 from experiments.budget import SEED, read_or_calibrate, split_texts
 from lpjax._files.json import write_json
 from lpjax._provenance import run_record
 from lpjax._tree import leaves_with_paths
 from lpjax.checkpoint.source import installed_encoder, weight_bytes
-from lpjax.compression import Choice, Plan
+from lpjax.compression import Plan
 from lpjax.evaluation.sentences import stsb
 from lpjax.glue.data import Pairs, load_stsb
 
@@ -113,13 +114,9 @@ def main() -> None:
 
 def _cases(params: Any, encoder: Encoder) -> list[tuple[str, str, bool, Callable[[Known], Plan]]]:
     """(method, label, whether it is calibrated, statistics -> plan) of each row."""
-    matrices = [path for path, leaf in leaves_with_paths(params) if leaf.ndim == 2]
 
     def rounding(bits: int, group: int | None) -> Callable[[Known], Plan]:
-        def plan(known: Known) -> Plan:
-            return Plan(dict.fromkeys(matrices, Choice(None, bits=bits, group=group)), rest="float16")
-
-        return plan
+        return lambda _: rounding_plan(params, bits, group)
 
     def label(bits: int, group: int | None) -> str:
         return f"{bits} bits, " + ("a row" if group is None else f"groups of {group}")

@@ -165,8 +165,8 @@ def _checked_pairs(checkpoint: Checkpoint) -> list[tuple[str, Any]]:
     check_finite(
         ((part_name(name, part), array) for name, leaf in pairs for part, array in parts_of(leaf).items()), "`params`"
     )
-    parts = {f"{name}.{part}" if part else name for name, leaf in pairs for part in ("", *_parts_in_file(leaf))}
-    repeated = sorted(checkpoint.extra.keys() & parts)
+    own = {part_name(name, part) for name, leaf in pairs for part in ("", *_parts_in_file(leaf))}
+    repeated = sorted(checkpoint.extra.keys() & own)
     if repeated:
         raise ValueError(f"`checkpoint.extra` holds names of the net's own weights: {listed(repeated)}")
     formats = {str(dtype) for dtype in DTYPES.values()}
