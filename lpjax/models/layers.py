@@ -121,10 +121,20 @@ def layer_norm(
 ) -> Float[Array, "batch length d"]:
     """Normalize the last axis to mean 0 and variance 1, then scale and shift; in float32 (or float64)."""
     wide = x.astype(at_least_float32(x.dtype))
-    centred = wide - wide.mean(-1, keepdims=True)
+    scale, bias = (cast(params[name], wide.dtype) for name in ("scale", "bias"))
+    return normalized(wide, scale, bias, eps).astype(x.dtype)
+
+
+# `normalized`, `attended`, `gelu` and `gelu_tanh` are jitted so that a traced program calls them by name, and other
+# runtimes can use their own operators for them (`lpjax.export`). XLA compiles them into the program around them.
+@jax.jit
+def normalized(
+    x: Float[Array, "batch length d"], scale: Float[Array, " d"], bias: Float[Array, " d"], eps: float
+) -> Float[Array, "batch length d"]:
+    """`layer_norm` in the dtype of x."""
+    centred = x - x.mean(-1, keepdims=True)
     variance = jnp.square(centred).mean(-1, keepdims=True)
-    scale, bias = (cast(params[name], wide.dtype)[None, None] for name in ("scale", "bias"))
-    return (centred * lax.rsqrt(variance + eps) * scale + bias).astype(x.dtype)
+    return centred * lax.rsqrt(variance + eps) * scale[None, None] + bias[None, None]
 
 
 def attention(
@@ -165,35 +175,53 @@ def weighted_mean(
     dropout: Dropout,
     rate: float,
 ) -> Float[Array, "batch heads queries size"]:
-    """softmax of the scores that are `visible`, its dropout, times the values.
+    """softmax of the scores that are `visible`, its dropout, times the values."""
+    if not (dropout.acts and rate):
+        return attended(scores, visible, value)
+    return _attended(scores, visible, value, lambda weights: dropout(weights, rate))
 
-    The division by the sum of the weights comes last, since the result has fewer entries than the weights.
-    """
+
+@jax.jit
+def attended(
+    scores: Float[Array, "batch heads queries length"],
+    visible: Bool[Array, "#batch #heads #queries length"],
+    value: Float[Array, "batch heads length size"],
+) -> Float[Array, "batch heads queries size"]:
+    """`weighted_mean` without dropout."""
+    return _attended(scores, visible, value, lambda weights: weights)
+
+
+def _attended(scores: Array, visible: Array, value: Array, drop: Callable[[Array], Array]) -> Array:
+    """The division by the sum of the weights comes last, since the result has fewer entries than the weights."""
     scores = jnp.where(visible, scores, jnp.finfo(scores.dtype).min)
     weights = jnp.exp(scores - lax.stop_gradient(scores.max(-1, keepdims=True)))
-    weights, total = dropout(weights, rate).astype(value.dtype), weights.sum(-1, keepdims=True)
+    weights, total = drop(weights).astype(value.dtype), weights.sum(-1, keepdims=True)
     mean = jnp.einsum("bhqk,bhkd->bhqd", weights, value, preferred_element_type=total.dtype)
     return (mean / total).astype(value.dtype)
 
 
-def _gelu(x: Array) -> Array:
+@jax.jit
+def gelu(x: Array) -> Array:
+    """x Φ(x), where Φ is the normal distribution (Hendrycks and Gimpel, arXiv 1606.08415)."""
     # erf, not jax.nn.gelu's erfc: half the time on a CPU, and what PyTorch computes.
     return 0.5 * x * (1 + lax.erf(x * math.sqrt(0.5)))
 
 
-def _gelu_tanh(x: Array) -> Array:
+@jax.jit
+def gelu_tanh(x: Array) -> Array:
+    """`gelu` by the approximation with tanh, ibid."""
     return 0.5 * x * (1 + jnp.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x)))
 
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
-    "gelu": _gelu,
-    "gelu_python": _gelu,
-    "gelu_new": _gelu_tanh,
-    "gelu_fast": _gelu_tanh,
-    "gelu_accurate": _gelu_tanh,
-    "gelu_pytorch_tanh": _gelu_tanh,
-    "gelu_python_tanh": _gelu_tanh,
-    "gelu_10": lambda x: jnp.clip(_gelu(x), -10, 10),
+    "gelu": gelu,
+    "gelu_python": gelu,
+    "gelu_new": gelu_tanh,
+    "gelu_fast": gelu_tanh,
+    "gelu_accurate": gelu_tanh,
+    "gelu_pytorch_tanh": gelu_tanh,
+    "gelu_python_tanh": gelu_tanh,
+    "gelu_10": lambda x: jnp.clip(gelu(x), -10, 10),
     "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
     "relu": jax.nn.relu,
     "relu2": lambda x: jnp.square(jax.nn.relu(x)),

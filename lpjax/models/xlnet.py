@@ -173,12 +173,12 @@ def forward(params: Mapping[str, Any], config: XLNetConfig, inputs: Inputs) -> F
 
 def _positions(config: XLNetConfig, length: int, dtype: Any) -> Float[Array, "direction two_length d"]:
     """Sinusoids of the relative positions length, …, 1 − length; with `bi_data` also of their negatives."""
-    distance = np.arange(length, -length, -1)
+    distance = length - jnp.arange(2 * length)  # not NumPy's: the length may be a symbol (`lpjax.export`)
     if config.clamp_len > 0:
-        distance = np.clip(distance, -config.clamp_len, config.clamp_len)
-    directions = np.stack([distance, -distance] if config.bi_data else [distance])
+        distance = jnp.clip(distance, -config.clamp_len, config.clamp_len)
+    directions = jnp.stack([distance, -distance] if config.bi_data else [distance])
     frequency = 1 / 10000 ** (np.arange(0, config.d_model, 2) / config.d_model)
-    angle = jnp.asarray(directions, jnp.float32)[:, :, None] * jnp.asarray(frequency, jnp.float32)[None, None]
+    angle = directions.astype(jnp.float32)[:, :, None] * jnp.asarray(frequency, jnp.float32)[None, None]
     return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1).astype(dtype)
 
 

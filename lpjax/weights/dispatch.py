@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Integer
 
+from lpjax.weights.exporting import rows_of
 from lpjax.weights.low_rank import LowRank
 from lpjax.weights.quantized import Quantized, expanded
 
@@ -61,7 +62,7 @@ def take_rows(weight: Weight, ids: Integer[Array | np.ndarray, "*batch"]) -> Flo
     if isinstance(weight, Quantized):
         return weight.take(ids)
     if not isinstance(weight, LowRank):
-        return jnp.take(weight, ids, axis=0, mode="clip")
+        return rows_of(weight, ids)
     rows = take_rows(weight.left, ids) @ weight.right
     return rows if weight.sparse is None else rows + weight.sparse.take(ids, weight.shape[-1])
 

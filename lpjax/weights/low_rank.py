@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from lpjax._repr import short_repr
+from lpjax.weights.exporting import is_exporting
 from lpjax.weights.quantized import Quantized, expanded
 from lpjax.weights.sparse import Sparse
 
@@ -56,7 +57,7 @@ class LowRank:
         if self.sparse is None:
             return (x @ self.left) @ self.right
         n, d = self.shape
-        if math.prod(x.shape[:-1]) * (n + d) > n * d:
+        if is_exporting() or math.prod(x.shape[:-1]) * (n + d) > n * d:  # exported programs have no number of rows
             return x @ self.multiplied()
         return (x @ self.left) @ self.right + x @ self.sparse.dense(d)
 

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Array, Float, Integer, UInt8
 
 from lpjax._repr import short_repr
+from lpjax.weights.exporting import is_exporting, rows_of
 from lpjax.weights.sparse import index_dtype
 
 if TYPE_CHECKING:
@@ -183,9 +184,9 @@ class Quantized:
     def take(self, ids: Integer[Array | np.ndarray, "*batch"]) -> Float[Array, "*batch d"]:
         """Rows `ids`; ids outside the matrix are clamped. If lines are rows, only these are expanded."""
         if self.axis == 0:
-            return jnp.take(self.dense(), ids, axis=0, mode="clip")
-        codes = tuple(jnp.take(run, jnp.ravel(ids), axis=0, mode="clip") for run in self.codes)
-        scales = jnp.take(self.scales, jnp.ravel(ids), axis=0, mode="clip")
+            return rows_of(self.dense(), ids)
+        codes = tuple(rows_of(run, jnp.ravel(ids)) for run in self.codes)
+        scales = rows_of(self.scales, jnp.ravel(ids))
         rows = dataclasses.replace(self, codes=codes, scales=scales)._lines(jnp, self.dtype)
         return rows.reshape(*jnp.shape(ids), self.length)
 
@@ -204,7 +205,7 @@ class Quantized:
 
     @property
     def _large(self) -> bool:
-        return self.ndim == 2 and self.size > _BLOCK
+        return self.ndim == 2 and self.size > _BLOCK and not is_exporting()
 
     def _map_lines(self, function: Callable[[Array], Array]) -> Array:
         """`function` of each line (length,), stacked; some lines are expanded at a time."""
@@ -221,17 +222,17 @@ class Quantized:
         if self.order is None and len(self.runs) == 1:
             return _unpack(self.codes[0], *self.runs[0], xp)
         # All runs at once, by where the bits of each position begin: a program of few operations, which compiles fast.
-        bits, starts = _layout(self.runs)
+        places = _layout(self.runs)
         if self.order is not None:
             order = xp.asarray(self.order).astype(np.int32)
-            bits, starts = xp.asarray(bits)[order], xp.asarray(starts)[order]
+            places = tuple(xp.asarray(part)[order] for part in places)
+        byte, shift, mask, half = (part[..., None, :] for part in places)
         packed = [xp.asarray(run) for run in self.codes]
         stream = xp.concatenate([*packed, xp.zeros((*self.scales.shape[:-1], 2), np.uint8)], axis=-1)
-        place = xp.broadcast_to((starts >> 3)[..., None, :], (*self.scales.shape[:-1], self.length))
-        low, high = (xp.take_along_axis(stream, place + i, axis=-1).astype(np.int32) for i in (0, 1))
-        word = (low | high << 8) >> (starts & 7)[..., None, :]
-        half = (1 << bits >> 1)[..., None, :]
-        return ((word & 2 * half - 1 & -(half > 0).astype(np.int32)) - half).astype(np.int16)
+        byte = xp.broadcast_to(byte, (*self.scales.shape[:-1], self.length))
+        low, high = (xp.take_along_axis(stream, byte + i, axis=-1).astype(np.uint32) for i in (0, 1))
+        word = (low | high << 8) >> shift & mask
+        return (word.astype(np.int32) - half).astype(np.int16)
 
     def _lines(self, xp: Any, dtype: Any) -> Any:
         """The lines (..., lines, length), expanded by NumPy or JAX."""
@@ -301,14 +302,16 @@ def _narrow(name: str, values: Any, shape: tuple[int, ...]) -> np.ndarray:
 
 
 @functools.lru_cache(maxsize=256)
-def _layout(runs: tuple[tuple[int, int], ...]) -> tuple[np.ndarray, np.ndarray]:
-    """The bits of each position, and the bit of the joined runs at which it begins; at most two bytes hold each."""
+def _layout(runs: tuple[tuple[int, int], ...]) -> tuple[np.ndarray, ...]:
+    """Of each position of the joined runs: its first byte, of two that hold it at most; the number of bits before it in
+    that byte; ones in place of its bits; and half of their range."""
     bits = np.repeat([b for b, _ in runs], [width for _, width in runs]).astype(np.int32)
     starts, begin = [np.zeros(0, np.int32)], 0
     for b, width in runs:
         starts.append(8 * begin + b * np.arange(width, dtype=np.int32))
         begin += -(-width * b // 8)
-    return bits, np.concatenate(starts)
+    start = np.concatenate(starts)
+    return start >> 3, (start & 7).astype(np.uint32), ((1 << bits) - 1).astype(np.uint32), 1 << bits >> 1
 
 
 def _bits_needed(codes: np.ndarray) -> np.ndarray:
