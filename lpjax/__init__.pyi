@@ -73,9 +73,11 @@ from lpjax.training import finetune as finetune
 from lpjax.compression import record_files as record_files
 from lpjax.checkpoint import save_checkpoint as save_checkpoint
 from lpjax.checkpoint import export_checkpoint as export_checkpoint
+from lpjax.export import export_program as export_program
 
 # Rooms with further names
 from lpjax import checkpoint as checkpoint
+from lpjax import export as export
 from lpjax import models as models
 from lpjax import data as data
 from lpjax import pipeline as pipeline

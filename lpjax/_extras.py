@@ -11,6 +11,7 @@ EXTRAS: dict[str, dict[str, str]] = {
     "glue": {"datasets": "datasets", "pyarrow": "pyarrow", "evaluate": "evaluate", "sklearn": "scikit-learn"},
     "report": {"matplotlib": "matplotlib", "jinja2": "jinja2"},
     "flax": {"flax": "flax"},
+    "onnx": {"onnx": "onnx"},
     "sentencepiece": {"sentencepiece": "sentencepiece", "google.protobuf": "protobuf"},
 }
 """extra -> the modules that it brings -> their packages; pyarrow comes with datasets."""

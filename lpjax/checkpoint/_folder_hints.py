@@ -152,6 +152,7 @@ _FOLDERS: tuple[_Recogniser, ...] = (
     _named(r".*\.distcp|\.metadata", "is a distributed checkpoint of PyTorch: gather it into one file first"),
     _named(r".*\.ckpt\.(index|meta|data-.*)", "is TensorFlow 1's: convert it by transformers 4"),
     _named(r".*\.h5|saved_model\.pb|.*\.keras", "is TensorFlow's or Keras's: convert it there"),
+    _named("onnx|stablehlo", f"is a program for another runtime: {_SOURCE}"),
     _named(r".*\.onnx", f"is an ONNX graph: {_SOURCE}"),
     _named(r"openvino_model\..*|.*_openvino.*\.xml", f"is OpenVINO's: {_SOURCE}"),
     _named(r".*\.gguf|ggml.*\.bin", f"is llama.cpp's: {_SOURCE}"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -15,7 +16,17 @@ from lpjax._files.replacing import check_parent, overlap, put_back, replacing_fo
 from lpjax._tree import nested, walk
 from lpjax.checkpoint._dense import densified
 from lpjax.checkpoint._load import Checkpoint, lowrank_ranks, quantized_groups
-from lpjax.checkpoint.formats import BLOCK, CONFIG, FACTORED_WEIGHTS, FORMATS, QUANTIZED, RANKS, WEIGHTS, WEIGHTS_KEY
+from lpjax.checkpoint.formats import (
+    BLOCK,
+    CONFIG,
+    FACTORED_WEIGHTS,
+    FORMATS,
+    QUANTIZED,
+    RANKS,
+    RUNTIMES,
+    WEIGHTS,
+    WEIGHTS_KEY,
+)
 from lpjax.checkpoint.int8 import FACTORS, INT8, rounded_factors
 from lpjax.checkpoint.links import check_inside, copy_inside, files_inside
 from lpjax.checkpoint.safetensors import DTYPES, check_finite, write_tensors
@@ -100,7 +111,7 @@ def save_checkpoint(
     config = _config_text(checkpoint, int8)
     texts = {CONFIG: config, **(extra_files or {})}
     name = FACTORED_WEIGHTS if _has_parts(checkpoint.params) else WEIGHTS
-    return _write_folder(target, checkpoint.source, overwrite, name, texts, lambda path: write_tensors(path, pairs))
+    return _write_folder(target, checkpoint.source, overwrite, texts, lambda fresh: write_tensors(fresh / name, pairs))
 
 
 def export_checkpoint(
@@ -152,7 +163,36 @@ def export_checkpoint(
         # Read back, so that the base model is where Hugging Face's trees have it.
         pairs = _paths(table.read(dict(pairs))[0], dense.extra, kind.separator)
     texts = {CONFIG: _config_text(dense), **(extra_files or {})}
-    return _write_folder(target, dense.source, overwrite, kind.file, texts, lambda path: kind.write(path, pairs))
+    return _write_folder(target, dense.source, overwrite, texts, lambda fresh: kind.write(fresh / kind.file, pairs))
+
+
+def export_folder(
+    checkpoint: Checkpoint,
+    folder: str | Path,
+    write: Callable[[Path], int],
+    *,
+    overwrite: bool = False,
+    extra_files: Mapping[str, Text] | None = None,
+) -> int:
+    """Save a folder for another runtime: its own files, config.json, and the files of tokenizer and stages.
+
+    Args:
+        checkpoint: what to export.
+        folder: the folder to write, as in `save_checkpoint`.
+        write: writes the runtime's files into a new folder, and returns their size in bytes.
+        overwrite, extra_files: as in `save_checkpoint`.
+
+    Returns:
+        What `write` returned.
+
+    Raises:
+        FileExistsError, FileNotFoundError, ValueError: as `save_checkpoint`.
+    """
+    target = check_target(folder, checkpoint.source, overwrite)
+    _checked_pairs(checkpoint)
+    data = json.loads(_config_text(checkpoint))
+    data.pop(BLOCK, None)
+    return _write_folder(target, checkpoint.source, overwrite, {CONFIG: json_text(data), **(extra_files or {})}, write)
 
 
 def _checked_pairs(checkpoint: Checkpoint) -> list[tuple[str, Any]]:
@@ -208,17 +248,16 @@ def _write_folder(
     target: Path,
     source: Path | None,
     overwrite: bool,
-    name: str,
     texts: Mapping[str, Text],
     write: Callable[[Path], int],
 ) -> int:
-    """Put a checkpoint's folder in the place of `target`, whole or not at all, and return what `write` does.
+    """Put a folder with what `write` makes in the place of `target`, whole or not at all, and return what it returns.
 
     Files are created, never truncated: leaves may be views of files that are replaced.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     with replacing_folder(target, overwrite) as fresh:
-        size = write(fresh / name)
+        size = write(fresh)
         for file, text in texts.items():
             (fresh / file).write_text(text if isinstance(text, str) else text(size), encoding="utf-8")
         if source is not None:
@@ -252,7 +291,7 @@ def check_target(folder: str | Path, source: Path | None, overwrite: bool) -> Pa
         raise FileExistsError(f"{target} is a mount point, which cannot be replaced; choose a folder inside it")
     inside = {path.name for path in target.iterdir()}
     weights = tuple(format.suffix for format in FORMATS.values())
-    if inside and not (CONFIG in inside and any(name.endswith(weights) for name in inside)):
+    if inside and not (CONFIG in inside and any(name.endswith(weights) or name in RUNTIMES for name in inside)):
         raise FileExistsError(f"{target} is not empty and not a checkpoint; choose another folder")
     return target
 

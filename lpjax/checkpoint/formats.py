@@ -25,6 +25,10 @@ FACTORED_WEIGHTS = "lpjax.safetensors"
 dense weights and initialize the others at random."""
 
 
+RUNTIMES = ("onnx", "stablehlo")
+"""Folders, inside that of an export, with the files of another runtime."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Format:
     """A file format of weights.

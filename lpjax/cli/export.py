@@ -5,34 +5,54 @@ from __future__ import annotations
 from typing import Annotated
 
 from lpjax.cli import _options as opt
+from lpjax.cli._errors import misuse
 from lpjax.cli._nets import load_to_save
 from lpjax.cli._output import show, sizes
 
-EXAMPLE = "lpjax export smaller dense"
+EXAMPLE = "lpjax export smaller out --to onnx"
+
+FORMATS = {"dense": "safetensors", "flax": "msgpack"}
+"""Dense files by the name that --to has for them; all other names are runtimes'."""
+TARGETS = (*FORMATS, "onnx", "stablehlo")
 
 
 def export(
     model: opt.Model,
     out: opt.Out,
-    dense: Annotated[bool, opt.flag("--dense", "Write dense weights (always on).")] = False,
-    msgpack: Annotated[bool, opt.flag("--msgpack", "Write flax_model.msgpack, for Flax.")] = False,
+    to: Annotated[
+        str, opt.name_of("lpjax.cli.export:TARGETS", "dense (for transformers), flax, onnx or stablehlo.")
+    ] = "dense",
+    pooled: Annotated[bool, opt.flag("--pooled", "For onnx and stablehlo: output sentence vectors, too.")] = False,
     force: opt.Force = False,
     as_json: opt.AsJson = False,
 ) -> None:
-    """Save a dense checkpoint that transformers loads."""
+    """Save a checkpoint for use without lpjax: dense, or as a program with its weights compressed."""
+    from lpjax._extras import require
     from lpjax.checkpoint import export_checkpoint, lowrank_ranks
     from lpjax.checkpoint.source import weight_bytes
     from lpjax.compression.history import export_files
+    from lpjax.export import export_program, program_of
 
-    del dense  # There is no other form.
+    with misuse():
+        if pooled and to in FORMATS:
+            raise ValueError(f"`pooled` is for programs; expected --to {' or '.join(TARGETS[len(FORMATS) :])}")
+        if to == "onnx":
+            require("onnx", "--to onnx")
     checkpoint = load_to_save(model, out, force)
-    format = "msgpack" if msgpack else "safetensors"
-    files = export_files(checkpoint, model)
-    after = export_checkpoint(checkpoint, out, format=format, overwrite=force, extra_files=files)
-    before, ranks = weight_bytes(checkpoint.source), lowrank_ranks(checkpoint.params)
-    result = {"model": model, "out": str(out), "format": format, "multiplied": ranks}
+    files, ranks = export_files(checkpoint, model), lowrank_ranks(checkpoint.params)
+    if to in FORMATS:
+        after = export_checkpoint(checkpoint, out, format=FORMATS[to], overwrite=force, extra_files=files)
+        what = f"{len(ranks)} factored weights multiplied out"
+    else:
+        if pooled:
+            with misuse():
+                program_of(checkpoint, pooled=True)
+        after = export_program(checkpoint, out, to, pooled=pooled, overwrite=force, extra_files=files)
+        what = f"{len(ranks)} factored weights kept as factors"
+    before = weight_bytes(checkpoint.source)
+    result = {"model": model, "out": str(out), "to": to, "multiplied" if to in FORMATS else "factors": ranks}
     show(
         as_json,
         result | {"bytes_before": before, "bytes_after": after},
-        f"{len(ranks)} factored weights multiplied out; {sizes(before, after)} ({format}); saved in {out}",
+        f"{what}; {sizes(before, after)} ({to}); saved in {out}",
     )

@@ -150,7 +150,7 @@ def test_every_net_is_compressed_and_exported(run, tmp_path, name):
     small, dense = tmp_path / "small", tmp_path / "dense"
     options = ["--layers", "embeddings,encoder", "--keep", 0.6, "--method", "svd"]
     assert run("compress", GOLDENS / name, small, *options)[0] == 0
-    assert run("export", small, dense, "--dense")[0] == 0
+    assert run("export", small, dense)[0] == 0
     batch = load_golden(name).batch
     factored, whole = lpjax.load_checkpoint(small), lpjax.load_checkpoint(dense)
     pairs = [path for path, leaf in leaves_with_paths(factored.params) if hasattr(leaf, "rank")]

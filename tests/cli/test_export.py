@@ -34,14 +34,14 @@ def small(run, folder: Path, tmp_path: Path) -> Path:
     return tmp_path / "small"
 
 
-@pytest.mark.parametrize("flags", [[], ["--dense"], ["--msgpack"], ["--dense", "--msgpack"]])
+@pytest.mark.parametrize("flags", [[], ["--to", "dense"], ["--to", "flax"]])
 def test_factored_checkpoint_becomes_dense(run, small: Path, tmp_path: Path, flags: list[str]):
     out = tmp_path / "out"
     status, printed, err = run("export", small, out, *flags, "--json")
     assert (status, err) == (0, "")
     result = json.loads(printed)
-    file = "flax_model.msgpack" if "--msgpack" in flags else "model.safetensors"
-    assert result["format"] == ("msgpack" if "--msgpack" in flags else "safetensors")
+    file = "flax_model.msgpack" if "flax" in flags else "model.safetensors"
+    assert result["to"] == ("flax" if "flax" in flags else "dense")
     assert result["bytes_after"] == (out / file).stat().st_size
     assert result["bytes_before"] == (small / "lpjax.safetensors").stat().st_size
     assert result["multiplied"] == json.loads((small / "config.json").read_text())["lpjax"]["ranks"]
@@ -54,10 +54,10 @@ def test_factored_checkpoint_becomes_dense(run, small: Path, tmp_path: Path, fla
 
 
 def test_dense_checkpoint_goes_from_format_to_format(run, folder: Path, tmp_path: Path):
-    status, printed, _ = run("export", folder, tmp_path / "flax", "--msgpack")
+    status, printed, _ = run("export", folder, tmp_path / "flax", "--to", "flax")
     assert status == 0
     assert "0 factored weights multiplied out" in printed
-    assert "(msgpack)" in printed
+    assert "(flax)" in printed
     assert run("export", tmp_path / "flax", tmp_path / "torch")[0] == 0
     assert_same(load_checkpoint(tmp_path / "torch").params, load_checkpoint(folder).params)
 
@@ -66,11 +66,11 @@ def test_out_is_replaced_only_when_told_to(run, folder: Path, tmp_path: Path):
     out = tmp_path / "out"
     assert run("export", folder, out)[0] == 0
     before = files(out)
-    status, printed, err = run("export", folder, out, "--msgpack")
+    status, printed, err = run("export", folder, out, "--to", "flax")
     assert (status, printed) == (2, "")
     assert "exists; choose another folder" in err
     assert files(out) == before
-    assert run("export", folder, out, "--msgpack", "--force")[0] == 0
+    assert run("export", folder, out, "--to", "flax", "--force")[0] == 0
     assert "model.safetensors" not in files(out)
     status, _, err = run("export", folder, folder, "--force")
     assert status == 2

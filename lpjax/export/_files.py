@@ -1,0 +1,46 @@
+"""Files of exported programs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from lpjax._extras import require
+from lpjax.checkpoint.safetensors import write_tensors
+from lpjax.export.program import Program
+from lpjax.weights.exporting import exporting
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+_LARGEST = 1_900_000_000  # bytes of weights inside model.onnx, which is a protobuf of at most 2 GiB
+
+
+def write_onnx(program: Program, folder: Path) -> int:
+    """Write model.onnx, with weights beyond 1.9 GB in model.onnx_data, and return their size in bytes.
+
+    Raises:
+        MissingExtra: onnx is not installed.
+        NotImplementedError: the program uses what lpjax cannot say in ONNX, by name.
+    """
+    require("onnx", "an export to ONNX")
+    import onnx
+
+    from lpjax.export._onnx import onnx_model
+
+    large = sum(array.nbytes for array in program.weights.values()) > _LARGEST
+    options = {"save_as_external_data": True, "location": "model.onnx_data"} if large else {}
+    onnx.save_model(onnx_model(program), folder / "model.onnx", **options)
+    return sum(path.stat().st_size for path in folder.iterdir())
+
+
+def write_stablehlo(program: Program, folder: Path) -> int:
+    """Write program.bin, as `jax.export` serializes it for `PLATFORMS`, and weights.safetensors, and return their size
+    in bytes."""
+    weights = {name: jax.ShapeDtypeStruct(array.shape, array.dtype) for name, array in program.weights.items()}
+    with exporting():
+        exported = jax.export.export(jax.jit(program.function), platforms=PLATFORMS)(weights, program.shapes())
+    code = bytes(exported.serialize())
+    (folder / "program.bin").write_bytes(code)
+    pairs = [(name, np.asarray(array)) for name, array in program.weights.items()]
+    return len(code) + write_tensors(folder / "weights.safetensors", pairs)

@@ -1,0 +1,69 @@
+"""StableHLO: a process with JAX alone runs it, at any batch size and length."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+import lpjax
+from lpjax.export import program_of
+from tests.export.test_onnx import KINDS, counted
+from tests.helpers.goldens import load_golden
+
+ALONE = """
+import sys
+import jax
+import numpy as np
+from safetensors.numpy import load_file
+
+folder, batch, out = sys.argv[1:]
+program = jax.export.deserialize(open(f"{folder}/program.bin", "rb").read())
+outputs = program.call(load_file(f"{folder}/weights.safetensors"), load_file(batch))
+assert not any(name.split(".")[0] in ("lpjax", "transformers", "torch") for name in sys.modules)
+np.save(out, outputs[0])
+"""
+
+
+@pytest.mark.covering(1)
+@pytest.mark.parametrize("name", ["bert_base", "distilbert_masked_lm", "roberta_classifier", "xlnet_base"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_numbers_are_those_of_lpjax(name: str, kind: str, tmp_path: Path):
+    golden = load_golden(name)
+    net = dataclasses.replace(golden.checkpoint, params=KINDS[kind](golden.checkpoint.params), source=None)
+    forward = {"bert_base": lpjax.encode, "xlnet_base": lpjax.encode, "distilbert_masked_lm": lpjax.fill_mask}
+    expected = np.asarray(forward.get(name, lpjax.classify)(net.params, net.config, golden.batch))
+    size = lpjax.export_program(net, tmp_path / "out", "stablehlo")
+    folder = tmp_path / "out" / "stablehlo"
+    assert size == sum(path.stat().st_size for path in folder.iterdir())
+    program = jax.export.deserialize(bytearray((folder / "program.bin").read_bytes()))
+    assert program.platforms == ("cpu", "cuda", "tpu")
+    weights = load_file(folder / "weights.safetensors")
+    inputs = {key: np.asarray(golden.batch[key], np.int32) for key in program_of(net).inputs if key in golden.batch}
+    (found,) = program.call(weights, inputs)
+    np.testing.assert_allclose(
+        counted(golden, np.asarray(found)), counted(golden, expected), atol=1e-5 * float(np.abs(expected).max())
+    )
+
+
+def test_a_process_without_lpjax_runs_it(tmp_path: Path):
+    from safetensors.numpy import save_file
+
+    golden = load_golden("bert_base")
+    net = dataclasses.replace(golden.checkpoint, params=KINDS["8 bits"](golden.checkpoint.params), source=None)
+    lpjax.export_program(net, tmp_path / "out", "stablehlo")
+    inputs = {key: np.asarray(golden.batch[key], np.int32) for key in program_of(net).inputs}
+    save_file(inputs, tmp_path / "batch.safetensors")
+    command = [sys.executable, "-c", ALONE, tmp_path / "out" / "stablehlo", tmp_path / "batch.safetensors"]
+    done = subprocess.run([*command, tmp_path / "found.npy"], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    expected = np.asarray(lpjax.encode(net.params, net.config, golden.batch))
+    np.testing.assert_allclose(
+        counted(golden, np.load(tmp_path / "found.npy")), counted(golden, expected), atol=1e-5 * np.abs(expected).max()
+    )

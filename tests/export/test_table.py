@@ -1,0 +1,95 @@
+"""Folders of exported programs: what is in them, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import lpjax
+from lpjax._extras import MissingExtra
+from lpjax.data.tokenizer import tokenizer_of
+from lpjax.evaluation import embed_sentences
+from lpjax.export import RUNTIMES
+from tests.conftest import Command
+from tests.helpers.checkpoints import files
+from tests.helpers.goldens import load_golden
+
+pytestmark = pytest.mark.filterwarnings("default")
+
+
+def test_the_command_offers_every_runtime():
+    from lpjax.cli.export import FORMATS, TARGETS
+
+    assert set(TARGETS) == FORMATS.keys() | RUNTIMES.keys()
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_folder_holds_the_program_and_what_its_users_read(command: Command, folder: Path, tmp_path: Path, runtime: str):
+    small, out = tmp_path / "small", tmp_path / "out"
+    assert command("compress", folder, small, "--layers", "embeddings,encoder", "--rank", 3)[0] == 0
+    status, printed, err = command("export", small, out, "--to", runtime, "--json")
+    assert status == 0, err
+    result = json.loads(printed)
+    names = files(out).keys()
+    assert {"config.json", "tokenizer_config.json", "lpjax_export.json"} <= names
+    inside = {"onnx": {"onnx/model.onnx"}, "stablehlo": {"stablehlo/program.bin", "stablehlo/weights.safetensors"}}
+    assert {name for name in names if name.startswith(f"{runtime}/")} == inside[runtime]
+    assert result["bytes_after"] == sum((out / name).stat().st_size for name in inside[runtime])
+    assert result["factors"] == json.loads((small / "config.json").read_text())["lpjax"]["ranks"]
+    assert "lpjax" not in json.loads((out / "config.json").read_text())
+    # It is replaced when told to, and is no checkpoint.
+    assert command("export", small, out, "--to", runtime)[0] == 2
+    assert command("export", small, out, "--to", runtime, "--force")[0] == 0
+    status, _, err = command("inspect", out)
+    assert status != 0
+    assert "program for another runtime" in " ".join(err.split())
+
+
+def test_onnx_folder_gives_the_vectors_of_lpjax(command: Command, folder: Path, tmp_path: Path):
+    runtime = pytest.importorskip("onnxruntime")
+    small, out = tmp_path / "small", tmp_path / "out"
+    assert command("compress", folder, small, "--layers", "embeddings,encoder", "--rank", 3)[0] == 0
+    assert command("export", small, out, "--to", "onnx", "--pooled")[0] == 0
+    session = runtime.InferenceSession(str(out / "onnx" / "model.onnx"))
+    assert [info.name for info in session.get_outputs()] == ["last_hidden_state", "sentence_embedding"]
+    texts = ["a b c", "c a"]
+    net = lpjax.load_checkpoint(small)
+    tokens = tokenizer_of(net)(texts, padding=True, return_tensors="np")
+    given = {info.name: np.asarray(tokens[info.name], np.int64) for info in session.get_inputs()}
+    vectors = session.run(["sentence_embedding"], given)[0]
+    np.testing.assert_allclose(vectors, embed_sentences(net, texts).vectors, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--to", "tflite"], "stablehlo"),
+        (["--pooled"], "--pooled is for programs; expected --to onnx or stablehlo"),
+    ],
+)
+def test_misuse_is_exit_2(command: Command, folder: Path, tmp_path: Path, arguments: list[str], message: str):
+    status, _, err = command("export", folder, tmp_path / "out", *arguments)
+    assert status == 2
+    assert message in " ".join(err.split())
+    assert not (tmp_path / "out").exists()
+
+
+def test_heads_have_no_vectors(tmp_path: Path):
+    with pytest.raises(ValueError, match="`pooled` is for encoders of sentences, but this net has a head"):
+        lpjax.export_program(load_golden("bert_classifier").checkpoint, tmp_path / "out", "onnx", pooled=True)
+    with pytest.raises(ValueError, match=r"reads half of each batch backwards \(`bi_data`\)"):
+        lpjax.export_program(load_golden("xlnet_both_directions").checkpoint, tmp_path / "out", "onnx")
+    with pytest.raises(ValueError, match=r"`runtime` is 'onx'; .* did you mean onnx\?"):
+        lpjax.export_program(load_golden("bert_base").checkpoint, tmp_path / "out", "onx")
+    assert not (tmp_path / "out").exists()
+
+
+def test_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("lpjax._extras._is_installed", lambda module: module != "onnx")
+    with pytest.raises(MissingExtra, match=r"needs onnx: pip install 'lpjax\[onnx\]'"):
+        lpjax.export_program(load_golden("bert_base").checkpoint, tmp_path / "out", "onnx")
+    assert not (tmp_path / "out").exists()
+    assert not list(tmp_path.iterdir())
