@@ -31,7 +31,10 @@ MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 # Folders that a page takes for granted: page -> the commands that make them.
 MADE_BEFORE = {"docs/reference/interruptions.md": [f"lpjax compress {MODEL} small --layers encoder --keep 0.5"]}
 # The ids of a text in the README are those of BERT's vocabulary.
-VOCABULARY = dict.fromkeys(("README.md", "docs/index.md", "docs/results.md", "docs/guides/sentence_encoder.md"), 8192)
+VOCABULARY = dict.fromkeys(
+    ("README.md", "docs/index.md", "docs/results.md", "docs/guides/sentence_encoder.md", "docs/reference/exports.md"),
+    8192,
+)
 NOT_RUN = {"text", "bibtex", "json", "toml", "diff"}
 
 
