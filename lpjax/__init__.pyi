@@ -36,6 +36,8 @@ from lpjax.compression import save_plan as save_plan
 from lpjax.compression import load_plan as load_plan
 from lpjax.allocation import allocate as allocate
 from lpjax.allocation import plan_for_size as plan_for_size
+from lpjax.allocation import predict_sizes as predict_sizes
+from lpjax.allocation import PredictedSize as PredictedSize
 from lpjax.compression import measure_break_even as measure_break_even
 from lpjax.compression import BreakEven as BreakEven
 from lpjax.evaluation import Divergence as Divergence

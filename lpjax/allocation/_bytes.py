@@ -9,18 +9,18 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from lpjax._tree import is_table, leaves_with_paths
+from lpjax.allocation._size import checked_size
 from lpjax.allocation._sizes import MARGIN, Sizes, sketch_of
 from lpjax.checkpoint.safetensors import ENTRY
 from lpjax.compression import compress, require_finite
 from lpjax.compression.plan import Choice, Plan
 from lpjax.compression.rounding import Moments, moments_of, narrows, round_layer
-from lpjax.select import Select, require_unquantized, select_paths
+from lpjax.select import Select
 from lpjax.weighting.statistics import Calibration
-from lpjax.weighting.weightings import DEFAULT, Weighting, check_weighting, leaf_metrics, weighting_named
+from lpjax.weighting.weightings import DEFAULT, Weighting, leaf_metrics
 from lpjax.weights.coded import stored_bytes
 from lpjax.weights.low_rank import LowRank
 from lpjax.weights.quantized import Quantized
@@ -29,7 +29,6 @@ Progress = Callable[[int, int, str], None]
 
 _BITS = {True: Choice(None, bits=6, group=32), False: Choice(None, bits=4, group=32)}
 """Choices for tables and for kernels that statistics lack."""
-_FEWEST = 1 << 13  # parameters of a matrix that is worth rounding
 _LARGE = 1 << 24  # entries of a table that is rounded whole to correct its estimate
 _PARTS = {"step": 3, "pair": 5}  # arrays of a rounded matrix
 _ROUNDS = 4  # corrections of the estimate
@@ -76,23 +75,11 @@ def plan_for_size(
             largest step, which is named; a leaf is not finite, `statistics` are of another model, or `ranks` has single
             entries.
     """
-    size = parse_size(size) if isinstance(size, str) else size
-    check_size(size)
-    check_weighting(weighting, calibrated=statistics is not None)
-    if weighting is not None and not weighting_named(weighting).compares_layers:
-        raise ValueError(
-            f"`weighting` is {weighting!r}; `size` needs {DEFAULT}, under which errors of layers are comparable"
-        )
-    paths, limit = check_sized(params, size, select, other_bytes)
+    paths, limit = checked_size(params, size, statistics, weighting, select, other_bytes)
     bases = {} if ranks is None else {path: choice for path, choice in ranks.layers.items() if choice.rank is not None}
     tree = dict(leaves_with_paths(params if ranks is None else _factored(params, ranks, bases, statistics)))
     paths = [path for path, leaf in tree.items() if path in paths or (path in bases and isinstance(leaf, LowRank))]
-    if statistics is not None:
-        known = {path: tree[path] for path in paths if path in statistics.statistics}
-        leaf_metrics(statistics, weighting or DEFAULT, known)
-        if not known:
-            raise ValueError("`statistics` has none of the selected matrices; calibrate with the same `select`")
-    kinds = _kinds(tree, paths)
+    kinds = kinds_of(tree, paths)
     done, total = 0, 2 * len(paths) + (_ROUNDS - 1) * len(kinds)
 
     def tell(what: str) -> None:
@@ -101,6 +88,54 @@ def plan_for_size(
             progress(min(done, total - 1), total, what)
         done += 1
 
+    rest, fixed, layers, sizes = sketched(tree, paths, statistics, weighting, other_bytes, kinds, tell)
+    step = sizes.step_of(MARGIN * limit - fixed, limit, fixed)
+    for number in range(_ROUNDS):
+        # All matrices first; then those that stand for others, since the step changes little.
+        before, found = (
+            sizes.total(step),
+            [path for path in sizes.paths if number == 0 or sizes.stands_for_others(path)],
+        )
+        for path in found:
+            tell(f"rounding {path}")
+            moments = moments_of(statistics, path, weighting)
+            size = _rounded_bytes(path, tree[path], sizes.step_for(path, step), moments)
+            sizes.correct(path, step, size, alone=number == 0)
+        if abs(sizes.total(step) / before - 1) < 0.002:
+            break
+        step = sizes.step_of(MARGIN * limit - fixed, limit, fixed)
+    layers |= {
+        path: (bases[path] if path in bases and isinstance(tree[path], LowRank) else Choice(None))._replace(
+            step=sizes.step_for(path, step)
+        )
+        for path in sizes.paths
+    }
+    return Plan(
+        {path: layers[path] for path in paths},
+        weighting=(weighting or DEFAULT) if statistics is not None else None,
+        rest=rest,
+    )
+
+
+def sketched(
+    tree: dict[str, Any],
+    paths: Sequence[str],
+    statistics: Calibration | None,
+    weighting: str | Weighting | None,
+    other_bytes: int,
+    kinds: list[list[str]],
+    tell: Callable[[str], None],
+) -> tuple[Literal["float16"] | None, float, dict[str, Choice], Sizes]:
+    """The dtype of what is not rounded, bytes that depend on no step, choices of matrices without one, and the others.
+
+    Raises:
+        ValueError: a leaf is not finite, or `statistics` are of another model or of none of the matrices.
+    """
+    if statistics is not None:
+        known = {path: tree[path] for path in paths if path in statistics.statistics}
+        leaf_metrics(statistics, weighting or DEFAULT, known)
+        if not known:
+            raise ValueError("`statistics` has none of the selected matrices; calibrate with the same `select`")
     rest = _rest_dtype(leaf for path, leaf in tree.items() if path not in paths)
     fixed = float(other_bytes) + sum(_rest_bytes(path, tree[path], rest) for path in tree if path not in paths)
     layers, sketches = {}, {}
@@ -118,30 +153,7 @@ def plan_for_size(
             fixed += _PARTS["pair" if len(sketches[path].parts) > 1 else "step"] * _header(path)
             if isinstance(leaf, LowRank) and leaf.sparse is not None:
                 fixed += sum(part.nbytes + _header(path) for part in jax.tree.leaves(leaf.sparse))
-    sizes = Sizes(sketches, kinds)
-    step = sizes.step_of(MARGIN * limit - fixed, limit, fixed)
-    for number in range(_ROUNDS):
-        # All matrices first; then those that stand for others, since the step changes little.
-        before, found = sizes.total(step), [path for path in sketches if number == 0 or sizes.stands_for_others(path)]
-        for path in found:
-            tell(f"rounding {path}")
-            moments = moments_of(statistics, path, weighting)
-            size = _rounded_bytes(path, tree[path], sizes.step_for(path, step), moments)
-            sizes.correct(path, step, size, alone=number == 0)
-        if abs(sizes.total(step) / before - 1) < 0.002:
-            break
-        step = sizes.step_of(MARGIN * limit - fixed, limit, fixed)
-    layers |= {
-        path: (bases[path] if path in bases and isinstance(tree[path], LowRank) else Choice(None))._replace(
-            step=sizes.step_for(path, step)
-        )
-        for path in sketches
-    }
-    return Plan(
-        {path: layers[path] for path in paths},
-        weighting=(weighting or DEFAULT) if statistics is not None else None,
-        rest=rest,
-    )
+    return rest, fixed, layers, Sizes(sketches, kinds)
 
 
 def _factored(params: Any, ranks: Plan, bases: dict[str, Choice], statistics: Calibration | None) -> Any:
@@ -151,67 +163,7 @@ def _factored(params: Any, ranks: Plan, bases: dict[str, Choice], statistics: Ca
     return compress(params, dataclasses.replace(ranks, layers=bases), statistics).params if bases else params
 
 
-def check_size(size: float) -> None:
-    """Refuse a size that no model can have.
-
-    Raises:
-        ValueError: it is not a number above 0.
-    """
-    if not 0 < size < math.inf:
-        raise ValueError(f"`size` is {size}; expected bytes, or a share from 0 to 1")
-
-
-def parse_size(text: str) -> float:
-    """Bytes, or a share of at most 1, of a text such as "9MB", "512 KiB", "9000000" or "10%".
-
-    Raises:
-        ValueError: it is none of these.
-    """
-    found = re.fullmatch(r"([\d.]+(?:e\d+)?)\s*(%|[kmg]?i?b?)", text.strip(), re.IGNORECASE)
-    try:
-        number = float(found[1]) if found else math.nan
-    except ValueError:
-        number = math.nan
-    if found is None or not 0 < number < math.inf:
-        raise ValueError(f"`size` is {text!r}; expected bytes or a share, such as 9MB, 512KiB or 10%")
-    unit = found[2].lower()
-    if unit == "%":
-        if number >= 100:
-            raise ValueError(f"`size` is {text!r}; expected less than 100%")
-        return number / 100
-    base = 1024 if "i" in unit else 1000
-    size = number * base ** " kmg".index(unit[0] if unit[:1] in ("k", "m", "g") else " ")
-    if size <= 1:
-        raise ValueError(f"`size` is {text!r}; expected more than one byte, or a share such as 10%")
-    return size
-
-
-def check_sized(params: Any, size: float, select: Select | None, other_bytes: int = 0) -> tuple[list[str], float]:
-    """Paths of the matrices that are rounded, in tree order, and the size in bytes.
-
-    Raises:
-        ValueError: the model has no such matrix, one is quantized already, or the model is no larger than `size`.
-    """
-    tree = dict(leaves_with_paths(params))
-    whole = other_bytes + sum(leaf.nbytes for leaf in tree.values())
-    limit = size * whole if size <= 1 else size
-    if limit >= whole:
-        raise ValueError(f"`size` is {limit / 1e6:.4g} MB, but the net has {whole / 1e6:.4g} MB; expected less")
-    if select is not None:
-        paths = select_paths(params, select)
-    else:
-        paths = [
-            path
-            for path, leaf in tree.items()
-            if len(leaf.shape) == 2 and leaf.size >= _FEWEST and jnp.issubdtype(leaf.dtype, jnp.floating)
-        ]
-    require_unquantized({path: tree[path] for path in paths})
-    if not paths:
-        raise ValueError("no matrix of the net is large enough to be worth rounding")
-    return paths, limit
-
-
-def _kinds(tree: dict[str, Any], paths: Sequence[str]) -> list[list[str]]:
+def kinds_of(tree: dict[str, Any], paths: Sequence[str]) -> list[list[str]]:
     """Paths of matrices of one shape whose names differ only in numbers."""
     kinds: dict[Any, list[str]] = {}
     for path in paths:

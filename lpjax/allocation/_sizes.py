@@ -86,6 +86,16 @@ class Sizes:
         self._factors = dict.fromkeys(sketches, 1.0)
         self._known: dict[tuple[str, float], float] = {}
 
+    @property
+    def paths(self) -> list[str]:
+        """Paths of the matrices."""
+        return list(self._sketches)
+
+    def error(self, step: float, *, relative: bool = False) -> float:
+        """The sum over all matrices of the squared error, in the units of the step; or of its share of the squares."""
+        both = [self._error(path, self.step_for(path, step)) for path in self._sketches]
+        return sum(error / square if relative else error for error, square in both if square)
+
     def total(self, step: float) -> float:
         """Bytes of all matrices."""
         return sum(self._factors[path] * self._estimate(path, step) for path in self._sketches)
@@ -123,15 +133,25 @@ class Sizes:
         level: Any = brentq(lambda level: self.total(math.exp(level)) - room, low, high, xtol=5e-4)
         return math.exp(level)
 
+    def _error(self, path: str, step: float) -> tuple[float, float]:
+        """The squared error of a matrix that is rounded by `step`, and the squares of its entries."""
+        sketch, error = self._sketches[path], 0.0
+        used: np.ndarray | None = None
+        for number, (part, share) in enumerate(zip(sketch.parts, sketch.shares, strict=True)):
+            part = part if used is None else part[used]
+            codes = _codes(part / step, sketch.dead_zone if number == 0 else 0.0)
+            error += share * float(np.sum(np.square(part - step * codes), dtype=np.float64))
+            if number == 0 and len(sketch.parts) > 1:
+                used = np.flatnonzero(np.any(codes, axis=0))
+        squares = float(np.sum(np.square(next(iter(sketch.parts))), dtype=np.float64))
+        return error, next(iter(sketch.shares)) * squares
+
     def _estimate(self, path: str, step: float) -> float:
         if (path, step) not in self._known:
             sketch, size, used = self._sketches[path], 64.0, None
             for number, (part, share) in enumerate(zip(sketch.parts, sketch.shares, strict=True)):
                 part = part if used is None else part[used]
-                scaled = part / self.step_for(path, step)
-                if number == 0:
-                    scaled = np.where(np.abs(scaled) < 0.5 + sketch.dead_zone, 0, scaled)
-                codes = np.round(scaled).astype(np.int32).clip(-(2**15), 2**15 - 1)
+                codes = _codes(part / self.step_for(path, step), sketch.dead_zone if number == 0 else 0.0)
                 if number == 0 and len(sketch.parts) > 1:
                     used = np.flatnonzero(np.any(codes, axis=0))
                     used = used if used.size else np.array([0])
@@ -139,3 +159,9 @@ class Sizes:
                 size += share * estimated_bytes(codes) + 2 * sum(codes.shape)
             self._known[path, step] = size
         return self._known[path, step]
+
+
+def _codes(scaled: np.ndarray, dead_zone: float) -> np.ndarray:
+    """Whole numbers near `scaled`; 0 also a little beyond a half."""
+    scaled = np.where(np.abs(scaled) < 0.5 + dead_zone, 0, scaled)
+    return np.round(scaled).astype(np.int32).clip(-(2**15), 2**15 - 1)

@@ -8,7 +8,8 @@ from typing import Any
 
 from lpjax._tree import is_table
 from lpjax.allocation._allocate import allocate, check_allocation, require_budget
-from lpjax.allocation._bytes import check_size, check_sized, parse_size, plan_for_size
+from lpjax.allocation._bytes import plan_for_size
+from lpjax.allocation._size import check_size, check_sized, parse_size
 from lpjax.compression import BreakEven, Plan, check_method, check_only_plan, check_uniform, check_units, uniform_plan
 from lpjax.compression.defaults import (
     BUDGET,

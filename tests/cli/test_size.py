@@ -77,3 +77,36 @@ def test_misuse_is_exit_2_and_writes_nothing(command, folder, tmp_path, options,
     assert status == 2
     assert said in " ".join(errors.split())
     assert not (tmp_path / "out").exists()
+
+
+def test_inspect_predicts_sizes(command, roomy, tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text(TEXT)
+    status, said, errors = command("inspect", roomy, "--sizes", "40%, 25%", "--calibrate", text, "--json")
+    assert status == 0, errors
+    found = json.loads(said)
+    assert found["error"] == "divergence of embeddings"
+    large, small = found["sizes"]
+    assert small["bytes"] == pytest.approx(0.625 * large["bytes"])
+    assert 0 < large["error"] < small["error"]
+    assert command("compress", roomy, tmp_path / "out", "--size", "25%", "--calibrate", text)[0] == 0
+    step = record_of(lpjax.load_checkpoint(tmp_path / "out")).steps[-1]
+    assert small["step"] == pytest.approx(max(layer.step or 0 for layer in step.layers), rel=0.3)
+    status, said, errors = command("inspect", roomy, "--sizes", "25%")
+    assert status == 0, errors
+    assert "relative squared error" in said
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--calibrate", "text.txt"], "--calibrate is for --sizes"),
+        (["--sizes", "25%", "--each"], "omit --plot, --all and --each"),
+        (["--sizes", "3 apples"], "is '3 apples'; expected bytes or a share"),
+        (["--sizes", "40%, 3 apples"], "is '3 apples'; expected bytes or a share"),
+    ],
+)
+def test_inspect_refuses_before_any_work(command, roomy, options, message):
+    status, said, errors = command("inspect", roomy, *options)
+    assert (status, said) == (2, "")
+    assert message in " ".join(errors.split())
