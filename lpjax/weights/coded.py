@@ -7,7 +7,6 @@ packed codes take in memory.
 from __future__ import annotations
 
 import dataclasses
-import struct
 import zlib
 from collections.abc import Mapping
 from typing import Any
@@ -16,14 +15,22 @@ import jax
 import ml_dtypes
 import numpy as np
 
-from lpjax.weights.entropy import coded_shape, decode_codes, encode_codes
+from lpjax.weights.decoding import (
+    CODED_MAGIC,
+    CODED_SIZE,
+    FEWEST,
+    FLOATS,
+    CodedHeader,
+    coded_shape,
+    decode_codes,
+    inflated_floats,
+    read_coded_header,
+)
+from lpjax.weights.entropy import encode_codes
 from lpjax.weights.low_rank import LowRank
-from lpjax.weights.quantized import BITS, Quantized, check_range
+from lpjax.weights.quantized import Quantized, check_range
 
-_HEADER = struct.Struct("<4sBBBxI")
-_MAGIC = b"LPW\x01"  # the last byte is the version
-_FEWEST = 255  # in place of the number of bits: each position has the fewest bits that it needs
-_DTYPES = tuple(map(np.dtype, (np.float32, np.float16, ml_dtypes.bfloat16, np.float64)))
+_DTYPES = tuple(np.dtype(getattr(np, name, None) or getattr(ml_dtypes, name)) for name in FLOATS)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -45,8 +52,8 @@ class Coded:
     @classmethod
     def of(cls, quantized: Quantized) -> Coded:
         """`quantized`, coded."""
-        bits = quantized.runs[0][0] if len(quantized.runs) == 1 else _FEWEST
-        header = _HEADER.pack(_MAGIC, quantized.axis, bits, _DTYPES.index(quantized.dtype), quantized.group)
+        bits = quantized.runs[0][0] if len(quantized.runs) == 1 else FEWEST
+        header = CodedHeader(quantized.axis, bits, _DTYPES.index(quantized.dtype), quantized.group).packed()
         codes = np.concatenate([np.frombuffer(header, np.uint8), encode_codes(quantized.host_codes())])
         steps = None if quantized.steps is None else _compressed(quantized.steps)
         return cls(codes, _compressed(quantized.scales), steps)
@@ -54,7 +61,7 @@ class Coded:
     @classmethod
     def recognises(cls, codes: Any) -> bool:
         """Whether an array of a file begins as codes do."""
-        return codes.dtype == np.uint8 and codes.ndim == 1 and codes[:3].tobytes() == _MAGIC[:3]
+        return codes.dtype == np.uint8 and codes.ndim == 1 and codes[:3].tobytes() == CODED_MAGIC[:3]
 
     @property
     def parts(self) -> dict[str, np.ndarray]:
@@ -70,7 +77,7 @@ class Coded:
     @property
     def shape(self) -> tuple[int, int]:
         """Shape of the matrix."""
-        lines, length = coded_shape(self.codes[_HEADER.size :])
+        lines, length = coded_shape(self.codes[CODED_SIZE:])
         return (lines, length) if self._axis else (length, lines)
 
     @property
@@ -81,15 +88,15 @@ class Coded:
     @property
     def dtype(self) -> np.dtype:
         """Dtype of the expanded matrix."""
-        return _DTYPES[self._header[2]]
+        return _DTYPES[self._header.dtype]
 
     @property
-    def _header(self) -> tuple[int, int, int, int]:
-        return _HEADER.unpack(self.codes[: _HEADER.size].tobytes())[1:]
+    def _header(self) -> CodedHeader:
+        return read_coded_header(self.codes)
 
     @property
     def _axis(self) -> int:
-        return self._header[0] ^ self.transposed
+        return self._header.axis ^ self.transposed
 
     def check(self) -> None:
         """Refuse anything that is not a valid matrix, from headers and shapes alone.
@@ -97,13 +104,6 @@ class Coded:
         Raises:
             ValueError: a header is damaged, or scales or steps do not fit it.
         """
-        if len(self.codes) < _HEADER.size:
-            raise ValueError(f"its codes have {len(self.codes)} bytes, fewer than a header")
-        if self.codes[3] != _MAGIC[3]:
-            raise ValueError(f"its codes are of version {self.codes[3]}, expected {_MAGIC[3]}")
-        axis, bits, dtype, group = self._header
-        if axis > 1 or bits not in (*BITS, _FEWEST) or dtype >= len(_DTYPES) or not group or self.codes[7]:
-            raise ValueError(f"its header is damaged: axis {axis}, {bits} bits, dtype {dtype}, group {group}")
         for name, array, shape in self._floats():
             compressed = array.dtype == np.uint8 and array.ndim == 1
             if not compressed and (array.shape != shape or array.dtype not in _DTYPES):
@@ -118,9 +118,9 @@ class Coded:
         """
         self.check()
         _, bits, _, group = self._header
-        floats = {name: _expanded(name, array, shape) for name, array, shape in self._floats()}
-        codes = decode_codes(self.codes[_HEADER.size :])
-        fitting = {} if bits == _FEWEST else {"bits": bits}
+        floats = {name: inflated_floats(name, array, shape) for name, array, shape in self._floats()}
+        codes = decode_codes(self.codes[CODED_SIZE:])
+        fitting = {} if bits == FEWEST else {"bits": bits}
         zeros = np.zeros(floats["scales"].shape, np.float16)
         quantized = Quantized.from_codes(codes, zeros, axis=self._axis, group=group, dtype=self.dtype, **fitting)
         quantized = dataclasses.replace(quantized, **floats)  # of another dtype than float16 perhaps
@@ -129,8 +129,9 @@ class Coded:
 
     def _floats(self) -> list[tuple[str, np.ndarray, tuple[int, ...]]]:
         """(name, array, shape) of scales, and of steps if there are any."""
-        lines, length = coded_shape(self.codes[_HEADER.size :])
-        floats = [("scales", self.scales, (lines, -(-length // self._header[3])))]
+        group = self._header.group
+        lines, length = coded_shape(self.codes[CODED_SIZE:])
+        floats = [("scales", self.scales, (lines, -(-length // group)))]
         return floats if self.steps is None else [*floats, ("steps", self.steps, (length,))]
 
 
@@ -190,20 +191,3 @@ def _compressed(floats: Any) -> np.ndarray:
         return floats
     deflated = zlib.compress(floats.astype("<f2").tobytes(), 9)
     return np.frombuffer(deflated, np.uint8) if len(deflated) < 0.9 * floats.nbytes else floats
-
-
-def _expanded(name: str, array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """The inverse of `_compressed`, for finite numbers of this shape."""
-    if array.dtype == np.uint8:
-        expected = 2 * int(np.prod(shape))
-        decompressor = zlib.decompressobj()
-        try:
-            content = decompressor.decompress(np.ascontiguousarray(array).data, expected + 1)
-        except zlib.error as error:
-            raise ValueError(f"its {name} are damaged: {error}") from error
-        if len(content) != expected or not decompressor.eof or decompressor.unused_data:
-            raise ValueError(f"its {name} are damaged: expected {expected} bytes")
-        array = np.frombuffer(content, "<f2").reshape(shape)
-    if not np.isfinite(array).all():
-        raise ValueError(f"its {name} hold NaN or infinity")
-    return array

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Array, Float, Integer, UInt8
 
 from lpjax._repr import short_repr
+from lpjax.weights.decoding import BITS
 from lpjax.weights.exporting import is_exporting, rows_of
 from lpjax.weights.sparse import index_dtype
 
@@ -24,9 +25,6 @@ if TYPE_CHECKING:
     Order = Integer[Array | np.ndarray, "*batch length"] | None
 else:  # what tree functions put there may be anything, as with `LowRank`
     Codes = Scales = Steps = Order = Any
-
-BITS = (0, 2, 3, 4, 5, 6, 8, 16)
-"""Bits that a code may have. 0: the code is 0, and nothing is stored."""
 
 _BLOCK = 1 << 22  # numbers of a large matrix that are expanded at a time
 

@@ -12,8 +12,9 @@ import zlib
 import numpy as np
 import pytest
 
-from lpjax.weights import entropy
-from lpjax.weights.entropy import coded_shape, decode_codes, encode_codes
+from lpjax.weights import decoding, entropy
+from lpjax.weights.decoding import coded_shape, decode_codes
+from lpjax.weights.entropy import encode_codes
 
 
 def laplace(lines: int, length: int, scale: float = 1.0, seed: int = 0) -> np.ndarray:
@@ -108,7 +109,7 @@ def test_the_same_codes_give_the_same_stream():
 def test_frequencies_are_those_of_the_format():
     """Whole numbers alone, so that streams written today are read on every machine, and by every later version."""
     levels = np.random.default_rng(3).integers(0, 256, (50, 112)).astype(np.uint8)
-    frequencies = entropy._frequencies(levels)
+    frequencies = decoding.frequencies_of(levels)
     assert (frequencies.sum(axis=1) == 1 << 14).all()
     assert ((frequencies > 0) == (levels != 255)).all()
     digest = hashlib.sha256(frequencies.astype("<i8").tobytes()).hexdigest()
@@ -199,7 +200,7 @@ def test_random_damage_is_refused_or_harmless():
     ],
 )
 def test_hostile_headers_are_refused_at_once(fields: dict[str, int]):
-    header = entropy._read_header(STREAM)[1]._replace(**fields)
+    header = decoding.read_header(STREAM)[1]._replace(**fields)
     broken = np.concatenate([np.frombuffer(struct.pack("<4s9I", *header), np.uint8), STREAM[40:]])
     before = time.perf_counter()
     with pytest.raises(ValueError, match=r"^its"):
@@ -210,7 +211,7 @@ def test_hostile_headers_are_refused_at_once(fields: dict[str, int]):
 def test_a_bomb_is_not_inflated():
     bomb = zlib.compressobj(9, zlib.DEFLATED, -15)
     content = bomb.compress(bytes(1 << 24)) + bomb.flush()
-    header = entropy._read_header(STREAM)[1]
+    header = decoding.read_header(STREAM)[1]
     stream = struct.pack("<4s9I", *header._replace(line_bytes=len(content))) + content + STREAM[40:].tobytes()
     with pytest.raises(ValueError, match="scales or frequencies are damaged, expected 12 bytes"):
         decode_codes(np.frombuffer(stream, np.uint8))
