@@ -16,6 +16,7 @@ from lpjax._files.replacing import check_parent, overlap, put_back, replacing_fo
 from lpjax._tree import nested, walk
 from lpjax.checkpoint._dense import densified
 from lpjax.checkpoint._load import Checkpoint, lowrank_ranks, quantized_groups
+from lpjax.checkpoint._torch import AUTO_MAP, TORCH_FILES, auto_map, others_code, torch_texts
 from lpjax.checkpoint.formats import (
     BLOCK,
     CONFIG,
@@ -74,7 +75,8 @@ def save_checkpoint(
     Writes the weights with PyTorch's names, config.json, and the tokenizer's and sentence-transformers' files of
     `checkpoint.source`, including all of its stages. The model itself is in the root even if it was in 0_Transformer. A
     dense checkpoint is in model.safetensors, and loads in transformers and sentence-transformers, too. One with factors
-    or quantized weights is in lpjax.safetensors, which they refuse to load, and config.json says so under "lpjax". A
+    or quantized weights is in lpjax.safetensors, and config.json says so under "lpjax". They refuse to load it, except
+    with `trust_remote_code=True`: then modeling_lpjax.py, which is written beside it, makes their models of it. A
     `LowRank` weight N becomes `N.left` (in, rank) and `N.right` (rank, out), with single entries also `N.values`,
     `N.columns` and `N.starts` (`Sparse`). A `Quantized` weight or factor N becomes `N.codes`, entropy coded,
     `N.scales`, and `N.steps` if it has any. Everything is written beside `folder` and then renamed, so that `folder` is
@@ -109,8 +111,9 @@ def save_checkpoint(
         raise ValueError("`int8` is for factors of floating-point numbers, and `params` has quantized weights")
     pairs = [*split_coded(rounded_factors(pairs) if int8 else pairs), *checkpoint.extra.items()]
     config = _config_text(checkpoint, int8)
-    texts = {CONFIG: config, **(extra_files or {})}
-    name = FACTORED_WEIGHTS if _has_parts(checkpoint.params) else WEIGHTS
+    compressed = _has_parts(checkpoint.params)
+    texts = {CONFIG: config, **(torch_texts() if compressed else {}), **(extra_files or {})}
+    name = FACTORED_WEIGHTS if compressed else WEIGHTS
     return _write_folder(target, checkpoint.source, overwrite, texts, lambda fresh: write_tensors(fresh / name, pairs))
 
 
@@ -302,6 +305,7 @@ def _config_text(checkpoint: Checkpoint, int8: bool = False) -> str:
 
     data = dict(checkpoint.config_json or {})
     data.pop(BLOCK, None)
+    code = others_code(data.pop(AUTO_MAP, None))
     if not data or config_from_json(data) != checkpoint.config:
         data |= checkpoint.config.to_json()
     head = checkpoint.config.head
@@ -319,6 +323,10 @@ def _config_text(checkpoint: Checkpoint, int8: bool = False) -> str:
         data["id2label"] = {str(i): f"LABEL_{i}" for i in range(labels)}
         data["label2id"] = {name: int(i) for i, name in data["id2label"].items()}
     compressed = _has_parts(checkpoint.params)
+    if compressed:
+        groups = table.head_groups.get(head)
+        code |= auto_map(head if groups and not table.write(checkpoint.params, groups)[1] else None)
+    data |= {AUTO_MAP: code} if code else {}
     if checkpoint.compression is not None or compressed:
         fresh = (FACTORS, WEIGHTS_KEY, RANKS, QUANTIZED)
         known = {key: value for key, value in (checkpoint.compression or {}).items() if key not in fresh}
@@ -377,7 +385,7 @@ def _side_files(source: Path) -> Iterator[tuple[Path, str]]:
     own_code = any(stage.type and not stage.type.startswith(OWN_TYPES) for stage in stages)
     for folder, names in ((source, _ROOT_FILES), (inner, _NET_FILES)):
         for path in folder.iterdir():
-            code = own_code and folder == source and path.suffix == ".py"
+            code = own_code and folder == source and path.suffix == ".py" and path.name not in TORCH_FILES
             if path.is_file() and (path.name in names or code or _LICENSES.fullmatch(path.name)):
                 yield path, path.name
     for stage in stages[1:]:

@@ -13,6 +13,9 @@ from lpjax._check import MOST
 from lpjax.models.layers import ACTIVATIONS
 from lpjax.models.names import HEADS, NameTable, head_named
 
+OWN_CODE = "modeling_lpjax"
+"""Module of a compressed folder whose classes `auto_map` of config.json names, for PyTorch. lpjax does not run it."""
+
 
 class Rule(NamedTuple):
     """The values that a key of config.json may have.
@@ -135,7 +138,8 @@ class ModelConfig:
             if key in data and data[key] not in supported:
                 faults.append(f"`{key}` is {data[key]!r}, expected {supported[0]!r}: {reason}")
         code = data.get("auto_map")
-        if code and (not isinstance(code, Mapping) or "AutoModel" in code):
+        own = isinstance(code, Mapping) and str(code.get("AutoModel", OWN_CODE)).split(".")[0] == OWN_CODE
+        if code and not own:
             faults.append("`auto_map` names code of its own for the model, which lpjax does not run")
         _refuse(faults)
         fields = {key: data[key] for key in _rules(cls) if key in data}

@@ -81,6 +81,77 @@ def read_coded_header(codes: np.ndarray) -> CodedHeader:
     return header
 
 
+def decode_matrix(codes: np.ndarray, largest: int) -> tuple[CodedHeader, np.ndarray]:
+    """The header and the codes, int16 (lines, length), of a matrix whose sides are at most `largest`.
+
+    Raises:
+        ValueError: they are damaged, or the matrix is larger, for few bytes can hold many zeros.
+    """
+    header = read_coded_header(codes)
+    shape = coded_shape(codes[CODED_SIZE:])
+    if max(shape) > largest:
+        raise ValueError(f"its codes have the shape {shape}, expected at most {largest}")
+    return header, decode_codes(codes[CODED_SIZE:])
+
+
+def pack_codes(
+    codes: np.ndarray, bits: int | None = None
+) -> tuple[tuple[np.ndarray, ...], tuple[tuple[int, int], ...], np.ndarray | None]:
+    """Codes (lines, length) packed by runs of positions of as many bits, as `Quantized` has them.
+
+    Args:
+        codes: whole numbers, (lines, length).
+        bits: number of bits of all codes; None for the fewest that each position needs, positions sorted into runs.
+
+    Returns:
+        The bytes of each run (lines, bytes), (bits, width) of each, and the place of each position in the runs, or None
+        if positions stand in order.
+
+    Raises:
+        ValueError: a code does not fit in its bits.
+    """
+    length = codes.shape[1]
+    needed = _bits_needed(codes)
+    if bits is not None:
+        if needed.max(initial=0) > bits:
+            raise ValueError(f"`codes` go from {codes.min()} to {codes.max()}; expected numbers of {bits} bits")
+        needed = np.full(length, bits)
+    sorting = np.argsort(needed, kind="stable")
+    order = None
+    if np.any(np.diff(needed) < 0):
+        order, codes = np.argsort(sorting).astype(np.uint16 if length <= 1 << 16 else np.int32), codes[:, sorting]
+    runs = tuple((int(b), int(width)) for b, width in zip(*np.unique(needed, return_counts=True), strict=True))
+    cuts = np.split(codes, np.cumsum([width for _, width in runs])[:-1], axis=1) if runs else []
+    return tuple(_pack(run, b) for (b, _), run in zip(runs, cuts, strict=True)), runs, order
+
+
+def _bits_needed(codes: np.ndarray) -> np.ndarray:
+    """The fewest of `BITS` for the codes (lines, length) of each position."""
+    low, high = codes.min(axis=0, initial=0).astype(np.float64), codes.max(axis=0, initial=0).astype(np.float64)
+    most = np.maximum(high, -low - 1)  # fits in b bits if it is below 2^(b-1)
+    needed = np.searchsorted([1 << bits - 1 for bits in BITS[1:]], most, side="right") + 1
+    if needed.max(initial=0) == len(BITS):
+        raise ValueError(f"`codes` go from {codes.min()} to {codes.max()}; expected numbers of at most {BITS[-1]} bits")
+    return np.where((low == 0) & (high == 0), 0, np.asarray(BITS)[needed])
+
+
+def _pack(codes: np.ndarray, bits: int) -> np.ndarray:
+    """Bytes (lines, ceil(width · bits / 8)) of codes (lines, width). Eight codes take `bits` bytes."""
+    lines, width = codes.shape
+    eights = -(-width // 8)
+    words = np.zeros((lines, 8 * eights), np.uint16)
+    words[:, :width] = codes.astype(np.int32) + (1 << bits >> 1)
+    words = words.reshape(lines, eights, 8)
+    packed = np.zeros((lines, eights, bits), np.uint8)
+    for number in range(8 if bits else 0):
+        byte, shift = divmod(number * bits, 8)
+        word = words[..., number] << shift
+        packed[..., byte] |= (word & 0xFF).astype(np.uint8)
+        if byte + 1 < bits:
+            packed[..., byte + 1] |= (word >> 8).astype(np.uint8)
+    return np.ascontiguousarray(packed.reshape(lines, eights * bits)[:, : -(-width * bits // 8)])
+
+
 def inflated_floats(name: str, array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """Finite numbers of this shape: `array` itself, or those of float16 that it holds compressed by zlib.
 

@@ -14,9 +14,8 @@ import numpy as np
 from jaxtyping import Array, Float, Integer, UInt8
 
 from lpjax._repr import short_repr
-from lpjax.weights.decoding import BITS
+from lpjax.weights.decoding import BITS, pack_codes
 from lpjax.weights.exporting import is_exporting, rows_of
-from lpjax.weights.sparse import index_dtype
 
 if TYPE_CHECKING:
     Codes = tuple[UInt8[Array | np.ndarray, "*batch lines bytes"], ...]
@@ -106,18 +105,8 @@ class Quantized:
             )
         scales = _narrow("scales", scales, (lines, -(-length // group)))
         steps = None if steps is None else _narrow("steps", steps, (length,))
-        needed = _bits_needed(codes)
-        if bits is not None:
-            if needed.max(initial=0) > bits:
-                raise ValueError(f"`codes` go from {codes.min()} to {codes.max()}; expected numbers of {bits} bits")
-            needed = np.full(length, bits)
-        sorting = np.argsort(needed, kind="stable")
-        order = None
-        if np.any(np.diff(needed) < 0):
-            order, codes = np.argsort(sorting).astype(index_dtype(length)), codes[:, sorting]
-        runs = tuple((int(b), int(width)) for b, width in zip(*np.unique(needed, return_counts=True), strict=True))
-        packed = [_pack(run, b) for (b, _), run in zip(runs, _cut(codes, runs), strict=True)]
-        return cls(tuple(packed), scales, steps, order, runs, axis, group, np.dtype(dtype))
+        packed, runs, order = pack_codes(codes, bits)
+        return cls(packed, scales, steps, order, runs, axis, group, np.dtype(dtype))
 
     def __repr__(self) -> str:
         return short_repr(self)
@@ -312,40 +301,8 @@ def _layout(runs: tuple[tuple[int, int], ...]) -> tuple[np.ndarray, ...]:
     return start >> 3, (start & 7).astype(np.uint32), ((1 << bits) - 1).astype(np.uint32), 1 << bits >> 1
 
 
-def _bits_needed(codes: np.ndarray) -> np.ndarray:
-    """The fewest of `BITS` for the codes (lines, length) of each position."""
-    low, high = codes.min(axis=0, initial=0).astype(np.float64), codes.max(axis=0, initial=0).astype(np.float64)
-    most = np.maximum(high, -low - 1)  # fits in b bits if it is below 2^(b-1)
-    needed = np.searchsorted([1 << bits - 1 for bits in BITS[1:]], most, side="right") + 1
-    if needed.max(initial=0) == len(BITS):
-        raise ValueError(f"`codes` go from {codes.min()} to {codes.max()}; expected numbers of at most {BITS[-1]} bits")
-    return np.where((low == 0) & (high == 0), 0, np.asarray(BITS)[needed])
-
-
-def _cut(codes: np.ndarray, runs: tuple[tuple[int, int], ...]) -> list[np.ndarray]:
-    """The codes of each run."""
-    return np.split(codes, np.cumsum([width for _, width in runs])[:-1], axis=1) if runs else []
-
-
-def _pack(codes: np.ndarray, bits: int) -> np.ndarray:
-    """Bytes (lines, ceil(width · bits / 8)) of codes (lines, width). Eight codes take `bits` bytes."""
-    lines, width = codes.shape
-    eights = -(-width // 8)
-    words = np.zeros((lines, 8 * eights), np.uint16)
-    words[:, :width] = codes.astype(np.int32) + (1 << bits >> 1)
-    words = words.reshape(lines, eights, 8)
-    packed = np.zeros((lines, eights, bits), np.uint8)
-    for number in range(8 if bits else 0):
-        byte, shift = divmod(number * bits, 8)
-        word = words[..., number] << shift
-        packed[..., byte] |= (word & 0xFF).astype(np.uint8)
-        if byte + 1 < bits:
-            packed[..., byte + 1] |= (word >> 8).astype(np.uint8)
-    return np.ascontiguousarray(packed.reshape(lines, eights * bits)[:, : -(-width * bits // 8)])
-
-
 def _unpack(packed: Any, bits: int, width: int, xp: Any) -> Any:
-    """Codes (..., width) of int16 from bytes (..., ceil(width · bits / 8)), by NumPy or JAX; the inverse of `_pack`."""
+    """Codes (..., width) of int16 from bytes (..., ceil(width · bits / 8)), by NumPy or JAX, as `pack_codes` packs."""
     *lines, count = packed.shape
     if bits == 0:
         return xp.zeros((*lines, width), np.int16)
