@@ -148,7 +148,10 @@ class Quantized(Weight):
         self.register_buffer("order", None if order is None else torch.from_numpy(order.astype("i4")).to(narrow))
         self.register_buffer("scales", _floats("scales", scales, (lines, -(-length // head.group))))
         self.register_buffer("steps", None if steps is None else _floats("steps", steps, (length,)))
-        if not all(self.lines(slice(i, i + 1024), self.dtype).isfinite().all() for i in range(0, lines, 1024)):
+        most = max(int(numbers.max()), -int(numbers.min())) * self.scales.abs().max().double()
+        most = most if steps is None else most * self.steps.abs().max()
+        blocks = range(0, lines if most > torch.finfo(self.dtype).max else 0, 1024)
+        if not all(self.lines(slice(i, i + 1024), self.dtype).isfinite().all() for i in blocks):
             raise ValueError(f"its scales times its codes are more than {self.dtype} can hold")
 
     def _apply(self, fn, *args, **options):
