@@ -21,8 +21,8 @@ RANKS = "ranks"
 QUANTIZED = "quantized"
 """Key of that block: how many numbers share a scale, for each quantized weight or factor, by path."""
 FACTORED_WEIGHTS = "lpjax.safetensors"
-"""The file of weights if some are factored or quantized. No other library reads a file of this name: it would load the
-dense weights and initialize the others at random."""
+"""The file of weights if some are factored or quantized. No other library reads a file of this name by itself: it would
+load the dense weights and initialize the others at random. The files of `_torch.py` read it in PyTorch."""
 
 
 RUNTIMES = ("onnx", "stablehlo")

@@ -27,6 +27,7 @@ import transformers
 import lpjax
 from lpjax import load_checkpoint, save_checkpoint
 from lpjax.checkpoint.safetensors import read_tensors, write_tensors
+from lpjax.models import name_table
 from lpjax.weights.quantized import Quantized
 from tests.conftest import GOLDENS
 from tests.helpers import heads
@@ -79,8 +80,7 @@ def of_file(golden: Golden, folder: Path) -> Golden:
 
 def hidden(golden: Golden) -> Any:
     net = golden.checkpoint
-    prefix = next((key for key in ("bert", "roberta", "distilbert", "transformer") if key in net.params), None)
-    return lpjax.encode(net.params[prefix] if prefix else net.params, net.config, golden.batch)
+    return lpjax.encode(net.params.get(name_table(net.config).prefix, net.params), net.config, golden.batch)
 
 
 @pytest.mark.parametrize("name", BASES)
