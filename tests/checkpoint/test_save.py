@@ -79,6 +79,7 @@ def test_factored_checkpoint_comes_back_bit_for_bit(factored: Checkpoint, tmp_pa
     }
     data = json.loads((tmp_path / "small" / "config.json").read_text())
     assert data.pop("lpjax") == again.compression
+    assert data.pop("auto_map") == {"AutoModel": "modeling_lpjax.LpjaxModel"}
     assert data == factored.config_json
 
     names = load_file(tmp_path / "small" / "lpjax.safetensors")

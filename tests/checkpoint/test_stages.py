@@ -12,6 +12,7 @@ import huggingface_hub
 import pytest
 
 from lpjax.checkpoint import CheckpointError, export_checkpoint, load_checkpoint, lowrank_ranks, save_checkpoint
+from lpjax.checkpoint._torch import TORCH_FILES
 from lpjax.checkpoint.source import weight_bytes
 from lpjax.checkpoint.stages import net_folder, read_stages
 from lpjax.data.tokenizer import load_tokenizer
@@ -70,7 +71,7 @@ def test_commands_follow_the_net(old: Path, tmp_path: Path, command: Command):
     status, _, err = command("report", small, "--baseline", old, "--out", tmp_path / "page.html")
     assert status == 0, err
     assert command("export", small, tmp_path / "whole")[0] == 0
-    kept = files(small).keys() - {"lpjax.safetensors", "lpjax_record.json"}
+    kept = files(small).keys() - {"lpjax.safetensors", "lpjax_record.json", *TORCH_FILES}
     assert files(tmp_path / "whole").keys() == kept | {"model.safetensors", "lpjax_export.json"}
 
 

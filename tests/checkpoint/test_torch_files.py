@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import json
+import re
 import sys
 import tomllib
 from pathlib import Path
@@ -132,6 +133,12 @@ def test_the_files_are_short_and_need_no_jax():
                 names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             assert {found.split(".")[0] for found in names} <= allowed | sys.stdlib_module_names, name
         assert "pickle" not in text
+
+
+def test_the_first_file_names_the_others():
+    """transformers 4 copies what the file that `auto_map` names imports, and no more, to where it runs it."""
+    named = re.findall(r"^ *from \.(\w+) import", torch_texts()["modeling_lpjax.py"], re.MULTILINE)
+    assert {f"{name}.py" for name in named} == TORCH_FILES - {"modeling_lpjax.py"}
 
 
 def test_the_decoder_that_is_shipped_decodes(tmp_path: Path):

@@ -10,6 +10,7 @@ import pytest
 import lpjax
 from lpjax._tree import walk
 from lpjax.checkpoint import load_checkpoint
+from lpjax.checkpoint._torch import TORCH_FILES
 from tests.conftest import Command
 from tests.helpers.checkpoints import assert_same, files
 
@@ -45,7 +46,7 @@ def test_factored_checkpoint_becomes_dense(run, small: Path, tmp_path: Path, fla
     assert result["bytes_after"] == (out / file).stat().st_size
     assert result["bytes_before"] == (small / "lpjax.safetensors").stat().st_size
     assert result["multiplied"] == json.loads((small / "config.json").read_text())["lpjax"]["ranks"]
-    assert files(out).keys() == files(small).keys() - {"lpjax.safetensors", "lpjax_record.json"} | {
+    assert files(out).keys() == files(small).keys() - {"lpjax.safetensors", "lpjax_record.json", *TORCH_FILES} | {
         file,
         "lpjax_export.json",
     }

@@ -17,6 +17,7 @@ from torch import nn
 from transformers.utils import cached_file
 
 try:
+    from .lpjax_codes import FLOATS  # noqa: F401 (transformers 4 copies the files that this one names, no further ones)
     from .lpjax_weights import Weight, weight_of
 except ImportError:  # if this file is imported from its folder, not by transformers
     from lpjax_weights import Weight, weight_of
