@@ -247,6 +247,34 @@ def frontier_table(record: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def languages_table(record: dict[str, Any]) -> str:
+    """Divergence by language, for each size and text."""
+    languages = list(record["rows"][0]["divergence"])
+    lines = ["| MB | text | smoothing | " + " | ".join(languages) + " | worst / best |"]
+    lines.append("|---" * (len(languages) + 4) + "|")
+    texts = {"none": "none", "en": "English", "all": "all languages"}
+    for row in record["rows"]:
+        found = row["divergence"]
+        cells = [f"{row['size']:g}", texts[row["text"]], "" if row["text"] == "none" else f"{row['smoothing']:g}"]
+        cells += [f"{found[language]:.4f}" for language in languages]
+        cells.append(f"{max(found.values()) / min(found.values()):.1f}")
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def programs_table(record: dict[str, Any]) -> str:
+    """Score and time of programs, in milliseconds of a batch."""
+    shapes = [key.removeprefix("ms ") for key in record["rows"][0] if key.startswith("ms ")]
+    lines = ["| net | runtime | MB | Spearman × 100 | " + " | ".join(f"{shape}, ms" for shape in shapes) + " |"]
+    lines.append("|---" * (len(shapes) + 4) + "|")
+    for row in record["rows"]:
+        score = "" if row["spearman"] is None else f"{100 * row['spearman']:.2f}"
+        cells = [row["net"], row["runtime"], f"{row['bytes'] / 1e6:.2f}", score]
+        cells += [f"{row[f'ms {shape}']:.0f}" for shape in shapes]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def budget_table(record: dict[str, Any]) -> str:
     """The whole net within one budget: by each allocation, and after recovery."""
     lines = ["| weighting | ranks | recovered | parameters | Spearman × 100 | divergence |", "|---" * 6 + "|"]
@@ -307,6 +335,9 @@ def _from(path: str, table: Callable[[dict[str, Any]], str]) -> Callable[[], str
 TABLES: dict[str, Callable[[], str]] = {
     "headline": _from("experiments/results/frontier.json", headline_table),
     "frontier": _from("experiments/results/frontier.json", frontier_table),
+    "frontier e5": _from("experiments/results/frontier_e5.json", frontier_table),
+    "languages": _from("experiments/results/languages.json", languages_table),
+    "programs": _from("experiments/results/programs.json", programs_table),
     "demo": _from("experiments/results/demo.json", demo_table),
     "solvers": _from(f"{SOLVERS}/embedding.json", solvers_table),
     "matrices": matrices_table,

