@@ -3,9 +3,9 @@
 The encoder is all-MiniLM-L6-v2, or multilingual-e5-small, whose table has 250,037 rows, from a folder.
 
 Plain rounding at 8 to 3 bits, onnxruntime's dynamic int8, rounding with error feedback, the weighted SVD with factors
-in 8 bits, and `plan_for_size` with text and without, all without training. Spearman of cosines on all development pairs; bytes are
-those of the weights' file and, as "packed", of the codes and scales in memory, which is what formats without entropy
-coding write. The calibration texts are those of `experiments.budget`, none of STS-B.
+in 8 bits, and `plan_for_size` with text and without, all without training. Spearman of cosines on all development
+pairs; bytes are those of the weights' file and, as "packed", of the codes and scales in memory, which is what formats
+without entropy coding write. The calibration texts are those of `experiments.budget`, none of STS-B.
 
 Writes experiments/results/frontier.json or frontier_e5.json, row by row: a row that is there is not computed again, nor
 is the calibration, which is kept in DIR. `python -m experiments.readme` makes the tables.
