@@ -100,8 +100,13 @@ _RECOVER = "recover small {out} --text texts.txt --batch-size 4 --max-length 8 -
 CASES = {
     "compress": Case(f"{_COMPRESS} --plan-out plan.json"),
     "compress --force": Case(_COMPRESS, forced=True),
+    "compress --calibrate --report --force": Case(
+        "compress net {out} --budget 0.5 --calibrate few.txt --report", forced=True
+    ),
     "export --force": Case("export small {out}", forced=True),
-    "export --msgpack --force": Case("export small {out} --msgpack", forced=True),
+    "export --to flax --force": Case("export small {out} --to flax", forced=True),
+    "export --to onnx --force": Case("export small {out} --to onnx", forced=True),
+    "export --to stablehlo --force": Case("export small {out} --to stablehlo", forced=True),
     "quantize --force": Case("quantize small {out}", forced=True),
     "calibrate --force": Case(
         "calibrate net {out} --text few.txt --batch-size 1 --max-length 8", "out.safetensors", forced=True

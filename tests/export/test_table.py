@@ -63,6 +63,17 @@ def test_onnx_folder_gives_the_vectors_of_lpjax(command: Command, folder: Path, 
     np.testing.assert_allclose(vectors, embed_sentences(net, texts).vectors, atol=1e-5)
 
 
+def test_sentence_transformers_gives_the_vectors_of_lpjax(command: Command, folder: Path, tmp_path: Path):
+    pytest.importorskip("optimum.onnxruntime")
+    package = pytest.importorskip("sentence_transformers")
+    small, out = tmp_path / "small", tmp_path / "out"
+    assert command("compress", folder, small, "--layers", "embeddings,encoder", "--rank", 3)[0] == 0
+    assert command("export", small, out, "--to", "onnx")[0] == 0
+    model = package.SentenceTransformer(str(out), backend="onnx", model_kwargs={"provider": "CPUExecutionProvider"})
+    expected = embed_sentences(lpjax.load_checkpoint(small), ["a b c", "c a"]).vectors
+    np.testing.assert_allclose(model.encode(["a b c", "c a"]), expected, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
