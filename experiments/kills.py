@@ -44,6 +44,7 @@ from lpjax import Checkpoint, load_checkpoint, save_checkpoint
 from lpjax._files.json import write_json
 from lpjax._provenance import run_record
 from lpjax.compression import read_break_even
+from lpjax.export import RUNTIMES
 from lpjax.models import config_from_json
 from lpjax.weighting import load_calibration
 
@@ -272,15 +273,17 @@ def digest(path: Path) -> str | None:
 
 
 def weights(path: Path) -> bytes:
-    """The bytes of a checkpoint's file of weights; empty of anything else."""
-    files = [file for file in path.iterdir() if file.suffix in (".safetensors", ".msgpack")] if path.is_dir() else []
-    return files[0].read_bytes() if len(files) == 1 else b""
+    """The bytes of the files with weights of a checkpoint, or of a program; empty of anything else."""
+    suffixes = (".safetensors", ".msgpack", ".onnx", ".bin")
+    files = sorted(file for file in path.rglob("*") if file.suffix in suffixes) if path.is_dir() else []
+    return b"".join(file.read_bytes() for file in files)
 
 
 def is_new(path: Path, reference: Path) -> bool:
     """Whether OUT is what a run that is not killed writes: it loads, and holds the same but for times of day."""
     if path.is_dir():
-        load_checkpoint(path)
+        if not any((path / runtime).is_dir() for runtime in RUNTIMES):
+            load_checkpoint(path)
         same = weights(path) == weights(reference) != b""
         return same and names(path) == names(reference)
     if path.suffix == ".safetensors":
