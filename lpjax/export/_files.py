@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -34,11 +36,22 @@ def write_onnx(program: Program, folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.iterdir())
 
 
+@contextlib.contextmanager
+def _without_tracebacks() -> Iterator[None]:
+    """Programs that are traced inside do not hold where in which files they come from: that differs by machine."""
+    before = jax.config.jax_traceback_in_locations_limit  # pyright: ignore[reportAttributeAccessIssue]
+    jax.config.update("jax_traceback_in_locations_limit", 0)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_traceback_in_locations_limit", before)
+
+
 def write_stablehlo(program: Program, folder: Path) -> int:
     """Write program.bin, as `jax.export` serializes it for `PLATFORMS`, and weights.safetensors, and return their size
     in bytes."""
     weights = {name: jax.ShapeDtypeStruct(array.shape, array.dtype) for name, array in program.weights.items()}
-    with exporting():
+    with exporting(), _without_tracebacks():
         exported = jax.export.export(jax.jit(program.function), platforms=PLATFORMS)(weights, program.shapes())
     code = bytes(exported.serialize())
     (folder / "program.bin").write_bytes(code)
