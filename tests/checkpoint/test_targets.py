@@ -111,7 +111,17 @@ def places(folder: Path, tmp_path: Path) -> dict[str, Path]:
     }
 
 
-@pytest.mark.parametrize("command_line", [["compress", "--keep", "0.5"], ["export"], ["finetune", "--task", "sst2"]])
+@pytest.mark.parametrize(
+    "command_line",
+    [
+        ["compress", "--keep", "0.5"],
+        ["export"],
+        ["export", "--to", "onnx"],
+        ["quantize"],
+        ["recover"],
+        ["finetune", "--task", "sst2"],
+    ],
+)
 def test_out_in_the_model_is_refused_before_any_work(command: Command, folder, places, command_line):
     before = files(folder)
     name, *options = command_line

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from jinja2 import UndefinedError
 
 from lpjax import cli
 
@@ -59,13 +60,30 @@ def test_letters_that_an_encoding_lacks_are_replaced(through, folder, tmp_path, 
     status, printed, err = through(encoding, "export", odd, tmp_path / "dense\u2192", "--json")
     assert status == 0, err
     assert json.loads(printed)["model"] == str(odd)
+    status, printed, err = through(encoding, "quantize", odd, tmp_path / "round\u2192")
+    assert status == 0, err
+    assert "saved in" in printed.decode(encoding)
+    status, printed, err = through(encoding, "report", odd, "--out", tmp_path / "p\u00e4ge\u2192.html")
+    assert status == 0, err
+    assert printed
     status, _, err = through(encoding, "inspect", tmp_path / "n\u2192wh\u00e4re")
     assert status == 2
     assert b"there is no folder" in err
 
 
 def test_every_help_is_printed_in_ascii(through):
-    for command in ("inspect", "compress", "calibrate", "bench", "export", "evaluate", "finetune", "recover", "report"):
+    for command in (
+        "inspect",
+        "compress",
+        "calibrate",
+        "bench",
+        "export",
+        "evaluate",
+        "finetune",
+        "recover",
+        "quantize",
+        "report",
+    ):
         status, printed, err = through("ascii", command, "--help")
         assert status == 0, err
         assert b"Example:" in printed
@@ -105,7 +123,7 @@ def test_a_reader_that_left_and_a_disk_that_is_full(folder, tmp_path):
 @pytest.mark.parametrize(
     "fault",
     [ZeroDivisionError("division by zero"), RecursionError("too deep"), KeyError("key"), OverflowError("int too large"),
-     RuntimeError("first line\nsecond line"), AssertionError()],
+     RuntimeError("first line\nsecond line"), AssertionError(), FloatingPointError("overflow"), UndefinedError("key")],
     ids=lambda fault: type(fault).__name__,
 )  # fmt: skip
 def test_a_fault_inside_is_one_line_that_says_how_to_report_it(through, folder, monkeypatch, fault):

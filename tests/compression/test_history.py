@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from lpjax.compression.history import training_files, training_notes
+from lpjax._files.json import RecordError
+from lpjax.compression.history import earlier_recovery, training_files, training_notes
 
 RECOVER = {
     "best": {"step": 213, "epoch": 1, "divergence": 0.0450},
@@ -35,6 +36,24 @@ def test_recovery_that_left_the_net_as_it_was(tmp_path):
     told = RECOVER | {"best": RECOVER["curve"][0]}
     (tmp_path / "recover.json").write_text(json.dumps(told))
     assert training_notes(tmp_path) == ["lpjax recover did not improve it, and left it as it was (divergence 0.0658)."]
+
+
+DEEP = 200_000 * "[" + 200_000 * "]"
+
+
+@pytest.mark.parametrize("name", ["recover.json", "finetune.json"])
+@pytest.mark.parametrize(
+    "text", ["", "[]", '{"best": 1}', DEEP, '{"best": {"step": 1e400}}', '{"a": %s}' % ("9" * 5000)]
+)
+def test_damage_is_told_by_name(tmp_path, name, text):
+    (tmp_path / name).write_text(text)
+    assert f"{name}, which says how, can't be read" in training_notes(tmp_path)[0]
+
+
+@pytest.mark.parametrize("text", ["[]", DEEP, "{"])
+def test_recovery_does_not_begin_with_a_history_that_is_lost(text):
+    with pytest.raises(RecordError, match=r"recover.json .*; remove it to continue without the history"):
+        earlier_recovery({"recover.json": text})
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", "null", '{"best": 1, "curve": []}', '{"best": {}, "curve": [1]}'])

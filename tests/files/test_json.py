@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -126,7 +127,7 @@ def test_what_is_written_is_json(tmp_path):
 def test_what_is_no_file_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "folder").mkdir()
-    for path in (tmp_path / "pipe", tmp_path / "folder", tmp_path / "nothing"):
+    for path in (tmp_path / "pipe", tmp_path / "folder", tmp_path / "nothing", Path("/dev/zero"), Path("/dev/null")):
         with pytest.raises(RecordError, match=re.escape(f"{path} can't be read")):
             read_object(path)
         with pytest.raises((ValueError, OSError)):

@@ -18,11 +18,12 @@ from lpjax.checkpoint import Checkpoint
 from lpjax.data.batching import by_length, collate, tokenize
 from lpjax.evaluation.divergence import Divergence
 from lpjax.models.taps import TappedWeight, Taps
-from lpjax.pipeline.outputs import Embedding, Spans, TokenClasses, Words, outputs_of
+from lpjax.pipeline.outputs import Embedding, Labels, Spans, TokenClasses, Words, outputs_of
 from lpjax.weighting._calibrate import _with_decoder
 from lpjax.weighting.statistics import Statistics
 from lpjax.weights.low_rank import LowRank
 from tests.helpers.goldens import load_golden
+from tests.helpers.nets import net_with_head
 from tests.helpers.texts import LONGEST, TEXTS, make_tokenizer, one_at_a_time, some_texts
 
 
@@ -234,10 +235,19 @@ def test_calibration_weights_the_words_that_a_decoder_predicts(monkeypatch):
     assert loss(statistics=found) < min(loss(), loss(statistics=read)) / 10
 
 
+def several_labels() -> Checkpoint:
+    """A net whose labels do not exclude each other."""
+    net = net_with_head("bert_base", "mnli")
+    return dataclasses.replace(
+        net, config_json={**(net.config_json or {}), "problem_type": "multi_label_classification"}
+    )
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["distilbert_spans", "bert_words"])
+@pytest.mark.parametrize("name", ["distilbert_spans", "bert_words", "several labels"])
 def test_recovery_and_measured_budgets(name):
-    net = net_of(name)
+    net = net_of(name) if name != "several labels" else several_labels()
+    assert name != "several labels" or isinstance(outputs_of(net), Labels)
     options = {"tokenizer": make_tokenizer(net.config)}
     texts = TEXTS * 3
     measure = Divergence(net, texts, **options, max_length=LONGEST)

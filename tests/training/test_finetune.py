@@ -515,6 +515,18 @@ def test_a_snapshot_that_is_damaged_is_refused(uninterrupted, begun, tmp_path):
     refused(f"the weights {name} have another shape or format")
     save_file({key: value for key, value in tensors.items() if key != name}, path, metadata={"log": log})
     refused(name)
+    save_file(tensors | {"more": np.zeros(1)}, path, metadata={"log": log})
+    refused("more")
+    moments = next(key for key in tensors if "/nu/" in key)
+    count = next(key for key in tensors if key.endswith("/count"))
+    for changed, value, words in (
+        (name, np.nan, f"{name} holds NaN or infinity"),
+        (moments, np.inf, f"{moments} holds NaN or infinity"),
+        (moments, -1, f"{moments} holds squares below 0"),
+        (count, 7000, "updates were made"),
+    ):
+        save_file(tensors | {changed: np.full_like(tensors[changed], value)}, path, metadata={"log": log})
+        refused(words)
     path.unlink()
     path.mkdir()
     refused(f"cannot resume from {path}: ")
