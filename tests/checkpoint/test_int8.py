@@ -136,6 +136,7 @@ def test_the_command(command, folder, tmp_path):
     assert status == 0, errors
     told = json.loads(said)
     assert told["bytes_after"] == (smallest / "lpjax.safetensors").stat().st_size
+    assert (smallest / "lpjax_record.json").read_bytes() == (small / "lpjax_record.json").read_bytes()
     assert told["quantized"] == json.loads((small / "config.json").read_text())["lpjax"]["ranks"]
     status, _, errors = command("report", smallest, "--baseline", folder, "--out", tmp_path / "page.html")
     assert status == 0, errors

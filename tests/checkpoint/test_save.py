@@ -18,7 +18,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file
 
 import lpjax
-from lpjax.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
+from lpjax.checkpoint import Checkpoint, CheckpointError, export_checkpoint, load_checkpoint, save_checkpoint
 from lpjax.models import BertConfig, name_table
 from lpjax.models.names import Weight, walk
 from lpjax.weights.low_rank import LowRank
@@ -113,6 +113,15 @@ def test_dense_again_after_factors_drops_the_block(factored: Checkpoint, folder:
     dense = dataclasses.replace(again, params=load_checkpoint(folder).params, compression=None)
     save_checkpoint(dense, tmp_path / "dense again")
     assert "lpjax" not in json.loads((tmp_path / "dense again" / "config.json").read_text())
+
+
+@pytest.mark.parametrize("name", ["sentencepiece.bpe.model", "spiece.model", "tokenizer.model"])
+def test_vocabularies_of_sentencepiece_go_along(folder: Path, tmp_path: Path, name: str):
+    (folder / name).write_bytes(b"a vocabulary")
+    save_checkpoint(load_checkpoint(folder), tmp_path / "saved")
+    export_checkpoint(load_checkpoint(folder), tmp_path / "exported")
+    for out in ("saved", "exported"):
+        assert (tmp_path / out / name).read_bytes() == b"a vocabulary"
 
 
 def test_stages_are_copied_whole_and_weights_in_other_formats_are_not(folder: Path, tmp_path: Path):
