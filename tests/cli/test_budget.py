@@ -201,7 +201,7 @@ def test_a_budget_that_nothing_can_keep(command, folder, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.covering(0)
+@pytest.mark.slow
 @pytest.mark.parametrize("goal", [["--keep", "0.9"], ["--rank", "7"], ["--budget", "0.8"]])
 def test_tables_have_single_entries_where_there_is_text(command, folder, text, tmp_path, goal):
     plan = tmp_path / "plan.json"

@@ -194,6 +194,7 @@ def test_what_is_left_of_an_interrupted_run(tune, net, tmp_path, monkeypatch):
     assert "exists; choose another folder" in err
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_goes_on(tune, net, tmp_path):
     """SIGKILL in the middle; with --resume it ends as one that was never interrupted."""
     many = ["--epochs", 120, "--eval-every", 90, "--save-every", 0]

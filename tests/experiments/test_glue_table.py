@@ -106,6 +106,7 @@ def test_a_killed_run_loses_one_cell_and_ends_the_same(config, tmp_path, monkeyp
     assert len(computed) == 11
 
 
+@pytest.mark.slow
 def test_one_cell_is_made_again_and_compared(config, tmp_path, monkeypatch, capsys):
     cell = "tiny-sst2/encoder/40/lewis/1.5"
     assert run(config, "--cell", cell, monkeypatch=monkeypatch) == 0

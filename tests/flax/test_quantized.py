@@ -53,7 +53,7 @@ def dense_of(params: Any, like: Any) -> Any:
     return jax.tree.map(dense, params, like, is_leaf=is_weight)
 
 
-@pytest.mark.covering(0)
+@pytest.mark.slow
 @pytest.mark.parametrize("tied", ["attend", "product", "variables"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_linen_transformer(kind: str, tied: str):

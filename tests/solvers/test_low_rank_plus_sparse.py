@@ -262,7 +262,7 @@ def size_of(net: lpjax.Checkpoint) -> int:
     return sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(net.params))
 
 
-@pytest.mark.covering(0)
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("name", NETS)
 def test_every_net_computes_what_the_dense_matrices_do(name, dtype):

@@ -42,6 +42,7 @@ def blocks(request, monkeypatch):
     jax.clear_caches()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["plain", "weighted", "metric"])
 @pytest.mark.parametrize("name", FROM_FILE)
 def test_same_as_in_memory(saved, blocks, dtype, name, what):

@@ -116,6 +116,7 @@ def test_objective_is_that_of_the_factors_when_blocks_overlap(monkeypatch):
     jax.clear_caches()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "copies"), [("svd", 1.6), ("lewis", 1.6), ("irls_rows", 1.8), ("admm_entries", 3.0)])
 def test_peak_memory_in_copies_of_a_tall_matrix(name, copies):
     """What XLA sets aside, the matrix and the factors among it, branches that are not taken among it, too."""
