@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -194,7 +194,12 @@ def export_folder(
     target = check_target(folder, checkpoint.source, overwrite)
     _checked_pairs(checkpoint)
     data = json.loads(_config_text(checkpoint))
-    data.pop(BLOCK, None)
+    for key in (BLOCK, AUTO_MAP):  # an export has no code beside it
+        data.pop(key, None)
+    if checkpoint.source is not None:
+        taken = [stage.path for stage in read_stages(checkpoint.source) if stage.path.split("/")[0] in RUNTIMES]
+        if taken:
+            raise ValueError(f"a stage of the folder is in {taken[0]}, which is the place of exported programs")
     return _write_folder(target, checkpoint.source, overwrite, {CONFIG: json_text(data), **(extra_files or {})}, write)
 
 
@@ -293,10 +298,16 @@ def check_target(folder: str | Path, source: Path | None, overwrite: bool) -> Pa
     if target.is_mount():
         raise FileExistsError(f"{target} is a mount point, which cannot be replaced; choose a folder inside it")
     inside = {path.name for path in target.iterdir()}
-    weights = tuple(format.suffix for format in FORMATS.values())
-    if inside and not (CONFIG in inside and any(name.endswith(weights) or name in RUNTIMES for name in inside)):
+    if inside and not (CONFIG in inside and _holds_weights(target, inside)):
         raise FileExistsError(f"{target} is not empty and not a checkpoint; choose another folder")
     return target
+
+
+def _holds_weights(folder: Path, inside: Collection[str]) -> bool:
+    """Whether a folder with these names in it has a file of weights, or a program."""
+    suffixes = tuple(format.suffix for format in FORMATS.values())
+    programs = (folder / runtime / file for runtime, file in RUNTIMES.items())
+    return any(name.endswith(suffixes) for name in inside) or any(path.is_file() for path in programs)
 
 
 def _config_text(checkpoint: Checkpoint, int8: bool = False) -> str:
@@ -325,7 +336,8 @@ def _config_text(checkpoint: Checkpoint, int8: bool = False) -> str:
     compressed = _has_parts(checkpoint.params)
     if compressed:
         groups = table.head_groups.get(head)
-        code |= auto_map(head if groups and not table.write(checkpoint.params, groups)[1] else None)
+        # Nothing of others: their files are not copied, and whoever trusts this folder trusts three files alone.
+        code = auto_map(head if groups and not table.write(checkpoint.params, groups)[1] else None)
     data |= {AUTO_MAP: code} if code else {}
     if checkpoint.compression is not None or compressed:
         fresh = (FACTORS, WEIGHTS_KEY, RANKS, QUANTIZED)

@@ -25,8 +25,8 @@ FACTORED_WEIGHTS = "lpjax.safetensors"
 load the dense weights and initialize the others at random. The files of `_torch.py` read it in PyTorch."""
 
 
-RUNTIMES = ("onnx", "stablehlo")
-"""Folders, inside that of an export, with the files of another runtime."""
+RUNTIMES = {"onnx": "model.onnx", "stablehlo": "program.bin"}
+"""Folders, inside that of an export, with the program of another runtime, and its file."""
 
 
 @dataclasses.dataclass(frozen=True)

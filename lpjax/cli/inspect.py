@@ -79,9 +79,12 @@ def _predicted(
     from lpjax.pipeline.outputs import outputs_of
 
     with misuse():
-        requests = [Request(select=select, size=size.strip(), calibrated=text is not None) for size in sizes]
-        for request in requests:
-            request.limit(checkpoint.params, checkpoint.extra_bytes)
+        try:
+            requests = [Request(select=select, size=size.strip(), calibrated=text is not None) for size in sizes]
+            for request in requests:
+                request.limit(checkpoint.params, checkpoint.extra_bytes)
+        except ValueError as error:
+            raise ValueError(str(error).replace("`size`", "`sizes`")) from None
     statistics, _ = statistics_and_measure(text, requests[0], checkpoint, model)
     with misuse(), progress() as advance:
         found = predict_sizes(

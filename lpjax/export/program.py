@@ -17,7 +17,7 @@ from lpjax.checkpoint import Checkpoint
 from lpjax.models import logits_of, name_table, tokens_of
 from lpjax.models.encoder import hidden_states
 from lpjax.models.layers import NO_DROPOUT
-from lpjax.pipeline import read_pipeline, sentence_vectors
+from lpjax.pipeline import Pooling, Stage, read_pipeline, sentence_vectors
 from lpjax.pipeline.outputs import Embedding, outputs_of
 from lpjax.weights.exporting import exporting
 from lpjax.weights.parts import part_name, parts_of
@@ -35,16 +35,19 @@ class Program(NamedTuple):
         inputs: names of inputs, as transformers and optimum have them.
         outputs: names of outputs: "last_hidden_state"; of a head "logits", or "start_logits" and "end_logits"; and
             "sentence_embedding" if it is asked for.
+        max_length: the largest length of the inputs; None if there is none.
     """
 
     function: Callable[[Mapping[str, Array], Mapping[str, Array]], tuple[Array, ...]]
     weights: dict[str, np.ndarray]
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
+    max_length: int | None = None
 
     def shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """The inputs as arrays of int32, of any batch size and length."""
-        shape = symbolic_shape("batch, length")
+        """The inputs as arrays of int32, of any batch size, and any length that the model has positions for."""
+        limits = [] if self.max_length is None else [f"length <= {self.max_length}"]
+        shape = symbolic_shape("batch, length", constraints=limits)
         return {name: jax.ShapeDtypeStruct(shape, jnp.int32) for name in self.inputs}
 
     def traced(self) -> ClosedJaxpr:
@@ -62,7 +65,8 @@ def program_of(checkpoint: Checkpoint, *, pooled: bool = False) -> Program:
             it of the hidden states.
 
     Raises:
-        ValueError: `pooled` of a model with a head; an XLNet that reads half of each batch backwards.
+        ValueError: `pooled` of a model with a head, or of a folder whose pooling leaves out prompts; an XLNet that
+            reads half of each batch backwards.
         CheckpointError: of what `read_pipeline` refuses, if `pooled`.
     """
     config = checkpoint.config
@@ -72,37 +76,56 @@ def program_of(checkpoint: Checkpoint, *, pooled: bool = False) -> Program:
     head = None if isinstance(kind, Embedding) else config.head
     if pooled and head is not None:
         raise ValueError(f"`pooled` is for encoders of sentences, but this net has a head ({head}); leave it out")
-    stages = read_pipeline(checkpoint).stages if pooled else ()
+    stages = _stages(checkpoint) if pooled else ()
     inputs = (IDS, MASK, *((TYPES,) if config.wants_token_types or (config.num_token_types or 1) > 1 else ()))
     prefix = name_table(config).prefix
-    named = _named(checkpoint.params)
+    weights = _named(checkpoint.params)
+    named = {name: array for arrays in weights for name, array in arrays.items()}
     structure = jax.tree.structure(checkpoint.params)
 
     def function(weights: Mapping[str, Array], inputs: Mapping[str, Array]) -> tuple[Array, ...]:
-        # Names that it does not read are absent, and their leaves never touched.
+        # Weights that it does not read are absent, and never touched.
         params = jax.tree.unflatten(structure, [weights.get(name) for name in named])
-        hidden = hidden_states(params.get(prefix, params), config, inputs, tokens_of(config, head))
-        if head is None:
-            mask = inputs[MASK].astype(bool)
-            return (hidden, sentence_vectors(stages, hidden, mask)) if pooled else (hidden,)
-        logits = logits_of(params, config, hidden, NO_DROPOUT, head)
+        with jax.default_matmul_precision("highest"):
+            hidden = hidden_states(params.get(prefix, params), config, inputs, tokens_of(config, head))
+            if head is None:
+                mask = inputs[MASK].astype(bool)
+                return (hidden, sentence_vectors(stages, hidden, mask)) if pooled else (hidden,)
+            logits = logits_of(params, config, hidden, NO_DROPOUT, head)
         return (logits[..., 0], logits[..., 1]) if head == "spans" else (logits,)
 
     if head is None:
         outputs = ("last_hidden_state", "sentence_embedding") if pooled else ("last_hidden_state",)
     else:
         outputs = ("start_logits", "end_logits") if head == "spans" else ("logits",)
-    whole = Program(function, named, inputs, outputs)
+    whole = Program(function, named, inputs, outputs, config.max_length)
     traced = whole.traced().jaxpr
     read = {variable for eqn in traced.eqns for variable in eqn.invars if not isinstance(variable, Literal)}
-    used = {name: named[name] for name, variable in zip(sorted(named), traced.invars, strict=False) if variable in read}
+    found = {name for name, variable in zip(sorted(named), traced.invars, strict=False) if variable in read}
+    # A weight has all of its arrays or none, though codes of 0 bits, say, are never read.
+    used = {name: array for arrays in weights if found & arrays.keys() for name, array in arrays.items()}
     return whole._replace(weights=used)
 
 
-def _named(params: Any) -> dict[str, np.ndarray]:
-    """The arrays of all weights by name, in the order in which JAX flattens the tree."""
-    named = {}
+def _stages(checkpoint: Checkpoint) -> tuple[Stage, ...]:
+    """What makes a vector of hidden states.
+
+    Raises:
+        ValueError: it leaves out the tokens of prompts, whose number a program cannot know.
+    """
+    pipeline = read_pipeline(checkpoint)
+    prompts = any(text for _, text in pipeline.text.prompts)
+    if prompts and any(isinstance(stage, Pooling) and not stage.include_prompt for stage in pipeline.stages):
+        raise ValueError("the folder's pooling leaves out the tokens of prompts, which `pooled` cannot; omit `pooled`")
+    return pipeline.stages
+
+
+def _named(params: Any) -> list[dict[str, np.ndarray]]:
+    """For each weight its arrays by name, all in the order in which JAX flattens the tree."""
+    weights = []
     for path, leaf in leaves_with_paths(params):
-        names = {id(array): part_name(path, part) for part, array in parts_of(leaf).items()}
-        named |= {names[id(array)]: np.asarray(array) for array in jax.tree.leaves(leaf)}
-    return named
+        # By number, since two parts of a weight may be one array.
+        numbers = jax.tree.unflatten(jax.tree.structure(leaf), range(len(jax.tree.leaves(leaf))))
+        names = {number: part_name(path, part) for part, number in parts_of(numbers).items()}
+        weights.append({names[number]: np.asarray(array) for number, array in enumerate(jax.tree.leaves(leaf))})
+    return weights

@@ -102,8 +102,8 @@ def test_inspect_predicts_sizes(command, roomy, tmp_path):
     [
         (["--calibrate", "text.txt"], "--calibrate is for --sizes"),
         (["--sizes", "25%", "--each"], "omit --plot, --all and --each"),
-        (["--sizes", "3 apples"], "is '3 apples'; expected bytes or a share"),
-        (["--sizes", "40%, 3 apples"], "is '3 apples'; expected bytes or a share"),
+        (["--sizes", "3 apples"], "--sizes is '3 apples'; expected bytes or a share"),
+        (["--sizes", "40%, 3 apples"], "--sizes is '3 apples'; expected bytes or a share"),
     ],
 )
 def test_inspect_refuses_before_any_work(command, roomy, options, message):

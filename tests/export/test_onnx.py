@@ -64,24 +64,43 @@ def test_numbers_are_those_of_pytorch(name: str):
     np.testing.assert_allclose(counted(golden, found), counted(golden, expected), atol=1e-5 * np.abs(expected).max())
 
 
-def with_entries(params: Any) -> Any:
-    """Every kernel and table as factors and single entries."""
+def with_entries(params: Any, share: float = 0.8) -> Any:
+    """Every kernel and table as factors and single entries, all but a `share` of those that are left."""
 
     def one(path: str, leaf: Any) -> Any:
         matrix = np.asarray(leaf, np.float32)
         u, s, vt = np.linalg.svd(matrix, full_matrices=False)
         left, right = u[:, :3] * s[:3], vt[:3]
         rest = matrix - left @ right
-        rest[np.abs(rest) < np.quantile(np.abs(rest), 0.8)] = 0
+        rest[np.abs(rest) <= np.quantile(np.abs(rest), share)] = 0
         return lpjax.LowRank(left, right, Sparse.of(rest))
 
+    return _replaced(params, one)
+
+
+def in_runs(params: Any, *, zero: bool = False) -> Any:
+    """Kernels and tables with positions whose codes are all 0, or none but those."""
+
+    def one(path: str, leaf: Any) -> Any:
+        table = path.endswith("embedding")
+        lines = np.asarray(leaf, np.float32) if table else np.asarray(leaf, np.float32).T
+        codes = np.round(100 * lines / np.abs(lines).max()).astype(int)
+        codes[:, :: 1 if zero else 2] = 0
+        return lpjax.Quantized.from_codes(codes, np.full((len(codes), 1), 0.01), axis=int(table))
+
+    return _replaced(params, one)
+
+
+def _replaced(params: Any, one: Any) -> Any:
     names = ("kernel", "embedding")
-    return replace_leaves(
-        params, {path: one(path, leaf) for path, leaf in leaves_with_paths(params) if path.endswith(names)}
-    )
+    leaves = {path: one(path, leaf) for path, leaf in leaves_with_paths(params) if path.endswith(names)}
+    return replace_leaves(params, leaves)
 
 
 KINDS = {
+    "some codes of 0 bits": in_runs,
+    "all codes of 0 bits": lambda params: in_runs(params, zero=True),
+    "no entries": lambda params: with_entries(params, share=1.0),
     "factors": lambda params: factor(params, 3),
     "entries": with_entries,
     "8 bits": quantize,
@@ -118,6 +137,17 @@ def test_any_batch_and_length_run(rows: int, length: int):
     np.testing.assert_allclose(
         run(model, {"input_ids": ids})[0], lpjax.encode(net.params, net.config, {"input_ids": ids}), atol=1e-5
     )
+
+
+def test_one_array_may_be_both_factors():
+    net = base_net("bert_base")
+    square = np.eye(net.config.to_json()["hidden_size"], dtype=np.float32)
+    path = "encoder/layer/0/attention/self/query/kernel"
+    params = replace_leaves(net.params, {path: lpjax.LowRank(square, square)})
+    ids = np.array([[1, 2, 3]])
+    expected = lpjax.encode(params, net.config, {"input_ids": ids})
+    (found,) = run(translated(dataclasses.replace(net, params=params)), {"input_ids": ids})
+    np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 def test_ids_outside_the_table_and_too_long_texts_are_refused():

@@ -16,6 +16,7 @@ import lpjax
 from lpjax.export import program_of
 from tests.export.test_onnx import KINDS, counted
 from tests.helpers.goldens import load_golden
+from tests.helpers.nets import base_net
 
 ALONE = """
 import sys
@@ -51,6 +52,20 @@ def test_numbers_are_those_of_lpjax(name: str, kind: str, tmp_path: Path):
     np.testing.assert_allclose(
         counted(golden, np.asarray(found)), counted(golden, expected), atol=1e-5 * float(np.abs(expected).max())
     )
+
+
+def test_it_asks_for_all_of_float32_and_refuses_what_is_too_long(tmp_path: Path):
+    net = base_net("bert_base")
+    lpjax.export_program(net, tmp_path / "out", "stablehlo")
+    folder = tmp_path / "out" / "stablehlo"
+    program = jax.export.deserialize(bytearray((folder / "program.bin").read_bytes()))
+    products = [line for line in program.mlir_module().splitlines() if "stablehlo.dot_general" in line]
+    assert products
+    assert all(line.count("HIGHEST") == 2 for line in products)
+    weights = load_file(folder / "weights.safetensors")
+    long = np.ones((1, (net.config.max_length or 0) + 1), np.int32)
+    with pytest.raises(ValueError, match="refining shapes"):
+        program.call(weights, {"input_ids": long, "attention_mask": long, "token_type_ids": 0 * long})
 
 
 def test_a_process_without_lpjax_runs_it(tmp_path: Path):

@@ -39,7 +39,7 @@ def test_folder_holds_the_program_and_what_its_users_read(command: Command, fold
     assert {name for name in names if name.startswith(f"{runtime}/")} == inside[runtime]
     assert result["bytes_after"] == sum((out / name).stat().st_size for name in inside[runtime])
     assert result["factors"] == json.loads((small / "config.json").read_text())["lpjax"]["ranks"]
-    assert "lpjax" not in json.loads((out / "config.json").read_text())
+    assert not {"lpjax", "auto_map"} & json.loads((out / "config.json").read_text()).keys()
     # It is replaced when told to, and is no checkpoint.
     assert command("export", small, out, "--to", runtime)[0] == 2
     assert command("export", small, out, "--to", runtime, "--force")[0] == 0
@@ -96,6 +96,38 @@ def test_heads_have_no_vectors(tmp_path: Path):
     with pytest.raises(ValueError, match=r"`runtime` is 'onx'; .* did you mean onnx\?"):
         lpjax.export_program(load_golden("bert_base").checkpoint, tmp_path / "out", "onx")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_of_something_else_is_not_replaced(tmp_path: Path):
+    net, out = load_golden("bert_base").checkpoint, tmp_path / "project"
+    (out / "onnx").mkdir(parents=True)
+    (out / "config.json").write_text("{}")
+    (out / "source.py").write_text("work")
+    with pytest.raises(FileExistsError, match="is not empty and not a checkpoint"):
+        lpjax.export_program(net, out, "onnx", overwrite=True)
+    assert (out / "source.py").read_text() == "work"
+
+
+def test_a_stage_in_the_place_of_the_program_is_refused(folder: Path, tmp_path: Path):
+    modules = json.loads((folder / "modules.json").read_text())
+    (folder / "onnx").mkdir(exist_ok=True)
+    (folder / "onnx" / "model.onnx").write_bytes(b"of a stage")
+    (folder / "onnx" / "config.json").write_text("{}")
+    kind = "sentence_transformers.models.Normalize"
+    (folder / "modules.json").write_text(json.dumps([*modules, {"path": "onnx", "type": kind}]))
+    with pytest.raises(ValueError, match="a stage of the folder is in onnx"):
+        lpjax.export_program(lpjax.load_checkpoint(folder), tmp_path / "out", "onnx")
+    assert not (tmp_path / "out").exists()
+
+
+def test_prompts_that_the_pooling_leaves_out_are_refused(folder: Path, tmp_path: Path):
+    path = folder / "1_Pooling" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"include_prompt": False}))
+    main = folder / "config_sentence_transformers.json"
+    main.write_text(json.dumps({"prompts": {"query": "a b "}, "default_prompt_name": "query"}))
+    with pytest.raises(ValueError, match="pooling leaves out the tokens of prompts"):
+        lpjax.export_program(lpjax.load_checkpoint(folder), tmp_path / "out", "onnx", pooled=True)
+    lpjax.export_program(lpjax.load_checkpoint(folder), tmp_path / "out", "onnx")
 
 
 def test_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -171,6 +171,8 @@ class Quantized(Weight):
         """Rows `ids` of the matrix; if they are lines, only these are expanded."""
         if not self.axis:
             return F.embedding(ids, self.lines(slice(None), self.dtype).T)
+        if bool((ids < 0).any()):
+            raise IndexError("index out of range in self")  # as torch.nn.Embedding says it
         return self.lines(ids.flatten(), self.dtype).unflatten(0, ids.shape)
 
     def lines(self, which, dtype):

@@ -31,12 +31,15 @@ def load_factored(folder, auto=None, *, config=None, dtype=None, device_map=None
     """The model in a folder or in a repository of the hub, in eval mode.
 
     `auto` is a class of transformers such as AutoModelForMaskedLM, by default that of the head that the folder has.
-    `dtype` is by default that of the file, `device_map` one device. Other arguments are those of transformers.
-    """
+    `dtype` is by default that of the file, `device_map` one device. Other arguments are those of transformers."""
     if unknown := hub.keys() - HUB:
         raise ValueError(f"a model that lpjax compressed does not take {', '.join(sorted(unknown))}")
+    if isinstance(device_map, dict) or device_map in ("auto", "balanced", "balanced_low_0", "sequential"):
+        raise ValueError(
+            f"device_map is {device_map!r}; a model that lpjax compressed is on one device, such as 'cuda'"
+        )
     config = config or transformers.AutoConfig.from_pretrained(folder, **hub)
-    auto = auto or getattr(transformers, max(config.auto_map, key=len))
+    auto = auto or getattr(transformers, max((name for name in config.auto_map if "Model" in name), key=len))
     options = {} if attn_implementation is None else {"attn_implementation": attn_implementation}
     with _parameters_on_meta():
         model = auto.from_config(config, trust_remote_code=False, **options)
