@@ -101,7 +101,6 @@ _RECOVER = "recover small {out} --text texts.txt --batch-size 4 --max-length 8 -
 CASES = {
     "compress": Case(f"{_COMPRESS} --plan-out plan.json"),
     "compress --force": Case(_COMPRESS, forced=True),
-    "compress --calibrate --force": Case("compress net {out} --budget 0.5 --calibrate few.txt", forced=True),
     "export --force": Case("export small {out}", forced=True),
     "export --to flax --force": Case("export small {out} --to flax", forced=True),
     "export --to onnx --force": Case("export small {out} --to onnx", forced=True),
