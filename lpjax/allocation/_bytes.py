@@ -92,10 +92,8 @@ def plan_for_size(
     step = sizes.step_of(MARGIN * limit - fixed, limit, fixed)
     for number in range(_ROUNDS):
         # All matrices first; then those that stand for others, since the step changes little.
-        before, found = (
-            sizes.total(step),
-            [path for path in sizes.paths if number == 0 or sizes.stands_for_others(path)],
-        )
+        before = sizes.total(step)
+        found = [path for path in sizes.paths if number == 0 or sizes.stands_for_others(path)]
         for path in found:
             tell(f"rounding {path}")
             moments = moments_of(statistics, path, weighting)

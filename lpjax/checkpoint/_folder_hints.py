@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from lpjax._files.json import read_json
 from lpjax.checkpoint._file_hints import TORCH, link_hint
-from lpjax.checkpoint.formats import CONFIG, FORMATS
+from lpjax.checkpoint.formats import CONFIG, FORMATS, RUNTIMES
 
 _TRAINING = "training_args|optimizer|scheduler|rng_state"  # beginnings of the names of a Trainer's own files
 _MOST_FOLDERS = 1000
@@ -136,6 +136,12 @@ def _named(pattern: str, hint: str) -> _Recogniser:
     return recognise
 
 
+def _program(folder: _Folder) -> str | None:
+    # Many folders of the hub hold a program beside weights; this says more of those that `lpjax export` wrote.
+    runtime = next((name for name in RUNTIMES if name in folder.names and "lpjax_export.json" in folder.names), None)
+    return None if runtime is None else f"{runtime} is a program for another runtime: {_SOURCE}"
+
+
 _SOURCE = "take the net that it was made from"
 _FOLDERS: tuple[_Recogniser, ...] = (
     _empty,
@@ -152,7 +158,6 @@ _FOLDERS: tuple[_Recogniser, ...] = (
     _named(r".*\.distcp|\.metadata", "is a distributed checkpoint of PyTorch: gather it into one file first"),
     _named(r".*\.ckpt\.(index|meta|data-.*)", "is TensorFlow 1's: convert it by transformers 4"),
     _named(r".*\.h5|saved_model\.pb|.*\.keras", "is TensorFlow's or Keras's: convert it there"),
-    _named("onnx|stablehlo", f"is a program for another runtime: {_SOURCE}"),
     _named(r".*\.onnx", f"is an ONNX graph: {_SOURCE}"),
     _named(r"openvino_model\..*|.*_openvino.*\.xml", f"is OpenVINO's: {_SOURCE}"),
     _named(r".*\.gguf|ggml.*\.bin", f"is llama.cpp's: {_SOURCE}"),
@@ -167,6 +172,7 @@ _FOLDERS: tuple[_Recogniser, ...] = (
     _named(rf"(?!{_TRAINING}).*\.(bin|pt|pth|ckpt|pkl)", f"is a pickle, which may run code: {TORCH}"),
     _named(rf"({_TRAINING}).*\.(bin|pt|pth)", "belongs to a training run, and holds no net"),
     _tokenizer,
+    _program,
 )
 """Recognisers of folders; the first that gives a hint counts."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
@@ -110,7 +109,7 @@ def save_checkpoint(
     if int8 and quantized_groups(checkpoint.params):
         raise ValueError("`int8` is for factors of floating-point numbers, and `params` has quantized weights")
     pairs = [*split_coded(rounded_factors(pairs) if int8 else pairs), *checkpoint.extra.items()]
-    config = _config_text(checkpoint, int8)
+    config = json_text(_config_data(checkpoint, int8))
     compressed = _has_parts(checkpoint.params)
     texts = {CONFIG: config, **(torch_texts() if compressed else {}), **(extra_files or {})}
     name = FACTORED_WEIGHTS if compressed else WEIGHTS
@@ -165,7 +164,7 @@ def export_checkpoint(
     else:
         # Read back, so that the base model is where Hugging Face's trees have it.
         pairs = _paths(table.read(dict(pairs))[0], dense.extra, kind.separator)
-    texts = {CONFIG: _config_text(dense), **(extra_files or {})}
+    texts = {CONFIG: json_text(_config_data(dense)), **(extra_files or {})}
     return _write_folder(target, dense.source, overwrite, texts, lambda fresh: kind.write(fresh / kind.file, pairs))
 
 
@@ -193,7 +192,7 @@ def export_folder(
     """
     target = check_target(folder, checkpoint.source, overwrite)
     _checked_pairs(checkpoint)
-    data = json.loads(_config_text(checkpoint))
+    data = _config_data(checkpoint)
     for key in (BLOCK, AUTO_MAP):  # an export has no code beside it
         data.pop(key, None)
     if checkpoint.source is not None:
@@ -310,7 +309,7 @@ def _holds_weights(folder: Path, inside: Collection[str]) -> bool:
     return any(name.endswith(suffixes) for name in inside) or any(path.is_file() for path in programs)
 
 
-def _config_text(checkpoint: Checkpoint, int8: bool = False) -> str:
+def _config_data(checkpoint: Checkpoint, int8: bool = False) -> dict[str, Any]:
     """The config.json to write: that of the source, as far as it still holds, and the `lpjax` block."""
     from lpjax import __version__  # Late: the package imports this module.
 
@@ -346,7 +345,7 @@ def _config_text(checkpoint: Checkpoint, int8: bool = False) -> str:
         known |= {WEIGHTS_KEY: FACTORED_WEIGHTS} if compressed else {}
         known |= {QUANTIZED: groups} if (groups := quantized_groups(checkpoint.params)) else {}
         data[BLOCK] = {"version": __version__, **known, RANKS: lowrank_ranks(checkpoint.params)}
-    return json_text(data)
+    return data
 
 
 def _has_parts(params: Mapping[str, Any]) -> bool:

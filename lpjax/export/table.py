@@ -1,4 +1,7 @@
-"""The table of runtimes that a checkpoint is exported for. A new one is a function here and a line."""
+"""The table of runtimes that a checkpoint is exported for.
+
+A new one is a function, a line here, and the name of its file in `lpjax.checkpoint.formats.RUNTIMES`.
+"""
 
 from __future__ import annotations
 

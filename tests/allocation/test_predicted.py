@@ -13,12 +13,10 @@ import lpjax
 from lpjax._tree import leaves_with_paths
 from lpjax.allocation import plan_for_size, predict_sizes
 from lpjax.compression.rounding import moments_of
-from tests.allocation.test_bytes import checkpoint as checkpoint
-from tests.allocation.test_bytes import statistics as statistics
 
 pytestmark = pytest.mark.optimized
 
-SIZES = (0.3, 0.2, 0.12)
+SIZES = (0.3, 0.25, 0.2)
 
 
 def weighted_error(before: np.ndarray, after: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> float:

@@ -84,14 +84,14 @@ def test_dense_folders_of_the_command_have_none(folder: Path, tmp_path: Path, co
     assert "auto_map" not in config_of(tmp_path / "exported")
 
 
-def test_code_of_others_stays_where_it_was_named(tmp_path: Path):
-    """An entry for another class than `AutoModel` is kept, and lpjax's own are not taken for it."""
+def test_code_of_others_is_not_named_beside_compressed_weights(tmp_path: Path):
+    """Its files are not copied, and who trusts the folder trusts lpjax's files alone; a dense folder keeps the entry."""
     net = load_checkpoint(GOLDENS / "bert_base")
     other = {"AutoModelForSequenceClassification": "theirs.Classifier"}
     net = dataclasses.replace(net, config_json={**(net.config_json or {}), "auto_map": other})
     folder = saved_in_kind(net, "factored", tmp_path / "small")
-    assert config_of(folder)["auto_map"] == other | {"AutoModel": "modeling_lpjax.LpjaxModel"}
-    export_checkpoint(load_checkpoint(folder), tmp_path / "exported")
+    assert config_of(folder)["auto_map"] == {"AutoModel": "modeling_lpjax.LpjaxModel"}
+    export_checkpoint(net, tmp_path / "exported")
     assert config_of(tmp_path / "exported")["auto_map"] == other
 
 

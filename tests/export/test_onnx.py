@@ -6,19 +6,18 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import lpjax
-from lpjax._tree import leaves_with_paths, replace_leaves
+from lpjax._tree import replace_leaves
 from lpjax.checkpoint import Checkpoint
 from lpjax.export import Program, program_of
 from lpjax.pipeline import Pooling
-from lpjax.weights.sparse import Sparse
-from tests.helpers.goldens import CASES, GOLDENS, Golden, load_golden
-from tests.helpers.nets import base_net, factor, quantize
+from tests.helpers.goldens import CASES, GOLDENS, load_golden
+from tests.helpers.nets import base_net
+from tests.helpers.programs import FORWARD, KINDS, case_of, counted
 
 onnx = pytest.importorskip("onnx")
 runtime = pytest.importorskip("onnxruntime")
@@ -45,11 +44,6 @@ def translated(checkpoint: Checkpoint, **options: Any) -> Any:
     return model
 
 
-def counted(golden: Golden, array: np.ndarray) -> np.ndarray:
-    """Without what belongs to padding."""
-    return array[golden.batch["attention_mask"].astype(bool)] if array.ndim == 3 else array
-
-
 @pytest.mark.covering(0)
 @pytest.mark.parametrize("name", [name for name in (*CASES, *HEADS) if name != BOTH])
 def test_numbers_are_those_of_pytorch(name: str):
@@ -64,67 +58,18 @@ def test_numbers_are_those_of_pytorch(name: str):
     np.testing.assert_allclose(counted(golden, found), counted(golden, expected), atol=1e-5 * np.abs(expected).max())
 
 
-def with_entries(params: Any, share: float = 0.8) -> Any:
-    """Every kernel and table as factors and single entries, all but a `share` of those that are left."""
-
-    def one(path: str, leaf: Any) -> Any:
-        matrix = np.asarray(leaf, np.float32)
-        u, s, vt = np.linalg.svd(matrix, full_matrices=False)
-        left, right = u[:, :3] * s[:3], vt[:3]
-        rest = matrix - left @ right
-        rest[np.abs(rest) <= np.quantile(np.abs(rest), share)] = 0
-        return lpjax.LowRank(left, right, Sparse.of(rest))
-
-    return _replaced(params, one)
-
-
-def in_runs(params: Any, *, zero: bool = False) -> Any:
-    """Kernels and tables with positions whose codes are all 0, or none but those."""
-
-    def one(path: str, leaf: Any) -> Any:
-        table = path.endswith("embedding")
-        lines = np.asarray(leaf, np.float32) if table else np.asarray(leaf, np.float32).T
-        codes = np.round(100 * lines / np.abs(lines).max()).astype(int)
-        codes[:, :: 1 if zero else 2] = 0
-        return lpjax.Quantized.from_codes(codes, np.full((len(codes), 1), 0.01), axis=int(table))
-
-    return _replaced(params, one)
-
-
-def _replaced(params: Any, one: Any) -> Any:
-    names = ("kernel", "embedding")
-    leaves = {path: one(path, leaf) for path, leaf in leaves_with_paths(params) if path.endswith(names)}
-    return replace_leaves(params, leaves)
-
-
-KINDS = {
-    "some codes of 0 bits": in_runs,
-    "all codes of 0 bits": lambda params: in_runs(params, zero=True),
-    "no entries": lambda params: with_entries(params, share=1.0),
-    "factors": lambda params: factor(params, 3),
-    "entries": with_entries,
-    "8 bits": quantize,
-    "many bits": lambda params: quantize(params, None),
-    "factors in 5 bits": lambda params: quantize(params, 5, rank=4),
-    "float16": lambda params: jax.tree.map(lambda leaf: leaf.astype(np.float16), factor(params, 3)),
-}
-
-
 @pytest.mark.covering(1)
-@pytest.mark.parametrize("name", ["bert_base", "distilbert_masked_lm", "roberta_classifier", "xlnet_base"])
+@pytest.mark.parametrize("name", FORWARD)
 @pytest.mark.parametrize("kind", KINDS)
 def test_compressed_weights_give_the_numbers_of_lpjax(name: str, kind: str):
-    golden = load_golden(name)
-    net = dataclasses.replace(golden.checkpoint, params=KINDS[kind](golden.checkpoint.params))
-    forward = {"bert_base": lpjax.encode, "xlnet_base": lpjax.encode, "distilbert_masked_lm": lpjax.fill_mask}
-    expected = np.asarray(forward.get(name, lpjax.classify)(net.params, net.config, golden.batch))
+    golden, net, expected = case_of(name, kind)
     model = translated(net)
     (found,) = run(model, golden.batch)
     np.testing.assert_allclose(
         counted(golden, found), counted(golden, expected), atol=1e-5 * float(np.abs(expected).max())
     )
     # The weights in the file are those in memory, none of them expanded.
-    packed = sum(array.nbytes for array in program_of(dataclasses.replace(net, source=None)).weights.values())
+    packed = sum(array.nbytes for array in program_of(net).weights.values())
     inside = sum(onnx.numpy_helper.to_array(array).nbytes for array in model.graph.initializer)
     assert inside <= 1.05 * packed + 4096  # constants of the program, such as layouts of bits
 

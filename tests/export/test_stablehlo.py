@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -14,9 +13,8 @@ from safetensors.numpy import load_file
 
 import lpjax
 from lpjax.export import program_of
-from tests.export.test_onnx import KINDS, counted
-from tests.helpers.goldens import load_golden
 from tests.helpers.nets import base_net
+from tests.helpers.programs import FORWARD, KINDS, case_of, counted
 
 ALONE = """
 import sys
@@ -33,13 +31,10 @@ np.save(out, outputs[0])
 
 
 @pytest.mark.covering(1)
-@pytest.mark.parametrize("name", ["bert_base", "distilbert_masked_lm", "roberta_classifier", "xlnet_base"])
+@pytest.mark.parametrize("name", FORWARD)
 @pytest.mark.parametrize("kind", KINDS)
 def test_numbers_are_those_of_lpjax(name: str, kind: str, tmp_path: Path):
-    golden = load_golden(name)
-    net = dataclasses.replace(golden.checkpoint, params=KINDS[kind](golden.checkpoint.params), source=None)
-    forward = {"bert_base": lpjax.encode, "xlnet_base": lpjax.encode, "distilbert_masked_lm": lpjax.fill_mask}
-    expected = np.asarray(forward.get(name, lpjax.classify)(net.params, net.config, golden.batch))
+    golden, net, expected = case_of(name, kind)
     size = lpjax.export_program(net, tmp_path / "out", "stablehlo")
     assert b".py" not in (tmp_path / "out" / "stablehlo" / "program.bin").read_bytes()  # nor paths of this machine
     folder = tmp_path / "out" / "stablehlo"
@@ -71,15 +66,13 @@ def test_it_asks_for_all_of_float32_and_refuses_what_is_too_long(tmp_path: Path)
 def test_a_process_without_lpjax_runs_it(tmp_path: Path):
     from safetensors.numpy import save_file
 
-    golden = load_golden("bert_base")
-    net = dataclasses.replace(golden.checkpoint, params=KINDS["8 bits"](golden.checkpoint.params), source=None)
+    golden, net, expected = case_of("bert_base", "8 bits")
     lpjax.export_program(net, tmp_path / "out", "stablehlo")
     inputs = {key: np.asarray(golden.batch[key], np.int32) for key in program_of(net).inputs}
     save_file(inputs, tmp_path / "batch.safetensors")
     command = [sys.executable, "-c", ALONE, tmp_path / "out" / "stablehlo", tmp_path / "batch.safetensors"]
     done = subprocess.run([*command, tmp_path / "found.npy"], capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    expected = np.asarray(lpjax.encode(net.params, net.config, golden.batch))
     np.testing.assert_allclose(
         counted(golden, np.load(tmp_path / "found.npy")), counted(golden, expected), atol=1e-5 * np.abs(expected).max()
     )
