@@ -85,7 +85,7 @@ def test_dense_folders_of_the_command_have_none(folder: Path, tmp_path: Path, co
 
 
 def test_code_of_others_is_not_named_beside_compressed_weights(tmp_path: Path):
-    """Its files are not copied, and who trusts the folder trusts lpjax's files alone; a dense folder keeps the entry."""
+    """Its files are not copied, and who trusts the folder trusts lpjax alone; a dense folder keeps the entry."""
     net = load_checkpoint(GOLDENS / "bert_base")
     other = {"AutoModelForSequenceClassification": "theirs.Classifier"}
     net = dataclasses.replace(net, config_json={**(net.config_json or {}), "auto_map": other})
