@@ -26,7 +26,7 @@ def export(
     force: opt.Force = False,
     as_json: opt.AsJson = False,
 ) -> None:
-    """Save a checkpoint for use without lpjax: dense, or as a program with its weights compressed."""
+    """Save a checkpoint for use without lpjax, dense or as a program."""
     from lpjax._extras import require
     from lpjax.checkpoint import export_checkpoint, lowrank_ranks
     from lpjax.checkpoint.source import weight_bytes

@@ -32,7 +32,7 @@ def inspect(
     force: Annotated[bool, opt.flag("--force", "Replace the PNG of --plot.")] = False,
     as_json: opt.AsJson = False,
 ) -> None:
-    """Show spectra, outliers, and the rank that each --keep gives; or what sizes would cost."""
+    """Show spectra, outliers and ranks, or what sizes would cost."""
     from lpjax._extras import require
     from lpjax.checkpoint.targets import check_new_file
     from lpjax.inspection import inspect_params, inspection_document, inspection_tables, tied_paths
