@@ -2,7 +2,7 @@
 
 Each is one `lpjax finetune`, printed as it is run, in a process of its own. What is there already is skipped, and what
 was interrupted goes on. Weights go to DIR/NET-TASK, by default runs/; the record of each, with its curve, seed,
-versions and machine, to experiments/results/finetune/NET-TASK.json.
+versions and machine, to NET-TASK.json in the folder of --records, by default experiments/results/finetune.
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ def arguments(cell: Cell, runs: Path) -> list[str]:
 
 def main() -> None:
     """Run what is missing."""
-    options = parser(__doc__).parse_args()
+    arguments = parser(__doc__)
+    arguments.add_argument("--records", type=Path, default=RESULTS, metavar="DIR")
+    options = arguments.parse_args()
     for cell in chosen_cells(options):
         if cell.checkpoint is not None:
             continue  # somebody fine-tuned it
@@ -38,8 +40,8 @@ def main() -> None:
             command = arguments(cell, options.runs)
             print(shlex.join(command), flush=True)
             subprocess.run([sys.executable, "-m", *command], check=True)
-        RESULTS.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(out / "finetune.json", RESULTS / f"{cell.name}.json")
+        options.records.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(out / "finetune.json", options.records / f"{cell.name}.json")
 
 
 if __name__ == "__main__":

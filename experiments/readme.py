@@ -314,6 +314,44 @@ def kernels_table(record: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def accelerator_solvers_table(record: dict[str, Any]) -> str:
+    """Seconds of the solvers on an accelerator beside those of whole SVDs."""
+    lines = [
+        "| matrix | solver | ms | gesdd on its host, ms | whole SVD there, ms | objective / CPU's | compile, s |",
+        "|---" * 7 + "|",
+    ]
+    for row in record["solvers"]:
+        n, d = row["shape"]
+        cells = [f"{row['matrix']}, {n} × {d}, rank {row['rank']}", row["case"]]
+        cells += [f"{1e3 * row[key]:.1f}" for key in ("seconds", "gesdd_seconds", "jax_svd_seconds")]
+        cells += [f"{row['objective_over_cpu']:.5f}", f"{row['compile_seconds']:.1f}"]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def accelerator_kernels_table(record: dict[str, Any]) -> str:
+    """Seconds of 72 kernels through `compress` on an accelerator."""
+    lines = ["| solver | seconds | 72 gesdd on its host, s | first call, s |", "|---" * 4 + "|"]
+    for row in record["kernels"]:
+        cells = [f"{row[key]:.2f}" for key in ("seconds", "gesdd_seconds", "first_seconds")]
+        lines.append(f"| {row['solver']}, p = {row['p']:g} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def accelerator_forward_table(record: dict[str, Any]) -> str:
+    """Times of forward passes on an accelerator, beside the dense net's, and MB of weights on it."""
+    names = list(dict.fromkeys(name for row in record["forward"] for name in row["seconds"] if name != "dense"))
+    heads = ["model", "numbers", "texts × tokens", "dense, ms", *names, f"MB: dense, {', '.join(names)}"]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for row in record["forward"]:
+        seconds = row["seconds"]
+        cells = [row["net"], row["dtype"], f"{row['batch']} × {row['length']}", f"{1e3 * seconds['dense']:.2f}"]
+        cells += [f"{seconds[name] / seconds['dense']:.2f}" if name in seconds else "" for name in names]
+        cells.append(", ".join(f"{row['bytes'][name] / 1e6:.1f}" for name in ("dense", *names) if name in seconds))
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def kills_table(record: dict[str, Any]) -> str:
     """Command × signal × points × what went wrong, in Markdown."""
     lines = [
@@ -365,6 +403,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "ablation": data_aware_results.ablation_table,
     "recovery": data_aware_results.recovery_table,
     "throughput": glue_results.throughput_table,
+    "accelerator solvers": _from("benchmarks/results/accelerator.json", accelerator_solvers_table),
+    "accelerator kernels": _from("benchmarks/results/accelerator.json", accelerator_kernels_table),
+    "accelerator forward": _from("benchmarks/results/accelerator.json", accelerator_forward_table),
     "kills": _from("experiments/results/kills.json", kills_table),
 }
 _DOCUMENTS = (

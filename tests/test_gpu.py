@@ -14,6 +14,8 @@ import pytest
 
 import lpjax
 from lpjax import models
+from lpjax.compression import Choice, Plan
+from lpjax.select import leaves_with_paths
 from tests.conftest import GOLDENS
 from tests.helpers import heavy_tailed, norm, product
 
@@ -66,10 +68,39 @@ def test_compress_fills_the_gpu_with_matrices_of_a_shape():
     )
 
 
+KINDS = {
+    "factors": {"select": "encoder", "keep": 0.5, "solver": "svd"},
+    "4 bits": Choice(None, bits=4, group=32),
+    "a step": Choice(None, step=0.3),
+}
+
+
+def smaller(params: dict[str, Any], kind: str) -> dict[str, Any]:
+    """The net, made smaller on the default device."""
+    how = KINDS[kind]
+    if isinstance(how, dict):
+        return lpjax.compress(params, **how).params
+    matrices = lpjax.select_paths(params, ["encoder", "embeddings"])
+    return lpjax.compress(params, Plan(dict.fromkeys(matrices, how))).params
+
+
+@pytest.mark.parametrize("kind", list(KINDS)[1:])
+def test_rounding(kind):
+    params = lpjax.load_checkpoint(GOLDENS / "bert_classifier").params
+    on_gpu = smaller(params, kind)
+    with jax.default_device(jax.devices("cpu")[0]):
+        on_cpu = smaller(params, kind)
+    for path in lpjax.select_paths(params, ["encoder", "embeddings"]):
+        gpu, cpu = (np.asarray(lpjax.densify(dict(leaves_with_paths(tree))[path])) for tree in (on_gpu, on_cpu))
+        # Codes between two values may part by rounding.
+        assert np.mean(~np.isclose(gpu, cpu, atol=1e-4 * np.abs(cpu).max())) < 0.01
+
+
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("net", ["bert", "distilbert", "roberta", "xlnet"])
-def test_nets(net):
+def test_nets(net, kind):
     checkpoint = lpjax.load_checkpoint(GOLDENS / f"{net}_classifier")
-    small, _ = lpjax.compress(checkpoint.params, select="encoder", keep=0.5, solver="svd")
+    small = smaller(checkpoint.params, kind)
     ids = 5 + np.arange(24, dtype=np.int32).reshape(4, 6)
     batch = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
     for params in (checkpoint.params, small):
