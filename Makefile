@@ -22,9 +22,9 @@ test: .venv/ready
 test-all: .venv/ready
 	$(BIN)/python -m pytest -m ""
 
-# `make test`, and an eighth of what is marked slow: eight commits in a row have all of it. `make test-part PART=1/8`
+# `make test`, and a sixteenth of what is marked slow: sixteen commits in a row have all. `make test-part PART=1/16`
 # names a part.
-PART ?= $(shell echo $$(($$(git rev-list --count HEAD) % 8 + 1)))/8
+PART ?= $(shell echo $$(($$(git rev-list --count HEAD) % 16 + 1)))/16
 test-part: .venv/ready
 	$(BIN)/python -m pytest -m "" --slow-part $(PART)
 

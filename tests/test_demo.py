@@ -46,7 +46,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sizes, "_SIZES", (0.6, 0.5))
 
 
-def test_the_table_the_files_and_the_reloaded_score_agree(roomy, glue, tmp_path, short):
+def test_the_table_the_files_and_the_reloaded_score_agree(roomy, glue, tmp_path, short, monkeypatch):
     printed = io.StringIO()
     result = run_demo(tmp_path / "demo", model=roomy, glue=glue, console=Console(file=printed, width=120))
     assert json.loads((tmp_path / "demo" / "results.json").read_text()) == json.loads(json.dumps(result))
@@ -87,7 +87,8 @@ def test_the_table_the_files_and_the_reloaded_score_agree(roomy, glue, tmp_path,
     assert step.calibration["source"] == "Python's documentation"
     assert record.source == str(roomy)
     assert record_of(reloaded) == record
-    # A demo may replace a demo, and leaves nothing beside it.
+    # A demo may replace a demo, and leaves nothing beside it; a short one shows it.
+    monkeypatch.setattr(demo, "_LAYERS", [("embeddings", 0.5)])
     run_demo(tmp_path / "demo", model=roomy, glue=glue, console=Console(file=io.StringIO()))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["demo", "dense", "glue", "roomy"]
 

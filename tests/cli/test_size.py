@@ -11,8 +11,6 @@ import pytest
 import lpjax
 from lpjax.compression import record_of
 
-pytestmark = pytest.mark.optimized
-
 TEXT = "\n".join(f"{a} {b} {c}" for a in "abcdefg" for b in "abcd" for c in "hij")
 
 
