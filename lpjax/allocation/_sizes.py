@@ -50,7 +50,7 @@ def sketch_of(path: str, leaf: Any, moments: Moments) -> Sketch:
         return Sketch((some.copy(),), (len(matrix) / len(some),), 0.0, float(np.abs(matrix).max()))
     left, right = (leaf.left, leaf.right) if isinstance(leaf, LowRank) else (leaf, None)
     left, right = np.asarray(left), None if right is None else np.asarray(right)
-    turn, basis = rotation(left, right, rows, columns)
+    turn, basis, singular = rotation(left, right, rows, columns)
     triangle = triangle_of(rows, len(left))
     stride = _stride(left, table=is_table(path))
     weights = np.sqrt(triangle.pivots)
@@ -61,9 +61,8 @@ def sketch_of(path: str, leaf: Any, moments: Moments) -> Sketch:
         float(np.abs((block @ turn) * (scale * weights[start : start + len(block), None])).max())
         for start, block in row_blocks(left, _BLOCK)
     )
-    energies = np.sqrt(np.mean(np.square(coefficients), axis=0) * len(left))
     outer = np.sqrt(triangle_of(columns, basis.shape[1]).pivots)
-    basis = _times(basis, (energies, outer), 1.0)
+    basis = _times(basis, (singular, outer), scale)
     dead_zone = DEAD_ZONE if triangle.upper is None else 0.0
     return Sketch(
         (coefficients, basis), (len(left) / len(coefficients), 1.0), dead_zone, max(largest, float(np.abs(basis).max()))

@@ -29,8 +29,8 @@ _BLOCK = 1 << 22  # entries of a large left factor that are in memory in double 
 
 def rotation(
     left: Float[np.ndarray, "n k"], right: Float[np.ndarray, "k d"] | None, rows: Any, columns: Any
-) -> tuple[np.ndarray, np.ndarray]:
-    """T (k, r) and R (r, d) with LT·R = L·right, R G Rᵀ = I, and (LT)ᵀ H (LT) diagonal, descending.
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """T (k, r), R (r, d) and s (r,) with LT·R = L·right, R G Rᵀ = I, and (LT)ᵀ H (LT) = diag(s)², descending.
 
     Args:
         left, right: the factors; right is None for the identity.
@@ -44,9 +44,9 @@ def rotation(
     else:
         orthonormal, small = np.linalg.qr((np.asarray(right, np.float64) @ root.T).T)
         turn, basis = small.T, np.linalg.solve(root, orthonormal).T
-    _, vectors = np.linalg.eigh(turn.T @ _moments(left, rows) @ turn)
+    squares, vectors = np.linalg.eigh(turn.T @ _moments(left, rows) @ turn)
     vectors = vectors[:, ::-1]
-    return turn @ vectors, vectors.T @ basis
+    return turn @ vectors, vectors.T @ basis, np.sqrt(np.maximum(squares[::-1], 0))
 
 
 def round_pair(
@@ -82,7 +82,7 @@ def round_pair(
         raise ValueError("a factor holds NaN or infinite entries; expected finite ones")
     require_entries(left, *([] if right is None else [right]))
     rows, columns = present(rows), present(columns)
-    turn, basis = rotation(left, right, rows, columns)
+    turn, basis, _ = rotation(left, right, rows, columns)
     triangle = triangle_of(rows, len(left))
     # The left factor is in units in which its steps are about 1, so that float16 holds them.
     unit = step * float(np.exp(-np.mean(np.log(triangle.pivots)) / 2))

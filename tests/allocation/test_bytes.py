@@ -15,12 +15,17 @@ import pytest
 import lpjax
 from lpjax._tree import leaves_with_paths
 from lpjax.allocation import parse_size, plan_for_size
+from lpjax.allocation._sizes import sketch_of
 from lpjax.checkpoint import Checkpoint
 from lpjax.checkpoint.safetensors import write_tensors
 from lpjax.compression import Choice
+from lpjax.compression.rounding import Moments
+from lpjax.rounding import round_pair
 from lpjax.weighting import Calibration
 from lpjax.weights.coded import split_coded
 from lpjax.weights.low_rank import LowRank
+from lpjax.weights.quantized import Quantized
+from tests.helpers.lattice import random_metric
 from tests.helpers.rounding import CONFIG
 
 pytestmark = pytest.mark.optimized
@@ -127,6 +132,20 @@ def test_an_outlier_does_not_waste_what_others_need(tmp_path):
     assert 0.9 * 0.3 * whole <= written(params, plan, None, tmp_path) <= 0.3 * whole
     steps = {path: choice.step or 0 for path, choice in plan.layers.items()}
     assert steps.pop("encoder/3/dense/kernel") > 2 * max(steps.values())
+
+
+@pytest.mark.parametrize("table", [False, True])
+def test_the_largest_code_of_a_pair_is_foreseen(table):
+    # Inputs that are nearly all alike give one direction nearly all of the energy.
+    rng = np.random.default_rng(0)
+    left, right = rng.normal(1, 0.3, (96, 12)), rng.normal(size=(12, 40))
+    rows = rng.pareto(1.0, 96) + 0.01 if table else np.ones((96, 96)) + 0.01 * np.eye(96)
+    pair, moments = LowRank(left.astype(np.float32), right.astype(np.float32)), Moments(rows, random_metric(40, 1))
+    sketch = sketch_of("embeddings/word_embeddings/embedding" if table else "kernel", pair, moments)
+    step = sketch.largest / 2**14
+    rounded = round_pair(pair.left, pair.right, step, *moments)
+    assert isinstance(rounded.right, Quantized)
+    assert 2**13 < max(np.abs(part.host_codes()).max() for part in (rounded.left, rounded.right)) < 2**15
 
 
 def test_a_matrix_without_effect_takes_its_share_alone(checkpoint, statistics):
