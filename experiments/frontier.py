@@ -152,10 +152,18 @@ def _cases(params: Any, encoder: Encoder) -> list[tuple[str, str, bool, Callable
     def shared(known: Known) -> Plan:
         return lpjax.allocate(params, budget=0.5, statistics=known)
 
+    def fast(size: float) -> Callable[[Known], Plan]:
+        def plan_of(known: Known) -> Plan:
+            ranks = lpjax.allocate(params, budget=0.5, budget_of="multiply_adds", statistics=known)
+            return lpjax.plan_for_size(params, size * 1e6, statistics=known, ranks=ranks)
+
+        return plan_of
+
     cases = [("rounding", label(*kind), False, rounding(*kind)) for kind in BITS]
     cases += [("rounding with feedback", label(*kind), True, rounding(*kind)) for kind in BITS[-2:]]
     cases += [("weighted SVD", "0.5 of the parameters, 8 bits", True, shared)]
     cases += [("lpjax", f"{size} MB", True, sized(size)) for size in encoder.sizes]
+    cases += [("lpjax", f"{encoder.sizes[0]} MB, half of the multiply-adds", True, fast(encoder.sizes[0]))]
     cases += [("lpjax", f"{size} MB", False, sized(size)) for size in encoder.without_text]
     return cases
 

@@ -15,13 +15,14 @@ from lpjax.compression.defaults import (
     BUDGET,
     LAYERS,
     LAYERS_OF_BUDGET,
+    SIZE,
     default_allocation,
     default_method,
     default_weighting,
 )
 from lpjax.select import select_paths
 from lpjax.weighting import Calibration
-from lpjax.weighting.weightings import WEIGHTINGS, check_weighting, weighting_named
+from lpjax.weighting.weightings import DEFAULT, WEIGHTINGS, check_weighting, weighting_named
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,8 +32,8 @@ class Request:
     Attributes:
         select: patterns of layers; by default embeddings, and with a budget the encoder, too; a plan names its own.
         keep, rank, budget, size, plan: exactly one; or a budget and a size, for ranks by the budget and then rounding
-            to the size. By default, with statistics, a budget of one half. `size` may be a text such as "9MB", as
-            `parse_size` reads it.
+            to the size. By default, with statistics, a tenth of the size, or, with options of factorization, a budget
+            of one half. `size` may be a text such as "9MB", as `parse_size` reads it.
         budget_of, allocation: what a `budget` counts, and how it is divided.
         solver, p, sparse_share: None for the defaults, or if a plan gives them.
         weighting: how statistics weight errors; None for the plan's or the default.
@@ -65,7 +66,7 @@ class Request:
     def __post_init__(self) -> None:
         goals = sum(value is not None for value in (self.keep, self.rank, self.budget, self.size, self.plan))
         if goals == 0 and self.calibrated:
-            self._set(budget=BUDGET)
+            self._set(**({"budget": BUDGET} if self._factors else {"size": SIZE}))
         elif goals != 1 and not (goals == 2 and self.budget is not None and self.size is not None):
             raise ValueError("expected exactly one of `size`, `keep`, `rank`, `budget` and `plan`, e.g. `keep` 0.72")
         if self.budget is None and self.allocation is not None:
@@ -100,12 +101,23 @@ class Request:
         if self.budget is not None:
             self._set(sparse_share=self.sparse_share or 0.0)
             return
-        others = {name: getattr(self, name) for name in ("solver", "p", "sparse_share", "break_even")} | self.options
-        for name, value in others.items():
-            if value is not None:
-                raise ValueError(
-                    f"`size` without a `budget` only rounds, so `{name}` has no effect; omit `{name}` or add a `budget`"
-                )
+        if name := next(iter(self._of_factors), None):
+            raise ValueError(
+                f"`size` without a `budget` only rounds, so `{name}` has no effect; omit `{name}` or add a `budget`"
+            )
+
+    @property
+    def _of_factors(self) -> dict[str, Any]:
+        """The options given that only a factorization has."""
+        names = ("solver", "p", "sparse_share", "break_even")
+        given = {name: getattr(self, name) for name in names} | self.options
+        return {name: value for name, value in given.items() if value is not None}
+
+    @property
+    def _factors(self) -> bool:
+        """Whether anything given needs a factorization."""
+        others = self.budget_of != "parameters" or self.allocation is not None
+        return bool(self._of_factors) or others or self.weighting not in (None, DEFAULT)
 
     def _set(self, **values: Any) -> None:
         for name, value in values.items():

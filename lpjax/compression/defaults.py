@@ -14,8 +14,11 @@ LAYERS = ("embeddings",)
 LAYERS_OF_BUDGET = ("embeddings", "encoder")
 """The layers that share a budget."""
 
+SIZE = 0.1
+"""The share of its bytes that the command gives a model if it has text, and no other goal."""
+
 BUDGET = 0.5
-"""The share of the parameters that the command keeps if it has text, and no other goal."""
+"""The share of the parameters that it keeps instead if options of factorization are given."""
 
 SPARSE_SHARE_OF_TABLES = 0.2
 

@@ -11,6 +11,7 @@ import pytest
 
 import lpjax
 from lpjax._tree import is_table
+from lpjax.allocation import Request
 from lpjax.compression import load_plan
 from lpjax.compression.record import read_record
 
@@ -233,11 +234,27 @@ def test_tables_have_single_entries_where_there_is_text(command, folder, text, t
     assert same_weights(tmp_path / "out", tmp_path / "replayed")
 
 
-def test_a_text_is_enough(command, folder, text, tmp_path):
+def test_a_text_is_enough(command, roomy, text, tmp_path, monkeypatch):
+    """A tenth of the bytes, by one step under the default weighting; so small a net only gets a quarter."""
+    assert Request(calibrated=True).size == 0.1
+    monkeypatch.setattr("lpjax.allocation.request.SIZE", 0.25)
+    plan = tmp_path / "plan.json"
+    status, said, errors = command(
+        "compress", roomy, tmp_path / "out", "--calibrate", text, "--plan-out", plan, "--json"
+    )
+    assert status == 0, errors
+    found, result = load_plan(plan), json.loads(said)
+    assert (found.budget, found.weighting, result["method"]) == (None, "gauss_newton", "rounding")
+    assert result["bytes_after"] == pytest.approx(0.25 * result["bytes_before"], rel=0.04)
+
+
+@pytest.mark.parametrize("option", [["--method", "svd"], ["--allocation", "error"], ["--sparse", 0.1]])
+@pytest.mark.covering(1)
+def test_an_option_of_factors_makes_factors(command, folder, text, tmp_path, option):
     """Half of the net, shared out by error under the default weighting."""
     plan = tmp_path / "plan.json"
     status, said, errors = command(
-        "compress", folder, tmp_path / "out", "--calibrate", text, "--plan-out", plan, "--json"
+        "compress", folder, tmp_path / "out", "--calibrate", text, *option, "--plan-out", plan, "--json"
     )
     assert status == 0, errors
     found, result = load_plan(plan), json.loads(said)
