@@ -19,7 +19,7 @@ from experiments.config import Cell, chosen_cells, parser
 RESULTS = Path(__file__).parent / "results" / "finetune"
 
 
-def arguments(cell: Cell, runs: Path) -> list[str]:
+def command_line(cell: Cell, runs: Path) -> list[str]:
     """The command line that fine-tunes one net on one task."""
     model = cell.model if cell.start is None else str(runs / f"{cell.net}-{cell.start}")
     options: dict[str, Any] = {key: value for key, value in cell.settings.items() if value is not None}
@@ -37,7 +37,7 @@ def main() -> None:
             continue  # somebody fine-tuned it
         out = options.runs / cell.name
         if not out.exists():
-            command = arguments(cell, options.runs)
+            command = command_line(cell, options.runs)
             print(shlex.join(command), flush=True)
             subprocess.run([sys.executable, "-m", *command], check=True)
         options.records.mkdir(parents=True, exist_ok=True)
