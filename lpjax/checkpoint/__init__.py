@@ -7,5 +7,6 @@ from lpjax.checkpoint._load import lowrank_ranks as lowrank_ranks
 from lpjax.checkpoint._save import check_target as check_target
 from lpjax.checkpoint._save import export_checkpoint as export_checkpoint
 from lpjax.checkpoint._save import export_folder as export_folder
+from lpjax.checkpoint._save import holds_weights as holds_weights
 from lpjax.checkpoint._save import save_checkpoint as save_checkpoint
 from lpjax.checkpoint.error import CheckpointError as CheckpointError

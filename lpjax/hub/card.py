@@ -1,0 +1,210 @@
+"""The model card of a folder that lpjax writes: what was done, what it costs, and how to load the result.
+
+Everything in a card comes from the checkpoint and from the folder's files: nothing depends on time, place or machine.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lpjax._files.json import RecordError
+from lpjax._provenance import method_label
+from lpjax._tree import walk
+from lpjax.checkpoint import Checkpoint
+from lpjax.checkpoint.cards import MARKER, SOURCE_CARD
+from lpjax.checkpoint.files import read_object
+from lpjax.checkpoint.formats import BLOCK, CONFIG
+from lpjax.checkpoint.int8 import FACTORS
+from lpjax.compression.history import EXPORTED, RECOVERED, TUNED, training_scores
+from lpjax.compression.record import RECORD, Record, read_record, record_of
+from lpjax.hub._loading import loading, runtime_of
+from lpjax.hub._source import read_source
+from lpjax.models import name_table
+from lpjax.models.names import head_named
+from lpjax.weights.low_rank import LowRank
+from lpjax.weights.quantized import Quantized
+
+_PIPELINES = {
+    "sequence": "text-classification",
+    "tokens": "token-classification",
+    "spans": "question-answering",
+    "words": "fill-mask",
+}
+
+
+class _Matrix(NamedTuple):
+    """A weight: its name without the number of its layer, how it is stored, and its bytes. `form`: "" if dense."""
+
+    kind: str
+    method: str
+    form: str
+    rank: int | None
+    size: int
+    before: int
+    after: int
+    error: float
+
+
+def card_text(folder: Path, checkpoint: Checkpoint, size: int, stored: Mapping[str, int] | None = None) -> str:
+    """The card of a folder whose other files are written.
+
+    Args:
+        folder: the folder.
+        checkpoint: what is in it; in an export as it was before.
+        size: of the weights or the program, in bytes.
+        stored: bytes that each weight takes there, by path; None if all are dense.
+    """
+    from huggingface_hub import ModelCardData  # late: it is slow
+
+    config, source, runtime = read_object(folder / CONFIG), read_source(checkpoint.source), runtime_of(folder)
+    head, model_type = head_named(config.get("architectures")), checkpoint.config.model_type
+    record = _record(folder, checkpoint)
+    matrices = [*_matrices(checkpoint, config, stored, {} if training_scores(folder) else record.layers)]
+    forms = {matrix.form for matrix in matrices} - {""}
+    old = {name for name in (RECOVERED, TUNED) if _is_old(folder / name, checkpoint.source)}
+    tuned = (folder / TUNED).exists() and TUNED not in old
+    relation = "finetune" if tuned else source.relation or ("quantized" if forms else None)
+    sentences = head is None and (folder / "modules.json").exists()
+    pipeline = _PIPELINES[head] if head else "sentence-similarity" if sentences else "feature-extraction"
+    library = "sentence-transformers" if sentences else "transformers"
+    tags = {
+        "low-rank": any(form.startswith("factors") for form in forms),
+        "quantized": any("codes" in form or "8 bits" in form for form in forms),
+        "custom_code": bool(forms) and stored is not None and runtime is None,
+    }
+    data = ModelCardData(
+        **source.kept,
+        base_model=source.base_model,
+        base_model_relation=relation if source.base_model else None,
+        library_name={"onnx": "onnx", "stablehlo": "jax"}.get(runtime or "", library),
+        pipeline_tag=pipeline if tuned else source.pipeline_tag or pipeline,
+        tags=["lpjax", *(tag for tag, holds in tags.items() if holds)],
+    )
+    bases = [source.base_model] if isinstance(source.base_model, str) else source.base_model or []
+    model = f"{'a fine-tuned ' if relation == 'finetune' else ''}`{bases[0]}`" if bases else f"a `{model_type}` model"
+    title = [bases[0].rpartition("/")[2] if bases else f"A {model_type} model"]
+    title += ["fine-tuned"] if relation == "finetune" else []
+    title += ["compressed"] if forms else []
+    title += [{"onnx": "for ONNX", "stablehlo": "as StableHLO"}[runtime]] if runtime else []
+    before = sum(matrix.before for matrix in matrices) + checkpoint.extra_bytes
+    lead = f"This is {model}, {'compressed' if forms else 'saved'} by lpjax. Its weights take {_mb(size)} MB"
+    lead += f"; dense they take {_mb(before)} MB." if forms and stored is not None else "."
+    lead += " They are expanded, so that other libraries read them." if forms and stored is None else ""
+    parts = [f"# {', '.join(title)}", lead]
+    if forms:
+        parts += ["## What was done", _table(matrices, stored is not None), *_notes(folder, record, matrices)]
+    if scores := training_scores(folder):
+        late = ["Steps after the training are not in these numbers."] if old else []
+        parts += ["## Measured", *scores.values(), *late]
+    parts += ["## Load", *loading(folder, head, model_type)]
+    if (folder / SOURCE_CARD).exists():
+        parts += ["## Source", f"[{SOURCE_CARD}]({SOURCE_CARD}) is the card of the model that this one was made from."]
+    return f"---\n{data.to_yaml()}\n---\n\n{MARKER}\n\n" + "\n\n".join(parts) + "\n"
+
+
+def _is_old(path: Path, source: Path | None) -> bool:
+    """Whether a record of training is only that of the source: it was written before this step."""
+    other = None if source is None else source / path.name
+    return other is not None and other.is_file() and path.exists() and other.read_bytes() == path.read_bytes()
+
+
+def _matrices(
+    checkpoint: Checkpoint, config: Mapping[str, Any], stored: Mapping[str, int] | None, layers: Mapping[str, Any]
+) -> Iterator[_Matrix]:
+    """Every weight that the folder has; `layers`: as `Record.layers`, for their errors."""
+    block = checkpoint.compression or {}
+    methods = {path: _method(step) for step in _dicts(block.get("steps")) for path in map(str, step.get("paths") or ())}
+    int8 = (config.get(BLOCK) or {}).get(FACTORS) is not None
+    table = name_table(checkpoint.config)
+    names = {path: name for _, name, path in table.located(table.prefix in checkpoint.params)}
+    for path, leaf in walk(checkpoint.params):
+        size, form = math.prod(leaf.shape), _form(leaf, int8)
+        before = size * np.dtype(leaf.dtype).itemsize
+        if stored is not None and path not in stored:  # a program leaves out what it does not read
+            continue
+        method = (methods.get(path) or _method(block)) if form else ""
+        layer = layers[path][1] if path in layers and form else None
+        error = math.nan if layer is None else layer.error_weighted or layer.error_entries
+        kind, rank = re.sub(r"(?<=\.)\d+(?=\.)", "*", names[path]), getattr(leaf, "rank", None)
+        yield _Matrix(kind, method, form, rank, size, before, before if stored is None else stored[path], error)
+
+
+def _record(folder: Path, checkpoint: Checkpoint) -> Record:
+    """The record of the weights in a folder; without steps if there is none, or another reader will refuse it."""
+    try:
+        if (folder / RECORD).exists():
+            return read_record(folder / RECORD)
+        return record_of(checkpoint) if (folder / EXPORTED).exists() else Record(())
+    except RecordError:
+        return Record(())
+
+
+def _dicts(value: Any) -> list[dict[str, Any]]:
+    return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
+
+
+def _method(step: Mapping[str, Any]) -> str:
+    """The method of a step in config.json, which is not trusted."""
+    p = step.get("p")
+    return method_label(_word(step.get("method") or "unknown"), float(p) if isinstance(p, int | float) else None)
+
+
+def _word(text: object) -> str:
+    """A text that means nothing to Markdown."""
+    return re.sub(r"[^\w.+-]", "", str(text))[:40]
+
+
+def _form(leaf: Any, int8: bool) -> str:
+    if isinstance(leaf, LowRank):
+        kind = " of codes" if isinstance(leaf.left, Quantized) else " in 8 bits" if int8 else ""
+        return f"factors{kind}{'' if leaf.sparse is None else ' and single entries'}"
+    return "codes" if isinstance(leaf, Quantized) else ""
+
+
+def _table(matrices: Iterable[_Matrix], kept: bool) -> str:
+    """A row for each kind of matrix; columns that say nothing are left out."""
+    groups: dict[tuple[str, ...], list[_Matrix]] = {}
+    for matrix in sorted(matrices, key=lambda one: not one.form):
+        groups.setdefault(matrix[:3] if matrix.form else ("", "", ""), []).append(matrix)
+    rows = []
+    for (kind, method, form), own in groups.items():
+        before, after, size = (sum(getattr(one, name) for one in own) for name in ("before", "after", "size"))
+        ranks = sorted(one.rank for one in own if one.rank is not None)
+        errors = [one.error for one in own if math.isfinite(one.error)]
+        row = {
+            "weights": f"`{kind}`" if form else "all others",
+            "number": str(len(own)),
+            "method": method or "–",
+            "stored as": (form or "dense") if kept else "",
+            "rank": "–".join(dict.fromkeys(map(str, (*ranks[:1], *ranks[-1:])))),
+            "bits per weight": f"{8 * after / size:.3g}" if kept else "",
+            "MB before": _mb(before) if kept else "",
+            "MB after": _mb(after) if kept else "",
+            "error": f"{sum(errors) / len(errors):.3f}" if errors else "",
+        }
+        rows.append(row)
+    heads = [head for head in rows[0] if any(row[head] for row in rows)]
+    lines = [heads, ["---"] * len(heads), *([row[head] for head in heads] for row in rows)]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def _notes(folder: Path, record: Record, matrices: Iterable[_Matrix]) -> Iterator[str]:
+    weighted = [step for step in record.steps if step.weighting]
+    if any(math.isfinite(one.error) for one in matrices):
+        under = " Both norms are weighted as the solver weighted them." if weighted else ""
+        yield f"The error of a matrix is ‖A − Â‖ / ‖A‖; the table has the mean over a row.{under}"
+    if weighted and (texts := str(weighted[-1].calibration.get("texts", ""))).isdecimal():
+        name = _word(weighted[-1].weighting)
+        yield f"{int(texts):,} texts told which errors matter (weighting {name}); no labels were used."
+    if (folder / RECORD).exists():
+        yield f"[{RECORD}]({RECORD}) has the settings, and the numbers of each matrix."
+
+
+def _mb(size: float) -> str:
+    return f"{size / 1e6:.1f}" if size >= 1e6 else f"{size / 1e6:.2g}"
