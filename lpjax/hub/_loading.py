@@ -49,7 +49,7 @@ def loading(folder: Path, head: str | None, model_type: str) -> Iterator[str]:
     yield "In lpjax (`pip install lpjax`):"
     made = f'checkpoint = lpjax.load_checkpoint("{REPO}")'
     if sentences:
-        yield _python("import lpjax", made, f"vectors = lpjax.evaluation.embed_sentences(checkpoint, {_TEXTS})")
+        yield _python("import lpjax", made, f"vectors = lpjax.evaluation.embed_sentences(checkpoint, {_TEXTS}).vectors")
     else:
         lines = (made, inputs, f"outputs = lpjax.{run}(checkpoint.params, checkpoint.config, inputs)")
         yield _python(f"import lpjax\n{_IMPORTS[reads]}", *lines)

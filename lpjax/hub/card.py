@@ -119,7 +119,8 @@ def _matrices(
 ) -> Iterator[_Matrix]:
     """Every weight that the folder has; `layers`: as `Record.layers`, for their errors."""
     block = checkpoint.compression or {}
-    methods = {path: _method(step) for step in _dicts(block.get("steps")) for path in map(str, step.get("paths") or ())}
+    steps = [step for step in _listed(block.get("steps")) if isinstance(step, dict)]
+    methods = {str(path): _method(step) for step in steps for path in _listed(step.get("paths"))}
     int8 = (config.get(BLOCK) or {}).get(FACTORS) is not None
     table = name_table(checkpoint.config)
     names = {path: name for _, name, path in table.located(table.prefix in checkpoint.params)}
@@ -145,8 +146,8 @@ def _record(folder: Path, checkpoint: Checkpoint) -> Record:
         return Record(())
 
 
-def _dicts(value: Any) -> list[dict[str, Any]]:
-    return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 def _method(step: Mapping[str, Any]) -> str:

@@ -137,6 +137,7 @@ def test_stages_are_copied_whole_and_weights_in_other_formats_are_not(folder: Pa
     (folder / "3_Results" / "config.json").write_text("{}")
     save_checkpoint(load_checkpoint(folder), tmp_path / "saved")
     assert files(tmp_path / "saved").keys() == {
+        "README.md",
         "config.json",
         "model.safetensors",
         "vocab.txt",
@@ -150,7 +151,7 @@ def test_stages_are_copied_whole_and_weights_in_other_formats_are_not(folder: Pa
         "2_Dense/deep/er/file",
     }
     before, after = files(folder), files(tmp_path / "saved")
-    assert all(after[name] == before[name] for name in after.keys() - {"config.json", "model.safetensors"})
+    assert all(after[name] == before[name] for name in after.keys() - {"README.md", "config.json", "model.safetensors"})
 
 
 @st.composite

@@ -19,8 +19,8 @@ from lpjax import cli
 from lpjax.training import Recovery, Settings
 from tests.conftest import Command
 
-COMMANDS = ["bench", "calibrate", "compress", "evaluate", "export", "finetune", "inspect", "quantize", "recover",
-            "report"]  # fmt: skip
+COMMANDS = ["bench", "calibrate", "compress", "evaluate", "export", "finetune", "inspect", "push", "quantize",
+            "recover", "report"]  # fmt: skip
 
 
 def fresh(*arguments: str, **environment: str) -> str:
