@@ -44,6 +44,7 @@ def loading(folder: Path, head: str | None, model_type: str) -> Iterator[str]:
     sentences = reads and head is None and (folder / "modules.json").exists()
     suffix, run = _HEADS[head]
     if (runtime := runtime_of(folder)) is not None:
+        yield "In onnxruntime:" if runtime == "onnx" else "In JAX, without lpjax:"
         yield _onnx(reads, inputs) if runtime == "onnx" else _stablehlo(reads, inputs)
         return
     yield "In lpjax (`pip install lpjax`):"
@@ -64,6 +65,8 @@ def loading(folder: Path, head: str | None, model_type: str) -> Iterator[str]:
             "Without lpjax, in PyTorch: `trust_remote_code=True` lets the library run three files of this folder, "
             "which you can read first: `modeling_lpjax.py`, `lpjax_weights.py` and `lpjax_codes.py`."
         )
+    else:
+        yield "Without lpjax, in PyTorch:"
     if sentences:
         lines = (f'model = SentenceTransformer("{REPO}"{trust})', f"vectors = model.encode({_TEXTS})")
         yield _python("from sentence_transformers import SentenceTransformer", *lines)
@@ -80,6 +83,7 @@ def _onnx(reads: bool, inputs: str) -> str:
         inputs,
         "names = [item.name for item in session.get_inputs()]",
         "outputs = session.run(None, {name: inputs[name].astype(np.int64) for name in names})",
+        "print([item.name for item in session.get_outputs()])",
     )
 
 

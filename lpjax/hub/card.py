@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -92,10 +92,15 @@ def card_text(folder: Path, checkpoint: Checkpoint, size: int, stored: Mapping[s
     title += ["fine-tuned"] if relation == "finetune" else []
     title += ["compressed"] if forms else []
     title += [{"onnx": "for ONNX", "stablehlo": "as StableHLO"}[runtime]] if runtime else []
-    before = sum(matrix.before for matrix in matrices) + checkpoint.extra_bytes
+    known = record.steps[0].bytes_before if record.steps else None
+    before = known or sum(matrix.before for matrix in matrices) + checkpoint.extra_bytes
     lead = f"This is {model}, {'compressed' if forms else 'saved'} by lpjax. Its weights take {_mb(size)} MB"
     lead += f"; dense they take {_mb(before)} MB." if forms and stored is not None else "."
-    lead += " They are expanded, so that other libraries read them." if forms and stored is None else ""
+    lead += (
+        " They are expanded, so that other libraries read them, and no longer smaller."
+        if forms and stored is None
+        else ""
+    )
     parts = [f"# {', '.join(title)}", lead]
     if forms:
         parts += ["## What was done", _table(matrices, stored is not None), *_notes(folder, record, matrices)]
@@ -124,15 +129,20 @@ def _matrices(
     int8 = (config.get(BLOCK) or {}).get(FACTORS) is not None
     table = name_table(checkpoint.config)
     names = {path: name for _, name, path in table.located(table.prefix in checkpoint.params)}
-    for path, leaf in walk(checkpoint.params):
-        size, form = math.prod(leaf.shape), _form(leaf, int8)
-        before = size * np.dtype(leaf.dtype).itemsize
-        if stored is not None and path not in stored:  # a program leaves out what it does not read
+    leaves = dict(walk(checkpoint.params))
+    # What stayed dense may have been rounded to a narrower dtype.
+    width = max(np.dtype(leaf.dtype).itemsize for leaf in leaves.values())
+    for path in names:
+        if path not in (leaves if stored is None else stored):  # a program leaves out what it does not read
             continue
+        leaf = leaves[path]
+        size, form = math.prod(leaf.shape), _form(leaf, int8)
+        before = size * width
         method = (methods.get(path) or _method(block)) if form else ""
         layer = layers[path][1] if path in layers and form else None
         error = math.nan if layer is None else layer.error_weighted or layer.error_entries
-        kind, rank = re.sub(r"(?<=\.)\d+(?=\.)", "*", names[path]), getattr(leaf, "rank", None)
+        kind = re.sub(r"(?<=\.)\d+(?=\.)", "*", names[path])
+        rank = leaf.rank if form.startswith("factors") else None
         yield _Matrix(kind, method, form, rank, size, before, before if stored is None else stored[path], error)
 
 
@@ -163,7 +173,10 @@ def _word(text: object) -> str:
 
 def _form(leaf: Any, int8: bool) -> str:
     if isinstance(leaf, LowRank):
-        kind = " of codes" if isinstance(leaf.left, Quantized) else " in 8 bits" if int8 else ""
+        coded = isinstance(leaf.left, Quantized)
+        if coded and leaf.rank >= min(leaf.shape):  # the right factor is a rotation
+            return "rotated codes"
+        kind = " of codes" if coded else " in 8 bits" if int8 else ""
         return f"factors{kind}{'' if leaf.sparse is None else ' and single entries'}"
     return "codes" if isinstance(leaf, Quantized) else ""
 
@@ -180,7 +193,7 @@ def _table(matrices: Iterable[_Matrix], kept: bool) -> str:
         errors = [one.error for one in own if math.isfinite(one.error)]
         row = {
             "weights": f"`{kind}`" if form else "all others",
-            "number": str(len(own)),
+            "count": str(len(own)),
             "method": method or "–",
             "stored as": (form or "dense") if kept else "",
             "rank": "–".join(dict.fromkeys(map(str, (*ranks[:1], *ranks[-1:])))),
@@ -195,12 +208,16 @@ def _table(matrices: Iterable[_Matrix], kept: bool) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
-def _notes(folder: Path, record: Record, matrices: Iterable[_Matrix]) -> Iterator[str]:
+def _notes(folder: Path, record: Record, matrices: Sequence[_Matrix]) -> Iterator[str]:
+    said = {"factors": "Factors: the product of two thin matrices stands for the matrix.",
+            "codes": "Codes: whole numbers, times scales that groups of them share."}  # fmt: skip
+    if words := [text for word, text in said.items() if any(word in one.form for one in matrices)]:
+        yield " ".join(words)
     weighted = [step for step in record.steps if step.weighting]
     if any(math.isfinite(one.error) for one in matrices):
         under = " Both norms are weighted as the solver weighted them." if weighted else ""
         yield f"The error of a matrix is ‖A − Â‖ / ‖A‖; the table has the mean over a row.{under}"
-    if weighted and (texts := str(weighted[-1].calibration.get("texts", ""))).isdecimal():
+    if weighted and re.fullmatch("[0-9]{1,12}", texts := str(weighted[-1].calibration.get("texts"))):
         name = _word(weighted[-1].weighting)
         yield f"{int(texts):,} texts told which errors matter (weighting {name}); no labels were used."
     if (folder / RECORD).exists():

@@ -88,7 +88,7 @@ def test_tokenizer_is_kept(format: str, folder: Path, tmp_path: Path):
     export_checkpoint(factored(folder), tmp_path / "out", format=format)
     found = files(tmp_path / "out")
     assert found.keys() == {
-        *("config.json", FILES[format], "vocab.txt", "tokenizer_config.json", "modules.json"),
+        *("README.md", "config.json", FILES[format], "vocab.txt", "tokenizer_config.json", "modules.json"),
         *("1_Pooling/config.json", "1_Pooling/pytorch_model.bin"),
     }
     assert found["vocab.txt"] == (folder / "vocab.txt").read_bytes()

@@ -51,7 +51,7 @@ def test_net_in_0_transformer_is_read_and_saved_in_the_root(old: Path, tmp_path:
         assert found.keys() == {
             *("config.json", "model.safetensors", "vocab.txt", "tokenizer_config.json", "sentence_bert_config.json"),
             *("modules.json", "1_Pooling/config.json", "1_Pooling/pytorch_model.bin", "LICENSE"),
-            "config_sentence_transformers.json",
+            *("config_sentence_transformers.json", "README.md"),
         }
         assert found["vocab.txt"] == (old / "0_Transformer" / "vocab.txt").read_bytes()
         first, second = json.loads(found["modules.json"])

@@ -35,7 +35,8 @@ def factored(folder: Path) -> lpjax.Checkpoint:
     return dataclasses.replace(net, params=factor_all(net.params), compression={"method": "svd", "steps": steps})
 
 
-def card_of(folder: Path) -> ModelCard:
+def card_of(folder: Path) -> Any:
+    """The card, as the hub's own client reads it."""
     text = (folder / CARD).read_text(encoding="utf-8")
     assert MARKER in text
     assert str(folder.parent) not in text
@@ -129,15 +130,17 @@ def test_the_table_adds_up(folder: Path, tmp_path: Path):
     save_checkpoint(net, tmp_path / "small")
     text = card_of(tmp_path / "small").text
     rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("|")]
-    assert rows[0] == ["weights", "number", "method", "stored as", "rank", "bits per weight", "MB before", "MB after"]
+    assert rows[0] == ["weights", "count", "method", "stored as", "rank", "bits per weight", "MB before", "MB after"]
     table = {row[0]: dict(zip(rows[0], row, strict=False)) for row in rows[2:]}
     word = table["`embeddings.word_embeddings.weight`"]
-    assert (word["number"], word["method"], word["stored as"], word["rank"]) == ("1", "svd", "factors", "2")
+    assert (word["count"], word["method"], word["stored as"], word["rank"]) == ("1", "svd", "factors", "2")
     assert float(word["MB before"]) == pytest.approx(29 * 12 * 4 / 1e6, rel=0.05)
     assert float(word["MB after"]) == pytest.approx((29 + 12) * 2 * 4 / 1e6, rel=0.05)
     assert float(word["bits per weight"]) == pytest.approx(32 * (29 + 12) * 2 / (29 * 12), rel=0.01)
     assert table["`pooler.dense.weight`"]["method"] == "lewis, p = 1.5"
-    assert table["`encoder.layer.*.attention.self.query.weight`"]["number"] == str(net.config.num_hidden_layers)
+    assert table["`encoder.layer.*.attention.self.query.weight`"]["count"] == str(
+        json.loads((folder / "config.json").read_text())["num_hidden_layers"]
+    )
     assert "all others" in table
 
 
