@@ -84,8 +84,8 @@ def save_checkpoint(
     `LowRank` weight N becomes `N.left` (in, rank) and `N.right` (rank, out), with single entries also `N.values`,
     `N.columns` and `N.starts` (`Sparse`). A `Quantized` weight or factor N becomes `N.codes`, entropy coded,
     `N.scales`, and `N.steps` if it has any. README.md is a model card for the hub; a card without lpjax's own line, of
-    `folder` or in `extra_files`, stays instead. Everything is written beside `folder` and then renamed, so that `folder` is
-    never half written.
+    `folder` or in `extra_files`, stays instead. Everything is written beside `folder` and then renamed, so that
+    `folder` is never half written.
 
     Args:
         checkpoint: what to save; leaves keep their dtype.
