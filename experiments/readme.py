@@ -18,6 +18,7 @@ from lpjax._provenance import method_label
 
 ROOT = Path(__file__).parents[1]
 SOLVERS = "benchmarks/results/solvers"
+TASK_SIZES = "experiments/results/task_sizes"
 _COLUMNS = [("embeddings", 0.72), ("embeddings", 0.4), ("encoder", 0.75)]
 
 
@@ -352,6 +353,46 @@ def accelerator_forward_table(record: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def encode_memory_table(record: dict[str, Any]) -> str:
+    """MB of nets in a file, in memory, and at the peak of encoding."""
+    lines = ["| model | file, MB | weights in memory, MB | peak of loading and encoding, MB |", "|---" * 4 + "|"]
+    for row in record["rows"]:
+        cells = [f"{row[key] / 1e6:.1f}" for key in ("file", "weights", "peak")]
+        lines.append(f"| {row['net']} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def task_sizes_table() -> str:
+    """Ways to make fine-tuned nets smaller: their share of the bytes, and scores, a task a column."""
+    tables = {path.stem.split("-")[-1]: path for path in sorted((ROOT / TASK_SIZES).glob("*.jsonl"))}
+    rows: dict[str, dict[str, dict[str, Any]]] = {}
+    for task, path in tables.items():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            record = json.loads(line)
+            rows.setdefault(", ".join(filter(None, (record["method"], record["setting"]))), {})[task] = record
+    lines = [f"| way | bytes | {' | '.join(tables)} | mean | mean divergence |", "|---" * (len(tables) + 4) + "|"]
+    for name, found in rows.items():
+        scores = [100 * next(iter(found[task]["metrics"].values())) for task in tables if task in found]
+        if len(scores) < len(tables):
+            continue
+        share = sum(one["bytes"] / rows["dense"][task]["bytes"] for task, one in found.items()) / len(tables)
+        divergence = sum(one["divergence"] for one in found.values()) / len(tables)
+        cells = [f"1/{1 / share:.1f}", *(f"{score:.1f}" for score in scores), f"{sum(scores) / len(scores):.2f}"]
+        lines.append(f"| {name} | {' | '.join(cells)} | {divergence:.4f} |")
+    return "\n".join(lines)
+
+
+def recovered_sizes_table(record: dict[str, Any]) -> str:
+    """Small files before and after one epoch of recovery."""
+    lines = ["| size | | file, MB | Spearman × 100 | divergence |", "|---" * 5 + "|"]
+    for row in record["rows"]:
+        for when in ("before", "after"):
+            cells = [f"{row['size']:g} MB", f"{when} recovery", f"{row[when]['bytes'] / 1e6:.2f}"]
+            cells += [f"{100 * row[when]['spearman']:.2f}", f"{row[when]['divergence']:.4f}"]
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def kills_table(record: dict[str, Any]) -> str:
     """Command × signal × points × what went wrong, in Markdown."""
     lines = [
@@ -403,6 +444,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "ablation": data_aware_results.ablation_table,
     "recovery": data_aware_results.recovery_table,
     "throughput": glue_results.throughput_table,
+    "task sizes": task_sizes_table,
+    "recovered sizes": _from("experiments/results/recovered_sizes.json", recovered_sizes_table),
+    "encode memory": _from("benchmarks/results/encode_memory.json", encode_memory_table),
     "accelerator solvers": _from("benchmarks/results/accelerator.json", accelerator_solvers_table),
     "accelerator kernels": _from("benchmarks/results/accelerator.json", accelerator_kernels_table),
     "accelerator forward": _from("benchmarks/results/accelerator.json", accelerator_forward_table),
