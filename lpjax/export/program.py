@@ -91,7 +91,7 @@ def program_of(checkpoint: Checkpoint, *, pooled: bool = False) -> Program:
             if head is None:
                 mask = inputs[MASK].astype(bool)
                 return (hidden, sentence_vectors(stages, hidden, mask)) if pooled else (hidden,)
-            logits = logits_of(params, config, hidden, NO_DROPOUT, head)
+            logits = logits_of(params, config, hidden, inputs[MASK], NO_DROPOUT, head)
         return (logits[..., 0], logits[..., 1]) if head == "spans" else (logits,)
 
     if head is None:

@@ -1,5 +1,7 @@
-"""Models: BERT, DistilBERT, RoBERTa, XLNet, and models of other names that have one of these architectures."""
+"""Models: BERT, DistilBERT, RoBERTa, XLNet, ModernBERT, ALBERT, and models of other names that have one of these
+architectures."""
 
+from lpjax.models.albert import AlbertConfig as AlbertConfig
 from lpjax.models.architecture import ARCHITECTURES as ARCHITECTURES
 from lpjax.models.architecture import architecture_of as architecture_of
 from lpjax.models.architecture import config_from_json as config_from_json
@@ -16,6 +18,7 @@ from lpjax.models.encoder import fill_mask as fill_mask
 from lpjax.models.encoder import hidden_states as hidden_states
 from lpjax.models.encoder import logits_of as logits_of
 from lpjax.models.encoder import tokens_of as tokens_of
+from lpjax.models.modernbert import ModernBertConfig as ModernBertConfig
 from lpjax.models.roberta import CamembertConfig as CamembertConfig
 from lpjax.models.roberta import RobertaConfig as RobertaConfig
 from lpjax.models.roberta import XLMRobertaConfig as XLMRobertaConfig

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from lpjax.models import bert, distilbert, roberta, xlnet
+from lpjax.models import albert, bert, distilbert, modernbert, roberta, xlnet
 from lpjax.models.config import Architecture as Architecture
 from lpjax.models.config import ModelConfig
 from lpjax.models.names import NameTable
@@ -20,6 +20,8 @@ ARCHITECTURES: dict[str, Architecture] = {
         roberta.XLM_ROBERTA,
         roberta.CAMEMBERT,
         xlnet.XLNET,
+        modernbert.MODERNBERT,
+        albert.ALBERT,
     )
 }
 """The architectures by the `model_type` of a config.json."""

@@ -187,6 +187,8 @@ class Architecture:
         forward: (base params, config, `Inputs`) -> hidden states of the last layer.
         head_slice: config -> slice of the tokens that the head for texts reads.
         heads: head, one of `HEADS` -> (params, config, hidden states of the tokens that it reads, dropout) -> logits.
+        pool: (config, hidden states in `head_slice`, which of them are no padding) -> what the head for texts reads; by
+            default these hidden states.
     """
 
     config: type[ModelConfig]
@@ -194,6 +196,7 @@ class Architecture:
     forward: Callable[..., Array]
     head_slice: Callable[[Any], slice]
     heads: Mapping[str, Callable[..., Array]]
+    pool: Callable[[Any, Array, Array], Array] = lambda config, hidden, mask: hidden
 
 
 @functools.cache

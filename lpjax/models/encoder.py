@@ -238,7 +238,8 @@ def _compiled(
         hidden = _in_pieces(net, base, config, _inputs(batch, dtype, dropout, tokens))
         if head is None:
             return hidden
-        return logits_of(params, config, hidden, dropout, head).astype(at_least_float32(dtype))
+        logits = logits_of(params, config, hidden, batch["attention_mask"], dropout, head)
+        return logits.astype(at_least_float32(dtype))
 
 
 def tokens_of(config: ModelConfig, head: str | None) -> slice:
@@ -250,15 +251,21 @@ def logits_of(
     params: Mapping[str, Any],
     config: ModelConfig,
     hidden: Float[Array, "batch places hidden"],
+    mask: Array,
     dropout: Dropout,
     head: str,
 ) -> Array:
     """Logits of a head, one of `HEADS`, over the hidden states of the tokens that it reads; nothing is checked.
 
+    `mask` is the attention mask of whole texts.
+
     Raises:
         ValueError: the head is for spans and does not have two outputs.
     """
-    logits = architecture_of(config).heads[head](params, config, hidden, dropout)
+    net = architecture_of(config)
+    if head == "sequence":
+        hidden = net.pool(config, hidden, jnp.asarray(mask)[:, net.head_slice(config)].astype(bool))
+    logits = net.heads[head](params, config, hidden, dropout)
     if head == "spans":
         check_span_outputs(logits.shape[-1])
     return logits

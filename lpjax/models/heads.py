@@ -45,7 +45,8 @@ def with_head(
     """`params` with a head for sequence classification of `num_outputs` outputs, and the paths of fresh weights.
 
     A head with that many outputs is kept. If it has another number, only its other layers (a pooler, say) are kept.
-    Other heads (for words, spans) are left out. Fresh kernels are normal with standard deviation 0.02, biases 0.
+    Other heads (for words, spans) are left out. Fresh kernels are normal with standard deviation 0.02, scales of
+    layer normalizations 1, biases 0.
 
     Args:
         params: a base model's tree, or one with heads; leaves may be `LowRank`.
@@ -71,7 +72,7 @@ def with_head(
         leaf = present.get(path)
         if leaf is None or tuple(leaf.shape) != shape:
             fresh.append(path)
-            leaf = jnp.zeros(shape)
+            leaf = jnp.full(shape, float(path.endswith("/scale")))
             if len(shape) == 2:
                 leaf = SCALE * jax.random.normal(jax.random.fold_in(key, i), shape)
             leaf = np.asarray(leaf, np.float32)

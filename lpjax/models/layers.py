@@ -94,7 +94,7 @@ def unembed(
 ) -> Float[Array, "batch length vocab"]:
     """Logits of words: x times the kernel of the decoder, or the transpose of the table if it has none, plus a bias.
 
-    The bias of the decoder, if it has one, takes the place of `bias`.
+    The bias of the decoder, if it has one, takes the place of `bias`; None is no bias.
     """
     if "kernel" in decoder:
         product = linear(x, {"kernel": decoder["kernel"]})
@@ -102,7 +102,8 @@ def unembed(
         product = table["embedding"].decode(x)
     else:
         product = matmul_transposed(x, cast(table["embedding"], x.dtype))
-    return product + cast(decoder.get("bias", bias), x.dtype)[None, None]
+    bias = decoder.get("bias", bias)
+    return product if bias is None else product + cast(bias, x.dtype)[None, None]
 
 
 def per_token(output: str, rate: Callable[[Any], float] = lambda config: 0.0) -> Callable[..., Array]:
@@ -119,9 +120,11 @@ def per_token(output: str, rate: Callable[[Any], float] = lambda config: 0.0) ->
 def layer_norm(
     x: Float[Array, "batch length d"], params: Mapping[str, Any], eps: float
 ) -> Float[Array, "batch length d"]:
-    """Normalize the last axis to mean 0 and variance 1, then scale and shift; in float32 (or float64)."""
+    """Normalize the last axis to mean 0 and variance 1, then scale and, if there is a bias, shift; in float32 (or
+    float64)."""
     wide = x.astype(at_least_float32(x.dtype))
-    scale, bias = (cast(params[name], wide.dtype) for name in ("scale", "bias"))
+    scale = cast(params["scale"], wide.dtype)
+    bias = cast(params["bias"], wide.dtype) if "bias" in params else jnp.zeros_like(scale)
     return normalized(wide, scale, bias, eps).astype(x.dtype)
 
 

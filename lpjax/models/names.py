@@ -68,13 +68,13 @@ class Weight:
         return tensor if self.file_shape is None or misshaped else tensor.reshape(self.file_shape)
 
 
-def dense(name: str, inputs: int | str, outputs: int | str, group: str = "") -> tuple[Weight, Weight]:
-    """Kernel (inputs, outputs) and bias (outputs,) of the linear layer `name`."""
+def dense(
+    name: str, inputs: int | str, outputs: int | str, group: str = "", *, bias: bool = True
+) -> tuple[Weight, ...]:
+    """Kernel (inputs, outputs) and, if there is one, bias (outputs,) of the linear layer `name`."""
     path = name.replace(".", "/")
-    return (
-        Weight(f"{name}.weight", f"{path}/kernel", (inputs, outputs), transposed=True, group=group),
-        Weight(f"{name}.bias", f"{path}/bias", (outputs,), group=group),
-    )
+    kernel = Weight(f"{name}.weight", f"{path}/kernel", (inputs, outputs), transposed=True, group=group)
+    return (kernel, Weight(f"{name}.bias", f"{path}/bias", (outputs,), group=group))[: 1 + bias]
 
 
 def embedding(name: str, rows: int | str, features: int | str, group: str = "") -> tuple[Weight]:
@@ -83,13 +83,11 @@ def embedding(name: str, rows: int | str, features: int | str, group: str = "") 
     return (Weight(f"{name}.weight", f"{path}/embedding", (rows, features), group=group),)
 
 
-def norm(name: str, features: int | str, group: str = "") -> tuple[Weight, Weight]:
-    """Scale and bias (features,) of the layer normalization `name`."""
+def norm(name: str, features: int | str, group: str = "", *, bias: bool = True) -> tuple[Weight, ...]:
+    """Scale and, if there is one, bias (features,) of the layer normalization `name`."""
     path = name.replace(".", "/")
-    return (
-        Weight(f"{name}.weight", f"{path}/scale", (features,), group=group),
-        Weight(f"{name}.bias", f"{path}/bias", (features,), group=group),
-    )
+    scale = Weight(f"{name}.weight", f"{path}/scale", (features,), group=group)
+    return (scale, Weight(f"{name}.bias", f"{path}/bias", (features,), group=group))[: 1 + bias]
 
 
 def decoder(

@@ -205,7 +205,7 @@ class _OfHead(Outputs):
         return tokens_of(config, "sequence")
 
     def outputs(self, params: Any, config: ModelConfig, states: States, inputs: Inputs) -> Array:
-        return logits_of(params, config, states, NO_DROPOUT, "sequence")
+        return logits_of(params, config, states, inputs["attention_mask"], NO_DROPOUT, "sequence")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -285,7 +285,7 @@ class TokenClasses(_Categorical):
         return inputs | {"labelled": _ordinary(inputs, tokens).astype(np.float32)}
 
     def outputs(self, params: Any, config: ModelConfig, states: States, inputs: Inputs) -> Array:
-        return logits_of(params, config, states, NO_DROPOUT, "tokens")
+        return logits_of(params, config, states, inputs["attention_mask"], NO_DROPOUT, "tokens")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -296,7 +296,7 @@ class Spans(_Categorical):
 
     def outputs(self, params: Any, config: ModelConfig, states: States, inputs: Inputs) -> Array:
         """Shape (batch, 2, length); logits of padding are so low that it is never drawn."""
-        logits = jnp.swapaxes(logits_of(params, config, states, NO_DROPOUT, "spans"), 1, 2)
+        logits = jnp.swapaxes(logits_of(params, config, states, inputs["attention_mask"], NO_DROPOUT, "spans"), 1, 2)
         return jnp.where(inputs["attention_mask"].astype(bool)[:, None], logits, -1e30)
 
     def divergence(self, outputs: Array, reference: Array, inputs: Inputs) -> Float[Array, " batch"]:
@@ -348,7 +348,7 @@ class Words(_Categorical):
         return inputs["masked"]
 
     def outputs(self, params: Any, config: ModelConfig, states: States, inputs: Inputs) -> Array:
-        return logits_of(params, config, states, NO_DROPOUT, "words")
+        return logits_of(params, config, states, inputs["attention_mask"], NO_DROPOUT, "words")
 
 
 MASKED = 0.15

