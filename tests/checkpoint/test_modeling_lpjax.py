@@ -32,14 +32,14 @@ from lpjax.weights.quantized import Quantized
 from tests.conftest import GOLDENS
 from tests.helpers import heads
 from tests.helpers.checkpoints import set_leaf
-from tests.helpers.goldens import Golden, load_golden
+from tests.helpers.goldens import NETS, Golden, load_golden
 from tests.helpers.kinds import KINDS, in_kind, saved_in_kind
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
-BASES = ["bert_base", "bert_no_pooler", "roberta_base", "camembert_base", "distilbert_base", "xlnet_base"]
-CLASSIFIERS = [f"{name}_classifier" for name in ("bert", "roberta", "xlm-roberta", "distilbert", "xlnet")]
-WITH_HEAD = [*CLASSIFIERS, "bert_pretraining", *(f"heads/{name}" for name in heads.CASES)]
+BASES = [*NETS, "bert_no_pooler", "camembert_base", "modernbert_biases", "albert_groups"]
+CLASSIFIERS = [*(name.replace("base", "classifier") for name in NETS), "xlm-roberta_classifier", "modernbert_mean"]
+WITH_HEAD = [*CLASSIFIERS, "bert_pretraining", "albert_pretraining", *(f"heads/{name}" for name in heads.CASES)]
 ENTRIES, GROUPS, STEP = "factored with entries", "groups", "one step"
 SENTENCE_CASES = ["mean, Normalize", "0_Transformer"]
 NAME = "encoder.layer.0.attention.self.query.weight"

@@ -299,7 +299,13 @@ CASES |= {
         "build": ModernBertModel,
     },
     "modernbert_classifier": {
-        "config": {"hidden_size": 20, "num_attention_heads": 5, "intermediate_size": 13, "num_labels": 3},
+        "config": {
+            "hidden_size": 20,
+            "num_attention_heads": 5,
+            "intermediate_size": 13,
+            "num_labels": 3,
+            "classifier_dropout": 0.1,
+        },
         "build": ModernBertForSequenceClassification,
     },
     "modernbert_mean": {

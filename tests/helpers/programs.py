@@ -19,6 +19,8 @@ FORWARD = {
     "distilbert_masked_lm": lpjax.fill_mask,
     "roberta_classifier": lpjax.classify,
     "xlnet_base": lpjax.encode,
+    "modernbert_mean": lpjax.classify,
+    "albert_base": lpjax.encode,
 }
 
 

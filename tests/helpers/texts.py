@@ -17,6 +17,8 @@ _TEMPLATES = {
     "bert": ("<cls> $A <sep>", "<cls> $A <sep> $B:1 <sep>:1"),
     "distilbert": ("<cls> $A <sep>", "<cls> $A <sep> $B:1 <sep>:1"),
     "roberta": ("<cls> $A <sep>", "<cls> $A <sep> <sep> $B <sep>"),
+    "modernbert": ("<cls> $A <sep>", "<cls> $A <sep> $B <sep>"),
+    "albert": ("<cls> $A <sep>", "<cls> $A <sep> $B:1 <sep>:1"),
     "xlnet": ("$A <sep> <cls>:2", "$A <sep> $B:1 <sep>:1 <cls>:2"),
 }
 LONGEST = 9  # positions that the smallest of the nets has

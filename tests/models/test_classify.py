@@ -11,7 +11,7 @@ import pytest
 
 from lpjax.checkpoint import Checkpoint
 from lpjax.models import classify
-from tests.helpers.goldens import CASES, load_golden
+from tests.helpers.goldens import CASES, NETS, load_golden
 from tests.helpers.nets import factor_losslessly
 
 HEADS = [name for name in CASES if load_golden(name).logits is not None]
@@ -24,7 +24,8 @@ def load_head(name: str) -> tuple[Checkpoint, dict[str, np.ndarray], np.ndarray]
 
 
 def test_every_net_has_a_head_among_the_goldens():
-    assert {name.split("_")[0] for name in HEADS} == {"bert", "distilbert", "roberta", "xlm-roberta", "xlnet"}
+    nets = {"bert", "distilbert", "roberta", "xlm-roberta", "xlnet", "modernbert", "albert"}
+    assert {name.split("_")[0] for name in HEADS} == nets
 
 
 @pytest.mark.parametrize("name", HEADS)
@@ -37,7 +38,7 @@ def test_logits_equal_those_of_pytorch(name: str):
     np.testing.assert_allclose(factored, expected, rtol=0, atol=2e-5)
 
 
-@pytest.mark.parametrize("name", ["bert_classifier", "distilbert_classifier", "roberta_classifier", "xlnet_classifier"])
+@pytest.mark.parametrize("name", [net.replace("base", "classifier") for net in NETS])
 def test_bfloat16_and_dropout(name: str):
     checkpoint, batch, expected = load_head(name)
     got = classify(checkpoint.params, checkpoint.config, batch, dtype=jnp.bfloat16)

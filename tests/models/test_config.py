@@ -109,6 +109,24 @@ def config_of(name: str, **changes: Any) -> Any:
         ("xlnet_base", {"clamp_len": 2.5}, "`clamp_len` is 2.5, expected a whole number"),
         ("xlnet_base", {"bi_data": 1}, "`bi_data` is 1, expected true or false"),
         ("xlnet_base", {"ff_activation": None}, "`ff_activation` is None, expected one of gelu"),
+        (
+            "modernbert_base",
+            {"layer_types": ["sliding_attention"] * 3},
+            "`layer_types` is",
+        ),
+        ("modernbert_base", {"layer_types": ["full_attention"]}, r"`layer_types` is \['full_attention'\], expected"),
+        ("modernbert_base", {"rope_parameters": {"full_attention": {"rope_type": "yarn"}}}, "`rope_parameters` is"),
+        ("modernbert_base", {"rope_parameters": {"rope_theta": 10.0}}, "`rope_parameters` is"),
+        ("modernbert_base", {"rope_parameters": {"full_attention": {"rope_theta": 0}}}, "`global_rope_theta` is 0"),
+        ("modernbert_base", {"rope_scaling": {"rope_type": "linear"}}, "`rope_scaling` is"),
+        ("modernbert_base", {"local_rope_theta": None, "rope_parameters": None}, "`local_rope_theta` is None"),
+        ("modernbert_base", {"num_attention_heads": 4}, "`hidden_size` / `num_attention_heads` is 3, expected an even"),
+        ("modernbert_base", {"classifier_pooling": "max"}, "`classifier_pooling` is 'max', expected one of cls, mean"),
+        ("modernbert_base", {"norm_bias": None}, "`norm_bias` is None, expected true or false"),
+        ("albert_base", {"num_hidden_groups": 0}, "`num_hidden_groups` is 0, expected a whole number from 1"),
+        ("albert_base", {"inner_group_num": None}, "`inner_group_num` is None, expected a whole number"),
+        ("albert_base", {"embedding_size": 0}, "`embedding_size` is 0, expected a whole number"),
+        ("albert_base", {"position_embedding_type": "relative_key"}, "`position_embedding_type` is 'relative_key'"),
         ("bert_base", {"model_type": "xlnet"}, "lacks .*`d_model`"),
     ],
 )
@@ -122,6 +140,20 @@ def test_what_changes_nothing_here_is_accepted(change: dict[str, Any]):
     config_of("xlnet_base", **change)
 
 
+def test_modernbert_is_told_alike_by_transformers_4_and_5():
+    five = config_of("modernbert_biases")
+    assert (five.global_rope_theta, five.local_rope_theta, five.global_attn_every_n_layers) == (13, 7.5, 3)
+    assert config_of("modernbert_base").global_attn_every_n_layers == 2
+    data = five.to_json()
+    of_five = {key: data.pop(key) for key in ("layer_types", "rope_parameters")}
+    assert config_from_json(data) == five
+    rest = {key: value for key, value in data.items() if "rope_theta" not in key and not key.startswith("global_")}
+    assert config_from_json(rest | of_five) == five
+    assert config_from_json(rest | of_five | {"global_rope_theta": 99.0, "global_attn_every_n_layers": 2}) == (
+        dataclasses.replace(five, global_attn_every_n_layers=2)
+    )
+
+
 def test_first_checkpoints_name_only_their_class():
     for name, golden in (
         ("Roberta", "roberta_base"),
@@ -129,6 +161,8 @@ def test_first_checkpoints_name_only_their_class():
         ("Camembert", "camembert_base"),
         ("DistilBert", "distilbert_base"),
         ("XLNet", "xlnet_base"),
+        ("ModernBert", "modernbert_base"),
+        ("Albert", "albert_base"),
     ):
         data = json.loads((GOLDENS / golden / "config.json").read_text())
         del data["model_type"]

@@ -24,6 +24,8 @@ FRESH = {
         *(f"logits_proj/{part}" for part in ("bias", "kernel")),
         *(f"sequence_summary/summary/{part}" for part in ("bias", "kernel")),
     ],
+    "modernbert_base": ["classifier/bias", "classifier/kernel", "head/dense/kernel", "head/norm/scale"],
+    "albert_base": ["classifier/bias", "classifier/kernel"],
 }
 
 
@@ -48,6 +50,8 @@ def test_a_base_model_gets_a_head(name, outputs):
         assert leaves[path].dtype == np.float32
         if path.endswith("bias"):
             assert not leaves[path].any()
+        elif path.endswith("scale"):
+            assert (leaves[path] == 1).all()
         elif leaves[path].size > 100:
             assert 0.015 < leaves[path].std() < 0.025
     assert shape_of_logits(params, golden) == (len(golden.batch["input_ids"]), outputs)

@@ -37,7 +37,10 @@ def test_logits_equal_those_of_pytorch(name):
     np.testing.assert_allclose(np.asarray(got)[there(golden)], expected[there(golden)], rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["bert_words", "bert_untied_words", "roberta_spans", "distilbert_tokens"])
+@pytest.mark.parametrize(
+    "name",
+    ["bert_words", "bert_untied_words", "roberta_spans", "distilbert_tokens", "modernbert_words", "albert_words"],
+)
 def test_factored_nets_are_saved_exported_and_run(name, tmp_path):
     """The table too, whose product a tied decoder is the transpose of; an untied one stays as it is."""
     golden, _ = load_head(name)

@@ -60,7 +60,7 @@ def test_vectors_are_those_of_the_densified_net(name: str, bits: int | None, ran
 
 
 @pytest.mark.parametrize("rank", [None, 5])
-@pytest.mark.parametrize("name", ["distilbert_masked_lm", "roberta_masked_lm"])
+@pytest.mark.parametrize("name", ["distilbert_masked_lm", "roberta_masked_lm", "modernbert_masked_lm"])
 def test_words_by_a_tied_table(name: str, rank: int | None):
     golden = load_golden(name)
     params = quantize(golden.checkpoint.params, None, rank)
