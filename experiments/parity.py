@@ -3,8 +3,9 @@
 Needs torch, which lpjax does not: run it in an environment that has torch, transformers 5 and lpjax. Prints a table of
 the largest absolute error in each cell and writes experiments/results/parity.json:
 
-- goldens: hidden states and logits against the committed files of tests/goldens;
-- live: logits of a net of 12 layers and hidden size 768 with a classification head, against torch's, padded;
+- goldens: hidden states of tokens, and logits, against the committed files of tests/goldens;
+- live: logits of a net of 12 layers (ModernBERT: 22) and hidden size 768 with a classification head, against torch's,
+  padded;
 - round trip: weights, torch → lpjax → torch;
 - reload: weights and logits of the net with every kernel and table factored, saved and loaded again;
 - export: logits of that net's dense export, loaded by AutoModelForSequenceClassification, against lpjax's; and base:
@@ -31,9 +32,10 @@ from lpjax import LowRank, classify, compress, encode, export_checkpoint, load_c
 from lpjax._files.json import write_json
 from lpjax._provenance import run_record
 from lpjax.checkpoint import Checkpoint
+from lpjax.models import name_table
 
 GOLDENS = Path(__file__).parents[1] / "tests" / "goldens"
-NETS = ("bert", "distilbert", "roberta", "xlnet")
+NETS = ("bert", "distilbert", "roberta", "xlnet", "modernbert", "albert")
 SEED = 0
 # Wider than the nets' own initialization, so that attention is not even and logits are of order one.
 _SPREAD = {"initializer_range": 0.05, "num_labels": 3}
@@ -48,6 +50,8 @@ def torch_model(net: str, **sizes: Any) -> Any:
     own = {"roberta": {"max_position_embeddings": 514, "type_vocab_size": 1, "vocab_size": 50265}}
     own["xlnet"] = {"d_model": 768, "n_layer": 12, "n_head": 12, "d_inner": 3072}
     own["distilbert"] = {"n_layers": 12}
+    own["modernbert"] = {"classifier_pooling": "mean", "local_attention": 16}  # shorter than the texts
+    own["albert"] = {"hidden_size": 768, "num_attention_heads": 12, "intermediate_size": 3072}
     config = AutoConfig.for_model(net, **{**_SPREAD, **own.get(net, {}), **sizes})
     return AutoModelForSequenceClassification.from_config(config).eval()
 
@@ -61,7 +65,7 @@ def padded_batch(net: str, config: Any, rows: int = 3, length: int = 48) -> dict
     ids = rng.integers(10, config.vocab_size, size=mask.shape, dtype=np.int32)
     ids = np.where(mask == 1, ids, config.pad_token_id).astype(np.int32)
     batch = {"input_ids": ids, "attention_mask": np.ascontiguousarray(mask)}
-    if net in ("bert", "xlnet"):
+    if net in ("bert", "xlnet", "albert"):
         batch["token_type_ids"] = (np.arange(length)[None] > lengths[:, None] // 2).astype(np.int32)
     return batch
 
@@ -97,7 +101,9 @@ def goldens(net: str) -> float:
     for path in sorted(GOLDENS.glob(f"{net}_*/golden.safetensors")):
         batch, checkpoint = load_file(path), load_checkpoint(path.parent)
         hidden, logits = batch.pop("hidden_states"), batch.pop("logits", None)
-        worst = max(worst, error(encode(checkpoint.params, checkpoint.config, batch), hidden))
+        there = batch["attention_mask"].astype(bool)
+        found = np.asarray(encode(checkpoint.params, checkpoint.config, batch))
+        worst = max(worst, error(found[there], hidden[there]))
         if logits is not None:
             worst = max(worst, error(classify(checkpoint.params, checkpoint.config, batch), logits))
     return worst
@@ -161,7 +167,7 @@ def measure(net: str, folder: Path, **sizes: Any) -> dict[str, float]:
 
 def _base(checkpoint: Checkpoint) -> Checkpoint:
     """The base model alone; RoBERTa's classifier has none, so it gets a pooler, which AutoModel has."""
-    inner = next(checkpoint.params[key] for key in checkpoint.params if key in (*NETS, "transformer"))
+    inner = checkpoint.params[name_table(checkpoint.config).prefix]
     if checkpoint.config.model_type == "roberta" and "pooler" not in inner:
         size = checkpoint.config.to_json()["hidden_size"]
         zeros = {"kernel": np.zeros((size, size), np.float32), "bias": np.zeros(size, np.float32)}

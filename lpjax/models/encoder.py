@@ -74,8 +74,9 @@ def classify(
 
     `config.head` says which head it is, since weights do not tell: in BERT and DistilBERT, heads for sequences, tokens
     and multiple choice have the same names. `load_checkpoint` and `config_from_json` read it from the class in
-    `architectures`. A head for sequences, the default, reads BERT's pooler, DistilBERT's and RoBERTa's first token, and
-    XLNet's `config.summary_type`; for a regression it gives the value.
+    `architectures`. A head for sequences, the default, reads BERT's and ALBERT's pooler, DistilBERT's and RoBERTa's
+    first token, XLNet's `config.summary_type` and ModernBERT's `config.classifier_pooling`; for a regression it gives
+    the value.
 
     Args:
         params: tree of a model with a classification head.
@@ -108,7 +109,7 @@ def fill_mask(
     A decoder that is tied to the word embedding uses it, dense or factored.
 
     Args:
-        params: tree of a BERT, DistilBERT or RoBERTa with a head for words.
+        params: tree of a model with a head for words.
         config, batch, dtype, dropout_key: as for `encode`.
 
     Returns:
