@@ -116,9 +116,9 @@ def test_statistics_of_a_shared_matrix_are_sums_over_its_uses():
         uses = [apart[path.replace("groups/0", f"groups/{group}")] for group in range(2)]
         assert found.tokens == sum(use.tokens for use in uses)
         for name in ("inputs", "mean", "magnitude", "outputs"):
-            total = sum(getattr(use, name) * use.tokens for use in uses)
+            total = np.sum([getattr(use, name) * use.tokens for use in uses], axis=0)
             assert np.allclose(getattr(found, name) * found.tokens, total, rtol=1e-4, atol=1e-5 * np.abs(total).max())
-        total = sum(use.fisher for use in uses)
+        total = np.sum([use.fisher for use in uses], axis=0)
         assert np.allclose(found.fisher, total, rtol=1e-4, atol=1e-5 * total.max())
 
 
