@@ -47,9 +47,8 @@ def torch_model(net: str, **sizes: Any) -> Any:
     from transformers import AutoConfig, AutoModelForSequenceClassification
 
     torch.manual_seed(SEED)
-    own: dict[str, dict[str, Any]] = {
-        "roberta": {"max_position_embeddings": 514, "type_vocab_size": 1, "vocab_size": 50265}
-    }
+    own: dict[str, dict[str, Any]] = {}
+    own["roberta"] = {"max_position_embeddings": 514, "type_vocab_size": 1, "vocab_size": 50265}
     own["xlnet"] = {"d_model": 768, "n_layer": 12, "n_head": 12, "d_inner": 3072}
     own["distilbert"] = {"n_layers": 12}
     own["modernbert"] = {"classifier_pooling": "mean", "local_attention": 16}  # shorter than the texts
