@@ -109,8 +109,8 @@ def test_tokens_are_what_transformers_makes(config, pairs):
     assert tokens.lengths[batch.rows].tolist() == expected["attention_mask"].sum(axis=1).tolist()
     assert tokens.left == (config.model_type == "xlnet")
     # One text has one segment, but XLNet's last token always has its own; only pairs have more, where the net does.
-    kinds = {"bert": [False, True], "distilbert": [False, False], "roberta": [False, False], "xlnet": [True, True]}
-    assert ("token_type_ids" in inputs) == kinds[config.model_type][pairs]
+    kinds = {"bert": [False, True], "albert": [False, True], "xlnet": [True, True]}
+    assert ("token_type_ids" in inputs) == kinds.get(config.model_type, [False, False])[pairs]
     if "token_type_ids" in inputs:
         seen = expected["attention_mask"] == 1
         assert np.array_equal(inputs["token_type_ids"][:4][seen], expected["token_type_ids"][seen])
