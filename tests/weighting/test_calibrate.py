@@ -115,11 +115,11 @@ def test_statistics_of_a_shared_matrix_are_sums_over_its_uses():
     for path, found in run(shared, select="encoder").statistics.items():
         uses = [apart[path.replace("groups/0", f"groups/{group}")] for group in range(2)]
         assert found.tokens == sum(use.tokens for use in uses)
-        for name in ("inputs", "mean", "magnitude", "outputs"):
-            total = np.sum([getattr(use, name) * use.tokens for use in uses], axis=0)
-            assert np.allclose(getattr(found, name) * found.tokens, total, rtol=1e-4, atol=1e-5 * np.abs(total).max())
-        total = np.sum([use.fisher for use in uses], axis=0)
-        assert np.allclose(found.fisher, total, rtol=1e-4, atol=1e-5 * total.max())
+        for name in ("inputs", "mean", "magnitude", "outputs", "fisher"):
+            # Means over tokens, but of Fisher information over texts.
+            sums = [getattr(one, name) * (1 if name == "fisher" else one.tokens) for one in (found, *uses)]
+            total = sums[1] + sums[2]
+            assert np.allclose(sums[0], total, rtol=1e-4, atol=1e-5 * np.abs(total).max())
 
 
 @pytest.mark.covering(0)
