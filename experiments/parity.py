@@ -35,7 +35,7 @@ from lpjax.checkpoint import Checkpoint
 from lpjax.models import name_table
 
 GOLDENS = Path(__file__).parents[1] / "tests" / "goldens"
-NETS = ("bert", "distilbert", "roberta", "xlnet", "modernbert", "albert")
+NETS = ("bert", "distilbert", "roberta", "xlnet", "modernbert", "albert", "mpnet", "electra")
 SEED = 0
 # Wider than the nets' own initialization, so that attention is not even and logits are of order one.
 _SPREAD = {"initializer_range": 0.05, "num_labels": 3}
@@ -52,7 +52,8 @@ def torch_model(net: str, **sizes: Any) -> Any:
     own["xlnet"] = {"d_model": 768, "n_layer": 12, "n_head": 12, "d_inner": 3072}
     own["distilbert"] = {"n_layers": 12}
     own["modernbert"] = {"classifier_pooling": "mean", "local_attention": 16}  # shorter than the texts
-    own["albert"] = {"hidden_size": 768, "num_attention_heads": 12, "intermediate_size": 3072}
+    own["albert"] = own["electra"] = {"hidden_size": 768, "num_attention_heads": 12, "intermediate_size": 3072}
+    own["mpnet"] = {"max_position_embeddings": 514}
     config = AutoConfig.for_model(net, **{**_SPREAD, **own.get(net, {}), **sizes})
     return AutoModelForSequenceClassification.from_config(config).eval()
 
@@ -66,7 +67,7 @@ def padded_batch(net: str, config: Any, rows: int = 3, length: int = 48) -> dict
     ids = rng.integers(10, config.vocab_size, size=mask.shape, dtype=np.int32)
     ids = np.where(mask == 1, ids, config.pad_token_id).astype(np.int32)
     batch = {"input_ids": ids, "attention_mask": np.ascontiguousarray(mask)}
-    if net in ("bert", "xlnet", "albert"):
+    if net in ("bert", "xlnet", "albert", "electra"):
         batch["token_type_ids"] = (np.arange(length)[None] > lengths[:, None] // 2).astype(np.int32)
     return batch
 
@@ -167,9 +168,9 @@ def measure(net: str, folder: Path, **sizes: Any) -> dict[str, float]:
 
 
 def _base(checkpoint: Checkpoint) -> Checkpoint:
-    """The base model alone; RoBERTa's classifier has none, so it gets a pooler, which AutoModel has."""
+    """The base model alone; those of RoBERTa's and MPNet's classifiers get a pooler, which AutoModel has."""
     inner = checkpoint.params[name_table(checkpoint.config).prefix]
-    if checkpoint.config.model_type == "roberta" and "pooler" not in inner:
+    if checkpoint.config.model_type in ("roberta", "mpnet") and "pooler" not in inner:
         size = checkpoint.config.to_json()["hidden_size"]
         zeros = {"kernel": np.zeros((size, size), np.float32), "bias": np.zeros(size, np.float32)}
         inner = inner | {"pooler": {"dense": zeros}}

@@ -97,7 +97,7 @@ def test_rounding(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("net", ["bert", "distilbert", "roberta", "xlnet", "modernbert", "albert"])
+@pytest.mark.parametrize("net", ["bert", "distilbert", "roberta", "xlnet", "modernbert", "albert", "mpnet", "electra"])
 def test_nets(net, kind):
     checkpoint = lpjax.load_checkpoint(GOLDENS / f"{net}_classifier")
     small = smaller(checkpoint.params, kind)

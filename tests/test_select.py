@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lpjax import LowRank, rank_for, select_paths
+from tests.helpers.goldens import load_golden
 
 KERNEL = np.zeros((4, 4), np.float32)
 VECTOR = np.zeros(4, np.float32)
@@ -126,6 +127,14 @@ def test_groups(name):
         assert sorted(found) == sorted(expected)
     both = GROUPS[name]["attention"] + GROUPS[name]["feed_forward"]
     assert sorted(select_paths(params, "encoder")) == sorted(both)
+
+
+def test_groups_of_mpnet_and_electra():
+    mpnet, electra = (load_golden(f"{net}_base").checkpoint.params for net in ("mpnet", "electra"))
+    assert [len(select_paths(mpnet, group)) for group in ("embeddings", "attention", "feed_forward")] == [1, 8, 4]
+    assert [len(select_paths(electra, group)) for group in ("embeddings", "attention", "feed_forward")] == [1, 8, 5]
+    assert "embeddings_project/kernel" in select_paths(electra, "feed_forward")
+    assert not [path for path in select_paths(mpnet, "encoder") if "relative_attention_bias" in path]
 
 
 def test_groups_of_roberta_and_without_a_head():

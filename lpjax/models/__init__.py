@@ -1,5 +1,5 @@
-"""Models: BERT, DistilBERT, RoBERTa, XLNet, ModernBERT, ALBERT, and models of other names that have one of these
-architectures."""
+"""Models: BERT, DistilBERT, RoBERTa, XLNet, ModernBERT, ALBERT, MPNet, ELECTRA, and models of other names that have one
+of these architectures."""
 
 from lpjax.models.albert import AlbertConfig as AlbertConfig
 from lpjax.models.architecture import ARCHITECTURES as ARCHITECTURES
@@ -10,6 +10,7 @@ from lpjax.models.bert import BertConfig as BertConfig
 from lpjax.models.config import Architecture as Architecture
 from lpjax.models.config import ModelConfig as ModelConfig
 from lpjax.models.distilbert import DistilBertConfig as DistilBertConfig
+from lpjax.models.electra import ElectraConfig as ElectraConfig
 from lpjax.models.encoder import check_span_outputs as check_span_outputs
 from lpjax.models.encoder import classify as classify
 from lpjax.models.encoder import device_params as device_params
@@ -19,6 +20,7 @@ from lpjax.models.encoder import hidden_states as hidden_states
 from lpjax.models.encoder import logits_of as logits_of
 from lpjax.models.encoder import tokens_of as tokens_of
 from lpjax.models.modernbert import ModernBertConfig as ModernBertConfig
+from lpjax.models.mpnet import MPNetConfig as MPNetConfig
 from lpjax.models.roberta import CamembertConfig as CamembertConfig
 from lpjax.models.roberta import RobertaConfig as RobertaConfig
 from lpjax.models.roberta import XLMRobertaConfig as XLMRobertaConfig

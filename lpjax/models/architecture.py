@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from lpjax.models import albert, bert, distilbert, modernbert, roberta, xlnet
+from lpjax.models import albert, bert, distilbert, electra, modernbert, mpnet, roberta, xlnet
 from lpjax.models.config import Architecture as Architecture
 from lpjax.models.config import ModelConfig
 from lpjax.models.names import NameTable
@@ -22,6 +22,8 @@ ARCHITECTURES: dict[str, Architecture] = {
         xlnet.XLNET,
         modernbert.MODERNBERT,
         albert.ALBERT,
+        mpnet.MPNET,
+        electra.ELECTRA,
     )
 }
 """The architectures by the `model_type` of a config.json."""

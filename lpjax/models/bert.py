@@ -52,13 +52,24 @@ class BertConfig(ModelConfig):
 
 def encoder_weights(config: BertConfig) -> tuple[Weight, ...]:
     """The weights of the base model, RoBERTa's too."""
-    hidden, inner = config.hidden_size, config.intermediate_size
-    weights: list[Weight] = [
-        *embedding("embeddings.word_embeddings", config.vocab_size, hidden),
-        *embedding("embeddings.position_embeddings", config.max_position_embeddings, hidden),
-        *embedding("embeddings.token_type_embeddings", config.type_vocab_size, hidden),
-        *norm("embeddings.LayerNorm", hidden),
+    hidden = config.hidden_size
+    return *table_weights(config, hidden), *layer_weights(config), *dense("pooler.dense", hidden, hidden, "pooler")
+
+
+def table_weights(config: BertConfig, width: int) -> list[Weight]:
+    """The weights of the embeddings, of so many features."""
+    return [
+        *embedding("embeddings.word_embeddings", config.vocab_size, width),
+        *embedding("embeddings.position_embeddings", config.max_position_embeddings, width),
+        *embedding("embeddings.token_type_embeddings", config.type_vocab_size, width),
+        *norm("embeddings.LayerNorm", width),
     ]
+
+
+def layer_weights(config: BertConfig) -> list[Weight]:
+    """The weights of the layers."""
+    hidden, inner = config.hidden_size, config.intermediate_size
+    weights: list[Weight] = []
     for layer in (f"encoder.layer.{i}" for i in range(config.num_hidden_layers)):
         for name in ("query", "key", "value"):
             weights += dense(f"{layer}.attention.self.{name}", hidden, hidden)
@@ -67,7 +78,7 @@ def encoder_weights(config: BertConfig) -> tuple[Weight, ...]:
         weights += dense(f"{layer}.intermediate.dense", hidden, inner)
         weights += dense(f"{layer}.output.dense", inner, hidden)
         weights += norm(f"{layer}.output.LayerNorm", hidden)
-    return *weights, *dense("pooler.dense", hidden, hidden, group="pooler")
+    return weights
 
 
 RENAMES = ((r"(LayerNorm|layer_norm)\.gamma$", r"\1.weight"), (r"(LayerNorm|layer_norm)\.beta$", r"\1.bias"))
@@ -106,17 +117,28 @@ def forward(
     params: Mapping[str, Any], config: BertConfig, inputs: Inputs, positions: Int[Array, "#batch length"] | None = None
 ) -> Float[Array, "batch tokens hidden"]:
     """Hidden states of the last layer; `params` is the base model's tree, and positions count from 0 by default."""
-    eps, activation, rate = config.layer_norm_eps, ACTIVATIONS[config.hidden_act], config.hidden_dropout_prob
-    ids, dtype, dropout = inputs.ids, inputs.dtype, inputs.dropout
+    return run_layers(params, config, inputs, embed_tokens(params, config, inputs, positions))
 
-    tables = params["embeddings"]
+
+def embed_tokens(
+    params: Mapping[str, Any], config: BertConfig, inputs: Inputs, positions: Int[Array, "#batch length"] | None = None
+) -> Float[Array, "batch length width"]:
+    """The sum of the embeddings of words, token types and positions, normalized; arguments as for `forward`."""
+    ids, dtype, tables = inputs.ids, inputs.dtype, params["embeddings"]
     if positions is None:
         positions = jnp.arange(ids.shape[1])[None]
     types = jnp.zeros_like(ids) if inputs.token_types is None else inputs.token_types
     x = embed(ids, tables["word_embeddings"], dtype) + embed(types, tables["token_type_embeddings"], dtype)
-    x = layer_norm(x + embed(positions, tables["position_embeddings"], dtype), tables["LayerNorm"], eps)
-    x = dropout(x, rate)
+    x = x + embed(positions, tables["position_embeddings"], dtype)
+    return inputs.dropout(layer_norm(x, tables["LayerNorm"], config.layer_norm_eps), config.hidden_dropout_prob)
 
+
+def run_layers(
+    params: Mapping[str, Any], config: BertConfig, inputs: Inputs, x: Float[Array, "batch length hidden"]
+) -> Float[Array, "batch tokens hidden"]:
+    """Hidden states of the last layer, from what enters the first; `params` is the base model's tree."""
+    eps, activation, rate = config.layer_norm_eps, ACTIVATIONS[config.hidden_act], config.hidden_dropout_prob
+    dropout = inputs.dropout
     for i in range(config.num_hidden_layers):
         layer = params["encoder"]["layer"][str(i)]
         heads, merge = layer["attention"]["self"], layer["attention"]["output"]

@@ -44,8 +44,8 @@ def encode(
         config: its config.
         batch: `input_ids` (batch, length), and optionally `attention_mask` (1 for a token, 0 for padding;
             default all ones) and `token_type_ids` (default all zeros) of the same shape. Hidden states of
-            padding are computed and mean nothing; those of tokens do not depend on it. RoBERTa counts positions
-            from ids that are not `config.pad_token_id`, so pad with that.
+            padding are computed and mean nothing; those of tokens do not depend on it. RoBERTa and MPNet count
+            positions from ids that are not `config.padding_id`, so pad with that.
         dtype: float32, bfloat16, float16, or float64 under x64. Layer normalization and softmax are computed
             in float32 at least. float32 means float32 on an accelerator too, unless
             `jax.default_matmul_precision` says otherwise.
@@ -74,9 +74,9 @@ def classify(
 
     `config.head` says which head it is, since weights do not tell: in BERT and DistilBERT, heads for sequences, tokens
     and multiple choice have the same names. `load_checkpoint` and `config_from_json` read it from the class in
-    `architectures`. A head for sequences, the default, reads BERT's and ALBERT's pooler, DistilBERT's and RoBERTa's
-    first token, XLNet's `config.summary_type` and ModernBERT's `config.classifier_pooling`; for a regression it gives
-    the value.
+    `architectures`. A head for sequences, the default, reads BERT's and ALBERT's pooler, XLNet's
+    `config.summary_type`, ModernBERT's `config.classifier_pooling`, and the first token of all others; for a regression
+    it gives the value.
 
     Args:
         params: tree of a model with a classification head.
@@ -109,7 +109,7 @@ def fill_mask(
     A decoder that is tied to the word embedding uses it, dense or factored.
 
     Args:
-        params: tree of a model with a head for words.
+        params: tree of a model with a head for words; of an ELECTRA, that is a generator.
         config, batch, dtype, dropout_key: as for `encode`.
 
     Returns:

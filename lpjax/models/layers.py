@@ -148,8 +148,9 @@ def attention(
     num_heads: int,
     dropout: Dropout = NO_DROPOUT,
     rate: float = 0.0,
+    bias: Float[Array, "#batch heads queries length"] | None = None,
 ) -> Float[Array, "batch queries d"]:
-    """softmax(QKᵀ/√(d/heads))V, head by head, over the keys whose `mask` is true.
+    """softmax(QKᵀ/√(d/heads) + bias)V, head by head, over the keys whose `mask` is true.
 
     If the mask of a text is false everywhere, all keys have the same weight: the result is finite and meaningless.
     """
@@ -158,6 +159,8 @@ def attention(
     query, key, value = (split_heads(x, num_heads) for x in (query, key, value))
     scores = jnp.einsum("bhqd,bhkd->bhqk", query, key, preferred_element_type=at_least_float32(query.dtype))
     scores = scores * (1 / math.sqrt(size))
+    if bias is not None:
+        scores = scores + bias.astype(scores.dtype)
     return join_heads(weighted_mean(scores, mask[:, None, None, :], value, dropout, rate))
 
 
@@ -169,6 +172,15 @@ def split_heads(x: Float[Array, "batch length d"], num_heads: int) -> Float[Arra
 def join_heads(x: Float[Array, "batch heads length size"]) -> Float[Array, "batch length d"]:
     """The reverse of `split_heads`."""
     return x.swapaxes(1, 2).reshape(x.shape[0], x.shape[2], -1)
+
+
+def shift_by_query(
+    scores: Float[Array, "batch heads length two_length"],
+) -> Float[Array, "batch heads length length"]:
+    """Entry (q, k) from column length − q + k, for scores of relative positions: by reshaping, without a gather."""
+    batch, heads, length, columns = scores.shape
+    moved = scores.reshape(batch, heads, columns, length)[:, :, 1:]
+    return moved.reshape(batch, heads, length, columns - 1)[..., :length]
 
 
 def weighted_mean(

@@ -20,7 +20,7 @@ HEADS = {
     "sequence": ("ForSequenceClassification",),
     "tokens": ("ForTokenClassification",),
     "spans": ("ForQuestionAnswering", "ForQuestionAnsweringSimple"),
-    "words": ("ForMaskedLM", "ForPreTraining"),
+    "words": ("ForMaskedLM", "BertForPreTraining", "AlbertForPreTraining"),
 }
 """Heads by what they predict (the class of a text, the classes of its tokens, where an answer begins and ends, masked
 words), and the endings of the names of their classes in transformers."""

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from lpjax.models import bert
 from lpjax.models.bert import BertConfig, classifier_dropout
@@ -98,10 +98,14 @@ def name_table(config: RobertaConfig) -> NameTable:
 
 def forward(params: Mapping[str, Any], config: RobertaConfig, inputs: Inputs) -> Float[Array, "batch tokens hidden"]:
     """Hidden states of the last layer; `params` is the base model's tree."""
+    return bert.forward(params, config, inputs, positions_after(inputs.ids, config.pad_token_id))
+
+
+def positions_after(ids: Int[Array, "batch length"], padding: int) -> Int[Array, "batch length"]:
+    """Positions that begin after the id of padding, which has that position itself."""
     # From the ids, not from the mask: a token that is masked takes up a position all the same.
-    counted = (inputs.ids != config.pad_token_id).astype(jnp.int32)
-    positions = jnp.cumsum(counted, axis=1) * counted + config.pad_token_id
-    return bert.forward(params, config, inputs, positions)
+    counted = (ids != padding).astype(jnp.int32)
+    return jnp.cumsum(counted, axis=1) * counted + padding
 
 
 def classify(

@@ -28,6 +28,7 @@ from lpjax.models.layers import (
     layer_norm,
     linear,
     per_token,
+    shift_by_query,
     split_heads,
     weighted_mean,
 )
@@ -205,19 +206,12 @@ def _attention(
     grouped = place.reshape(relative.shape[0], -1, *place.shape[1:])
     shifted = products("gbhqd,ghjd->gbhqj", grouped, relative)
     scores = products("bhqd,bhkd->bhqk", content, split_heads(key, num_heads))
-    scores = scores + _shift(shifted.reshape(-1, *shifted.shape[2:]))
+    scores = scores + shift_by_query(shifted.reshape(-1, *shifted.shape[2:]))
     if other is not None:
         same, different = jnp.moveaxis(products("bhqd,shd->bhqs", segment, table), -1, 0)[..., None]
         scores = scores + jnp.where(other[:, None], different, same)
     scores = scores * (1 / math.sqrt(size))
     return join_heads(weighted_mean(scores, visible[:, None], split_heads(value, num_heads), dropout, rate))
-
-
-def _shift(scores: Float[Array, "batch heads length two_length"]) -> Float[Array, "batch heads length length"]:
-    """Entry (q, k) from column length − q + k, which holds the position q − k: by reshaping, without a gather."""
-    batch, heads, length, columns = scores.shape
-    moved = scores.reshape(batch, heads, columns, length)[:, :, 1:]
-    return moved.reshape(batch, heads, length, columns - 1)[..., :length]
 
 
 def head_slice(config: XLNetConfig) -> slice:

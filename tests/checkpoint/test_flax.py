@@ -151,5 +151,5 @@ def test_logits_are_those_of_the_flax_class(source: Path, flax_class: Any, tmp_p
 
 
 def test_every_golden_that_flax_has_a_class_for_is_covered():
-    left = {name for name in GOLDEN_NAMES if not name.startswith("xlnet")} - CLASSES.keys()
+    left = {name for name in GOLDEN_NAMES if not name.startswith(("xlnet", "mpnet", "electra"))} - CLASSES.keys()
     assert left == {"bert_no_pooler", "bert_regression", "camembert_base"}

@@ -98,6 +98,8 @@ PREFIXES = {
     "xlnet": "transformer.",
     "modernbert": "model.",
     "albert": "albert.",
+    "mpnet": "mpnet.",
+    "electra": "electra.",
 }
 HEADS = (
     "cls.",
@@ -110,6 +112,7 @@ HEADS = (
     "sequence_summary.",
     "head.",
     "predictions.",
+    "discriminator_predictions.",
 )
 
 
@@ -192,6 +195,8 @@ DECODERS = {
     "xlnet_same_length": ("lm_loss", "transformer.word_embedding.weight"),
     "modernbert_masked_lm": ("decoder", "model.embeddings.tok_embeddings.weight"),
     "albert_pretraining": ("predictions.decoder", "albert.embeddings.word_embeddings.weight"),
+    "heads/mpnet_words": ("lm_head.decoder", "mpnet.embeddings.word_embeddings.weight"),
+    "heads/electra_words": ("generator_lm_head", "electra.embeddings.word_embeddings.weight"),
 }
 
 
@@ -394,6 +399,7 @@ def test_kernels_of_xlnet_are_reshaped_and_nothing_else_is_taken_for_one(tmp_pat
         ("distilbert_masked_lm", "vocab_projector.weight", "distilbert.embeddings.word_embeddings.weight"),
         ("modernbert_masked_lm", "decoder.weight", "model.embeddings.tok_embeddings.weight"),
         ("albert_pretraining", "predictions.decoder.bias", "predictions.bias"),
+        ("heads/electra_words", "generator_lm_head.weight", "electra.embeddings.word_embeddings.weight"),
     ],
 )
 def test_tied_weights_may_be_there_under_their_second_name_alone(tmp_path: Path, name: str, kept: str, lost: str):

@@ -30,6 +30,9 @@ HEADS = {
     "heads/roberta_tokens": "ForTokenClassification",
     "heads/xlnet_spans": "ForQuestionAnswering",
     "xlnet_base": "",
+    "mpnet_base": "",
+    "electra_pretraining": "",
+    "heads/electra_words": "ForMaskedLM",
 }
 
 

@@ -109,7 +109,7 @@ def test_tokens_are_what_transformers_makes(config, pairs):
     assert tokens.lengths[batch.rows].tolist() == expected["attention_mask"].sum(axis=1).tolist()
     assert tokens.left == (config.model_type == "xlnet")
     # One text has one segment, but XLNet's last token always has its own; only pairs have more, where the net does.
-    kinds = {"bert": [False, True], "albert": [False, True], "xlnet": [True, True]}
+    kinds = {"bert": [False, True], "albert": [False, True], "electra": [False, True], "xlnet": [True, True]}
     assert ("token_type_ids" in inputs) == kinds.get(config.model_type, [False, False])[pairs]
     if "token_type_ids" in inputs:
         seen = expected["attention_mask"] == 1

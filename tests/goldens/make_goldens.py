@@ -50,12 +50,25 @@ from transformers import (
     DistilBertForSequenceClassification,
     DistilBertForTokenClassification,
     DistilBertModel,
+    ElectraConfig,
+    ElectraForMaskedLM,
+    ElectraForPreTraining,
+    ElectraForQuestionAnswering,
+    ElectraForSequenceClassification,
+    ElectraForTokenClassification,
+    ElectraModel,
     ModernBertConfig,
     ModernBertForMaskedLM,
     ModernBertForQuestionAnswering,
     ModernBertForSequenceClassification,
     ModernBertForTokenClassification,
     ModernBertModel,
+    MPNetConfig,
+    MPNetForMaskedLM,
+    MPNetForQuestionAnswering,
+    MPNetForSequenceClassification,
+    MPNetForTokenClassification,
+    MPNetModel,
     RobertaConfig,
     RobertaForMaskedLM,
     RobertaForQuestionAnswering,
@@ -357,6 +370,68 @@ CASES |= {
         "build": AlbertForPreTraining,
     },
 }
+CASES |= {
+    "mpnet_base": {
+        "config": {"hidden_size": 12, "num_attention_heads": 3, "intermediate_size": 17},
+        "build": MPNetModel,
+    },
+    "mpnet_classifier": {
+        "config": {
+            "hidden_size": 10,
+            "num_attention_heads": 5,
+            "intermediate_size": 13,
+            "hidden_act": "relu",
+            "layer_norm_eps": 1e-5,
+            "num_labels": 3,
+        },
+        "build": MPNetForSequenceClassification,
+        "unmasked_padding": True,
+    },
+    # Tokens so far apart that they are in every bucket of relative positions.
+    "mpnet_long": {
+        "config": {
+            "hidden_size": 4,
+            "num_attention_heads": 2,
+            "intermediate_size": 3,
+            "num_hidden_layers": 1,
+            "max_position_embeddings": 151,
+        },
+        "build": MPNetModel,
+        "length": 149,
+    },
+    "electra_base": {
+        "config": {"hidden_size": 12, "num_attention_heads": 3, "intermediate_size": 17, "embedding_size": 7},
+        "build": ElectraModel,
+    },
+    "electra_classifier": {
+        "config": {
+            "hidden_size": 10,
+            "num_attention_heads": 5,
+            "intermediate_size": 13,
+            "embedding_size": 10,
+            "hidden_act": "relu",
+            "layer_norm_eps": 1e-5,
+            "num_labels": 3,
+        },
+        "build": ElectraForSequenceClassification,
+    },
+    "electra_pretraining": {
+        "config": {"hidden_size": 6, "num_attention_heads": 2, "intermediate_size": 11, "embedding_size": 9},
+        "build": ElectraForPreTraining,
+    },
+}
+_LATER = {
+    "mpnet_tokens": (MPNetForTokenClassification, {"num_labels": 3}),
+    "mpnet_spans": (MPNetForQuestionAnswering, {}),
+    "mpnet_words": (MPNetForMaskedLM, {"hidden_act": "relu", "layer_norm_eps": 1e-2}),
+    "electra_tokens": (ElectraForTokenClassification, {"num_labels": 3}),
+    "electra_spans": (ElectraForQuestionAnswering, {}),
+    "electra_words": (ElectraForMaskedLM, {"hidden_act": "relu", "layer_norm_eps": 1e-2}),
+}
+CASES |= {
+    f"heads/{name}": {"config": _BERT | ({"embedding_size": 5} if "electra" in name else {}) | config, "build": build}
+    for name, (build, config) in _LATER.items()
+}
 ROBERTA = {"vocab_size": 29, "num_hidden_layers": 2, "max_position_embeddings": 11, "type_vocab_size": 2}
 SIZES = {
     BertConfig: {"vocab_size": 29, "num_hidden_layers": 2, "max_position_embeddings": 9, "type_vocab_size": 2},
@@ -372,6 +447,8 @@ SIZES = {
         "local_attention": 3,
         **dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id"), None),
     },
+    MPNetConfig: {"vocab_size": 29, "num_hidden_layers": 2, "max_position_embeddings": 11},
+    ElectraConfig: {"vocab_size": 29, "num_hidden_layers": 2, "max_position_embeddings": 9, "type_vocab_size": 2},
     AlbertConfig: {"vocab_size": 29, "num_hidden_layers": 2, "max_position_embeddings": 9, "type_vocab_size": 2},
 }
 # fmt: off
@@ -404,7 +481,14 @@ def randomise(model: torch.nn.Module, generator: torch.Generator) -> None:
 
 
 def make_case(
-    name: str, index: int, config: dict, build=BertModel, dtype=torch.float32, pooler=None, unmasked_padding=False
+    name: str,
+    index: int,
+    config: dict,
+    build=BertModel,
+    dtype=torch.float32,
+    pooler=None,
+    unmasked_padding=False,
+    length=7,
 ) -> None:
     generator = torch.Generator().manual_seed(index)
     kind = build.config_class
@@ -419,8 +503,8 @@ def make_case(
         if path.name not in ("config.json", "model.safetensors"):
             path.unlink()
 
-    size = (4, 7)
-    lengths = torch.tensor([7, 4, 1, 6])
+    size = (4, length)
+    lengths = torch.tensor([length, 4 * length // 7, 1, length - 1])
     mask = torch.arange(size[1])[None] < lengths[:, None]
     if kind is XLNetConfig:
         mask = mask.flip(1)
@@ -430,9 +514,9 @@ def make_case(
         "attention_mask": mask.long(),
         "token_type_ids": torch.randint(types, size, generator=generator),
     }
-    if kind in (DistilBertConfig, ModernBertConfig):
+    if kind in (DistilBertConfig, ModernBertConfig, MPNetConfig):
         del batch["token_type_ids"]
-    if SIZES[kind] is ROBERTA:
+    if SIZES[kind] is ROBERTA or kind is MPNetConfig:
         pad = model.config.pad_token_id
         # Random ids hold no padding of their own but where the mask has it, or else in the middle of a text.
         ids = torch.where(batch["input_ids"] == pad, pad + 1, batch["input_ids"])

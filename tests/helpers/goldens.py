@@ -11,7 +11,7 @@ from lpjax.checkpoint import Checkpoint, load_checkpoint
 from tests.conftest import GOLDENS
 
 CASES = sorted(path.parent.name for path in GOLDENS.glob("*/golden.safetensors"))
-NETS = ["bert_base", "distilbert_base", "roberta_base", "xlnet_base", "modernbert_base", "albert_base"]
+NETS = [f"{net}_base" for net in ("bert", "distilbert", "roberta", "xlnet", "mpnet", "electra", "modernbert", "albert")]
 
 
 class Golden(NamedTuple):

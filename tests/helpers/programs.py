@@ -21,6 +21,8 @@ FORWARD = {
     "xlnet_base": lpjax.encode,
     "modernbert_mean": lpjax.classify,
     "albert_base": lpjax.encode,
+    "mpnet_base": lpjax.encode,
+    "heads/electra_words": lpjax.fill_mask,
 }
 
 

@@ -17,6 +17,8 @@ _TEMPLATES = {
     "bert": ("<cls> $A <sep>", "<cls> $A <sep> $B:1 <sep>:1"),
     "distilbert": ("<cls> $A <sep>", "<cls> $A <sep> $B:1 <sep>:1"),
     "roberta": ("<cls> $A <sep>", "<cls> $A <sep> <sep> $B <sep>"),
+    "mpnet": ("<cls> $A <sep>", "<cls> $A <sep> <sep> $B <sep>"),
+    "electra": ("<cls> $A <sep>", "<cls> $A <sep> $B:1 <sep>:1"),
     "modernbert": ("<cls> $A <sep>", "<cls> $A <sep> $B <sep>"),
     "albert": ("<cls> $A <sep>", "<cls> $A <sep> $B:1 <sep>:1"),
     "xlnet": ("$A <sep> <cls>:2", "$A <sep> $B:1 <sep>:1 <cls>:2"),
@@ -28,7 +30,7 @@ TEXTS = ["a b c", "d", "e f g h i j k", "", "l m n", "o", "p q r s t u v a b", "
 def make_tokenizer(config: ModelConfig) -> PreTrainedTokenizerFast:
     """A tokenizer of transformers for a tiny net, with the special tokens of its kind; letters are words."""
     kind = config.model_type
-    pad = {"roberta": getattr(config, "pad_token_id", 0), "xlnet": 5}.get(kind, 0)
+    pad = 5 if kind == "xlnet" else config.padding_id or 0
     numbers = iter(i for i in range(FIRST_ID) if i != pad)
     ids = {"<pad>": pad} | {name: next(numbers) for name in ("<cls>", "<sep>", "<unk>", "<mask>")}
     ids |= {word: FIRST_ID + i for i, word in enumerate(WORDS)}

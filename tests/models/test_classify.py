@@ -24,7 +24,7 @@ def load_head(name: str) -> tuple[Checkpoint, dict[str, np.ndarray], np.ndarray]
 
 
 def test_every_net_has_a_head_among_the_goldens():
-    nets = {"bert", "distilbert", "roberta", "xlm-roberta", "xlnet", "modernbert", "albert"}
+    nets = {"bert", "distilbert", "roberta", "xlm-roberta", "xlnet", "modernbert", "albert", "mpnet", "electra"}
     assert {name.split("_")[0] for name in HEADS} == nets
 
 

@@ -127,6 +127,11 @@ def config_of(name: str, **changes: Any) -> Any:
         ("albert_base", {"inner_group_num": None}, "`inner_group_num` is None, expected a whole number"),
         ("albert_base", {"embedding_size": 0}, "`embedding_size` is 0, expected a whole number"),
         ("albert_base", {"position_embedding_type": "relative_key"}, "`position_embedding_type` is 'relative_key'"),
+        ("mpnet_base", {"relative_attention_num_buckets": 40}, "`relative_attention_num_buckets` is 40, expected 32"),
+        ("mpnet_base", {"max_position_embeddings": 2}, "expected at least 3: positions of tokens begin after"),
+        ("mpnet_base", {"hidden_size": 13}, "`hidden_size` is 13, expected a multiple of `num_attention_heads`, 3"),
+        ("electra_base", {"embedding_size": 0}, "`embedding_size` is 0, expected a whole number from 1"),
+        ("electra_base", {"is_decoder": True}, "`is_decoder` is True"),
         ("bert_base", {"model_type": "xlnet"}, "lacks .*`d_model`"),
     ],
 )
@@ -163,6 +168,8 @@ def test_first_checkpoints_name_only_their_class():
         ("XLNet", "xlnet_base"),
         ("ModernBert", "modernbert_base"),
         ("Albert", "albert_base"),
+        ("MPNet", "mpnet_base"),
+        ("Electra", "electra_base"),
     ):
         data = json.loads((GOLDENS / golden / "config.json").read_text())
         del data["model_type"]

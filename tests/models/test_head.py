@@ -27,6 +27,7 @@ FRESH = {
     "modernbert_base": ["classifier/bias", "classifier/kernel", "head/dense/kernel", "head/norm/scale"],
     "albert_base": ["classifier/bias", "classifier/kernel"],
 }
+FRESH |= dict.fromkeys(["mpnet_base", "electra_base"], FRESH["roberta_base"])
 
 
 def shape_of_logits(params, golden) -> tuple[int, ...]:
@@ -85,14 +86,16 @@ def test_a_head_with_other_outputs_keeps_its_inner_layer(name):
     assert before[kernel].shape[1] == 3  # what was given is as it was
 
 
-@pytest.mark.parametrize("name", ["bert_pretraining", "distilbert_masked_lm", "roberta_masked_lm"])
+@pytest.mark.parametrize(
+    "name", ["bert_pretraining", "distilbert_masked_lm", "roberta_masked_lm", "electra_pretraining"]
+)
 def test_word_heads_are_left_out(name):
     golden = load_golden(name)
     params, fresh = with_head(golden.checkpoint.params, golden.checkpoint.config, 2)
     table = name_table(golden.checkpoint.config)
     assert table.write(params, table.head_groups["sequence"])[1].unknown == []
     assert set(params) == {table.prefix, *(path.split("/")[0] for path in fresh if not path.startswith(table.prefix))}
-    assert not set(params) & {"cls", "vocab_projector", "lm_head"}
+    assert not set(params) & {"cls", "vocab_projector", "lm_head", "discriminator_predictions"}
     assert shape_of_logits(params, golden)[1] == 2
 
 

@@ -16,6 +16,7 @@ from lpjax.glue.tasks import TASKS
 from lpjax.models import config_from_json
 from lpjax.models.heads import num_outputs, output_path
 from lpjax.models.names import HEADS, head_named, names_classifier, walk
+from lpjax.pipeline.outputs import Embedding, outputs_of
 from lpjax.training.classifier import for_texts, starting_weights
 from lpjax.weights.sparse import Sparse
 from tests.helpers.goldens import Golden, load_golden
@@ -39,7 +40,16 @@ def test_logits_equal_those_of_pytorch(name):
 
 @pytest.mark.parametrize(
     "name",
-    ["bert_words", "bert_untied_words", "roberta_spans", "distilbert_tokens", "modernbert_words", "albert_words"],
+    [
+        "bert_words",
+        "bert_untied_words",
+        "roberta_spans",
+        "distilbert_tokens",
+        "modernbert_words",
+        "albert_words",
+        "mpnet_words",
+        "electra_words",
+    ],
 )
 def test_factored_nets_are_saved_exported_and_run(name, tmp_path):
     """The table too, whose product a tied decoder is the transpose of; an untied one stays as it is."""
@@ -97,6 +107,7 @@ def test_the_class_in_architectures_tells_the_head(name):
 
 def test_names_of_classes():
     assert head_named(["BertForPreTraining"]) == "words"
+    assert head_named(["ElectraForPreTraining"]) is None  # tells replaced tokens
     assert head_named(["XLNetForQuestionAnsweringSimple"]) == "spans"
     assert head_named(["BertForSequenceClassification"]) == "sequence"
     for other in (None, [], "BertForMaskedLM", ["BertModel"], [3]):
@@ -137,6 +148,16 @@ def test_heads_that_are_not_there_are_refused():
     permuted = load_golden("xlnet_same_length")
     with pytest.raises(ValueError, match="xlnet, whose word head fills no masks; expected one of bert, distilbert"):
         lpjax.fill_mask(permuted.checkpoint.params, permuted.checkpoint.config, permuted.batch)
+
+
+def test_a_discriminator_is_an_encoder_whose_head_is_kept_and_not_run():
+    (net, batch, *_) = load_golden("electra_pretraining")
+    assert {path.split("/")[0] for path, _ in walk(net.params)} == {"electra", "discriminator_predictions"}
+    assert outputs_of(net) == Embedding()
+    with pytest.raises(ValueError, match=r"missing \(4\): classifier/dense/kernel"):
+        lpjax.classify(net.params, net.config, batch)
+    with pytest.raises(ValueError, match=r"missing \(5\): generator_predictions/LayerNorm/scale"):
+        lpjax.fill_mask(net.params, net.config, batch)
 
 
 @pytest.mark.parametrize("name", ["bert_tokens", "roberta_words", "distilbert_spans"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from lpjax.pipeline import (
 )
 from lpjax.pipeline._stages import Constant
 from lpjax.pipeline.outputs import Embedding, outputs_of
+from tests.conftest import GOLDENS
 from tests.helpers.checkpoints import edit_modules
 
 TYPES = "sentence_transformers.models."
@@ -70,6 +72,30 @@ def test_poolings_by_definition(left: bool):
     slope = jax.grad(lambda x: jnp.sum(sentence_vectors(every, x, jnp.asarray(mask))))(jnp.asarray(hidden))
     assert np.isfinite(slope).all()
     assert not np.asarray(slope)[~mask].any()
+
+
+def test_an_mpnet_with_its_own_tokenizer(tmp_path: Path):
+    """Laid out as all-mpnet-base-v2: means over the tokens of MPNetTokenizer, scaled to length 1."""
+    folder = Path(shutil.copytree(GOLDENS / "mpnet_base", tmp_path / "net"))
+    words = ["<s>", "<pad>", "</s>", "<unk>", "[UNK]", *"abcdefghijklmnopqrstuvw", "<mask>"]
+    (folder / "vocab.txt").write_text("\n".join(words))
+    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "MPNetTokenizer", "do_lower_case": true}')
+    stages = ["", "1_Pooling", "2_Normalize"]
+    entries = [{"path": path, "type": TYPES + (path[2:] or "Transformer")} for path in stages]
+    (folder / "modules.json").write_text(json.dumps(entries))
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling" / "config.json").write_text('{"pooling_mode_mean_tokens": true}')
+    net = load_checkpoint(folder)
+    found = embed_sentences(net, SENTENCES, batch_size=4).vectors
+    for row, sentence in enumerate(SENTENCES):
+        ids = [0, *(words.index(word) for word in sentence.split()), 2]
+        mean = np.asarray(lpjax.encode(net.params, net.config, {"input_ids": [ids]}), np.float64)[0].mean(axis=0)
+        np.testing.assert_allclose(found[row], mean / np.linalg.norm(mean), atol=1e-6)
+    small = dataclasses.replace(net, params=lpjax.compress(net.params, select="encoder", rank=4, solver="svd").params)
+    lpjax.save_checkpoint(small, tmp_path / "small")
+    again = load_checkpoint(tmp_path / "small")
+    expected = embed_sentences(small, SENTENCES).vectors
+    np.testing.assert_array_equal(embed_sentences(again, SENTENCES).vectors, expected)
 
 
 @pytest.mark.parametrize("left", [False, True])

@@ -24,7 +24,7 @@ from tests.helpers.nets import base_net, net_with_head
 from tests.helpers.texts import LONGEST, TEXTS, WORDS, make_tokenizer, one_at_a_time
 
 ALL = r"(?<!pooler/dense/)(?<!pooler/)kernel$|(word_embeddings?|tok_embeddings)/embedding$"
-RUN = r"^(?!roberta/pooler).*kernel$"  # RoBERTa's head has no use for its pooler
+RUN = r"^(?!(roberta|mpnet)/pooler).*kernel$"  # their heads have no use for the pooler
 
 
 def run(checkpoint, texts=TEXTS, **options):
@@ -88,13 +88,13 @@ def test_gradients_by_rows_of_a_table(name):
 
 
 @pytest.mark.covering(0)
-@pytest.mark.parametrize("name", NETS[:4])  # ModernBERT normalizes between layers, ALBERT's share their weights
+@pytest.mark.parametrize("name", NETS[:6])  # ModernBERT normalizes between layers, ALBERT's share their weights
 def test_inputs_of_a_layer_are_what_the_layers_before_it_give(name):
     checkpoint = base_net(name, layers=2)
     shorter = base_net(name, layers=1)
     seen = [lpjax.encode(shorter.params, shorter.config, batch)[0] for batch in one_at_a_time(shorter, TEXTS)]
     rows = np.concatenate([np.asarray(hidden, np.float64) for hidden in seen])
-    query = r"layer/1/.*(query|q_lin|rel_attn/q)/kernel$"
+    query = r"layer/1/.*(query|q_lin|attn/q)/kernel$"
     (path,) = select_paths(checkpoint.params, query)
     found = run(checkpoint, gradients=False).statistics[path]
     assert found.tokens == len(rows)
@@ -247,6 +247,23 @@ def test_without_gradients_a_head_is_run_all_the_same(name):
         for field in ("inputs", "mean", "magnitude", "counts"):
             one, other = getattr(found, field), getattr(whole[path], field)
             assert one is other is None or np.allclose(one, other, rtol=1e-5, atol=1e-6), (path, field)
+
+
+def test_biases_of_relative_positions_are_seen_once_a_batch():
+    """Also if they are as many as the texts or the places that are predicted."""
+    checkpoint = base_net("mpnet_base")
+    (path,) = select_paths(checkpoint.params, "relative_attention_bias")
+    found = run(checkpoint, ["a b c d e"] * 7, select=path, batch_size=7).statistics[path]
+    # From as far as one before the first token, which no text has, to the last.
+    places = found.tokens
+    assert found.counts is not None
+    assert found.outputs is not None
+    assert found.gradients is not None
+    assert found.counts.sum() == places
+    assert np.array_equal(found.counts[17:24], np.ones(7))  # keys 1 to 7 after the query
+    assert np.isclose(np.trace(found.outputs) * places, found.gradients.sum(), rtol=1e-4)
+    assert found.gradients[[0, 1, 6, 17, 22]].all()
+    assert not found.gradients[[9, 15, 16, 31]].any()
 
 
 @pytest.mark.slow
