@@ -8,7 +8,8 @@ pairs; bytes are those of the weights' file and, as "packed", of the codes and s
 without entropy coding write. The calibration texts are those of `experiments.budget`, none of STS-B.
 
 Writes experiments/results/frontier.json or frontier_e5.json, row by row: a row that is there is not computed again, nor
-is the calibration, which is kept in DIR. `python -m experiments.readme` makes the tables.
+is the calibration, which is kept in DIR. `--only METHOD` computes the rows of one method. `python -m
+experiments.readme` makes the tables.
 """
 
 from __future__ import annotations
@@ -65,6 +66,7 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--e5", type=Path, metavar="FOLDER")
     arguments.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR")
+    arguments.add_argument("--only", metavar="METHOD")
     given = arguments.parse_args()
     folder, encoder = (installed_encoder(), MINILM) if given.e5 is None else (given.e5, E5)
     if folder is None:
@@ -92,9 +94,18 @@ def main() -> None:
     }
     if results.exists():
         record["rows"] = json.loads(results.read_text(encoding="utf-8"))["rows"]
-    for method, label, text, plan_of in _cases(dense.params, encoder):
+    cases = _cases(dense.params, encoder)
+    places = {(method, label, text): place for place, (method, label, text, _) in enumerate(cases)}
+
+    def add(row: dict[str, Any]) -> None:
+        console.print(row)
+        record["rows"].append(row)
+        record["rows"].sort(key=lambda row: places.get((row["method"], row["label"], row["text"]), len(places)))
+        write_json(results, record)
+
+    for method, label, text, plan_of in cases:
         row: dict[str, Any] = {"method": method, "label": label, "text": text}
-        if any(row.items() <= done.items() for done in record["rows"]):
+        if any(row.items() <= done.items() for done in record["rows"]) or given.only not in (None, method):
             continue
         known = calibration if text else None
         began = time.perf_counter()
@@ -110,13 +121,9 @@ def main() -> None:
         small = dataclasses.replace(dense, params=loaded)
         row |= {"spearman": stsb(small, pairs).spearman, "divergence": divergence(loaded)}
         row["step"] = next((choice.step for choice in plan.layers.values() if choice.step), None)
-        console.print(row)
-        record["rows"].append(row)
-        write_json(results, record)
-    if not any(row["method"] == PEER for row in record["rows"]):
-        record["rows"].append(_peer(dense, pairs, held))
-        console.print(record["rows"][-1])
-        write_json(results, record)
+        add(row)
+    if not any(row["method"] == PEER for row in record["rows"]) and given.only in (None, PEER):
+        add(_peer(dense, pairs, held))
 
 
 def _peer(dense: lpjax.Checkpoint, pairs: Pairs, held: list[str]) -> dict[str, Any]:
