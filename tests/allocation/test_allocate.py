@@ -108,6 +108,7 @@ def test_energy_is_lost_alike():
         assert one[1] <= other[0]
 
 
+@pytest.mark.slow
 def test_measured_comes_near_the_best_of_all_choices():
     budget = 0.5
     plan = lpjax.allocate(params(), budget=budget, measure=squares)

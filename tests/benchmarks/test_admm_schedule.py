@@ -16,6 +16,7 @@ def matrix() -> np.ndarray:
     return ((rng.standard_t(4, size=(60, 24)) * np.geomspace(1, 0.1, 24)) @ basis).astype(np.float32)
 
 
+@pytest.mark.slow
 def test_the_loss_falls(matrix):
     found, losses = fit(matrix, 4, (4, 8), 6)
     assert min(losses) < losses[0]

@@ -110,6 +110,7 @@ def test_a_net_saved_without_a_record(command, folder, text, tmp_path):
     assert command("report", tmp_path / "more", "--baseline", folder, "--out", tmp_path / "more.html")[0] == 0
 
 
+@pytest.mark.slow
 def test_recovered_again_and_compressed_further(command, folder, smaller, text, tmp_path):
     first, second, third = (tmp_path / name for name in ("first", "second", "third"))
     assert command("recover", smaller, first, "--text", text, *OPTIONS)[0] == 0

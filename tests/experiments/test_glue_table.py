@@ -125,6 +125,7 @@ def test_one_cell_is_made_again_and_compared(config, tmp_path, monkeypatch, caps
     assert run(config, "--cell", "tiny-sst2/encoder/41/lewis/1", monkeypatch=monkeypatch) == 2
 
 
+@pytest.mark.slow
 def test_a_cell_is_what_compress_and_evaluate_give(config, tmp_path, monkeypatch):
     """Also the one of both, which is put together from the factors of the two others."""
     cell, grid = read_config(config)[0], read_grid(config)

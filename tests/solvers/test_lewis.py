@@ -88,6 +88,7 @@ def test_sandwich(p, shape):
         assert inner <= float(ellipsoid.upper) * outer * (1 + 1e-9) + 1e-9 * norm(matrix, 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("p", POWERS)
 def test_bounds(p):
     matrix = heavy_tailed(50, 8)

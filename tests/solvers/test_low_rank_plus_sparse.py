@@ -131,6 +131,7 @@ def test_weights_of_rows_draw_entries_to_them():
     assert counts[:8].min() > counts[8:].max()
 
 
+@pytest.mark.slow
 @pytest.mark.covering(0)
 @pytest.mark.parametrize("key", ["kernel", "embedding"])
 def test_under_a_calibration_the_weighted_error_is_what_gets_less(key):
@@ -273,6 +274,7 @@ def test_every_net_computes_what_the_dense_matrices_do(name, dtype):
     np.testing.assert_allclose(found, expected, atol=1e-4 if dtype == "float32" else 0.2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [None, "float32", "bfloat16"])
 def test_kernels_are_expanded_once_for_many_passes(dtype):
     small, dense = with_entries("bert_base")

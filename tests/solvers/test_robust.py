@@ -44,6 +44,7 @@ def test_rows_recover_the_subspace(seed, init):
     assert subspace_distance(lpjax.svd(matrix, 5).right, right) > 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.covering(0)
 @pytest.mark.parametrize("solver", ["irls_entries", "admm_entries"])
 @pytest.mark.parametrize("seed", [0, 1])
@@ -57,6 +58,7 @@ def test_entries_recover_the_matrix(solver, seed):
     assert np.abs(product(lpjax.svd(matrix, 4)) - truth).max() > 0.1 * scale
 
 
+@pytest.mark.slow
 @pytest.mark.covering(0)
 @pytest.mark.parametrize("p", [1.0, 1.25, 1.5, 1.75])
 @pytest.mark.parametrize("kind", ["heavy", "gaussian"])
@@ -86,6 +88,7 @@ def test_admm_reaches_irls_under_very_unequal_weights(p):
     assert fast.objective < 0.99 * start.objective
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["irls_entries", "admm_entries"])
 def test_a_clipped_start_is_not_taken_for_the_optimum_at_p2(name):
     matrix = heavy_tailed(17, 7)

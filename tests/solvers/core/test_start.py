@@ -56,6 +56,7 @@ def test_of_a_tall_matrix_with_outlier_entries_the_clipped_start_is_taken(weight
     assert np.quantile(np.abs(product(found) - truth), 0.9) <= 1e-2 * np.abs(truth).max()
 
 
+@pytest.mark.slow
 def test_a_sampled_start_under_jit_and_vmap():
     stack = np.stack([with_outlier_entries(0)[1], low_rank(*TALL, 3, 1)])
     run = lambda matrix: lpjax.admm_entries(matrix, 3, p=1.0, num_iters=4).objective  # noqa: E731
