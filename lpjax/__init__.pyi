@@ -46,6 +46,10 @@ from lpjax.evaluation import Divergence as Divergence
 from lpjax.compression import compress as compress
 from lpjax.compression import Compressed as Compressed
 from lpjax.compression import LayerRecord as LayerRecord
+from lpjax.compression import compress_weights as compress_weights
+from lpjax.compression import CompressedWeights as CompressedWeights
+from lpjax.compression import WeightRecord as WeightRecord
+from lpjax.compression import WeightKind as WeightKind
 from lpjax.weights import LowRank as LowRank
 from lpjax.weights import Quantized as Quantized
 from lpjax.weights import densify as densify

@@ -179,8 +179,8 @@ def check_space(target: Path, size: int) -> None:
     free = shutil.disk_usage(parent).free
     if free < size:
         raise OSError(
-            f"{parent} has {free / 1e6:.1f} MB of free space, and this run needs {size / 1e6:.1f} MB there for its "
-            "snapshots and its result; free some, or choose another OUT"
+            f"{parent} has {free / 1e6:.1f} MB of free space, and this run needs {size / 1e6:.1f} MB there for what "
+            "it writes; free some, or choose another OUT"
         )
 
 

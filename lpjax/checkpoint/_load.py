@@ -21,7 +21,7 @@ from lpjax.checkpoint.int8 import restored_factors
 from lpjax.checkpoint.safetensors import ENTRY, check_finite
 from lpjax.checkpoint.source import find_folder
 from lpjax.checkpoint.stages import net_folder
-from lpjax.models import ARCHITECTURES, ModelConfig, config_from_json, name_table
+from lpjax.models import ARCHITECTURES, ModelConfig, UnknownModel, config_from_json, name_table
 from lpjax.models.names import listed, shape_text
 from lpjax.weights.coded import Coded, join_coded, split_coded
 from lpjax.weights.low_rank import LowRank
@@ -29,6 +29,7 @@ from lpjax.weights.parts import part_name, parts_of
 from lpjax.weights.quantized import Quantized
 
 _ADAPTER = "adapter_config.json"  # of peft
+_WEIGHTS_ONLY = "; `lpjax compress --weights-only` factors the matrices of any model, without running it"
 _log = logging.getLogger("lpjax")
 
 
@@ -114,7 +115,8 @@ def _load(source: str | Path, folder: Path, inner: Path, data: dict[str, Any], c
     try:
         config = config_from_json(data)
     except ValueError as error:
-        raise CheckpointError(f"{inner / CONFIG}: {error}") from error
+        advice = _WEIGHTS_ONLY if isinstance(error, UnknownModel) else ""
+        raise CheckpointError(f"{inner / CONFIG}: {error}{advice}") from error
     compression = _compression(data, inner / CONFIG)
 
     name = str(source) if inner == folder else str(inner)

@@ -60,6 +60,12 @@ _NET_FILES = {
     "sentencepiece.bpe.model",
     "tokenizer.model",
     "chat_template.jinja",
+    "chat_template.json",
+    "generation_config.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "video_preprocessor_config.json",
+    "tekken.json",
     *SENTENCE_CONFIGS,
 }
 _LICENSES = re.compile(r"(LICENSE|LICENCE|NOTICE|COPYING)(\.\w+)?", re.IGNORECASE)
@@ -295,7 +301,7 @@ def _write_folder(
         for file, text in texts.items():
             (fresh / file).write_text(text if isinstance(text, str) else text(size), encoding="utf-8")
         if checkpoint.source is not None:
-            _copy_side_files(checkpoint.source, fresh)
+            copy_side_files(checkpoint.source, fresh)
         if CARD not in texts:
             _write_card(fresh, target / CARD, checkpoint, size, stored)
     return size
@@ -418,7 +424,7 @@ def check_side_files(source: Path) -> None:
         check_inside(path, source)
 
 
-def _copy_side_files(source: Path, target: Path) -> None:
+def copy_side_files(source: Path, target: Path) -> None:
     """Copy the files of the tokenizer and of sentence-transformers, without running or unpickling any."""
     for stage in read_stages(source)[1:]:
         if stage.path and (source / stage.path).is_dir():

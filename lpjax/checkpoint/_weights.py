@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -60,10 +61,10 @@ def read_weights(folder: Path, source: str, architectures: Any, named: Any = Non
             return Weights(folder / format.file, *format.read(folder / format.file, copy=copy))
         if (folder / format.index).exists():
             return _read_shards(folder / format.index, format, copy)
-    raise CheckpointError(_nothing(folder, source, architectures))
+    raise CheckpointError(no_weights(folder, source, architectures))
 
 
-def _nothing(folder: Path, source: str, architectures: Any) -> str:
+def no_weights(folder: Path, source: str, architectures: Any) -> str:
     """A sentence on a folder without weights in one of `FORMATS`."""
     known = isinstance(architectures, list) and architectures and str(architectures[0]).isidentifier()
     convert = (
@@ -81,11 +82,15 @@ def _nothing(folder: Path, source: str, architectures: Any) -> str:
     return f"{folder} holds no {' and no '.join(files)}{advice}"
 
 
-def _read_shards(path: Path, format: Format, copy: bool) -> Weights:
+def listed_shards(path: Path, suffix: str) -> dict[str, set[str]]:
+    """The shards that an index lists, and the names of the tensors of each.
+
+    Raises:
+        CheckpointError: it is damaged, or names files that are not beside it.
+    """
     names = read_object(path).get("weight_map")
     if not isinstance(names, dict) or not names or not all(type(name) is str for name in names.values()):
         raise CheckpointError(f"{path}: `weight_map` is missing or not an object of file names")
-    suffix = format.suffix
     expected: dict[str, set[str]] = {}
     for name, shard in names.items():
         # The index is input like any other: it may not reach out of its folder. A link may, for the hub's cache
@@ -96,11 +101,24 @@ def _read_shards(path: Path, format: Format, copy: bool) -> Weights:
     gone = [f"{shard} (for {min(expected[shard])})" for shard in expected if not (path.parent / shard).exists()]
     if gone:
         raise CheckpointError(f"{path} names shards that are not there: {', '.join(gone)}")
+    return expected
+
+
+def check_shard(index: Path, shard: str, listed: Set[str], found: Set[str]) -> None:
+    """Refuse a shard that holds other tensors than its index lists.
+
+    Raises:
+        CheckpointError: naming them.
+    """
+    if listed != found:
+        raise CheckpointError(f"{index} and {shard} differ at {', '.join(sorted(listed ^ found))}")
+
+
+def _read_shards(path: Path, format: Format, copy: bool) -> Weights:
     tensors: dict[str, np.ndarray] = {}
     separator = None
-    for shard, listed in expected.items():
+    for shard, listed in listed_shards(path, format.suffix).items():
         found, separator = format.read(path.parent / shard, copy=copy)
-        if listed != found.keys():
-            raise CheckpointError(f"{path} and {shard} differ at {', '.join(sorted(listed ^ found.keys()))}")
+        check_shard(path, shard, listed, found.keys())
         tensors |= found
     return Weights(path, tensors, separator)

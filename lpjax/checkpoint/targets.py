@@ -20,7 +20,7 @@ _OWN = re.compile(
     | tokenizer.*\.json | special_tokens_map\.json | added_tokens\.json | vocab\.(txt|json) | merges\.txt
     | .*\.model | chat_template\..* | modules\.json | sentence_.*_config\.json | config_sentence_transformers\.json
     | modeling_lpjax\.py | lpjax_weights\.py | lpjax_codes\.py  # by which PyTorch loads a compressed folder
-    | lpjax_record\.json | lpjax_export\.json | recover\.json | finetune\.json
+    | lpjax_record\.json | lpjax_export\.json | lpjax_weights_only\.json | recover\.json | finetune\.json
     | (LICENSE|LICENCE|NOTICE|COPYING|README)(\.\w+)*
     """,
     re.IGNORECASE | re.VERBOSE,

@@ -5,21 +5,26 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
+import typer
+
 from lpjax.cli import _options as opt
 from lpjax.cli._errors import misuse
 from lpjax.cli._nets import load_to_save, split_patterns
 from lpjax.cli._output import note, progress, show, sizes
 from lpjax.cli._texts import is_statistics, statistics_and_measure
+from lpjax.cli._weights_only import compress_weights_only
 from lpjax.solvers import SOLVERS
 
 EXAMPLE = "lpjax compress all-MiniLM-L6-v2 smaller --calibrate sentences.txt"
 WITHOUT_TEXT = "No text says which errors matter; with --calibrate TEXT a file of this size scores better."
+_SOLVERS = ", ".join([*SOLVERS][:4])
 _much: dict[str, Any] = {"rich_help_panel": "How much"}
 _how: dict[str, Any] = {"rich_help_panel": "How"}
 _output: dict[str, Any] = {"rich_help_panel": "Output"}
 
 
 def compress(
+    context: typer.Context,
     model: opt.Model,
     out: opt.Out,
     calibrate: Annotated[Path | None, opt.option("FILE", "Text, or statistics, to weight errors by.")] = None,
@@ -38,7 +43,7 @@ def compress(
     allocation: Annotated[
         str | None, opt.name_of("lpjax.allocation:Allocation", "uniform, energy, minimax, error or measured.", **_much)
     ] = None,
-    method: Annotated[str | None, opt.name_of("lpjax.solvers:SOLVERS", f"{', '.join(SOLVERS)}.", **_how)] = None,
+    method: Annotated[str | None, opt.name_of("lpjax.solvers:SOLVERS", f"{_SOLVERS}, …", **_how)] = None,
     p: Annotated[float | None, opt.option("X", "Exponent of the norm.", "--p", **_how)] = None,
     sparse: Annotated[float | None, opt.option("SHARE", "Share of each pair for single entries.", **_how)] = None,
     weighting: Annotated[
@@ -50,6 +55,9 @@ def compress(
     break_even: Annotated[Path | None, opt.option("FILE", "Timings of `lpjax bench`.", **_how)] = None,
     plan_out: Annotated[Path | None, opt.option("FILE", "Write the plan to this file.", **_output)] = None,
     report: Annotated[bool, opt.flag("--report", "Write OUT/report.html, too.", **_output)] = False,
+    weights_only: Annotated[
+        bool, opt.flag("--weights-only", "Factor any model's matrices, without running it.", **_how)
+    ] = False,
     force: Annotated[bool, opt.flag("--force", "Replace OUT if it is a checkpoint.", **_output)] = False,
     as_json: Annotated[bool, opt.flag("--json", "Print one JSON document instead.", **_output)] = False,
 ) -> None:
@@ -66,6 +74,9 @@ def compress(
 
     given: dict[str, Any] = {"num_iters": num_iters, "tol": tol}
     options = {name: value for name, value in given.items() if value is not None}
+    if weights_only:
+        compress_weights_only(context, options)
+        return
     if report:
         require("report", "--report")
     with misuse():

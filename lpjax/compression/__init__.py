@@ -27,3 +27,9 @@ from lpjax.compression.record import record_files as record_files
 from lpjax.compression.record import record_of as record_of
 from lpjax.compression.record import record_text as record_text
 from lpjax.compression.tasks import require_finite as require_finite
+from lpjax.compression.weights_only import CompressedWeights as CompressedWeights
+from lpjax.compression.weights_only import WeightKind as WeightKind
+from lpjax.compression.weights_only import WeightRecord as WeightRecord
+from lpjax.compression.weights_only import choose_weights as choose_weights
+from lpjax.compression.weights_only import compress_weights as compress_weights
+from lpjax.compression.weights_only import write_weights as write_weights

@@ -3,6 +3,7 @@ of these architectures."""
 
 from lpjax.models.albert import AlbertConfig as AlbertConfig
 from lpjax.models.architecture import ARCHITECTURES as ARCHITECTURES
+from lpjax.models.architecture import UnknownModel as UnknownModel
 from lpjax.models.architecture import architecture_of as architecture_of
 from lpjax.models.architecture import config_from_json as config_from_json
 from lpjax.models.architecture import name_table as name_table

@@ -56,11 +56,16 @@ def name_table(config: ModelConfig) -> NameTable:
     return architecture_of(config).name_table(config)
 
 
+class UnknownModel(ValueError):
+    """A config.json of an architecture that lpjax does not run."""
+
+
 def config_from_json(data: Mapping[str, Any]) -> ModelConfig:
     """The config in the object of a config.json, of the architecture that its `model_type` names.
 
     Raises:
-        ValueError: for an architecture that lpjax does not know, or a fault in the config; names every key.
+        UnknownModel: for an architecture that lpjax does not know.
+        ValueError: for a fault in the config; names every key.
     """
     kind = data.get("model_type")
     if kind is None:
@@ -72,5 +77,5 @@ def config_from_json(data: Mapping[str, Any]) -> ModelConfig:
         kind = next((kind for kind, start in starts.items() if re.match(f"{start}({_ENDINGS})", name)), None)
     if not isinstance(kind, str) or kind not in ARCHITECTURES:
         problem = "lacks `model_type`" if kind is None else f"`model_type` is {kind!r}"
-        raise ValueError(f"{problem}, expected one of {', '.join(map(repr, ARCHITECTURES))}")
+        raise UnknownModel(f"{problem}, expected one of {', '.join(map(repr, ARCHITECTURES))}")
     return ARCHITECTURES[kind].config.from_json(data)

@@ -9,9 +9,11 @@ from rich.console import RenderableType
 from rich.markup import escape
 from rich.table import Table
 
-from lpjax.compression import BreakEven, LayerRecord
+from lpjax._provenance import method_label
+from lpjax.compression import BreakEven, CompressedWeights, LayerRecord
 from lpjax.glue import Task
 from lpjax.select import rank_for
+from lpjax.solvers import SOLVERS
 
 TUNING = {"step": "update|d", "epoch": "epoch|.1f", "loss": "training loss|.4f"}
 """Columns of `curve_table` for `finetune`, before those of the metrics."""
@@ -65,6 +67,23 @@ def layers_table(records: Sequence[LayerRecord]) -> Table:
     if not all(record.converged for record in records):
         caption += "; * stopped at the iteration limit"
     return make_table(list(rows[0]), [list(row.values()) for row in rows], caption=caption)
+
+
+def kinds_table(made: CompressedWeights) -> Table:
+    """The outcome of `compress_weights` for each kind of matrix."""
+    rows = []
+    for kind in made.kinds:
+        errors = " – ".join(dict.fromkeys(f"{error:.4f}" for error in kind.errors))
+        sizes = [f"{size / 1e6:.2f}" for size in (kind.bytes_before, kind.bytes_after)]
+        rank = "dense" if kind.rank is None else str(kind.rank)
+        rows.append((kind.name, str(kind.count), "×".join(map(str, kind.shape)), rank, errors, *sizes))
+    selected = [sum(getattr(kind, name) for kind in made.kinds) for name in ("bytes_before", "bytes_after")]
+    others = made.bytes_before - selected[0], made.bytes_after - selected[1]
+    rows.append(("all others, unchanged", "", "", "", "", *(f"{size / 1e6:.2f}" for size in others)))
+    objective = "rows" if made.method in SOLVERS and SOLVERS[made.method].objective == "rows" else "entries"
+    caption = f"{method_label(made.method, made.p)}; error: ‖A − LR‖ₚ / ‖A‖ₚ over {objective}"
+    caption += "" if all(record.converged for record in made.records) else "; some stopped at the iteration limit"
+    return make_table(("matrix", "count", "shape", "rank", "error", "MB before", "MB after"), rows, caption=caption)
 
 
 def break_even_tables(timings: BreakEven) -> list[RenderableType]:

@@ -303,7 +303,7 @@ def test_source_that_is_gone_is_named(folder: Path, tmp_path: Path):
 
 
 @pytest.mark.parametrize("interruption", [KeyboardInterrupt, OSError])
-@pytest.mark.parametrize("moment", ["write_tensors", "_copy_side_files", "first rename", "second rename"])
+@pytest.mark.parametrize("moment", ["write_tensors", "copy_side_files", "first rename", "second rename"])
 def test_interrupted_save_leaves_what_was_there(
     folder: Path,
     factored: Checkpoint,
