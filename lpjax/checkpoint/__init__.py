@@ -12,6 +12,7 @@ from lpjax.checkpoint._save import export_checkpoint as export_checkpoint
 from lpjax.checkpoint._save import export_folder as export_folder
 from lpjax.checkpoint._save import holds_weights as holds_weights
 from lpjax.checkpoint._save import save_checkpoint as save_checkpoint
+from lpjax.checkpoint._save import write_card as write_card
 from lpjax.checkpoint._shards import Shards as Shards
 from lpjax.checkpoint._shards import read_shards as read_shards
 from lpjax.checkpoint.error import CheckpointError as CheckpointError

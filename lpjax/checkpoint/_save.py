@@ -303,19 +303,19 @@ def _write_folder(
         if checkpoint.source is not None:
             copy_side_files(checkpoint.source, fresh)
         if CARD not in texts:
-            _write_card(fresh, target / CARD, checkpoint, size, stored)
+            from lpjax.hub import card_text  # Late: the package imports this one.
+
+            write_card(fresh, target / CARD, lambda: card_text(fresh, checkpoint, size, stored))
     return size
 
 
-def _write_card(fresh: Path, old: Path, checkpoint: Checkpoint, size: int, stored: Mapping[str, int] | None) -> None:
+def write_card(fresh: Path, old: Path, make: Callable[[], str]) -> None:
     """Write the model card of a new folder, or keep the old one if a person wrote it."""
-    from lpjax.hub import card_text  # Late: the package imports this one.
-
     if old.is_file() and not old.is_symlink() and not wrote_card(old):
         shutil.copyfile(old, fresh / CARD)
         _log.warning(printable(f"{old} is not of lpjax, and is kept: see that it describes the new model"))
     else:
-        (fresh / CARD).write_text(card_text(fresh, checkpoint, size, stored), encoding="utf-8")
+        (fresh / CARD).write_text(make(), encoding="utf-8")
 
 
 def check_target(folder: str | Path, source: Path | None, overwrite: bool) -> Path:

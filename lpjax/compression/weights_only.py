@@ -20,7 +20,17 @@ import numpy as np
 from lpjax._files.json import finite, json_text
 from lpjax._files.replacing import check_space, replacing_folder
 from lpjax._provenance import run_record
-from lpjax.checkpoint import CheckpointError, Deferred, Shards, check_target, copy_side_files, densified, read_shards
+from lpjax.checkpoint import (
+    CheckpointError,
+    Deferred,
+    Shards,
+    check_target,
+    copy_side_files,
+    densified,
+    read_shards,
+    write_card,
+)
+from lpjax.checkpoint.cards import CARD
 from lpjax.checkpoint.formats import CONFIG
 from lpjax.checkpoint.links import check_inside, copy_inside
 from lpjax.checkpoint.safetensors import check_finite, read_tensors, write_tensors
@@ -217,6 +227,8 @@ def write_weights(
     Raises:
         ValueError, CheckpointError, OSError: as `compress_weights`.
     """
+    from lpjax.hub import weights_card  # Late: the package imports this module.
+
     target = check_target(out, shards.source, overwrite)
     check_inside(shards.inner / CONFIG, shards.source)
     tensors, records = shards.tensors, dict[str, WeightRecord]()
@@ -250,18 +262,24 @@ def write_weights(
         first, *_ = (choice for choice in layers.values() if choice.rank is not None)
         method = first.method if isinstance(first.method, str) else getattr(first.method, "__name__", "custom")
         result = CompressedWeights(method, float(first.p), tuple(records.values()), shards.size, after)
-        copy_inside(shards.inner / CONFIG, fresh / CONFIG, shards.source)
-        if shards.index is not None:
-            copy_inside(shards.index, fresh / shards.index.name, shards.source)
-            _write_index(fresh / FACTORS, shards)
-        for path in shards.inner.glob("*.py") if _CODE in shards.config else ():
-            copy_inside(path, fresh / path.name, shards.source)
-        copy_side_files(shards.source, fresh)
+        _copy_beside(fresh, shards)
+        write_card(fresh, target / CARD, lambda: weights_card(fresh, shards.source, result))
         scalars = {name: value for name, value in options.items() if isinstance(value, int | float | str)}
         document = {"schema": SCHEMA, "model": model, "options": scalars} | vars(result) | run_record(None)
         document["records"] = [record._asdict() for record in result.records]
         (fresh / RECORD).write_text(json_text(finite(document), ascii=False), encoding="utf-8")
     return result
+
+
+def _copy_beside(folder: Path, shards: Shards) -> None:
+    """Copy what is beside the weights, their index included; nothing is run or unpickled."""
+    own = [shards.inner / CONFIG, *([] if shards.index is None else [shards.index])]
+    own += shards.inner.glob("*.py") if _CODE in shards.config else []
+    for path in own:
+        copy_inside(path, folder / path.name, shards.source)
+    copy_side_files(shards.source, folder)
+    if shards.index is not None:
+        _write_index(folder / FACTORS, shards)
 
 
 def _parts(

@@ -23,6 +23,7 @@ from lpjax.checkpoint.formats import BLOCK, CONFIG
 from lpjax.checkpoint.int8 import FACTORS
 from lpjax.compression.history import EXPORTED, RECOVERED, TUNED, training_scores
 from lpjax.compression.record import RECORD, Record, read_record, record_of
+from lpjax.compression.weights_only import CompressedWeights
 from lpjax.hub._loading import loading, runtime_of
 from lpjax.hub._source import read_source
 from lpjax.models import name_table
@@ -36,6 +37,7 @@ _PIPELINES = {
     "spans": "question-answering",
     "words": "fill-mask",
 }
+_SOURCE = ("## Source", f"[{SOURCE_CARD}]({SOURCE_CARD}) is the card of the model that this one was made from.")
 
 
 class _Matrix(NamedTuple):
@@ -109,7 +111,47 @@ def card_text(folder: Path, checkpoint: Checkpoint, size: int, stored: Mapping[s
         parts += ["## Measured", *scores.values(), *late]
     parts += ["## Load", *loading(folder, head, model_type)]
     if (folder / SOURCE_CARD).exists():
-        parts += ["## Source", f"[{SOURCE_CARD}]({SOURCE_CARD}) is the card of the model that this one was made from."]
+        parts += _SOURCE
+    return f"---\n{data.to_yaml()}\n---\n\n{MARKER}\n\n" + "\n\n".join(parts) + "\n"
+
+
+def weights_card(folder: Path, source: Path, made: CompressedWeights) -> str:
+    """The card of a folder that `compress_weights` wrote.
+
+    Args:
+        folder: the folder, its other files written.
+        source: the folder that it was made from.
+        made: what was done.
+    """
+    from huggingface_hub import ModelCardData
+
+    known = read_source(source)
+    data = ModelCardData(
+        **known.kept,
+        base_model=known.base_model,
+        base_model_relation=(known.relation or "quantized") if known.base_model else None,
+        pipeline_tag=known.pipeline_tag,
+        tags=["lpjax", "low-rank"],
+    )
+    bases = [known.base_model] if isinstance(known.base_model, str) else known.base_model or []
+    method = method_label(made.method, made.p)
+    rows = [
+        [f"`{kind.name}`", str(kind.count), "×".join(map(str, kind.shape)), str(kind.rank),
+         _mb(kind.bytes_before), _mb(kind.bytes_after), f"{sum(kind.errors) / 2:.3f}"]
+        for kind in made.kinds if kind.rank is not None
+    ]  # fmt: skip
+    parts = [
+        f"# {bases[0].rpartition('/')[2] if bases else 'A model'}, compressed",
+        f"This is {f'`{bases[0]}`' if bases else 'a model'}, its matrices factored by lpjax ({method}), by the weights "
+        f"alone. Its weights take {_mb(made.bytes_after)} MB as factors; dense they take {_mb(made.bytes_before)} MB.",
+        "The files in the root are the factors multiplied out: other libraries load them as they load the source, and "
+        "they are no smaller. Those in `factors` hold `N.left` and `N.right` in the place of a matrix N, whose product "
+        "it is. What the model has lost was not measured.",
+        "## What was done",
+        _markdown(["matrix", "count", "shape", "rank", "MB before", "MB after", "error"], rows),
+    ]
+    if (folder / SOURCE_CARD).exists():
+        parts += _SOURCE
     return f"---\n{data.to_yaml()}\n---\n\n{MARKER}\n\n" + "\n\n".join(parts) + "\n"
 
 
@@ -204,8 +246,12 @@ def _table(matrices: Iterable[_Matrix], kept: bool) -> str:
         }
         rows.append(row)
     heads = [head for head in rows[0] if any(row[head] for row in rows)]
-    lines = [heads, ["---"] * len(heads), *([row[head] for head in heads] for row in rows)]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    return _markdown(heads, [[row[head] for head in heads] for row in rows])
+
+
+def _markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table."""
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (heads, ["---"] * len(heads), *rows))
 
 
 def _notes(folder: Path, record: Record, matrices: Sequence[_Matrix]) -> Iterator[str]:

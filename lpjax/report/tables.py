@@ -73,7 +73,7 @@ def kinds_table(made: CompressedWeights) -> Table:
     """The outcome of `compress_weights` for each kind of matrix."""
     rows = []
     for kind in made.kinds:
-        errors = " – ".join(dict.fromkeys(f"{error:.4f}" for error in kind.errors))
+        errors = "–".join(dict.fromkeys(f"{error:.3f}" for error in kind.errors))
         sizes = [f"{size / 1e6:.2f}" for size in (kind.bytes_before, kind.bytes_after)]
         rank = "dense" if kind.rank is None else str(kind.rank)
         rows.append((kind.name, str(kind.count), "×".join(map(str, kind.shape)), rank, errors, *sizes))
