@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,7 +25,8 @@ class Shard(NamedTuple):
     metadata: Mapping[str, str]
 
 
-class Shards(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Shards:
     """The files of weights of a folder.
 
     Attributes:

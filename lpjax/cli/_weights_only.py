@@ -42,7 +42,7 @@ def compress_weights_only(context: typer.Context, options: dict[str, Any]) -> No
         layers = choose_weights(shards, patterns, **goal)
     with progress() as advance:
         made = write_weights(shards, layers, out, model=model, overwrite=force, progress=advance, options=options)
-    kinds = [kind._asdict() for kind in made.kinds]
+    kinds = [vars(kind) for kind in made.kinds]
     result = {"model": model, "out": str(out), "method": made.method, "p": made.p, "kinds": kinds}
     saved = f"{sizes(made.bytes_before, made.bytes_after)} as factors, in {out / 'factors'}; multiplied out in {out}"
     result |= {"bytes_before": made.bytes_before, "bytes_after": made.bytes_after}

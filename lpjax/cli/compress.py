@@ -56,7 +56,7 @@ def compress(
     plan_out: Annotated[Path | None, opt.option("FILE", "Write the plan to this file.", **_output)] = None,
     report: Annotated[bool, opt.flag("--report", "Write OUT/report.html, too.", **_output)] = False,
     weights_only: Annotated[
-        bool, opt.flag("--weights-only", "Factor any model's matrices, without running it.", **_how)
+        bool, opt.flag("--weights-only", "Only factor the matrices, of any model.", **_how)
     ] = False,
     force: Annotated[bool, opt.flag("--force", "Replace OUT if it is a checkpoint.", **_output)] = False,
     as_json: Annotated[bool, opt.flag("--json", "Print one JSON document instead.", **_output)] = False,

@@ -12,7 +12,7 @@ import functools
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -50,7 +50,8 @@ _CODE = "auto_map"  # key of config.json: the classes are in files beside it, wh
 Patterns = str | re.Pattern[str] | Sequence[str | re.Pattern[str]]
 
 
-class WeightRecord(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class WeightRecord:
     """The outcome for one selected matrix.
 
     Attributes:
@@ -73,7 +74,8 @@ class WeightRecord(NamedTuple):
     seconds: float = 0.0
 
 
-class WeightKind(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class WeightKind:
     """Matrices whose names differ in numbers alone, of one shape and rank; `errors`: the least and the largest."""
 
     name: str
@@ -266,7 +268,7 @@ def write_weights(
         write_card(fresh, target / CARD, lambda: weights_card(fresh, shards.source, result))
         scalars = {name: value for name, value in options.items() if isinstance(value, int | float | str)}
         document = {"schema": SCHEMA, "model": model, "options": scalars} | vars(result) | run_record(None)
-        document["records"] = [record._asdict() for record in result.records]
+        document["records"] = [vars(record) for record in result.records]
         (fresh / RECORD).write_text(json_text(finite(document), ascii=False), encoding="utf-8")
     return result
 

@@ -177,8 +177,9 @@ def test_the_record_and_the_kinds(llama: Path, tmp_path: Path):
     assert list(kinds) == ["model.embed_tokens.weight", *(LAYER.format("*", f"{name}_proj") for name in
                            ("self_attn.q", "mlp.up", "mlp.down"))]  # fmt: skip
     up = kinds["model.layers.*.mlp.up_proj.weight"]
-    assert (up.count, up.shape, up.rank) == (2, (23, 11), lpjax.rank_for((23, 11), 0.5))
-    assert (up.bytes_before, up.bytes_after) == (2 * 23 * 11 * 4, 2 * up.rank * 34 * 4)
+    rank = lpjax.rank_for((23, 11), 0.5)
+    assert (up.count, up.shape, up.rank) == (2, (23, 11), rank)
+    assert (up.bytes_before, up.bytes_after) == (2 * 23 * 11 * 4, 2 * rank * 34 * 4)
     files = [out / "factors" / name for name in (FIRST, SECOND)]
     assert made.bytes_after == sum(file.stat().st_size for file in files)
     assert made.bytes_before == sum((llama / name).stat().st_size for name in (FIRST, SECOND))
@@ -342,7 +343,7 @@ import lpjax
 found = []
 def measure(*_):
     found.append(int(re.search(r"RssAnon:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]))
-lpjax.compress_weights(sys.argv[1], sys.argv[2], keep=0.5, solver="svd", progress=measure)
+lpjax.compress_weights(sys.argv[1], sys.argv[2], keep=0.9, solver="svd", progress=measure)
 print(max(found) - found[1])
 """
 
@@ -353,7 +354,7 @@ def test_memory_is_that_of_a_few_layers(tmp_path: Path):
     source = write_folder(tmp_path / "net", {f"layers.{i}.weight": layer for i in range(layers)})
     command = [sys.executable, "-c", _MEASURE, str(source), str(tmp_path / "out")]
     grown = int(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
-    assert 1024 * grown < 10 * layer.nbytes  # of 60
+    assert 1024 * grown < 20 * layer.nbytes  # of 60; the factors of all would be more
 
 
 @pytest.mark.filterwarnings("default")
@@ -386,9 +387,7 @@ def test_the_command_prints_kinds(command: Command, llama: Path, tmp_path: Path)
         (["--keep", 0.5, "--method", "irls_rows", "--p", 0.5], "--p is 0.5"),
     ],
 )  # fmt: skip
-def test_the_command_refuses(
-    command: Command, llama: Path, tmp_path: Path, options: list[Any], status: int, words: str
-):
+def test_the_command_refuses(command: Command, llama: Path, tmp_path: Path, options: list[Any], words: str):
     found = command("compress", llama, tmp_path / "out", "--weights-only", *options)
     assert found[0] == 2
     assert words in found[2]
