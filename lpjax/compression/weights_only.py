@@ -232,7 +232,8 @@ def write_weights(
     from lpjax.hub import weights_card  # Late: the package imports this module.
 
     target = check_target(out, shards.source, overwrite)
-    check_inside(shards.inner / CONFIG, shards.source)
+    for path in _beside(shards):
+        check_inside(path, shards.source)
     tensors, records = shards.tensors, dict[str, WeightRecord]()
     check_finite(((name, tensors[name]) for name in layers), str(shards.inner), CheckpointError)
 
@@ -273,11 +274,15 @@ def write_weights(
     return result
 
 
-def _copy_beside(folder: Path, shards: Shards) -> None:
-    """Copy what is beside the weights, their index included; nothing is run or unpickled."""
+def _beside(shards: Shards) -> list[Path]:
+    """Files that are copied besides those of every folder: config.json, the index, and code that config.json names."""
     own = [shards.inner / CONFIG, *([] if shards.index is None else [shards.index])]
-    own += shards.inner.glob("*.py") if _CODE in shards.config else []
-    for path in own:
+    return own + ([*shards.inner.glob("*.py")] if _CODE in shards.config else [])
+
+
+def _copy_beside(folder: Path, shards: Shards) -> None:
+    """Copy what is beside the weights; nothing is run or unpickled."""
+    for path in _beside(shards):
         copy_inside(path, folder / path.name, shards.source)
     copy_side_files(shards.source, folder)
     if shards.index is not None:

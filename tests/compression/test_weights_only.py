@@ -335,6 +335,18 @@ def test_code_beside_the_config_is_copied_and_not_run(llama: Path, tmp_path: Pat
     assert (tmp_path / "out" / "modeling_own.py").exists()
 
 
+@pytest.mark.parametrize("name", [INDEX, "config.json", "tokenizer.json"])
+def test_links_that_lead_out_are_not_copied(llama: Path, tmp_path: Path, name: str):
+    (llama / name).rename(tmp_path / name)
+    (llama / name).symlink_to(tmp_path / name)
+    steps = []
+    with pytest.raises(lpjax.CheckpointError, match="leads out of its checkpoint"):
+        lpjax.compress_weights(
+            llama, tmp_path / "out", select="proj", rank=2, progress=lambda *step: steps.append(step)
+        )
+    assert not steps
+
+
 _MEASURE = """
 import re, sys
 from pathlib import Path
