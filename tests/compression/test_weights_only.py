@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -356,17 +357,19 @@ found = []
 def measure(*_):
     found.append(int(re.search(r"RssAnon:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]))
 lpjax.compress_weights(sys.argv[1], sys.argv[2], keep=0.9, solver="svd", progress=measure)
-print(max(found) - found[1])
+print(max(found) - min(found))
 """
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's count of a process's own memory")
 def test_memory_is_that_of_a_few_layers(tmp_path: Path):
-    layer, layers = np.random.default_rng(0).normal(size=(64, 8192)).astype(np.float32), 60
+    layer, layers = np.random.default_rng(0).normal(size=(64, 8192)).astype(np.float32), 40
     source = write_folder(tmp_path / "net", {f"layers.{i}.weight": layer for i in range(layers)})
     command = [sys.executable, "-c", _MEASURE, str(source), str(tmp_path / "out")]
-    grown = int(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
-    assert 1024 * grown < 20 * layer.nbytes  # of 60; the factors of all would be more
+    # Otherwise glibc keeps what is freed.
+    settings = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536"}
+    grown = int(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=settings).stdout)
+    assert 1024 * grown < 10 * layer.nbytes
 
 
 @pytest.mark.filterwarnings("default")
