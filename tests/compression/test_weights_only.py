@@ -336,6 +336,20 @@ def test_code_beside_the_config_is_copied_and_not_run(llama: Path, tmp_path: Pat
     assert (tmp_path / "out" / "modeling_own.py").exists()
 
 
+def test_the_card_keeps_the_license_and_a_persons_card_stays(llama: Path, tmp_path: Path):
+    card = "---\nlicense: llama3\nbase_model: owner/llama\n---\n\n# Llama\n"
+    (llama / "README.md").write_text(card)
+    out = tmp_path / "out"
+    lpjax.compress_weights(llama, out, select="up_proj", rank=2, solver="svd")
+    made = (out / "README.md").read_text()
+    assert "license: llama3" in made
+    assert "base_model: owner/llama" in made
+    assert (out / "README.source.md").read_text() == card
+    (out / "README.md").write_text("# My own\n")
+    lpjax.compress_weights(llama, out, select="up_proj", rank=3, solver="svd", overwrite=True)
+    assert (out / "README.md").read_text() == "# My own\n"
+
+
 @pytest.mark.parametrize("name", [INDEX, "config.json", "tokenizer.json"])
 def test_links_that_lead_out_are_not_copied(llama: Path, tmp_path: Path, name: str):
     (llama / name).rename(tmp_path / name)
