@@ -38,7 +38,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.mark.parametrize("net", NETS)
 def test_two_runs_give_the_same_files(net: str, folders: dict[str, Path], tmp_path: Path):
-    names = ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
+    names = ["README.md", "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
     assert sorted(path.name for path in folders[net].iterdir()) == names
     for _ in range(2):
         make(net, sentences(), tmp_path / net, vocab_size=VOCAB_SIZE)
