@@ -1,8 +1,8 @@
 """Peak memory of encoding, dense and compressed: `python -m benchmarks.encode_memory`.
 
 all-MiniLM-L6-v2 dense, with half of its parameters in pairs, in 8 and in 4 bits, and at a tenth of its bytes. Each net
-is loaded and encodes 32 texts of 64 tokens in a process of its own, whose programs were compiled before. The peak is
-the high-water mark of the process beyond what it held before loading (Linux), so pages of the mapped file that were
+is loaded and encodes 32 texts of 64 tokens in a process of its own, whose programs were compiled before. Peaks of both
+are high-water marks of the process beyond what it held before loading (Linux), so pages of the mapped file that were
 read count. Writes benchmarks/results/encode_memory.json; `python -m experiments.readme` makes the table.
 """
 
@@ -41,16 +41,25 @@ def resident(field: str) -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
 
 
+def restart() -> None:
+    """Set the high-water mark back to what is held now."""
+    Path("/proc/self/clear_refs").write_text("5")
+
+
 def peak(folder: str) -> None:
-    """Print the bytes of the weights on the device, and the peak of loading and encoding."""
+    """Print the bytes of the weights on the device, and the peaks of loading and of encoding."""
     ids = np.random.default_rng(SEED).integers(1000, 30000, (BATCH, LENGTH), dtype=np.int32)
     jax.block_until_ready(jnp.asarray(ids) + 1)  # JAX has started
     before = resident("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # sets the high-water mark back to what is held now
+    restart()
     checkpoint = lpjax.load_checkpoint(folder)
-    params = device_params(checkpoint.params)
-    jax.block_until_ready(lpjax.encode(params, checkpoint.config, {"input_ids": jnp.asarray(ids)}))
-    print(sum(leaf.nbytes for leaf in jax.tree.leaves(params)), resident("VmHWM") - before)
+    config, params = checkpoint.config, jax.block_until_ready(device_params(checkpoint.params))
+    del checkpoint
+    loading = resident("VmHWM") - before
+    restart()
+    jax.block_until_ready(lpjax.encode(params, config, {"input_ids": jnp.asarray(ids)}))
+    encoding = resident("VmHWM") - before
+    print(sum(leaf.nbytes for leaf in jax.tree.leaves(params)), loading, encoding)
 
 
 def nets(params: Any) -> dict[str, Callable[[], Any]]:
@@ -75,8 +84,8 @@ def measure(name: str, params: Any, dense: lpjax.Checkpoint) -> dict[str, Any]:
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         }
         runs = [subprocess.run(command, check=True, capture_output=True, text=True, env=cached) for _ in range(2)]
-        held, most = map(int, runs[1].stdout.split())  # the first one compiles
-    return {"net": name, "file": size, "weights": held, "peak": most}
+        held, loading, encoding = map(int, runs[1].stdout.split())  # the first one compiles
+    return {"net": name, "file": size, "weights": held, "loading": loading, "encoding": encoding}
 
 
 def main() -> None:

@@ -354,10 +354,10 @@ def accelerator_forward_table(record: dict[str, Any]) -> str:
 
 
 def encode_memory_table(record: dict[str, Any]) -> str:
-    """MB of nets in a file, in memory, and at the peak of encoding."""
-    lines = ["| model | file, MB | weights in memory, MB | peak of loading and encoding, MB |", "|---" * 4 + "|"]
+    """MB of nets in a file, in memory, and at the peaks of loading and encoding."""
+    lines = ["| model | file, MB | weights in memory, MB | peak of loading, MB | of encoding, MB |", "|---" * 5 + "|"]
     for row in record["rows"]:
-        cells = [f"{row[key] / 1e6:.1f}" for key in ("file", "weights", "peak")]
+        cells = [f"{row[key] / 1e6:.1f}" for key in ("file", "weights", "loading", "encoding")]
         lines.append(f"| {row['net']} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
