@@ -26,8 +26,8 @@ import numpy as np
 import scipy.linalg
 
 import lpjax
-from benchmarks.encoder import CASES as KERNEL_CASES
-from benchmarks.encoder import KEEP, kernels
+from benchmarks import encoder
+from benchmarks.encoder import gesdd_seconds, kernels
 from benchmarks.matrices import MATRICES, Matrix
 from benchmarks.solvers import best_time
 from examples.sizes import rounding_plan
@@ -37,7 +37,6 @@ from lpjax._files.json import write_json
 from lpjax._provenance import run_record
 from lpjax.checkpoint import Checkpoint
 from lpjax.checkpoint.source import ALIAS, find_model
-from lpjax.compression import program
 from lpjax.compression.timing import least_seconds
 from lpjax.models import device_params
 
@@ -87,24 +86,8 @@ def solver_rows(label: str, matrix: Matrix) -> list[dict[str, Any]]:
 def kernel_rows() -> list[dict[str, Any]]:
     """Seconds of `compress` for 72 kernels."""
     params = kernels()
-    matrices = jax.tree.leaves(params)
-    began = time.perf_counter()
-    for matrix in matrices:
-        scipy.linalg.svd(matrix, full_matrices=False, check_finite=False)
-    lapack = time.perf_counter() - began
-    rows = []
-    for solver, p in KERNEL_CASES:
-        program._compile.cache_clear()
-        jax.clear_caches()
-        times, records = [], ()
-        for _ in range(2):
-            began = time.perf_counter()
-            records = lpjax.compress(params, select="kernel", keep=KEEP, solver=solver, p=p).records
-            times.append(time.perf_counter() - began)
-        rows.append({"solver": solver, "p": p, "first_seconds": times[0], "seconds": times[1]})
-        rows[-1] |= {"gesdd_seconds": lapack, "converged": all(record.converged for record in records)}
-        print(rows[-1], flush=True)
-    return rows
+    lapack = gesdd_seconds(jax.tree.leaves(params))
+    return [row | {"gesdd_seconds": lapack} for row in encoder.solver_rows(params)]
 
 
 def nets(checkpoint: Checkpoint, *, real: bool) -> dict[str, Any]:
@@ -147,11 +130,11 @@ def main() -> None:
     out = arguments.parse_args().out
     record: dict[str, Any] = {**run_record(SEED), "solvers": [], "kernels": [], "forward": []}
     base = lpjax.config_from_json(CONFIGS["bert"])
-    encoder, random = lpjax.load_checkpoint(find_model(ALIAS)), Checkpoint(random_params(base), base)
+    minilm, random = lpjax.load_checkpoint(find_model(ALIAS)), Checkpoint(random_params(base), base)
     parts: list[tuple[str, Callable[[], list[dict[str, Any]]]]] = [
         *(("solvers", functools.partial(solver_rows, label, MATRICES[label])) for label in LABELS),
         ("kernels", kernel_rows),
-        ("forward", functools.partial(forward_rows, ALIAS, encoder, real=True)),
+        ("forward", functools.partial(forward_rows, ALIAS, minilm, real=True)),
         ("forward", functools.partial(forward_rows, "BERT-base size", random, real=False)),
     ]
     for part, measure in parts:

@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import lpjax
+from benchmarks.solvers import resident, restart_peak
 from examples.sizes import rounding_plan
 from experiments.readme import encode_memory_table
 from lpjax._files.json import write_json
@@ -35,28 +36,17 @@ SEED = 0
 BATCH, LENGTH = 32, 64
 
 
-def resident(field: str) -> int:
-    """VmRSS or VmHWM of this process, in bytes (Linux)."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
-
-
-def restart() -> None:
-    """Set the high-water mark back to what is held now."""
-    Path("/proc/self/clear_refs").write_text("5")
-
-
 def peak(folder: str) -> None:
     """Print the bytes of the weights on the device, and the peaks of loading and of encoding."""
     ids = np.random.default_rng(SEED).integers(1000, 30000, (BATCH, LENGTH), dtype=np.int32)
     jax.block_until_ready(jnp.asarray(ids) + 1)  # JAX has started
     before = resident("VmRSS")
-    restart()
+    restart_peak()
     checkpoint = lpjax.load_checkpoint(folder)
     config, params = checkpoint.config, jax.block_until_ready(device_params(checkpoint.params))
     del checkpoint
     loading = resident("VmHWM") - before
-    restart()
+    restart_peak()
     jax.block_until_ready(lpjax.encode(params, config, {"input_ids": jnp.asarray(ids)}))
     encoding = resident("VmHWM") - before
     print(sum(leaf.nbytes for leaf in jax.tree.leaves(params)), loading, encoding)

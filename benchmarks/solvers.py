@@ -109,10 +109,15 @@ def peak_copies(label: str, solver: str, options: dict[str, Any]) -> float:
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
-def _memory(field: str) -> int:
+def resident(field: str) -> int:
     """VmRSS or VmHWM of this process, in bytes (Linux)."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
+
+
+def restart_peak() -> None:
+    """Set the high-water mark back to what is held now."""
+    Path("/proc/self/clear_refs").write_text("5")
 
 
 def measure_memory(label: str, solver: str, options: dict[str, Any]) -> None:
@@ -120,10 +125,10 @@ def measure_memory(label: str, solver: str, options: dict[str, Any]) -> None:
     matrix, rank = jnp.array(MATRICES[label].make()), MATRICES[label].rank
     jax.block_until_ready(lpjax.SOLVERS[solver](matrix, rank, **options))
     gc.collect()
-    others = _memory("VmRSS") - matrix.nbytes
-    Path("/proc/self/clear_refs").write_text("5")  # sets the high-water mark back to what is held now
+    others = resident("VmRSS") - matrix.nbytes
+    restart_peak()
     jax.block_until_ready(lpjax.SOLVERS[solver](matrix, rank, **options))
-    print((_memory("VmHWM") - others) / matrix.nbytes)
+    print((resident("VmHWM") - others) / matrix.nbytes)
 
 
 def measure(label: str) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from lpjax.models.bert import BertConfig, classifier_dropout
 from lpjax.models.config import Architecture, Size
 from lpjax.models.layers import ACTIVATIONS, Dropout, Inputs, layer_norm, linear, unembed
 from lpjax.models.names import NameTable, Weight, decoder, dense, norm
+from lpjax.models.roberta import two_layer_logits
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,9 +80,7 @@ def classify(
     params: Mapping[str, Any], config: ElectraConfig, hidden: Float[Array, "batch 1 hidden"], dropout: Dropout
 ) -> Float[Array, "batch labels"]:
     """Logits of the head over the first token, which is all of `hidden`; `params` is the whole tree."""
-    rate, head = classifier_dropout(config), params["classifier"]
-    x = ACTIVATIONS["gelu"](linear(dropout(hidden, rate), head["dense"]))
-    return linear(dropout(x, rate), head["out_proj"])[:, 0]
+    return two_layer_logits(params["classifier"], hidden, dropout, classifier_dropout(config), ACTIVATIONS["gelu"])
 
 
 def fill_words(

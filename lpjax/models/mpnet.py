@@ -26,10 +26,9 @@ from lpjax.models.layers import (
     linear,
     per_token,
     shift_by_query,
-    unembed,
 )
 from lpjax.models.names import NameTable, Weight, decoder, dense, embedding, norm
-from lpjax.models.roberta import positions_after
+from lpjax.models.roberta import positions_after, two_layer_logits, word_logits
 
 _PADDING = 1  # id and position of padding, whatever `pad_token_id` of config.json says
 _STARTS = np.array([1, 2, 3, 4, 5, 6, 7, 8, 12, 16, 23, 32, 46, 64, 91])
@@ -166,18 +165,14 @@ def classify(
     params: Mapping[str, Any], config: MPNetConfig, hidden: Float[Array, "batch 1 hidden"], dropout: Dropout
 ) -> Float[Array, "batch labels"]:
     """Logits of the head over the first token, which is all of `hidden`; `params` is the whole tree."""
-    rate, head = config.hidden_dropout_prob, params["classifier"]
-    x = jnp.tanh(linear(dropout(hidden, rate), head["dense"]))
-    return linear(dropout(x, rate), head["out_proj"])[:, 0]
+    return two_layer_logits(params["classifier"], hidden, dropout, config.hidden_dropout_prob, jnp.tanh)
 
 
 def fill_words(
     params: Mapping[str, Any], config: MPNetConfig, hidden: Float[Array, "batch places hidden"], dropout: Dropout
 ) -> Float[Array, "batch places vocab"]:
     """Logits of the words, without dropout, from gelu whatever the encoder's activation; `params` is the whole tree."""
-    head = params["lm_head"]
-    x = layer_norm(ACTIVATIONS["gelu"](linear(hidden, head["dense"])), head["layer_norm"], config.layer_norm_eps)
-    return unembed(x, params["mpnet"]["embeddings"]["word_embeddings"], head.get("decoder", {}), head["bias"])
+    return word_logits(params["lm_head"], params["mpnet"]["embeddings"], hidden, config.layer_norm_eps)
 
 
 MPNET = Architecture(

@@ -7,7 +7,7 @@ other vocabularies; transformers gives them model types and classes of their own
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any, ClassVar
 
 import jax.numpy as jnp
@@ -112,18 +112,34 @@ def classify(
     params: Mapping[str, Any], config: RobertaConfig, hidden: Float[Array, "batch 1 hidden"], dropout: Dropout
 ) -> Float[Array, "batch labels"]:
     """Logits of the head over the first token, which is all of `hidden`; `params` is the whole tree."""
-    rate, head = classifier_dropout(config), params["classifier"]
-    x = jnp.tanh(linear(dropout(hidden, rate), head["dense"]))
-    return linear(dropout(x, rate), head["out_proj"])[:, 0]
+    return two_layer_logits(params["classifier"], hidden, dropout, classifier_dropout(config), jnp.tanh)
 
 
 def fill_words(
     params: Mapping[str, Any], config: RobertaConfig, hidden: Float[Array, "batch places hidden"], dropout: Dropout
 ) -> Float[Array, "batch places vocab"]:
     """Logits of the words, without dropout, from gelu whatever the encoder's activation; `params` is the whole tree."""
-    head = params["lm_head"]
-    x = layer_norm(ACTIVATIONS["gelu"](linear(hidden, head["dense"])), head["layer_norm"], config.layer_norm_eps)
-    return unembed(x, params["roberta"]["embeddings"]["word_embeddings"], head.get("decoder", {}), head["bias"])
+    return word_logits(params["lm_head"], params["roberta"]["embeddings"], hidden, config.layer_norm_eps)
+
+
+def two_layer_logits(
+    head: Mapping[str, Any],
+    hidden: Float[Array, "batch 1 hidden"],
+    dropout: Dropout,
+    rate: float,
+    activation: Callable[[Array], Array],
+) -> Float[Array, "batch labels"]:
+    """Logits of a head of two linear layers, `dense` and `out_proj`, over one token."""
+    x = activation(linear(dropout(hidden, rate), head["dense"]))
+    return linear(dropout(x, rate), head["out_proj"])[:, 0]
+
+
+def word_logits(
+    head: Mapping[str, Any], tables: Mapping[str, Any], hidden: Float[Array, "batch places hidden"], eps: float
+) -> Float[Array, "batch places vocab"]:
+    """Logits of the words by an `lm_head`, whose decoder is the word table among `tables` if it has none of its own."""
+    x = layer_norm(ACTIVATIONS["gelu"](linear(hidden, head["dense"])), head["layer_norm"], eps)
+    return unembed(x, tables["word_embeddings"], head.get("decoder", {}), head["bias"])
 
 
 ROBERTA = Architecture(
