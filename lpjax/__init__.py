@@ -1,4 +1,4 @@
-"""Robust ℓp low-rank compression of transformer checkpoints in JAX.
+"""Compression of transformer checkpoints in JAX: robust (ℓp) and weighted low-rank factors, and rounding.
 
 checkpoint ──load──▶ params ──select──▶ matrices ──solve──▶ LowRank leaves ──▶ evaluate, save
 """

@@ -50,4 +50,4 @@ def _root(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """Compress transformer checkpoints by robust lp low-rank factorization, and measure what that cost."""
+    """Compress transformer checkpoints by low-rank factors and by rounding, and measure what that costs."""

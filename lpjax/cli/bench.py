@@ -21,7 +21,7 @@ def bench(
     force: opt.ForceFile = False,
     as_json: opt.AsJson = False,
 ) -> None:
-    """Measure up to which rank factored layers are faster here."""
+    """Measure the rank up to which factored layers are faster here."""
     from lpjax._files.json import write_json
     from lpjax.checkpoint.targets import check_new_file
     from lpjax.compression import break_even_document, measure_break_even

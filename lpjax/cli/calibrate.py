@@ -15,7 +15,7 @@ from lpjax.cli._nets import load_selected
 from lpjax.cli._output import show
 from lpjax.cli._texts import MOST_TEXTS, calibrate_on
 
-EXAMPLE = "lpjax calibrate all-MiniLM-L6-v2 found.safetensors --text sentences.txt"
+EXAMPLE = "lpjax calibrate all-MiniLM-L6-v2 statistics.safetensors --text sentences.txt"
 
 
 def calibrate(
@@ -35,7 +35,7 @@ def calibrate(
     force: opt.ForceFile = False,
     as_json: opt.AsJson = False,
 ) -> None:
-    """Find which rows and directions of a model's matrices matter."""
+    """Run texts through a model, and save which errors matter."""
     from lpjax.checkpoint.targets import check_new_file
     from lpjax.glue.evaluate import target_values
     from lpjax.glue.labels import assumption, is_assumed

@@ -45,7 +45,7 @@ def compress(
     ] = None,
     method: Annotated[str | None, opt.name_of("lpjax.solvers:SOLVERS", f"{_SOLVERS}, …", **_how)] = None,
     p: Annotated[float | None, opt.option("X", "Exponent of the norm.", "--p", **_how)] = None,
-    sparse: Annotated[float | None, opt.option("SHARE", "Share of each pair for single entries.", **_how)] = None,
+    sparse: Annotated[float | None, opt.option("SHARE", "Share of what is kept for single entries.", **_how)] = None,
     weighting: Annotated[
         str | None,
         opt.name_of("lpjax.weighting:WEIGHTINGS", "gauss_newton, fwsvd, drone, asvd, counts, …", **_how),
