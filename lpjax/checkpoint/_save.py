@@ -85,9 +85,9 @@ def save_checkpoint(
     Writes the weights with PyTorch's names, config.json, and the tokenizer's and sentence-transformers' files of
     `checkpoint.source`, including all of its stages. The model itself is in the root even if it was in 0_Transformer. A
     dense checkpoint is in model.safetensors, and loads in transformers and sentence-transformers, too. One with factors
-    or quantized weights is in lpjax.safetensors, and config.json says so under "lpjax". They refuse to load it, except
-    with `trust_remote_code=True`: then modeling_lpjax.py, which is written beside it, makes their models of it. A
-    `LowRank` weight N becomes `N.left` (in, rank) and `N.right` (rank, out), with single entries also `N.values`,
+    or quantized weights is in lpjax.safetensors, and config.json says so under "lpjax". Both libraries refuse it,
+    except with `trust_remote_code=True`: then modeling_lpjax.py, which is written beside it, builds their models from
+    it. A `LowRank` weight N becomes `N.left` (in, rank) and `N.right` (rank, out), with single entries also `N.values`,
     `N.columns` and `N.starts` (`Sparse`). A `Quantized` weight or factor N becomes `N.codes`, entropy coded,
     `N.scales`, and `N.steps` if it has any. README.md is a model card for the hub; a card without lpjax's own line, of
     `folder` or in `extra_files`, stays instead. Everything is written beside `folder` and then renamed, so that
@@ -226,7 +226,7 @@ def _checked_pairs(checkpoint: Checkpoint) -> list[tuple[str, Any]]:
     misfits.refuse()
     strange = [f"{name} ({array.dtype})" for name, array in pairs if np.dtype(array.dtype) not in DTYPES.values()]
     if strange:
-        raise ValueError(f"`params` holds weights in a format that files do not have: {', '.join(strange)}")
+        raise ValueError(f"`params` holds weights of a dtype that files cannot hold: {', '.join(strange)}")
     check_finite(
         ((part_name(name, part), array) for name, leaf in pairs for part, array in parts_of(leaf).items()), "`params`"
     )
@@ -237,7 +237,7 @@ def _checked_pairs(checkpoint: Checkpoint) -> list[tuple[str, Any]]:
     formats = {str(dtype) for dtype in DTYPES.values()}
     odd = [name for name, array in checkpoint.extra.items() if str(getattr(array, "dtype", "")) not in formats]
     if odd:
-        raise ValueError(f"`checkpoint.extra` holds what is no array in a format that files have: {listed(odd)}")
+        raise ValueError(f"`checkpoint.extra` holds what is not an array of a dtype that files can hold: {listed(odd)}")
     return pairs
 
 

@@ -68,7 +68,7 @@ def no_weights(folder: Path, source: str, architectures: Any) -> str:
     """A sentence on a folder without weights in one of `FORMATS`."""
     known = isinstance(architectures, list) and architectures and str(architectures[0]).isidentifier()
     convert = (
-        f"where PyTorch is installed, convert it by transformers.{architectures[0] if known else 'AutoModel'}"
+        f"with PyTorch installed, convert it by transformers.{architectures[0] if known else 'AutoModel'}"
         f'.from_pretrained("{source}").save_pretrained("<new folder>")'
     )
     files = [format.file for format in FORMATS.values()]

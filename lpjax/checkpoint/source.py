@@ -119,7 +119,7 @@ def _fetch(repo: str) -> Path:
     except RepositoryNotFoundError as error:
         raise FileNotFoundError(
             f"there is no folder {repo}, and no model {repo} on the Hugging Face Hub; check the spelling, or "
-            "log in with `hf auth login` where it is private"
+            "log in with `hf auth login` if it is private"
         ) from error
     except (LocalEntryNotFoundError, OSError) as error:
         reason = first_line(error) if away is None else away

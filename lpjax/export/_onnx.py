@@ -69,6 +69,6 @@ def _run(graph: Graph, jaxpr: Any, consts: Sequence[Any], inputs: Sequence[Value
         elif name in RULES:
             found = RULES[name](graph, eqn, *values)
         else:
-            raise NotImplementedError(f"the primitive `{name}` has no rule, so that this net is not exported to ONNX")
+            raise NotImplementedError(f"the primitive `{name}` has no rule, so this model cannot be exported to ONNX")
         known |= dict(zip(eqn.outvars, [found] if isinstance(found, Value) else found, strict=True))
     return [read(variable) for variable in jaxpr.outvars]

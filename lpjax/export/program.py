@@ -71,7 +71,7 @@ def program_of(checkpoint: Checkpoint, *, pooled: bool = False) -> Program:
     """
     config = checkpoint.config
     if config.batch_multiple > 1:
-        raise ValueError("the net reads half of each batch backwards (`bi_data`), which no export does")
+        raise ValueError("the net reads half of each batch backwards (`bi_data`), which an export cannot")
     kind = outputs_of(checkpoint)
     head = None if isinstance(kind, Embedding) else config.head
     if pooled and head is not None:

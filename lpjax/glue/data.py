@@ -341,7 +341,7 @@ def _from_hub(task: Task, split: str) -> _Table:
             table: Any = datasets.load_dataset(_HUB, task.name, split=split)
     except Exception as error:  # the hub fails with exceptions of many kinds
         reason = f"{type(error).__name__}: {first_line(error)}" if away is None else away
-        raise DataError(f"{task.title} can't be had from the hub ({reason}); {hint}") from None
+        raise DataError(f"{task.title} can't be fetched from the hub ({reason}); {hint}") from None
     chosen = _choose(task, table.column_names, f"{_HUB} {task.name}")
     names = getattr(table.features[chosen[-1]], "names", None)
     if names is not None and tuple(names) != task.labels:

@@ -112,7 +112,7 @@ def check_repo(repo: str) -> None:
     except ValueError as error:
         problem = first_line(error)
     if problem:
-        raise ValueError(f"{repo!r} is no name of a repository ({problem}); expected OWNER/NAME, such as me/small")
+        raise ValueError(f"{repo!r} is not the name of a repository ({problem}); expected OWNER/NAME, such as me/small")
 
 
 def _visible(folder: Path) -> Iterator[tuple[str, Path]]:

@@ -189,7 +189,7 @@ def _matrices(
 
 
 def _record(folder: Path, checkpoint: Checkpoint) -> Record:
-    """The record of the weights in a folder; without steps if there is none, or another reader will refuse it."""
+    """The record of the weights in a folder; without steps if there is none, or a damaged one."""
     try:
         if (folder / RECORD).exists():
             return read_record(folder / RECORD)
@@ -265,7 +265,7 @@ def _notes(folder: Path, record: Record, matrices: Sequence[_Matrix]) -> Iterato
         yield f"The error of a matrix is ‖A − Â‖ / ‖A‖; the table has the mean over a row.{under}"
     if weighted and re.fullmatch("[0-9]{1,12}", texts := str(weighted[-1].calibration.get("texts"))):
         name = _word(weighted[-1].weighting)
-        yield f"{int(texts):,} texts told which errors matter (weighting {name}); no labels were used."
+        yield f"{int(texts):,} texts showed which errors matter (weighting {name}); no labels were used."
     if (folder / RECORD).exists():
         yield f"[{RECORD}]({RECORD}) has the settings, and the numbers of each matrix."
 

@@ -61,7 +61,7 @@ def layers_table(records: Sequence[LayerRecord]) -> Table:
         }
         unknown = {"entries": sparse, "time / dense": timed, "kB": rounded, "bits": rounded, "kept": not rounded}
         rows.append({heading: cell for heading, cell in row.items() if unknown.get(heading, True)})
-    caption = "objective: ‖A − LR‖ₚ / ‖A‖ₚ over entries" + (", without the single entries" if sparse else "")
+    caption = "objective: ‖A − LR‖ₚ / ‖A‖ₚ over entries" + (", the single entries subtracted" if sparse else "")
     if rounded:
         caption += "; bits: of the file for each weight"
     if not all(record.converged for record in records):

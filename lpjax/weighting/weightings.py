@@ -126,7 +126,7 @@ def check_weighting(weighting: str | Weighting | None, *, calibrated: bool) -> N
     weighting_named(weighting)
     if not calibrated:
         raise ValueError(
-            f"`weighting` is {weighting!r}, which needs `statistics`, as `lpjax.calibrate` makes them; pass them, or "
+            f"`weighting` is {weighting!r}, which needs `statistics` (see `lpjax.calibrate`); pass `statistics`, or "
             "omit `weighting`"
         )
 

@@ -795,9 +795,7 @@ def only(file: str) -> Callable[[Path], None]:
 
 OTHERS = [
     *(
-        Hostile(
-            f"only {file}", only(file), "{} holds only " + f"{file}, a pickle, which may run code; where PyTorch is"
-        )
+        Hostile(f"only {file}", only(file), "{} holds only " + f"{file}, a pickle, which may run code; with PyTorch")
         for file in ("pytorch_model.bin", "pytorch_model.bin.index.json", "model.pt", "model.ckpt")
     ),
     *(

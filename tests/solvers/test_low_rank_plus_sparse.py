@@ -467,7 +467,7 @@ def test_the_command_its_plan_and_its_page(command, folder, tmp_path):
     status, said, _ = command("compress", folder, tmp_path / "table", *options)
     assert status == 0
     assert "entries" in said
-    assert "without the single entries" in " ".join(said.split())
+    assert "the single entries subtracted" in " ".join(said.split())
     page = (tmp_path / "out" / "report.html").read_text()
     assert "<th>single entries</th>" in page
     assert re.search(
