@@ -39,7 +39,7 @@ class Request:
         weighting: how statistics weight errors; None for the plan's or the default.
         calibrated: whether there will be statistics.
         texts: whether they will be computed from texts.
-            break_even: timings of layers.
+        break_even: timings of layers.
         options: further keywords of the solver.
 
     Raises:

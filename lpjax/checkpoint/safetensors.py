@@ -155,7 +155,7 @@ def _view(data: np.ndarray, name: str, entry: Mapping[str, Any]) -> np.ndarray:
 def write_tensors(path: Path, tensors: Iterable[tuple[str, Any]], metadata: Mapping[str, str] | None = None) -> int:
     """Write (name, array) pairs as a safetensors file, one array in memory at a time, and return its size.
 
-    The arrays, numpy or jax or what NumPy can make one of, may be views in any memory order; names must differ.
+    Arrays are of NumPy, of JAX, or what NumPy can convert; views may be in any memory order. Names must differ.
     `metadata` is {"format": "pt"} by default: transformers refuses a file without it.
     """
     pairs = list(tensors)

@@ -96,7 +96,7 @@ def earlier_recovery(files: Mapping[str, str]) -> Any:
 
 
 def training_notes(folder: str | Path) -> list[str]:
-    """A sentence about each, for readers who expect the model as the solvers made it."""
+    """A sentence about each training file, for readers who expect the model as the solvers made it."""
     notes = []
     for name, kind in ((RECOVERED, _Recovery), (TUNED, _Tuning)):
         path = Path(folder) / name

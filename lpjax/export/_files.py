@@ -38,7 +38,7 @@ def write_onnx(program: Program, folder: Path) -> int:
 
 @contextlib.contextmanager
 def _without_tracebacks() -> Iterator[None]:
-    """Programs that are traced inside do not hold where in which files they come from: that differs by machine."""
+    """Programs that are traced inside do not hold files and lines of their source, which differ by machine."""
     before = jax.config.jax_traceback_in_locations_limit  # pyright: ignore[reportAttributeAccessIssue]
     jax.config.update("jax_traceback_in_locations_limit", 0)
     try:

@@ -48,7 +48,7 @@ def inspect_params(
     leaf and a square matrix of its smaller side.
 
     Args:
-        params: nested containers of arrays (NumPy or JAX) `LowRank` and `Quantized`; not changed.
+        params: nested containers of arrays (NumPy or JAX), `LowRank` and `Quantized`; not changed.
         select: matrices to inspect, as for `select_paths`; by default all leaves, matrices or not.
         keep: shares of a matrix's parameters, each in (0, 1], for which to give ranks.
         rows: axis that holds the rows, "first", "last", or "auto", as for `compress`.

@@ -57,7 +57,7 @@ def encoder_weights(config: BertConfig) -> tuple[Weight, ...]:
 
 
 def table_weights(config: BertConfig, width: int) -> list[Weight]:
-    """The weights of the embeddings, of so many features."""
+    """The weights of the embeddings, each with that many features."""
     return [
         *embedding("embeddings.word_embeddings", config.vocab_size, width),
         *embedding("embeddings.position_embeddings", config.max_position_embeddings, width),

@@ -42,7 +42,7 @@ def round_kernel(
 
 
 def require_entries(*matrices: np.ndarray) -> None:
-    """Refuse an empty matrix, or what is no matrix.
+    """Refuse an empty matrix, and anything but a matrix.
 
     Raises:
         ValueError: saying its shape.

@@ -97,7 +97,7 @@ def decode_matrix(codes: np.ndarray, largest: int) -> tuple[CodedHeader, np.ndar
 def pack_codes(
     codes: np.ndarray, bits: int | None = None
 ) -> tuple[tuple[np.ndarray, ...], tuple[tuple[int, int], ...], np.ndarray | None]:
-    """Codes (lines, length) packed by runs of positions of as many bits, as `Quantized` has them.
+    """Codes (lines, length) packed in runs of positions with equal numbers of bits, as `Quantized` has them.
 
     Args:
         codes: whole numbers, (lines, length).

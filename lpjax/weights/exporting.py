@@ -17,7 +17,7 @@ _EXPORTING: ContextVar[bool] = ContextVar("exporting", default=False)
 def exporting() -> Iterator[None]:
     """Inside, large quantized matrices are expanded whole, not a block at a time, and ids of rows are not clamped.
 
-    Another runtime expands constants once, when it loads a program, and does with ids outside a table what it does.
+    Another runtime expands constants once, when it loads a program, and treats ids outside a table in its own way.
     """
     token = _EXPORTING.set(True)
     try:

@@ -133,7 +133,8 @@ class LowRank(Weight):
 class Quantized(Weight):
     """Lines, rows of the matrix if `axis` is 1, else columns: scales[i, j // group] · steps[j] · code[i, j].
 
-    Codes stay packed as `pack_codes` packs them: runs of positions j of as many bits. Lines are expanded where used.
+    Codes stay packed as `pack_codes` packs them: in runs of positions j with equal numbers of bits. Lines are expanded
+    where they are used.
     """
 
     def __init__(self, codes, scales, steps=None, *, largest):

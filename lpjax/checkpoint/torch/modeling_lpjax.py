@@ -122,7 +122,7 @@ def _refuse_to_save(*args, **options):
 
 
 class LpjaxModel:
-    """What `auto_map` names; `from_pretrained` returns the model of transformers that the class `auto` would."""
+    """What `auto_map` names; `from_pretrained` returns the model of transformers that the class `auto` would make."""
 
     auto = transformers.AutoModel
 
