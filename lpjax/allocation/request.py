@@ -68,7 +68,10 @@ class Request:
         if goals == 0 and self.calibrated:
             self._set(**({"budget": BUDGET} if self._factors else {"size": SIZE}))
         elif goals != 1 and not (goals == 2 and self.budget is not None and self.size is not None):
-            raise ValueError("expected exactly one of `size`, `keep`, `rank`, `budget` and `plan`, e.g. `keep` 0.72")
+            raise ValueError(
+                "expected exactly one of `size`, `keep`, `rank`, `budget` and `plan`, e.g. `keep` 0.72; "
+                "or `size` and `budget`; or `statistics` alone, for 10% of the size"
+            )
         if self.budget is None and self.allocation is not None:
             raise ValueError("`allocation` needs a `budget`")
         if self.plan is not None:
