@@ -264,14 +264,14 @@ def languages_table(record: dict[str, Any]) -> str:
 
 
 def programs_table(record: dict[str, Any]) -> str:
-    """Score and time of programs, in milliseconds of a batch."""
+    """Score and time of programs: milliseconds of a batch, median and 95th percentile."""
     shapes = [key.removeprefix("ms ") for key in record["rows"][0] if key.startswith("ms ")]
     lines = ["| net | runtime | MB | Spearman × 100 | " + " | ".join(f"{shape}, ms" for shape in shapes) + " |"]
     lines.append("|---" * (len(shapes) + 4) + "|")
     for row in record["rows"]:
         score = "" if row["spearman"] is None else f"{100 * row['spearman']:.2f}"
         cells = [row["net"], row["runtime"], f"{row['bytes'] / 1e6:.2f}", score]
-        cells += [f"{row[f'ms {shape}']:.0f}" for shape in shapes]
+        cells += [f"{row[f'ms {shape}']:.3g}, {row[f'p95 {shape}']:.3g}" for shape in shapes]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
