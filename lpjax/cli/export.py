@@ -11,16 +11,12 @@ from lpjax.cli._output import show, sizes
 
 EXAMPLE = "lpjax export smaller out --to onnx"
 
-FORMATS = {"dense": "safetensors", "flax": "msgpack"}
-"""Dense files by the name that --to has for them; all other names are runtimes'."""
-TARGETS = (*FORMATS, "onnx", "stablehlo")
-
 
 def export(
     model: opt.Model,
     out: opt.Out,
     to: Annotated[
-        str, opt.name_of("lpjax.cli.export:TARGETS", "dense (for transformers), flax, onnx or stablehlo.")
+        str, opt.name_of("lpjax.export:TARGETS", "dense (for transformers), flax, onnx or stablehlo.")
     ] = "dense",
     pooled: Annotated[bool, opt.flag("--pooled", "For onnx and stablehlo: output sentence vectors, too.")] = False,
     force: opt.Force = False,
@@ -31,17 +27,17 @@ def export(
     from lpjax.checkpoint import export_checkpoint, lowrank_ranks
     from lpjax.checkpoint.source import weight_bytes
     from lpjax.compression.history import export_files
-    from lpjax.export import export_program, program_of
+    from lpjax.export import DENSE, RUNTIMES, export_program, program_of
 
     with misuse():
-        if pooled and to in FORMATS:
-            raise ValueError(f"`pooled` is for programs; expected --to {' or '.join(TARGETS[len(FORMATS) :])}")
+        if pooled and to in DENSE:
+            raise ValueError(f"`pooled` is for programs; expected --to {' or '.join(RUNTIMES)}")
         if to == "onnx":
             require("onnx", "--to onnx")
     checkpoint = load_to_save(model, out, force)
     files, ranks = export_files(checkpoint, model), lowrank_ranks(checkpoint.params)
-    if to in FORMATS:
-        after = export_checkpoint(checkpoint, out, format=FORMATS[to], overwrite=force, extra_files=files)
+    if to in DENSE:
+        after = export_checkpoint(checkpoint, out, format=DENSE[to], overwrite=force, extra_files=files)
         what = f"{len(ranks)} factored weights multiplied out"
     else:
         if pooled:
@@ -50,7 +46,7 @@ def export(
         after = export_program(checkpoint, out, to, pooled=pooled, overwrite=force, extra_files=files)
         what = f"{len(ranks)} factored weights kept as factors"
     before = weight_bytes(checkpoint.source)
-    result = {"model": model, "out": str(out), "to": to, "multiplied" if to in FORMATS else "factors": ranks}
+    result = {"model": model, "out": str(out), "to": to, "multiplied" if to in DENSE else "factors": ranks}
     show(
         as_json,
         result | {"bytes_before": before, "bytes_after": after},

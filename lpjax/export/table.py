@@ -15,6 +15,10 @@ from lpjax.export.program import Program, program_of
 
 RUNTIMES: dict[str, Callable[[Program, Path], int]] = {"onnx": write_onnx, "stablehlo": write_stablehlo}
 """(program, new folder) -> size of the files that were written there, by the runtime's name, which is the folder's."""
+DENSE = {"dense": "safetensors", "flax": "msgpack"}
+"""The format of a dense file, by the name that `lpjax export --to` has for it."""
+TARGETS = (*DENSE, *RUNTIMES)
+"""All that `lpjax export --to` takes."""
 
 
 def export_program(

@@ -10,9 +10,10 @@ import pytest
 
 import lpjax
 from lpjax._extras import MissingExtra
+from lpjax.checkpoint import formats
 from lpjax.data.tokenizer import tokenizer_of
 from lpjax.evaluation import embed_sentences
-from lpjax.export import RUNTIMES
+from lpjax.export import DENSE, RUNTIMES, TARGETS
 from tests.conftest import Command
 from tests.helpers.checkpoints import files
 from tests.helpers.goldens import load_golden
@@ -20,10 +21,10 @@ from tests.helpers.goldens import load_golden
 pytestmark = pytest.mark.filterwarnings("default")
 
 
-def test_the_command_offers_every_runtime():
-    from lpjax.cli.export import FORMATS, TARGETS
-
-    assert set(TARGETS) == FORMATS.keys() | RUNTIMES.keys()
+def test_the_command_offers_every_runtime_and_format():
+    assert set(TARGETS) == DENSE.keys() | RUNTIMES.keys()
+    assert RUNTIMES.keys() == formats.RUNTIMES.keys()
+    assert set(DENSE.values()) == formats.FORMATS.keys()
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
