@@ -64,8 +64,8 @@ def run_demo(
     """Compress an encoder to several sizes and with every fast solver, evaluate each, save one, and report.
 
     Scores are Spearman on the STS-B dev pairs where GLUE is found or reachable; else Spearman between the
-    similarities of the dense and the compressed net over sentences that every Python has. One row is the SVD under the
-    weights of a calibration, on other such sentences.
+    similarities of the dense and the compressed model over sentences that every Python has. One row is the SVD under
+    the weights of a calibration, on other such sentences.
 
     Args:
         out: folder to be written: model/ (the smaller checkpoint), results.json, results.png, sizes.png. One that an
@@ -190,7 +190,7 @@ def _scorer(
         def by_fidelity(other: Checkpoint) -> float:
             return fidelity(other, baseline, sentences, tokenizer=tokenizer, seed=_SEED).spearman
 
-        return by_fidelity, "Spearman with the dense net's similarities", reason
+        return by_fidelity, "Spearman with the dense model's similarities", reason
 
     def by_stsb(other: Checkpoint) -> float:
         return stsb(other, pairs, tokenizer=tokenizer).spearman
@@ -206,7 +206,7 @@ def _sized(
     progress: Progress,
     task: Any,
 ) -> tuple[list[dict[str, Any]], Outcome]:
-    """Rows of the table of sizes, and the net to save: lpjax's of the middle size."""
+    """Rows of the table of sizes, and the model to save: lpjax's of the middle size."""
     found = sizes.ways(checkpoint, calibration)
     saved = [i for i, way in enumerate(found) if way.method == sizes.OURS][1]
     rows, outcomes = [], []
@@ -263,7 +263,7 @@ def _parameters(checkpoint: Checkpoint) -> int:
 def _save(
     folder: Path, small: Outcome, score: Callable[[Checkpoint], float], rows: list[dict[str, Any]]
 ) -> dict[str, Any]:
-    """Save, reload, and make sure that the reloaded net scores what the table says."""
+    """Save, reload, and make sure that the reloaded model scores what the table says."""
     row = next(row for row in rows if row.get("saved"))
     size = save_checkpoint(small.checkpoint, folder, extra_files=small.files)
     reloaded = score(load_checkpoint(folder))
@@ -291,7 +291,7 @@ def _print(console: Console, result: dict[str, Any], out: Path) -> None:
          f"{row['forward']:.2f}", f"{row['seconds']:.1f}"]
         for row in result["sizes"]
     ]  # fmt: skip
-    console.print(make_table(["whole net", "MB", "score", "forward / dense", "seconds"], lines))
+    console.print(make_table(["whole model", "MB", "score", "forward / dense", "seconds"], lines))
     console.print(
         f"{out}/model: {saved['method']} {saved['setting']}; "
         f"{result['dense_bytes'] / 1e6:.1f} MB became {saved['bytes'] / 1e6:.2f} MB; "

@@ -22,16 +22,16 @@ from lpjax.select import leaves_with_paths
 OURS = "lpjax"
 _ROUNDED: list[tuple[str, int, int | None]] = [("8 bits, a scale a row", 8, None), ("4 bits, groups of 32", 4, 32)]
 _BUDGET = 0.5  # of the parameters, for the SVD
-_SIZES = (0.1, 0.077, 0.055)  # of the dense net's bytes: 9, 7 and 5 MB of all-MiniLM-L6-v2
+_SIZES = (0.1, 0.077, 0.055)  # of the dense model's bytes: 9, 7 and 5 MB of all-MiniLM-L6-v2
 _BATCH, _ROUNDS = (32, 64), 3  # texts and tokens of the forward pass that is timed
 
 
 class Sized(NamedTuple):
-    """A way to make the file of a net smaller.
+    """A way to make the file of a model smaller.
 
     Attributes:
         method, setting: names for the table.
-        plan: of the net.
+        plan: of the model.
         statistics: for the plan; None for plain rounding.
         int8: whether the factors get 8 bits as they are written.
     """
@@ -75,10 +75,10 @@ def size_row(
     """What a way costs, and what it made; scored as its file is when it is loaded again.
 
     Args:
-        dense: the net.
+        dense: the model.
         way: one of `ways`.
-        score: of a net.
-        model: name of the net for the record.
+        score: of a model.
+        model: name of the model for the record.
     """
     began = time.perf_counter()
     plan = way.plan()
@@ -100,7 +100,7 @@ def size_row(
 
 
 def _forward(dense: Checkpoint, small: Checkpoint) -> float:
-    """Time of a forward pass as a share of the dense net's; they take turns."""
+    """Time of a forward pass as a share of the dense model's; they take turns."""
     texts, tokens = _BATCH
     shape = texts, min(tokens, dense.config.max_length or tokens)
     ids = np.random.default_rng(0).integers(0, dense.config.vocab_size, shape)

@@ -173,7 +173,7 @@ def require_unquantized(leaves: Mapping[str, Any]) -> None:
     if quantized := [path for path, leaf in leaves.items() if is_quantized(leaf)]:
         raise ValueError(
             f"`select` matches quantized weights: {', '.join(quantized[:5])}{', …' if len(quantized) > 5 else ''}; "
-            "expected floating-point numbers: compress the net before it is quantized, or expand them by "
+            "expected floating-point numbers: compress the model before it is quantized, or expand them by "
             "`lpjax.densify`"
         )
 

@@ -98,7 +98,7 @@ def test_without_glue_it_scores_by_fidelity_and_says_so(roomy, tmp_path, short, 
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     printed = io.StringIO()
     result = run_demo(tmp_path / "demo", model=roomy, console=Console(file=printed, width=120))
-    assert result["score"] == "Spearman with the dense net's similarities"
+    assert result["score"] == "Spearman with the dense model's similarities"
     assert "GLUE was not found" in printed.getvalue()
     assert result["dense"] == pytest.approx(1)
 

@@ -76,7 +76,7 @@ KINDS = {
 
 
 def smaller(params: dict[str, Any], kind: str) -> dict[str, Any]:
-    """The net, made smaller on the default device."""
+    """The model, made smaller on the default device."""
     how = KINDS[kind]
     if isinstance(how, dict):
         return lpjax.compress(params, **how).params

@@ -304,7 +304,7 @@ def _within(
         share = (least + others) / (dense or 1)
         slow = "" if break_even is None else " (none slower than dense)"
         raise ValueError(
-            f"`budget` is {budget:g}, but even with the smallest pairs of the selected layers{slow} the net keeps "
+            f"`budget` is {budget:g}, but even with the smallest pairs of the selected layers{slow} the model keeps "
             f"{share:.3f} of its {of.replace('_', '-')}; select more layers, or raise the budget"
         )
     return leaves, allowed

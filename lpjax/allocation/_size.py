@@ -80,7 +80,7 @@ def check_sized(params: Any, size: float, select: Select | None, other_bytes: in
     whole = other_bytes + sum(leaf.nbytes for leaf in tree.values())
     limit = size * whole if size <= 1 else size
     if limit >= whole:
-        raise ValueError(f"`size` is {limit / 1e6:.4g} MB, but the net has {whole / 1e6:.4g} MB; expected less")
+        raise ValueError(f"`size` is {limit / 1e6:.4g} MB, but the model has {whole / 1e6:.4g} MB; expected less")
     if select is not None:
         paths = select_paths(params, select)
     else:
@@ -91,5 +91,5 @@ def check_sized(params: Any, size: float, select: Select | None, other_bytes: in
         ]
     require_unquantized({path: tree[path] for path in paths})
     if not paths:
-        raise ValueError("no matrix of the net is large enough to be worth rounding")
+        raise ValueError("no matrix of the model is large enough to be worth rounding")
     return paths, limit

@@ -19,7 +19,7 @@ _CONTENTS: tuple[tuple[bytes, str], ...] = (
     (rb"PK\x03\x04", f"a zip archive, such as PyTorch's own format: unpack it, or {TORCH}"),
     (rb"\x1f\x8b|BZh|\xfd7zXZ|\x28\xb5\x2f\xfd|7z\xbc\xaf", "a compressed archive: unpack it"),
     (rb"(?s).{257}ustar", "a tar archive: unpack it"),
-    (rb"GGUF", "a GGUF file, of llama.cpp: take the net that it was made from"),
+    (rb"GGUF", "a GGUF file, of llama.cpp: take the model that it was made from"),
     (rb"\x89HDF\r\n", "an HDF5 file, of Keras: load it there, and save it by `save_pretrained` of transformers"),
     (rb"\x93NUMPY", "a NumPy array: save the state dict by `safetensors.numpy.save_file`"),
     (rb"\x80[\x02-\x05][^\x00]", f"a pickle, which may run code: {TORCH}"),

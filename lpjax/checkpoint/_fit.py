@@ -24,16 +24,16 @@ _LONGEST = 256  # characters of the name of a tensor that is kept; a longer one,
 _FOREIGN = (
     (
         r"(^|\.)(lora_\w+|hada_w\w+|lokr_\w+|oft_[rsR]|ia3_l|vera_\w+|base_layer|modules_to_save|original_module)(\.|$)",
-        "the file holds an adapter (LoRA or the like): merge it into the net first, by `merge_and_unload()` of peft",
+        "the file holds an adapter (LoRA or the like): merge it into the model first, by `merge_and_unload()` of peft",
     ),
     (
         r"(^|\.)(adapters?|prefix_tuning|prefix_encoder|prompt_encoder|prompt_embeddings|soft_prompt)(\.|$)",
-        "the file holds an adapter or a trained prompt, which changes what the net computes and is not supported",
+        "the file holds an adapter or a trained prompt, which changes what the model computes and is not supported",
     ),
     (
         r"(^|\.)(qweight|qzeros|g_idx|SCB|weight_format|absmax|quant_map|nested_absmax|nested_quant_map|quant_state"
         r"|weight_scale|weight_scale_inv|weight_zero_point|zero_point|weight_packed|input_scale|_packed_params)(\.|$)",
-        "the file holds quantized weights (GPTQ, AWQ, bitsandbytes or the like): take the net as it was before",
+        "the file holds quantized weights (GPTQ, AWQ, bitsandbytes or the like): take the model as it was before",
     ),
     (
         r"(^|\.)(weight_orig|weight_mask|bias_orig|bias_mask|weight_g|weight_v|parametrizations)(\.|$)",
@@ -96,7 +96,7 @@ def fit(table: NameTable, tensors: Mapping[str, Any], separator: str | None, gro
     if misfits:
         hints += own.hints([in_file.get(name, name) for name in misfits.unknown[:_HINTED]], absent)
         hints += (f"names are compared without `{wrapper}`, which they begin with",) if wrapper else ()
-        hints += (f"taken for a head of the net, though outside `{wrapper}`: {listed(outside)}",) if outside else ()
+        hints += (f"taken for a head of the model, though outside `{wrapper}`: {listed(outside)}",) if outside else ()
         return Fit({}, {}, frozenset(), wrapper, outside, misfits, hints)
     kept = {name: tensors[given] for name, given in extra.items()}
     return Fit(params, kept, frozenset(extra.values()), wrapper, outside, misfits, ())
@@ -192,13 +192,13 @@ def _unwrapped(own: _OwnNames, given: Iterable[str]) -> tuple[dict[str, str], st
         if (found := own.before(name)) is not None:
             under.setdefault(found[0], set()).add(found[1])
     if not under:
-        return cleared, "", (), ("no tensor name in the file belongs to this kind of net",)
+        return cleared, "", (), ("no tensor name in the file belongs to this kind of model",)
     most = max(map(len, under.values()))
     whole = [before for before, weights in under.items() if own.required <= weights]
     best = whole or [before for before, weights in under.items() if len(weights) == most]
     if len(best) > 1 and "" not in best:
         nets = ", ".join(f"`{before}`" for before in best[:5])
-        return cleared, "", (), (f"the file holds several nets, under {nets}; expected one",)
+        return cleared, "", (), (f"the file holds several models, under {nets}; expected one",)
     wrapper = "" if "" in best else best[0]
     bare = {name.removeprefix(wrapper): original for name, original in cleared.items()}
     if len(bare) < len(cleared):

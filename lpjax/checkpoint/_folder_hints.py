@@ -80,7 +80,7 @@ def _adapter(folder: _Folder) -> str | None:
         return None
     base = _value_of(folder.path / "adapter_config.json", "base_model_name_or_path")
     net = f" of {base}" if base else ""
-    way = "load it with peft, merge it by `merge_and_unload()`, and save the net by `save_pretrained`"
+    way = "load it with peft, merge it by `merge_and_unload()`, and save the model by `save_pretrained`"
     return f"it is an adapter{net}: {way}"
 
 
@@ -89,7 +89,7 @@ def _pipeline(folder: _Folder) -> str | None:
         return None
     nets = folder.nets()
     advice = f"; give the folder of one, such as {nets[0]}" if nets else ""
-    return f"it is a pipeline of diffusers, of several nets{advice}"
+    return f"it is a pipeline of diffusers, of several models{advice}"
 
 
 def _trainer(folder: _Folder) -> str | None:
@@ -111,19 +111,19 @@ def _renamed(folder: _Folder) -> str | None:
     name = folder.first(rf"(?!adapter|lpjax|{_TRAINING}).*\.safetensors")
     if name == "model.safetensors":
         return "it holds weights without their config.json: fetch that, too"
-    advice = f"rename it to model.safetensors if it is the net's (`mv {name} model.safetensors`)"
+    advice = f"rename it to model.safetensors if it is the model's (`mv {name} model.safetensors`)"
     return None if name is None else f"it holds {name}: {advice}"
 
 
 def _below(folder: _Folder) -> str | None:
     nets = folder.nets()
-    return f"a net lies one level below: {', '.join(map(str, nets[:5]))}" if nets else None
+    return f"a model lies one level below: {', '.join(map(str, nets[:5]))}" if nets else None
 
 
 def _tokenizer(folder: _Folder) -> str | None:
     name = folder.first(r"tokenizer\.json|vocab\.(txt|json)|spiece\.model|sentencepiece\.bpe\.model")
     alone = name is not None and CONFIG not in folder.names
-    return f"it holds a tokenizer alone ({name}): give the folder of the net" if alone else None
+    return f"it holds a tokenizer alone ({name}): give the folder of the model" if alone else None
 
 
 def _named(pattern: str, hint: str) -> _Recogniser:
@@ -142,7 +142,7 @@ def _program(folder: _Folder) -> str | None:
     return None if runtime is None else f"{runtime} is a program for another runtime: {_SOURCE}"
 
 
-_SOURCE = "take the net that it was made from"
+_SOURCE = "take the model that it was made from"
 _FOLDERS: tuple[_Recogniser, ...] = (
     _empty,
     _links,
@@ -170,7 +170,7 @@ _FOLDERS: tuple[_Recogniser, ...] = (
     ),
     _named(r".*\.np[zy]", "is NumPy's: pass the arrays as a tree to `lpjax.from_tree`"),
     _named(rf"(?!{_TRAINING}).*\.(bin|pt|pth|ckpt|pkl)", f"is a pickle, which may run code: {TORCH}"),
-    _named(rf"({_TRAINING}).*\.(bin|pt|pth)", "belongs to a training run, and holds no net"),
+    _named(rf"({_TRAINING}).*\.(bin|pt|pth)", "belongs to a training run, and holds no model"),
     _tokenizer,
     _program,
 )

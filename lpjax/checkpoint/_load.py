@@ -152,21 +152,21 @@ def _load(source: str | Path, folder: Path, inner: Path, data: dict[str, Any], c
         # A user's `self.bert` may be any model, but the two files may also be of different models.
         last = re.split(r"[./]", fitted.wrapper)[-2]
         other = last in ARCHITECTURES and last != table.prefix
-        kind = f" (but config.json says that the net is {config.model_type})" if other else ""
+        kind = f" (but config.json says that the model is {config.model_type})" if other else ""
         _log.warning(printable(f"{path}: names begin with {fitted.wrapper}{kind}, which is left out"))
     if fitted.outside:
         names = listed(fitted.outside)
-        _log.warning(printable(f"{path}: taken for a head of the net, though outside {fitted.wrapper}: {names}"))
+        _log.warning(printable(f"{path}: taken for a head of the model, though outside {fitted.wrapper}: {names}"))
     if (inner / _ADAPTER).exists():
         _log.warning(
             printable(
                 f"{inner / _ADAPTER} belongs to an adapter, which is not applied; if {path.name} is not the merged "
-                "net, merge it first by `merge_and_unload()` of peft"
+                "model, merge it first by `merge_and_unload()` of peft"
             )
         )
     if fitted.extra:
         names = listed([f"{name} {shape_text(array.shape)}" for name, array in fitted.extra.items()])
-        _log.warning(printable(f"{path}: kept beside the net, and written back as they are: {names}"))
+        _log.warning(printable(f"{path}: kept beside the model, and written back as they are: {names}"))
     return Checkpoint(params, config, folder, compression, data, dict(split_coded([*fitted.extra.items()])))
 
 

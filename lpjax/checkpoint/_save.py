@@ -233,7 +233,7 @@ def _checked_pairs(checkpoint: Checkpoint) -> list[tuple[str, Any]]:
     own = {part_name(name, part) for name, leaf in pairs for part in ("", *_parts_in_file(leaf))}
     repeated = sorted(checkpoint.extra.keys() & own)
     if repeated:
-        raise ValueError(f"`checkpoint.extra` holds names of the net's own weights: {listed(repeated)}")
+        raise ValueError(f"`checkpoint.extra` holds names of the model's own weights: {listed(repeated)}")
     formats = {str(dtype) for dtype in DTYPES.values()}
     odd = [name for name, array in checkpoint.extra.items() if str(getattr(array, "dtype", "")) not in formats]
     if odd:
@@ -262,7 +262,7 @@ def _paths(tree: Mapping[str, Any], extra: Mapping[str, Any], separator: str) ->
     more = {name.replace(".", separator): array for name, array in extra.items()}
     try:
         if both := leaves.keys() & more.keys():
-            raise ValueError(f"{min(both)} is an array of the net")
+            raise ValueError(f"{min(both)} is an array of the model")
         nested(leaves | more, separator)
     except ValueError as error:
         raise ValueError(f"`checkpoint.extra` cannot be written as a Flax tree: {error}") from error

@@ -51,7 +51,7 @@ def read_weights(folder: Path, source: str, architectures: Any, named: Any = Non
         raise CheckpointError(f"{folder / CONFIG} says that the weights are in {FACTORED_WEIGHTS}, which is not there")
     if named is None and factored.exists():
         raise CheckpointError(
-            f"{folder} holds {FACTORED_WEIGHTS}, but its {CONFIG} does not name that file, so it is another net's; "
+            f"{folder} holds {FACTORED_WEIGHTS}, but its {CONFIG} does not name that file, so it is another model's; "
             f"put back the one that was written with it, or remove {FACTORED_WEIGHTS}"
         )
     if named is not None:

@@ -57,7 +57,7 @@ def net_folder(folder: Path) -> Path:
         return folder
     first = folder / stages[0].path
     if not first.is_dir():
-        raise CheckpointError(f"{folder / MODULES} says that the net is in {stages[0].path}, which is no folder")
+        raise CheckpointError(f"{folder / MODULES} says that the model is in {stages[0].path}, which is no folder")
     kind = stages[0].type
     if kind and not kind.endswith("Transformer") and not (first / CONFIG).exists():
         raise CheckpointError(f"{folder / MODULES} begins with a {kind}, expected a Transformer; lpjax reads no other")

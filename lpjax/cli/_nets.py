@@ -34,7 +34,7 @@ def load_compressed(smaller: Path, out: Path, force: bool) -> tuple[Checkpoint, 
     checkpoint = load_to_save(str(smaller), out, force)
     record = record_of(checkpoint)
     if not record.steps:
-        raise Misuse(f"{smaller} is a dense net; expected one that `lpjax compress` made")
+        raise Misuse(f"{smaller} is a dense model; expected one that `lpjax compress` made")
     return checkpoint, record
 
 

@@ -47,7 +47,7 @@ def inspect(
         if calibrate is not None and sizes is None:
             raise ValueError("`calibrate` is for `sizes`; expected both")
         if sizes is not None and (plot is not None or all_leaves or each):
-            raise ValueError("`sizes` shows one table of the whole net; omit `plot`, `all_leaves` and `each`")
+            raise ValueError("`sizes` shows one table of the whole model; omit `plot`, `all_leaves` and `each`")
         if plot is not None:
             require("report", "--plot", "matplotlib")
             check_new_file(plot, "PNG picture", overwrite=force, suffixes=(".png",))

@@ -18,7 +18,7 @@ from lpjax.compression.record import RECORD, Record, record_of, record_text, ste
 RECOVERED, TUNED = "recover.json", "finetune.json"
 EXPORTED, EXPORT_SCHEMA = "lpjax_export.json", "lpjax-export/1"
 _NO_METRICS = ("step", "epoch", "loss", "learning_rate")
-_SINCE = "Errors and bounds of layers are those of the net before this training."
+_SINCE = "Errors and bounds of layers are those of the model before this training."
 
 
 def training_files(folder: str | Path | None) -> dict[str, str]:
@@ -184,7 +184,7 @@ class _Recovery(msgspec.Struct):
             return f"lpjax recover did not improve it, and left it as it was (divergence {start:.4g})."
         return (
             f"Trained after it was compressed, without labels, on {self.texts:,} texts, by {self.best.step:,} updates: "
-            f"divergence from the dense net {start:.4g} → {best:.4g} on {self.held_out:,} "
+            f"divergence from the dense model {start:.4g} → {best:.4g} on {self.held_out:,} "
             f"texts that were held out ({RECOVERED}{last}). {_SINCE}"
         )
 

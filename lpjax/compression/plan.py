@@ -164,7 +164,7 @@ class Plan:
             raise ValueError("`plan` names no layer")
         if strangers := [path for path in self.layers if path not in leaves]:
             raise ValueError(
-                f"`plan` names {', '.join(strangers[:5])}, which the net does not have; the plan belongs to another net"
+                f"`plan` names {', '.join(strangers[:5])}, which the model does not have; it belongs to another model"
             )
         for path, choice in self.layers.items():
             try:

@@ -92,7 +92,7 @@ def tokenize(
     if max_length is None:
         max_length = limit or LENGTHS[-1]
     if max_length < 3 or (limit is not None and max_length > limit):
-        expected = "3 or more" if limit is None else f"3 to {limit}, the number of positions of the net"
+        expected = "3 or more" if limit is None else f"3 to {limit}, the number of positions of the model"
         raise ValueError(f"`max_length` is {max_length}; expected {expected}")
     segments = second is not None and config.num_token_types != 1
     options = {"return_token_type_ids": True} if segments or config.wants_token_types else {}
@@ -102,7 +102,7 @@ def tokenize(
         raise
     except Exception as error:  # tokenizers raises a bare Exception for a vocabulary without its own [UNK], say
         raise ValueError(
-            f"`tokenizer` fails on the texts: {error}; its files are damaged, or belong to another net"
+            f"`tokenizer` fails on the texts: {error}; its files are damaged, or belong to another model"
         ) from error
     ids = [np.asarray(row, np.int32) for row in encoded["input_ids"]]
     sizes = [len(row) for row in ids]
@@ -148,8 +148,8 @@ def check_known(config: ModelConfig, ids: Sequence[np.ndarray], types: Sequence[
         largest = max((int(row.max()) for row in rows or ()), default=0)
         if count is not None and largest >= count:
             raise ValueError(
-                f"`tokenizer` gives {what} up to {largest}, but the net has {count}, from 0; "
-                "expected the tokenizer that the net was trained with"
+                f"`tokenizer` gives {what} up to {largest}, but the model has {count}, from 0; "
+                "expected the tokenizer that the model was trained with"
             )
 
 

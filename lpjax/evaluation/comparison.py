@@ -30,7 +30,7 @@ def score_task(
     """Scores of several models on one GLUE task, by their heads.
 
     Args:
-        nets: models by name.
+        models: models by name.
         task, split: what to score on.
         glue: GLUE folder, as for `load_examples`.
         progress: called with (examples done, examples in all, title).
@@ -102,7 +102,7 @@ def score_outputs(
     scores["fidelity"] = dataclasses.asdict(near)
     kinds = [outputs_of(net) for net in (checkpoint, dense)]
     if kinds[0] != kinds[1]:
-        scores["outputs_missing"] = f"the nets have different heads: {kinds[0].kind} and {kinds[1].kind}"
+        scores["outputs_missing"] = f"the models have different heads: {kinds[0].kind} and {kinds[1].kind}"
     elif not isinstance(kinds[0], Embedding):
         lengths = {} if max_length is None else {"max_length": max_length}
         outputs = compare_outputs(checkpoint, dense, sentences, batch_size=batch_size, **lengths)
@@ -126,6 +126,6 @@ def _find_pairs(glue: Path | None, fetch: bool, required: bool) -> Pairs | str:
             raise
         if required:
             raise ValueError(
-                f"nothing to score by: {error}; or name the dense net by `baseline` to compare without labels"
+                f"nothing to score by: {error}; or name the dense model by `baseline` to compare without labels"
             ) from None
         return str(error)

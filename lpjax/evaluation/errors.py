@@ -89,7 +89,7 @@ def check_dense(checkpoint: Checkpoint, name: str) -> None:
     for path, leaf in walk(checkpoint.params):
         if is_weight(leaf):
             kind = "factored" if isinstance(leaf, LowRank) else "quantized"
-            raise ValueError(f"{name} is itself {kind}, at {path}; expected a dense net as `baseline`")
+            raise ValueError(f"{name} is itself {kind}, at {path}; expected a dense model as `baseline`")
 
 
 def load_dense(named: str | None, record: Record, smaller: Path) -> tuple[str, Checkpoint]:
@@ -104,13 +104,13 @@ def load_dense(named: str | None, record: Record, smaller: Path) -> tuple[str, C
     """
     name = named or record.source
     if name is None:
-        raise ValueError(f"{smaller} does not record its dense net; pass it as `baseline`")
+        raise ValueError(f"{smaller} does not record its dense model; pass it as `baseline`")
     try:
         dense = load_checkpoint(find_model(name))
     except (OSError, ValueError) as error:
         if named:
             raise
-        where = f"{smaller} records that as its dense net; pass its present place as `baseline`"
+        where = f"{smaller} records that as its dense model; pass its present place as `baseline`"
         raise ValueError(f"{error}; {where}") from error
     check_dense(dense, name)
     return name, dense

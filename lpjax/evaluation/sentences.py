@@ -234,7 +234,7 @@ def compare_outputs(
     """
     kind = outputs_of(baseline)
     if isinstance(kind, Embedding) or outputs_of(checkpoint) != kind:
-        raise ValueError("the two nets have no head, or different ones; compare their embeddings: `fidelity`")
+        raise ValueError("the two models have no head, or different ones; compare their embeddings: `fidelity`")
     measure = Divergence(
         baseline, sentences, hidden=0, tokenizer=tokenizer, batch_size=batch_size, max_length=max_length
     )

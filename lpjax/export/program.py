@@ -71,11 +71,11 @@ def program_of(checkpoint: Checkpoint, *, pooled: bool = False) -> Program:
     """
     config = checkpoint.config
     if config.batch_multiple > 1:
-        raise ValueError("the net reads half of each batch backwards (`bi_data`), which an export cannot")
+        raise ValueError("the model reads half of each batch backwards (`bi_data`), which an export cannot")
     kind = outputs_of(checkpoint)
     head = None if isinstance(kind, Embedding) else config.head
     if pooled and head is not None:
-        raise ValueError(f"`pooled` is for encoders of sentences, but this net has a head ({head}); leave it out")
+        raise ValueError(f"`pooled` is for encoders of sentences, but this model has a head ({head}); leave it out")
     stages = _stages(checkpoint) if pooled else ()
     inputs = (IDS, MASK, *((TYPES,) if config.wants_token_types or (config.num_token_types or 1) > 1 else ()))
     prefix = name_table(config).prefix

@@ -139,7 +139,7 @@ def target_values(checkpoint: Checkpoint, examples: Examples) -> np.ndarray:
     kind = outputs_of(checkpoint)
     if not isinstance(kind, Classes | Regression):
         raise ValueError(
-            "`labels` need a net with a head for classes or a regression; leave them out, or fine-tune it: lpjax "
+            "`labels` need a model with a head for classes or a regression; leave them out, or fine-tune it: lpjax "
             "finetune"
         )
     return output_labels(examples.task, examples.labels, checkpoint.config_json, kind.count)
@@ -204,7 +204,7 @@ def to_predictions(logits: np.ndarray, examples: Examples, config_json: Mapping[
         ValueError: a model with other outputs than the task has labels, see `label_order`; logits that are not finite.
     """
     if not np.all(np.isfinite(logits)):
-        raise ValueError("the net's logits are NaN or infinite; try dtype float32, or look at its weights")
+        raise ValueError("the model's logits are NaN or infinite; try dtype float32, or look at its weights")
     order = label_order(examples.task, config_json, logits.shape[1])
     if examples.task.is_regression:
         return logits[:, 0]
@@ -223,18 +223,16 @@ def check_head(checkpoint: Checkpoint, task: Task) -> None:
         purpose = "scores the choices of a question"
     outputs = num_outputs(checkpoint.params, checkpoint.config)
     if purpose is not None or outputs is None:
-        fault = (
-            f"the net's head {purpose} (`architectures` in its config.json), but {task.title} is a task on whole texts"
-        )
+        fault = f"the model's head {purpose} (`architectures` in its config.json), but {task.title} is of whole texts"
         raise ValueError(
-            f"{fault if purpose else 'the net has no head for classification'}; pass a net that was fine-tuned on "
+            f"{fault if purpose else 'the model has no head for classification'}; pass a model that was fine-tuned on "
             f"{task.title}, or fine-tune this one (lpjax finetune)"
         )
     label_order(task, checkpoint.config_json, outputs)
     if not task.is_regression and config_json.get("problem_type") == "regression":
         raise ValueError(
-            f"the net's head is one of a regression (`problem_type` in its config.json), and {task.title} has classes; "
-            "pass a net that was fine-tuned on it"
+            f"the model's head is one of a regression (`problem_type` in its config.json), and {task.title} has "
+            "classes; pass a model that was fine-tuned on it"
         )
 
 
@@ -243,9 +241,9 @@ def notes_of(checkpoint: Checkpoint, task: Task) -> tuple[str, ...]:
     data, notes = checkpoint.config_json or {}, []
     tuned = own_task(data)
     if tuned is not None and tuned.name != task.name:
-        notes.append(f"config.json says that the net was fine-tuned on {tuned.title}, not on {task.title}")
+        notes.append(f"config.json says that the model was fine-tuned on {tuned.title}, not on {task.title}")
     if not task.is_regression and data.get("problem_type") == "multi_label_classification":
-        notes.append("the net gives several labels per text (`problem_type`); the likeliest one was taken")
+        notes.append("the model gives several labels per text (`problem_type`); the likeliest one was taken")
     kernel = output_path(checkpoint.config)
     bias = dict(walk(checkpoint.params)).get(kernel.replace("kernel", "bias"))
     if bias is not None and not np.asarray(bias).any():

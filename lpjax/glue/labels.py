@@ -49,7 +49,7 @@ def label_order(task: Task, config_json: Mapping[str, Any] | None, num_outputs: 
     if num_outputs != task.num_outputs:
         raise ValueError(
             f"`num_outputs` is {num_outputs}; expected {task.num_outputs} for {task.title} "
-            f"({', '.join(task.labels) or 'a score'}): pass a net that was trained for this task"
+            f"({', '.join(task.labels) or 'a score'}): pass a model that was trained for this task"
         )
     if task.is_regression:
         return np.zeros(1, np.int32)
@@ -62,7 +62,7 @@ def label_order(task: Task, config_json: Mapping[str, Any] | None, num_outputs: 
     if len(names) != num_outputs or sorted(numbers) != list(range(num_outputs)):
         raise ValueError(
             f"`id2label` is {names}; expected the labels of {task.title}, each once, keyed by the output: "
-            f"{dict(enumerate(task.labels))} in any order: edit `id2label` in config.json or pass another net"
+            f"{dict(enumerate(task.labels))} in any order: edit `id2label` in config.json or pass another model"
         )
     return np.asarray(numbers, np.int32)
 

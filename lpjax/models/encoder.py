@@ -143,7 +143,7 @@ def _run(
     last = head == "sequence" and net.head_slice(config) == slice(-1, None)
     if last and isinstance(mask, np.ndarray) and np.any((mask[:, -1] == 0) & (mask != 0).any(axis=1)):
         raise ValueError(
-            "`attention_mask` hides the last token of a row, which the net's head reads; pad on the left: "
+            "`attention_mask` hides the last token of a row, which the model's head reads; pad on the left: "
             'tokenizer.padding_side = "left"'
         )
     return _compiled(params, net, config, inputs, _dtype(dtype), dropout_key, head)

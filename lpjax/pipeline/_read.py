@@ -33,7 +33,7 @@ from lpjax.pipeline._stages import (
 
 _MAIN_CONFIG = "config_sentence_transformers.json"
 _PICKLE = "pytorch_model.bin"
-_ELSE = "lpjax can compress, save and export the net, but cannot embed text with it"
+_ELSE = "lpjax can compress, save and export the model, but cannot embed text with it"
 
 # Keys of a pooling's config before pooling_mode, in the order in which their vectors are put side by side.
 _FLAGS = {
@@ -324,7 +324,7 @@ def _check_transformer(config: _TextConfig, where: Path) -> None:
     if known and (known.get("text") != _TEXT or "message" in known or config.module_output_name != TOKENS):
         raise CheckpointError(f"{where}: modality_config asks for more than last hidden states; {_ELSE}")
     if strange := _arguments(config.config_args, config.config_kwargs, _IDLE_CONFIG):
-        raise CheckpointError(f"{where}: {next(iter(strange))} changes the config of the net; {_ELSE}")
+        raise CheckpointError(f"{where}: {next(iter(strange))} changes the config of the model; {_ELSE}")
 
 
 def _arguments(older: dict[str, Any] | None, newer: dict[str, Any], idle: set[str]) -> dict[str, Any]:

@@ -119,7 +119,7 @@ class Outputs:
             ValueError: they are not labels for such outputs.
         """
         raise ValueError(
-            f"`labels` are given, but the net has no head for classification of texts, its outputs are {self.kind}; "
+            f"`labels` are given, but the model has no head for classification of texts, its outputs are {self.kind}; "
             "leave them out"
         )
 
@@ -326,7 +326,7 @@ class Words(_Categorical):
             ValueError: the tokenizer has no mask token.
         """
         if tokens.mask is None:
-            raise ValueError("`tokenizer` has no mask token, but the net fills masks; pass the tokenizer of the net")
+            raise ValueError("`tokenizer` has no mask token, but the model fills masks; pass the model's own")
         rows, length = inputs["input_ids"].shape
         most = max(1, min(math.ceil(MASKED * length), _MOST_LOGITS // (rows * max(tokens.vocab_size, 1))))
         places, masked = np.zeros((rows, most), np.int32), np.zeros((rows, most), np.float32)

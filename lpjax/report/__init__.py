@@ -1,4 +1,4 @@
-"""Reports of compressed nets: a page, charts, and tables of results."""
+"""Reports of compressed models: a page, charts, and tables of results."""
 
 from lpjax.report.page import PAGE as PAGE
 from lpjax.report.page import PAGE_KIND as PAGE_KIND

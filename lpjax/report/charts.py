@@ -16,12 +16,12 @@ _LINE = {"linewidth": 1.3, "markersize": 4.5}
 
 
 def draw_scores(axis: Any, points: Sequence[tuple[float, float, int]], dense: float | None) -> None:
-    """A score against stored parameters, a marker for each run and a dashed line for the dense net.
+    """A score against stored parameters, a marker for each run and a dashed line for the dense model.
 
     Args:
         axis: of matplotlib.
         points: (share of the parameters, score, number of the run).
-        dense: score of the dense net.
+        dense: score of the dense model.
     """
     if dense is not None:
         _draw_dense(axis, dense)
@@ -32,7 +32,7 @@ def draw_scores(axis: Any, points: Sequence[tuple[float, float, int]], dense: fl
     axis.set_xlim(min([100 * share for share, *_ in points] + [90]) - 4, 103)
     _few_ticks(axis.xaxis)
     set_range(axis, [score for _, score, _ in points], dense)
-    axis.set_xlabel("stored parameters, % of the dense net's")
+    axis.set_xlabel("stored parameters, % of the dense model's")
 
 
 def draw_curves(axis: Any, curves: Mapping[int, Sequence[tuple[float, float]]], dense: float | None) -> None:
@@ -41,7 +41,7 @@ def draw_curves(axis: Any, curves: Mapping[int, Sequence[tuple[float, float]]], 
     Args:
         axis: of matplotlib.
         curves: number of the method -> (compression, score), ascending.
-        dense: score of the dense net.
+        dense: score of the dense model.
     """
     if dense is not None:
         _draw_dense(axis, dense)
@@ -61,12 +61,12 @@ def draw_curves(axis: Any, curves: Mapping[int, Sequence[tuple[float, float]]], 
 
 
 def draw_sizes(axis: Any, curves: Sequence[Sequence[tuple[float, float]]], dense: tuple[float, float]) -> None:
-    """A score against megabytes on a logarithmic axis, a line for each method; the dense net is a dashed line.
+    """A score against megabytes on a logarithmic axis, a line for each method; the dense model is a dashed line.
 
     Args:
         axis: of matplotlib.
         curves: (megabytes, score) of each method, ascending.
-        dense: those of the dense net.
+        dense: those of the dense model.
     """
     _draw_dense(axis, dense[1])
     for number, curve in enumerate(curves):

@@ -41,10 +41,10 @@ Progress = Callable[[int, int, str], None]
 
 
 class Baseline(NamedTuple):
-    """The dense net that runs are compared with.
+    """The dense model that runs are compared with.
 
     Attributes:
-        checkpoint: the net.
+        checkpoint: the model.
         name: what the page calls it.
     """
 
@@ -72,7 +72,7 @@ class Chart(NamedTuple):
 
 
 class Charts(NamedTuple):
-    """Charts that share a legend: (number of the series, its name); `dense` adds the dense net to it."""
+    """Charts that share a legend: (number of the series, its name); `dense` adds the dense model to it."""
 
     charts: list[Chart]
     keys: tuple[tuple[int, str], ...] = ()
@@ -90,7 +90,7 @@ def write_report(
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> list[Missing]:
-    """Write one self-contained HTML page of compressed nets: accuracy, errors, ranks, sizes, speed and provenance.
+    """Write one self-contained HTML page of compressed models: accuracy, errors, ranks, sizes, speed and provenance.
 
     The page contains its style and charts and loads nothing. It is written under a temporary name and renamed.
 
@@ -98,14 +98,14 @@ def write_report(
         out: the file.
         runs: folders that `lpjax compress` wrote, and files of experiments: `results.json` of the demo, or JSON
             lines (see `read_results`).
-        baseline: the dense net that all folders were made of. If it is given, these are measured: errors of each layer
-            in three norms, spectra, fidelity, latency, and the task that the net was fine-tuned on, or else STS-B by
-            embeddings, if its data is found. Otherwise the page shows what folders and records hold, and says what it
-            lacks.
-        scorers: further functions from a checkpoint to scores by name; each is called with the dense net and with
+        baseline: the dense model that all folders were made of. If it is given, these are measured: errors of each
+            layer in three norms, spectra, fidelity, latency, and the task that the model was fine-tuned on, or else
+            STS-B by embeddings, if its data is found. Otherwise the page shows what folders and records hold, and says
+            what it lacks.
+        scorers: further functions from a checkpoint to scores by name; each is called with the dense model and with
             every folder's.
         glue: GLUE folder; by default as for `load_examples`.
-        latency: whether to time the nets.
+        latency: whether to time the models.
         overwrite: replace `out` if it exists.
         progress: called with (steps done, steps in all, next step).
 
@@ -115,7 +115,7 @@ def write_report(
     Raises:
         FileExistsError: `out` exists and may not be replaced.
         FileNotFoundError: a run is neither a folder nor a file.
-        ValueError: no run; a damaged folder or record, with file and key; a baseline that is another net or factored;
+        ValueError: no run; a damaged folder or record, with file and key; a baseline that is another model or factored;
             or `glue` is given and has no STS-B.
         ModuleNotFoundError: `lpjax[report]` is not installed.
     """
@@ -168,7 +168,7 @@ def check_runs(runs: Sequence[Path], baseline: str | None) -> None:
             raise ValueError(f"{run} is a folder of results, not a checkpoint; expected {run / 'results.json'}")
     if baseline is not None and not any(run.is_dir() for run in runs):
         raise ValueError(
-            f"`baseline` is {baseline}, but {runs[0]} is a file, whose nets are not here to be measured; expected a "
+            f"`baseline` is {baseline}, but {runs[0]} is a file, whose models are not here to be measured; expected a "
             "folder, or no `baseline`"
         )
 
@@ -179,7 +179,7 @@ class _Page:
 
     Attributes:
         runs, results: compressed checkpoints, and files of experiments.
-        baseline: name of the dense net, None without one.
+        baseline: name of the dense model, None without one.
         dense: its scores.
         missing: what was not measured.
     """
@@ -198,7 +198,7 @@ class _Page:
         latency: bool,
         progress: Progress | None,
     ) -> None:
-        """Measure errors, spectra, scores and latency against the dense net."""
+        """Measure errors, spectra, scores and latency against the dense model."""
         spectra: dict[str, np.ndarray] = {}
         total, done = len(self.runs) * (4 if latency else 3) + 1, itertools.count()
 
@@ -210,7 +210,7 @@ class _Page:
             advance(f"errors and spectra: {run.label}")
             compare(run, net, self.baseline or "", spectra)
             run.dense_bytes = weight_bytes(net.source) or run.dense_bytes
-        advance("scores of the dense net")
+        advance("scores of the dense model")
         chosen = [*scorers, *self._own_scorers(net, glue)]
         self.dense = self._scores(net, chosen, self.baseline or "")
         for run in self.runs:
@@ -224,7 +224,7 @@ class _Page:
         advance("drawing")
 
     def _own_scorers(self, net: Checkpoint, glue: str | Path | None) -> Iterator[Scorer]:
-        """The task that the net was fine-tuned on, or else STS-B, if its data is found; and fidelity."""
+        """The task that the model was fine-tuned on, or else STS-B, if its data is found; and fidelity."""
         task = own_task(net.config_json)
         for what, make in (
             ("STS-B", functools.partial(stsb_scorer, net, glue))
@@ -285,7 +285,7 @@ def _without_baseline(runs: Sequence[Run]) -> Missing:
     source = (sources.pop() if len(sources) == 1 else None) or "MODEL"
     return Missing(
         "Accuracy, errors in three norms, spectra and latency",
-        "they need the dense net, and no --baseline was given. To measure them:",
+        "they need the dense model, and no --baseline was given. To measure them:",
         f"lpjax report {names} --baseline {shlex.quote(source)}",
     )
 
@@ -335,7 +335,7 @@ def _error_charts(chart: Callable[..., Chart], run: Run) -> Charts:
 
 
 def _result_charts(chart: Callable[..., Chart], results: Results) -> Charts:
-    """A score against compression: a chart for each net, task, layers and score, a line for each method."""
+    """A score against compression: a chart for each model, task, layers and score, a line for each method."""
     labels = list(dict.fromkeys(cell.label for cell in results.cells))
     charts = []
     for panel in results.panels:

@@ -40,9 +40,9 @@ def plot_results(path: str | Path, rows: Sequence[Mapping[str, Any]], *, score: 
 
     Args:
         path: PNG to write, under a temporary name first.
-        rows: as for `results_table`, without the dense net.
+        rows: as for `results_table`, without the dense model.
         score: label of the vertical axis.
-        dense: score of the dense net, drawn as a dashed line.
+        dense: score of the dense model, drawn as a dashed line.
     """
     panels = list(dict.fromkeys(row["layers"] for row in rows))
     labelled = [(row, method_label(row["method"], row["p"])) for row in rows]
@@ -71,7 +71,7 @@ def plot_sizes(path: str | Path, rows: Sequence[Mapping[str, Any]], *, score: st
         path: PNG to write, under a temporary name first.
         rows: mappings with keys method, bytes and score.
         score: label of the vertical axis.
-        dense: bytes and score of the dense net.
+        dense: bytes and score of the dense model.
     """
     curves: dict[str, list[tuple[float, float]]] = {}
     for row in rows:

@@ -1,4 +1,4 @@
-"""Files of experiments: `results.json` of the demo, or JSON lines with one compressed net per line."""
+"""Files of experiments: `results.json` of the demo, or JSON lines with one compressed model per line."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ class _Source(msgspec.Struct, kw_only=True):
 
 
 class Cell(_Source, kw_only=True):
-    """A net compressed in one way and scored: a row of a file.
+    """A model compressed in one way and scored: a row of a file.
 
     Attributes:
-        net, task, layers: what was compressed and scored; None if the file does not say.
+        model, task, layers: what was compressed and scored; None if the file does not say.
         compression: share of the layers' parameters that was removed; in a file, 1 or more is percent.
         method, p: the solver and its exponent, None for a solver without one.
-        parameters: of the whole net; None if not known.
+        parameters: of the whole model; None if not known.
         seconds: solve time; None if not known.
         complete: False if only a subset of the split was scored.
         scores: by name; None for a score that is not finite. In a file `scores`, `metrics` or, a number, `score`.
-        dense: those of the dense net, if the row has them.
+        dense: those of the dense model, if the row has them.
     """
 
     method: Text
@@ -96,11 +96,11 @@ def _by_name(numbers: Any) -> dict[str, float | None]:
 
 @dataclasses.dataclass(frozen=True)
 class Panel:
-    """Cells of one net, task and choice of layers, and one score.
+    """Cells of one model, task and choice of layers, and one score.
 
     Attributes:
         cells: the cells that have this score.
-        dense: the score of the dense net; None if not known.
+        dense: the score of the dense model; None if not known.
     """
 
     net: str
@@ -117,8 +117,8 @@ class Results:
 
     Attributes:
         name: of the file, as given.
-        cells: in the order of the file, without the dense net.
-        dense: (net, task, layers) -> scores of the dense net; layers "" if they hold for all.
+        cells: in the order of the file, without the dense model.
+        dense: (model, task, layers) -> scores of the dense model; layers "" if they hold for all.
         notes: what a reader should know.
         seeds: the different seeds.
         provenance: the different (versions, machine).
@@ -138,7 +138,7 @@ class Results:
 
     @property
     def panels(self) -> list[Panel]:
-        """The cells by net, task, layers and score."""
+        """The cells by model, task, layers and score."""
         groups: dict[tuple[str, str, str, str], list[Cell]] = {}
         for cell in self.cells:
             for score in _by_name(cell.scores):
@@ -162,9 +162,9 @@ def read_results(name: str | Path) -> Results:
     """Read a file of experiments.
 
     `results.json` is one object, as the demo writes it. In JSON lines every line is an object with `method`,
-    `compression`, and `score` (a number) or `scores` or `metrics` (an object of numbers). Optional are net, task,
+    `compression`, and `score` (a number) or `scores` or `metrics` (an object of numbers). Optional are model, task,
     layers, p, `dense` (a number, or an object of numbers), parameters, seconds, seed, versions and machine. A
-    `compression` of 1 or more is in percent, less is a share. The line of the dense net has the method "dense".
+    `compression` of 1 or more is in percent, less is a share. The line of the dense model has the method "dense".
 
     Raises:
         RecordError: it is neither; names the file, the line and the key.
@@ -195,7 +195,7 @@ def _results(name: str, rows: Sequence[Cell], sources: Sequence[_Source]) -> Res
     """Results from the rows of a file; `sources` are what holds seeds, versions and machines."""
     cells = tuple(row for row in rows if row.method != "dense")
     if not cells:
-        raise RecordError(f"{name} has no cell of a compressed net; expected one or more")
+        raise RecordError(f"{name} has no cell of a compressed model; expected one or more")
     dense: dict[tuple[str, str, str], Scores] = {}
     for row in rows:
         if row.method == "dense":

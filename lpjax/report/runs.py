@@ -1,4 +1,4 @@
-"""A compressed checkpoint on the page: what its folder holds, and what a comparison with the dense net adds."""
+"""A compressed checkpoint on the page: what its folder holds, and what a comparison with the dense model adds."""
 
 from __future__ import annotations
 
@@ -53,12 +53,12 @@ class Run:
     Attributes:
         name: the folder, as given.
         label: a short name.
-        checkpoint: the net.
+        checkpoint: the model.
         record: how it was made.
-        layers: the selected leaves, in the order of the net.
-        parameters, dense_parameters: of the whole net.
+        layers: the selected leaves, in the order of the model.
+        parameters, dense_parameters: of the whole model.
         weight_bytes: size of the weight files; folder_bytes: of all files but reports.
-        dense_bytes: size of the dense net's weight files; None if not known.
+        dense_bytes: size of the dense model's weight files; None if not known.
         scores: by name.
         latency: for each shape of batch; empty if not measured.
         notes: what a reader should know.
@@ -80,7 +80,7 @@ class Run:
 
     @property
     def share(self) -> float:
-        """Stored parameters over those of the dense net."""
+        """Stored parameters over those of the dense model."""
         return self.parameters / self.dense_parameters
 
     @property
@@ -146,7 +146,7 @@ def _notes(folder: Path, checkpoint: Checkpoint, record: Record, layers: Sequenc
     if (checkpoint.compression or {}).get(FACTORS) == INT8:
         yield (
             "The file stores the factors in 8 bits; loading expands them to floating point. Bytes are those of the "
-            "file, and errors include the rounding. The net in memory is neither smaller nor faster for it."
+            "file, and errors include the rounding. The model in memory is neither smaller nor faster for it."
         )
     if not record.complete:
         yield (
@@ -160,11 +160,11 @@ def compare(run: Run, dense: Checkpoint, name: str, spectra: dict[str, np.ndarra
 
     Args:
         run: to be filled in.
-        dense: the dense net, called `name`.
+        dense: the dense model, called `name`.
         spectra: singular values of dense leaves by path; missing ones are added.
 
     Raises:
-        ValueError: `dense` is factored itself, or is another net.
+        ValueError: `dense` is factored itself, or is another model.
     """
     leaves, whole = dict(walk(run.checkpoint.params)), dict(walk(dense.params))
     check_dense(dense, name)
@@ -172,7 +172,7 @@ def compare(run: Run, dense: Checkpoint, name: str, spectra: dict[str, np.ndarra
         if path not in whole or tuple(whole[path].shape) != tuple(leaf.shape):
             there = f"it has {list(whole[path].shape)} there" if path in whole else "it has no such leaf"
             raise ValueError(
-                f"{name} is not the net that {run.name} was made of, which has {path} {list(leaf.shape)}: {there}"
+                f"{name} is not the model that {run.name} was made of, which has {path} {list(leaf.shape)}: {there}"
             )
     for layer in run.factored:
         path, transpose = layer.path, not is_table(layer.path)
@@ -188,8 +188,8 @@ def compare(run: Run, dense: Checkpoint, name: str, spectra: dict[str, np.ndarra
     changed = [path for path, leaf in kept.items() if not np.array_equal(leaf, np.asarray(whole[path], leaf.dtype))]
     if changed:
         run.notes.append(
-            f"{len(changed)} weights that are not factored differ from those of {name}, such as {changed[0]}. The net "
-            "was trained further, or the baseline is another one."
+            f"{len(changed)} weights that are not factored differ from those of {name}, such as {changed[0]}. The "
+            "model was trained further, or the baseline is another one."
         )
 
 

@@ -102,7 +102,7 @@ def break_even_tables(timings: BreakEven) -> list[RenderableType]:
                 *((str(timing.rank), f"{timing.keep:.2f}") if timing.rank else ("none", "–")),
             )
         )
-    caption = "each layer alone; the rest of a net takes the same time either way"
+    caption = "each layer alone; the rest of a model takes the same time either way"
     return [title, make_table(["shape", "as", "ms", *ratios, "rank", "keep"], rows, caption=caption)]
 
 
@@ -122,7 +122,7 @@ def curve_table(curve: Sequence[Mapping[str, Any]], best: Mapping[str, Any], col
 
 
 def task_tables(result: Mapping[str, Any], task: Task) -> Iterator[RenderableType]:
-    """Scores of one or two nets on a task, for `lpjax evaluate`."""
+    """Scores of one or two models on a task, for `lpjax evaluate`."""
     names = [result[key] for key in ("model", "baseline") if key in result]
     nets = [result[key] for key in ("result", "baseline_result") if key in result]
     rows = [[name, *(f"{net['metrics'][name]:.4f}" for net in nets)] for name in task.metrics]
@@ -131,12 +131,12 @@ def task_tables(result: Mapping[str, Any], task: Task) -> Iterator[RenderableTyp
     yield make_table(["score", *names], rows, caption="" if nets[0]["complete"] else "a subset: no GLUE score")
     warnings = {name: net["warnings"] for name, net in zip(names, nets, strict=True)}
     if len(nets) == 2 and nets[0]["warnings"] == nets[1]["warnings"]:
-        warnings = {"both nets": nets[0]["warnings"]}
+        warnings = {"both models": nets[0]["warnings"]}
     yield from (f"{name}: {line}" for name, lines in warnings.items() for line in lines)
 
 
 def outputs_tables(result: Mapping[str, Any]) -> Iterator[RenderableType]:
-    """Scores of embeddings, and how near they are to the dense net's, for `lpjax evaluate`."""
+    """Scores of embeddings, and how near they are to the dense model's, for `lpjax evaluate`."""
     rows: list[list[str]] = []
     if "stsb" in result:
         nets = [result[key] for key in ("stsb", "baseline_stsb") if key in result]

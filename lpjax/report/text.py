@@ -93,7 +93,7 @@ def results_table(rows: Sequence[Mapping[str, Any]], *, score: str, dense: float
         rows: mappings with keys layers, method, p (None for dense), compression (share), parameters, score,
             seconds (None for dense).
         score: name of the score, for the title.
-        dense: score of the dense net, from which losses are measured.
+        dense: score of the dense model, from which losses are measured.
         title: of the table.
     """
     from rich.box import SIMPLE

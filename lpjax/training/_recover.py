@@ -191,7 +191,7 @@ def _common_outputs(smaller: Checkpoint, dense: Checkpoint) -> Outputs:
     like = dataclasses.replace(smaller, source=dense.source) if smaller.source is None else smaller
     if smaller.config != dense.config or outputs_of(like) != kind:
         raise ValueError(
-            "`smaller` and `dense` have different configs or heads, or embed a text differently; expected one net, "
+            "`smaller` and `dense` have different configs or heads, or embed a text differently; expected one model, "
             "compressed and not"
         )
     return kind

@@ -118,7 +118,7 @@ def calibrate(
     for path, known in statistics.items():
         if name := known.not_finite():
             raise ValueError(
-                f"`{name}` of {path} is not finite: the net's weights are not, or its activations or gradients on "
+                f"`{name}` of {path} is not finite: the model's weights are not, or its activations or gradients on "
                 "these texts; repair the checkpoint, or find the text"
             )
     return Calibration(statistics, target, len(tokens), count, seed)
@@ -140,7 +140,7 @@ def _require_run(sums: dict[str, Taps]) -> None:
     if idle := [path for path, count in seen.items() if not count]:
         more = ", …" if len(idle) > 5 else ""
         raise ValueError(
-            f"`select` names matrices that the net does not use on text: {', '.join(idle[:5])}{more}; leave them out"
+            f"`select` names matrices that the model does not use on text: {', '.join(idle[:5])}{more}; leave them out"
         )
 
 

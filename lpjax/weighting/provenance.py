@@ -62,9 +62,9 @@ def check_same_net(calibration: Calibration, checkpoint: Checkpoint, name: objec
         return
     for path, checksum in _checksums(checkpoint.params, known).items():
         if checksum != known[path]:
-            made = calibration.provenance.get("model", "another net")
+            made = calibration.provenance.get("model", "another model")
             raise ValueError(
-                f"{name} was made from {made}, whose {path} differs from this net's; calibrate the net to be "
+                f"{name} was made from {made}, whose {path} differs from this model's; calibrate the model to be "
                 "compressed, in the same dtype: lpjax calibrate"
             )
 

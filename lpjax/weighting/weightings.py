@@ -155,9 +155,9 @@ def leaf_metrics(statistics: Calibration, weighting: str | Weighting, leaves: Ma
             size = shape[1] if field.name == "outputs" else shape[0]
             if isinstance(value, np.ndarray) and set(value.shape) != {size}:
                 shapes = f"`{field.name}` of {path} has shape {value.shape}, the leaf {shape}"
-                raise ValueError(f"`statistics` belongs to another net: {shapes}")
+                raise ValueError(f"`statistics` belongs to another model: {shapes}")
         if name := known.not_finite():
-            raise ValueError(f"`{name}` of {path} in `statistics` is not finite; calibrate a net whose weights are")
+            raise ValueError(f"`{name}` of {path} in `statistics` is not finite; calibrate a model whose weights are")
         metrics[path] = metrics_of(known, weighting, is_table(path))
     return metrics
 

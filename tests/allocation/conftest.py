@@ -1,4 +1,4 @@
-"""A random net and statistics of it."""
+"""A random model and statistics of it."""
 
 from __future__ import annotations
 

@@ -333,7 +333,7 @@ def test_multiply_adds_count_what_a_token_takes():
 
 @pytest.mark.parametrize("budget", [0.45, 0.7])
 def test_what_is_a_pair_already_gets_smaller_or_stays(budget):
-    """Within a budget that is a share of the dense net."""
+    """Within a budget that is a share of the dense model."""
     tree = lpjax.compress(params(), select="embeddings", rank=4, solver="svd").params
     plan = lpjax.allocate(tree, budget=budget)
     assert set(plan.layers) == set(SHAPES)
@@ -442,8 +442,8 @@ def test_progress_ends_where_it_says(weighted):
         ({"budget": 0.5, "levels": (0.5, 0.2)}, "expected rising shares"),
         ({"budget": 0.5, "rank_multiple": 0}, "`rank_multiple` is 0"),
         ({"budget": 0.5, "methods": ()}, "`methods` is empty"),
-        ({"budget": 0.05}, r"the net keeps 0\.1\d\d of its parameters; select more layers"),
-        ({"budget": 0.5, "select": "attention"}, r"the net keeps 0\.9\d\d of its parameters"),
+        ({"budget": 0.05}, r"the model keeps 0\.1\d\d of its parameters; select more layers"),
+        ({"budget": 0.5, "select": "attention"}, r"the model keeps 0\.9\d\d of its parameters"),
     ],
 )
 def test_what_is_refused(options, said):
@@ -466,7 +466,7 @@ def test_a_plan_by_hand():
     ("options", "said"),
     [
         ({"plan": {}}, "names no layer"),
-        ({"plan": {"layer/nothing": Choice(2)}}, "the plan belongs to another net"),
+        ({"plan": {"layer/nothing": Choice(2)}}, "it belongs to another model"),
         ({"plan": {"words/embedding": Choice(0)}}, "layer words/embedding: rank is 0"),
         ({"plan": {"words/embedding": Choice(2, "sdv")}}, "method is 'sdv'"),
         ({"plan": {"words/embedding": Choice(2)}, "keep": 0.5}, "`plan` and `keep` both choose"),

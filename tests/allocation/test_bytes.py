@@ -215,8 +215,8 @@ def test_progress_rises_and_ends_within_its_total(checkpoint, statistics):
         (0, "`size` is 0; expected bytes"),
         (-0.5, "`size` is -0.5"),
         (float("nan"), "`size` is nan"),
-        (1e9, "but the net has"),
-        (1.0, "but the net has"),
+        (1e9, "but the model has"),
+        (1.0, "but the model has"),
         (2000, "expected at least"),
     ],
 )
@@ -230,7 +230,7 @@ def test_misuse_is_refused(checkpoint, statistics):
         plan_for_size(checkpoint.params, 0.2, weighting="gauss_newton")
     with pytest.raises(ValueError, match="`size` needs gauss_newton"):
         plan_for_size(checkpoint.params, 0.2, statistics=statistics, weighting="drone")
-    with pytest.raises(ValueError, match="no matrix of the net is large enough to be worth rounding"):
+    with pytest.raises(ValueError, match="no matrix of the model is large enough to be worth rounding"):
         plan_for_size({"bias": np.zeros(9)}, 0.5)
     sparse = lpjax.allocate(checkpoint.params, budget=0.5, statistics=statistics, sparse_share=0.3)
     with pytest.raises(ValueError, match="`ranks` has single entries or rounded layers"):

@@ -1,6 +1,6 @@
 """Predicted sizes: their steps and errors are those that compression has then.
 
-In so small a net, headers and models of codes are much of the size, so that steps differ by a fifth; in
+In so small a model, headers and models of codes are much of the size, so that steps differ by a fifth; in
 all-MiniLM-L6-v2 they differ by 2 %. Errors are compared at the same step.
 """
 

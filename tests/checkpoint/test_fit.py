@@ -1,4 +1,4 @@
-"""Names before and beside the net's own: prefixes of wrappers, tensors of the user's, and what is refused."""
+"""Names before and beside the model's own: prefixes of wrappers, tensors of the user's, and what is refused."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def test_a_prefix_of_another_kind_of_net_is_doubted(
 ):
     """Weights of a RoBERTa run as a BERT have the wrong positions, if it is config.json that is wrong."""
     load_checkpoint(rewritten(GOLDENS / name, tmp_path / "net", lambda t: {before + key: x for key, x in t.items()}))
-    assert said(caplog)[0].endswith(f"{before} (but config.json says that the net is {run}), which is left out")
+    assert said(caplog)[0].endswith(f"{before} (but config.json says that the model is {run}), which is left out")
 
 
 def test_an_adapter_beside_a_net_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture):
@@ -143,7 +143,7 @@ def test_an_adapter_beside_a_net_is_told(tmp_path: Path, caplog: pytest.LogCaptu
 
 @pytest.mark.parametrize("wrapper", ["", "_orig_mod."])
 def test_a_head_outside_the_wrapper_is_told(wrapper: str, tmp_path: Path, caplog: pytest.LogCaptureFixture):
-    """A module of the user's own, whose head may read something else than the net's."""
+    """A module of the user's own, whose head may read something else than the model's."""
 
     def wrap(tensors: dict[str, Any], inputs: int = 12) -> dict[str, Any]:
         own = {"classifier.weight": np.ones((3, inputs), np.float32), "classifier.bias": np.ones(3, np.float32)}
@@ -151,7 +151,7 @@ def test_a_head_outside_the_wrapper_is_told(wrapper: str, tmp_path: Path, caplog
 
     loaded = load_checkpoint(rewritten(GOLDENS / "bert_base", tmp_path / "net", wrap))
     assert loaded.params.keys() == {"bert", "classifier"}
-    told = f": taken for a head of the net, though outside {wrapper}encoder.: classifier.weight, classifier.bias"
+    told = f": taken for a head of the model, though outside {wrapper}encoder.: classifier.weight, classifier.bias"
     assert said(caplog)[1].endswith(told)
     source = rewritten(GOLDENS / "bert_base", tmp_path / "other", lambda tensors: wrap(tensors, 24))
     with pytest.raises(
@@ -161,7 +161,7 @@ def test_a_head_outside_the_wrapper_is_told(wrapper: str, tmp_path: Path, caplog
 
 
 def test_a_prefix_of_the_net_alone_and_tensors_besides(tmp_path: Path, caplog: pytest.LogCaptureFixture):
-    """As Lightning saves: the net under `model.`, the loss beside it."""
+    """As Lightning saves: the model under `model.`, the loss beside it."""
     source = rewritten(
         GOLDENS / "bert_classifier",
         tmp_path / "net",
@@ -181,12 +181,12 @@ def test_two_nets_in_one_file_are_refused(alike: bool, tmp_path: Path):
         both = {f"{side}.{key}": value for side in ("query", "document") for key, value in tensors.items()}
         return {key: value for key, value in both.items() if alike or not key.startswith("document.pooler")}
 
-    with pytest.raises(CheckpointError, match=r"holds several nets, under `query.`, `document.`; expected one"):
+    with pytest.raises(CheckpointError, match=r"holds several models, under `query.`, `document.`; expected one"):
         load_checkpoint(rewritten(GOLDENS / "bert_base", tmp_path / "net", twice))
 
 
 def test_a_whole_net_comes_before_one_with_a_prefix(tmp_path: Path):
-    """A teacher beside the net, which has a pooler, and the net has none."""
+    """A teacher beside the model, which has a pooler, and the model has none."""
     source = rewritten(
         GOLDENS / "bert_base",
         tmp_path / "net",
@@ -224,11 +224,11 @@ def test_long_lists_of_misfits_are_cut(tmp_path: Path):
         CheckpointError, match=r"missing \(37\): (\S+, ){9}\S+ and 27 more\n  unknown \(\d+\): x0"
     ) as caught:
         load_checkpoint(source)
-    assert "no tensor name in the file belongs to this kind of net" in str(caught.value)
+    assert "no tensor name in the file belongs to this kind of model" in str(caught.value)
     assert len(str(caught.value)) < 1500
 
 
-# --- what lies beside the net
+# --- what lies beside the model
 
 
 @pytest.fixture
@@ -245,7 +245,7 @@ def test_tensors_beside_the_net_are_kept_and_told(beside: Path, caplog: pytest.L
     assert_same(loaded.params, load_checkpoint(GOLDENS / "bert_base").params)
     assert_bits(loaded.extra, BESIDE)
     (line,) = said(caplog)
-    assert line.startswith(f"{beside / 'model.safetensors'}: kept beside the net, and written back as they are: ")
+    assert line.startswith(f"{beside / 'model.safetensors'}: kept beside the model, and written back as they are: ")
     assert all(name in line for name in BESIDE)
 
 
@@ -280,14 +280,14 @@ def test_commands_keep_them_and_say_so_in_one_line(beside: Path, tmp_path: Path,
         status, _, err = command(*arguments)
         assert status == 0, err
         assert err.count("note: ") == 1
-        assert "kept beside the net" in err
+        assert "kept beside the model" in err
     assert_bits(load_checkpoint(dense).extra, BESIDE)
 
 
 def test_names_that_cannot_be_written_are_refused(folder: Path, tmp_path: Path):
     loaded = load_checkpoint(folder)
     for extra, format, message in (
-        ({"pooler.dense.bias": np.ones(3)}, "safetensors", "holds names of the net's own weights: pooler.dense.bias"),
+        ({"pooler.dense.bias": np.ones(3)}, "safetensors", "holds names of the model's own weights: pooler.dense.bias"),
         ({"loss": [1.0]}, "safetensors", "holds what is not an array of a dtype that files can hold: loss"),
         ({"a": np.ones(1), "a.b": np.ones(1)}, "msgpack", "cannot be written as a Flax tree: "),
         ({"pooler.dense.bias.x": np.ones(1)}, "msgpack", "leads through another array"),
@@ -299,7 +299,7 @@ def test_names_that_cannot_be_written_are_refused(folder: Path, tmp_path: Path):
     assert not (tmp_path / "out").exists()
 
 
-# --- what is refused: it may be a part of what the net computes
+# --- what is refused: it may be a part of what the model computes
 
 NUMBERS = np.ones((12, 12), np.float32)
 

@@ -61,7 +61,7 @@ KINDS: dict[str, Callable[[tuple[int, int]], Any]] = {
 
 
 def with_kind(make: Callable[[tuple[int, int]], Any], name: str = "bert_base") -> Checkpoint:
-    """A net with its matrices of one kind."""
+    """A model with its matrices of one kind."""
     net = load_checkpoint(GOLDENS / name)
     for path, leaf in walk(net.params):
         if leaf.ndim == 2 and path.endswith(("kernel", "embedding")):
@@ -273,7 +273,7 @@ def test_codes_beside_the_net_are_kept_as_they_are(tmp_path: Path):
 def test_names_of_parts_beside_the_net_are_refused(tmp_path: Path, part: str):
     net = with_kind(KINDS["steps"])
     net = dataclasses.replace(net, extra={f"{NAME}.{part}": np.ones(3, np.float32)})
-    with pytest.raises(ValueError, match=f"names of the net's own weights: {NAME}.{part}"):
+    with pytest.raises(ValueError, match=f"names of the model's own weights: {NAME}.{part}"):
         save_checkpoint(net, tmp_path / "small")
     assert not (tmp_path / "small").exists()
 

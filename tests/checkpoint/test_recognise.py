@@ -69,7 +69,7 @@ def linked(target: str) -> Change:
 
 
 def moved(where: str, *more: str) -> Change:
-    """The net moved to folders inside another."""
+    """The model moved to folders inside another."""
 
     def change(folder: Path) -> Path:
         root = folder.parent / "root"
@@ -137,7 +137,7 @@ CASES: dict[str, tuple[Change, str]] = {
     ),
     "diffusers": (only(model_index__json="{}"), "it is a pipeline of diffusers"),
     "Trainer": (moved("checkpoint-500", "checkpoint-60"), "such as .*/checkpoint-500$"),
-    "one level below": (moved("net"), "a net lies one level below: .*/root/net$"),
+    "one level below": (moved("net"), "a model lies one level below: .*/root/net$"),
     "a tokenizer alone": (only(vocab__txt="a"), r"it holds a tokenizer alone \(vocab.txt\)"),
     "weights alone": (only(model__safetensors="a"), "it holds weights without their config.json"),
     "a config alone": (
@@ -172,7 +172,7 @@ FRAMEWORKS = {
     "weights.npz": "NumPy's",
     "weights.pth": "a pickle, which may run code",
     "last.ckpt": "a pickle, which may run code",
-    "training_args.bin": "belongs to a training run, and holds no net",
+    "training_args.bin": "belongs to a training run, and holds no model",
     "_CHECKPOINT_METADATA": "orbax or flax.training",
     "zero_to_fp32.py": "DeepSpeed's",
     "__0_0.distcp": "a distributed checkpoint of PyTorch",

@@ -287,7 +287,7 @@ def test_source_is_never_overwritten(folder: Path, target: str, monkeypatch: pyt
 
 
 def test_new_folder_inside_the_source_is_refused(folder: Path):
-    """It would be a part of the net that it was made from."""
+    """It would be a part of the model that it was made from."""
     with pytest.raises(FileExistsError, match=r"smaller overlaps .*dense, which the checkpoint came from"):
         save_checkpoint(load_checkpoint(folder), folder / "smaller")
     assert not (folder / "smaller").exists()

@@ -1,4 +1,4 @@
-"""Folders of sentence-transformers: where the net is, what goes along, and which file the weights are in."""
+"""Folders of sentence-transformers: where the model is, what goes along, and which file the weights are in."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TYPES = "sentence_transformers.models."
 
 @pytest.fixture
 def old(folder: Path) -> Path:
-    """The same encoder in the layout of sentence-transformers before 2.0: the net in 0_Transformer."""
+    """The same encoder in the layout of sentence-transformers before 2.0: the model in 0_Transformer."""
     inner = folder / "0_Transformer"
     inner.mkdir()
     for name in ("config.json", "model.safetensors", "vocab.txt", "tokenizer_config.json"):
@@ -85,7 +85,7 @@ def test_commands_follow_the_net(old: Path, tmp_path: Path, command: Command):
         ([{"path": "C:net"}], "expected a folder inside"),
         ([{"path": "a\0b"}], "expected a folder inside"),
         ([{"path": ""}, {"path": "/etc"}], "expected a folder inside"),
-        ([{"path": "nowhere"}], "says that the net is in nowhere, which is no folder"),
+        ([{"path": "nowhere"}], "says that the model is in nowhere, which is no folder"),
         ([{"path": 3}], "missing or no string"),
         ([{}], "missing or no string"),
         ([3], "no list of stages"),
@@ -158,7 +158,7 @@ def edit_block(folder: Path, change: Any) -> None:
 
 def test_files_that_contradict_the_config_are_refused(small: Path, folder: Path):
     dense = (folder / "model.safetensors").read_bytes()
-    (small / "model.safetensors").write_bytes(dense)  # a dense net's, beside it: config.json names the other one
+    (small / "model.safetensors").write_bytes(dense)  # a dense model's, beside it: config.json names the other one
     assert lowrank_ranks(load_checkpoint(small).params)
     (small / "lpjax.safetensors").rename(small / "kept")
     with pytest.raises(CheckpointError, match=r"says that the weights are in lpjax.safetensors, which is not there"):
@@ -168,7 +168,7 @@ def test_files_that_contradict_the_config_are_refused(small: Path, folder: Path)
     with pytest.raises(CheckpointError, match=r"`lpjax.weights` is '../other.safetensors', expected"):
         load_checkpoint(small)
     shutil.copyfile(folder / "config.json", small / "config.json")
-    with pytest.raises(CheckpointError, match=r"does not name that file, so it is another net's; put back"):
+    with pytest.raises(CheckpointError, match=r"does not name that file, so it is another model's; put back"):
         load_checkpoint(small)
     (small / "lpjax.safetensors").unlink()
     assert_same(load_checkpoint(small).params, load_checkpoint(folder).params)

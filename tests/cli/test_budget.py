@@ -140,7 +140,7 @@ def test_a_plan_of_several_methods(command, folder, tmp_path):
         (["--plan", "PLAN", "--method", "svd"], "--plan and --method both choose"),
         (["--plan", "PLAN"], "--weighting is 'drone', which needs --calibrate"),
         (["--plan", "TEXT"], "is not JSON"),
-        (["--plan", "OTHER"], "which the net does not have"),
+        (["--plan", "OTHER"], "which the model does not have"),
         (["--keep", "0.5", "--plan-out", "TEXT"], "(--force) to replace it"),
         (["--keep", "0.5", "--plan-out", "nowhere/plan.json"], "there is no folder nowhere"),
     ],
@@ -186,7 +186,7 @@ def test_a_net_with_pairs_gets_smaller_within_a_budget(command, folder, text, tm
     options = ["--budget", 0.7, "--calibrate", text, "--json"]
     status, said, errors = command("compress", tmp_path / "one", tmp_path / "two", *options)
     assert status == 0, errors
-    # The budget is a share of the dense net, of which the net with pairs is a smaller one.
+    # The budget is a share of the dense model, of which the model with pairs is a smaller one.
     dense = sum(leaf.size for leaf in jax.tree.leaves(lpjax.load_checkpoint(folder).params))
     assert json.loads(said)["parameters_after"] <= 0.7 * dense
     assert len(_pairs(tmp_path / "two")) > len(_pairs(tmp_path / "one"))
@@ -235,7 +235,7 @@ def test_tables_have_single_entries_where_there_is_text(command, folder, text, t
 
 
 def test_a_text_is_enough(command, roomy, text, tmp_path, monkeypatch):
-    """A tenth of the bytes, by one step under the default weighting; so small a net only gets a quarter."""
+    """A tenth of the bytes, by one step under the default weighting; so small a model only gets a quarter."""
     assert Request(calibrated=True).size == 0.1
     monkeypatch.setattr("lpjax.allocation.request.SIZE", 0.25)
     plan = tmp_path / "plan.json"
@@ -251,7 +251,7 @@ def test_a_text_is_enough(command, roomy, text, tmp_path, monkeypatch):
 @pytest.mark.parametrize("option", [["--method", "svd"], ["--allocation", "error"], ["--sparse", 0.1]])
 @pytest.mark.covering(1)
 def test_an_option_of_factors_makes_factors(command, folder, text, tmp_path, option):
-    """Half of the net, shared out by error under the default weighting."""
+    """Half of the model, shared out by error under the default weighting."""
     plan = tmp_path / "plan.json"
     status, said, errors = command(
         "compress", folder, tmp_path / "out", "--calibrate", text, *option, "--plan-out", plan, "--json"

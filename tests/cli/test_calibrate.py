@@ -193,9 +193,9 @@ def test_the_statistics_of_another_net(command, folder, text, tmp_path):
     assert status == 2
     errors = " ".join(errors.split())
     assert f"was made from {folder}, whose" in errors
-    assert "query/kernel differs from this net's" in errors
+    assert "query/kernel differs from this model's" in errors
     assert not (tmp_path / "out").exists()
-    # Pairs are not compared: what is left of the net that was calibrated is compressed by its file.
+    # Pairs are not compared: what is left of the model that was calibrated is compressed by its file.
     assert command("compress", folder, tmp_path / "first", *options)[0] == 0
     options[1] = "embeddings"
     status, _, errors = command("compress", tmp_path / "first", tmp_path / "second", *options)

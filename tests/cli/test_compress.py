@@ -146,7 +146,7 @@ def test_a_second_run_adds_to_the_first(run, folder, tmp_path):
 
 @pytest.mark.parametrize("name", ["distilbert_classifier", "roberta_classifier", "xlnet_classifier"])
 def test_every_net_is_compressed_and_exported(run, tmp_path, name):
-    """All three see the same net: the tree in memory, the factored file, and the dense export."""
+    """All three see the same model: the tree in memory, the factored file, and the dense export."""
     small, dense = tmp_path / "small", tmp_path / "dense"
     options = ["--layers", "embeddings,encoder", "--keep", 0.6, "--method", "svd"]
     assert run("compress", GOLDENS / name, small, *options)[0] == 0

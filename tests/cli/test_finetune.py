@@ -264,7 +264,7 @@ def test_a_head_is_needed_to_score_a_task(tune, command, net, folder):
     status, _, err = command("evaluate", net, "--task", "sst3")
     assert (status, "did you mean 'sst2'?" in err) == (2, True)
     status, _, err = command("evaluate", net, "--task", "sst2", "--split", "nowhere")
-    # The net is checked before any data is looked for.
+    # The model is checked before any data is looked for.
     assert (status, "no head for classification" in " ".join(err.split())) == (1, True)
     status, _, err = command("evaluate", net, "--task", "sst2", "--text", folder / "vocab.txt")
     assert (status, "--text is for embeddings" in err) == (2, True)
@@ -299,5 +299,5 @@ def test_a_tuned_net_can_be_compared_by_embeddings(tune, command, net, tmp_path)
     ],
 )
 def test_whose_task_is_told(classes, task, found):
-    """Only that of a net with a head; what is no task of GLUE is nobody's fault."""
+    """Only that of a model with a head; what is no task of GLUE is nobody's fault."""
     assert getattr(own_task({"architectures": classes, "finetuning_task": task}), "name", None) == found

@@ -15,7 +15,7 @@ WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklmnopqrstuvw
 
 
 def make_folder(tmp_path: Path, name: str, **config) -> Path:
-    """A golden net with a tokenizer of letters."""
+    """A golden model with a tokenizer of letters."""
     target = tmp_path / Path(name).name
     shutil.copytree(GOLDENS / name, target, ignore=shutil.ignore_patterns("golden.*"))
     (target / "vocab.txt").write_text("\n".join(WORDS))
@@ -86,9 +86,7 @@ def test_several_labels_at_a_time(command, text, tmp_path):
     other = make_folder(tmp_path, "heads/bert_spans")
     status, _, errors = command("evaluate", other, "--task", "rte")
     assert status == 1
-    assert (
-        "the net's head finds answers (`architectures` in its config.json), but RTE is a task on whole texts" in errors
-    )
+    assert "the model's head finds answers (`architectures` in its config.json), but RTE is of whole texts" in errors
     status, _, errors = command("calibrate", other, tmp_path / "s.safetensors", "--task", "rte", "--labels")
     assert status != 0
     assert "Traceback" not in errors

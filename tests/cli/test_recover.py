@@ -129,7 +129,7 @@ def test_the_dense_net_has_moved(command, folder, smaller, text, tmp_path):
     status, _, errors = command("recover", smaller, tmp_path / "out", "--text", text)
     assert status == 2
     errors = " ".join(errors.split())
-    assert "records that as its dense net; pass its present place as --baseline" in errors
+    assert "records that as its dense model; pass its present place as --baseline" in errors
     options = ["--text", text, "--baseline", tmp_path / "elsewhere", *OPTIONS]
     assert command("recover", smaller, tmp_path / "out", *options)[0] == 0
 
@@ -173,4 +173,4 @@ def test_misuse_writes_nothing(command, smaller, text, tmp_path, arguments, said
 def test_a_dense_net_has_nothing_to_recover(command, folder, text, tmp_path):
     status, _, errors = command("recover", folder, tmp_path / "out", "--text", text)
     assert status == 2
-    assert "is a dense net" in errors
+    assert "is a dense model" in errors

@@ -44,7 +44,7 @@ def test_compress_writes_its_page_in_the_same_go(run, folder, tmp_path):
     # With --force the folder is swapped, page and all.
     status, printed, _ = run("compress", folder, out, *QUICK, "--report", "--force")
     assert (status, "report: " in printed) == (0, True)
-    # Of a factored net there is no dense one at hand.
+    # Of a factored model there is no dense one at hand.
     status, _, err = run("compress", out, tmp_path / "more", *QUICK, "--layers", "attention", "--report")
     assert status == 0
     assert f"--baseline {folder}" in err
@@ -119,7 +119,7 @@ def test_misuse_is_exit_2_and_broken_files_are_exit_1(run, folder, tmp_path):
         ([out, "--out", "page.pdf"], 2, "expected a name ending in .html"),
         ([out, "--out", tmp_path / "no" / "page.html"], 2, "there is no folder"),
         ([out, "--baseline", tmp_path / "nowhere"], 2, "there is no folder"),
-        ([DEMO, "--baseline", folder], 2, "is a file, whose nets are not here"),
+        ([DEMO, "--baseline", folder], 2, "is a file, whose models are not here"),
         ([tmp_path / "demo"], 2, "results.json"),
         ([out, "--baseline", out], 1, "is itself factored"),
         ([out, "--baseline", folder, "--glue", empty, "--no-latency"], 1, "STS-B/validation.tsv"),

@@ -62,7 +62,7 @@ def test_fast_and_small(command, roomy, tmp_path):
     [
         (["--size", "nine"], "--size is 'nine'; expected bytes or a share"),
         (["--size", "200%"], "expected less than 100%"),
-        (["--size", "5GB"], "but the net has"),
+        (["--size", "5GB"], "but the model has"),
         (["--size", "50%", "--keep", 0.5], "expected exactly one of"),
         (["--size", "50%", "--budget", 0.5, "--keep", 0.5], "expected exactly one of"),
         (["--size", "50%", "--method", "svd"], "--method has no effect; omit --method"),

@@ -23,11 +23,11 @@ def test_a_net_compressed_in_python_has_its_record(run, folder, tmp_path):
     dense = lpjax.load_checkpoint(folder)
     params, records = lpjax.compress(dense.params, select="embeddings", keep=0.6, solver="svd")
     smaller = dataclasses.replace(dense, params=params, compression={"method": "svd", "p": 2.0})
-    files = record_files(dense, params, records, model="a net", method="svd", keep=0.6, patterns=("embeddings",))
+    files = record_files(dense, params, records, model="a model", method="svd", keep=0.6, patterns=("embeddings",))
     size = lpjax.save_checkpoint(smaller, tmp_path / "out", extra_files=files)
     assert run("compress", folder, tmp_path / "same", "--keep", 0.6, "--method", "svd")[0] == 0
     (ours,), (theirs,) = (read_record(tmp_path / name / "lpjax_record.json").steps for name in ("out", "same"))
-    assert (ours.model, ours.bytes_after) == ("a net", size)
+    assert (ours.model, ours.bytes_after) == ("a model", size)
     for name in ("method", "keep", "parameters_before", "parameters_after", "bytes_before", "versions", "machine"):
         assert getattr(ours, name) == getattr(theirs, name), name
     assert [record.rank for record in ours.layers] == [record.rank for record in theirs.layers]

@@ -27,7 +27,7 @@ def test_recovery_then_fine_tuning(tmp_path):
     for name, told in (("finetune.json", FINETUNE), ("recover.json", RECOVER)):
         (tmp_path / name).write_text(json.dumps(told))
     first, second = training_notes(tmp_path)
-    assert "6,793 texts, by 213 updates: divergence from the dense net 0.0658 → 0.045 on 256" in first
+    assert "6,793 texts, by 213 updates: divergence from the dense model 0.0658 → 0.045 on 256" in first
     assert "3,302 examples of mrpc, by 104 updates" in second
     assert set(training_files(tmp_path)) == {"recover.json", "finetune.json"}
 

@@ -18,7 +18,7 @@ PLAN = Plan(
     0.5,
     "parameters",
     "measured",
-    {"model": "a net", "versions": {"lpjax": "1"}},
+    {"model": "a model", "versions": {"lpjax": "1"}},
 )
 
 

@@ -1,4 +1,4 @@
-"""What a notebook prints of a plan, a calibration and a compressed net fits a line or two."""
+"""What a notebook prints of a plan, a calibration and a compressed model fits a line or two."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def test_representations_are_short():
     plan = lpjax.uniform_plan(tree, select=["table", "up/kernel"], rank=RANK, solver="svd")
     found = lpjax.compress(tree, select=["table", "up/kernel"], rank=RANK, solver=first_columns)
     statistics = Statistics(9, inputs=np.eye(100, dtype=np.float32), counts=np.ones(100, np.float32))
-    calibration = Calibration({str(i): statistics for i in range(9)}, "embedding", 3, 9, 0, {"model": "a net"})
+    calibration = Calibration({str(i): statistics for i in range(9)}, "embedding", 3, 9, 0, {"model": "a model"})
     for value, words in (
         (plan, "Plan(layers={3 items}"),
         (found, "records=3 of `LayerRecord`"),

@@ -61,7 +61,7 @@ def test_check_reads_statistics():
     plan.check(params(), Calibration({"table/embedding": known}, "", 1, 9, 0))
     for statistics, words in (
         ({}, "`statistics` has no statistics of table/embedding"),
-        ({"table/embedding": Statistics(9, counts=np.ones(4, np.float32))}, "belongs to another net"),
+        ({"table/embedding": Statistics(9, counts=np.ones(4, np.float32))}, "belongs to another model"),
         ({"table/embedding": Statistics(9)}, "has no `counts`"),
     ):
         with pytest.raises(ValueError) as error:

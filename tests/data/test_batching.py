@@ -1,4 +1,4 @@
-"""Batches: every text once and in its place, padded as its net wants it, in few shapes."""
+"""Batches: every text once and in its place, padded as its model wants it, in few shapes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.helpers.texts import FIRST_ID, WORDS, make_tokenizer, some_texts
 
 
 def with_positions(name: str, positions: int) -> ModelConfig:
-    """The config of a golden net, with more positions."""
+    """The config of a golden model, with more positions."""
     config = load_golden(name).checkpoint.config
     limited = "max_position_embeddings" in {field.name for field in dataclasses.fields(config)}
     return dataclasses.replace(config, **({"max_position_embeddings": positions} if limited else {}))
@@ -108,7 +108,7 @@ def test_tokens_are_what_transformers_makes(config, pairs):
     assert (inputs["input_ids"][4] == tokenizer.pad_token_id).all()
     assert tokens.lengths[batch.rows].tolist() == expected["attention_mask"].sum(axis=1).tolist()
     assert tokens.left == (config.model_type == "xlnet")
-    # One text has one segment, but XLNet's last token always has its own; only pairs have more, where the net does.
+    # One text has one segment, but XLNet's last token always has its own; only pairs have more, where the model does.
     kinds = {"bert": [False, True], "albert": [False, True], "electra": [False, True], "xlnet": [True, True]}
     assert ("token_type_ids" in inputs) == kinds.get(config.model_type, [False, False])[pairs]
     if "token_type_ids" in inputs:
@@ -120,7 +120,7 @@ def test_tokens_are_what_transformers_makes(config, pairs):
 def test_roberta_pads_with_the_id_of_its_config():
     """For its positions are counted by that; the tokenizer may say what it likes."""
     config = with_positions("roberta_classifier", 70)
-    assert getattr(config, "pad_token_id") == 4  # noqa: B009, not of every net
+    assert getattr(config, "pad_token_id") == 4  # noqa: B009, not of every model
     tokenizer = make_tokenizer(config)
     tokenizer.pad_token = "<unk>"
     assert tokenizer.pad_token_id != 4
@@ -181,10 +181,10 @@ def test_a_limit_without_room_is_told():
 
 def test_tokens_of_another_net_are_told():
     config = with_positions("bert_base", 70)
-    with pytest.raises(ValueError, match="ids up to 28, but the net has 28, from 0"):
+    with pytest.raises(ValueError, match="ids up to 28, but the model has 28, from 0"):
         tokenize(make_tokenizer(config), dataclasses.replace(config, vocab_size=28), ["a v"])
     xlnet = make_tokenizer(with_positions("xlnet_base", 0))
-    with pytest.raises(ValueError, match="segments up to 2, but the net has 2, from 0"):
+    with pytest.raises(ValueError, match="segments up to 2, but the model has 2, from 0"):
         tokenize(xlnet, config, ["a"], ["b"])
     check_known(config, [np.array([28])], [np.array([1])])
     check_known(config, [], None)

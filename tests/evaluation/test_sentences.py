@@ -51,7 +51,7 @@ def test_embeddings_do_not_depend_on_batches(checkpoint, batch_size):
 
 
 class Letters:
-    """A tokenizer for nets without one: every letter is a token, the id of padding is none of theirs."""
+    """A tokenizer for models without one: every letter is a token, the id of padding is none of theirs."""
 
     pad_token_id = 0
 

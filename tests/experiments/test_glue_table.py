@@ -1,4 +1,4 @@
-"""The experiment on a tiny net: cells are computed once, survive a kill, and come out the same again."""
+"""The experiment on a tiny model: cells are computed once, survive a kill, and come out the same again."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ hold_out = 6
 
 @pytest.fixture
 def config(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A config of one fine-tuned net on a GLUE folder of a few rows; its records go to tmp_path."""
+    """A config of one fine-tuned model on a GLUE folder of a few rows; its records go to tmp_path."""
     cache = jax.config.jax_compilation_cache_dir  # pyright: ignore[reportAttributeAccessIssue]
     base = lpjax.load_checkpoint(folder)
     params, _ = with_head(base.params, base.config, 2, seed=3)
@@ -98,7 +98,7 @@ def test_a_killed_run_loses_one_cell_and_ends_the_same(config, tmp_path, monkeyp
         run(config, monkeypatch=monkeypatch)
     assert scores(path) == whole[:4]
     with path.open("a") as file:
-        file.write('{"net": "tiny", "ta')  # the kill came while a line was written
+        file.write('{"model": "tiny", "ta')  # the kill came while a line was written
     assert run(config, monkeypatch=monkeypatch) == 0
     assert scores(path) == whole
     assert len(computed) == 10 + 1  # the cell that was lost, twice

@@ -1,4 +1,4 @@
-"""The small nets: files, tokenizers and initial weights."""
+"""The small models: files, tokenizers and initial weights."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def sentences(count: int = 300) -> list[str]:
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """All nets, made once."""
+    """All models, made once."""
     root = tmp_path_factory.mktemp("runs")
     for net in NETS:
         make(net, sentences(), root / net, vocab_size=VOCAB_SIZE)

@@ -1,4 +1,4 @@
-"""ONNX of every net: onnxruntime gives PyTorch's numbers, or lpjax's if weights are compressed."""
+"""ONNX of every model: onnxruntime gives PyTorch's numbers, or lpjax's if weights are compressed."""
 
 from __future__ import annotations
 

@@ -90,7 +90,7 @@ def test_misuse_is_exit_2(command: Command, folder: Path, tmp_path: Path, argume
 
 
 def test_heads_have_no_vectors(tmp_path: Path):
-    with pytest.raises(ValueError, match="`pooled` is for encoders of sentences, but this net has a head"):
+    with pytest.raises(ValueError, match="`pooled` is for encoders of sentences, but this model has a head"):
         lpjax.export_program(load_golden("bert_classifier").checkpoint, tmp_path / "out", "onnx", pooled=True)
     with pytest.raises(ValueError, match=r"reads half of each batch backwards \(`bi_data`\)"):
         lpjax.export_program(load_golden("xlnet_both_directions").checkpoint, tmp_path / "out", "onnx")

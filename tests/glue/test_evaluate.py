@@ -136,7 +136,7 @@ def test_misuse_is_told():
         evaluate_task(checkpoint, examples, tokenizer=tokenizer, batch_size=0)
     prepared = prepare(checkpoint, examples, tokenizer=tokenizer)
     fewer = dataclasses.replace(checkpoint, config=dataclasses.replace(checkpoint.config, vocab_size=28))
-    with pytest.raises(ValueError, match="ids up to 28, but the net has 28"):
+    with pytest.raises(ValueError, match="ids up to 28, but the model has 28"):
         evaluate_task(fewer, prepared)
     with pytest.raises(ValueError, match="NaN or infinite"):
         to_predictions(np.array([[0, np.nan]]), examples, None)
@@ -164,7 +164,7 @@ def test_scores_are_those_of_the_predictions(task):
 
 
 def test_the_order_of_labels_does_not_matter():
-    """Outputs and their names are permuted together: the score stays, as nets on the hub need it."""
+    """Outputs and their names are permuted together: the score stays, as models on the hub need it."""
     checkpoint = net_with_head("roberta_base", "mnli")
     task, head = TASKS["mnli"], checkpoint.params["classifier"]
     examples = make_examples("mnli", texts_of(1, n=40), texts_of(2, n=40, seed=1))
@@ -193,7 +193,7 @@ def test_a_split_is_prepared_once_for_many_nets():
 
 
 def logits_of_all_nets(target: str) -> None:
-    """Write logits of the nets, in batches of a size that eight does not divide, and how many devices there are."""
+    """Write logits of the models, in batches of a size that eight does not divide, and how many devices there are."""
     found = {"devices": np.array(jax.device_count())}
     for net, batch_size in zip(NETS, (3, 12, 1, 20, 5, 8, 7, 9), strict=True):
         checkpoint = net_with_head(net, "mnli", rank=3)

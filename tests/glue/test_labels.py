@@ -61,7 +61,7 @@ def test_every_permutation_under_every_spelling(task):
 @pytest.mark.parametrize(
     ("name", "labels", "expected"),
     [
-        # As roberta-large-mnli and other nets on the hub have them.
+        # As roberta-large-mnli and other models on the hub have them.
         ("mnli", {"0": "CONTRADICTION", "1": "NEUTRAL", "2": "ENTAILMENT"}, [2, 1, 0]),
         ("mnli", {"0": "contradict", "1": "entail", "2": "neutral"}, [2, 0, 1]),
         ("sst2", {"0": "POSITIVE", "1": "NEGATIVE"}, [1, 0]),

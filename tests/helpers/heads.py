@@ -1,4 +1,4 @@
-"""The golden nets with heads for tokens, answers and masked words."""
+"""The golden models with heads for tokens, answers and masked words."""
 
 from __future__ import annotations
 

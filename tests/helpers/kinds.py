@@ -1,4 +1,4 @@
-"""Golden nets whose matrices are near the dense ones, in every form that a compressed file has."""
+"""Golden models whose matrices are near the dense ones, in every form that a compressed file has."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ KINDS: dict[str, Callable[[np.ndarray, bool], Any]] = {
 
 
 def in_kind(net: Checkpoint, kind: str) -> Checkpoint:
-    """`net` with all of its matrices of one of `KINDS`."""
+    """`model` with all of its matrices of one of `KINDS`."""
     params = net.params
     for path, leaf in walk(params):
         if path.endswith(("kernel", "embedding")) and np.ndim(leaf) == 2:

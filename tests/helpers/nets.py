@@ -1,4 +1,4 @@
-"""Tiny nets: the golden ones cut, with heads, or factored."""
+"""Tiny models: the golden ones cut, with heads, or factored."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.helpers.goldens import load_golden
 
 
 def factor(params, rank: int):
-    """Every matrix of the net as a `LowRank`, by NumPy's SVD."""
+    """Every matrix of the model as a `LowRank`, by NumPy's SVD."""
     if not isinstance(params, dict):
         if params.ndim != 2 or min(params.shape) <= rank:
             return params
@@ -66,7 +66,7 @@ def quantize(params: dict, bits: int | None = 8, rank: int | None = None) -> dic
 
 
 def base_net(name: str, *, layers: int = 1, dropout: float = 0.0, rank: int | None = None) -> Checkpoint:
-    """A golden net of a layer or two, without dropout unless there is to be some, its matrices factored if asked."""
+    """A golden model of a layer or two, without dropout unless there is to be some, its matrices factored if asked."""
     checkpoint = load_golden(name).checkpoint
     fields = {field.name: field for field in dataclasses.fields(checkpoint.config)}
     changes = {key: dropout for key in fields if "dropout" in key and key != "classifier_dropout"}

@@ -1,4 +1,4 @@
-"""Golden nets with weights of every kind, and what lpjax computes with them, for exported programs."""
+"""Golden models with weights of every kind, and what lpjax computes with them, for exported programs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ FORWARD = {
 
 
 def case_of(name: str, kind: str) -> tuple[Golden, lpjax.Checkpoint, np.ndarray]:
-    """A golden, its net with weights of one of `KINDS`, and what lpjax computes of the golden's batch."""
+    """A golden, its model with weights of one of `KINDS`, and what lpjax computes of the golden's batch."""
     golden = load_golden(name)
     net = dataclasses.replace(golden.checkpoint, params=KINDS[kind](golden.checkpoint.params), source=None)
     return golden, net, np.asarray(FORWARD[name](net.params, net.config, golden.batch))

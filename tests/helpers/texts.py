@@ -1,4 +1,4 @@
-"""Texts of letters, and tokenizers that know them, for the tiny nets."""
+"""Texts of letters, and tokenizers that know them, for the tiny models."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lpjax.data.batching import Batch, collate, tokenize
 from lpjax.models import ModelConfig
 
 WORDS = [chr(letter) for letter in range(ord("a"), ord("v") + 1)]
-FIRST_ID = 7  # id of "a"; the tiny nets have 29 tokens
+FIRST_ID = 7  # id of "a"; the tiny models have 29 tokens
 _TEMPLATES = {
     "bert": ("<cls> $A <sep>", "<cls> $A <sep> $B:1 <sep>:1"),
     "distilbert": ("<cls> $A <sep>", "<cls> $A <sep> $B:1 <sep>:1"),
@@ -23,12 +23,12 @@ _TEMPLATES = {
     "albert": ("<cls> $A <sep>", "<cls> $A <sep> $B:1 <sep>:1"),
     "xlnet": ("$A <sep> <cls>:2", "$A <sep> $B:1 <sep>:1 <cls>:2"),
 }
-LONGEST = 9  # positions that the smallest of the nets has
+LONGEST = 9  # positions that the smallest of the models has
 TEXTS = ["a b c", "d", "e f g h i j k", "", "l m n", "o", "p q r s t u v a b", "c d e", "f g h i j"]
 
 
 def make_tokenizer(config: ModelConfig) -> PreTrainedTokenizerFast:
-    """A tokenizer of transformers for a tiny net, with the special tokens of its kind; letters are words."""
+    """A tokenizer of transformers for a tiny model, with the special tokens of its kind; letters are words."""
     kind = config.model_type
     pad = 5 if kind == "xlnet" else config.padding_id or 0
     numbers = iter(i for i in range(FIRST_ID) if i != pad)
@@ -58,7 +58,7 @@ def texts_of(*lengths: int, n: int = 10, seed: int = 0) -> list[str]:
 
 
 def one_at_a_time(checkpoint, texts):
-    """The inputs of the net for each text alone, without padding."""
+    """The inputs of the model for each text alone, without padding."""
     tokens = tokenize(make_tokenizer(checkpoint.config), checkpoint.config, texts, max_length=LONGEST)
     for row, ids in enumerate(tokens.ids):
         yield collate(tokens, Batch(np.array([row]), len(ids)), 1)

@@ -20,7 +20,7 @@ def any_golden(request: pytest.FixtureRequest) -> Golden:
 
 @pytest.fixture(params=NETS)
 def each_net(request: pytest.FixtureRequest) -> Golden:
-    """One plain case of each net."""
+    """One plain case of each model."""
     return load_golden(request.param)
 
 

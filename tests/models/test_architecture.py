@@ -1,4 +1,4 @@
-"""A net is one file and one line of the table: one from outside goes all the way."""
+"""A model is one file and one line of the table: one from outside goes all the way."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ VOCAB, WIDTH = 29, 12
 
 @pytest.fixture
 def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of a toy checkpoint, and its net in the table."""
+    """The folder of a toy checkpoint, and its model in the table."""
     monkeypatch.setitem(ARCHITECTURES, "bag", toy_net.BAG)
     rng = np.random.default_rng(0)
     shapes = {"bag.words.weight": (VOCAB, WIDTH), "bag.mix.weight": (WIDTH, WIDTH), "bag.mix.bias": (WIDTH,)}

@@ -1,4 +1,4 @@
-"""A head on every net: fresh where there is none, kept where there is one that fits."""
+"""A head on every model: fresh where there is none, kept where there is one that fits."""
 
 from __future__ import annotations
 

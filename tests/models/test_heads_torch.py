@@ -1,4 +1,4 @@
-"""Optional, if PyTorch is installed: nets with heads for tokens, answers and words, exported to transformers."""
+"""Optional, if PyTorch is installed: models with heads for tokens, answers and words, exported to transformers."""
 
 # pyright: reportMissingImports=false
 

@@ -1,4 +1,4 @@
-"""Optional, where PyTorch is installed: every net live against transformers, at full base size with random weights."""
+"""Optional, where PyTorch is installed: every model against transformers, at full size with random weights."""
 
 # PyTorch is no dependency of lpjax.
 # pyright: reportMissingImports=false

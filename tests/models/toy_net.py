@@ -1,4 +1,4 @@
-"""A net that lpjax does not have, all of it in one file: the mean of a text's word vectors, through one dense layer."""
+"""A model that lpjax does not have, all in one file: the mean of word vectors, through one dense layer."""
 
 from __future__ import annotations
 

@@ -236,7 +236,7 @@ def test_calibration_weights_the_words_that_a_decoder_predicts(monkeypatch):
 
 
 def several_labels() -> Checkpoint:
-    """A net whose labels do not exclude each other."""
+    """A model whose labels do not exclude each other."""
     net = net_with_head("bert_base", "mnli")
     return dataclasses.replace(
         net, config_json={**(net.config_json or {}), "problem_type": "multi_label_classification"}

@@ -1,4 +1,4 @@
-"""Divergence of nets against SciPy and against texts run one by one."""
+"""Divergence of models against SciPy and against texts run one by one."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def assert_hidden_states_count(checkpoint, smaller, headed, without, options):
 @pytest.mark.covering(0)
 @pytest.mark.parametrize("name", ["bert_base", "distilbert_base"])
 def test_a_head_for_tokens_is_no_head(name):
-    """Files of nets that classify tokens have a classifier and nothing that would read the first token for it."""
+    """Files of models that classify tokens have a classifier and nothing that would read the first token for it."""
     headed, base = net_with_head(name, "mnli"), base_net(name)
     assert outputs_of(headed) == Classes(3)
     tokens = {key: leaf for key, leaf in headed.params.items() if key != "pre_classifier"}
@@ -116,7 +116,7 @@ def test_a_head_for_tokens_is_no_head(name):
 
 
 def several_labels(name: str, problem: str = "multi_label_classification"):
-    """A net of three outputs that do not exclude each other."""
+    """A model of three outputs that do not exclude each other."""
     net = net_with_head(name, "mnli")
     return dataclasses.replace(net, config_json={**(net.config_json or {}), "problem_type": problem})
 

@@ -319,7 +319,7 @@ REFUSED = {
         lambda folder: edit_modules(folder, lambda stages: stages.__delitem__(slice(1, 2))),
         "no stage before",
     ),
-    "nothing but the net": (
+    "nothing but the model": (
         lambda folder: edit_modules(folder, lambda stages: stages.__delitem__(slice(1, None))),
         "no st",
     ),

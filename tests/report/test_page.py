@@ -206,7 +206,7 @@ def test_latency_is_told_for_both_nets(small, folder, tmp_path, monkeypatch):
     monkeypatch.setattr("lpjax.evaluation.latency._SECONDS", 0.1)
     write_report(tmp_path / "page.html", [small], baseline=baseline(folder))
     rows = Page(tmp_path / "page.html").table("times")
-    assert [row[1][0] for row in rows] == ["32 × 9", "1 × 9"]  # the net has nine positions
+    assert [row[1][0] for row in rows] == ["32 × 9", "1 × 9"]  # the model has nine positions
     for row in rows:
         (dense, *around), (factored, *_), (ratio,) = (numbers for _, numbers in row[2:5])
         assert around[0] <= dense <= around[1]
@@ -249,7 +249,7 @@ def test_another_baseline_is_refused(small, folder, run, tmp_path):
         write_report(out, [small], baseline=Baseline(lpjax.load_checkpoint(small), "small"))
     other = baseline(folder)
     other.checkpoint.params["embeddings"]["LayerNorm"]["bias"] = np.zeros(5, np.float32)
-    with pytest.raises(ValueError, match=r"dense is not the net .*LayerNorm/bias \[12\]: it has \[5\] there"):
+    with pytest.raises(ValueError, match=r"dense is not the model .*LayerNorm/bias \[12\]: it has \[5\] there"):
         write_report(out, [small], baseline=other)
     with pytest.raises(ValueError, match="is a dense checkpoint; expected one that"):
         write_report(out, [folder])

@@ -118,7 +118,7 @@ def test_other_files_are_refused(tmp_path):
         ("", "has 0 lines"),
         ("[]", "line 1 is a list"),
         ("{", "line 1 is not JSON"),
-        (json.dumps(CELLS[0]), "no cell of a compressed net"),
+        (json.dumps(CELLS[0]), "no cell of a compressed model"),
         (json.dumps(bare), "lacks `score`, `scores` or `metrics`"),
         (json.dumps(bare | {"scores": {}}), "numbers by name"),
     ):

@@ -244,11 +244,11 @@ def test_allocations_count_entries_and_refuse_what_they_do_not_save():
         lpjax.allocate(params, budget=0.5, select=".", sparse_share=1.0)
 
 
-# In nets
+# In models
 
 
 def with_entries(name: str) -> tuple[lpjax.Checkpoint, lpjax.Checkpoint]:
-    """A net with pairs and single entries, and the same with dense matrices."""
+    """A model with pairs and single entries, and the same with dense matrices."""
     net = base_net(name)
     options = {"select": ["embeddings", "encoder"], "keep": 0.6, "sparse_share": 0.5, "solver": "svd"}
     small = dataclasses.replace(net, params=compress(net.params, **options).params)
@@ -300,7 +300,7 @@ def test_a_checkpoint_comes_back_bit_for_bit_and_exports(name, tmp_path):
     for a, b in zip(jax.tree.leaves(small.params), jax.tree.leaves(again.params), strict=True):
         assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
         assert a.dtype == b.dtype
-    # But for the header, whose names outweigh what so small a net saves.
+    # But for the header, whose names outweigh what so small a model saves.
     assert size_of(again) < size_of(dense)
     lpjax.export_checkpoint(again, tmp_path / "export")
     exported = dict(leaves_with_paths(lpjax.load_checkpoint(tmp_path / "export").params))
@@ -474,7 +474,7 @@ def test_the_command_its_plan_and_its_page(command, folder, tmp_path):
         r'<dt>single entries</dt><dd><data value="0.4">40[^<]*</data> of the parameters of a pair, in ',
         page,
     )
-    # A net that has them keeps them in the next record.
+    # A model that has them keeps them in the next record.
     options = ["--layers", "word_embeddings", "--keep", 0.7, "--sparse", 0.2]
     status, _, errors = command("compress", tmp_path / "out", tmp_path / "more", *options)
     assert status == 2

@@ -90,7 +90,7 @@ def step_with(checkpoint: Checkpoint, state: TrainState, optimizer: Any, batch: 
 
 @pytest.mark.usefixtures("x64")
 def test_an_update_is_that_of_adamw():
-    """Three updates of a factored net, in double precision: NumPy's own, by the decoupled decay of the paper."""
+    """Three updates of a factored model, in double precision: NumPy's own, by the decoupled decay of the paper."""
     checkpoint = net_with_head("bert_base", "sst2", rank=4)
     state, optimizer = state_of(checkpoint, jnp.float64, decay=0.1, clip=10)
     batches = [batch_of(checkpoint, 1, 8, filled, np.float64) for filled in (8, 5, 8)]
@@ -190,7 +190,7 @@ def test_dropout_follows_from_its_key():
 @pytest.mark.parametrize("rank", [None, 4], ids=["dense", "factored"])
 @pytest.mark.parametrize("name", NETS)
 def test_every_net_learns(name, rank):
-    """What a word decides is learned to the last example, and the net that was given is as it was."""
+    """What a word decides is learned to the last example, and the model that was given is as it was."""
     checkpoint = base_net(name, rank=rank)
     before = {path: leaf.copy() for path, leaf in leaves_of(checkpoint.params).items()}
     settings = Settings(epochs=40, batch_size=8, learning_rate=1e-2, eval_every=40)
@@ -246,7 +246,7 @@ def write_curve(target: str) -> None:
 
 
 def flipped(examples: Examples) -> Examples:
-    """With the other label: the better a net gets at the task, the worse it is at these."""
+    """With the other label: the better a model gets at the task, the worse it is at these."""
     return examples._replace(labels=1 - examples.labels)
 
 
@@ -309,7 +309,7 @@ def test_one_example_is_enough():
 
 
 def test_weights_in_half_precision_are_trained_and_kept_in_full(tmp_path):
-    extra = {"crf.transitions": np.eye(3)}  # of the file, beside the net
+    extra = {"crf.transitions": np.eye(3)}  # of the file, beside the model
     checkpoint = dataclasses.replace(base_net("bert_bfloat16"), extra=extra)
     assert checkpoint.config_json["dtype"] == "bfloat16"
     found = train_on_toy(checkpoint, settings=replace(epochs=1, dtype="bfloat16"))
@@ -340,7 +340,7 @@ def test_what_is_saved_knows_its_task(tmp_path):
 
 @pytest.mark.parametrize("named", ["id2label", "label2id"])
 def test_a_head_that_is_there_keeps_its_order_of_labels(named, tmp_path):
-    """A net from elsewhere counts its labels otherwise; it is trained on, and saved, as it counts."""
+    """A model from elsewhere counts its labels otherwise; it is trained on, and saved, as it counts."""
     names = {"0": "CONTRADICTION", "1": "ENTAILMENT", "2": "NEUTRAL"}
     told = {"id2label": names} if named == "id2label" else {"label2id": {name: int(i) for i, name in names.items()}}
     checkpoint = net_with_head("bert_base", "mnli")

@@ -1,4 +1,4 @@
-"""Recovery without labels: it brings a factored net nearer to the dense one, and never further from it."""
+"""Recovery without labels: it brings a factored model nearer to the dense one, and never further from it."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_a_rate_that_is_too_high_is_made_lower(rate):
         assert entry["step"] > before["step"]
     assert share < 0.1
     assert found.best["divergence"] == lowest < 0.9 * found.curve[0]["divergence"]
-    # What is handed back is that net, whatever came after it.
+    # What is handed back is that model, whatever came after it.
     assert measure_of(dense)(found.checkpoint.params) == pytest.approx(lowest, rel=1e-5)
 
 
@@ -115,7 +115,7 @@ def test_a_net_whose_outputs_are_not_finite():
 
 def test_the_start_is_kept_where_training_makes_it_worse():
     dense = base_net("bert_base")
-    # Near the dense net, which itself may have gradients of exactly 0.
+    # Near the dense model, which itself may have gradients of exactly 0.
     smaller = dataclasses.replace(dense, params=jax.tree.map(lambda x: x * np.float32(1.001), dense.params))
     found = run(smaller, dense, settings=dataclasses.replace(SETTINGS, learning_rate=1.0, epochs=1))
     assert found.best == found.curve[0]
@@ -136,20 +136,20 @@ def test_the_same_seed_gives_the_same_weights():
 
 def test_a_net_in_half_precision_stays_one():
     dense = base_net("bert_base")
-    extra = {"crf.transitions": np.eye(3)}  # of the file, beside the net
+    extra = {"crf.transitions": np.eye(3)}  # of the file, beside the model
     params = jax.tree.map(lambda x: np.asarray(x, "bfloat16"), dense.params)
     half = dataclasses.replace(dense, params=params, extra=extra)
     found = run(shrink(half), half)
     assert found.checkpoint.extra == extra
     assert {str(leaf.dtype) for leaf in jax.tree.leaves(found.checkpoint.params)} == {"bfloat16"}
     assert found.best["divergence"] < found.curve[0]["divergence"]
-    # That of the net as it is handed back, not of what it was rounded from.
+    # That of the model as it is handed back, not of what it was rounded from.
     assert measure_of(half)(found.checkpoint.params) == pytest.approx(found.best["divergence"], rel=1e-6)
 
 
 @pytest.fixture(scope="module")
 def uninterrupted():
-    """A net, its dense one, and what comes of a rate so high that the run goes back."""
+    """A model, its dense one, and what comes of a rate so high that the run goes back."""
     dense = base_net("bert_base")
     smaller = shrink(dense)
     settings = dataclasses.replace(SETTINGS, learning_rate=0.3, warmup=0.0)

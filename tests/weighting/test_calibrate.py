@@ -1,4 +1,4 @@
-"""Sums at statistics taps against gradients with respect to weights, text by text; activations of shorter nets."""
+"""Sums at statistics taps against gradients with respect to weights, text by text; activations of shorter models."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_inputs_of_a_layer_are_what_the_layers_before_it_give(name):
 
 
 def test_statistics_of_a_shared_matrix_are_sums_over_its_uses():
-    """Those of the same net whose two layers have matrices of their own, which are equal."""
+    """Those of the same model whose two layers have matrices of their own, which are equal."""
     shared = base_net("albert_base", layers=2)
     config = dataclasses.replace(shared.config, num_hidden_groups=2)
     groups = shared.params["encoder"]["albert_layer_groups"]
@@ -294,7 +294,7 @@ def test_labels_want_a_head():
 
 
 def statistics_of_a_net(target: str) -> None:
-    """Write the sums of a net in batches of five, and how many devices there are."""
+    """Write the sums of a model in batches of five, and how many devices there are."""
     checkpoint = net_with_head("roberta_base", "mnli")
     found = run(checkpoint, labels=np.zeros(len(TEXTS)), batch_size=5).statistics
     arrays = {f"{path} {name}": value for path, one in found.items() for name, value in vars(one).items()}

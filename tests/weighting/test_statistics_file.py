@@ -24,7 +24,7 @@ def some(seed: int = 0) -> Calibration:
     forward = Statistics(9, moment.copy(), x.mean(axis=0), np.abs(x).mean(axis=0))
     table = Statistics(9, outputs=g.T @ g, counts=np.arange(5, dtype=np.float32), gradients=np.ones(5, np.float32))
     statistics = {"a/query/kernel": kernel, "a/key/kernel": forward, "words/embedding": table}
-    return Calibration(statistics, "embedding", 3, 9, 7, {"model": "a net", "texts": "some.txt"})
+    return Calibration(statistics, "embedding", 3, 9, 7, {"model": "a model", "texts": "some.txt"})
 
 
 def same(one: Calibration, other: Calibration) -> None:

@@ -175,7 +175,7 @@ def test_singular_statistics_are_no_failure(name, damage):
 
 @pytest.mark.parametrize("wide", [True, False])
 def test_a_dominant_direction_does_not_hide_the_others(wide):
-    """One eigenvalue is most of the trace, as in trained nets; in float32 the others must still count."""
+    """One eigenvalue is most of the trace, as in trained models; in float32 the others must still count."""
     rng = np.random.default_rng(0)
     n, d = (300, 40) if wide else (40, 300)
     x, g = rng.normal(size=(2000, n)), rng.normal(size=(2000, d))
@@ -270,7 +270,7 @@ def test_misuse_is_refused_before_any_work():
         lpjax.compress({"layer": {"kernel": kernel}}, select="kernel", rank=K, weighting="drone")
     with pytest.raises(ValueError, match="`weighting` is 'kfac'"):
         compressed(kernel, statistics, "kfac")
-    with pytest.raises(ValueError, match=r"another net: `inputs` of layer/kernel has shape \(17, 17\)"):
+    with pytest.raises(ValueError, match=r"another model: `inputs` of layer/kernel has shape \(17, 17\)"):
         compressed(kernel[:-1], statistics, "drone")
     broken = dataclasses.replace(statistics, inputs=np.full((len(kernel),) * 2, np.nan))
     with pytest.raises(ValueError, match="`inputs` of layer/kernel in `statistics` is not finite"):
