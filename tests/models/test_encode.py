@@ -23,6 +23,7 @@ from lpjax.models import (
     device_params,
     encode,
 )
+from tests.helpers.fresh import forget_programs
 from tests.helpers.goldens import NETS, Golden, load_golden
 from tests.helpers.nets import factor_losslessly
 
@@ -41,17 +42,16 @@ def test_hidden_states_equal_those_of_pytorch(any_golden: Golden):
 
 
 @pytest.mark.covering(1)
-@pytest.mark.covering(1)
 @pytest.mark.parametrize("texts", [1, 2])
 def test_hidden_states_some_texts_at_a_time(any_golden: Golden, monkeypatch: pytest.MonkeyPatch, texts: int):
     """As large batches are computed on a CPU; three texts are no multiple of two."""
     (checkpoint, batch, expected, _) = any_golden
     monkeypatch.setattr("lpjax.models.encoder._TOKENS", texts * expected.shape[1])
     monkeypatch.setattr(jax, "device_count", lambda: 1)
-    jax.clear_caches()
+    forget_programs()
     program = jax.make_jaxpr(lambda batch: encode(checkpoint.params, checkpoint.config, batch))(batch)
     got = encode(checkpoint.params, checkpoint.config, batch)
-    jax.clear_caches()
+    forget_programs()
     assert_near(got, any_golden)
     assert ("scan" in str(program)) == (len(expected) > texts and not getattr(checkpoint.config, "bi_data", False))
 

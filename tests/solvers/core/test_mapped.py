@@ -14,6 +14,7 @@ import lpjax
 from lpjax.solvers._core import mapped as _mapped
 from lpjax.solvers._core import rows as _rows
 from tests.helpers import SOLVERS, heavy_tailed, product, subspace_distance, truncated_svd
+from tests.helpers.fresh import forget_programs
 
 pytestmark = pytest.mark.covering(1)
 
@@ -34,12 +35,12 @@ def saved(tmp_path):
 @pytest.fixture(params=[1, 3, 10])
 def blocks(request, monkeypatch):
     """Cut 170 × 7 into that many blocks; 3 does not divide 170."""
-    jax.clear_caches()
+    forget_programs()
     for name in ("_CPU_ENTRIES", "_ACCELERATOR_ENTRIES"):
         monkeypatch.setattr(_rows, name, -(-170 * 7 // request.param))
     monkeypatch.setattr(_mapped, "_CHECKED_ENTRIES", 40)
     yield
-    jax.clear_caches()
+    forget_programs()
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ from lpjax.solvers._core import rows as _rows
 from lpjax.solvers._core.rows import Rows, fold_rows, map_rows, multiply
 from lpjax.solvers._core.spectrum import gram_of_rows, right_singular, triangle_of_rows
 from tests.helpers import OBJECTIVE, heavy_tailed, low_rank, norm, product
+from tests.helpers.fresh import forget_programs
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -21,11 +22,23 @@ pytestmark = pytest.mark.usefixtures("x64")
 @pytest.fixture(params=[1, 2, 3, 10, 17])
 def blocks(request, monkeypatch):
     """Cut 17 × 7 into that many blocks; 2, 3 and 10 do not divide 17."""
-    jax.clear_caches()
+    forget_programs()
     monkeypatch.setattr(_rows, "_CPU_ENTRIES", -(-17 * 7 // request.param))
     monkeypatch.setattr(_rows, "_ACCELERATOR_ENTRIES", -(-17 * 7 // request.param))
     yield request.param
-    jax.clear_caches()
+    forget_programs()
+
+
+def test_every_case_of_blocks_has_a_program_of_its_own(monkeypatch):
+    """The tests below would otherwise run the first case's program again."""
+    matrix, programs = jnp.asarray(heavy_tailed(17, 7)), set()
+    for entries in (17 * 7, 40):
+        forget_programs()
+        monkeypatch.setattr(_rows, "_CPU_ENTRIES", entries)
+        monkeypatch.setattr(_rows, "_ACCELERATOR_ENTRIES", entries)
+        programs.add(str(jax.make_jaxpr(lambda matrix: lpjax.lewis(matrix, 3))(matrix)))
+    forget_programs()
+    assert len(programs) == 2
 
 
 def as_rows(matrix: np.ndarray, factor: float = 1.0, **options) -> Rows:
@@ -92,11 +105,11 @@ def test_solvers_do_not_depend_on_blocks(monkeypatch, name, p, weighted):
     weights = np.random.default_rng(1).uniform(0, 3, size=17) if weighted else None
     found = []
     for entries in (17 * 7, 40):
-        jax.clear_caches()
+        forget_programs()
         monkeypatch.setattr(_rows, "_CPU_ENTRIES", entries)
         monkeypatch.setattr(_rows, "_ACCELERATOR_ENTRIES", entries)
         found.append(lpjax.SOLVERS[name](jnp.asarray(matrix), 3, p=p, row_weights=weights))
-    jax.clear_caches()
+    forget_programs()
     whole, cut = found
     # Iterations may end a step apart.
     np.testing.assert_allclose(product(cut), product(whole), atol=1e-5 * np.abs(matrix).max())
@@ -107,13 +120,13 @@ def test_solvers_do_not_depend_on_blocks(monkeypatch, name, p, weighted):
 def test_objective_is_that_of_the_factors_when_blocks_overlap(monkeypatch):
     """17 rows in blocks of 5 and 6: the last one begins with rows whose factors have moved on already."""
     matrix = heavy_tailed(17, 7)
-    jax.clear_caches()
+    forget_programs()
     monkeypatch.setattr(_rows, "_CPU_ENTRIES", 40)
     monkeypatch.setattr(_rows, "_ACCELERATOR_ENTRIES", 40)
     for count in (1, 2, 3, 5):
         solution = lpjax.admm_entries(jnp.asarray(matrix), 3, p=1.0, num_iters=count, tol=0.0, init="svd")
         assert solution.objective == pytest.approx(norm(matrix - product(solution), 1), rel=1e-12)
-    jax.clear_caches()
+    forget_programs()
 
 
 @pytest.mark.slow
