@@ -70,7 +70,7 @@ def test_whole_numbers_have_ranges(command: Command, name, option, least):
     for value in (most + 1, 10**400):
         err = refused(command, name, option, str(value))
         assert option in err
-        assert f"from {least} to {most}" in err or f"less than or equal to {most}" in err
+        assert f"from {least} to {most}" in err or f"expected at most {most}" in err
     err = refused(command, name, option, str(least - 1))
     assert option in err
     assert f"{least} or more" in err or f"greater than or equal to {least}" in err

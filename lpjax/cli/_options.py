@@ -34,7 +34,7 @@ def at_least(least: int, help: str, *, metavar: str = "N", most: int = MOST, **m
 
     def check(value: float | None) -> float | None:
         if value is not None and value > most:
-            raise typer.BadParameter(f"Input should be less than or equal to {most}")
+            raise typer.BadParameter(f"{value} is too large; expected at most {most}")
         return value
 
     return option(metavar, help, min=least, callback=check, **more)
