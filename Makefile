@@ -25,8 +25,8 @@ test-all: .venv/ready
 # `make test`, and a sixteenth of what is marked slow: sixteen commits in a row have all. `make test-part PART=1/16`
 # names a part.
 PART ?= $(shell echo $$(($$(git rev-list --count HEAD) % 16 + 1)))/16
-test-part: .venv/ready
-	$(BIN)/python -m pytest -m "" --slow-part $(PART)
+test-part: test
+	$(BIN)/python -m pytest -m slow --slow-part $(PART) --default-flags
 
 # Lint, types and a few tests of every part, in under two minutes.
 check: lint

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -32,24 +31,26 @@ _hook = install_import_hook(_CHECKED, f"{tests._shapes.__name__}.check_arrays")
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
-# Compiled programs are shared by the workers of one run, and forgotten after it: so every run compiles what it tests.
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
-jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-_CACHE = "LPJAX_TESTS_CACHE"  # a folder that stays; not JAX's own variable, which processes that tests start follow
+# Compiling is two thirds of what the tests take. XLA's older emitters do it in half of the time, and small programs
+# need not be split. Only this process has these flags, not what tests start. With `--default-flags` it has none, as in
+# `make test-part` for what is slow. XLA ends a process whose flags it does not know, and names them.
+_FLAGS = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Make the cache's folder, once: xdist's workers inherit it."""
-    if _CACHE not in os.environ:
-        folder = tempfile.TemporaryDirectory(prefix="lpjax-tests-", ignore_cleanup_errors=True)
-        config.add_cleanup(folder.cleanup)
-        os.environ[_CACHE] = folder.name
-    jax.config.update("jax_compilation_cache_dir", os.environ[_CACHE])
+    """Have XLA read its flags, which it does once."""
+    starts_workers = config.getoption("numprocesses", None) and not hasattr(config, "workerinput")
+    if starts_workers or config.getoption("--default-flags") or "XLA_FLAGS" in os.environ:
+        return
+    os.environ["XLA_FLAGS"] = _FLAGS
+    jax.devices()
+    del os.environ["XLA_FLAGS"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the option of `make test-part`."""
+    """Add the options of `make test-part`."""
     parser.addoption("--slow-part", metavar="K/N", help='of the slow tests, with -m "", run only part K of N')
+    parser.addoption("--default-flags", action="store_true", help="let XLA emit code as it does for users")
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest deselects by marks

@@ -123,7 +123,7 @@ def test_numbers_that_no_file_holds_are_refused(dtype: Any, folder: Path, tmp_pa
     loaded = load_checkpoint(folder)
     params = set_leaf(loaded.params, TABLE, np.ones((29, 12), dtype))
     for write in (save_checkpoint, export_checkpoint):
-        with pytest.raises(ValueError, match=r"format that files do not have: embeddings.word_embeddings.weight \("):
+        with pytest.raises(ValueError, match=r"files cannot hold: embeddings.word_embeddings.weight \("):
             write(dataclasses.replace(loaded, params=params), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

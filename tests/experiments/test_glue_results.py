@@ -105,7 +105,7 @@ def test_the_best_of_an_outlier_study_is_marked(tmp_path, monkeypatch):
     (tmp_path / "outliers.jsonl").write_text(json.dumps(record) + "\n")
     lines = glue_results.outliers_table().splitlines()
     assert lines[0].endswith("| largest row | kurtosis | dense | keep | svd | lewis, p = 1 |")
-    assert lines[2:] == ["| model, RTE | embeddings | int8 | 3.1 | 2.5 | 87.50 | 0.4 | 50.00 | **75.00** |"]
+    assert lines[2:] == ["| net, RTE | embeddings | int8 | 3.1 | 2.5 | 87.50 | 0.4 | 50.00 | **75.00** |"]
 
 
 def test_speeds_are_told_with_their_ratio(tmp_path, monkeypatch):
