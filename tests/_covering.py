@@ -6,6 +6,7 @@ The others are slow, and may be run in parts.
 from __future__ import annotations
 
 import itertools
+import re
 import zlib
 from collections import defaultdict
 from collections.abc import Hashable, Mapping, Sequence
@@ -52,6 +53,21 @@ def mark_the_rest_slow(items: Sequence[pytest.Item]) -> None:
         values = [{name: repr(value) for name, value in item.callspec.params.items()} for item in cases]
         for number in set(range(len(cases))) - set(covering(values, *mark.args)):
             cases[number].add_marker("slow")
+
+
+_OTHER_MODELS = re.compile("albert|camembert|distilbert|electra|modernbert|mpnet|roberta")
+
+
+def names_another_model(nodeid: str) -> bool:
+    """Whether the parameters of a test name another model than BERT and XLNet."""
+    return bool(_OTHER_MODELS.search(nodeid.partition("[")[2]))
+
+
+def mark_other_models_slow(items: Sequence[pytest.Item]) -> None:
+    """Of tests with the mark `two_models`: the cases of other models than BERT and XLNet get the mark `slow`."""
+    for item in items:
+        if item.get_closest_marker("two_models") and names_another_model(item.nodeid):
+            item.add_marker("slow")
 
 
 def in_part(nodeid: str, part: str) -> bool:

@@ -17,7 +17,7 @@ from jaxtyping import install_import_hook
 from safetensors.numpy import load_file, save_file
 
 import tests._shapes
-from tests._covering import in_part, mark_the_rest_slow
+from tests._covering import in_part, mark_other_models_slow, mark_the_rest_slow
 
 pytest_plugins = ["tests.helpers.compressed"]
 
@@ -56,6 +56,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.hookimpl(tryfirst=True)  # before pytest deselects by marks
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     mark_the_rest_slow(items)
+    mark_other_models_slow(items)
     part = config.getoption("--slow-part")
     if part is not None:
         items[:] = [item for item in items if item.get_closest_marker("slow") is None or in_part(item.nodeid, part)]

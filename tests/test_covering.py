@@ -6,7 +6,8 @@ import itertools
 
 import pytest
 
-from tests._covering import covering, in_part
+from lpjax.models import ARCHITECTURES
+from tests._covering import covering, in_part, names_another_model
 
 
 @pytest.mark.parametrize("sizes", [(4,), (2, 3), (6, 2, 3), (6, 3, 2, 2), (1, 1, 1)])
@@ -36,6 +37,12 @@ def test_cases_that_lack_a_combination_lose_nothing():
 def test_every_value_by_itself():
     cases = [{"net": net, "task": task} for net in "abcd" for task in (1, 2, 3)]
     assert [(cases[i]["net"], cases[i]["task"]) for i in covering(cases, 1)] == [("a", 1), ("b", 2), ("c", 3), ("d", 1)]
+
+
+def test_models_are_told_from_bert_and_xlnet():
+    others = {name for name in ARCHITECTURES if names_another_model(f"tests/test_a.py::test_b[{name}_base-8]")}
+    assert others == ARCHITECTURES.keys() - {"bert", "xlnet"}
+    assert not names_another_model("tests/test_roberta.py::test_b[bert_base]")
 
 
 def test_parts_have_every_test_once():

@@ -46,6 +46,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sizes, "_SIZES", (0.6, 0.5))
 
 
+@pytest.mark.slow
 def test_the_table_the_files_and_the_reloaded_score_agree(roomy, glue, tmp_path, short, monkeypatch):
     printed = io.StringIO()
     result = run_demo(tmp_path / "demo", model=roomy, glue=glue, console=Console(file=printed, width=120))

@@ -25,6 +25,7 @@ def shrink(name, **options):
     return dataclasses.replace(dense, params=lpjax.compress(dense.params, **options).params)
 
 
+@pytest.mark.two_models
 @pytest.mark.covering(1)
 @pytest.mark.parametrize("name", GOLDEN_NAMES)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])

@@ -80,6 +80,7 @@ def test_every_kind_comes_back_bit_for_bit(kind: str, tmp_path: Path):
     assert files(tmp_path / "again") == files(tmp_path / "small")
 
 
+@pytest.mark.two_models
 @pytest.mark.parametrize("name", GOLDEN_NAMES)
 def test_every_net_comes_back_and_is_exported(name: str, tmp_path: Path):
     net = with_kind(KINDS["kernel"], name)

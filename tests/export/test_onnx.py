@@ -58,6 +58,7 @@ def test_numbers_are_those_of_pytorch(name: str):
     np.testing.assert_allclose(counted(golden, found), counted(golden, expected), atol=1e-5 * np.abs(expected).max())
 
 
+@pytest.mark.two_models
 @pytest.mark.covering(1)
 @pytest.mark.parametrize("name", FORWARD)
 @pytest.mark.parametrize("kind", KINDS)

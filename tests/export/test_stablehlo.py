@@ -30,6 +30,7 @@ np.save(out, outputs[0])
 """
 
 
+@pytest.mark.two_models
 @pytest.mark.covering(1)
 @pytest.mark.parametrize("name", FORWARD)
 @pytest.mark.parametrize("kind", KINDS)

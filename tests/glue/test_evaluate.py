@@ -35,6 +35,7 @@ def one_by_one(checkpoint: Checkpoint, tokenizer, first: list[str], second: list
     return np.stack(rows)
 
 
+@pytest.mark.two_models
 @pytest.mark.parametrize("rank", [None, 3], ids=["dense", "factored"])
 @pytest.mark.parametrize("name", NETS)
 def test_logits_are_those_of_a_text_alone(name, rank):

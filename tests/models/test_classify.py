@@ -38,6 +38,7 @@ def test_logits_equal_those_of_pytorch(name: str):
     np.testing.assert_allclose(factored, expected, rtol=0, atol=2e-5)
 
 
+@pytest.mark.two_models
 @pytest.mark.parametrize("name", [net.replace("base", "classifier") for net in NETS])
 def test_bfloat16_and_dropout(name: str):
     checkpoint, batch, expected = load_head(name)

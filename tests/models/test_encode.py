@@ -41,6 +41,7 @@ def test_hidden_states_equal_those_of_pytorch(any_golden: Golden):
     assert_near(got, any_golden)
 
 
+@pytest.mark.two_models
 @pytest.mark.covering(1)
 @pytest.mark.parametrize("texts", [1, 2])
 def test_hidden_states_some_texts_at_a_time(any_golden: Golden, monkeypatch: pytest.MonkeyPatch, texts: int):
@@ -99,6 +100,7 @@ def test_compiles_once_a_shape(golden: Golden, monkeypatch: pytest.MonkeyPatch):
     assert traced == [(4, 7), (2, 7)]
 
 
+@pytest.mark.two_models
 def test_works_inside_jit_and_is_differentiable(each_net: Golden):
     (checkpoint, batch, *_) = each_net
     config = checkpoint.config
@@ -139,6 +141,7 @@ def test_mask_and_token_types_default_to_ones_and_zeros(each_net: Golden):
     np.testing.assert_allclose(got, encode(checkpoint.params, checkpoint.config, full), rtol=0, atol=1e-5)
 
 
+@pytest.mark.two_models
 @pytest.mark.covering(1)
 @pytest.mark.parametrize("factored", [False, True])
 def test_bfloat16_is_close_to_float32(each_net: Golden, factored: bool):
@@ -213,6 +216,7 @@ def test_bad_params_config_and_dtype_are_refused(golden: Golden):
         encode(checkpoint.params, checkpoint.config, batch, dtype=jnp.int32)
 
 
+@pytest.mark.two_models
 def test_dropout_is_random_and_only_on_request(each_net: Golden):
     """One key gives one result; without a key nothing is dropped."""
     (checkpoint, batch, *_) = each_net

@@ -38,6 +38,7 @@ def test_logits_equal_those_of_pytorch(name):
     np.testing.assert_allclose(np.asarray(got)[there(golden)], expected[there(golden)], rtol=0, atol=1e-5)
 
 
+@pytest.mark.two_models
 @pytest.mark.parametrize(
     "name",
     [

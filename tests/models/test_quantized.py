@@ -39,6 +39,7 @@ def batch(config: Any, rows: int = 3, length: int = 9) -> dict[str, np.ndarray]:
     }
 
 
+@pytest.mark.two_models
 @pytest.mark.covering(1)
 @pytest.mark.parametrize("name", NETS)
 @pytest.mark.parametrize(("bits", "rank"), [(8, None), (None, None), (None, 5)])
@@ -59,6 +60,7 @@ def test_vectors_are_those_of_the_densified_net(name: str, bits: int | None, ran
         assert not big & {shape for shape in dense if min(shape) > 2}
 
 
+@pytest.mark.covering(1)
 @pytest.mark.parametrize("rank", [None, 5])
 @pytest.mark.parametrize("name", ["distilbert_masked_lm", "roberta_masked_lm", "modernbert_masked_lm"])
 def test_words_by_a_tied_table(name: str, rank: int | None):

@@ -291,6 +291,7 @@ def test_kernels_are_expanded_once_for_many_passes(dtype):
         )
 
 
+@pytest.mark.two_models
 @pytest.mark.parametrize("name", NETS)
 def test_a_checkpoint_comes_back_bit_for_bit_and_exports(name, tmp_path):
     small, dense = with_entries(name)

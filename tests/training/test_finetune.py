@@ -186,6 +186,7 @@ def test_dropout_follows_from_its_key():
 # It learns
 
 
+@pytest.mark.two_models
 @pytest.mark.covering(1)
 @pytest.mark.parametrize("rank", [None, 4], ids=["dense", "factored"])
 @pytest.mark.parametrize("name", NETS)
