@@ -30,6 +30,7 @@ _MODULES -= {"lpjax.solvers._core.problem", "lpjax.objectives"}
 _CHECKED = sorted(name for name in _MODULES if not name.endswith(".__init__"))
 _hook = install_import_hook(_CHECKED, f"{tests._shapes.__name__}.check_arrays")
 
+os.environ.setdefault("KERAS_BACKEND", "jax")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 # Compiled programs are shared by the workers of one run, and forgotten after it: so every run compiles what it tests.
