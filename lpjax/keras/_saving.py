@@ -66,14 +66,18 @@ class FactoredModel(keras.Model):
             ValueError: the model that the config makes has no such layers.
         """
         model = keras.saving.deserialize_keras_object(config["dense"], custom_objects=custom_objects)
-        found = layers_of(model)
-        for path, rank in config["ranks"].items():
-            layers = found.get(path, [])
-            if len(layers) != 1 or fault_of(layers[0]):
-                raise ValueError(f"the file has factors of {path}, which is no such layer of the model in its config")
-            if not is_factored(layers[0]):
-                inputs, outputs = _sizes(layers[0])
-                put_factors(layers[0], np.zeros((inputs, rank), np.float32), np.zeros((rank, outputs), np.float32))
+        ranks, found = config["ranks"], layers_of(model)
+        for path, layers in found.items():
+            # Layers that the model's config lists have factors already, and may have another path than before.
+            for layer in layers:
+                if path in ranks and not fault_of(layer) and not is_factored(layer):
+                    inputs, outputs = _sizes(layer)
+                    zeros = (np.zeros(shape, np.float32) for shape in ((inputs, ranks[path]), (ranks[path], outputs)))
+                    put_factors(layer, *zeros)
+        factored = [path for path, layers in found.items() for layer in layers if is_factored(layer)]
+        if len(factored) != len(ranks):
+            lost = sorted(ranks.keys() - {*factored})
+            raise ValueError(f"the file has factors of {', '.join(lost)}, which the model in its config does not have")
         make_saveable(model)
         return model
 

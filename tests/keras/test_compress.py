@@ -204,9 +204,7 @@ def test_what_cannot_be_factored_is_refused():
         compress_keras("model", select="kernel", **CHEAP)
     apart = keras.Input((4, 7))  # a kernel for each position
     stacked = keras.Model(apart, layers.EinsumDense("abc,bcd->abd", (4, 5), name="stacked")(apart))
-    with pytest.raises(
-        ValueError, match=r"stacked/kernel \(its equation abc,bcd->abd is not one product of matrices\)"
-    ):
+    with pytest.raises(ValueError, match=r"its equation abc,bcd->abd is not one product"):
         compress_keras(stacked, select="stacked", **CHEAP)
     assert not isinstance(model, FactoredModel)
     assert type(model.get_layer("plain")) is layers.Dense
