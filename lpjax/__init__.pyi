@@ -100,6 +100,7 @@ from lpjax import training as training
 from lpjax import glue as glue
 from lpjax import report as report
 from lpjax import flax as flax
+from lpjax import keras as keras
 
 __all__: list[str]
 __version__: str

@@ -12,6 +12,7 @@ EXTRAS: dict[str, dict[str, str]] = {
     "report": {"matplotlib": "matplotlib", "jinja2": "jinja2"},
     "flax": {"flax": "flax"},
     "onnx": {"onnx": "onnx"},
+    "keras": {"keras": "keras"},
     "sentencepiece": {"sentencepiece": "sentencepiece", "google.protobuf": "protobuf"},
 }
 """extra -> the modules that it brings -> their packages; pyarrow comes with datasets."""

@@ -24,8 +24,9 @@ InputAxes: TypeAlias = Mapping[str, int | tuple[int, int]]
 the pair (leading axes of the stack, contracted axes after them)."""
 
 _GROUPS = {
-    # Token tables only: position and type tables are small, and every token of a text shares their rows.
-    "embeddings": r"^(?!.*(position|pos_|wpe|token_type|segment|seg_|type_emb|relative)).*embedding$",
+    # Token tables only: position and type tables are small, and every token of a text shares their rows. Keras has a
+    # token_and_position_embedding, with a token_embedding in it.
+    "embeddings": r"^(?!.*((?<!token_and_)position|pos_|wpe|token_type|segment|seg_|type_emb|relative)).*embedding$",
     "attention": r"(^|/)\w*(attention|attn)\w*/(.*/)?kernel$",
     "feed_forward": r"(^|/)(\w*_)?(ffn?|feed_?forward|mlp)\w*/(.*/)?kernel$",
 }

@@ -21,14 +21,16 @@ from tests._covering import in_part, mark_other_models_slow, mark_the_rest_slow
 
 pytest_plugins = ["tests.helpers.compressed"]
 
-# Shapes in signatures are checked at run time, under the tests only, in all modules but two: the pytree of a problem
-# also holds specs of its sharding where its annotations say arrays, and the objectives refuse shapes themselves.
+# Shapes in signatures are checked at run time, under the tests only, in all modules but a few: the pytree of a problem
+# also holds specs of its sharding where its annotations say arrays, the objectives refuse shapes themselves, and Keras
+# reads the signatures of its layers, which the checks hide.
 _PACKAGE = Path(__file__).parents[1] / "lpjax"
 _MODULES = {".".join(("lpjax", *path.relative_to(_PACKAGE).with_suffix("").parts)) for path in _PACKAGE.rglob("*.py")}
-_MODULES -= {"lpjax.solvers._core.problem", "lpjax.objectives"}
+_MODULES -= {"lpjax.solvers._core.problem", "lpjax.objectives", "lpjax.keras._layers", "lpjax.keras._saving"}
 _CHECKED = sorted(name for name in _MODULES if not name.endswith(".__init__"))
 _hook = install_import_hook(_CHECKED, f"{tests._shapes.__name__}.check_arrays")
 
+os.environ.setdefault("KERAS_BACKEND", "jax")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 # Compiling is two thirds of what the tests take. XLA's older emitters do it in half of the time, and small programs

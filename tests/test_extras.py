@@ -30,7 +30,7 @@ def test_extras_are_those_of_the_project():
         for extra, requirements in project["optional-dependencies"].items()
     }
     everything = listed.pop("all")
-    assert everything == [f"lpjax[{','.join(listed)}]"]
+    assert everything == [f"lpjax[{','.join(extra for extra in listed if extra != 'keras')}]"]
     assert {extra: [name for name in packages.values() if name != "pyarrow"] for extra, packages in EXTRAS.items()} == (
         listed
     )
@@ -48,6 +48,7 @@ def test_extras_are_those_of_the_project():
         ("report", "lpjax.report.write_report('page.html', ['run'])", "needs matplotlib and jinja2: pip install"),
         ("report", "lpjax.report.plot_results('a.png', [], score='', dense=1)", "needs matplotlib: pip install"),
         ("flax", "lpjax.flax.apply", "`lpjax.flax` needs flax: pip install"),
+        ("keras", "lpjax.keras.from_keras", "`lpjax.keras` needs keras: pip install"),
     ],
 )
 def test_what_needs_a_package_names_its_extra(extra, code, message, monkeypatch):
@@ -60,12 +61,12 @@ def test_what_needs_a_package_names_its_extra(extra, code, message, monkeypatch)
 
 
 def test_the_rest_works_without_any(folder, tmp_path):
-    """Every public name but those of Flax, and the commands: a compressed checkpoint is made and inspected."""
+    """Every name but those of Flax and Keras, and the commands: a compressed checkpoint is made and inspected."""
     out = tmp_path / "small"
     code = f"""
 import lpjax
 for name in lpjax.__all__:
-    if name != "flax":
+    if name not in ("flax", "keras"):
         getattr(lpjax, name)
 from lpjax.cli import main
 def run(*arguments):

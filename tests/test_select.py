@@ -91,6 +91,13 @@ def others() -> dict[str, Any]:
     }
 
 
+def keras() -> dict[str, Any]:
+    """The names of a keras-hub DistilBERT."""
+    tables = {"token_embedding": {"embedding": KERNEL}, "position_embedding": {"embedding": KERNEL}}
+    layer = {"self_attention_layer": {"query": dense()}, "feedforward_output_dense": dense()}
+    return {"token_and_position_embedding": tables, "transformer_layer_0": layer}
+
+
 BERT_LAYER = "bert/encoder/layer/0/"
 DISTIL_LAYER = "distilbert/transformer/layer/0/"
 GROUPS = {
@@ -115,8 +122,13 @@ GROUPS = {
         "attention": ["block/0/SelfAttention/q/kernel"],
         "feed_forward": ["MlpBlock_0/Dense_0/kernel"],
     },
+    "keras": {
+        "embeddings": ["token_and_position_embedding/token_embedding/embedding"],
+        "attention": ["transformer_layer_0/self_attention_layer/query/kernel"],
+        "feed_forward": ["transformer_layer_0/feedforward_output_dense/kernel"],
+    },
 }
-TREES = {"bert": bert, "distilbert": distilbert, "xlnet": xlnet, "others": others}
+TREES = {"bert": bert, "distilbert": distilbert, "xlnet": xlnet, "others": others, "keras": keras}
 
 
 @pytest.mark.parametrize("name", GROUPS)

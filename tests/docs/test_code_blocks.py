@@ -35,6 +35,8 @@ VOCABULARY = dict.fromkeys(
     ("README.md", "docs/index.md", "docs/results.md", "docs/guides/sentence_encoder.md", "docs/reference/exports.md"),
     8192,
 )
+# Pages that are run where an optional package is installed: page -> its module.
+NEEDS = {"docs/guides/keras.md": "keras_hub"}
 NOT_RUN = {"text", "bibtex", "json", "toml", "diff"}
 
 
@@ -89,6 +91,8 @@ def tables() -> Iterator[None]:
 @pytest.mark.parametrize("page", WITH_CODE, ids=lambda page: str(page.relative_to(ROOT)))
 def test_code_of(page: Path, desk: Path, command: Command):
     name = str(page.relative_to(ROOT))
+    if name in NEEDS:
+        pytest.importorskip(NEEDS[name])
     names: dict[str, object] = {"__name__": "__main__"}
     _resize(desk / MODEL, VOCABULARY.get(name))
     for line in MADE_BEFORE.get(name, []):
