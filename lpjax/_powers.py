@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Scalar
+from numpy.typing import ArrayLike
 
 from lpjax._exponents import magnitude_bits
 
@@ -53,3 +56,12 @@ def roots(weights: Float[Array, " n"], p: Scalar) -> Float[Array, " n"]:
 def by_exponent(p: Scalar, low: Callable[[Scalar], Array], high: Callable[[Scalar], Array]) -> Array:
     """`low` of p up to 2, `high` of p above; each is given a p of its own range whatever p is."""
     return jax.lax.cond(p > 2, lambda: high(jnp.where(p > 2, p, 3)), lambda: low(jnp.where(p > 2, 2, p)))
+
+
+def size_on_host(values: ArrayLike, p: float) -> float:
+    """(Σ |x|^p)^{1/p}, in double precision; at ∞ the largest |x|. Powers are taken of numbers up to 1."""
+    magnitudes = np.abs(np.asarray(values, np.float64))
+    largest = float(magnitudes.max(initial=0))
+    if largest == 0 or p == math.inf or not math.isfinite(largest):
+        return largest
+    return largest * float(np.sum((magnitudes / largest) ** p)) ** (1 / p)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Iterator
-from contextvars import ContextVar
 from typing import Any, cast
 
 import jax
@@ -21,19 +18,8 @@ from lpjax._numbers import numbers, require_representable, solving_dtype
 from lpjax.solvers._core.mapped import Mapped, map_matrix
 from lpjax.solvers._core.problem import Init, Problem
 from lpjax.solvers._core.solution import Solution
+from lpjax.solvers.exponents import known_above_two
 from lpjax.solvers.table import SOLVERS, Solver
-
-_KNOWN_HIGH: ContextVar[bool | None] = ContextVar("known_high", default=None)
-
-
-@contextlib.contextmanager
-def exponent_is_above_two(known: bool) -> Iterator[None]:
-    """Within it a traced p is known to be above 2, or not, so that a program has no more than it needs."""
-    token = _KNOWN_HIGH.set(known)
-    try:
-        yield
-    finally:
-        _KNOWN_HIGH.reset(token)
 
 
 def _concrete(value: Any) -> np.ndarray | None:
@@ -121,7 +107,7 @@ def make_problem(
         rank=int(rank),
         start=start,
         # A row of A may be longer than any number of its dtype, so that a sum in a product of factors may be, too.
-        high=_KNOWN_HIGH.get() if isinstance(p, Tracer) else bool(np.asarray(p) > 2),
+        high=known_above_two() if isinstance(p, Tracer) else bool(np.asarray(p) > 2),
         at_the_end=largest is not None and largest > float(jnp.finfo(dtype).max) / math.sqrt(shape[1]),
     )
 
