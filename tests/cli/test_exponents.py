@@ -28,7 +28,7 @@ def test_infinity_from_the_command_to_the_files_and_back(folder: Path, tmp_path:
     assert status == 0, err
     document = json.loads(printed, parse_constant=pytest.fail)
     assert document["p"] == "inf"
-    assert all(0 < layer["error_rows"] < 1 for layer in document["layers"])
+    assert all(0 < layer["objective_rows"] < 1 for layer in document["layers"])
     block = strictly(out / "config.json")["lpjax"]
     assert block["p"] == "inf"
     assert [step["p"] for step in block["steps"]] == ["inf"]
@@ -38,8 +38,8 @@ def test_infinity_from_the_command_to_the_files_and_back(folder: Path, tmp_path:
     assert {choice.p for choice in load_plan(plan).layers.values()} == {math.inf}
     status, printed, err = command("compress", folder, tmp_path / "again", "--plan", plan, "--json")
     assert status == 0, err
-    assert [layer["error_rows"] for layer in json.loads(printed)["layers"]] == [
-        layer["error_rows"] for layer in document["layers"]
+    assert [layer["objective_rows"] for layer in json.loads(printed)["layers"]] == [
+        layer["objective_rows"] for layer in document["layers"]
     ]
     assert "irls_rows, p = inf" in (out / "README.md").read_text()
     (out / RECORD).unlink()  # the report then reads config.json
@@ -49,7 +49,7 @@ def test_infinity_from_the_command_to_the_files_and_back(folder: Path, tmp_path:
 
 def test_what_a_record_says_is_the_largest_error(folder: Path):
     params = lpjax.load_checkpoint(folder).params
-    found, records = lpjax.compress(params, select="query", rank=2, solver="admm_entries", p=math.inf)
+    found, records = lpjax.compress(params, select="query/kernel", rank=2, solver="admm_entries", p=math.inf)
     for record in records:
         before, after = params, found
         for key in record.path.split("/"):

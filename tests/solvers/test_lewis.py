@@ -82,14 +82,15 @@ def test_sandwich_above_two(p, num_iters):
     rng = np.random.default_rng(0)
     # On the ellipsoid |a_iᵀx| is largest at M⁻¹a_i.
     points = np.vstack([rng.normal(size=(1000, 7)), np.asarray(ellipsoid.vectors).T, matrix @ np.linalg.inv(metric)])
-    slope = jax.jit(
-        jax.vmap(jax.grad(lambda x: jnp.log(lpjax.lp_norm((matrix @ x)[None], p) / jnp.sqrt(x @ metric @ x))))
-    )
-    x = jnp.asarray(points[:50])
-    for _ in range(60):  # steepest descent of the ratio
-        x = x / jnp.linalg.norm(x, axis=1, keepdims=True)
-        x = x - 0.05 * slope(x)
-    for x in np.vstack([points, x]):
+
+    def ratio(x):
+        return jnp.log(lpjax.lp_norm((matrix @ x)[None], p) / jnp.sqrt(x @ metric @ x))
+
+    slope, low = jax.jit(jax.vmap(jax.grad(ratio))), jnp.asarray(points[:50])
+    for _ in range(60):  # steepest descent
+        low = low / jnp.linalg.norm(low, axis=1, keepdims=True)
+        low = low - 0.05 * slope(low)
+    for x in np.vstack([points, low]):
         outer, inner = np.sqrt(x @ metric @ x), norm((matrix @ x)[None], p)
         assert lower * outer * (1 - 1e-9) <= inner <= upper * outer * (1 + 1e-9)
 
