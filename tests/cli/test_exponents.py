@@ -44,7 +44,7 @@ def test_infinity_from_the_command_to_the_files_and_back(folder: Path, tmp_path:
     assert "irls_rows, p = inf" in (out / "README.md").read_text()
     (out / RECORD).unlink()  # the report then reads config.json
     assert command("report", out, "--out", tmp_path / "page.html")[0] == 0
-    assert "p = inf" in (tmp_path / "page.html").read_text()
+    assert "<dt>p</dt><dd>∞</dd>" in (tmp_path / "page.html").read_text()
 
 
 def test_what_a_record_says_is_the_largest_error(folder: Path):
