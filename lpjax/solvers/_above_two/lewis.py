@@ -67,10 +67,12 @@ def design(coords: Coordinates, p: Scalar, tol: Scalar, num_iters: Scalar) -> tu
         log w ← log w + δv,  then w scaled to Σw = r.
 
     δ = p/2 is the map of Cohen & Peng, which converges for p < 4 only. δ = 1 is w_i ← w_i^{1−2/p} q_i, each row's
-    leverage, under which log det M grows for every p (Yu, Annals of Statistics 2010, arXiv 0905.2646; at ∞ it is
-    Titterington's). It is safe but slow: −∂v/∂log w has eigenvalues from 2/p to 1. As that matrix is self-adjoint
-    in the inner product weighted by leverages, Barzilai & Borwein's δ (IMA J. Numer. Anal. 1988) takes a third to a
-    tenth of the steps: ⟨m, m⟩ / −⟨m, change of v⟩ of the last move m, one step late, so that a step is one pass.
+    leverage, and at ∞ Titterington's algorithm for designs. Under it log det M grows for every p: by Cauchy & Binet it
+    is the logarithm of a sum of exponentials of log w, so convex, and leverages maximise its linear minorant over
+    Σw = r. It is safe but slow (Yu, arXiv 1001.3859): −∂v/∂log w has eigenvalues from 2/p to 1. As that matrix is
+    self-adjoint in the inner product weighted by leverages, Barzilai & Borwein's δ (IMA J. Numer. Anal. 1988) takes a
+    half to a seventh of the steps: ⟨m, m⟩ / −⟨m, change of v⟩ of the last move m, one step late, so that a step is one
+    pass.
 
     Returns:
         The weights of the least residual, and the number of passes.
