@@ -5,7 +5,8 @@ Two objectives, named after what one outlier is (docs/algorithms/index.md):
     entries:  (Σ_i ω_i Σ_j |r_ij|^p)^{1/p}          an outlier is one number
     rows:     (Σ_i ω_i ‖r_i‖_C^p)^{1/p}             an outlier is one row, ‖x‖_C² = xᵀCx
 
-They are equal at p = 2 with C = I, where both are the Frobenius norm.
+They are equal at p = 2 with C = I, where both are the Frobenius norm. At p = ∞ they are the largest |r_ij| and the
+largest ‖r_i‖_C of the rows with ω_i > 0.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from jaxtyping import Array, Float, Scalar
 
 from lpjax._exponents import largest_exponent, ldexp, scaled
 from lpjax._numbers import numbers, require_representable
+from lpjax._powers import at_exponent, by_exponent, roots, size
 
 Over = Literal["entries", "rows"]
 
@@ -62,6 +64,16 @@ def power_sums(
     )
 
 
+def row_sizes(
+    residual: Float[Array, "n d"],
+    p: Scalar,
+    over: Over = "entries",
+    metric: Float[Array, "d d"] | None = None,
+) -> Float[Array, " n"]:
+    """(Σ_j |r_ij|^p)^{1/p} (entries) or ‖r_i‖_C (rows) of every row i, for p > 2, ∞ included."""
+    return row_norms(residual, metric) if over == "rows" else size(residual, p, axis=1)
+
+
 def lp_norm(
     residual: Any,
     p: float | Scalar,
@@ -75,7 +87,7 @@ def lp_norm(
     Args:
         residual: matrix (n, d) of real numbers: an array, a list, a data frame. Scaled inside, so that numbers at
             either end of their dtype's range, subnormal ones included, neither overflow nor vanish.
-        p: exponent, above 0; may be traced.
+        p: exponent, above 0, ∞ included; may be traced.
         over: "entries" or "rows".
         row_weights: ω ≥ 0, shape (n,); ones by default. A row of weight 0 does not count, however large.
         metric: C, symmetric positive semidefinite, shape (d, d); the identity by default. Only over "rows".
@@ -122,17 +134,24 @@ def _norm(residual: Array, p: Scalar, over: Over, row_weights: Array | None, met
         metric = scaled(metric, -2 * metric_exponent)
     if row_weights is not None:
         residual = jnp.where(row_weights[:, None] == 0, 0, residual)
+        row_weights = at_exponent(row_weights, p)
         weight = largest_exponent(row_weights)
         row_weights = scaled(row_weights, -weight)
     exponent = largest_exponent(residual)
-    sums = power_sums(scaled(residual, -exponent), p, over, metric)
-    if row_weights is not None:
-        sums = row_weights * sums
+    residual = scaled(residual, -exponent)
+
+    def by_sums(p: Scalar) -> Scalar:
+        sums = power_sums(residual, p, over, metric)
+        return blocked_sum(sums if row_weights is None else row_weights * sums) ** (1 / p)
+
+    def by_sizes(p: Scalar) -> Scalar:
+        sizes = row_sizes(residual, p, over, metric)
+        return size(sizes if row_weights is None else roots(row_weights, p) * sizes, p)
+
     root = weight.astype(p.dtype) / p
     whole = jnp.floor(root)
-    return ldexp(
-        blocked_sum(sums) ** (1 / p) * jnp.exp2(root - whole), exponent + metric_exponent + whole.astype(jnp.int32)
-    )
+    found = by_exponent(p, by_sums, by_sizes)
+    return ldexp(found * jnp.exp2(root - whole), exponent + metric_exponent + whole.astype(jnp.int32))
 
 
 def tail(singular_values: Any, rank: int) -> Scalar:
@@ -143,38 +162,64 @@ def tail(singular_values: Any, rank: int) -> Scalar:
 
 
 def operator_bound(singular_values: Any, rank: int, distortion: float | Scalar) -> Scalar:
-    """Upper bound of ‖A − A_k‖_{2→p} = max_{‖x‖₂=1} ‖(A − A_k)x‖_p: distortion · s_{k+1}.
+    """Upper bound of ‖A − A_k‖_{2→p} = max_{‖x‖₂=1} ‖(A − A_k)x‖_p: distortion · s_{k+1}, for every p.
 
     Args:
         singular_values: D of the ‖·‖_p-SVD of A, descending, shape (r,).
         rank: k; at k = r the bound is 0.
-        distortion: c with ‖x‖_M ≤ ‖Ax‖_p ≤ c‖x‖_M, as `Ellipsoid` carries it.
+        distortion: c with ‖Ax‖_p ≤ c‖x‖_M, `Ellipsoid.upper`.
     """
-    return distortion * lower_bound(singular_values, rank)
+    return distortion * _next(singular_values, rank)
 
 
-def lower_bound(singular_values: Any, rank: int) -> Scalar:
-    """Lower bound of ‖A − B‖_p over every B of rank k, entrywise, 1 ≤ p ≤ 2: s_{k+1}.
+def lower_bound(
+    singular_values: Any,
+    rank: int,
+    distortion: float | Scalar = 1.0,
+    dim: int = 1,
+    p: float | Scalar = 2.0,
+    over: Over = "entries",
+) -> Scalar:
+    """Lower bound of ‖A − B‖_p over every B of rank k: distortion · s_{k+1}, over entries for p > 2 · d^{1/p−1/2}.
 
-    Some unit x of the span of the first k + 1 axes has Bx = 0, so ‖A − B‖_p ≥ ‖(A − B)x‖_p ≥ ‖x‖_M ≥ s_{k+1};
-    the first step is Hölder's inequality for x of unit ℓ2 norm and p ≤ 2.
+    Some unit x of the span of the first k + 1 axes has Bx = 0, so ‖(A − B)x‖_p = ‖Ax‖_p ≥ c‖x‖_M ≥ c·s_{k+1}. By
+    Hölder's inequality |⟨e, x⟩| ≤ ‖e‖₂ for each row e of A − B, and ‖e‖₂ ≤ ‖e‖_p for p ≤ 2, ‖e‖₂ ≤ d^{1/2−1/p}‖e‖_p
+    for p ≥ 2.
+
+    Args:
+        singular_values: D of the ‖·‖_p-SVD of A, descending, shape (r,).
+        rank: k.
+        distortion: c with c‖x‖_M ≤ ‖Ax‖_p, `Ellipsoid.lower`; 1 for p ≤ 2.
+        dim: d, the number of columns of A; only for p > 2 over entries.
+        p: exponent, 1 or more, ∞ included; what matters is only whether it is above 2.
+        over: "entries" or "rows".
     """
-    values = _spectrum(singular_values)
-    known = _nonnegative(rank) < values.shape[0]
-    return jnp.asarray(values[rank] if known else 0, values.dtype)
+    spread = dim ** (0.5 - 1 / jnp.maximum(p, 2)) if over == "entries" else 1.0
+    return distortion * _next(singular_values, rank) / spread
 
 
 def entries_bound(singular_values: Any, rank: int, distortion: float | Scalar, dim: int, p: float | Scalar) -> Scalar:
-    """Upper bound of ‖A − A_k‖_p, entrywise: distortion · d^{1/p−1/2} · (Σ_{i>k} s_i²)^{1/2}.
+    """Upper bound of ‖A − A_k‖_p, entrywise: distortion · d^{max(1/p−1/2, 0)} · (Σ_{i>k} s_i²)^{1/2}.
+
+    Column j of A − A_k is A times a projected unit vector, at most c times as long as that vector in the ellipsoid's
+    norm, and the squares of these lengths add up to Σ_{i>k} s_i². An ℓp norm of d lengths is at most d^{1/p−1/2} times
+    their ℓ2 norm for p ≤ 2, and at most that norm for p ≥ 2.
 
     Args:
         singular_values: D of the ‖·‖_p-SVD of A, descending, shape (r,).
         rank: k.
         distortion: c as in `operator_bound`.
         dim: d, the number of columns of A.
-        p: exponent in [1, 2].
+        p: exponent, 1 or more, ∞ included.
     """
-    return distortion * dim ** (1 / p - 0.5) * tail(singular_values, rank)
+    return distortion * dim ** jnp.maximum(1 / p - 0.5, 0) * tail(singular_values, rank)
+
+
+def _next(singular_values: Any, rank: int) -> Scalar:
+    """s_{k+1}, 0 past the last."""
+    values = _spectrum(singular_values)
+    known = _nonnegative(rank) < values.shape[0]
+    return jnp.asarray(values[rank] if known else 0, values.dtype)
 
 
 def _spectrum(values: Any) -> Array:

@@ -80,7 +80,7 @@ def test_whole_numbers_have_ranges(command: Command, name, option, least):
 
 @pytest.mark.parametrize(("name", "option"), NUMBERS)
 def test_numbers_are_finite_and_have_ranges(command: Command, name, option):
-    for value in ("nan", "inf", "-inf", "1e400", "-1"):
+    for value in ("nan", "-inf", "-1", *([] if option == "--p" else ["inf", "1e400"])):  # p = ∞ is the largest error
         err = refused(command, name, option, value)
         assert "expected" in err or "Input should be" in err
 

@@ -8,7 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, TypeVar
+from typing import Annotated, Any, Literal, NoReturn, TypeVar
 
 import msgspec
 
@@ -34,6 +34,8 @@ Count = Annotated[int, msgspec.Meta(ge=0, le=_MOST)]
 Positive = Annotated[int, msgspec.Meta(ge=1, le=_MOST)]
 Plain = Text | int | float | bool
 """A value other than an object, a list or null."""
+Exponent = float | Literal["inf"]
+"""An exponent p in a file: JSON has no infinity."""
 
 
 class RecordError(ValueError):
@@ -182,6 +184,20 @@ def _fault(text: str, data: Any) -> str:
             return f"{place}: expected {kinds}"
         data = data[int(index)] if index else data[key]
     return f"{place} is {_shown(data)}; expected {kinds}"
+
+
+def exponent_text(p: float | None) -> Exponent | None:
+    """An exponent as JSON can say it."""
+    return "inf" if p == math.inf else p
+
+
+def exponent_of(value: Any) -> float | None:
+    """The exponent that JSON says, a number above 0 or "inf"; None if it is neither."""
+    if value == "inf":
+        return math.inf
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= _LARGEST:
+        return None
+    return float(value)
 
 
 def finite(value: Any) -> Any:

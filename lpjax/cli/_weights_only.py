@@ -7,6 +7,7 @@ from typing import Any
 
 import typer
 
+from lpjax._files.json import exponent_text
 from lpjax.cli._errors import Misuse, misuse
 from lpjax.cli._nets import split_patterns
 from lpjax.cli._output import progress, show, sizes
@@ -43,7 +44,7 @@ def compress_weights_only(context: typer.Context, options: dict[str, Any]) -> No
     with progress() as advance:
         made = write_weights(shards, layers, out, model=model, overwrite=force, progress=advance, options=options)
     kinds = [vars(kind) for kind in made.kinds]
-    result = {"model": model, "out": str(out), "method": made.method, "p": made.p, "kinds": kinds}
+    result = {"model": model, "out": str(out), "method": made.method, "p": exponent_text(made.p), "kinds": kinds}
     saved = f"{sizes(made.bytes_before, made.bytes_after)} as factors, in {out / 'factors'}; multiplied out in {out}"
     result |= {"bytes_before": made.bytes_before, "bytes_after": made.bytes_after}
     show(given["as_json"], result, kinds_table(made), saved)

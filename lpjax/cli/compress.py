@@ -44,7 +44,7 @@ def compress(
         str | None, opt.name_of("lpjax.allocation:Allocation", "uniform, energy, minimax, error or measured.", **_much)
     ] = None,
     method: Annotated[str | None, opt.name_of("lpjax.solvers:SOLVERS", f"{_SOLVERS}, …", **_how)] = None,
-    p: Annotated[float | None, opt.option("X", "Exponent of the norm.", "--p", **_how)] = None,
+    p: Annotated[float | None, opt.option("X", "Exponent of the norm, such as 1 or inf.", "--p", **_how)] = None,
     sparse: Annotated[float | None, opt.option("SHARE", "Share of what is kept for single entries.", **_how)] = None,
     weighting: Annotated[
         str | None,

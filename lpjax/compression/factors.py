@@ -12,8 +12,10 @@ from jaxtyping import Array
 
 from lpjax._lapack import qr
 from lpjax._numbers import solving_dtype
-from lpjax.objectives import blocked_sum, entries_bound, lp_norm, power_sums
+from lpjax._powers import size
+from lpjax.objectives import blocked_sum, entries_bound, lp_norm, power_sums, row_sizes
 from lpjax.solvers import Solution, Solver, with_entries
+from lpjax.solvers.exponents import exponent_above_two
 from lpjax.weighting.metric import Roots, on_both_sides, on_the_left
 
 _ENTRIES = 2**20  # entries of a product that are formed at a time
@@ -27,6 +29,7 @@ class Goal(NamedTuple):
         rank: the largest rank of all tasks.
         smaller: whether some task has a smaller rank, of a nested solver.
         sparse: whether single entries are kept beside the pairs.
+        high: whether p is above 2.
         options: (name, type, value) of the solver's further keywords; types tell programs apart, as 1 from True.
     """
 
@@ -34,12 +37,14 @@ class Goal(NamedTuple):
     rank: int
     smaller: bool
     sparse: bool
+    high: bool
     options: tuple[tuple[str, type, Any], ...]
 
     def solve(self, matrix: Array, weights: Array | None, p: Array) -> Solution:
         """The solver's solution at the largest rank, under weights of rows if there are any."""
         options = {name: value for name, _, value in self.options}
-        return self.solver(matrix, self.rank, p=p, **with_weights(options, weights))
+        with exponent_above_two(self.high):
+            return self.solver(matrix, self.rank, p=p, **with_weights(options, weights))
 
 
 class FactorResult(NamedTuple):
@@ -100,7 +105,7 @@ def factor(
     bound, ellipsoid = None, solution.ellipsoid
     if ellipsoid is not None and lost.square is None and sparse is None:
         bound = entries_bound(ellipsoid.values, goal.rank, ellipsoid.upper, right.shape[1], p)
-        bound = _share(jnp.where(p <= 2, bound, jnp.inf), whole.entries)
+        bound = _share(bound, whole.entries)
     return FactorResult(
         left,
         right,
@@ -204,11 +209,13 @@ def _factor_pair(goal: Goal, factors: tuple[Array, Array], under: _Weights, size
 
     def norms(x: Array, y: Array) -> _Norms:
         """Of a product, whose rows are formed a block at a time."""
-        entries, rows, _ = _row_sums(x, y, p)
+        entries, rows, _ = _row_measures(goal, x, y, p)
         square = None
         if under:
             weighted = on_the_left(under.halves[0], x), on_the_left(under.halves[1], y.T).T
-            square = blocked_sum(scale * _row_sums(*weighted, p)[2])
+            square = blocked_sum(scale * _row_measures(goal, *weighted, p)[2])
+        if goal.high:
+            return _Norms(size(entries, p), size(rows, p), square)
         return _Norms(blocked_sum(entries) ** (1 / p), blocked_sum(rows) ** (1 / p), square)
 
     # A − LR as one product.
@@ -219,13 +226,14 @@ def _factor_pair(goal: Goal, factors: tuple[Array, Array], under: _Weights, size
     return left, right, None, norms(*residual), norms(outer, inner), solution
 
 
-def _row_sums(x: Array, y: Array, p: Array) -> tuple[Array, Array, Array]:
-    """Σ |·|^p, ‖·‖^p and ‖·‖² of each row of XY; rows are formed a block at a time."""
+def _row_measures(goal: Goal, x: Array, y: Array, p: Array) -> tuple[Array, Array, Array]:
+    """Σ |·|^p, ‖·‖^p and ‖·‖² of each row of XY, formed a block at a time; for p > 2 p-th roots of the first two."""
+    measure = row_sizes if goal.high else power_sums
 
     def of_row(row: Array) -> tuple[Array, Array, Array]:
         product = jnp.matmul(row[None], y, precision="highest")
         return tuple(  # pyright: ignore[reportReturnType]
-            sums[0] for sums in (power_sums(product, p), power_sums(product, p, "rows"), jnp.sum(product**2, axis=1))
+            part[0] for part in (measure(product, p), measure(product, p, "rows"), jnp.sum(product**2, axis=1))
         )
 
     return jax.lax.map(of_row, x, batch_size=max(1, _ENTRIES // y.shape[1]))

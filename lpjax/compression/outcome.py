@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from lpjax._files.json import exponent_text
 from lpjax._provenance import run_record
 from lpjax._tree import leaves_with_paths
 from lpjax.checkpoint import Checkpoint
@@ -58,7 +59,7 @@ class Outcome(NamedTuple):
             "model": model,
             "out": str(out),
             "method": self.method[0],
-            "p": self.method[1],
+            "p": exponent_text(self.method[1]),
             "parameters_before": self.sizes[0],
             "parameters_after": self.sizes[1],
             "layers": [msgspec.to_builtins(record) for record in self.records],
@@ -104,8 +105,10 @@ def outcome_of(
         paths.setdefault(method, []).append(record.path)
     outcome = Outcome(before, plan, {}, tuple(paths), (total, left), records)
     methods: dict[str, Any] = dict(zip(("method", "p"), outcome.method, strict=True))
-    steps = [{"method": solver, "p": p, "paths": own} for (solver, p), own in paths.items()]
-    block = methods | {"steps": _earlier_steps(before.compression or {}) + steps}
+    steps = [{"method": solver, "p": exponent_text(p), "paths": own} for (solver, p), own in paths.items()]
+    block = {"method": methods["method"], "p": exponent_text(methods["p"])} | {
+        "steps": _earlier_steps(before.compression or {}) + steps
+    }
     settings = methods | {
         "sparse": max((plan.layers[record.path].sparse_share for record in fresh if record.nnz), default=0.0),
         "calibration": {} if statistics is None else origin(statistics),

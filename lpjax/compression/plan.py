@@ -13,7 +13,17 @@ import msgspec
 import numpy as np
 
 from lpjax._check import check_name, check_share, check_whole
-from lpjax._files.json import Positive, RecordError, Text, as_type, json_line, json_text, read_object
+from lpjax._files.json import (
+    Exponent,
+    Positive,
+    RecordError,
+    Text,
+    as_type,
+    exponent_text,
+    json_line,
+    json_text,
+    read_object,
+)
 from lpjax._files.replacing import write_text
 from lpjax._repr import short_repr
 from lpjax._tree import leaves_with_paths
@@ -366,7 +376,7 @@ def save_plan(plan: Plan, path: str | Path, *, overwrite: bool = False) -> None:
 def _plain(choice: Choice) -> dict[str, Any]:
     """A choice in Python's own numbers."""
     rank = None if choice.rank is None else int(choice.rank)
-    plain = {"rank": rank, "method": choice.method, "p": float(choice.p)}
+    plain = {"rank": rank, "method": choice.method, "p": exponent_text(float(choice.p))}
     plain |= {"sparse": float(choice.sparse_share)} if choice.sparse_share else {}
     rounding = {"step": choice.step, "bits": choice.bits, "group": choice.group}
     return plain | {name: value for name, value in rounding.items() if value is not None}
@@ -385,7 +395,7 @@ class _StoredLayer(msgspec.Struct):
     path: Text
     rank: Positive | None
     method: Text | None = None
-    p: float | None = None
+    p: Exponent | None = None
     sparse: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.0
     step: Annotated[float, msgspec.Meta(gt=0)] | None = None
     bits: Literal[2, 3, 4, 5, 6, 8] | None = None
@@ -430,7 +440,7 @@ def _choice(layer: _StoredLayer, place: str) -> Choice:
     elif layer.method is None or layer.p is None:
         raise RecordError(f"{place}.{'method' if layer.method is None else 'p'} is missing")
     else:
-        choice = Choice(layer.rank, layer.method, layer.p, layer.sparse, **rounding)
+        choice = Choice(layer.rank, layer.method, float(layer.p), layer.sparse, **rounding)
     try:
         if layer.rank is not None:
             check_name("method", layer.method, SOLVERS)

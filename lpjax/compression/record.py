@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import msgspec
 
 from lpjax._files import json
-from lpjax._files.json import Count, Plain, Positive, RecordError, Text
+from lpjax._files.json import Count, Exponent, Plain, Positive, RecordError, Text
 from lpjax._provenance import run_record
 from lpjax._tree import walk
 from lpjax.checkpoint import Checkpoint, lowrank_ranks
@@ -165,7 +165,8 @@ def record_text(record: Record) -> str:
 
 def steps_document(record: Record) -> list[dict[str, Any]]:
     """The steps of `record` as JSON can say them; numbers that are not finite become null."""
-    return json.finite(msgspec.to_builtins(record.steps))
+    steps = [{**step, "p": json.exponent_text(step["p"])} for step in msgspec.to_builtins(record.steps)]
+    return json.finite(steps)
 
 
 def record_files(
@@ -227,6 +228,7 @@ class _StoredLayer(LayerRecord, frozen=True, kw_only=True):
 
 @dataclasses.dataclass(frozen=True)
 class _StoredStep(Step):
+    p: Exponent | None = None  # pyright: ignore[reportIncompatibleVariableOverride]
     layers: tuple[_StoredLayer, ...] = ()
 
     def __post_init__(self) -> None:
@@ -250,7 +252,7 @@ def read_record(path: Path) -> Record:
 
 def _step(stored: _StoredStep) -> Step:
     layers = tuple(LayerRecord(**msgspec.structs.asdict(layer)) for layer in stored.layers)
-    known: dict[str, Any] = vars(stored) | {"layers": layers}
+    known: dict[str, Any] = vars(stored) | {"layers": layers, "p": None if stored.p is None else float(stored.p)}
     return Step(**known)
 
 
@@ -271,9 +273,9 @@ def _without_file(checkpoint: Checkpoint, ranks: Mapping[str, int]) -> Record:
     for i, step in enumerate(past):
         own = [path for path in ranks if last.get(path, len(past) - 1) == i]
         layers = tuple(_layer_in_file(path, leaves[path]) for path in sorted(own))
-        method, p = step.get("method"), step.get("p")
+        method = step.get("method")
         known = method if isinstance(method, str) else UNKNOWN
-        steps.append(Step(None, known, float(p) if isinstance(p, int | float) and abs(p) <= 4 else None, layers=layers))
+        steps.append(Step(None, known, json.exponent_of(step.get("p")), layers=layers))
     return Record(tuple(steps), complete=False)
 
 

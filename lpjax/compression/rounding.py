@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 from jaxtyping import Float
 
+from lpjax._powers import size_on_host
 from lpjax._tree import is_table, leaves_with_paths, replace_leaves
 from lpjax.compression.plan import Choice
 from lpjax.compression.record import LayerRecord
@@ -137,16 +138,17 @@ def rounded_record(record: LayerRecord, choice: Choice, before: Any, after: Any,
     table, stored, rank = is_table(record.path), stored_bytes(after), after.rank if isinstance(after, LowRank) else None
     if not table:
         before, after, rows, columns = before.T, after.T, columns, rows
-    entries, lines, squares = np.zeros((3, 2))
+    squares, sizes = np.zeros(2), []
     height = before.shape[0] if rows is not None and rows.ndim == 2 else _BLOCK
     for (start, old), (_, new) in zip(row_blocks(before, height), row_blocks(after, height), strict=True):
         for i, part in enumerate((old - new, old)):
-            entries[i] += np.sum(np.abs(part) ** choice.p)
-            lines[i] += np.sum(np.linalg.norm(part, axis=1) ** choice.p)
+            sizes.append((size_on_host(part, choice.p), size_on_host(np.linalg.norm(part, axis=1), choice.p)))
             if rows is not None and columns is not None:
                 heavy = under_metric(rows, part, slice(start, start + height))
                 squares[i] += np.sum(heavy * (part @ columns))
-    error_entries, error_rows = (_share(*sums) ** (1 / choice.p) for sums in (entries, lines))
+    # Of blocks of A − Â and of A in turn; over entries, and over rows.
+    changed, whole = ([size_on_host(each, choice.p) for each in zip(*sizes[i::2], strict=True)] for i in (0, 1))
+    error_entries, error_rows = map(_share, changed, whole)
     return msgspec.structs.replace(
         record,
         rank=rank,

@@ -12,6 +12,7 @@ import numpy as np
 from jax.dtypes import canonicalize_dtype
 
 from lpjax._numbers import solving_dtype
+from lpjax._powers import size_on_host
 from lpjax._tree import is_table
 from lpjax.compression.factors import FactorResult
 from lpjax.compression.plan import Choice
@@ -311,4 +312,4 @@ def _joint(shares: list[float], totals: list[float], p: float) -> float:
     if len(shares) == 1 or not max(totals):
         return shares[0]
     scaled = np.asarray(totals) / max(totals)
-    return float((np.sum((np.asarray(shares) * scaled) ** p) / np.sum(scaled**p)) ** (1 / p))
+    return size_on_host(np.asarray(shares) * scaled, p) / size_on_host(scaled, p)

@@ -17,7 +17,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from lpjax._files.json import finite, json_text
+from lpjax._files.json import exponent_text, finite, json_text
 from lpjax._files.replacing import check_space, replacing_folder
 from lpjax._provenance import run_record
 from lpjax.checkpoint import (
@@ -269,6 +269,7 @@ def write_weights(
         write_card(fresh, target / CARD, lambda: weights_card(fresh, shards.source, result))
         scalars = {name: value for name, value in options.items() if isinstance(value, int | float | str)}
         document = {"schema": SCHEMA, "model": model, "options": scalars} | vars(result) | run_record(None)
+        document["p"] = exponent_text(result.p)
         document["records"] = [vars(record) for record in result.records]
         (fresh / RECORD).write_text(json_text(finite(document), ascii=False), encoding="utf-8")
     return result

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lpjax._files.json import RecordError
+from lpjax._files.json import RecordError, exponent_of
 from lpjax._provenance import method_label
 from lpjax._tree import walk
 from lpjax.checkpoint import Checkpoint
@@ -204,8 +204,7 @@ def _listed(value: Any) -> list[Any]:
 
 def _method(step: Mapping[str, Any]) -> str:
     """The method of a step in config.json, which is not trusted."""
-    p = step.get("p")
-    return method_label(_word(step.get("method") or "unknown"), float(p) if isinstance(p, int | float) else None)
+    return method_label(_word(step.get("method") or "unknown"), exponent_of(step.get("p")))
 
 
 def _word(text: object) -> str:

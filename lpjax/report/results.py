@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from lpjax._files.json import Count, Plain, RecordError, Text, as_type, parse_object, read_object, read_text
+from lpjax._files.json import Count, Exponent, Plain, RecordError, Text, as_type, parse_object, read_object, read_text
 from lpjax._provenance import method_label
 
 Scores = Mapping[str, float | None]
@@ -52,7 +52,7 @@ class Cell(_Source, kw_only=True):
     net: Text | None = None
     task: Text | None = None
     layers: Text | None = None
-    p: float | None = None
+    p: Exponent | None = None
     parameters: Count | None = None
     seconds: float | None = None
     seconds_solving: float | None = None
@@ -86,7 +86,7 @@ class Cell(_Source, kw_only=True):
     @property
     def label(self) -> str:
         """The method, with its exponent if that matters."""
-        return method_label(self.method, self.p)
+        return method_label(self.method, None if self.p is None else float(self.p))
 
 
 def _by_name(numbers: Any) -> dict[str, float | None]:

@@ -75,6 +75,7 @@ def filters() -> dict[str, Callable[..., Any]]:
 
         return filter_
 
+    rounded = element(short)
     numbers = (decimal, signed, short, count, size, percent, milliseconds, seconds)
     return {render.__name__: element(render) for render in numbers} | {
         # A path may be broken after its slashes and underscores.
@@ -83,6 +84,7 @@ def filters() -> dict[str, Callable[..., Any]]:
         ),
         "shape": lambda value: " × ".join(map(str, value)),
         "mean": mean,
+        "exponent": lambda value: Markup("∞") if value == math.inf else rounded(value),
     }
 
 

@@ -11,11 +11,21 @@ from jax.core import Tracer
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, Scalar
 
-from lpjax._lapack import qr, solve_definite
+from lpjax._lapack import qr
 from lpjax.objectives import blocked_sum, power_sums
+from lpjax.solvers._above_two import admm_entries as above_two
 from lpjax.solvers._core.checks import make_problem
-from lpjax.solvers._core.problem import Problem, finish, normalize, orthonormalize, over_residual, root_of_sum
+from lpjax.solvers._core.problem import (
+    Problem,
+    finish,
+    normalize,
+    on_either_side,
+    orthonormalize,
+    over_residual,
+    root_of_sum,
+)
 from lpjax.solvers._core.prox import prox
+from lpjax.solvers._core.regression import regress
 from lpjax.solvers._core.rows import fold_rows, over_devices
 from lpjax.solvers._core.sharded import run_sharded
 from lpjax.solvers._core.solution import Solution
@@ -60,10 +70,14 @@ def admm_entries(
     on few entries, it is one of plain ADMM (α = δ = 1) under a growing ρ, which recovers a low-rank matrix with
     outliers to the last digits.
 
+    For p > 2 the norm itself is minimised instead of its p-th power, under a plain schedule; see
+    `lpjax/solvers/_above_two/admm_entries.py`. At p = ∞ the objective is the largest |a_ij − (LR)_ij| of the rows with
+    ω_i > 0, and the step for S projects onto an ℓ1 ball.
+
     Args:
         matrix: A, shape (n, d), of finite numbers.
         rank: k, from 1 to min(n, d); static under jit.
-        p: exponent in [1, 2]; may be traced. At p = 2 the start is optimal and is returned.
+        p: exponent from 1 to ∞; may be traced. At p = 2 the start is optimal and is returned.
         num_iters: iteration limit; three schedules by default.
         tol: the run ends if a whole schedule lowers the best objective by a smaller share than this; eps^{0.5} by
             default.
@@ -87,14 +101,16 @@ def admm_entries(
     )
     if not isinstance(rho, Tracer) and not 0 < rho < float("inf"):
         raise ValueError(f"`rho` is {rho!r}; expected a finite number above 0")
+    only = jnp.maximum(problem.num_iters, 1)  # above 2 there is one schedule
     if schedule is None:
         schedules = jnp.ceil(jnp.log2(problem.num_iters.astype(jnp.float32) / _LONGEST_FIRST_SCHEDULE + 1))
         length = jnp.maximum(problem.num_iters // (2 ** schedules.astype(jnp.int32) - 1), 1)
     elif isinstance(schedule, Tracer) or (isinstance(schedule, int | np.integer) and schedule >= 1):
-        length = jnp.asarray(schedule, jnp.int32)
+        length = only = jnp.asarray(schedule, jnp.int32)
     else:
         raise ValueError(f"`schedule` is {schedule!r}; expected a whole number, 1 or more")
-    return run_sharded(_admm_entries, problem, jnp.asarray(rho, problem.p.dtype), length)
+    whole = problem.high is not False  # above 2 the step for S may need the largest of all entries
+    return run_sharded(_admm_entries, problem, jnp.asarray(rho, problem.p.dtype), length, only, whole=whole)
 
 
 class Constants(NamedTuple):
@@ -199,7 +215,11 @@ class _Run(NamedTuple):
 
 
 @jax.jit
-def _admm_entries(problem: Problem, rho: Scalar, length: Int[Array, ""]) -> Solution:
+@on_either_side
+def _admm_entries(problem: Problem, rho: Scalar, length: Int[Array, ""], only: Int[Array, ""]) -> Solution:
+    if problem.high:
+        scaled, scaling = normalize(problem)
+        return finish(above_two.solve(scaled, rho, only), scaling, problem.p)
     return solve_scheduled(problem, rho, length, FITTED)
 
 
@@ -229,7 +249,7 @@ def solve_scheduled(problem: Problem, rho: Scalar, length: Int[Array, ""], const
 
         TtL, L, C, sums = fold_rows(block, scaled.rows, jnp.zeros((d, rank), p.dtype), weights, state.L, state.C)
         state = _consider(state, root_of_sum(scaled, sums))
-        R = _regress(state.Q @ TtL, TtL.T, state.Q)  # as L = TQᵀ, LᵀΩL = Q·TᵀΩL
+        R = regress(state.Q @ TtL, TtL.T, state.Q)  # as L = TQᵀ, LᵀΩL = Q·TᵀΩL
         return state._replace(L=L, C=C, R=R, Q=qr(TtL)[0].T, age=state.age + 1, steps=state.steps + 1)
 
     def unit_of(mean: Scalar) -> Scalar:
@@ -290,18 +310,3 @@ def _consider(state: _State, value: Scalar) -> _State:
     improved = value < state.lowest
     best = select_tree(improved, (state.L, state.R), state.best)
     return state._replace(best=best, lowest=jnp.where(improved, value, state.lowest))
-
-
-def _regress(gram: Float[Array, "k k"], moment: Float[Array, "k d"], fallback: Float[Array, "k d"]) -> Array:
-    """R of least Σ ω_i ‖t_i − l_i R‖², from LᵀΩL and LᵀΩT, by Cholesky.
-
-    Columns of L, images of nearly singular directions, are nearly orthogonal: scaled to one length, LᵀΩL is close to
-    the identity however their lengths differ. The ridge of rounding size keeps a singular one solvable.
-    """
-    diagonal = jnp.diagonal(gram)
-    scale = jnp.where(diagonal > 0, 1 / jnp.sqrt(jnp.where(diagonal > 0, diagonal, 1)), 0)
-    k = gram.shape[0]
-    correlation = gram * scale[:, None] * scale[None, :] + k * jnp.finfo(gram.dtype).eps * jnp.eye(k, dtype=gram.dtype)
-    correlation = correlation + jnp.diag((scale == 0).astype(gram.dtype))
-    right = scale[:, None] * solve_definite(correlation, scale[:, None] * moment)
-    return jnp.where(jnp.all(jnp.isfinite(right)), right, fallback)

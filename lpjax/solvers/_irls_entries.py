@@ -9,10 +9,11 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Scalar
 
-from lpjax._lapack import solve_definite
 from lpjax.objectives import power_sums
+from lpjax.solvers._above_two import irls_entries as above_two
 from lpjax.solvers._core.checks import make_problem
-from lpjax.solvers._core.problem import Problem, finish, normalize, orthonormalize, root_of_sum
+from lpjax.solvers._core.problem import Problem, finish, normalize, on_either_side, orthonormalize, root_of_sum
+from lpjax.solvers._core.regression import regress_rows
 from lpjax.solvers._core.sharded import run_sharded
 from lpjax.solvers._core.solution import Solution
 from lpjax.solvers._core.start import descend, starting_pair
@@ -35,10 +36,14 @@ def irls_entries(
     every half. ε falls to eps^{2/3} of the mean entry. A sweep solves n + d systems of k unknowns, O(ndk²). This is the
     reference for small matrices; use `admm_entries` for large ones.
 
+    For p > 2 every row takes a step of least squares as far as it lowers the objective, with no smoothing; see
+    `lpjax/solvers/_above_two/irls_entries.py`. At p = ∞ the objective is the largest |a_ij − (LR)_ij| of the rows with
+    ω_i > 0.
+
     Args:
         matrix: A, shape (n, d), of finite numbers.
         rank: k, from 1 to min(n, d); static under jit.
-        p: exponent in [1, 2]; may be traced. At p = 2 the start is optimal and is returned.
+        p: exponent from 1 to ∞; may be traced. At p = 2 the start is optimal and is returned.
         num_iters: limit on the sweeps.
         tol: the run ends if a sweep lowers the objective by a smaller share than this; eps^{0.6} by default.
         row_weights: ω ≥ 0, shape (n,); ones by default.
@@ -67,8 +72,11 @@ class _State(NamedTuple):
 
 
 @jax.jit
+@on_either_side
 def _irls_entries(problem: Problem) -> Solution:
     scaled, scaling = normalize(problem)
+    if scaled.high:
+        return finish(above_two.solve(scaled), scaling, problem.p)
     matrix, p = scaled.rows.read(), scaled.p
     mean_entry = jnp.sqrt(jnp.mean(matrix**2))
     floor = jnp.maximum(mean_entry * jnp.finfo(matrix.dtype).eps ** (2 / 3), jnp.finfo(matrix.dtype).tiny)
@@ -82,14 +90,14 @@ def _irls_entries(problem: Problem) -> Solution:
     def step(state: _State) -> tuple[_State, tuple[Array, Array], Scalar, Bool[Array, ""]]:
         left, right, residual, smoothing, last_surrogate = state
         smoothing = jnp.maximum(smoothing / 3, floor)
-        left = left + _least_squares(right, reweight(residual, smoothing), residual)
+        left = left + regress_rows(right, reweight(residual, smoothing), residual)
         # Orthonormal rows of R keep the systems of the next halves well scaled; LR is unchanged.
         left, right = orthonormalize(left, right)
         residual = residual_of(left, right)
         weights = reweight(residual, smoothing)
         if scaled.row_weights is not None:
             weights = weights * scaled.row_weights[:, None]
-        right = right + _least_squares(left.T, weights.T, residual.T).T
+        right = right + regress_rows(left.T, weights.T, residual.T).T
         residual = residual_of(left, right)
         value = root_of_sum(scaled, power_sums(residual, p))
         # |r|^p, and below ε the quadratic that touches it there: what a half lowers.
@@ -114,28 +122,3 @@ def _irls_entries(problem: Problem) -> Solution:
     )
     best = orthonormalize(*outcome.best)
     return finish(Solution(*best, outcome.objective, outcome.num_iters, outcome.converged), scaling, problem.p)
-
-
-def _least_squares(
-    design: Float[Array, "k d"], weights: Float[Array, "n d"], residual: Float[Array, "n d"]
-) -> Float[Array, "n k"]:
-    """For every row i, argmin over x of Σ_j w_ij (r_ij − Σ_l x_l design_lj)², as a step from where r was taken.
-
-    The ridge of rounding size keeps singular systems (a zero column, k above the number of weighty entries)
-    solvable. As the unknown is a step, it damps and does not bias.
-    """
-    k, d = design.shape
-    n = weights.shape[0]
-    eps = jnp.finfo(design.dtype).eps
-
-    def solve(operands: tuple[Array, Array]) -> Array:
-        weight, rest = operands
-        weighted = design * weight[None, :]
-        normal = weighted @ design.T
-        right_side = weighted @ rest
-        ridge = k * eps * jnp.trace(normal) + jnp.finfo(design.dtype).tiny
-        step = solve_definite(normal + ridge * jnp.eye(k, dtype=design.dtype), right_side)
-        return jnp.where(jnp.all(jnp.isfinite(step)), step, 0)
-
-    # As many systems at a time as fit in the memory of one copy of the matrix.
-    return jax.lax.map(solve, (weights, residual), batch_size=max(1, min(n, n * d // (k * k + k * d))))

@@ -11,8 +11,9 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Scalar
 
 from lpjax._lapack import descending_eigh, qr
+from lpjax.solvers._above_two import irls_rows as above_two
 from lpjax.solvers._core.checks import make_problem
-from lpjax.solvers._core.problem import Problem, Scaled, finish, normalize, root_of_sum
+from lpjax.solvers._core.problem import Problem, Scaled, finish, normalize, on_either_side, root_of_sum
 from lpjax.solvers._core.rows import Rows, fold_rows, map_rows, multiply, over_devices
 from lpjax.solvers._core.sharded import run_sharded
 from lpjax.solvers._core.solution import Solution
@@ -38,10 +39,14 @@ def irls_rows(
     smoothed at ε; ε falls tenfold per step, to eps^{2/3} of the mean row. Eigenvectors are exact, as the authors warn
     that a randomised SVD inside is unstable.
 
+    For p > 2 that iteration need not descend. There R ← R + t·(least squares under w for the left factor at hand), with
+    a t that lowers the objective; see `lpjax/solvers/_above_two/irls_rows.py`. At p = ∞ the objective is the largest
+    ‖a_i − l_i R‖_C of the rows with ω_i > 0.
+
     Args:
         matrix: A, shape (n, d), of finite numbers. An `np.memmap` with n ≥ d stays in its file.
         rank: k, from 1 to min(n, d); static under jit.
-        p: exponent in [1, 2]; may be traced. At p = 2 the SVD is optimal and is returned.
+        p: exponent from 1 to ∞; may be traced. At p = 2 the SVD is optimal and is returned.
         num_iters: iteration limit.
         tol: the run ends if an iteration lowers the objective by a smaller share than this; eps^{0.6} by default.
         row_weights: ω ≥ 0, shape (n,); ones by default.
@@ -62,8 +67,10 @@ def irls_rows(
 
 
 @jax.jit
+@on_either_side
 def _irls_rows(problem: Problem) -> Solution:
     scaled, scaling = normalize(problem)
+    solve = above_two.solve if scaled.high else _solve
     n, d = scaled.rows.shape
     if n < d:
         # All rows lie in n dimensions: solve in these, since eigenvectors then cost n³ instead of d³.
@@ -72,10 +79,10 @@ def _irls_rows(problem: Problem) -> Solution:
         if scaled.init is not None:
             pair = (scaled.init[0], scaled.init[1] @ span)
             narrow = narrow._replace(init=pair)
-        solution = _solve(narrow)
+        solution = solve(narrow)
         solution = solution._replace(right=solution.right @ span.T)
     else:
-        solution = _solve(scaled)
+        solution = solve(scaled)
     return finish(solution, scaling, problem.p)
 
 

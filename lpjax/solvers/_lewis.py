@@ -12,9 +12,10 @@ from jaxtyping import Array, Bool, Float, Int, Scalar
 
 from lpjax._lapack import descending_eigh
 from lpjax.objectives import Over
+from lpjax.solvers._above_two.lewis import Design, design
 from lpjax.solvers._core.checks import make_problem
 from lpjax.solvers._core.geometry import Coordinates, axes, coordinates, truncate
-from lpjax.solvers._core.problem import Problem, finish, normalize
+from lpjax.solvers._core.problem import Problem, finish, normalize, on_either_side
 from lpjax.solvers._core.rows import fold_rows, over_devices
 from lpjax.solvers._core.sharded import run_sharded
 from lpjax.solvers._core.solution import Ellipsoid, Solution
@@ -37,14 +38,17 @@ def lewis(
     The Lewis weights are the fixed point w_i = (a_iᵀ M⁻¹ a_i)^{p/2}, M = Σ_i w_i^{1−2/p} a_i a_iᵀ = V D² Vᵀ
     (Cohen & Peng, arXiv 1412.0588, §3). At p = 2 they are the leverage scores, and A_k is the truncated SVD.
     With c = r^{1/p−1/2}, r = rank A:  ‖x‖_M ≤ ‖Ax‖_p ≤ c‖x‖_M  for p ≤ 2,  c‖x‖_M ≤ ‖Ax‖_p ≤ ‖x‖_M  for p ≥ 2.
+    At p = ∞ the ellipsoid is John's, the largest one inside the polytope |a_iᵀx| ≤ 1, and w is a D-optimal design:
+    a_iᵀM⁻¹a_i is 1 where w_i > 0, and at most 1 elsewhere. For p > 2 `upper` is e^{(1/2−1/p)·max v} with
+    v_i = log(a_iᵀM⁻¹a_i) − (2/p) log w_i, and holds whether or not the iteration has converged.
 
     Args:
         matrix: A, shape (n, d), of finite numbers. An `np.memmap` with n ≥ d stays in its file.
         rank: k, from 1 to min(n, d); static under jit.
-        p: exponent in (0, 4), both ends excluded; may be traced.
+        p: exponent above 0, ∞ included; may be traced.
         num_iters: iteration limit.
-        tol: largest relative residual of the fixed point, max_i |log w_i − log (a_iᵀM⁻¹a_i)^{p/2}|; √eps by
-            default.
+        tol: largest relative residual of the fixed point, max_i |log w_i − log (a_iᵀM⁻¹a_i)^{p/2}|, at p = ∞
+            max_i a_iᵀM⁻¹a_i − 1; √eps by default. From p = 100 on it may take more than `num_iters` steps.
         row_weights: ω ≥ 0, shape (n,): the level set is then that of (Σ ω_i |a_iᵀx|^p)^{1/p}.
         init: unused, as the iteration converges from any start; accepted so that solvers are interchangeable.
         over: objective that is reported, "entries" or "rows".
@@ -61,11 +65,15 @@ def lewis(
 
 
 @functools.partial(jax.jit, static_argnames="over")
+@on_either_side
 def _lewis(problem: Problem, over: Over) -> Solution:
     scaled, scaling = normalize(problem)
     coords = coordinates(scaled)
 
     def iterated() -> tuple[Ellipsoid, Array, Array]:
+        if scaled.high:
+            best, num_iters = design(coords, scaled.p, scaled.tol, scaled.num_iters)
+            return _of_design(coords, best, scaled.p), num_iters, best.residual <= scaled.tol
         point = fixed_point(coords, scaled.p, scaled.tol, scaled.num_iters)
         return ellipsoid(coords, point, scaled.p), point.num_iters, point.residual <= scaled.tol
 
@@ -108,6 +116,13 @@ def ellipsoid(coords: Coordinates, point: FixedPoint, p: Scalar) -> Ellipsoid:
 def _bounded(coords: Coordinates, values: Array, vectors: Array, weights: Array, p: Scalar) -> Ellipsoid:
     distortion = coords.dimension ** (1 / p - 0.5)
     return Ellipsoid(values, vectors, jnp.minimum(distortion, 1), jnp.maximum(distortion, 1), weights)
+
+
+def _of_design(coords: Coordinates, best: Design, p: Scalar) -> Ellipsoid:
+    """The ellipsoid of weights for p > 2: both sides of its bound hold for any w with Σw = r."""
+    lower = coords.dimension ** (1 / p - 0.5)
+    upper = jnp.exp((0.5 - 1 / p) * jnp.maximum(best.excess, 0))
+    return Ellipsoid(*axes(coords, best.factor), lower, upper, jnp.exp(best.log_weights))
 
 
 def fixed_point(coords: Coordinates, p: Scalar, tol: Scalar, num_iters: Scalar) -> FixedPoint:

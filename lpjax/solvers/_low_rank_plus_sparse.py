@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from lpjax._powers import by_exponent, size
 from lpjax.solvers._core.solution import Solution
 
 ROUNDS = 12
@@ -58,7 +59,11 @@ def with_entries(
         single, _ = both
         scaled = importance * jnp.abs(rest_of(pair(matrix - single)) - single)
         most = jnp.max(scaled)
-        return jnp.sum((scaled / jnp.where(most > 0, most, 1)) ** p) ** (1 / p) * most
+
+        def by_sum(p: Array) -> Array:
+            return jnp.sum((scaled / jnp.where(most > 0, most, 1)) ** p) ** (1 / p) * most
+
+        return by_exponent(p, by_sum, lambda p: size(scaled, p))
 
     starts = [jax.lax.fori_loop(0, 2, turn, (start, start)) for start in (jnp.zeros_like(matrix), top(matrix))]
     better = loss(starts[0]) <= loss(starts[1])

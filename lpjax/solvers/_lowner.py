@@ -11,10 +11,11 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, Scalar
 
 from lpjax._lapack import svd
+from lpjax._powers import over_largest, size, unit_power
 from lpjax.objectives import Over
 from lpjax.solvers._core.checks import make_problem
 from lpjax.solvers._core.geometry import Coordinates, axes, coordinates, truncate
-from lpjax.solvers._core.problem import Problem, finish, normalize
+from lpjax.solvers._core.problem import Problem, finish, normalize, on_either_side
 from lpjax.solvers._core.sharded import run_sharded
 from lpjax.solvers._core.solution import Ellipsoid, Solution
 
@@ -34,12 +35,15 @@ def lowner(
 ) -> Solution:
     """Truncate the ‖·‖_p-SVD A = U D Vᵀ of a shallow-cut Löwner ellipsoid to its k longest axes: A_k = A V_k V_kᵀ.
 
-    E = {x : xᵀG⁻¹x ≤ 1} starts as the level set of ‖A·‖₂, which contains that of ‖A·‖_p. While a point x of E has
+    E = {x : xᵀG⁻¹x ≤ 1} starts as the level set of ‖A·‖₂, which contains that of ‖A·‖_p for p ≤ 2; for p > 2, where
+    ‖y‖₂ ≤ m^{1/2−1/p}‖y‖_p for m nonzero numbers, as that of ‖A·‖₂ / m^{1/2−1/p}. While a point x of E has
     ‖Ax‖_p > √r, let g be a subgradient of ‖A·‖_p at x. The slab |gᵀx| ≤ 1 separates x from the level set, and E becomes
     the smallest ellipsoid that contains what is left (Grötschel, Lovász & Schrijver, Geometric Algorithms and
     Combinatorial Optimization, §3.3 and §4.6, with both of the parallel cuts): with b = Gg/√(gᵀGg), α = 1/√(gᵀGg),
 
         G ← r(1−α²)/(r−1)·(G − bbᵀ) + rα²·bbᵀ.
+
+    At p = ∞ the subgradient is the row with the largest a_iᵀGa_i, which makes the deepest cut there is.
 
     So E always encloses the level set and its volume falls at every cut. It need not end at the smallest enclosing
     ellipsoid, which no known method finds in polynomial time; no further cut of this kind can shrink it.
@@ -47,7 +51,7 @@ def lowner(
     Args:
         matrix: A, shape (n, d), of finite numbers.
         rank: k, from 1 to min(n, d); static under jit.
-        p: exponent in [1, 2]; may be traced. At p = 2 the first ellipsoid is exact and there is no cut.
+        p: exponent from 1 to ∞; may be traced. At p = 2 the first ellipsoid is exact and there is no cut.
         num_iters: limit on the number of cuts; static under jit. Each costs a few products with A.
         tol: the cuts end when √(gᵀGg) ≤ (1 + tol)·√r at the farthest point that was found.
         row_weights: ω ≥ 0, shape (n,): the level set is then that of (Σ ω_i |a_iᵀx|^p)^{1/p}.
@@ -66,10 +70,11 @@ def lowner(
 
 
 @functools.partial(jax.jit, static_argnames=("over", "limit"))
+@on_either_side
 def _lowner(problem: Problem, over: Over, limit: int) -> Solution:
     scaled, scaling = normalize(problem)
     coords = coordinates(scaled)
-    final = _cut(coords, scaled.p, scaled.tol, limit)
+    final = _cut(coords, scaled.p, scaled.tol, limit, scaled.high)
     directions, radii, _ = svd(final.points)
     usable = (jnp.arange(radii.shape[0], dtype=radii.dtype) < coords.dimension) & (radii > 0)
     inverse = jnp.where(usable, 1 / jnp.where(usable, radii, 1), 0)
@@ -95,12 +100,14 @@ class _Cuts(NamedTuple):
     converged: Bool[Array, ""]
 
 
-def _cut(coords: Coordinates, p: Scalar, tol: Scalar, limit: int) -> _Cuts:
+def _cut(coords: Coordinates, p: Scalar, tol: Scalar, limit: int, high: bool) -> _Cuts:
     basis = coords.rows.read() @ coords.whitening
     dimension = coords.dimension
     dtype = basis.dtype
 
     def norm(values: Array) -> Array:
+        if high:
+            return size(values, p, axis=0)
         return jnp.sum(jnp.abs(values) ** p, axis=0) ** (1 / p)
 
     def look(points: Array, log_volumes: Array, num_iters: Array) -> _Cuts:
@@ -109,6 +116,12 @@ def _cut(coords: Coordinates, p: Scalar, tol: Scalar, limit: int) -> _Cuts:
         lengths = norm(images)
 
         def subgradient(image: Array) -> Array:
+            if high:
+                # Shares of the norm, whose powers do not overflow; at ∞ the largest row alone.
+                only = jax.nn.one_hot(jnp.argmax(jnp.abs(image)), image.shape[0], dtype=dtype)
+                shares = jnp.minimum(over_largest(image, norm(image)), 1)
+                powers = jnp.where(jnp.isinf(p), only, unit_power(shares, p - 1))
+                return basis.T @ (jnp.sign(image) * powers)
             # A sign that rounding decides would make the cuts irreproducible; 0 is a valid choice, too.
             small = jnp.abs(image) <= jnp.sqrt(jnp.finfo(dtype).eps) * jnp.max(jnp.abs(image))
             powers = jnp.where(small, 0, jnp.sign(image) * jnp.abs(image) ** (p - 1))
@@ -121,7 +134,11 @@ def _cut(coords: Coordinates, p: Scalar, tol: Scalar, limit: int) -> _Cuts:
             unit = along / jnp.maximum(jnp.linalg.norm(along), jnp.finfo(dtype).tiny)
             return subgradient(images @ unit)
 
-        normal = jax.lax.fori_loop(0, _ASCENTS, ascend, subgradient(images[:, jnp.argmax(lengths)]))
+        start = subgradient(images[:, jnp.argmax(lengths)])
+        if high:
+            longest = jnp.argmax(jnp.sum(images**2, axis=1))
+            start = jnp.where(jnp.isinf(p), basis[longest], start)
+        normal = jax.lax.fori_loop(0, _ASCENTS, ascend, start)
         reach = jnp.linalg.norm(points.T @ normal)
         # Any point of E is Σ c_j x_j over the columns with ‖c‖₂ ≤ 1; and |a_iᵀx|² ≤ a_iᵀGa_i there.
         upper = jnp.minimum(jnp.linalg.norm(lengths), norm(jnp.sqrt(jnp.sum(images**2, axis=1))))
@@ -144,8 +161,12 @@ def _cut(coords: Coordinates, p: Scalar, tol: Scalar, limit: int) -> _Cuts:
     def unfinished(state: _Cuts) -> Bool[Array, ""]:
         return ~state.converged & (state.num_iters < limit)
 
+    start = coords.active.astype(dtype)
+    if high:
+        count = jnp.sum(jnp.any(basis != 0, axis=1)).astype(dtype)
+        start = start * jnp.maximum(count, 1) ** (0.5 - 1 / p)
     first = look(
-        jnp.diag(coords.active.astype(dtype)),
+        jnp.diag(start),
         jnp.zeros(limit, dtype),
         jnp.zeros((), jnp.int32),
     )

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 
 from lpjax.objectives import Over
 from lpjax.solvers._core.checks import make_problem
-from lpjax.solvers._core.problem import Problem, Scaled, finish, normalize, project
+from lpjax.solvers._core.problem import Problem, Scaled, finish, normalize, on_either_side, project
 from lpjax.solvers._core.sharded import run_sharded
 from lpjax.solvers._core.solution import Solution
 from lpjax.solvers._core.spectrum import right_singular
@@ -36,7 +36,7 @@ def svd(
     Args:
         matrix: A, shape (n, d), of finite numbers. An `np.memmap` with n ≥ d stays in its file.
         rank: k, from 1 to min(n, d); static under jit.
-        p: exponent of the reported objective, in [1, 2]; may be traced.
+        p: exponent of the reported objective, from 1 to ∞; may be traced.
         num_iters, tol, init: unused, as the method is direct; accepted so that solvers are interchangeable.
         row_weights: ω ≥ 0, shape (n,); ones by default.
         metric: C, symmetric positive semidefinite, shape (d, d), possibly singular; the identity by default.
@@ -57,6 +57,7 @@ def svd(
 
 
 @functools.partial(jax.jit, static_argnames="over")
+@on_either_side
 def _svd(problem: Problem, over: Over) -> Solution:
     scaled, scaling = normalize(problem)
     right = svd_right(scaled)

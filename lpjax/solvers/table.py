@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import importlib
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,17 +20,27 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Interval:
-    """Numbers from `low` to `high`, both ends included or, if it is not `closed`, excluded."""
+    """Numbers from `low` to `high`, which may be ∞; `closed` says which ends are included, both by default."""
 
     low: float
     high: float
-    closed: bool = True
+    closed: bool | Literal["low", "high"] = True
+
+    @property
+    def _ends(self) -> tuple[bool, bool]:
+        return self.closed in (True, "low"), self.closed in (True, "high")
 
     def __contains__(self, p: float) -> bool:
-        return bool(self.low <= p <= self.high if self.closed else self.low < p < self.high)
+        low, high = self._ends
+        return bool((self.low <= p if low else self.low < p) and (p <= self.high if high else p < self.high))
 
     def __str__(self) -> str:
-        return f"[{self.low:g}, {self.high:g}]" if self.closed else f"({self.low:g}, {self.high:g})"
+        low, high = self._ends
+        return f"{'[' if low else '('}{self.low:g}, {self.high:g}{']' if high else ')'}"
+
+
+FROM_ONE = Interval(1, math.inf)
+"""Every exponent of a norm, ∞ included."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,6 +103,7 @@ SOLVERS: dict[str, Solver] = {
     # lewis and lowner nest, too, but the certificate that they come with is of one rank.
     "svd": Solver(
         "lpjax.solvers._svd:svd",
+        p_range=FROM_ONE,
         default_p=2.0,
         uses_p=False,
         direct=True,
@@ -100,19 +112,22 @@ SOLVERS: dict[str, Solver] = {
         from_file=True,
     ),
     "lewis": Solver(
-        "lpjax.solvers._lewis:lewis", p_range=Interval(0, 4, closed=False), equivariant=True, from_file=True
+        "lpjax.solvers._lewis:lewis", p_range=Interval(0, math.inf, "high"), equivariant=True, from_file=True
     ),
-    "lowner": Solver("lpjax.solvers._lowner:lowner", equivariant=True),
+    "lowner": Solver("lpjax.solvers._lowner:lowner", p_range=FROM_ONE, equivariant=True),
     "irls_rows": Solver(
         "lpjax.solvers._irls_rows:irls_rows",
         objective="rows",
+        p_range=FROM_ONE,
         equivariant=True,
         starts=("best", "svd", "lewis"),
         from_file=True,
         tol_power=0.6,
     ),
-    "irls_entries": Solver("lpjax.solvers._irls_entries:irls_entries", starts=_ENTRY_STARTS, tol_power=0.6),
-    "admm_entries": Solver("lpjax.solvers._admm_entries:admm_entries", starts=_ENTRY_STARTS),
+    "irls_entries": Solver(
+        "lpjax.solvers._irls_entries:irls_entries", p_range=FROM_ONE, starts=_ENTRY_STARTS, tol_power=0.6
+    ),
+    "admm_entries": Solver("lpjax.solvers._admm_entries:admm_entries", p_range=FROM_ONE, starts=_ENTRY_STARTS),
 }
 
 

@@ -41,6 +41,9 @@ def norm(residual: np.ndarray, p: float, over: str = "entries", weights: np.ndar
     """The lp objective by its definition, in double precision."""
     residual = np.asarray(residual, np.float64)
     weights = np.ones(residual.shape[0]) if weights is None else np.asarray(weights, np.float64)
+    if p == np.inf:
+        largest = np.abs(residual).max(axis=1) if over == "entries" else np.linalg.norm(residual, axis=1)
+        return float(largest[weights > 0].max())
     sums = (np.abs(residual) ** p).sum(axis=1) if over == "entries" else np.linalg.norm(residual, axis=1) ** p
     return float((weights * sums).sum() ** (1 / p))
 

@@ -218,7 +218,7 @@ def test_half_precision_is_solved_in_float32(name, half):
         (np.ones((5, 4), np.float32), 2.0, {}, "`rank` is 2.0"),
         (np.ones((5, 4), np.float32), 2, {"p": float("nan")}, "`p` is nan"),
         (np.ones((5, 4), np.float32), 2, {"p": -1.0}, "`p` is -1.0"),
-        (np.ones((5, 4), np.float32), 2, {"p": 4.0}, "`p` is 4.0"),
+        (np.ones((5, 4), np.float32), 2, {"p": 0.0}, "`p` is 0.0"),
         (np.ones((5, 4), np.float32), 2, {"tol": -1.0}, "`tol` is -1.0"),
         (np.ones((5, 4), np.float32), 2, {"num_iters": -1}, "`num_iters` is -1"),
         (
@@ -242,14 +242,13 @@ def test_misuse_is_refused_before_any_work(name, matrix, rank, options, words):
     assert words in str(caught.value)
 
 
-def test_p_outside_one_to_two(name):
+def test_p_below_one(name):
     matrix = heavy_tailed(17, 7).astype(np.float32)
-    for p in (0.5, 2.5):
-        if p in SOLVERS[name].p_range:
-            assert np.isfinite(solve(name, matrix, 3, p=p).objective)
-        else:
-            with pytest.raises(ValueError, match=r"expected a number in \[1, 2\]"):
-                solve(name, matrix, 3, p=p)
+    if 0.5 in SOLVERS[name].p_range:
+        assert np.isfinite(solve(name, matrix, 3, p=0.5).objective)
+    else:
+        with pytest.raises(ValueError, match=r"expected a number in \[1, inf\]"):
+            solve(name, matrix, 3, p=0.5)
 
 
 def test_p_whose_norms_overflow_is_refused(name):

@@ -114,7 +114,7 @@ def test_other_arguments_are_numbers_too():
         ({"row_weights": ["a"] * 4}, "`row_weights` has dtype <U1"),
         ({"metric": np.ma.masked_array(np.eye(3))}, "`metric` is a masked array"),
         ({"metric": np.eye(3) * 1j}, "`metric` has dtype complex128"),
-        ({"p": "2"}, "`p` is a str; expected a number in [1, 2]"),
+        ({"p": "2"}, "`p` is a str; expected a number in [1, inf]"),
         ({"p": None}, "`p` is a NoneType; expected a number"),
     ):
         with pytest.raises(ValueError) as caught:

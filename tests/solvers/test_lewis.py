@@ -27,7 +27,7 @@ def fixed_point_residual(matrix: np.ndarray, weights: np.ndarray, p: float) -> f
     return float(np.abs(w - quadratic ** (p / 2)).max())
 
 
-@pytest.mark.parametrize("p", [0.5, *POWERS, 3.0, 3.5])
+@pytest.mark.parametrize("p", [0.5, *POWERS, 3.0, 3.5, 4.0, 6.0, 10.0])
 @pytest.mark.parametrize("kind", ["heavy", "deficient", "zero rows"])
 def test_fixed_point(p, kind):
     matrix = low_rank(40, 7, 5) if kind == "deficient" else heavy_tailed(40, 7)
@@ -40,6 +40,59 @@ def test_fixed_point(p, kind):
     assert weights.sum() == pytest.approx(np.linalg.matrix_rank(matrix), abs=1e-9)
     assert np.all(weights >= 0)
     assert np.all(weights <= 1 + 1e-9)
+
+
+@pytest.mark.parametrize("kind", ["heavy", "deficient"])
+def test_infinity_is_a_d_optimal_design(kind):
+    """Kiefer & Wolfowitz 1960: a_iᵀM⁻¹a_i ≤ 1, with equality where there is weight."""
+    matrix = low_rank(40, 7, 5) if kind == "deficient" else heavy_tailed(40, 7)
+    matrix[3:6] = 0
+    solution = lpjax.lewis(matrix, 3, p=np.inf, tol=1e-8, num_iters=1000)
+    weights = np.asarray(solution.ellipsoid.weights)
+    metric = matrix.T @ (matrix * weights[:, None])
+    quadratic = np.einsum("ij,jk,ik->i", matrix, np.linalg.pinv(metric, rcond=1e-12), matrix)
+    assert solution.converged
+    assert quadratic.max() <= 1 + 2e-8
+    assert weights.sum() == pytest.approx(np.linalg.matrix_rank(matrix), abs=1e-9)
+    assert weights @ (1 - quadratic) == pytest.approx(0, abs=1e-7)
+    assert np.allclose(solution.ellipsoid.matrix, metric, rtol=1e-8, atol=1e-8 * np.abs(metric).max())
+
+
+def test_infinity_is_the_largest_ellipsoid_in_a_polytope():
+    """John 1948: in a cube it is the ball, and facets that do not touch it change nothing."""
+    loose = heavy_tailed(20, 4)
+    matrix = np.vstack([np.eye(4), 0.9 * loose / np.linalg.norm(loose, axis=1, keepdims=True)])
+    ellipsoid = lpjax.lewis(matrix, 2, p=np.inf, tol=1e-8, num_iters=1000).ellipsoid
+    assert np.allclose(ellipsoid.matrix, np.eye(4), atol=1e-6)
+    assert np.allclose(ellipsoid.weights, np.repeat([1, 0], [4, 20]), atol=1e-6)
+    assert ellipsoid.lower == pytest.approx(0.5)
+    assert ellipsoid.upper == pytest.approx(1, abs=1e-8)
+
+
+@pytest.mark.parametrize("p", [3.0, 4.0, 6.0, 10.0, np.inf])
+@pytest.mark.parametrize("num_iters", [3, 500])
+def test_sandwich_above_two(p, num_iters):
+    """lower ‖x‖_M ≤ ‖Ax‖_p ≤ upper ‖x‖_M, also when the iteration has been cut short."""
+    matrix = heavy_tailed(60, 7)
+    ellipsoid = lpjax.lewis(matrix, 1, p=p, tol=1e-9, num_iters=num_iters).ellipsoid
+    lower, upper, metric = float(ellipsoid.lower), float(ellipsoid.upper), np.asarray(ellipsoid.matrix)
+    assert lower == pytest.approx(7 ** (1 / p - 0.5), rel=1e-12)
+    assert upper >= 1
+    assert num_iters == 3 or upper <= 1 + 1e-8
+    rng = np.random.default_rng(0)
+    # On the ellipsoid |a_iᵀx| is largest at M⁻¹a_i.
+    points = np.vstack([rng.normal(size=(1000, 7)), np.asarray(ellipsoid.vectors).T, matrix @ np.linalg.inv(metric)])
+
+    def ratio(x):
+        return jnp.log(lpjax.lp_norm((matrix @ x)[None], p) / jnp.sqrt(x @ metric @ x))
+
+    slope, low = jax.jit(jax.vmap(jax.grad(ratio))), jnp.asarray(points[:50])
+    for _ in range(60):  # steepest descent
+        low = low / jnp.linalg.norm(low, axis=1, keepdims=True)
+        low = low - 0.05 * slope(low)
+    for x in np.vstack([points, low]):
+        outer, inner = np.sqrt(x @ metric @ x), norm((matrix @ x)[None], p)
+        assert lower * outer * (1 - 1e-9) <= inner <= upper * outer * (1 + 1e-9)
 
 
 def test_weights_of_copies_and_of_leverage():

@@ -72,6 +72,24 @@ def test_encloses_and_is_enclosed(p, shape):
     assert np.all(squared >= 1 / float(ellipsoid.upper) ** 2 - 1e-9)  # and holds the shrunk ellipsoid
 
 
+@pytest.mark.parametrize("p", [3.0, 10.0, np.inf])
+def test_encloses_and_is_enclosed_above_two(p):
+    matrix = heavy_tailed(40, 5)
+    matrix[7:9] = 0
+    solution = lpjax.lowner(matrix, 1, p=p)
+    ellipsoid = solution.ellipsoid
+    assert solution.converged
+    assert ellipsoid.lower == 1
+    if p == np.inf:  # John: r^{1/2}
+        assert ellipsoid.upper <= 1.01 * np.sqrt(5)
+    points = boundary_points(matrix, p, 500)
+    squared = np.einsum("ij,jk,ik->i", points, np.asarray(ellipsoid.matrix), points)
+    assert np.all(squared <= 1 + 1e-9)
+    assert np.all(squared >= 1 / float(ellipsoid.upper) ** 2 - 1e-9)
+    volumes = np.r_[0.0, np.asarray(ellipsoid.log_volumes)[: int(solution.num_iters)]]
+    assert np.all(np.diff(volumes) < 0)
+
+
 @pytest.mark.parametrize("shape", [(30, 2), (40, 5), (60, 12)])
 def test_volume_falls_at_every_cut(shape):
     matrix = heavy_tailed(*shape)

@@ -53,6 +53,15 @@ def test_a_solver_from_outside_is_a_choice_of_the_command(toy, folder: Path, tmp
     assert "[0.5, 3]" in err
 
 
+def test_intervals():
+    ends = {True: (True, True), False: (False, False), "low": (True, False), "high": (False, True)}
+    for closed, (low, high) in ends.items():
+        interval = Interval(0.5, 3, closed)
+        assert (0.5 in interval, 2 in interval, 3 in interval, 4 in interval) == (low, True, high, False)
+        assert str(interval) == f"{'[' if low else '('}0.5, 3{']' if high else ')'}"
+    assert str(Interval(0, np.inf, "high")) == "(0, inf]"
+
+
 def test_a_name_or_a_function_finds_its_entry():
     assert solver_named("svd") is solver_named(lpjax.svd) is SOLVERS["svd"]
     assert solver_named(by_columns) == Solver(by_columns)
@@ -63,11 +72,12 @@ def test_a_name_or_a_function_finds_its_entry():
 @pytest.mark.parametrize("name", SOLVERS)
 def test_ranges_are_what_solvers_take(name):
     matrix, interval = heavy_tailed(9, 5).astype(np.float32), SOLVERS[name].p_range
-    step = 0.0 if interval.closed else 0.25
-    for p in (interval.low + step, interval.high - step, SOLVERS[name].default_p):
+    least = interval.low if interval.low in interval else interval.low + 0.25
+    assert interval.high == np.inf
+    for p in (least, 2.5, interval.high, SOLVERS[name].default_p):
         assert p in interval
         assert np.isfinite(SOLVERS[name](matrix, 2, p=p, num_iters=3).objective)
-    for p in (interval.low - 0.5, interval.high + 0.5):
+    for p in (interval.low - 0.5, *[interval.low] * (least > interval.low), -interval.high, np.nan):
         assert p not in interval
         with pytest.raises(ValueError, match="`p` is"):
             SOLVERS[name](matrix, 2, p=p)

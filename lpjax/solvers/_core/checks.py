@@ -18,6 +18,7 @@ from lpjax._numbers import numbers, require_representable, solving_dtype
 from lpjax.solvers._core.mapped import Mapped, map_matrix
 from lpjax.solvers._core.problem import Init, Problem
 from lpjax.solvers._core.solution import Solution
+from lpjax.solvers.exponents import known_above_two
 from lpjax.solvers.table import SOLVERS, Solver
 
 
@@ -106,6 +107,7 @@ def make_problem(
         rank=int(rank),
         start=start,
         # A row of A may be longer than any number of its dtype, so that a sum in a product of factors may be, too.
+        high=known_above_two() if isinstance(p, Tracer) else bool(np.asarray(p) > 2),
         at_the_end=largest is not None and largest > float(jnp.finfo(dtype).max) / math.sqrt(shape[1]),
     )
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from lpjax._lapack import svd
+from lpjax._powers import roots
 from lpjax.objectives import Over
 from lpjax.solvers._core.problem import Scaled, project
 from lpjax.solvers._core.rows import Rows
@@ -43,7 +44,10 @@ def coordinates(problem: Scaled, *, for_start: bool = False) -> Coordinates:
     of AᵀA. A QR decomposition would tell, but costs more than a start is worth.
     """
     weights = problem.row_weights
-    rows = dataclasses.replace(problem.rows, row_factors=None if weights is None else weights ** (1 / problem.p))
+    factors = None
+    if weights is not None:
+        factors = roots(weights, problem.p) if problem.high else weights ** (1 / problem.p)
+    rows = dataclasses.replace(problem.rows, row_factors=factors)
     smaller, larger = sorted(rows.shape)
     singular, vectors = right_singular(rows, problem.rank if for_start else smaller - 1)
     eps = float(jnp.finfo(rows.dtype).eps)

@@ -13,7 +13,8 @@ from jaxtyping import Array, Bool, Float, Int, Scalar
 
 from lpjax._exponents import exponent_of, finite_bits, largest_bits, largest_exponent, ldexp, scaled
 from lpjax._lapack import eigh, qr, with_pseudo_inverse
-from lpjax.objectives import Over, blocked_sum, power_sums
+from lpjax._powers import at_exponent, over_largest, roots, unit_power
+from lpjax.objectives import Over, blocked_sum, power_sums, row_sizes
 from lpjax.solvers._core.mapped import Mapped
 from lpjax.solvers._core.rows import Rows, map_rows, over_devices
 from lpjax.solvers._core.solution import Solution
@@ -24,7 +25,7 @@ Init = Literal["best", "svd", "lewis", "clipped"]
 @functools.partial(
     jax.tree_util.register_dataclass,
     data_fields=["matrix", "p", "row_weights", "metric", "tol", "num_iters", "init"],
-    meta_fields=["rank", "start", "axes", "at_the_end"],
+    meta_fields=["rank", "start", "axes", "at_the_end", "high"],
 )
 @dataclasses.dataclass(frozen=True)
 class Problem:
@@ -43,6 +44,7 @@ class Problem:
         start: name of the start if there is no pair.
         axes: names of the mesh axes over which the rows are sharded, if the core runs inside `shard_map`.
         at_the_end: whether products of factors of A may exceed the dtype; false if values are not known.
+        high: whether p is above 2; None if p is traced and nothing is known of it.
     """
 
     matrix: Float[Array, "n d"] | Mapped
@@ -56,6 +58,7 @@ class Problem:
     start: Init = "best"
     axes: tuple[str, ...] = ()
     at_the_end: bool = False
+    high: bool | None = False
 
 
 class Scaled(NamedTuple):
@@ -69,6 +72,7 @@ class Scaled(NamedTuple):
     init: tuple[Float[Array, "n k"], Float[Array, "k d"]] | None
     rank: int
     start: Init
+    high: bool = False
 
 
 class Scaling(NamedTuple):
@@ -107,6 +111,9 @@ def normalize(problem: Problem) -> tuple[Scaled, Scaling]:
     if weights is not None:
         heaviest = over_devices(jax.lax.pmax, largest_bits(weights), problem.axes)
         finite &= finite_bits(heaviest, dtype)
+        if problem.high:
+            weights = at_exponent(weights, problem.p)
+            heaviest = over_devices(jax.lax.pmax, largest_bits(weights), problem.axes)
         weight_exponent = exponent_of(heaviest, dtype)
         weights = jnp.where(finite, jnp.maximum(scaled(weights, -weight_exponent), 0), 1)
     half = inverse_half = None
@@ -127,8 +134,10 @@ def normalize(problem: Problem) -> tuple[Scaled, Scaling]:
             rows = Rows(rows.read() @ half, axes=problem.axes)
         if init is not None:
             init = (init[0], init[1] @ half)
-    normal = Scaled(rows, problem.p, weights, problem.tol, problem.num_iters, init, problem.rank, problem.start)
-    return normal, Scaling(exponent, weight_exponent, metric_exponent, inverse_half, finite, problem.axes)
+    settings = problem.tol, problem.num_iters, init, problem.rank, problem.start, bool(problem.high)
+    return Scaled(rows, problem.p, weights, *settings), Scaling(
+        exponent, weight_exponent, metric_exponent, inverse_half, finite, problem.axes
+    )
 
 
 def _square_roots(metric: Float[Array, "d d"]) -> tuple[Float[Array, "d d"], Float[Array, "d d"]]:
@@ -144,10 +153,10 @@ def project(problem: Scaled, right: Float[Array, "k d"], over: Over) -> tuple[Fl
 
     def of_rows(rows: Array) -> tuple[Array, Array]:
         left = rows @ right.T
-        return left, power_sums(rows - left @ right, problem.p, over)
+        return left, row_measures(problem, rows - left @ right, over)
 
-    left, sums = map_rows(of_rows, problem.rows)
-    return left, root_of_sum(problem, sums)
+    left, measures = map_rows(of_rows, problem.rows)
+    return left, whole_measure(problem, measures)
 
 
 def orthonormalize(
@@ -160,8 +169,8 @@ def orthonormalize(
 
 def objective(problem: Scaled, left: Float[Array, "n k"], right: Float[Array, "k d"], over: Over) -> Scalar:
     """The ℓp objective of a pair."""
-    sums = over_residual(problem, left, right, lambda residual: power_sums(residual, problem.p, over))
-    return root_of_sum(problem, sums)
+    measures = over_residual(problem, left, right, lambda residual: row_measures(problem, residual, over))
+    return whole_measure(problem, measures)
 
 
 def over_residual(
@@ -171,11 +180,50 @@ def over_residual(
     return map_rows(lambda rows, left: summary(rows - left @ right), problem.rows, left)
 
 
+def row_measures(problem: Scaled, residual: Float[Array, "m d"], over: Over) -> Float[Array, " m"]:
+    """What `whole_measure` needs to know of each row: Σ_j |r_ij|^p or ‖r_i‖^p; for p > 2 the p-th root of that."""
+    return (row_sizes if problem.high else power_sums)(residual, problem.p, over)
+
+
+def whole_measure(problem: Scaled, measures: Float[Array, " n"]) -> Scalar:
+    """The ℓp objective from `row_measures` of all rows."""
+    return root_of_powers(problem, measures) if problem.high else root_of_sum(problem, measures)
+
+
+def root_of_powers(problem: Scaled, sizes: Float[Array, " n"]) -> Scalar:
+    """(Σ_i ω_i sizes_i^p)^{1/p} for p > 2; at ∞ the largest size of the rows with ω_i > 0."""
+    p, axes = problem.p, problem.rows.axes
+    if problem.row_weights is not None:
+        sizes = roots(problem.row_weights, p) * sizes
+    largest = over_devices(jax.lax.pmax, jnp.max(sizes), axes)
+    total = over_devices(jax.lax.psum, blocked_sum(unit_power(over_largest(sizes, largest), p)), axes)
+    return jnp.where(largest > 0, largest * jnp.where(largest > 0, total, 1) ** (1 / p), largest)
+
+
 def root_of_sum(problem: Scaled, sums: Float[Array, " n"]) -> Scalar:
     """(Σ_i ω_i sums_i)^{1/p}."""
     if problem.row_weights is not None:
         sums = problem.row_weights * sums
     return over_devices(jax.lax.psum, blocked_sum(sums), problem.rows.axes) ** (1 / problem.p)
+
+
+def on_either_side(core: Callable[..., Solution]) -> Callable[..., Solution]:
+    """A core of a problem with p up to 2 or above, from one that knows which: `problem.high` is never None.
+
+    If p is traced the program has both, and chooses when it runs. Each is given a p of its own range whatever p is.
+    """
+
+    @functools.wraps(core)
+    def solve(problem: Problem, *given: Any, **static: Any) -> Solution:
+        if problem.high is not None:
+            return core(problem, *given, **static)
+        p = problem.p
+        low = dataclasses.replace(problem, p=jnp.where(p > 2, 2, p), high=False)
+        high = dataclasses.replace(problem, p=jnp.where(p > 2, p, 3), high=True)
+        run = functools.partial(core, **static)
+        return jax.lax.cond(p > 2, lambda: run(high, *given), lambda: run(low, *given))
+
+    return solve
 
 
 def finish(solution: Solution, scaling: Scaling, p: Scalar) -> Solution:

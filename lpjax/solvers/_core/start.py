@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Scalar
 
 from lpjax._lapack import complete_basis, descending_eigh
+from lpjax.solvers._above_two.lewis import design
 from lpjax.solvers._core.geometry import Coordinates, coordinates
 from lpjax.solvers._core.problem import Init, Scaled, objective, project
 from lpjax.solvers._core.rows import Rows, multiply, over_devices
@@ -105,9 +106,12 @@ def _svd_and_lewis(problem: Scaled) -> list[Float[Array, "d r"]]:
 
 def _lewis_vectors(problem: Scaled, shared: Coordinates) -> Float[Array, "d r"]:
     """Axes of an ellipsoid near Lewis's. Eigenvectors are accurate enough for a start."""
-    maps = jnp.asarray(_LEWIS_MAPS, jnp.int32)
-    point = fixed_point(shared, problem.p, jnp.zeros_like(problem.tol), maps)
-    root = point.factor * shared.singular_values[None, :]
+    maps, none = jnp.asarray(_LEWIS_MAPS, jnp.int32), jnp.zeros_like(problem.tol)
+    if problem.high:
+        factor = design(shared, problem.p, none, maps + 1)[0].factor  # weights are measured in the pass after
+    else:
+        factor = fixed_point(shared, problem.p, none, maps).factor
+    root = factor * shared.singular_values[None, :]
     _, vectors = descending_eigh(root.T @ root)
     return shared.vectors @ vectors
 
