@@ -174,11 +174,14 @@ def _fault(text: str, data: Any) -> str:
     if missing := re.match(r"Object missing required field `(.*)`", what):
         return f"{place}.{missing[1]} is missing".removeprefix(".")
     expected = re.match(r"Expected (.*?)(, got .*)?$", what)
-    if expected is None:
+    if expected is not None:
+        kinds = re.sub(
+            r"`(.*?)`", lambda match: " or ".join(_KINDS.get(name, name) for name in match[1].split(" | ")), expected[1]
+        )
+    elif what.startswith("Invalid enum value") and re.search(r"(^|\.)p$", place):
+        kinds = 'a number or "inf"'  # of `Exponent`
+    else:
         return f"{place}: {what}".removeprefix(": ")
-    kinds = re.sub(
-        r"`(.*?)`", lambda match: " or ".join(_KINDS.get(name, name) for name in match[1].split(" | ")), expected[1]
-    )
     for key, index in re.findall(r"(\w+)|\[(.*?)\]", place):
         if index == "...":  # a value of an object; msgspec does not report its key
             return f"{place}: expected {kinds}"
