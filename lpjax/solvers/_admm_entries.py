@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Float, Int, Scalar
 
 from lpjax._lapack import qr, solve_definite
 from lpjax.objectives import blocked_sum, power_sums
+from lpjax.solvers._core.certificate import certified
 from lpjax.solvers._core.checks import make_problem
 from lpjax.solvers._core.problem import Problem, finish, normalize, orthonormalize, over_residual, root_of_sum
 from lpjax.solvers._core.prox import prox
@@ -282,7 +283,8 @@ def solve_scheduled(problem: Problem, rho: Scalar, length: Int[Array, ""], const
     optimal = (p == 2) & (scaled.init is None and scaled.start != "clipped") | (first.objective == 0)
     run = jax.lax.while_loop(unfinished, follow_schedule, _Run(state, unit, length, jnp.zeros((), bool), optimal))
     L, R = orthonormalize(*run.state.best)
-    return finish(Solution(L, R, run.state.lowest, run.state.steps, run.converged), scaling, problem.p)
+    solution = Solution(L, R, run.state.lowest, run.state.steps, run.converged)
+    return finish(certified(scaled, solution, "entries"), scaling, problem.p)
 
 
 def _consider(state: _State, value: Scalar) -> _State:

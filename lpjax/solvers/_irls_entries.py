@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float, Scalar
 
 from lpjax._lapack import solve_definite
 from lpjax.objectives import power_sums
+from lpjax.solvers._core.certificate import certified
 from lpjax.solvers._core.checks import make_problem
 from lpjax.solvers._core.problem import Problem, finish, normalize, orthonormalize, root_of_sum
 from lpjax.solvers._core.sharded import run_sharded
@@ -113,7 +114,8 @@ def _irls_entries(problem: Problem) -> Solution:
         optimal=(p == 2) & (scaled.init is None and scaled.start != "clipped"),
     )
     best = orthonormalize(*outcome.best)
-    return finish(Solution(*best, outcome.objective, outcome.num_iters, outcome.converged), scaling, problem.p)
+    solution = Solution(*best, outcome.objective, outcome.num_iters, outcome.converged)
+    return finish(certified(scaled, solution, "entries"), scaling, problem.p)
 
 
 def _least_squares(

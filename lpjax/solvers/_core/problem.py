@@ -200,11 +200,16 @@ def finish(solution: Solution, scaling: Scaling, p: Scalar) -> Solution:
     factor, exponent = jnp.exp2(root - whole), scaling.matrix + scaling.metric + whole.astype(jnp.int32)
     if ellipsoid is not None:
         ellipsoid = ellipsoid._replace(values=ldexp(ellipsoid.values * factor, exponent))
-    finite = scaling.finite
+    finite, lower_bound = scaling.finite, solution.lower_bound
+    if lower_bound is not None:
+        # A bound beyond the dtype's range is cut there, which leaves it one.
+        lower_bound = jnp.minimum(ldexp(lower_bound * factor, exponent), info.max)
+        lower_bound = jnp.where(finite, lower_bound, 0)
     return solution._replace(
         left=jnp.where(finite, scaled(left, a), 0),
         right=jnp.where(finite, scaled(right, b), 0),
         objective=jnp.where(finite, ldexp(solution.objective * factor, exponent), jnp.inf),
         converged=solution.converged & finite,
         ellipsoid=ellipsoid,
+        lower_bound=lower_bound,
     )
