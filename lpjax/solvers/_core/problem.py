@@ -113,6 +113,7 @@ def normalize(problem: Problem) -> tuple[Scaled, Scaling]:
         weight_exponent = exponent_of(heaviest, dtype)
         weights = jnp.where(finite, jnp.maximum(scaled(weights, -weight_exponent), 0), 1)
     half = inverse_half = slack = None
+    error = jnp.zeros((), dtype)
     if metric is not None:
         finite &= jnp.all(jnp.isfinite(metric))
         metric_exponent = largest_exponent(metric) // 2
