@@ -146,6 +146,34 @@ def peers_table() -> str:
     return "\n".join(lines)
 
 
+def certificate_table(record: dict[str, Any]) -> str:
+    """Lower bounds over objectives, and their time over gesdd's."""
+    names = list(record["rows"][0]["bound_over_objective"])
+    titles = [title for name in names for title in (name, "time / gesdd")]
+    lines = [f"| matrix | rank | p | {' | '.join(titles)} |", "|---" * (len(titles) + 3) + "|"]
+    for row in record["rows"]:
+        cells = [f"{row['matrix']}, {' × '.join(map(str, row['shape']))}", str(row["rank"]), f"{row['p']:g}"]
+        for name in names:
+            cells.append(f"{row['bound_over_objective'][name]:.3f}")
+            cells.append(f"{row['seconds'][name] / row['seconds']['gesdd']:.2f}")
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def tiny_certificate_table(record: dict[str, Any]) -> str:
+    """Lower bounds over optima that are known: least, median, most."""
+    names = list(record["tiny"][0]["bound_over_optimum"])
+    lines = [f"| rows | p | {' | '.join(names)} |", "|---" * (len(names) + 2) + "|"]
+    for row in record["tiny"]:
+        cells = [
+            ", ".join(f"{row['bound_over_optimum'][name][which]:.4f}" for which in ("least", "median", "most"))
+            for name in names
+        ]
+        p = "∞" if row["p"] == "inf" else f"{row['p']:g}"
+        lines.append(f"| {row['kind']} | {p} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def scaling_table(record: dict[str, Any]) -> str:
     """Seconds of each solver at each height, and the slopes."""
     heights = [rows for rows, _ in next(iter(record["cases"].values()))["points"]]
@@ -434,6 +462,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "outliers": glue_results.outliers_table,
     "peers": peers_table,
     "scaling": _from("benchmarks/results/scaling.json", scaling_table),
+    "certificate": _from("benchmarks/results/certificate.json", certificate_table),
+    "tiny certificate": _from("benchmarks/results/certificate.json", tiny_certificate_table),
     "forward": _from("benchmarks/results/forward.json", forward_table),
     "profile": _from("benchmarks/results/profile.json", profile_table),
     "encoder kernels": _from("benchmarks/results/encoder.json", kernels_table),
@@ -456,6 +486,7 @@ _DOCUMENTS = (
     "README.md",
     "docs/index.md",
     "docs/results.md",
+    "docs/algorithms/certificate.md",
     "docs/reference/devices.md",
     "experiments/README.md",
     "benchmarks/README.md",

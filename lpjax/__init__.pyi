@@ -64,7 +64,10 @@ from lpjax.solvers import lowner as lowner
 from lpjax.solvers import irls_rows as irls_rows
 from lpjax.solvers import irls_entries as irls_entries
 from lpjax.solvers import admm_entries as admm_entries
+from lpjax.solvers import certify as certify
+from lpjax.solvers import partial_gaps as partial_gaps
 from lpjax.solvers import Solution as Solution
+from lpjax.solvers import PartialGaps as PartialGaps
 from lpjax.solvers import Ellipsoid as Ellipsoid
 from lpjax.objectives import lp_norm as lp_norm
 from lpjax.objectives import lower_bound as lower_bound

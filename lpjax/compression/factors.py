@@ -58,6 +58,8 @@ class FactorResult(NamedTuple):
         norms: ‖A‖_p over entries and over rows.
         squares: weighted ‖·‖_F² of A − Â and of A; None without weights.
         num_iters, converged: of the solver.
+        solved: the objective that the solver minimised, of its pair, and the lower bound of the optimum; None without
+            a bound that says something.
     """
 
     left: Array
@@ -70,6 +72,7 @@ class FactorResult(NamedTuple):
     squares: tuple[Array, Array] | None
     num_iters: Array
     converged: Array
+    solved: tuple[Array, Array] | None = None
 
 
 def with_weights(options: dict[str, Any], weights: Any) -> dict[str, Any]:
@@ -117,6 +120,10 @@ def factor(
         None if lost.square is None or whole.square is None else (lost.square, whole.square),
         solution.num_iters,
         solution.converged,
+        # Over entries the bound is one of the rows, far below any pair. Not read, it is not computed either.
+        None
+        if solution.lower_bound is None or goal.solver.objective == "entries" or sparse is not None
+        else (solution.objective, solution.lower_bound),
     )
 
 

@@ -55,6 +55,9 @@ class LayerRecord(msgspec.Struct, frozen=True, rename=_NAMES_IN_FILE):
         nnz: number of single entries beside the pair.
         step, bits: of its codes, as in `Choice`; None if it is not rounded.
         stored_bytes: what a rounded layer takes in the file, scales included; None if it is not rounded.
+        gap: of the solve: no pair of this rank has an objective that is smaller by a larger share, under the weights
+            and before any rounding. 0 for "svd" at p = 2; None from solvers that minimise over entries, and with single
+            entries.
     """
 
     path: Text
@@ -75,6 +78,7 @@ class LayerRecord(msgspec.Struct, frozen=True, rename=_NAMES_IN_FILE):
     step: float | None = None
     bits: Positive | None = None
     stored_bytes: Count | None = None
+    gap: float | None = None
 
     @property
     def rounded(self) -> bool:

@@ -18,7 +18,7 @@ from lpjax.compression.factors import FactorResult
 from lpjax.compression.plan import Choice
 from lpjax.compression.record import LayerRecord
 from lpjax.select import MatrixView
-from lpjax.solvers import Solver, solver_named
+from lpjax.solvers import SOLVERS, Solver, solver_named
 from lpjax.weighting.metric import UNWEIGHTED, Metrics
 from lpjax.weights.low_rank import LowRank
 from lpjax.weights.sparse import Sparse, entries_for
@@ -295,8 +295,23 @@ def leaf_of_results(results: Sequence[TaskResult]) -> tuple[LayerRecord, LowRank
         seconds=sum(result.seconds for result in results),
         error_weighted=_weighted(solved, scales),
         nnz=pair.entries,
+        gap=_gap(results, scales),
     )
     return record, pair
+
+
+def _gap(results: Sequence[TaskResult], scales: Sequence[float]) -> float | None:
+    """1 − lower bound / objective of all solves together; None if a solve has no bound."""
+    task, solved = results[0].task, [result.factors for result in results]
+    if task.solve is SOLVERS["svd"] and task.p == 2 and not task.nnz:
+        return 0.0  # by the theorem of Eckart and Young, at any rank of a nested solve
+    pairs = [(part.solved, scale) for part, scale in zip(solved, scales, strict=True) if part.solved is not None]
+    if len(pairs) < len(solved):
+        return None
+    values, bounds = ([float(pair[i]) * scale for pair, scale in pairs] for i in (0, 1))
+    most = max(values)
+    value, bound = (float(np.sum((np.asarray(part) / (most or 1)) ** task.p)) for part in (values, bounds))
+    return max(0.0, 1 - (bound / value) ** (1 / task.p)) if value > 0 and math.isfinite(value) else 0.0
 
 
 def _weighted(solved: Sequence[FactorResult], scales: Sequence[float]) -> float | None:

@@ -45,6 +45,7 @@ def layers_table(records: Sequence[LayerRecord]) -> Table:
     timed = any(record.time_ratio is not None for record in records)
     sparse = any(record.nnz for record in records)
     rounded = any(record.rounded for record in records)
+    certified = any(record.gap for record in records)  # 0 of an exact solver needs no column
     rows = []
     for record in records:
         row = {
@@ -56,14 +57,18 @@ def layers_table(records: Sequence[LayerRecord]) -> Table:
             "bits": "" if record.stored_bytes is None else f"{8 * record.stored_bytes / record.dense_size:.2f}",
             "kept": f"{100 * record.stored_size / record.dense_size:.0f} %",
             "objective": f"{record.error_entries:.4f}",
+            "gap": "" if record.gap is None else f"{record.gap:.2f}",
             "seconds": f"{record.seconds:.2f}" + ("" if record.converged else "*"),
             "time / dense": "" if record.time_ratio is None else f"{record.time_ratio:.2f}",
         }
         unknown = {"entries": sparse, "time / dense": timed, "kB": rounded, "bits": rounded, "kept": not rounded}
+        unknown["gap"] = certified
         rows.append({heading: cell for heading, cell in row.items() if unknown.get(heading, True)})
     caption = "objective: ‖A − LR‖ₚ / ‖A‖ₚ over entries" + (", the single entries subtracted" if sparse else "")
     if rounded:
         caption += "; bits: of the file for each weight"
+    if certified:
+        caption += "; gap: no pair of this rank is better by a larger share"
     if not all(record.converged for record in records):
         caption += "; * stopped at the iteration limit"
     return make_table(list(rows[0]), [list(row.values()) for row in rows], caption=caption)

@@ -11,6 +11,7 @@ from lpjax.solvers.table import solver_named as solver_named
 
 if TYPE_CHECKING:
     from lpjax.solvers._admm_entries import admm_entries as admm_entries
+    from lpjax.solvers._certify import certify as certify
     from lpjax.solvers._core.solution import Ellipsoid as Ellipsoid
     from lpjax.solvers._core.solution import Solution as Solution
     from lpjax.solvers._irls_entries import irls_entries as irls_entries
@@ -18,9 +19,18 @@ if TYPE_CHECKING:
     from lpjax.solvers._lewis import lewis as lewis
     from lpjax.solvers._low_rank_plus_sparse import with_entries as with_entries
     from lpjax.solvers._lowner import lowner as lowner
+    from lpjax.solvers._partial_gaps import PartialGaps as PartialGaps
+    from lpjax.solvers._partial_gaps import partial_gaps as partial_gaps
     from lpjax.solvers._svd import svd as svd
 
-_MODULES = {"Ellipsoid": "_core.solution", "Solution": "_core.solution", "with_entries": "_low_rank_plus_sparse"}
+_MODULES = {
+    "Ellipsoid": "_core.solution",
+    "PartialGaps": "_partial_gaps",
+    "Solution": "_core.solution",
+    "certify": "_certify",
+    "partial_gaps": "_partial_gaps",
+    "with_entries": "_low_rank_plus_sparse",
+}
 
 
 def __getattr__(name: str) -> _Any:

@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float, Int, Scalar
 from lpjax._lapack import qr
 from lpjax.objectives import blocked_sum, power_sums
 from lpjax.solvers._above_two import admm_entries as above_two
+from lpjax.solvers._core.certificate import certified
 from lpjax.solvers._core.checks import make_problem
 from lpjax.solvers._core.problem import (
     Problem,
@@ -219,7 +220,7 @@ class _Run(NamedTuple):
 def _admm_entries(problem: Problem, rho: Scalar, length: Int[Array, ""], only: Int[Array, ""]) -> Solution:
     if problem.high:
         scaled, scaling = normalize(problem)
-        return finish(above_two.solve(scaled, rho, only), scaling, problem.p)
+        return finish(certified(scaled, above_two.solve(scaled, rho, only), "entries"), scaling, problem.p)
     return solve_scheduled(problem, rho, length, FITTED)
 
 
@@ -302,7 +303,8 @@ def solve_scheduled(problem: Problem, rho: Scalar, length: Int[Array, ""], const
     optimal = (p == 2) & (scaled.init is None and scaled.start != "clipped") | (first.objective == 0)
     run = jax.lax.while_loop(unfinished, follow_schedule, _Run(state, unit, length, jnp.zeros((), bool), optimal))
     L, R = orthonormalize(*run.state.best)
-    return finish(Solution(L, R, run.state.lowest, run.state.steps, run.converged), scaling, problem.p)
+    solution = Solution(L, R, run.state.lowest, run.state.steps, run.converged)
+    return finish(certified(scaled, solution, "entries"), scaling, problem.p)
 
 
 def _consider(state: _State, value: Scalar) -> _State:

@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float, Scalar
 
 from lpjax.objectives import power_sums
 from lpjax.solvers._above_two import irls_entries as above_two
+from lpjax.solvers._core.certificate import certified
 from lpjax.solvers._core.checks import make_problem
 from lpjax.solvers._core.problem import Problem, finish, normalize, on_either_side, orthonormalize, root_of_sum
 from lpjax.solvers._core.regression import regress_rows
@@ -76,7 +77,7 @@ class _State(NamedTuple):
 def _irls_entries(problem: Problem) -> Solution:
     scaled, scaling = normalize(problem)
     if scaled.high:
-        return finish(above_two.solve(scaled), scaling, problem.p)
+        return finish(certified(scaled, above_two.solve(scaled), "entries"), scaling, problem.p)
     matrix, p = scaled.rows.read(), scaled.p
     mean_entry = jnp.sqrt(jnp.mean(matrix**2))
     floor = jnp.maximum(mean_entry * jnp.finfo(matrix.dtype).eps ** (2 / 3), jnp.finfo(matrix.dtype).tiny)
@@ -121,4 +122,5 @@ def _irls_entries(problem: Problem) -> Solution:
         optimal=(p == 2) & (scaled.init is None and scaled.start != "clipped"),
     )
     best = orthonormalize(*outcome.best)
-    return finish(Solution(*best, outcome.objective, outcome.num_iters, outcome.converged), scaling, problem.p)
+    solution = Solution(*best, outcome.objective, outcome.num_iters, outcome.converged)
+    return finish(certified(scaled, solution, "entries"), scaling, problem.p)

@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float, Scalar
 
 from lpjax._lapack import descending_eigh, qr
 from lpjax.solvers._above_two import irls_rows as above_two
+from lpjax.solvers._core.certificate import certified
 from lpjax.solvers._core.checks import make_problem
 from lpjax.solvers._core.problem import Problem, Scaled, finish, normalize, on_either_side, root_of_sum
 from lpjax.solvers._core.rows import Rows, fold_rows, map_rows, multiply, over_devices
@@ -83,7 +84,7 @@ def _irls_rows(problem: Problem) -> Solution:
         solution = solution._replace(right=solution.right @ span.T)
     else:
         solution = solve(scaled)
-    return finish(solution, scaling, problem.p)
+    return finish(certified(scaled, solution, "rows"), scaling, problem.p)
 
 
 class _Pass(NamedTuple):

@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Float, Int, Scalar
 from lpjax._lapack import descending_eigh
 from lpjax.objectives import Over
 from lpjax.solvers._above_two.lewis import Design, design
+from lpjax.solvers._core.certificate import certified
 from lpjax.solvers._core.checks import make_problem
 from lpjax.solvers._core.geometry import Coordinates, axes, coordinates, truncate
 from lpjax.solvers._core.problem import Problem, finish, normalize, on_either_side
@@ -85,7 +86,8 @@ def _lewis(problem: Problem, over: Over) -> Solution:
 
     n, d = scaled.rows.shape
     body, num_iters, converged = jax.lax.cond(jnp.all(coords.active), known, iterated) if n <= d else iterated()
-    return finish(truncate(scaled, over, body, num_iters, converged), scaling, problem.p)
+    solution = truncate(scaled, over, body, num_iters, converged)
+    return finish(certified(scaled, solution, over), scaling, problem.p)
 
 
 class FixedPoint(NamedTuple):

@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Float, Int, Scalar
 from lpjax._lapack import svd
 from lpjax._powers import over_largest, size, unit_power
 from lpjax.objectives import Over
+from lpjax.solvers._core.certificate import certified
 from lpjax.solvers._core.checks import make_problem
 from lpjax.solvers._core.geometry import Coordinates, axes, coordinates, truncate
 from lpjax.solvers._core.problem import Problem, finish, normalize, on_either_side
@@ -81,7 +82,7 @@ def _lowner(problem: Problem, over: Over, limit: int) -> Solution:
     values, vectors = axes(coords, inverse[:, None] * directions.T)
     ellipsoid = Ellipsoid(values, vectors, jnp.ones_like(final.upper), final.upper, log_volumes=final.log_volumes)
     solution = truncate(scaled, over, ellipsoid, final.num_iters, final.converged)
-    return finish(solution, scaling, problem.p)
+    return finish(certified(scaled, solution, over), scaling, problem.p)
 
 
 class _Cuts(NamedTuple):

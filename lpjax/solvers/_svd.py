@@ -12,6 +12,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from lpjax.objectives import Over
+from lpjax.solvers._core.certificate import certified
 from lpjax.solvers._core.checks import make_problem
 from lpjax.solvers._core.problem import Problem, Scaled, finish, normalize, on_either_side, project
 from lpjax.solvers._core.sharded import run_sharded
@@ -60,10 +61,13 @@ def svd(
 @on_either_side
 def _svd(problem: Problem, over: Over) -> Solution:
     scaled, scaling = normalize(problem)
-    right = svd_right(scaled)
+    (n, d), rank = scaled.rows.shape, scaled.rank
+    # All singular values of a tall matrix, for the bound; of a wide one they would cost more.
+    singular, vectors = _decomposed(scaled, None if n >= d else rank)
+    right = vectors[:, :rank].T
     left, value = project(scaled, right, over)
     solution = Solution(left, right, value, jnp.zeros((), jnp.int32), jnp.ones((), bool))
-    return finish(solution, scaling, problem.p)
+    return finish(certified(scaled, solution, over, singular if n >= d else None), scaling, problem.p)
 
 
 def svd_right(problem: Scaled) -> Float[Array, "k d"]:
@@ -73,6 +77,10 @@ def svd_right(problem: Scaled) -> Float[Array, "k d"]:
 
 def svd_vectors(problem: Scaled, count: int | None = None) -> Float[Array, "d r"]:
     """The first `count` right singular vectors of diag(√ω) A, min(n, d) by default; beyond k they may be inaccurate."""
+    return _decomposed(problem, count)[1]
+
+
+def _decomposed(problem: Scaled, count: int | None) -> tuple[Float[Array, " r"], Float[Array, "d r"]]:
     weights = problem.row_weights
     rows = dataclasses.replace(problem.rows, row_factors=None if weights is None else jnp.sqrt(weights))
-    return right_singular(rows, problem.rank, count)[1]
+    return right_singular(rows, problem.rank, count)

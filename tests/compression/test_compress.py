@@ -20,6 +20,7 @@ from lpjax import Choice, LowRank, Solution, compress
 from lpjax._mesh import data_mesh
 from lpjax._tree import leaves_with_paths
 from lpjax.compression import program
+from lpjax.report.tables import layers_table
 from tests.conftest import GOLDENS
 from tests.helpers import (
     heavy_tailed,
@@ -169,6 +170,25 @@ def test_record_numbers(p):
         assert record.bound is not None
         assert record.error_entries <= record.bound
         assert all(isinstance(x, float) for x in (record.error_entries, record.error_rows, record.bound))
+
+
+def test_the_gap_of_a_solve_over_rows():
+    """Of a stack, that of all its matrices together; of an exact solve 0; of one over entries none."""
+    tree = {"kernel": matrix(1, (D, N)), "stack": 10 * np.stack([matrix(i, (D, N)) for i in (2, 3)])}
+    known: dict[str, Any] = {"select": ".", "rank": RANK, "input_axes": {"stack": (1, 1)}}
+    for batch_size in (None, 2):
+        records = compress(tree, solver="irls_rows", p=1.0, batch_size=batch_size, **known).records
+        alone = [lpjax.irls_rows(part.T, RANK, p=1.0) for part in (tree["kernel"], *tree["stack"])]
+        assert records[0].gap == pytest.approx(float(alone[0].gap), abs=1e-4)
+        value, bound = (sum(float(getattr(one, name)) for one in alone[1:]) for name in ("objective", "lower_bound"))
+        assert records[1].gap == pytest.approx(1 - bound / value, abs=1e-4)
+        assert 0 < records[1].gap < 1
+    assert "gap" in str(layers_table(records).columns[5].header)
+    assert compress(tree, solver="svd", p=2.0, **known).records[1].gap == 0
+    for options in ({"solver": "lewis"}, {"solver": "irls_rows", "sparse_share": 0.5}):
+        records = compress({"kernel": tree["kernel"]}, select=".", rank=RANK, **options).records
+        assert records[0].gap is None
+        assert "gap" not in [column.header for column in layers_table(records).columns]
 
 
 def test_records_of_solvers_without_an_ellipsoid_and_of_zero():

@@ -83,6 +83,8 @@ class Scaling(NamedTuple):
         metric_inverse_half: pseudo-inverse of the root of the scaled metric.
         finite: whether all numbers of the problem were.
         axes: as in `Problem`.
+        slack: how far rounding errors of the metric's root can move any objective of the scaled problem; None without
+            a metric.
     """
 
     matrix: Int[Array, ""]
@@ -91,6 +93,7 @@ class Scaling(NamedTuple):
     metric_inverse_half: Float[Array, "d d"] | None
     finite: Bool[Array, ""]
     axes: tuple[str, ...]
+    slack: Scalar | None = None
 
 
 def normalize(problem: Problem) -> tuple[Scaled, Scaling]:
@@ -116,11 +119,12 @@ def normalize(problem: Problem) -> tuple[Scaled, Scaling]:
             heaviest = over_devices(jax.lax.pmax, largest_bits(weights), problem.axes)
         weight_exponent = exponent_of(heaviest, dtype)
         weights = jnp.where(finite, jnp.maximum(scaled(weights, -weight_exponent), 0), 1)
-    half = inverse_half = None
+    half = inverse_half = slack = None
+    error = jnp.zeros((), dtype)
     if metric is not None:
         finite &= jnp.all(jnp.isfinite(metric))
         metric_exponent = largest_exponent(metric) // 2
-        half, inverse_half = _square_roots(jnp.where(finite, scaled(metric, -2 * metric_exponent), 0))
+        half, inverse_half, error = _square_roots(jnp.where(finite, scaled(metric, -2 * metric_exponent), 0))
     rows = dataclasses.replace(rows, exponent=-exponent, finite=finite)
     init = problem.init
     if init is not None:
@@ -128,6 +132,9 @@ def normalize(problem: Problem) -> tuple[Scaled, Scaling]:
         inner = largest_exponent(init[1])
         init = scaled(init[0], inner - exponent), scaled(init[1], -inner)
     if half is not None:
+        # By Minkowski's inequality, of rows that move by that much of their lengths. Not read, it is not computed.
+        lengths = jax.lax.stop_gradient(map_rows(lambda piece: jnp.sqrt(jnp.sum(piece**2, axis=1)), rows))
+        slack = jax.lax.stop_gradient(error) * _norm_of_rows(lengths, weights, problem.p, problem.axes)
         if isinstance(matrix, Mapped):
             rows = dataclasses.replace(rows, turn=half)
         else:  # once, not in every pass
@@ -136,16 +143,33 @@ def normalize(problem: Problem) -> tuple[Scaled, Scaling]:
             init = (init[0], init[1] @ half)
     settings = problem.tol, problem.num_iters, init, problem.rank, problem.start, bool(problem.high)
     return Scaled(rows, problem.p, weights, *settings), Scaling(
-        exponent, weight_exponent, metric_exponent, inverse_half, finite, problem.axes
+        exponent, weight_exponent, metric_exponent, inverse_half, finite, problem.axes, slack
     )
 
 
-def _square_roots(metric: Float[Array, "d d"]) -> tuple[Float[Array, "d d"], Float[Array, "d d"]]:
-    """C^{1/2} and its pseudo-inverse, through eigenvalues: a singular C is no failure, unlike with Cholesky."""
+def _square_roots(metric: Float[Array, "d d"]) -> tuple[Float[Array, "d d"], Float[Array, "d d"], Scalar]:
+    """C^{1/2} and its pseudo-inverse, through eigenvalues: a singular C is no failure, unlike with Cholesky.
+
+    Also how much of its length a row can move by rounding errors of C^{1/2} and of the product with it: LAPACK's
+    eigenvalues are right to eps of the largest, λ₁, so a root to eps·λ₁/√λ of the smallest one that is kept.
+    """
     values, vectors = eigh(metric)
-    floor = values.shape[0] * jnp.finfo(values.dtype).eps * jnp.maximum(values[-1], 0)
-    root = jnp.sqrt(jnp.where(values > floor, values, 0))
-    return with_pseudo_inverse(vectors, root)
+    eps, largest = jnp.finfo(values.dtype).eps, jnp.maximum(values[-1], 0)
+    kept = values > values.shape[0] * eps * largest
+    root = jnp.sqrt(jnp.where(kept, values, 0))
+    smallest = jnp.sqrt(jnp.min(jnp.where(kept, values, largest)))
+    error = 4 * eps * (largest / jnp.where(smallest > 0, smallest, 1) + (values.shape[0] * largest) ** 0.5)
+    return *with_pseudo_inverse(vectors, root), error
+
+
+def _norm_of_rows(
+    lengths: Float[Array, " n"], weights: Float[Array, " n"] | None, p: Scalar, axes: tuple[str, ...]
+) -> Scalar:
+    """(Σ_i ω_i ‖x_i‖^p)^{1/p}, by the lengths of the rows; p may be infinite."""
+    weights = jnp.ones_like(lengths) if weights is None else weights
+    largest = over_devices(jax.lax.pmax, jnp.max(jnp.where(weights > 0, lengths, 0)), axes)
+    powers = weights * (lengths / jnp.where(largest > 0, largest, 1)) ** p
+    return largest * over_devices(jax.lax.psum, blocked_sum(powers), axes) ** (1 / p)
 
 
 def project(problem: Scaled, right: Float[Array, "k d"], over: Over) -> tuple[Float[Array, "n k"], Scalar]:
@@ -248,11 +272,18 @@ def finish(solution: Solution, scaling: Scaling, p: Scalar) -> Solution:
     factor, exponent = jnp.exp2(root - whole), scaling.matrix + scaling.metric + whole.astype(jnp.int32)
     if ellipsoid is not None:
         ellipsoid = ellipsoid._replace(values=ldexp(ellipsoid.values * factor, exponent))
-    finite = scaling.finite
+    finite, lower_bound = scaling.finite, solution.lower_bound
+    if lower_bound is not None:
+        # A bound beyond the dtype's range is cut there, which leaves it one.
+        if scaling.slack is not None:
+            lower_bound = jnp.maximum(lower_bound - scaling.slack, 0)
+        lower_bound = jnp.minimum(ldexp(lower_bound * factor, exponent), info.max)
+        lower_bound = jnp.where(finite, lower_bound, 0)
     return solution._replace(
         left=jnp.where(finite, scaled(left, a), 0),
         right=jnp.where(finite, scaled(right, b), 0),
         objective=jnp.where(finite, ldexp(solution.objective * factor, exponent), jnp.inf),
         converged=solution.converged & finite,
         ellipsoid=ellipsoid,
+        lower_bound=lower_bound,
     )

@@ -58,6 +58,9 @@ class Solution(NamedTuple):
         num_iters: iterations done after the start; 0 for a direct method.
         converged: whether the tolerance was met, rather than the iteration limit.
         ellipsoid: of the geometric solvers, else None.
+        lower_bound: no pair of this rank has a smaller objective: a bound of the global optimum, lowered so that
+            rounding errors do not invalidate it (docs/algorithms/certificate.md). It scales with the matrix. None from
+            a solver that has none.
     """
 
     left: Float[Array, "*batch n rank"]
@@ -66,6 +69,20 @@ class Solution(NamedTuple):
     num_iters: Int[Array, "*batch"]
     converged: Bool[Array, "*batch"]
     ellipsoid: Ellipsoid | None = None
+    lower_bound: Scalar | Float[Array, "*batch"] | None = None
 
     def __repr__(self) -> str:
         return short_repr(self)
+
+    @property
+    def gap(self) -> Scalar | Float[Array, "*batch"] | None:
+        """1 − lower_bound/objective, from 0 to 1: the optimum is smaller than `objective` by no larger share.
+
+        0 means optimal, and 1 that nothing is known. None without a lower bound.
+        """
+        return None if self.lower_bound is None else gap_of(self.objective, self.lower_bound)
+
+
+def gap_of(objective: Array, lower_bound: Array) -> Array:
+    """1 − lower_bound/objective, and 0 for an objective of 0."""
+    return jnp.where(objective > 0, jnp.maximum(1 - lower_bound / jnp.where(objective > 0, objective, 1), 0), 0)

@@ -45,7 +45,7 @@ def options(name: str, rows: int) -> dict[str, dict]:
 
 
 def answers(mesh: jax.sharding.Mesh | None, few: bool = False) -> dict[str, np.ndarray]:
-    """Products, objectives and Lewis weights of all cases, or a few, with rows spread over all axes of `mesh`."""
+    """What solves of all cases find, or of a few, with rows spread over all axes of `mesh`."""
     found = {}
     jax.config.update("jax_enable_x64", True)
     for name in SPREAD:
@@ -65,6 +65,10 @@ def answers(mesh: jax.sharding.Mesh | None, few: bool = False) -> dict[str, np.n
                 case = f"{name}/{kind}/{key}"
                 found[f"{case}/product"] = left @ right
                 found[f"{case}/objective"] = np.asarray(solution.objective)
+                found[f"{case}/lower_bound"] = np.asarray(solution.lower_bound)
+                if name == "irls_rows":
+                    known = {key: value for key, value in settings.items() if key != "num_iters"}
+                    found[f"{case}/certified"] = np.asarray(lpjax.certify(given, solution, **known).lower_bound)
                 if weights is not None:
                     found[f"{case}/weights"] = weights
     jax.config.update("jax_enable_x64", False)

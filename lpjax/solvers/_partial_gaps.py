@@ -1,0 +1,165 @@
+"""What a change of one factor alone could still gain, for objectives over entries: two convex problems, by duality."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Scalar
+
+from lpjax._exponents import ldexp
+from lpjax._lapack import qr
+from lpjax._repr import short_repr
+from lpjax.objectives import blocked_sum, power_sums
+from lpjax.solvers._core.checks import make_problem
+from lpjax.solvers._core.problem import Problem, normalize
+from lpjax.solvers._core.prox import prox
+from lpjax.solvers._core.solution import gap_of
+
+_LOOK = 20  # iterations between two looks at the bound
+
+
+class PartialGaps(NamedTuple):
+    """Lower bounds of what one factor alone can reach; a pytree.
+
+    Attributes:
+        objective: (Σ_i ω_i Σ_j |a_ij − (LR)_ij|^p)^{1/p} of the pair.
+        left_bound: no left factor has a smaller objective with this right one.
+        right_bound: no right factor has a smaller objective with this left one.
+    """
+
+    objective: Scalar | Float[Array, "*batch"]
+    left_bound: Scalar | Float[Array, "*batch"]
+    right_bound: Scalar | Float[Array, "*batch"]
+
+    def __repr__(self) -> str:
+        return short_repr(self)
+
+    @property
+    def left(self) -> Scalar | Float[Array, "*batch"]:
+        """1 − left_bound/objective: a change of left alone lowers the objective by no larger share."""
+        return gap_of(self.objective, self.left_bound)
+
+    @property
+    def right(self) -> Scalar | Float[Array, "*batch"]:
+        """1 − right_bound/objective: a change of right alone lowers the objective by no larger share."""
+        return gap_of(self.objective, self.right_bound)
+
+
+def partial_gaps(
+    matrix: ArrayLike,
+    solution: Any,
+    *,
+    p: Any = 1.0,
+    row_weights: ArrayLike | None = None,
+    num_iters: int = 200,
+) -> PartialGaps:
+    """Bound what a change of the left factor alone, or of the right one alone, could still gain over entries.
+
+    With R fixed the rows are independent convex problems, and by Hölder's inequality, 1/p + 1/q = 1,
+
+        ‖a_i − l R‖_p ≥ y_iᵀ a_i / ‖y_i‖_q   for every l and every y_i with R y_i = 0.
+
+    Candidates for y_i are the scaled dual of ADMM, which runs on these problems from the given pair, and the derivative
+    of |r|^p. Each is projected onto the null space of R, and the best value of each row counts: a bound is valid
+    however far ADMM has come. With L fixed, the same is done for columns. A small gap says that alternating between the
+    factors has come to an end; it says nothing of pairs that differ in both.
+
+    Args:
+        matrix: A, shape (n, d), of finite numbers; with its temporaries three times in memory.
+        solution: a `Solution`, a `LowRank` or a pair (left, right).
+        p: exponent, in the range of `admm_entries`; may be traced.
+        row_weights: ω ≥ 0, shape (n,); ones by default.
+        num_iters: steps of ADMM for each factor. More bring the bounds nearer to what can be reached.
+
+    Raises:
+        ValueError: matrix not 2-D, not numbers, not finite; p out of range; weights or factors of the wrong shape or
+            negative.
+    """
+    left, right = (solution.left, solution.right) if hasattr(solution, "left") else solution
+    problem = make_problem(
+        matrix, left.shape[1], "admm_entries",
+        p=p, num_iters=num_iters, tol=0.0, row_weights=row_weights, init=(left, right),
+    )  # fmt: skip
+    with jax.default_matmul_precision("highest"):
+        return _partial_gaps(problem)
+
+
+@jax.jit
+def _partial_gaps(problem: Problem) -> PartialGaps:
+    scaled, scaling = normalize(problem)
+    assert scaled.init is not None
+    (left, right), p = scaled.init, scaled.p
+    residual = scaled.rows.read() - left @ right
+    omega = jnp.ones(residual.shape[0], p.dtype) if scaled.row_weights is None else scaled.row_weights
+    root = omega[:, None] ** (1 / p)
+    by_row = _least_norms(residual, right, p, scaled.num_iters)
+    by_column = _least_norms((root * residual).T, (root * left).T, p, scaled.num_iters)
+    sums = (omega * power_sums(residual, p), omega * by_row**p, by_column**p)
+    # As in `finish`.
+    whole = jnp.floor(scaling.row_weights.astype(p.dtype) / p)
+    factor = jnp.exp2(scaling.row_weights.astype(p.dtype) / p - whole)
+    exponent = scaling.matrix + whole.astype(jnp.int32)
+    safe = 1 - 16 * jnp.finfo(p.dtype).eps
+    value, *bounds = (ldexp(factor * blocked_sum(part) ** (1 / p), exponent) for part in sums)
+    bounds = [jnp.where(scaling.finite, safe * bound, 0) for bound in bounds]
+    return PartialGaps(jnp.where(scaling.finite, value, jnp.inf), *bounds)
+
+
+def _least_norms(
+    residual: Float[Array, "m e"], basis: Float[Array, "k e"], p: Scalar, num_iters: Scalar
+) -> Float[Array, " m"]:
+    """Lower bounds of min over x of ‖r_i − xB‖_p, for every row r_i."""
+    basis = qr(basis.T)[0]
+    # In units of a row's mean magnitude one penalty suits all rows.
+    mean = jnp.mean(jnp.abs(residual), axis=1, keepdims=True)
+    rows = residual / jnp.where(mean > 0, mean, 1)
+    dtype, length = rows.dtype, rows.shape[1]
+    eps = jnp.finfo(dtype).eps
+    euclidean = jnp.sqrt(jnp.sum(rows**2, axis=1))
+    # ‖xB‖₂ ≤ ‖r‖₂ + ‖r − xB‖₂ for the best x, for which ‖r − xB‖_p ≤ ‖r‖_p.
+    reach = euclidean + power_sums(rows, p) ** (1 / p) * length ** jnp.maximum(0.5 - 1 / p, 0)
+
+    def inside(vectors: Array) -> Array:
+        return (vectors @ basis) @ basis.T
+
+    def bound(dual: Array) -> Array:
+        dual = dual - inside(dual)
+        dual = dual - inside(dual)  # what is left in the span is rounding
+        size = jnp.sqrt(jnp.sum(dual**2, axis=1))
+        slip = jnp.sqrt(jnp.sum((dual @ basis) ** 2, axis=1)) + 2 * eps * size
+        margin = slip * reach + 2 * eps * length**0.5 * size * euclidean
+        norm = _dual_norm(dual, p)
+        value = (jnp.sum(dual * rows, axis=1) - margin) / jnp.where(norm > 0, norm, 1)
+        return jnp.where(norm > 0, value, 0)
+
+    def step(_: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
+        fit, dual = state
+        mixed = rows - fit + dual
+        sparse = prox(mixed, p, p)
+        dual = mixed - sparse
+        return inside(rows - sparse + dual), dual
+
+    def look(state: tuple[Any, Array, Array]) -> tuple[Any, Array, Array]:
+        variables, best, done = state  # of ADMM: xB and U
+        count = jnp.minimum(_LOOK, num_iters - done)
+        variables = jax.lax.fori_loop(0, count, step, variables)
+        return variables, jnp.maximum(best, bound(variables[1])), done + count
+
+    derivative = jnp.sign(rows) * jnp.abs(rows) ** (p - 1)
+    first = jnp.maximum(bound(derivative), 0)
+    start = ((jnp.zeros_like(rows), derivative / p), first, jnp.zeros_like(num_iters))
+    best = jax.lax.while_loop(lambda state: state[2] < num_iters, look, start)[1]
+    return best * mean[:, 0]
+
+
+def _dual_norm(rows: Float[Array, "m e"], p: Scalar) -> Float[Array, " m"]:
+    """‖·‖_q of rows, 1/p + 1/q = 1, in units of their largest magnitudes; q = ∞ at p = 1."""
+    largest = jnp.max(jnp.abs(rows), axis=1, keepdims=True)
+    share = 1 - 1 / p  # 1/q
+    q = 1 / jnp.where(share > 0, share, 1)
+    powers = jnp.sum((jnp.abs(rows) / jnp.where(largest > 0, largest, 1)) ** q, axis=1)
+    powers = jnp.where(powers > 0, powers, 1)
+    return largest[:, 0] * jnp.where(share > 0, powers**share, 1) * (1 + 16 * jnp.finfo(rows.dtype).eps)
