@@ -1,5 +1,8 @@
 """Lower bounds are never above the optimum, exact where they must be, and near it where they can be."""
 
+# A bound may be None, of solvers from elsewhere; here it never is.
+# pyright: reportOptionalOperand=false, reportOperatorIssue=false
+
 from __future__ import annotations
 
 import dataclasses
