@@ -435,7 +435,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"solver": "pca"}, "`solver` is 'pca'; expected one of svd, lewis"),
     ({"solver": wrong_shapes}, "returned factors of shapes ((17, 4), (4, 7)); expected ((17, 3), (3, 7))"),
     ({"solver": lambda matrix, rank, *, p: (matrix, matrix)}, "returned a tuple; expected a `Solution`"),
-    ({"solver": "svd", "p": 2.5}, "`p` is 2.5"),
+    ({"solver": "svd", "p": 0.5}, "`p` is 0.5"),
     ({"solver": "lewis", "p": 0.0}, "`p` is 0.0"),
     ({"solver": "irls_rows", "num_iters": -1}, "`num_iters` is -1"),
     ({"solver": "admm_entries", "tol": -1.0}, "`tol` is -1.0"),

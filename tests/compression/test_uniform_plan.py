@@ -42,7 +42,7 @@ def test_a_plan_says_which_leaves_stay():
     [
         (Plan({"table/embedding": Choice(3)}, "counts"), "`weighting` is 'counts', which needs `statistics`"),
         (Plan({"table/embedding": Choice(3)}, "cuonts"), "did you mean counts?"),
-        (Plan({"table/embedding": Choice(3, "lewis", 5.0)}), "layer table/embedding: p is 5.0; expected a number in"),
+        (Plan({"table/embedding": Choice(3, "svd", 0.5)}), "layer table/embedding: p is 0.5; expected a number in"),
         (Plan({"table/embedding": Choice(3, sparse_share=1.0)}), "layer table/embedding: sparse_share is 1.0"),
         (Plan({"layers/0/up/bias": Choice(3)}), "not floating matrices"),
         (Plan({}), "names no layer"),
