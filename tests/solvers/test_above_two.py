@@ -15,6 +15,8 @@ from scipy.optimize import linprog, minimize
 import lpjax
 from tests.helpers import ITERATIVE, OBJECTIVE, SOLVERS, heavy_tailed, low_rank, product
 
+pytestmark = pytest.mark.covering(1)
+
 POWERS = [2.5, 3.0, 4.0, 10.0, 1000.0, np.inf]
 
 

@@ -20,6 +20,8 @@ from lpjax.solvers._certify import _certify
 from lpjax.solvers._core.checks import make_problem
 from tests.helpers import heavy_tailed, low_rank, norm, product, truncated_svd
 
+pytestmark = pytest.mark.covering(1)
+
 PS = (1.0, 1.3, 2.0)
 COUNT = 60
 
