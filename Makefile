@@ -18,15 +18,16 @@ demo: .venv/ready
 test: .venv/ready
 	$(BIN)/python -m pytest
 
-# With what is marked slow: every case of products of parameters, of which `make test` runs a cover.
+# With what is marked slow: every case of products of parameters, of which `make test` runs a cover. XLA emits code as
+# it does for users, which takes twice as long to compile.
 test-all: .venv/ready
-	$(BIN)/python -m pytest -m ""
+	$(BIN)/python -m pytest -m "" --default-flags
 
 # `make test`, and a sixteenth of what is marked slow: sixteen commits in a row have all. `make test-part PART=1/16`
 # names a part.
 PART ?= $(shell echo $$(($$(git rev-list --count HEAD) % 16 + 1)))/16
 test-part: test
-	$(BIN)/python -m pytest -m slow --slow-part $(PART) --default-flags
+	$(BIN)/python -m pytest -m slow --slow-part $(PART)
 
 # Lint, types and a few tests of every part, in under two minutes.
 check: lint

@@ -35,7 +35,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 # Compiling is two thirds of what the tests take. XLA's older emitters do it in half of the time, and small programs
 # need not be split. Only this process has these flags, not what tests start. With `--default-flags` it has none, as in
-# `make test-part` for what is slow. XLA ends a process whose flags it does not know, and names them.
+# `make test-all`. XLA ends a process whose flags it does not know, and names them.
 _FLAGS = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
 
 

@@ -342,6 +342,7 @@ def test_what_is_a_pair_already_gets_smaller_or_stays(budget):
     assert small["words"]["embedding"].rank <= 4
 
 
+@pytest.mark.slow
 def test_measured_keeps_the_pair_that_matters_most():
     tree = lpjax.compress(params(), select="embeddings", rank=4, solver="svd").params
     pair = tree["words"]["embedding"]

@@ -62,6 +62,7 @@ def test_selected_matrices_alone_are_rounded(checkpoint, statistics):
     assert all("encoder" in path for path in plan.layers)
 
 
+@pytest.mark.slow
 def test_ranks_by_another_budget_are_kept(tmp_path, checkpoint, statistics):
     ranks = lpjax.allocate(
         checkpoint.params, budget=0.6, budget_of="multiply_adds", select="encoder", statistics=statistics

@@ -84,6 +84,7 @@ def assert_only_scales_moved(before: Any, after: Any) -> None:
     assert {leaf.scales.dtype for leaf in matrices if isinstance(leaf, Quantized)} == {np.dtype(np.float16)}
 
 
+@pytest.mark.covering(0)
 @pytest.mark.parametrize("rank", [None, 5])
 def test_recover_trains_scales_and_keeps_codes(rank: int | None):
     dense = base_net("bert_base")

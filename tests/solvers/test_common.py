@@ -13,7 +13,9 @@ import pytest
 import lpjax
 from tests.helpers import ITERATIVE, OBJECTIVE, SOLVERS, heavy_tailed, low_rank, norm, product, truncated_svd
 
-pytestmark = [pytest.mark.parametrize("name", SOLVERS), pytest.mark.covering(1)]
+# The two for small matrices, which have tests of their own beside these, are slow.
+_NAMES = [pytest.param(name, marks=[pytest.mark.slow] * (name in ("lowner", "irls_entries"))) for name in SOLVERS]
+pytestmark = [pytest.mark.parametrize("name", _NAMES), pytest.mark.covering(1)]
 
 
 def solve(name: str, matrix, rank: int, **options):
