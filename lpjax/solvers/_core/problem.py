@@ -134,7 +134,7 @@ def normalize(problem: Problem) -> tuple[Scaled, Scaling]:
     if half is not None:
         # By Minkowski's inequality, of rows that move by that much of their lengths. Not read, it is not computed.
         lengths = jax.lax.stop_gradient(map_rows(lambda piece: jnp.sqrt(jnp.sum(piece**2, axis=1)), rows))
-        slack = jax.lax.stop_gradient(error) * _norm_of_rows(lengths, weights, problem.p, problem.axes)
+        slack = jax.lax.stop_gradient(error) * _root_of_powers(lengths, weights, problem.p, problem.axes)
         if isinstance(matrix, Mapped):
             rows = dataclasses.replace(rows, turn=half)
         else:  # once, not in every pass
@@ -160,16 +160,6 @@ def _square_roots(metric: Float[Array, "d d"]) -> tuple[Float[Array, "d d"], Flo
     smallest = jnp.sqrt(jnp.min(jnp.where(kept, values, largest)))
     error = 4 * eps * (largest / jnp.where(smallest > 0, smallest, 1) + (values.shape[0] * largest) ** 0.5)
     return *with_pseudo_inverse(vectors, root), error
-
-
-def _norm_of_rows(
-    lengths: Float[Array, " n"], weights: Float[Array, " n"] | None, p: Scalar, axes: tuple[str, ...]
-) -> Scalar:
-    """(Σ_i ω_i ‖x_i‖^p)^{1/p}, by the lengths of the rows; p may be infinite."""
-    weights = jnp.ones_like(lengths) if weights is None else weights
-    largest = over_devices(jax.lax.pmax, jnp.max(jnp.where(weights > 0, lengths, 0)), axes)
-    powers = weights * (lengths / jnp.where(largest > 0, largest, 1)) ** p
-    return largest * over_devices(jax.lax.psum, blocked_sum(powers), axes) ** (1 / p)
 
 
 def project(problem: Scaled, right: Float[Array, "k d"], over: Over) -> tuple[Float[Array, "n k"], Scalar]:
@@ -216,9 +206,14 @@ def whole_measure(problem: Scaled, measures: Float[Array, " n"]) -> Scalar:
 
 def root_of_powers(problem: Scaled, sizes: Float[Array, " n"]) -> Scalar:
     """(Σ_i ω_i sizes_i^p)^{1/p} for p > 2; at ∞ the largest size of the rows with ω_i > 0."""
-    p, axes = problem.p, problem.rows.axes
-    if problem.row_weights is not None:
-        sizes = roots(problem.row_weights, p) * sizes
+    return _root_of_powers(sizes, problem.row_weights, problem.p, problem.rows.axes)
+
+
+def _root_of_powers(
+    sizes: Float[Array, " n"], weights: Float[Array, " n"] | None, p: Scalar, axes: tuple[str, ...]
+) -> Scalar:
+    if weights is not None:
+        sizes = roots(weights, p) * sizes
     largest = over_devices(jax.lax.pmax, jnp.max(sizes), axes)
     total = over_devices(jax.lax.psum, blocked_sum(unit_power(over_largest(sizes, largest), p)), axes)
     return jnp.where(largest > 0, largest * jnp.where(largest > 0, total, 1) ** (1 / p), largest)
