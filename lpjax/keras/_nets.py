@@ -22,6 +22,11 @@ _ENCODER = {
     "feedforward_output_dense": "output/dense",
     "feedforward_layer_norm": "output/LayerNorm",
 }
+_TABLES = {
+    "embeddings/word_embeddings": "embeddings.token_embedding",
+    "embeddings/position_embeddings": "embeddings.position_embedding",
+    "embeddings/LayerNorm": "embeddings_layer_norm",
+}
 _DISTILBERT = {
     "self_attention_layer.query_dense": "attention/q_lin",
     "self_attention_layer.key_dense": "attention/k_lin",
@@ -72,11 +77,7 @@ _BERT = Net(
 )
 _ROBERTA = Net(
     model_types=("roberta", "xlm-roberta", "camembert"),
-    tables={
-        "embeddings/word_embeddings": "embeddings.token_embedding",
-        "embeddings/position_embeddings": "embeddings.position_embedding",
-        "embeddings/LayerNorm": "embeddings_layer_norm",
-    },
+    tables=_TABLES,
     layer="encoder/layer/{}",
     names=_ENCODER,
     head={"classifier/dense": "pooled_dense", "classifier/out_proj": "output_dense"},
@@ -86,11 +87,7 @@ _NETS = {
     "BertBackbone": _BERT,
     "DistilBertBackbone": Net(
         model_types=("distilbert",),
-        tables={
-            "embeddings/word_embeddings": "embeddings.token_embedding",
-            "embeddings/position_embeddings": "embeddings.position_embedding",
-            "embeddings/LayerNorm": "embeddings_layer_norm",
-        },
+        tables=_TABLES,
         layer="transformer/layer/{}",
         names=_DISTILBERT,
         head={"pre_classifier": "pooled_dense", "classifier": "output_dense"},
