@@ -43,6 +43,12 @@ def in_group(path: str, group: str) -> bool:
     return re.search("|".join(dict.fromkeys(patterns)), path, re.IGNORECASE) is not None
 
 
+def exactly(paths: Iterable[str]) -> Callable[[str, Any], bool]:
+    """The `select` of just these paths."""
+    chosen = frozenset(paths)
+    return lambda path, _: path in chosen
+
+
 def select_paths(params: Any, select: Select, input_axes: InputAxes | None = None) -> list[str]:
     """Paths of the matrices that `select` names, in tree order.
 

@@ -20,7 +20,7 @@ from lpjax.compression.defaults import (
     default_method,
     default_weighting,
 )
-from lpjax.select import select_paths
+from lpjax.select import exactly, select_paths
 from lpjax.weighting import Calibration
 from lpjax.weighting.weightings import DEFAULT, WEIGHTINGS, check_weighting, weighting_named
 
@@ -178,7 +178,7 @@ class Request:
         if self.budget is not None:
             paths = select_paths(params, self.select or ())
             self._check_weights(paths)
-            require_budget(params, self.budget, self.budget_of, _exactly(paths), self.break_even)
+            require_budget(params, self.budget, self.budget_of, exactly(paths), self.break_even)
             return None
         plan = self.plan or uniform_plan(params, select=self.select or (), **self._uniform)
         plan.check_layers(params)
@@ -189,12 +189,12 @@ class Request:
     def layers(self, params: Any) -> Callable[[str, Any], bool]:
         """A pattern that selects the layers that need statistics."""
         if self.size is not None:
-            return _exactly(select_paths(params, self.select or LAYERS_OF_BUDGET))
+            return exactly(select_paths(params, self.select or LAYERS_OF_BUDGET))
         if self.plan is None:
-            return _exactly(select_paths(params, self.select or ()))
+            return exactly(select_paths(params, self.select or ()))
         # Layers that a size rounded to a fixed number of bits had no statistics; they are to become the same again.
         layers = self.plan.layers
-        return _exactly([path for path, one in layers.items() if one.rank is not None or one.bits is None] or layers)
+        return exactly([path for path, one in layers.items() if one.rank is not None or one.bits is None] or layers)
 
     def share_out(
         self,
@@ -244,8 +244,3 @@ class Request:
             f"`weighting` {self.weighting} has no weights for {what}, and no other layers are selected; expected "
             f"{', '.join(others)}, or other `select`"
         )
-
-
-def _exactly(paths: Iterable[str]) -> Callable[[str, Any], bool]:
-    chosen = set(paths)
-    return lambda path, _: path in chosen

@@ -14,7 +14,7 @@ from jaxtyping import Array
 
 from lpjax.compression import LayerRecord, compress
 from lpjax.flax._product import attend, dense, lookup, normalize, sizes_of
-from lpjax.select import InputAxes, Select, matrix_view, select_paths
+from lpjax.select import InputAxes, Select, exactly, matrix_view, select_paths
 from lpjax.solvers import Solution
 from lpjax.weights.low_rank import LowRank
 from lpjax.weights.quantized import Quantized
@@ -239,10 +239,9 @@ def compress_nnx(
             f"`select` matches parameters that cannot be factored in place: {', '.join(unfit[:5])}"
             f"{', …' if len(unfit) > 5 else ''}; expected weights of nnx.Linear, nnx.LinearGeneral and nnx.Embed"
         )
-    chosen_paths = set(chosen)
     params, records = compress(
         tree,
-        select=lambda path, _: path in chosen_paths,
+        select=exactly(chosen),
         keep=keep,
         rank=rank,
         solver=solver,

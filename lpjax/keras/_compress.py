@@ -20,7 +20,7 @@ from lpjax.keras._layers import (
     weight_of,
 )
 from lpjax.keras._saving import layers_of, make_saveable
-from lpjax.select import Select, select_paths
+from lpjax.select import Select, exactly, select_paths
 from lpjax.solvers import Solution
 from lpjax.weights.low_rank import LowRank
 
@@ -75,10 +75,9 @@ def compress_keras(
             f"`select` matches weights that cannot be factored in place: {', '.join(unfit[:5])}"
             f"{', …' if len(unfit) > 5 else ''}; expected those of {', '.join(kind.__name__ for kind in FACTORED)}"
         )
-    chosen_paths = set(chosen)
     params, records = compress(
         tree,
-        select=lambda path, _: path in chosen_paths,
+        select=exactly(chosen),
         keep=keep,
         rank=rank,
         solver=solver,
