@@ -1,7 +1,7 @@
 # The public names in the order of the data flow. `__init__.py` reads them here and imports each on first use.
 # ruff: noqa: I001
 
-# A checkpoint and its net
+# A checkpoint and its model
 from lpjax.checkpoint import load_checkpoint as load_checkpoint
 from lpjax.checkpoint import from_tree as from_tree
 from lpjax.checkpoint import Checkpoint as Checkpoint
@@ -42,7 +42,7 @@ from lpjax.compression import measure_break_even as measure_break_even
 from lpjax.compression import BreakEven as BreakEven
 from lpjax.evaluation import Divergence as Divergence
 
-# A smaller net
+# A smaller model
 from lpjax.compression import compress as compress
 from lpjax.compression import Compressed as Compressed
 from lpjax.compression import LayerRecord as LayerRecord
@@ -84,7 +84,7 @@ from lpjax.checkpoint import save_checkpoint as save_checkpoint
 from lpjax.checkpoint import export_checkpoint as export_checkpoint
 from lpjax.export import export_program as export_program
 
-# Rooms with further names
+# Packages with further names
 from lpjax import checkpoint as checkpoint
 from lpjax import export as export
 from lpjax import models as models

@@ -27,8 +27,8 @@ from lpjax.models.layers import (
     per_token,
     shift_by_query,
 )
-from lpjax.models.names import NameTable, Weight, decoder, dense, embedding, norm
-from lpjax.models.roberta import positions_after, two_layer_logits, word_logits
+from lpjax.models.names import NameTable, Weight, dense, embedding, norm
+from lpjax.models.roberta import HEAD_GROUPS, head_weights, positions_after, two_layer_logits, word_logits
 
 _PADDING = 1  # id and position of padding, whatever `pad_token_id` of config.json says
 _STARTS = np.array([1, 2, 3, 4, 5, 6, 7, 8, 12, 16, 23, 32, 46, 64, 91])
@@ -102,29 +102,13 @@ def name_table(config: MPNetConfig) -> NameTable:
         base += norm(f"{layer}.output.LayerNorm", hidden)
     base += embedding("encoder.relative_attention_bias", 2 * _BUCKETS, config.num_attention_heads)
     base += dense("pooler.dense", hidden, hidden, group="pooler")
-    tied = config.tie_word_embeddings
-    heads: list[Weight] = [
-        Weight("lm_head.bias", "lm_head/bias", (vocab,), group="lm_head"),
-        *dense("lm_head.dense", hidden, hidden, group="lm_head"),
-        *norm("lm_head.layer_norm", hidden, group="lm_head"),
-        *decoder("lm_head.decoder", hidden, vocab, "lm_head", bert.WORDS, "lm_head.bias", tied=tied),
-        *dense("classifier.dense", hidden, hidden, group="classifier"),
-        *dense("classifier.out_proj", hidden, "labels", group="classifier"),
-        *dense("classifier", hidden, "labels", group="token classifier"),
-        *dense("qa_outputs", hidden, "outputs", group="qa_outputs"),
-    ]
     return NameTable(
         prefix="mpnet",
         base=tuple(base),
-        heads=tuple(heads),
+        heads=head_weights(hidden, vocab, config.tie_word_embeddings),
         renames=bert.RENAMES,
         ignored=bert.IGNORED,
-        head_groups={
-            "sequence": ("classifier",),
-            "tokens": ("token classifier",),
-            "spans": ("qa_outputs",),
-            "words": ("lm_head",),
-        },
+        head_groups=HEAD_GROUPS,
     )
 
 

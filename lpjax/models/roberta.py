@@ -68,10 +68,29 @@ class CamembertConfig(RobertaConfig):
     class_name: ClassVar[str] = "Camembert"
 
 
+HEAD_GROUPS = {
+    "sequence": ("classifier",),
+    "tokens": ("token classifier",),
+    "spans": ("qa_outputs",),
+    "words": ("lm_head",),
+}
+
+
 def name_table(config: RobertaConfig) -> NameTable:
     """The names, paths and shapes of RoBERTa's weights, with the heads that its checkpoints come with."""
-    hidden, vocab, tied = config.hidden_size, config.vocab_size, config.tie_word_embeddings
-    heads: list[Weight] = [
+    return NameTable(
+        prefix="roberta",
+        base=bert.encoder_weights(config),
+        heads=head_weights(config.hidden_size, config.vocab_size, config.tie_word_embeddings),
+        renames=bert.RENAMES,
+        ignored=bert.IGNORED,
+        head_groups=HEAD_GROUPS,
+    )
+
+
+def head_weights(hidden: int, vocab: int, tied: bool) -> tuple[Weight, ...]:
+    """The weights of the heads, MPNet's too; `tied` if the decoder of the words is their table."""
+    return (
         Weight("lm_head.bias", "lm_head/bias", (vocab,), group="lm_head"),
         *dense("lm_head.dense", hidden, hidden, group="lm_head"),
         *norm("lm_head.layer_norm", hidden, group="lm_head"),
@@ -80,19 +99,6 @@ def name_table(config: RobertaConfig) -> NameTable:
         *dense("classifier.out_proj", hidden, "labels", group="classifier"),
         *dense("classifier", hidden, "labels", group="token classifier"),
         *dense("qa_outputs", hidden, "outputs", group="qa_outputs"),
-    ]
-    return NameTable(
-        prefix="roberta",
-        base=bert.encoder_weights(config),
-        heads=tuple(heads),
-        renames=bert.RENAMES,
-        ignored=bert.IGNORED,
-        head_groups={
-            "sequence": ("classifier",),
-            "tokens": ("token classifier",),
-            "spans": ("qa_outputs",),
-            "words": ("lm_head",),
-        },
     )
 
 
