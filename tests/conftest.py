@@ -18,6 +18,7 @@ from safetensors.numpy import load_file, save_file
 
 import tests._shapes
 from tests._covering import in_part, mark_other_models_slow, mark_the_rest_slow
+from tests._long import Stopwatch, mark_long
 
 pytest_plugins = ["tests.helpers.compressed"]
 
@@ -41,6 +42,8 @@ _FLAGS = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_c
 
 def pytest_configure(config: pytest.Config) -> None:
     """Have XLA read its flags, which it does once."""
+    if config.getoption("--write-long") and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(Stopwatch())
     starts_workers = config.getoption("numprocesses", None) and not hasattr(config, "workerinput")
     if starts_workers or config.getoption("--default-flags") or "XLA_FLAGS" in os.environ:
         return
@@ -50,8 +53,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the options of `make test-part`."""
-    parser.addoption("--slow-part", metavar="K/N", help='of the slow tests, with -m "", run only part K of N')
+    """Add the options of the Makefile's targets."""
+    parser.addoption("--slow-part", metavar="K/N", help="of the slow tests, run only part K of N")
+    parser.addoption("--write-long", action="store_true", help="list the cases that take long in tests/long.txt")
     parser.addoption("--default-flags", action="store_true", help="let XLA emit code as it does for users")
 
 
@@ -59,6 +63,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     mark_the_rest_slow(items)
     mark_other_models_slow(items)
+    mark_long(items)
     part = config.getoption("--slow-part")
     if part is not None:
         items[:] = [item for item in items if item.get_closest_marker("slow") is None or in_part(item.nodeid, part)]
