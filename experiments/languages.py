@@ -46,15 +46,12 @@ def main() -> None:
     arguments.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR")
     given = arguments.parse_args()
     console, dense = Console(), lpjax.load_checkpoint(given.model)
-    sentences = {path.stem: _shuffled(path) for path in sorted(given.texts.glob("*.txt"))}
-    if "en" not in sentences:
-        raise SystemExit(f"{given.texts} has no en.txt; `python -m experiments.man_pages` makes it")
+    sentences = read_languages(given.texts)
     divergences = {language: lpjax.Divergence(dense, lines[:HELD_OUT]) for language, lines in sentences.items()}
-    each = TEXTS // len(sentences)
     known: dict[str, lpjax.Calibration | None] = {"none": None}
     for name, texts in {
         "en": sentences["en"][HELD_OUT:][:TEXTS],
-        "all": [text for lines in sentences.values() for text in lines[HELD_OUT:][:each]],
+        "all": some_of_each(sentences, TEXTS),
     }.items():
         known[name] = read_or_calibrate(given.runs / f"languages_{name}.safetensors", dense, texts)
     record: dict[str, Any] = {
@@ -81,6 +78,20 @@ def main() -> None:
         console.print(row)
         record["rows"].append(row)
         write_json(RESULTS, record)
+
+
+def read_languages(folder: Path) -> dict[str, list[str]]:
+    """Sentences by language, of all the files in a folder."""
+    sentences = {path.stem: _shuffled(path) for path in sorted(folder.glob("*.txt"))}
+    if "en" not in sentences:
+        raise SystemExit(f"{folder} has no en.txt; `python -m experiments.man_pages` makes it")
+    return sentences
+
+
+def some_of_each(sentences: dict[str, list[str]], count: int) -> list[str]:
+    """So many sentences, as many of each language, none of those that are held out."""
+    each = count // len(sentences)
+    return [text for lines in sentences.values() for text in lines[HELD_OUT:][:each]]
 
 
 def _shuffled(path: Path) -> list[str]:

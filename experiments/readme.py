@@ -169,8 +169,7 @@ def tiny_certificate_table(record: dict[str, Any]) -> str:
             ", ".join(f"{row['bound_over_optimum'][name][which]:.4f}" for which in ("least", "median", "most"))
             for name in names
         ]
-        p = "∞" if row["p"] == "inf" else f"{row['p']:g}"
-        lines.append(f"| {row['kind']} | {p} | {' | '.join(cells)} |")
+        lines.append(f"| {row['kind']} | {_exponent(row['p'])} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -333,6 +332,38 @@ def beyond_table(record: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def large_p_table(record: dict[str, Any]) -> str:
+    """Scores and distances on one net, by p."""
+    lines = [
+        "| layers | weighting | p | Spearman × 100 | with rare tokens | distance | largest |",
+        "|---" * 7 + "|",
+    ]
+    for row in record["rows"]:
+        if "distances" in row:
+            continue
+        cells = [f"{row['layers']}, keep {row['keep']:g}", row["weighting"], _exponent(row["p"])]
+        cells += [f"{100 * row[key]:.2f}" for key in ("spearman", "spearman_rare")]
+        cells += [f"{row[key]:.3f}" for key in ("distance", "largest_distance")]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def large_p_languages_table(record: dict[str, Any]) -> str:
+    """Mean distances of sentences of each language, by p."""
+    rows = [row for row in record["rows"] if "distances" in row]
+    languages = list(rows[0]["distances"])
+    lines = [f"| weighting | p | {' | '.join(languages)} | worst / best |", "|---" * (len(languages) + 3) + "|"]
+    for row in rows:
+        found = row["distances"]
+        cells = [row["weighting"], _exponent(row["p"]), *(f"{found[language]:.4f}" for language in languages)]
+        lines.append(f"| {' | '.join(cells)} | {max(found.values()) / min(found.values()):.1f} |")
+    return "\n".join(lines)
+
+
+def _exponent(p: float | str) -> str:
+    return "∞" if p == "inf" else f"{p:g}"
+
+
 def kernels_table(record: dict[str, Any]) -> str:
     """Times of whole encoders beside LAPACK's."""
     lines = ["| solver | seconds | / 72 gesdd | first call, s more | programs compiled |", "|---" * 5 + "|"]
@@ -469,6 +500,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "encoder kernels": _from("benchmarks/results/encoder.json", kernels_table),
     "data aware": _from("experiments/results/data_aware.json", data_aware_table),
     "budget": _from("experiments/results/budget.json", budget_table),
+    "large p": _from("experiments/results/large_p.json", large_p_table),
+    "large p languages": _from("experiments/results/large_p.json", large_p_languages_table),
     "beyond": _from("experiments/results/beyond.json", beyond_table),
     "data aware GLUE": data_aware_results.compressed_table,
     "ablation": data_aware_results.ablation_table,
