@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
+from safetensors.numpy import load_file, save_file
 
 import lpjax
 from lpjax._files.json import write_json
@@ -49,7 +50,7 @@ def solve(out: Path) -> None:
             solution = lpjax.SOLVERS[solver](kernel, rank, p=p)
             found[f"{number} {path} objective"] = np.asarray(solution.objective)
             found[f"{number} {path} right"] = np.asarray(solution.right)
-    np.savez(out, **found)
+    save_file(found, out)
 
 
 def main() -> None:
@@ -63,14 +64,13 @@ def main() -> None:
     runs: list[dict[str, np.ndarray]] = []
     with tempfile.TemporaryDirectory() as place:
         for cores in CORES:
-            out = Path(place) / f"{cores}.npz"
+            out = Path(place) / f"{cores}.safetensors"
             environment = os.environ | {"OPENBLAS_NUM_THREADS": str(cores), "OMP_NUM_THREADS": str(cores)}
             allowed = set(sorted(os.sched_getaffinity(0))[:cores])
             command = [sys.executable, "-m", "benchmarks.stability", "--one", str(out)]
             pin = functools.partial(os.sched_setaffinity, 0, allowed)
             subprocess.run(command, check=True, env=environment, preexec_fn=pin)
-            with np.load(out) as file:
-                runs.append(dict(file))
+            runs.append(load_file(out))
     rows = [compare(number, *runs) for number in range(len(CASES))]
     write_json(RESULTS, run_record(None) | {"cores": list(CORES), "most": MOST, "rows": rows})
     Console().print(*rows, sep="\n")

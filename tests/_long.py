@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 LIST = Path(__file__).parent / "long.txt"
-_LONG, _TOO_LONG = 1.5, 3.0  # seconds
+_LONG, _TOO_LONG = 1.0, 2.0  # seconds
 
 
 def long_cases(seconds: Mapping[str, float]) -> list[str]:

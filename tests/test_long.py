@@ -15,7 +15,7 @@ def test_the_quickest_case_of_a_test_stays():
 
 
 def test_unless_it_takes_too_long_itself():
-    assert long_cases({"a.py::t": 4.0, "a.py::u": 2.0, "b.py::v[1]": 5.0, "b.py::v[2]": 6.0}) == [
+    assert long_cases({"a.py::t": 4.0, "a.py::u": 1.5, "b.py::v[1]": 5.0, "b.py::v[2]": 6.0}) == [
         "a.py::t",
         "b.py::v[1]",
         "b.py::v[2]",
