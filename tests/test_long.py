@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def test_the_quickest_case_of_a_test_stays():
-    seconds = {"a.py::t[1]": 2.0, "a.py::t[2]": 9.0, "a.py::t[3]": 1.0, "b.py::u[1]": 2.0, "b.py::u[2]": 2.5}
+    seconds = {"a.py::t[1]": 2.0, "a.py::t[2]": 9.0, "a.py::t[3]": 1.0, "b.py::u[1]": 1.5, "b.py::u[2]": 2.5}
     assert long_cases(seconds) == ["a.py::t[1]", "a.py::t[2]", "b.py::u[2]"]
 
 
