@@ -12,7 +12,9 @@ Writes experiments/results/programs.json. `python -m experiments.readme` makes t
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
+import importlib.metadata
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -142,7 +144,17 @@ def main() -> None:
                 row[f"p95 {shape[0]} x {shape[1]}"] = 1e3 * float(np.percentile(seconds, 95))
     for row in rows:
         console.print(row)
-    write_json(RESULTS, {"model": "all-MiniLM-L6-v2", "rounds": ROUNDS, **run_record(SEED), "rows": rows})
+    record = {"model": "all-MiniLM-L6-v2", "rounds": ROUNDS, **run_record(SEED), "runtimes": _versions(), "rows": rows}
+    write_json(RESULTS, record)
+
+
+def _versions() -> dict[str, str]:
+    """Of the other runtimes, those that are installed."""
+    found: dict[str, str] = {}
+    for name in ("onnx", "onnxruntime", "torch"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
 
 
 def _timed(runs: Sequence[Callable[[Batch], Any]], batch: Batch) -> list[list[float]]:

@@ -21,6 +21,7 @@ from lpjax.models.config import ModelConfig
 from lpjax.models.layers import NO_DROPOUT, Dropout, Inputs, at_least_float32
 from lpjax.weights.dispatch import cast, densify, is_weight
 from lpjax.weights.low_rank import LowRank
+from lpjax.weights.quantized import Quantized, expanded
 
 _TOKENS = 1024  # at a time, on one CPU
 _INPUTS = ("input_ids", "attention_mask", "token_type_ids")
@@ -153,11 +154,13 @@ def device_params(params: Mapping[str, Any], dtype: DTypeLike | None = None, *, 
     """`params` as jax arrays on the default device, floating leaves cast to `dtype` if it is given.
 
     `load_checkpoint` gives views of the file, which every call of a compiled function would copy to the
-    device again. With `expand`, kernels with single entries are made dense, once instead of in every forward pass:
-    single entries save no time, and putting them in place takes longer than the product for a short text.
+    device again. With `expand`, what saves memory but no time is undone for kernels, once instead of in every forward
+    pass: codes are expanded, and a kernel with single entries is made dense. Tables stay as they are, for a pass looks
+    up few of their rows.
     """
     if expand:
-        params = replace_leaves(params, {path: _dense(leaf) for path, leaf in walk(params) if _to_expand(path, leaf)})
+        slow = {path: leaf for path, leaf in walk(params) if not is_table(path) and _is_slow(leaf)}
+        params = replace_leaves(params, _expanded(slow)) if slow else params
     kind = None if dtype is None else _dtype(dtype)
     if kind is None:
         return jax.tree.map(jnp.asarray, dict(params))
@@ -165,14 +168,25 @@ def device_params(params: Mapping[str, Any], dtype: DTypeLike | None = None, *, 
     return jax.tree.map(lambda leaf: jax.tree.map(jnp.asarray, cast(leaf, kind)), dict(params), is_leaf=is_weight)
 
 
-def _to_expand(path: str, leaf: Any) -> bool:
-    return isinstance(leaf, LowRank) and leaf.sparse is not None and not is_table(path)
+def _is_slow(leaf: Any) -> bool:
+    if isinstance(leaf, LowRank):
+        return leaf.sparse is not None or any(isinstance(factor, Quantized) for factor in (leaf.left, leaf.right))
+    return isinstance(leaf, Quantized)
 
 
-def _dense(leaf: LowRank) -> Array:
-    """In the leaf's dtype, rounded once."""
+@jax.jit
+def _expanded(leaves: Mapping[str, Any]) -> dict[str, Any]:
+    """Dense kernels and pairs of dense factors, in the dtypes of the leaves."""
+    return {path: _expanded_leaf(leaf) for path, leaf in leaves.items()}
+
+
+def _expanded_leaf(leaf: Quantized | LowRank) -> Any:
+    if isinstance(leaf, Quantized):
+        return leaf.dense()
+    if leaf.sparse is None:
+        return LowRank(expanded(leaf.left), expanded(leaf.right))
     wide = leaf.astype(at_least_float32(leaf.dtype))
-    return densify(wide).astype(leaf.dtype)
+    return densify(wide).astype(leaf.dtype)  # rounded once
 
 
 def _dtype(dtype: DTypeLike) -> np.dtype:

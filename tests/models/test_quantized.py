@@ -60,6 +60,27 @@ def test_vectors_are_those_of_the_densified_net(name: str, bits: int | None, ran
         assert not big & {shape for shape in dense if min(shape) > 2}
 
 
+@pytest.mark.parametrize("dtype", [None, jnp.bfloat16])
+@pytest.mark.parametrize(("bits", "rank"), [(8, None), (None, 5)])
+def test_kernels_are_expanded_once_for_many_passes(bits: int | None, rank: int | None, dtype: Any):
+    net = base_net("bert_base", layers=1)
+    params = quantize(net.params, bits, rank)
+    once = device_params(params, dtype, expand=True)
+    exact = dict(leaves_with_paths(dense_of(params)))
+    for path, leaf in leaves_with_paths(once):
+        if path.endswith("embedding"):
+            packed = leaf.left if isinstance(leaf, lpjax.LowRank) else leaf
+            assert isinstance(packed, Quantized)
+            continue
+        assert leaf.dtype == (dtype or np.float32)
+        # A pair stays one: its two products take less time than that of a dense kernel.
+        assert isinstance(leaf, lpjax.LowRank) == (rank is not None and path.endswith("kernel"))
+        parts = (leaf.left, leaf.right) if isinstance(leaf, lpjax.LowRank) else (leaf,)
+        assert not any(isinstance(part, Quantized) for part in parts)
+        limit = 1e-6 if dtype is None else 1e-2
+        np.testing.assert_allclose(np.asarray(densify(leaf), np.float32), exact[path], atol=limit, rtol=limit)
+
+
 @pytest.mark.covering(1)
 @pytest.mark.parametrize("rank", [None, 5])
 @pytest.mark.parametrize("name", ["distilbert_masked_lm", "roberta_masked_lm", "modernbert_masked_lm"])
