@@ -24,6 +24,7 @@ from lpjax.weights.low_rank import LowRank
 from lpjax.weights.quantized import Quantized, expanded
 
 _TOKENS = 1024  # at a time, on one CPU
+_LARGE_TABLE = 2**20  # entries
 _INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
 
@@ -154,12 +155,12 @@ def device_params(params: Mapping[str, Any], dtype: DTypeLike | None = None, *, 
     """`params` as jax arrays on the default device, floating leaves cast to `dtype` if it is given.
 
     `load_checkpoint` gives views of the file, which every call of a compiled function would copy to the
-    device again. With `expand`, what saves memory but no time is undone for kernels, once instead of in every forward
-    pass: codes are expanded, and a kernel with single entries is made dense. Tables stay as they are, for a pass looks
-    up few of their rows.
+    device again. With `expand`, what saves memory but no time is undone once, instead of in every forward pass: codes
+    are expanded, and a kernel with single entries is made dense. The codes of a large table stay packed, for a pass
+    looks up few of its rows.
     """
     if expand:
-        slow = {path: leaf for path, leaf in walk(params) if not is_table(path) and _is_slow(leaf)}
+        slow = {path: leaf for path, leaf in walk(params) if _is_slow(path, leaf)}
         params = replace_leaves(params, _expanded(slow)) if slow else params
     kind = None if dtype is None else _dtype(dtype)
     if kind is None:
@@ -168,23 +169,27 @@ def device_params(params: Mapping[str, Any], dtype: DTypeLike | None = None, *, 
     return jax.tree.map(lambda leaf: jax.tree.map(jnp.asarray, cast(leaf, kind)), dict(params), is_leaf=is_weight)
 
 
-def _is_slow(leaf: Any) -> bool:
+def _is_slow(path: str, leaf: Any) -> bool:
     if isinstance(leaf, LowRank):
-        return leaf.sparse is not None or any(isinstance(factor, Quantized) for factor in (leaf.left, leaf.right))
+        entries = leaf.sparse is not None and not is_table(path)
+        return entries or any(isinstance(factor, Quantized) for factor in (leaf.left, leaf.right))
     return isinstance(leaf, Quantized)
 
 
 @jax.jit
 def _expanded(leaves: Mapping[str, Any]) -> dict[str, Any]:
     """Dense kernels and pairs of dense factors, in the dtypes of the leaves."""
-    return {path: _expanded_leaf(leaf) for path, leaf in leaves.items()}
+    return {path: _expanded_leaf(leaf, is_table(path)) for path, leaf in leaves.items()}
 
 
-def _expanded_leaf(leaf: Quantized | LowRank) -> Any:
-    if isinstance(leaf, Quantized):
-        return leaf.dense()
-    if leaf.sparse is None:
-        return LowRank(expanded(leaf.left), expanded(leaf.right))
+def _expanded_leaf(leaf: Quantized | LowRank, table: bool) -> Any:
+    def expand(part: Any) -> Any:
+        return part if table and part.size > _LARGE_TABLE else expanded(part)
+
+    if not isinstance(leaf, LowRank):
+        return expand(leaf)
+    if table or leaf.sparse is None:
+        return LowRank(expand(leaf.left), expand(leaf.right), leaf.sparse)
     wide = leaf.astype(at_least_float32(leaf.dtype))
     return densify(wide).astype(leaf.dtype)  # rounded once
 

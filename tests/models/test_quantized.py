@@ -67,18 +67,25 @@ def test_kernels_are_expanded_once_for_many_passes(bits: int | None, rank: int |
     params = quantize(net.params, bits, rank)
     once = device_params(params, dtype, expand=True)
     exact = dict(leaves_with_paths(dense_of(params)))
+    pairs = {path for path, leaf in leaves_with_paths(params) if isinstance(leaf, lpjax.LowRank)}
     for path, leaf in leaves_with_paths(once):
-        if path.endswith("embedding"):
-            packed = leaf.left if isinstance(leaf, lpjax.LowRank) else leaf
-            assert isinstance(packed, Quantized)
-            continue
         assert leaf.dtype == (dtype or np.float32)
         # A pair stays one: its two products take less time than that of a dense kernel.
-        assert isinstance(leaf, lpjax.LowRank) == (rank is not None and path.endswith("kernel"))
+        assert isinstance(leaf, lpjax.LowRank) == (path in pairs)
         parts = (leaf.left, leaf.right) if isinstance(leaf, lpjax.LowRank) else (leaf,)
         assert not any(isinstance(part, Quantized) for part in parts)
         limit = 1e-6 if dtype is None else 1e-2
         np.testing.assert_allclose(np.asarray(densify(leaf), np.float32), exact[path], atol=limit, rtol=limit)
+
+
+def test_codes_of_a_large_table_stay_packed():
+    codes, scales = np.ones((2**17 + 1, 8), np.int16), np.ones((2**17 + 1, 1), np.float16)
+    table, right = (Quantized.from_codes(codes[:n], scales[:n], axis=1) for n in (None, 8))
+    params = {"words": {"embedding": table}, "pair": {"embedding": lpjax.LowRank(table, right)}}
+    once = device_params(params, expand=True)
+    assert isinstance(once["words"]["embedding"], Quantized)
+    assert isinstance(once["pair"]["embedding"].left, Quantized)
+    np.testing.assert_array_equal(once["pair"]["embedding"].right, np.ones((8, 8)))
 
 
 @pytest.mark.covering(1)
