@@ -29,7 +29,7 @@ from lpjax.weighting import WEIGHTINGS
 RESULTS = Path(__file__).parent / "results" / "languages.json"
 PREFIX = "query: "
 HELD_OUT, TEXTS = 64, 1024
-SIZES = (36.0, 24.0, 18.0)
+SIZES = (24.0, 36.0, 18.0)
 SMOOTHINGS = (0.1, 10.0)
 # (text, size in MB, smoothing)
 CASES = [
