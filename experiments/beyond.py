@@ -31,7 +31,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
-import json
 import re
 import time
 from collections.abc import Callable, Sequence
@@ -47,6 +46,7 @@ from rich.console import Console
 
 import lpjax
 from experiments.data_aware import texts
+from experiments.rows import read_rows
 from lpjax._files.json import write_json
 from lpjax._provenance import run_record
 from lpjax._tree import is_table, leaves_with_paths, replace_leaves
@@ -396,9 +396,7 @@ def main() -> None:
     everything = load_stsb()
     third = Pairs(everything.first[::3], everything.second[::3], everything.scores[::3])
     leaves = {path: np.asarray(leaf) for path, leaf in leaves_with_paths(dense.params)}
-    rows: list[dict[str, Any]] = []
-    if RESULTS.exists():
-        rows = json.loads(RESULTS.read_text(encoding="utf-8"))["rows"]
+    rows = read_rows(RESULTS)
 
     def entry(layers: str, keep: float, case: str, solve: Callable[[], Found], correct_bias: bool = False) -> None:
         if any((row["layers"], row["keep"], row["case"]) == (layers, keep, case) for row in rows):

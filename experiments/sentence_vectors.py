@@ -230,8 +230,6 @@ def difference(case: Case, net: Path, place: Path) -> dict[str, float]:
 
 
 def main() -> None:
-    import sentence_transformers
-    import torch
 
     table = Table("folder", "vectors", "saved by lpjax, loaded by sentence-transformers", title_justify="left")
     cells = {}
@@ -241,8 +239,7 @@ def main() -> None:
             cells[title] = difference(case, net, Path(name) / str(i))
             table.add_row(title, *(f"{value:.1e}" for value in cells[title].values()))
     Console().print(table)
-    record = run_record(SEED)
-    record["versions"] |= {"torch": torch.__version__, "sentence-transformers": sentence_transformers.__version__}
+    record = run_record(SEED, "torch", "sentence-transformers")
     write_json(RESULTS, record | {"cells": cells})
 
 

@@ -13,16 +13,17 @@ from lpjax.solvers import SOLVERS
 _PACKAGES = ("lpjax", "jax", "jaxlib", "numpy", "scipy", "transformers", "safetensors")
 
 
-def run_record(seed: int | None) -> dict[str, Any]:
+def run_record(seed: int | None, *packages: str) -> dict[str, Any]:
     """Seed, versions and machine of this run: what a reader needs to repeat it, without names of people.
 
     Args:
         seed: of the random numbers, or None if there were none.
+        packages: others whose versions matter; those that are not installed are left out.
     """
     import jax
 
     versions = {"python": platform.python_version()}
-    for package in _PACKAGES:
+    for package in (*_PACKAGES, *packages):
         try:
             versions[package] = version(package)
         except PackageNotFoundError:
