@@ -161,7 +161,7 @@ def device_params(params: Mapping[str, Any], dtype: DTypeLike | None = None, *, 
     """
     if expand:
         slow = {path: leaf for path, leaf in walk(params) if _is_slow(path, leaf)}
-        params = replace_leaves(params, _expanded(slow)) if slow else params
+        params = replace_leaves(params, _expand(slow)) if slow else params
     kind = None if dtype is None else _dtype(dtype)
     if kind is None:
         return jax.tree.map(jnp.asarray, dict(params))
@@ -177,19 +177,19 @@ def _is_slow(path: str, leaf: Any) -> bool:
 
 
 @jax.jit
-def _expanded(leaves: Mapping[str, Any]) -> dict[str, Any]:
+def _expand(leaves: Mapping[str, Any]) -> dict[str, Any]:
     """Dense kernels and pairs of dense factors, in the dtypes of the leaves."""
-    return {path: _expanded_leaf(leaf, is_table(path)) for path, leaf in leaves.items()}
+    return {path: _expand_leaf(leaf, is_table(path)) for path, leaf in leaves.items()}
 
 
-def _expanded_leaf(leaf: Quantized | LowRank, table: bool) -> Any:
-    def expand(part: Any) -> Any:
+def _expand_leaf(leaf: Quantized | LowRank, table: bool) -> Any:
+    def whole(part: Any) -> Any:
         return part if table and part.size > _LARGE_TABLE else expanded(part)
 
     if not isinstance(leaf, LowRank):
-        return expand(leaf)
+        return whole(leaf)
     if table or leaf.sparse is None:
-        return LowRank(expand(leaf.left), expand(leaf.right), leaf.sparse)
+        return LowRank(whole(leaf.left), whole(leaf.right), leaf.sparse)
     wide = leaf.astype(at_least_float32(leaf.dtype))
     return densify(wide).astype(leaf.dtype)  # rounded once
 
