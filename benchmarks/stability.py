@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 from safetensors.numpy import load_file, save_file
 
 import lpjax
+from experiments.readme import stability_table
 from lpjax._files.json import write_json
 from lpjax._provenance import run_record
 from lpjax._tree import leaves_with_paths
@@ -69,20 +69,22 @@ def main() -> None:
             allowed = set(sorted(os.sched_getaffinity(0))[:cores])
             command = [sys.executable, "-m", "benchmarks.stability", "--one", str(out)]
             pin = functools.partial(os.sched_setaffinity, 0, allowed)
-            subprocess.run(command, check=True, env=environment, preexec_fn=pin)
+            if status := subprocess.run(command, env=environment, preexec_fn=pin).returncode:
+                raise SystemExit(status)  # what went wrong is told
             runs.append(load_file(out))
     rows = [compare(number, *runs) for number in range(len(CASES))]
     write_json(RESULTS, run_record(None) | {"cores": list(CORES), "most": MOST, "rows": rows})
-    Console().print(*rows, sep="\n")
+    print(stability_table({"rows": rows}))
 
 
 def compare(number: int, one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> dict[str, Any]:
     """A case in two runs."""
     solver, p, keep = CASES[number]
     changes, sines = [], []
-    for key in (key for key in one if key.startswith(f"{number} ") and key.endswith("objective")):
-        changes.append(abs(float(one[key]) / float(other[key]) - 1))
-        bases = [np.linalg.qr(run[key.replace("objective", "right")].T)[0] for run in (one, other)]
+    objectives = [key for key in one if key.startswith(f"{number} ") and key.endswith(" objective")]
+    for kernel in (key.removesuffix(" objective") for key in objectives):
+        changes.append(abs(float(one[f"{kernel} objective"]) / float(other[f"{kernel} objective"]) - 1))
+        bases = [np.linalg.qr(run[f"{kernel} right"].T)[0] for run in (one, other)]
         sines.append(float(np.linalg.norm(bases[1] - bases[0] @ (bases[0].T @ bases[1]), 2)))
     return {
         "solver": solver,

@@ -282,12 +282,13 @@ def languages_table(record: dict[str, Any]) -> str:
     lines.append("|---" * (len(languages) + 4) + "|")
     texts = {"none": "none", "en": "English", "all": "all languages"}
     for row in record["rows"]:
-        found = row["divergence"]
         cells = [f"{row['size']:g}", texts[row["text"]], "" if row["text"] == "none" else f"{row['smoothing']:g}"]
-        cells += [f"{found[language]:.4f}" for language in languages]
-        cells.append(f"{max(found.values()) / min(found.values()):.1f}")
-        lines.append(f"| {' | '.join(cells)} |")
+        lines.append(f"| {' | '.join([*cells, *_by_language(row['divergence'])])} |")
     return "\n".join(lines)
+
+
+def _by_language(found: dict[str, float]) -> list[str]:
+    return [*(f"{value:.4f}" for value in found.values()), f"{max(found.values()) / min(found.values()):.1f}"]
 
 
 def programs_table(record: dict[str, Any]) -> str:
@@ -339,7 +340,7 @@ def large_p_table(record: dict[str, Any]) -> str:
         "|---" * 7 + "|",
     ]
     for row in record["rows"]:
-        if "distances" in row:
+        if "divergence" in row:
             continue
         cells = [f"{row['layers']}, keep {row['keep']:g}", row["weighting"], _exponent(row["p"])]
         cells += [f"{100 * row[key]:.2f}" for key in ("spearman", "spearman_rare")]
@@ -350,18 +351,29 @@ def large_p_table(record: dict[str, Any]) -> str:
 
 def large_p_languages_table(record: dict[str, Any]) -> str:
     """Mean distances of sentences of each language, by p."""
-    rows = [row for row in record["rows"] if "distances" in row]
-    languages = list(rows[0]["distances"])
+    rows = [row for row in record["rows"] if "divergence" in row]
+    languages = list(rows[0]["divergence"])
     lines = [f"| weighting | p | {' | '.join(languages)} | worst / best |", "|---" * (len(languages) + 3) + "|"]
     for row in rows:
-        found = row["distances"]
-        cells = [row["weighting"], _exponent(row["p"]), *(f"{found[language]:.4f}" for language in languages)]
-        lines.append(f"| {' | '.join(cells)} | {max(found.values()) / min(found.values()):.1f} |")
+        cells = [row["weighting"], _exponent(row["p"]), *_by_language(row["divergence"])]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
 def _exponent(p: float | str) -> str:
     return "∞" if p == "inf" else f"{p:g}"
+
+
+def stability_table(record: dict[str, Any]) -> str:
+    """What another number of threads changes, in objectives and subspaces."""
+    titles = ("solver", "keep", "kernels", "largest change", "changed by more than 0.1 %", "sine, median", "largest")
+    lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
+    for row in record["rows"]:
+        cells = [f"{row['solver']}, p = {row['p']:g}", f"{row['keep']:g}", str(row["kernels"])]
+        cells += [f"{row['largest_change']:.1e}", str(row["changed"])]
+        cells += [f"{row[key]:.1e}" for key in ("median_sine", "largest_sine")]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def kernels_table(record: dict[str, Any]) -> str:
@@ -497,6 +509,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "tiny certificate": _from("benchmarks/results/certificate.json", tiny_certificate_table),
     "forward": _from("benchmarks/results/forward.json", forward_table),
     "profile": _from("benchmarks/results/profile.json", profile_table),
+    "stability": _from("benchmarks/results/stability.json", stability_table),
     "encoder kernels": _from("benchmarks/results/encoder.json", kernels_table),
     "data aware": _from("experiments/results/data_aware.json", data_aware_table),
     "budget": _from("experiments/results/budget.json", budget_table),
