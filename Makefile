@@ -33,7 +33,7 @@ test-part: test
 long: .venv/ready
 	$(BIN)/python -m pytest -m "not slow" --write-long
 
-# Lint, types and a few tests of every part, in under two minutes.
+# Lint, types and a few tests of every part, in about four minutes on two cores.
 check: lint
 	$(BIN)/python -m pytest -m "not slow" @tests/check.txt
 
