@@ -532,6 +532,7 @@ _DOCUMENTS = (
     "README.md",
     "docs/index.md",
     "docs/results.md",
+    "docs/algorithms/certificate.md",
     "docs/reference/devices.md",
     "experiments/README.md",
     "benchmarks/README.md",
