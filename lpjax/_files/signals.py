@@ -42,7 +42,7 @@ def stopped_by_signals() -> Iterator[list[int]]:
         received.append(number)
         raise Stopped(number)
 
-    def swallowed(unraisable: sys.UnraisableHookArgs) -> None:
+    def swallowed(unraisable: Any) -> None:  # sys.UnraisableHookArgs exists for type checkers only
         # Raised in a destructor or a garbage-collector callback, from which no exception propagates.
         if isinstance(unraisable.exc_value, Stopped):
             received.clear()

@@ -36,7 +36,7 @@ class Moments(NamedTuple):
         columns: G: mean g gᵀ, (d, d).
     """
 
-    rows: Float[np.ndarray, "..."] | None = None
+    rows: Float[np.ndarray, "*sides"] | None = None
     columns: Float[np.ndarray, "d d"] | None = None
 
 

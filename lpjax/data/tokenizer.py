@@ -47,7 +47,11 @@ def load_tokenizer(folder: str | Path, **options: Any) -> Any:
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False, **options)
     except Exception as error:  # tokenizers raises bare Exception on a damaged file
-        raise CheckpointError(f"the tokenizer of {path} cannot be loaded: {error}") from error
+        raise CheckpointError(
+            f"the tokenizer of {path} cannot be loaded: {error}; if what it holds, {' and '.join(present[0])}, is "
+            "whole, its tokenizer's class does not read it: name the class that does as `tokenizer_class` in "
+            "tokenizer_config.json"
+        ) from error
     # If the class finds none of its files, transformers silently makes a tokenizer of special tokens alone.
     files = [name for name in tokenizer.vocab_files_names.values() if isinstance(name, str)]
     if files and not any((path / name).is_file() for name in files):

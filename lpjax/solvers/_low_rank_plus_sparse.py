@@ -85,7 +85,7 @@ def largest(values: Float[Array, "n d"], k: int | Int[Array, ""]) -> Bool[Array,
     return above | jax.lax.cond(jnp.sum(equal) > room, first, lambda equal: equal, equal)
 
 
-def kth_largest(values: Float[Array, "..."], k: int | Int[Array, ""]) -> Float[Array, ""]:
+def kth_largest(values: Float[Array, "*shape"], k: int | Int[Array, ""]) -> Float[Array, ""]:
     """The k-th largest of nonnegative numbers, bit by bit from the highest: a few passes instead of sorting."""
     kind = jnp.int64 if values.dtype.itemsize == 8 else jnp.int32
     patterns = jax.lax.bitcast_convert_type(values, kind)  # ordered as the numbers are

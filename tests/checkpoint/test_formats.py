@@ -23,7 +23,7 @@ def read_npz(path: Path, *, copy: bool = False) -> tuple[dict[str, np.ndarray], 
 
 
 def write_npz(path: Path, tensors: Iterable[tuple[str, Any]]) -> int:
-    np.savez(path, allow_pickle=False, **{name: np.asarray(tensor) for name, tensor in tensors})
+    np.savez(path, **{name: np.asarray(tensor) for name, tensor in tensors})
     return path.stat().st_size
 
 
