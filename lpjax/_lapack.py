@@ -82,7 +82,7 @@ def singular_values(matrix: Float[Array, "n n"]) -> Float[Array, " n"]:
 @_in_turns
 def svd(matrix: Float[Array, "n n"]) -> tuple[Float[Array, "n n"], Float[Array, " n"], Float[Array, "n n"]]:
     """U, the singular values, descending, and Vᵀ, of a square matrix."""
-    found = jnp.linalg.svd(matrix)
+    found = jnp.linalg.svd(matrix, full_matrices=False)  # the same, but differentiable in every version of JAX
     return found[0], found[1], found[2]
 
 

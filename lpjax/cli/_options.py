@@ -33,8 +33,8 @@ def at_least(least: int, help: str, *, metavar: str = "N", most: int = MOST, **m
     """
 
     def check(value: float | None) -> float | None:
-        if value is not None and value > most:
-            raise typer.BadParameter(f"{value} is too large; expected at most {most}")
+        if value is not None and not value <= most:  # nor NaN, which Typer's `min` lets pass before 0.29
+            raise typer.BadParameter(f"{value} is out of range; expected at most {most}")
         return value
 
     return option(metavar, help, min=least, callback=check, **more)

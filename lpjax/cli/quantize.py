@@ -10,7 +10,7 @@ EXAMPLE = "lpjax quantize recovered smallest"
 
 
 def quantize(smaller: opt.Smaller, out: opt.Out, force: opt.Force = False, as_json: opt.AsJson = False) -> None:
-    """Save the factors of a compressed model in 8 bits, as a last step."""
+    """Save the factors of a compressed model in 8 bits."""
     from lpjax.checkpoint import lowrank_ranks, save_checkpoint
     from lpjax.checkpoint.source import weight_bytes
     from lpjax.compression.history import history_files

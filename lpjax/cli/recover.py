@@ -36,7 +36,7 @@ def recover(
     force: opt.Force = False,
     as_json: opt.AsJson = False,
 ) -> None:
-    """Train a compressed model, without labels, to match the dense one."""
+    """Train a compressed model on texts to match the dense one."""
     import lpjax
     from lpjax._files.json import json_text
     from lpjax.checkpoint import check_target, save_checkpoint

@@ -67,7 +67,7 @@ def test_compress_prints_a_table(run, folder, tmp_path):
         (["--keep", "1.5"], "--keep is 1.5"),
         (["--keep", "0.5", "--rank", "2"], "exactly one of --size, --keep, --rank, --budget and --plan"),
         ([], "exactly one of --size, --keep, --rank, --budget and --plan"),
-        (["--rank", "0"], "Invalid value for '--rank': Input should be greater than or equal to 1"),
+        (["--rank", "0"], "Invalid value for '--rank'"),
         (["--keep", "0.5", "--method", "irls_rows", "--p", "0.5"], "--p is 0.5"),
         (["--keep", "0.5", "--method", "admm"], "did you mean admm_entries"),
         (["--keep", "0.5", "--num-iters", "-1"], "Invalid value for '--num-iters'"),
