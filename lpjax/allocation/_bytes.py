@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Literal
 
 import jax
@@ -13,11 +13,12 @@ import numpy as np
 
 from lpjax._tree import is_table, leaves_with_paths
 from lpjax.allocation._size import checked_size
-from lpjax.allocation._sizes import MARGIN, Sizes, sketch_of
+from lpjax.allocation._sizes import MARGIN, Sizes, Sketch, sketch_of
 from lpjax.checkpoint.safetensors import ENTRY
 from lpjax.compression import compress, require_finite
 from lpjax.compression.plan import Choice, Plan
 from lpjax.compression.rounding import Moments, moments_of, narrows, round_layer
+from lpjax.compression.threads import as_done
 from lpjax.select import Select
 from lpjax.weighting.statistics import Calibration
 from lpjax.weighting.weightings import DEFAULT, Weighting, leaf_metrics
@@ -94,10 +95,12 @@ def plan_for_size(
         # All matrices first; then those that stand for others, since the step changes little.
         before = sizes.total(step)
         found = [path for path in sizes.paths if number == 0 or sizes.stands_for_others(path)]
-        for path in found:
-            tell(f"rounding {path}")
+
+        def rounded_size(path: str, step: float = step) -> tuple[str, float]:
             moments = moments_of(statistics, path, weighting)
-            size = _rounded_bytes(path, tree[path], sizes.step_for(path, step), moments)
+            return path, _rounded_bytes(path, tree[path], sizes.step_for(path, step), moments)
+
+        for path, size in as_done(rounded_size, _told(found, "rounding", tell)):
             sizes.correct(path, step, size, alone=number == 0)
         if abs(sizes.total(step) / before - 1) < 0.002:
             break
@@ -136,22 +139,36 @@ def sketched(
             raise ValueError("`statistics` has none of the selected matrices; calibrate with the same `select`")
     rest = _rest_dtype(leaf for path, leaf in tree.items() if path not in paths)
     fixed = float(other_bytes) + sum(_rest_bytes(path, tree[path], rest) for path in tree if path not in paths)
-    layers, sketches = {}, {}
-    for path in paths:
-        tell(f"looking at {path}")
+
+    def look(path: str) -> tuple[str, Sketch | None, int]:
+        """The sketch of a matrix, if it has a step, and its bytes that depend on none."""
         leaf = tree[path]
         require_finite(path, leaf)
         moments = moments_of(statistics, path, weighting)
         if statistics is not None and moments.columns is None:
+            rounded = round_layer(path, leaf, _BITS[is_table(path)], moments)
+            return path, None, stored_bytes(rounded) + _arrays(rounded) * _header(path)
+        sketch = sketch_of(path, leaf, moments)
+        bytes_ = _PARTS["pair" if len(sketch.parts) > 1 else "step"] * _header(path)
+        if isinstance(leaf, LowRank) and leaf.sparse is not None:
+            bytes_ += sum(part.nbytes + _header(path) for part in jax.tree.leaves(leaf.sparse))
+        return path, sketch, bytes_
+
+    sketches, layers = {}, {}
+    for path, sketch, bytes_ in as_done(look, _told(paths, "looking at", tell)):
+        fixed += bytes_
+        if sketch is None:
             layers[path] = _BITS[is_table(path)]
-            rounded = round_layer(path, leaf, layers[path], moments)
-            fixed += stored_bytes(rounded) + _arrays(rounded) * _header(path)
         else:
-            sketches[path] = sketch_of(path, leaf, moments)
-            fixed += _PARTS["pair" if len(sketches[path].parts) > 1 else "step"] * _header(path)
-            if isinstance(leaf, LowRank) and leaf.sparse is not None:
-                fixed += sum(part.nbytes + _header(path) for part in jax.tree.leaves(leaf.sparse))
-    return rest, fixed, layers, Sizes(sketches, kinds)
+            sketches[path] = sketch
+    return rest, fixed, layers, Sizes({path: sketches[path] for path in paths if path in sketches}, kinds)
+
+
+def _told(paths: Iterable[str], what: str, tell: Callable[[str], None]) -> Iterator[str]:
+    """The paths; `tell` is told of each as it is taken."""
+    for path in paths:
+        tell(f"{what} {path}")
+        yield path
 
 
 def _factored(params: Any, ranks: Plan, bases: dict[str, Choice], statistics: Calibration | None) -> Any:

@@ -21,6 +21,7 @@ from lpjax.compression.program import program_key, rehearse, solve_group
 from lpjax.compression.record import LayerRecord
 from lpjax.compression.rounding import moments_of, round_layer, round_rest, rounded_record
 from lpjax.compression.tasks import MatrixTask, leaf_of_results, tasks_of_leaf, unchanged_record
+from lpjax.compression.threads import as_done
 from lpjax.select import InputAxes, Select, matrix_views
 from lpjax.weighting.metric import UNWEIGHTED, Metrics
 from lpjax.weighting.statistics import Calibration
@@ -150,12 +151,19 @@ def compress(
         for result in results
     )
     dense = dict(leaves_with_paths(params))
-    for record, pair in itertools.chain(((record, None) for record in unchanged), solved):
-        path, leaf = record.path, pair
-        if plan.layers[path].rounds:
-            choice, moments = plan.layers[path], moments_of(statistics, path, plan.weighting)
-            leaf = round_layer(path, dense[path] if pair is None else pair, choice, moments)
-            record = rounded_record(record, choice, dense[path], leaf, moments)
+
+    def rounded(item: tuple[LayerRecord, LowRank | None]) -> tuple[LayerRecord, Any]:
+        record, pair = item
+        path, choice = record.path, plan.layers[record.path]
+        if not choice.rounds:
+            return item
+        moments = moments_of(statistics, path, plan.weighting)
+        leaf = round_layer(path, dense[path] if pair is None else pair, choice, moments)
+        return rounded_record(record, choice, dense[path], leaf, moments), leaf
+
+    each = as_done if any(choice.rounds for choice in plan.layers.values()) else map
+    for record, leaf in each(rounded, itertools.chain(((record, None) for record in unchanged), solved)):
+        path = record.path
         if leaf is not None:
             leaves[path] = leaf
         if break_even is not None and isinstance(leaf, LowRank) and leaf.sparse is None:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import collections
 import functools
-import os
 import time
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -16,12 +13,12 @@ from jax.dtypes import canonicalize_dtype
 from jax.sharding import Mesh, SingleDeviceSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array
-from threadpoolctl import threadpool_limits
 
 from lpjax._mesh import by_rows, data_mesh, fetch, put_sharded, replicated
 from lpjax._numbers import solving_dtype
 from lpjax.compression.factors import FactorResult, Goal, factor, with_weights
 from lpjax.compression.tasks import MatrixTask, TaskResult
+from lpjax.compression.threads import cores, in_order
 from lpjax.solvers import Solution
 from lpjax.weighting.metric import Metric, Metrics, roots_of_batch
 from lpjax.weights.low_rank import LowRank
@@ -74,11 +71,6 @@ def _default_batch(task: MatrixTask) -> int:
     return max(1, int(available // (4 * (matrices * task.shape[0] * task.shape[1] + metrics))))
 
 
-def _cores() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def solve_group(
     tasks: Sequence[MatrixTask], options: dict[str, Any], batch_size: int | None, mesh: Mesh
 ) -> Iterator[TaskResult]:
@@ -105,7 +97,7 @@ def solve_group(
         # Arrays on a mesh are assembled on their way to the host and back: a copy, even for one device.
         by_task = everywhere_alike = SingleDeviceSharding(mesh.devices.flat[0])
     one_cpu = mesh.size == 1 and mesh.devices.flat[0].platform == "cpu"
-    workers = min(_cores(), len(tasks)) if one_cpu and batch_size is None else 1
+    workers = min(cores(), len(tasks)) if one_cpu and batch_size is None else 1
     size = (batch_size or _default_batch(tasks[0])) * mesh.size
     exponent = np.asarray(tasks[0].p, solving_dtype(canonicalize_dtype(tasks[0].dtype)))
     exponent = put_sharded(exponent, everywhere_alike)
@@ -133,7 +125,7 @@ def solve_group(
         return [TaskResult(task, _cut(own, task.rank), seconds) for task, own in zip(batch, every, strict=True)]
 
     programs: dict[int, Callable[..., FactorResult]] = {}
-    for parts in _in_order(run, prepared(), workers):
+    for parts in in_order(run, prepared(), workers):
         yield from parts
 
 
@@ -143,25 +135,6 @@ def _cut(solved: FactorResult, rank: int) -> FactorResult:
         return solved
     left, right = (np.ascontiguousarray(part) for part in (solved.left[:, :rank], solved.right[:rank]))
     return solved._replace(left=left, right=right)  # pyright: ignore[reportArgumentType]
-
-
-def _in_order(function: Callable[[T], U], items: Iterable[T], workers: int) -> Iterator[U]:
-    """`function` of each item, in order: one item for each worker at a time, and one more that waits for a core."""
-    if workers == 1:
-        yield from map(function, items)
-        return
-    running: collections.deque[Future[U]] = collections.deque()
-    pool = ThreadPoolExecutor(workers)
-    try:
-        with threadpool_limits(1, "blas"):
-            for item in items:
-                running.append(pool.submit(function, item))
-                if len(running) > workers:
-                    yield running.popleft().result()
-            while running:
-                yield running.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def _compiled(goal: Goal, mesh: Mesh, arguments: tuple[Any, ...]) -> Callable[..., FactorResult]:

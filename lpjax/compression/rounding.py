@@ -86,14 +86,14 @@ def round_layer(path: str, leaf: Any, choice: Choice, moments: Moments) -> Any:
     table, dtype = is_table(path), leaf.dtype
     rows, columns = moments
     if isinstance(leaf, LowRank):
-        left, right = (np.asarray(part).astype(np.float32) for part in (leaf.left, leaf.right))
+        left, right = (np.asarray(part, np.float32) for part in (leaf.left, leaf.right))
         if choice.step is None:
             rounded = round_pair_groups(left, right, choice.bits or 8, choice.group, rows, columns)
         else:
             rounded = round_pair(left, right, choice.step * step_scale(leaf, moments), rows, columns)
         rounded = dataclasses.replace(rounded, sparse=leaf.sparse)
     else:
-        matrix = np.asarray(leaf).astype(np.float32)
+        matrix = np.asarray(leaf, np.float32)  # no copy of a large table
         if choice.step is None:
             rounded = round_groups(matrix, choice.bits or 8, choice.group, axis=int(table), rows=rows, columns=columns)
         else:

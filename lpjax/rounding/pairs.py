@@ -97,7 +97,8 @@ def round_pair(
         codes[at] = round_with_feedback(coefficients, Lattice(steps), part, triangle_of(None, turn.shape[1]))
     used = np.flatnonzero(np.any(codes, axis=0))
     used = used if used.size else np.array([0])
-    codes, sides = codes[:, used], (sides[0], sides[1][used])
+    if used.size < codes.shape[1]:
+        codes, sides = codes[:, used], (sides[0], sides[1][used])
     rounded = of_codes(codes, sides, axis=1)
     gram, turned = _solved_anew(rounded, left, rows)
     solved = unit * (turned @ turn @ basis)

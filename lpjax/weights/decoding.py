@@ -140,7 +140,8 @@ def _pack(codes: np.ndarray, bits: int) -> np.ndarray:
     lines, width = codes.shape
     eights = -(-width // 8)
     words = np.zeros((lines, 8 * eights), np.uint16)
-    words[:, :width] = codes.astype(np.int32) + (1 << bits >> 1)
+    words[:, :width] = codes  # modulo 2^16, as is the sum
+    words[:, :width] += np.uint16(1 << bits >> 1)
     words = words.reshape(lines, eights, 8)
     packed = np.zeros((lines, eights, bits), np.uint8)
     for number in range(8 if bits else 0):

@@ -157,11 +157,32 @@ class Quantized:
 
     def unpacked(self) -> Integer[Array, "*batch lines length"]:
         """All codes, in the order of positions; also under jit."""
-        return self._unpacked(jnp)
+        if self.order is None and len(self.runs) == 1:
+            return _unpack(self.codes[0], *self.runs[0], jnp)
+        # All runs at once, by where the bits of each position begin: a program of few operations, which compiles fast.
+        places = _layout(self.runs)
+        if self.order is not None:
+            order = jnp.asarray(self.order).astype(np.int32)
+            places = tuple(jnp.asarray(part)[order] for part in places)
+        byte, shift, mask, half = (part[..., None, :] for part in places)
+        packed = [jnp.asarray(run) for run in self.codes]
+        stream = jnp.concatenate([*packed, jnp.zeros((*self.scales.shape[:-1], 2), np.uint8)], axis=-1)
+        byte = jnp.broadcast_to(byte, (*self.scales.shape[:-1], self.length))
+        low, high = (jnp.take_along_axis(stream, byte + i, axis=-1).astype(np.uint32) for i in (0, 1))
+        word = (low | high << 8) >> shift & mask
+        return (word.astype(np.int32) - half).astype(np.int16)
 
     def host_codes(self) -> Integer[np.ndarray, "*batch lines length"]:
-        """`unpacked` by NumPy, which compiles nothing."""
-        return jax.tree.map(np.asarray, self)._unpacked(np)
+        """`unpacked` by NumPy, which compiles nothing; of a large matrix some lines at a time."""
+        host = jax.tree.map(np.asarray, self)
+        if not self._large:
+            return host._unpacked_on_host()
+        codes = np.empty((len(self.scales), self.length), np.int16)
+        height = max(1, _BLOCK // self.length)
+        for start in range(0, len(codes), height):
+            lines = slice(start, start + height)
+            codes[lines] = host._some_lines(lines)._unpacked_on_host()
+        return codes
 
     def dense(self) -> Float[Array, "*batch n d"]:
         """The matrix, expanded; a large one a block of lines at a time."""
@@ -184,11 +205,13 @@ class Quantized:
         for start in range(0, self.shape[0], height):
             rows = slice(start, start + height)
             if whole is None:
-                codes = tuple(run[rows] for run in host.codes)
-                block = dataclasses.replace(host, codes=codes, scales=host.scales[rows])
-                yield start, block._lines(np, np.float64)
+                yield start, host._some_lines(rows)._lines(np, np.float64)
             else:
                 yield start, whole[rows]
+
+    def _some_lines(self, lines: slice) -> Quantized:
+        """Some lines of a matrix without batch dimensions."""
+        return dataclasses.replace(self, codes=tuple(run[lines] for run in self.codes), scales=self.scales[lines])
 
     @property
     def _large(self) -> bool:
@@ -204,22 +227,14 @@ class Quantized:
         parts = jax.tree.map(jnp.asarray, (self.codes, self.scales))
         return jax.lax.map(lambda line: of_line(*line), parts, batch_size=max(1, _BLOCK // self.length))
 
-    def _unpacked(self, xp: Any) -> Any:
-        """`unpacked`, by NumPy or JAX."""
-        if self.order is None and len(self.runs) == 1:
-            return _unpack(self.codes[0], *self.runs[0], xp)
-        # All runs at once, by where the bits of each position begin: a program of few operations, which compiles fast.
-        places = _layout(self.runs)
-        if self.order is not None:
-            order = xp.asarray(self.order).astype(np.int32)
-            places = tuple(xp.asarray(part)[order] for part in places)
-        byte, shift, mask, half = (part[..., None, :] for part in places)
-        packed = [xp.asarray(run) for run in self.codes]
-        stream = xp.concatenate([*packed, xp.zeros((*self.scales.shape[:-1], 2), np.uint8)], axis=-1)
-        byte = xp.broadcast_to(byte, (*self.scales.shape[:-1], self.length))
-        low, high = (xp.take_along_axis(stream, byte + i, axis=-1).astype(np.uint32) for i in (0, 1))
-        word = (low | high << 8) >> shift & mask
-        return (word.astype(np.int32) - half).astype(np.int16)
+    def _unpacked_on_host(self) -> np.ndarray:
+        """`unpacked`, a run at a time: NumPy compiles nothing, so operations may be many."""
+        runs = [_unpack(run, *kind, np) for run, kind in zip(self.codes, self.runs, strict=True)]
+        codes = runs[0] if len(runs) == 1 else np.concatenate(runs, axis=-1)
+        if self.order is None:
+            return codes
+        order = np.asarray(self.order).astype(np.int32)
+        return codes[..., order] if order.ndim == 1 else np.take_along_axis(codes, order[..., None, :], axis=-1)
 
     def _lines(self, xp: Any, dtype: Any) -> Any:
         """The lines (..., lines, length), expanded by NumPy or JAX."""
@@ -229,7 +244,8 @@ class Quantized:
             factors = xp.repeat(factors, self.group, axis=-1)[..., : self.length]
         if self.steps is not None:
             factors = factors * xp.asarray(self.steps).astype(wide)[..., None, :]
-        return (self._unpacked(xp).astype(wide) * factors).astype(dtype)
+        codes = self._unpacked_on_host() if xp is np else self.unpacked()
+        return (codes.astype(wide) * factors).astype(dtype)
 
 
 def expanded(matrix: Any) -> Any:

@@ -580,6 +580,6 @@ def test_a_cpu_solves_several_at_a_time_but_for_a_batch_size(monkeypatch):
         jax.effects_barrier()
         return all(met)
 
-    monkeypatch.setattr(program, "_cores", lambda: 2)
+    monkeypatch.setattr(program, "cores", lambda: 2)
     assert together(None)
     assert not together(1)
