@@ -6,6 +6,11 @@ embedding to 72 % of its parameters, and of bert-large all encoder kernels, each
 experiments/results/full_size.json. Peak memory is the high-water mark of the process beyond what it held before
 loading, in copies of the weights; pages of the mapped file that were touched are among it (Linux). To use such a
 checkpoint yourself: `python -m experiments.full_size --make roberta FOLDER`.
+
+`--sizes` measures instead what a tenth of the bytes takes of nets with 250,000 tokens, in the sizes of
+multilingual-e5-small and xlm-roberta-base, with statistics. Their word tables have the singular values of
+all-MiniLM-L6-v2's, stretched. The statistics are made, too: the frequency of a token is inverse to its rank (Zipf), and
+second moments have eigenvalues that fall as 1/j. It writes experiments/results/full_size_sizes.json.
 """
 
 from __future__ import annotations
@@ -20,11 +25,22 @@ from typing import Any
 
 import numpy as np
 
-from experiments.readme import full_size_table
-from lpjax import Checkpoint, compress, load_checkpoint, save_checkpoint
+from benchmarks.matrices import EMBEDDING, of_minilm
+from experiments.readme import full_size_table, sizes_table
+from lpjax import (
+    Checkpoint,
+    compress,
+    load_calibration,
+    load_checkpoint,
+    plan_for_size,
+    save_calibration,
+    save_checkpoint,
+)
 from lpjax._files.json import write_json
 from lpjax._provenance import run_record
+from lpjax._tree import is_table, leaves_with_paths
 from lpjax.models import ModelConfig, config_from_json, name_table
+from lpjax.weighting.statistics import Calibration, Statistics
 
 ROOT = Path(__file__).parents[1]
 SEED = 0
@@ -56,7 +72,25 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "num_attention_heads": 16,
         "intermediate_size": 4096,
     },
+    "multilingual-e5-small": {
+        "model_type": "bert",
+        "vocab_size": 250037,
+        "max_position_embeddings": 512,
+        "num_hidden_layers": 12,
+        "hidden_size": 384,
+        "num_attention_heads": 12,
+        "intermediate_size": 1536,
+    },
+    "xlm-roberta": {
+        "model_type": "xlm-roberta",
+        "vocab_size": 250002,
+        "max_position_embeddings": 514,
+        "type_vocab_size": 1,
+        **_BERT,
+    },
 }
+SIZED = ("multilingual-e5-small", "xlm-roberta")
+SHARE, TOKENS = 0.1, 100_000
 CASES = [
     *((net, "embeddings", 0.72, method) for net in list(CONFIGS)[:4] for method in ("lewis", "admm_entries")),
     ("bert-large", "embeddings", 0.72, "lewis"),
@@ -79,9 +113,59 @@ def random_params(config: ModelConfig, seed: int = SEED) -> dict[str, Any]:
 
 
 def make(net: str, folder: str | Path) -> None:
-    """Save a random checkpoint of a net in `CONFIGS`."""
+    """Save a random checkpoint of a net in `CONFIGS`; of one in `SIZED`, statistics beside it."""
     config = config_from_json(CONFIGS[net])
-    save_checkpoint(Checkpoint(random_params(config), config), folder)
+    params = random_params(config)
+    if net in SIZED:
+        table = params["embeddings"]["word_embeddings"]["embedding"]
+        values = np.linalg.svd(of_minilm(EMBEDDING), compute_uv=False)
+        here, there = (np.linspace(0, 1, count) for count in (table.shape[1], len(values)))
+        table *= np.interp(here, there, values / values.mean()).astype(np.float32)
+        save_calibration(made_statistics(params), f"{folder}.statistics")
+    save_checkpoint(Checkpoint(params, config), folder)
+
+
+def made_statistics(params: Any, seed: int = SEED) -> Calibration:
+    """Statistics of all matrices: Zipf's law for tokens, eigenvalues 1/j in random directions for moments."""
+    rng = np.random.default_rng(seed)
+
+    def moments(size: int) -> np.ndarray:
+        directions = rng.standard_normal((size, size), np.float32) / np.sqrt(np.arange(1, size + 1, dtype=np.float32))
+        return directions @ directions.T / size
+
+    known = {}
+    for path, leaf in leaves_with_paths(params):
+        if leaf.ndim != 2:
+            continue
+        rows, columns = leaf.shape
+        if is_table(path):
+            counts = rng.permutation(TOKENS / np.arange(1.0, rows + 1)).astype(np.float32)
+            known[path] = Statistics(TOKENS, counts=counts, outputs=moments(columns))
+        else:
+            known[path] = Statistics(TOKENS, inputs=moments(rows), outputs=moments(columns))
+    return Calibration(known, "predictions", TOKENS // 100, TOKENS, seed)
+
+
+def measure_size(folder: str) -> dict[str, Any]:
+    """Load, compress to a tenth of the bytes, save; seconds and peak memory of this process."""
+    import jax
+
+    jax.block_until_ready(jax.jit(lambda x: x @ x)(np.ones((8, 8), np.float32)))
+    held, times = _memory("VmRSS"), [time.perf_counter()]
+    checkpoint, statistics = load_checkpoint(folder), load_calibration(f"{folder}.statistics")
+    times.append(time.perf_counter())
+    plan = plan_for_size(checkpoint.params, SHARE, statistics=statistics)
+    times.append(time.perf_counter())
+    params = compress(checkpoint.params, plan, statistics).params
+    times.append(time.perf_counter())
+    with tempfile.TemporaryDirectory() as target:
+        file = save_checkpoint(Checkpoint(params, checkpoint.config), Path(target) / "smaller")
+    times.append(time.perf_counter())
+    seconds = dict(zip(("load", "plan", "compress", "save"), np.diff(times).tolist(), strict=True))
+    weights = sum(leaf.nbytes for leaf in jax.tree.leaves(checkpoint.params))
+    mb = {"weights": weights, "statistics": Path(f"{folder}.statistics").stat().st_size, "file": file}
+    mb["peak"] = _memory("VmHWM") - held
+    return {"seconds": seconds, "mb": {name: size / 1e6 for name, size in mb.items()}}
 
 
 def measure(folder: str, layers: str, keep: float, method: str) -> dict[str, Any]:
@@ -118,6 +202,21 @@ def _memory(field: str) -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
 
 
+def measure_sizes() -> None:
+    """Every net in `SIZED`, a table, and the record."""
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for net in SIZED:
+            command = [sys.executable, "-m", "experiments.full_size"]
+            subprocess.run([*command, "--make", net, f"{folder}/{net}"], check=True)
+            output = subprocess.run([*command, "--one-size", f"{folder}/{net}"], check=True, stdout=subprocess.PIPE)
+            rows.append({"net": net, **json.loads(output.stdout)})
+            print(rows[-1], file=sys.stderr, flush=True)
+    record = run_record(SEED) | {"share": SHARE, "rows": rows}
+    write_json(Path(__file__).parent / "results" / "full_size_sizes.json", record)
+    print(sizes_table(record))
+
+
 def main() -> None:
     """Every case, a table, and the record."""
     rows = []
@@ -141,5 +240,9 @@ if __name__ == "__main__":
     elif sys.argv[1:2] == ["--one"]:
         path, chosen, share, solver = sys.argv[2:]
         print(json.dumps(measure(path, chosen, float(share), solver)))
+    elif sys.argv[1:2] == ["--one-size"]:
+        print(json.dumps(measure_size(sys.argv[2])))
+    elif sys.argv[1:2] == ["--sizes"]:
+        measure_sizes()
     else:
         main()

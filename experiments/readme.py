@@ -117,6 +117,18 @@ def full_size_table(record: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def sizes_table(record: dict[str, Any]) -> str:
+    """Seconds and memory of compressing full-size nets to a share of their bytes."""
+    steps, parts = record["rows"][0]["seconds"], ("weights", "statistics", "file")
+    titles = [f"{step}, s" for step in steps] + [f"{part}, MB" for part in parts]
+    lines = [f"| size of | {' | '.join(titles)} | peak, MB | peak / weights |", "|---" * (len(titles) + 3) + "|"]
+    for row in record["rows"]:
+        seconds, mb = row["seconds"], row["mb"]
+        cells = [f"{seconds[step]:.0f}" for step in steps] + [f"{mb[part]:.0f}" for part in (*parts, "peak")]
+        lines.append(f"| {row['net']} | {' | '.join(cells)} | {mb['peak'] / mb['weights']:.2f} |")
+    return "\n".join(lines)
+
+
 def traffic_table(record: dict[str, Any]) -> str:
     """Megabytes of the collectives of each solver."""
     lines = ["| solver | rows × columns, rank | devices | once, MB | an iteration, MB |", "|---|---|---|---|---|"]

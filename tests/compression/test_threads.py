@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from typing import Any
 
 import pytest
 
@@ -61,7 +62,7 @@ def test_items_are_taken_when_a_core_is_free():
             taken += 1
             yield taken
 
-    results = as_done(lambda x: x, source())
+    results: Any = as_done(lambda x: x, source())
     for count in range(1, 10):
         next(results)
         assert taken <= count + 2
