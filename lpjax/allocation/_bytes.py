@@ -91,7 +91,7 @@ def plan_for_size(
 
     rest, fixed, layers, sizes = sketched(tree, paths, statistics, weighting, other_bytes, kinds, tell)
     step = sizes.step_of(MARGIN * limit - fixed, limit, fixed)
-    for number in range(_ROUNDS):
+    for number in range(_ROUNDS if sizes.paths else 0):
         # All matrices first; then those that stand for others, since the step changes little.
         before = sizes.total(step)
         found = [path for path in sizes.paths if number == 0 or sizes.stands_for_others(path)]
@@ -140,11 +140,12 @@ def sketched(
     rest = _rest_dtype(leaf for path, leaf in tree.items() if path not in paths)
     fixed = float(other_bytes) + sum(_rest_bytes(path, tree[path], rest) for path in tree if path not in paths)
 
+    for path in paths:
+        require_finite(path, tree[path])
+
     def look(path: str) -> tuple[str, Sketch | None, int]:
         """The sketch of a matrix, if it has a step, and its bytes that depend on none."""
-        leaf = tree[path]
-        require_finite(path, leaf)
-        moments = moments_of(statistics, path, weighting)
+        leaf, moments = tree[path], moments_of(statistics, path, weighting)
         if statistics is not None and moments.columns is None:
             rounded = round_layer(path, leaf, _BITS[is_table(path)], moments)
             return path, None, stored_bytes(rounded) + _arrays(rounded) * _header(path)

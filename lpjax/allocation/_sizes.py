@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,7 +11,7 @@ from scipy.optimize import brentq
 
 from lpjax._tree import is_table
 from lpjax.compression.rounding import Moments, step_scale
-from lpjax.rounding import DEAD_ZONE, rotation, triangle_of
+from lpjax.rounding import DEAD_ZONE, factors_of, rotation, triangle_of
 from lpjax.weights.entropy import estimated_bytes
 from lpjax.weights.low_rank import LowRank, row_blocks
 
@@ -49,7 +49,7 @@ def sketch_of(path: str, leaf: Any, moments: Moments) -> Sketch:
         some = matrix[:: _stride(matrix, table=False)]
         return Sketch((some.copy(),), (len(matrix) / len(some),), 0.0, float(np.abs(matrix).max()))
     left, right = (leaf.left, leaf.right) if isinstance(leaf, LowRank) else (leaf, None)
-    left, right = np.asarray(left), None if right is None else np.asarray(right)
+    left, right = factors_of(np.asarray(left), None if right is None else np.asarray(right))
     turn, basis, singular = rotation(left, right, rows, columns)
     triangle = triangle_of(rows, len(left))
     stride = _stride(left, table=is_table(path))
@@ -124,38 +124,42 @@ class Sizes:
         low, high = math.log(min(largest, default=1.0) / 2**14), math.log(max(largest, default=1.0))
         if (least := self.total(math.exp(high))) > room:
             needed = 1.001 * (fixed + least) / MARGIN / 1e6  # so that no digit that is left out matters
-            raise ValueError(
-                f"`size` is {limit / 1e6:.4g} MB; expected at least {needed:.4g} MB, the size if all codes are 0"
-            )
+            least_of = "the size if all codes are 0" if self.paths else "the size in which no matrix has a step"
+            raise ValueError(f"`size` is {limit / 1e6:.4g} MB; expected at least {needed:.4g} MB, {least_of}")
         if self.total(math.exp(low)) <= room:
             return math.exp(low)
         level: Any = brentq(lambda level: self.total(math.exp(level)) - room, low, high, xtol=5e-4)
         return math.exp(level)
 
-    def _error(self, path: str, step: float) -> tuple[float, float]:
-        """The squared error of a matrix that is rounded by `step`, and the squares of its entries."""
-        sketch, error = self._sketches[path], 0.0
-        used: np.ndarray | None = None
+    def _rounded(self, path: str, step: float) -> Iterator[tuple[float, np.ndarray, np.ndarray, np.ndarray]]:
+        """(share, part, its codes, those that are stored) of each part of a matrix.
+
+        Directions whose coefficients are all 0 are left out of the codes that are stored, and of the basis.
+        """
+        sketch, used = self._sketches[path], None
         for number, (part, share) in enumerate(zip(sketch.parts, sketch.shares, strict=True)):
             part = part if used is None else part[used]
             codes = _codes(part / step, sketch.dead_zone if number == 0 else 0.0)
-            error += share * float(np.sum(np.square(part - step * codes), dtype=np.float64))
             if number == 0 and len(sketch.parts) > 1:
                 used = np.flatnonzero(np.any(codes, axis=0))
+                used = used if used.size else np.array([0])
+            yield share, part, codes, codes[:, used] if number == 0 and used is not None else codes
+
+    def _error(self, path: str, step: float) -> tuple[float, float]:
+        """The squared error of a matrix that is rounded by `step`, and the squares of its entries."""
+        sketch = self._sketches[path]
+        error = sum(
+            share * float(np.sum(np.square(part - step * codes), dtype=np.float64))
+            for share, part, codes, _ in self._rounded(path, step)
+        )
         squares = float(np.sum(np.square(next(iter(sketch.parts))), dtype=np.float64))
         return error, next(iter(sketch.shares)) * squares
 
     def _estimate(self, path: str, step: float) -> float:
         if (path, step) not in self._known:
-            sketch, size, used = self._sketches[path], 64.0, None
-            for number, (part, share) in enumerate(zip(sketch.parts, sketch.shares, strict=True)):
-                part = part if used is None else part[used]
-                codes = _codes(part / self.step_for(path, step), sketch.dead_zone if number == 0 else 0.0)
-                if number == 0 and len(sketch.parts) > 1:
-                    used = np.flatnonzero(np.any(codes, axis=0))
-                    used = used if used.size else np.array([0])
-                    codes = codes[:, used]
-                size += share * estimated_bytes(codes) + 2 * sum(codes.shape)
+            size = 64.0
+            for share, _, _, stored in self._rounded(path, self.step_for(path, step)):
+                size += share * estimated_bytes(stored) + 2 * sum(stored.shape)
             self._known[path, step] = size
         return self._known[path, step]
 

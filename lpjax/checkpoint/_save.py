@@ -39,7 +39,6 @@ from lpjax.models import config_from_json, name_table
 from lpjax.models.names import NameTable, head_named, listed
 from lpjax.weights.coded import split_coded
 from lpjax.weights.parts import DENSE, kind_of, part_name, parts_of
-from lpjax.weights.quantized import Quantized
 
 Text = str | Callable[[int], str]
 """A text, or a function that makes it from the size of the weights in bytes."""
@@ -120,7 +119,9 @@ def save_checkpoint(
         raise ValueError("`int8` is for factors, and `params` has none: compress it first")
     if int8 and quantized_groups(checkpoint.params):
         raise ValueError("`int8` is for factors of floating-point numbers, and `params` has quantized weights")
-    pairs = [*split_coded(rounded_factors(pairs) if int8 else pairs), *checkpoint.extra.items()]
+    stored_pairs = split_coded(rounded_factors(pairs) if int8 else pairs)
+    _refuse_names(checkpoint.extra, stored_pairs)
+    pairs = [*stored_pairs, *checkpoint.extra.items()]
     config = json_text(_config_data(checkpoint, int8))
     compressed = _has_parts(checkpoint.params)
     texts = {CONFIG: config, **(torch_texts() if compressed else {}), **(extra_files or {})}
@@ -230,10 +231,7 @@ def _checked_pairs(checkpoint: Checkpoint) -> list[tuple[str, Any]]:
     check_finite(
         ((part_name(name, part), array) for name, leaf in pairs for part, array in parts_of(leaf).items()), "`params`"
     )
-    own = {part_name(name, part) for name, leaf in pairs for part in ("", *_parts_in_file(leaf))}
-    repeated = sorted(checkpoint.extra.keys() & own)
-    if repeated:
-        raise ValueError(f"`checkpoint.extra` holds names of the model's own weights: {listed(repeated)}")
+    _refuse_names(checkpoint.extra, pairs)
     formats = {str(dtype) for dtype in DTYPES.values()}
     odd = [name for name, array in checkpoint.extra.items() if str(getattr(array, "dtype", "")) not in formats]
     if odd:
@@ -241,9 +239,11 @@ def _checked_pairs(checkpoint: Checkpoint) -> list[tuple[str, Any]]:
     return pairs
 
 
-def _parts_in_file(leaf: Any) -> tuple[str, ...]:
-    """Last parts of the names that a file has for a weight."""
-    return ("codes", "scales", "steps") if isinstance(leaf, Quantized) else ()
+def _refuse_names(extra: Mapping[str, Any], pairs: list[tuple[str, Any]]) -> None:
+    """Refuse further tensors that have names of the model's own."""
+    repeated = sorted(extra.keys() & {name for name, _ in pairs})
+    if repeated:
+        raise ValueError(f"`checkpoint.extra` holds names of the model's own weights: {listed(repeated)}")
 
 
 def _paths(tree: Mapping[str, Any], extra: Mapping[str, Any], separator: str) -> list[tuple[str, Any]]:

@@ -20,7 +20,7 @@ from lpjax.compression.plan import Choice, Plan, Solver, check_only_plan, check_
 from lpjax.compression.program import program_key, rehearse, solve_group
 from lpjax.compression.record import LayerRecord
 from lpjax.compression.rounding import moments_of, round_layer, round_rest, rounded_record
-from lpjax.compression.tasks import MatrixTask, leaf_of_results, tasks_of_leaf, unchanged_record
+from lpjax.compression.tasks import MatrixTask, leaf_of_results, require_finite, tasks_of_leaf, unchanged_record
 from lpjax.compression.threads import as_done
 from lpjax.select import InputAxes, Select, matrix_views
 from lpjax.weighting.metric import UNWEIGHTED, Metrics
@@ -209,6 +209,8 @@ def _tasks(
     ]
     tasks: list[MatrixTask] = []
     for path, (leaf, view) in views.items():
+        if path not in factored and plan.layers[path].rounds:
+            require_finite(path, leaf)  # before any work; of the others, their tasks see to it
         if path in factored:
             known: dict[str, Any] = {"row_weights": row_weights.get(path), "metrics": metrics.get(path, UNWEIGHTED)}
             tasks += tasks_of_leaf(path, leaf, view, plan.layers[path], rows=rows, options=options, **known)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 import numpy as np
@@ -22,9 +22,6 @@ from lpjax.compression.threads import cores, in_order
 from lpjax.solvers import Solution
 from lpjax.weighting.metric import Metric, Metrics, roots_of_batch
 from lpjax.weights.low_rank import LowRank
-
-T = TypeVar("T")
-U = TypeVar("U")
 
 
 def program_key(task: MatrixTask) -> Hashable:

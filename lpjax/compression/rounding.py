@@ -64,6 +64,8 @@ def moments_of(statistics: Calibration | None, path: str, weighting: str | Weigh
     into = np.asarray(into, np.float64)
     if table:
         smooth = into + weighting_named(weighting or DEFAULT).smoothing
+        if not smooth.any():
+            return Moments()
         total = into.sum()
         rows = smooth * ((total or 1) / smooth.sum() / statistics.tokens)
     else:
@@ -78,12 +80,19 @@ def round_layer(path: str, leaf: Any, choice: Choice, moments: Moments) -> Any:
     Without statistics, the step is in units of the root mean square of the matrix.
 
     Raises:
-        ValueError: the leaf is not finite, or has more than two axes.
+        ValueError: naming the path: the leaf is not finite, has more than two axes, or cannot be rounded so.
     """
     if len(leaf.shape) != 2:
         raise ValueError(f"{path} has shape {tuple(leaf.shape)}; expected a matrix to round")
     require_finite(path, leaf)
-    table, dtype = is_table(path), leaf.dtype
+    try:
+        return _as_dtype(_rounded(leaf, choice, moments, table=is_table(path)), leaf.dtype)
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be rounded: {error}") from error
+
+
+def _rounded(leaf: Any, choice: Choice, moments: Moments, *, table: bool) -> Any:
+    """`round_layer`, with entries in float32."""
     rows, columns = moments
     if isinstance(leaf, LowRank):
         left, right = (np.asarray(part, np.float32) for part in (leaf.left, leaf.right))
@@ -91,15 +100,12 @@ def round_layer(path: str, leaf: Any, choice: Choice, moments: Moments) -> Any:
             rounded = round_pair_groups(left, right, choice.bits or 8, choice.group, rows, columns)
         else:
             rounded = round_pair(left, right, choice.step * step_scale(leaf, moments), rows, columns)
-        rounded = dataclasses.replace(rounded, sparse=leaf.sparse)
-    else:
-        matrix = np.asarray(leaf, np.float32)  # no copy of a large table
-        if choice.step is None:
-            rounded = round_groups(matrix, choice.bits or 8, choice.group, axis=int(table), rows=rows, columns=columns)
-        else:
-            known = choice.step * step_scale(leaf, moments), rows, columns
-            rounded = round_pair(matrix, None, *known) if table else round_kernel(matrix, *known)
-    return _as_dtype(rounded, dtype)
+        return dataclasses.replace(rounded, sparse=leaf.sparse)
+    matrix = np.asarray(leaf, np.float32)  # no copy of a large table
+    if choice.step is None:
+        return round_groups(matrix, choice.bits or 8, choice.group, axis=int(table), rows=rows, columns=columns)
+    known = choice.step * step_scale(leaf, moments), rows, columns
+    return round_pair(matrix, None, *known) if table else round_kernel(matrix, *known)
 
 
 def step_scale(leaf: Any, moments: Moments) -> float:
@@ -120,8 +126,7 @@ def _as_dtype(rounded: Any, dtype: Any) -> Any:
         left, right = (_as_dtype(part, dtype) for part in (rounded.left, rounded.right))
         return dataclasses.replace(rounded, left=left, right=right)
     rounded = dataclasses.replace(rounded, dtype=np.dtype(dtype))
-    if rounded.dtype == np.float16:  # an entry near its limit may be rounded beyond it
-        check_range(rounded, rounded.host_codes())
+    check_range(rounded)  # an entry near its limit may be rounded beyond it
     return rounded
 
 

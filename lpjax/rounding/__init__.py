@@ -8,6 +8,7 @@ from lpjax.rounding.feedback import round_with_feedback as round_with_feedback
 from lpjax.rounding.groups import round_groups as round_groups
 from lpjax.rounding.kernels import round_kernel as round_kernel
 from lpjax.rounding.pairs import DEAD_ZONE as DEAD_ZONE
+from lpjax.rounding.pairs import factors_of as factors_of
 from lpjax.rounding.pairs import rotation as rotation
 from lpjax.rounding.pairs import round_pair as round_pair
 from lpjax.rounding.pairs import round_pair_groups as round_pair_groups

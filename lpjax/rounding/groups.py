@@ -52,7 +52,7 @@ def round_groups(
     if axis == 0:
         lines, triangles = lines.T, triangles[::-1]
     length = lines.shape[1]
-    width = max(length, 1) if group is None else group
+    width = max(length, 1) if group is None else min(group, length)
     most = (1 << bits - 1) - 1
     scales = group_scales(lines, most, width)
     steps = np.repeat(scales.astype(np.float32), width, axis=1)[:, :length]

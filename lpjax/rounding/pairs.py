@@ -38,15 +38,28 @@ def rotation(
     """
     size = left.shape[1] if right is None else right.shape[1]
     triangle = triangle_of(columns, size)
-    root = np.sqrt(triangle.pivots)[:, None] * (np.eye(size) if triangle.upper is None else triangle.upper)
-    if right is None:
-        turn, basis = root.T, np.linalg.inv(root).T
+    scales = np.sqrt(triangle.pivots)
+    if right is not None and triangle.upper is None:
+        orthonormal, small = np.linalg.qr(np.asarray(right, np.float64).T * scales[:, None])
+        turn, basis = small.T, orthonormal.T / scales
     else:
-        orthonormal, small = np.linalg.qr((np.asarray(right, np.float64) @ root.T).T)
-        turn, basis = small.T, np.linalg.solve(root, orthonormal).T
+        root = scales[:, None] * (np.eye(size) if triangle.upper is None else triangle.upper)
+        if right is None:
+            turn, basis = root.T, np.linalg.inv(root).T
+        else:
+            orthonormal, small = np.linalg.qr((np.asarray(right, np.float64) @ root.T).T)
+            turn, basis = small.T, np.linalg.solve(root, orthonormal).T
     squares, vectors = np.linalg.eigh(turn.T @ _moments(left, rows) @ turn)
     vectors = vectors[:, ::-1]
     return turn @ vectors, vectors.T @ basis, np.sqrt(np.maximum(squares[::-1], 0))
+
+
+def factors_of(left: np.ndarray, right: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None]:
+    """The factors of a product; of a matrix with fewer rows than columns two, so that its coefficients are as few."""
+    if right is not None or left.shape[0] >= left.shape[1]:
+        return left, right
+    orthonormal, small = np.linalg.qr(left.T.astype(np.float64))
+    return small.T, orthonormal.T
 
 
 def round_pair(
@@ -82,6 +95,7 @@ def round_pair(
         raise ValueError("a factor holds NaN or infinite entries; expected finite ones")
     require_entries(left, *([] if right is None else [right]))
     rows, columns = present(rows), present(columns)
+    left, right = factors_of(left, right)
     turn, basis, _ = rotation(left, right, rows, columns)
     triangle = triangle_of(rows, len(left))
     # The left factor is in units in which its steps are about 1, so that float16 holds them.

@@ -39,8 +39,10 @@ def triangle_of(metric: Any, size: int, damping: float = DAMPING) -> Triangle:
     if metric is None:
         return Triangle(None, np.ones(size))
     metric = np.asarray(metric, np.float64)
-    if metric.shape not in ((size,), (size, size)) or not np.all(np.isfinite(metric)):
-        raise ValueError(f"a metric has shape {metric.shape}; expected ({size},) or ({size}, {size}), finite")
+    if metric.shape not in ((size,), (size, size)):
+        raise ValueError(f"a metric has shape {metric.shape}; expected ({size},) or ({size}, {size})")
+    if not np.all(np.isfinite(metric)):
+        raise ValueError("a metric holds NaN or infinite entries; expected finite ones")
     diagonal = metric if metric.ndim == 1 else np.diagonal(metric)
     with np.errstate(over="ignore"):
         mean = float(diagonal.mean()) if size else 0.0

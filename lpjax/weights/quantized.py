@@ -230,6 +230,8 @@ class Quantized:
     def _unpacked_on_host(self) -> np.ndarray:
         """`unpacked`, a run at a time: NumPy compiles nothing, so operations may be many."""
         runs = [_unpack(run, *kind, np) for run, kind in zip(self.codes, self.runs, strict=True)]
+        if not runs:  # lines of no positions
+            return np.zeros((*self.scales.shape[:-1], 0), np.int16)
         codes = runs[0] if len(runs) == 1 else np.concatenate(runs, axis=-1)
         if self.order is None:
             return codes
@@ -260,8 +262,12 @@ def host_array(matrix: Any) -> np.ndarray:
     return np.concatenate([rows.astype(matrix.dtype) for _, rows in matrix.blocks(4096)])
 
 
-def check_range(matrix: Quantized, codes: np.ndarray) -> None:
-    """Refuse a matrix with entries that its dtype cannot hold, given its codes.
+def check_range(matrix: Quantized, codes: np.ndarray | None = None) -> None:
+    """Refuse a matrix with entries that its dtype cannot hold.
+
+    Args:
+        matrix: without batch dimensions.
+        codes: its codes, if they are at hand; else they are unpacked if the largest scales leave it open.
 
     Raises:
         ValueError: saying how large they are.
@@ -271,11 +277,14 @@ def check_range(matrix: Quantized, codes: np.ndarray) -> None:
         np.abs(np.asarray(part, np.float64))
         for part in (matrix.scales, np.ones(1) if matrix.steps is None else matrix.steps)
     )
-    most = max(int(codes.max(initial=0)), -int(codes.min(initial=0))) * scales.max(initial=0) * steps.max(initial=0)
-    if most <= limit:
+    unit = scales.max(initial=0) * steps.max(initial=0)
+    if unit * max((1 << bits >> 1 for bits, _ in matrix.runs), default=0) <= limit:
+        return
+    codes = matrix.host_codes() if codes is None else codes
+    if unit * max(int(codes.max(initial=0)), -int(codes.min(initial=0))) <= limit:
         return
     for line, own in zip(codes, scales, strict=True):
-        entries = np.abs(line.astype(np.float64)) * np.repeat(own, matrix.group)[: len(line)] * steps
+        entries = np.abs(line.astype(np.float64)) * np.repeat(own, min(matrix.group, len(line)))[: len(line)] * steps
         if entries.max(initial=0) > limit:
             raise ValueError(f"it has entries up to {entries.max():.4g}, which {matrix.dtype} cannot hold")
 

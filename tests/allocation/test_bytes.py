@@ -255,3 +255,28 @@ def test_sizes_in_words(text, size):
 def test_words_that_are_no_size(text):
     with pytest.raises(ValueError, match="`size` is"):
         parse_size(text)
+
+
+def test_statistics_without_any_effect_leave_bits(checkpoint, statistics):
+    """No matrix has a step, and there is none to be found."""
+    silent = dataclasses.replace(
+        statistics,
+        statistics={
+            path: dataclasses.replace(known, outputs=np.zeros_like(known.outputs))
+            for path, known in statistics.statistics.items()
+        },
+    )
+    plan = plan_for_size(checkpoint.params, 0.5, statistics=silent)
+    assert {choice.step for choice in plan.layers.values()} == {None}
+    with pytest.raises(ValueError, match=r"expected at least [\d.]+ MB, the size in which no matrix has a step"):
+        plan_for_size(checkpoint.params, 0.05, statistics=silent)
+
+
+def test_the_first_matrix_that_is_not_finite_is_named(checkpoint):
+    damaged = dict(leaves_with_paths(checkpoint.params))
+    paths = [path for path, leaf in damaged.items() if len(leaf.shape) == 2 and leaf.size >= 1 << 13]
+    for path in paths[1:]:
+        damaged[path] = np.full_like(damaged[path], np.nan)
+    for _ in range(5):
+        with pytest.raises(ValueError, match=paths[1]):
+            plan_for_size(damaged, 0.5)

@@ -94,6 +94,18 @@ def test_single_entries_stay_as_they_are(tmp_path):
     assert entries
 
 
+def test_names_of_scales_beside_the_net_are_refused(tmp_path):
+    net = shrink(GOLDEN_NAMES[0])
+    save_checkpoint(net, tmp_path / "small", int8=True)
+    name = next(
+        name for name in read_tensors(tmp_path / "small" / "lpjax.safetensors")[0] if name.endswith("left_scale")
+    )
+    named = dataclasses.replace(net, extra={name: np.ones(1, np.float32)})
+    with pytest.raises(ValueError, match=f"names of the model's own weights: {name}"):
+        save_checkpoint(named, tmp_path / "again", int8=True)
+    assert not (tmp_path / "again").exists()
+
+
 def test_what_is_no_pair_is_left_alone():
     pairs = [("odd.left", np.ones((2, 2), np.float32)), ("other.weight", np.ones(3, np.float32))]
     assert all(a is b for (_, a), (_, b) in zip(pairs, rounded_factors(pairs), strict=True))

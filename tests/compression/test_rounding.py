@@ -12,9 +12,9 @@ import lpjax
 from lpjax._files.json import RecordError
 from lpjax._tree import leaves_with_paths
 from lpjax.allocation.request import Request
-from lpjax.compression import Choice, Plan, outcome_of, record_of
-from lpjax.compression.rounding import moments_of
-from lpjax.weighting import Calibration, Statistics
+from lpjax.compression import Choice, Plan, compress, outcome_of, record_of
+from lpjax.compression.rounding import Moments, moments_of
+from lpjax.weighting import WEIGHTINGS, Calibration, Statistics
 from lpjax.weights.coded import stored_bytes
 from lpjax.weights.low_rank import row_blocks
 from tests.helpers.goldens import load_golden
@@ -234,3 +234,26 @@ def test_a_damaged_plan_is_refused(tmp_path, layer, said):
     path.write_text(f'{{"schema": "lpjax-plan/1", "layers": [{{"path": "{KERNEL}", "rank": null, {layer}}}]}}')
     with pytest.raises(RecordError, match=said):
         lpjax.load_plan(path)
+
+
+def test_a_matrix_that_float32_cannot_hold_once_rounded_is_named():
+    matrix = np.random.default_rng(0).uniform(2.5e38, 3.3e38, (64, 64)).astype(np.float32)
+    with pytest.raises(ValueError, match=r"^a/kernel cannot be rounded: it has entries up to .*, which float32"):
+        compress({"a": {"kernel": matrix}}, {"a/kernel": Choice(None, step=0.3)})
+
+
+def test_a_layer_that_is_only_rounded_is_checked_before_any_work():
+    done = []
+    tree = {name: {"kernel": np.ones((32, 32), np.float32)} for name in "abcd"}
+    tree["d"]["kernel"][3, 4] = np.nan
+    layers = {f"{name}/kernel": Choice(None, bits=4, group=32) for name in "abcd"}
+    with pytest.raises(ValueError, match="d/kernel"):
+        compress(tree, layers, progress=lambda *step: done.append(step))
+    assert not done
+
+
+def test_a_table_without_counts_or_smoothing_has_no_metrics():
+    known = Statistics(5, counts=np.zeros(7, np.float32), outputs=np.eye(3, dtype=np.float32))
+    statistics = Calibration({"a/embedding": known}, "predictions", 1, 5, 0)
+    weighting = dataclasses.replace(WEIGHTINGS["gauss_newton"], smoothing=0.0)
+    assert moments_of(statistics, "a/embedding", weighting) == Moments()

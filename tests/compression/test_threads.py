@@ -5,6 +5,9 @@ from __future__ import annotations
 import threading
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from lpjax.compression import threads
@@ -81,3 +84,19 @@ def test_an_error_is_raised_and_ends_the_work():
     with pytest.raises(ValueError, match="of item 3"):
         list(as_done(work, range(1000)))
     assert len(started) < 1000
+
+
+def test_threads_have_the_settings_of_their_caller():
+    """JAX's contexts and NumPy's are of one thread each."""
+
+    def seen(_: int) -> tuple[Any, ...]:
+        with np.errstate(divide="ignore"):
+            divide = np.geterr()["invalid"]
+        device = next(iter(jnp.zeros(()).devices()))
+        return jnp.arange(2.0).dtype, jax.config.read("jax_enable_x64"), device, divide
+
+    wide = not jax.config.read("jax_enable_x64")
+    with jax.enable_x64(wide), jax.default_device(jax.devices()[-1]), np.errstate(invalid="raise"):
+        here = seen(0)
+        assert here[0] == ("float64" if wide else "float32")
+        assert list(as_done(seen, range(4))) == list(in_order(seen, range(4), 2)) == [here] * 4

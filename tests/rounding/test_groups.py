@@ -83,3 +83,11 @@ def test_empty_matrices_are_refused(shape):
 def test_misuse_is_refused(given):
     with pytest.raises(ValueError, match="`bits`, `group`, `axis` are"):
         round_groups(np.ones((4, 4)), **{"axis": 1} | given)
+
+
+def test_a_group_longer_than_the_lines_is_the_line():
+    """Memory does not depend on what was asked for."""
+    matrix = np.random.default_rng(0).standard_normal((8, 24)).astype(np.float32)
+    long, whole = round_groups(matrix, 4, 1 << 40, axis=1), round_groups(matrix, 4, None, axis=1)
+    assert long.group == whole.group == 24
+    assert np.array_equal(long.dense(), whole.dense())

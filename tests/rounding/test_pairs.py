@@ -160,3 +160,17 @@ def test_misuse_is_refused():
         round_pair(np.ones((2, 2)), None, -1)
     with pytest.raises(ValueError, match="a factor holds NaN"):
         round_pair(np.full((2, 2), np.nan), None, 1)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_a_table_with_few_rows_has_few_directions(weighted: bool):
+    """It has as many coefficients as its transpose, whose columns are few."""
+    rng = np.random.default_rng(0)
+    matrix, rows = rng.standard_normal((3, 500)).astype(np.float32), rng.uniform(0.5, 2, 3)
+    columns = random_metric(500, 1) if weighted else None
+    pair = round_pair(matrix, None, 1e-3, rows, columns)
+    assert pair.rank == 3
+    assert pair.left.shape == (3, 3)
+    error = host_array(pair.left) @ host_array(pair.right) - matrix
+    metric = np.eye(500) if columns is None else damped(columns)
+    assert np.einsum("i,ij,jk,ik->", rows, error, metric, error) <= 2 * 1e-6 / 12 * (matrix.size + 9)
