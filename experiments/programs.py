@@ -55,8 +55,10 @@ class Session:
         self._tokenizer = tokenizer_of(checkpoint)
 
     def __call__(self, batch: Batch) -> np.ndarray:
-        """Vectors of a batch of tokens."""
-        return np.asarray(self._session.run(["sentence_embedding"], {name: batch[name] for name in self._names})[0])
+        """Vectors of a batch of tokens; token types are 0 if the tokenizer gives none."""
+        zeros = np.zeros_like(batch["input_ids"])
+        given = {name: batch.get(name, zeros) for name in self._names}
+        return np.asarray(self._session.run(["sentence_embedding"], given)[0])
 
     def vectors(self, sentences: Sequence[str]) -> np.ndarray:
         """Vectors of sentences at length 1, as sentence-transformers reads them; the longest are run first."""
