@@ -506,6 +506,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "traffic": _from("benchmarks/results/traffic.json", traffic_table),
     "parity": _from("experiments/results/parity.json", parity_table),
     "full size": _from("experiments/results/full_size.json", full_size_table),
+    "full size, sizes": _from("experiments/results/full_size_sizes.json", sizes_table),
     "finetune": glue_results.finetune_table,
     "small nets": glue_results.small_table,
     "embedding at 28 %": lambda: glue_results.headline_table("minilm"),
