@@ -74,6 +74,18 @@ def row_sizes(
     return row_norms(residual, metric) if over == "rows" else size(residual, p, axis=1)
 
 
+def check_over(over: Any, metric: Any) -> None:
+    """Refuse an objective that is none, and a metric for one that cannot have it.
+
+    Raises:
+        ValueError: saying which.
+    """
+    if over not in ("entries", "rows"):
+        raise ValueError(f'`over` is {over!r}; expected "entries" or "rows"')
+    if metric is not None and over == "entries":
+        raise ValueError('`metric` measures whole rows; pass over="rows", or leave it out')
+
+
 def lp_norm(
     residual: Any,
     p: float | Scalar,
@@ -100,8 +112,7 @@ def lp_norm(
         ValueError: `over` is neither name, p is not above 0, an argument is not an array of real numbers, weights or
             metric do not fit the residual, or a metric is given for entries.
     """
-    if over not in ("entries", "rows"):
-        raise ValueError(f'`over` is {over!r}; expected "entries" or "rows"')
+    check_over(over, metric)
     residual = numbers("residual", residual)
     if residual.ndim != 2:
         raise ValueError(f"`residual` has shape {residual.shape}; expected a matrix (n, d)")
@@ -114,8 +125,6 @@ def lp_norm(
         raise ValueError(f"`row_weights` has shape {row_weights.shape}; expected {(n,)}, one a row")
     if metric is not None and metric.shape != (d, d):
         raise ValueError(f"`metric` has shape {metric.shape}; expected {(d, d)}")
-    if metric is not None and over == "entries":
-        raise ValueError('`metric` measures whole rows; pass over="rows", or leave it out')
     # Half precision is not enough for p or for a sum of many terms.
     dtype = canonicalize_dtype(residual.dtype)
     dtype = canonicalize_dtype(np.float64) if not jnp.issubdtype(dtype, jnp.floating) else dtype

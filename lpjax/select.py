@@ -225,11 +225,20 @@ def _matcher(pattern: Any, fits: Callable[[str, Any], bool]) -> Callable[[str, A
         raise ValueError(
             f"`select` holds a {type(pattern).__name__}; expected a group name, a regular expression or a function"
         )
+    expression = compiled_pattern(pattern)
+    return lambda path, _: bool(expression.search(path))
+
+
+def compiled_pattern(pattern: str | re.Pattern[str]) -> re.Pattern[str]:
+    """A regular expression of `select`.
+
+    Raises:
+        ValueError: it is not valid.
+    """
     try:
-        expression = re.compile(pattern)
+        return re.compile(pattern)
     except re.error as error:
         raise ValueError(f"`select` {pattern!r} is not a valid regular expression: {error}") from None
-    return lambda path, _: bool(expression.search(path))
 
 
 def _is_matrix(leaf: Any) -> bool:

@@ -5,6 +5,7 @@ The others are slow, and may be run in parts.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import re
 import zlib
@@ -55,12 +56,16 @@ def mark_the_rest_slow(items: Sequence[pytest.Item]) -> None:
             cases[number].add_marker("slow")
 
 
-_OTHER_MODELS = re.compile("albert|camembert|distilbert|electra|modernbert|mpnet|roberta")
+@functools.cache
+def _other_models() -> re.Pattern[str]:
+    from lpjax.models import ARCHITECTURES  # late: the shapes of lpjax's functions are checked once this is imported
+
+    return re.compile("|".join(name.replace("-", "[-_]") for name in ARCHITECTURES if name not in ("bert", "xlnet")))
 
 
 def names_another_model(nodeid: str) -> bool:
     """Whether the parameters of a test name another model than BERT and XLNet."""
-    return bool(_OTHER_MODELS.search(nodeid.partition("[")[2]))
+    return bool(_other_models().search(nodeid.partition("[")[2]))
 
 
 def mark_other_models_slow(items: Sequence[pytest.Item]) -> None:

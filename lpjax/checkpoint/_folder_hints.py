@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from lpjax._files.json import read_json
 from lpjax.checkpoint._file_hints import TORCH, link_hint
-from lpjax.checkpoint.formats import CONFIG, FORMATS, RUNTIMES
+from lpjax.checkpoint.formats import CONFIG, FORMATS, PROGRAM_FILES
 
 _TRAINING = "training_args|optimizer|scheduler|rng_state"  # beginnings of the names of a Trainer's own files
 _MOST_FOLDERS = 1000
@@ -138,7 +138,8 @@ def _named(pattern: str, hint: str) -> _Recogniser:
 
 def _program(folder: _Folder) -> str | None:
     # Many folders of the hub hold a program beside weights; this says more of those that `lpjax export` wrote.
-    runtime = next((name for name in RUNTIMES if name in folder.names and "lpjax_export.json" in folder.names), None)
+    exported = "lpjax_export.json" in folder.names
+    runtime = next((name for name in PROGRAM_FILES if exported and name in folder.names), None)
     return None if runtime is None else f"{runtime} is a program for another runtime: {_SOURCE}"
 
 

@@ -25,9 +25,9 @@ from lpjax.checkpoint.formats import (
     CONFIG,
     FACTORED_WEIGHTS,
     FORMATS,
+    PROGRAM_FILES,
     QUANTIZED,
     RANKS,
-    RUNTIMES,
     WEIGHTS,
     WEIGHTS_KEY,
 )
@@ -214,7 +214,7 @@ def export_folder(
     for key in (BLOCK, AUTO_MAP):  # an export has no code beside it
         data.pop(key, None)
     if checkpoint.source is not None:
-        taken = [stage.path for stage in read_stages(checkpoint.source) if stage.path.split("/")[0] in RUNTIMES]
+        taken = [stage.path for stage in read_stages(checkpoint.source) if stage.path.split("/")[0] in PROGRAM_FILES]
         if taken:
             raise ValueError(f"a stage of the folder is in {taken[0]}, which is the place of exported programs")
     texts = {CONFIG: json_text(data), **(extra_files or {})}
@@ -351,7 +351,7 @@ def check_target(folder: str | Path, source: Path | None, overwrite: bool) -> Pa
 def holds_weights(folder: Path) -> bool:
     """Whether a folder has a file of weights, or a program."""
     suffixes = tuple(format.suffix for format in FORMATS.values())
-    programs = (folder / runtime / file for runtime, file in RUNTIMES.items())
+    programs = (folder / runtime / file for runtime, file in PROGRAM_FILES.items())
     return any(path.name.endswith(suffixes) for path in folder.iterdir()) or any(path.is_file() for path in programs)
 
 

@@ -25,7 +25,7 @@ FACTORED_WEIGHTS = "lpjax.safetensors"
 load the dense weights and initialize the others at random. The files of `_torch.py` read it in PyTorch."""
 
 
-RUNTIMES = {"onnx": "model.onnx", "stablehlo": "program.bin"}
+PROGRAM_FILES = {"onnx": "model.onnx", "stablehlo": "program.bin"}
 """Folders, inside that of an export, with the program of another runtime, and its file."""
 
 
@@ -39,12 +39,14 @@ class Format:
             a Flax tree; None for PyTorch's names. With `copy`, tensors are in memory, else views of the file.
         write: (path, pairs of name and tensor) -> size of the file in bytes.
         separator: between the parts of the names that `write` takes; None for PyTorch's names.
+        target: what `lpjax export --to` calls it, if not by its key in the table.
     """
 
     file: str
     read: Callable[..., tuple[dict[str, np.ndarray], str | None]]
     write: Callable[[Path, Iterable[tuple[str, Any]]], int]
     separator: str | None = None
+    target: str | None = None
 
     @property
     def stem(self) -> str:
@@ -68,8 +70,8 @@ class Format:
 
 
 FORMATS = {
-    "safetensors": Format("model.safetensors", safetensors.read_named, safetensors.write_tensors),
-    "msgpack": Format("flax_model.msgpack", msgpack.read_paths, msgpack.write_paths, separator="/"),
+    "safetensors": Format("model.safetensors", safetensors.read_named, safetensors.write_tensors, target="dense"),
+    "msgpack": Format("flax_model.msgpack", msgpack.read_paths, msgpack.write_paths, separator="/", target="flax"),
 }
 """Formats by name; if a folder has files of several, the first is read."""
 WEIGHTS = FORMATS["safetensors"].file

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import msgspec
 from jax.sharding import Mesh
 
-from lpjax._check import check_whole
+from lpjax._check import check_name, check_whole
 from lpjax._mesh import data_mesh
 from lpjax._repr import short_repr
 from lpjax._tree import leaves_with_paths, replace_leaves
@@ -117,8 +117,7 @@ def compress(
             the solver refuses, or a function that does not return a `Solution` of the right shapes.
         TypeError: an option that the solver does not have, before any solving.
     """
-    if rows not in ("auto", "first", "last"):
-        raise ValueError(f'`rows` is {rows!r}; expected "auto", "first" or "last"')
+    check_name("rows", rows, ("auto", "first", "last"))
     if batch_size is not None:
         check_whole("`batch_size`", batch_size, 1)
     uniform: dict[str, Any] = {"keep": keep, "rank": rank, "solver": solver, "p": p, "sparse_share": sparse_share}

@@ -36,6 +36,7 @@ from lpjax.checkpoint.links import check_inside, copy_inside
 from lpjax.checkpoint.safetensors import check_finite, read_tensors, write_tensors
 from lpjax.compression._compress import compress
 from lpjax.compression.plan import Choice, Solver, check_uniform, uniform_plan
+from lpjax.select import compiled_pattern
 from lpjax.solvers import solver_named
 from lpjax.weights.low_rank import LowRank
 
@@ -335,10 +336,7 @@ def _matched(matrices: Mapping[str, np.ndarray], patterns: Sequence[str | re.Pat
         raise ValueError("`select` is empty; expected a regular expression")
     chosen = set()
     for pattern in patterns:
-        try:
-            expression = re.compile(pattern)
-        except re.error as error:
-            raise ValueError(f"`select` {pattern!r} is not a valid regular expression: {error}") from None
+        expression = compiled_pattern(pattern)
         if not (found := {name for name in matrices if expression.search(name)}):
             near = difflib.get_close_matches(expression.pattern, matrices, n=3, cutoff=0.3) or matrices
             raise ValueError(

@@ -1,6 +1,6 @@
 """The table of runtimes that a checkpoint is exported for.
 
-A new one is a function, a line here, and the name of its file in `lpjax.checkpoint.formats.RUNTIMES`.
+A new one is a function, a line here, and the name of its file in `lpjax.checkpoint.formats.PROGRAM_FILES`.
 """
 
 from __future__ import annotations
@@ -10,12 +10,13 @@ from pathlib import Path
 
 from lpjax._check import check_name
 from lpjax.checkpoint import Checkpoint, export_folder
+from lpjax.checkpoint.formats import FORMATS
 from lpjax.export._files import write_onnx, write_stablehlo
 from lpjax.export.program import Program, program_of
 
 RUNTIMES: dict[str, Callable[[Program, Path], int]] = {"onnx": write_onnx, "stablehlo": write_stablehlo}
 """(program, new folder) -> size of the files that were written there, by the runtime's name, which is the folder's."""
-DENSE = {"dense": "safetensors", "flax": "msgpack"}
+DENSE = {entry.target or name: name for name, entry in FORMATS.items()}
 """The format of a dense file, by the name that `lpjax export --to` has for it."""
 TARGETS = (*DENSE, *RUNTIMES)
 """All that `lpjax export --to` takes."""

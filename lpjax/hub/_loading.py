@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from lpjax.checkpoint.formats import FACTORED_WEIGHTS, RUNTIMES, WEIGHTS
+from lpjax.checkpoint.formats import FACTORED_WEIGHTS, PROGRAM_FILES, WEIGHTS
+from lpjax.models import ARCHITECTURES
 
 REPO = "OWNER/NAME"
 """Stands in the code for the id of the folder on the hub, which `lpjax push` knows."""
@@ -27,8 +28,8 @@ _IMPORTS = {True: "from transformers import AutoTokenizer", False: "import numpy
 
 
 def runtime_of(folder: Path) -> str | None:
-    """The runtime that a folder holds a program for, one of `RUNTIMES`."""
-    return next((name for name, file in RUNTIMES.items() if (folder / name / file).is_file()), None)
+    """The runtime that a folder holds a program for, one of `PROGRAM_FILES`."""
+    return next((name for name, file in PROGRAM_FILES.items() if (folder / name / file).is_file()), None)
 
 
 def loading(folder: Path, head: str | None, model_type: str) -> Iterator[str]:
@@ -56,7 +57,7 @@ def loading(folder: Path, head: str | None, model_type: str) -> Iterator[str]:
         yield _python(f"import lpjax\n{_IMPORTS[reads]}", *lines)
     compressed = (folder / FACTORED_WEIGHTS).exists()
     if not compressed and not (folder / WEIGHTS).exists():
-        if model_type != "xlnet":  # which never had a Flax class
+        if ARCHITECTURES[model_type].config.has_flax_class:
             yield f'In Flax, with transformers 4: `FlaxAutoModel{suffix}.from_pretrained("{REPO}")`.'
         return
     trust = ", trust_remote_code=True" if compressed else ""
@@ -79,7 +80,7 @@ def loading(folder: Path, head: str | None, model_type: str) -> Iterator[str]:
 def _onnx(reads: bool, inputs: str) -> str:
     return _python(
         "import numpy as np\nimport onnxruntime\nfrom huggingface_hub import snapshot_download" + _tokenizer(reads),
-        f'session = onnxruntime.InferenceSession(snapshot_download("{REPO}") + "/onnx/{RUNTIMES["onnx"]}")',
+        f'session = onnxruntime.InferenceSession(snapshot_download("{REPO}") + "/onnx/{PROGRAM_FILES["onnx"]}")',
         inputs,
         "names = [item.name for item in session.get_inputs()]",
         "outputs = session.run(None, {name: inputs[name].astype(np.int64) for name in names})",
@@ -95,7 +96,7 @@ def _stablehlo(reads: bool, inputs: str) -> str:
     return _python(
         imports + _tokenizer(reads),
         f'folder = Path(snapshot_download("{REPO}")) / "stablehlo"',
-        f'program = jax.export.deserialize(bytearray((folder / "{RUNTIMES["stablehlo"]}").read_bytes()))',
+        f'program = jax.export.deserialize(bytearray((folder / "{PROGRAM_FILES["stablehlo"]}").read_bytes()))',
         'weights = load_file(folder / "weights.safetensors")',
         inputs,
         "(_, names), _ = jax.tree.unflatten(program.in_tree, program.in_avals)",

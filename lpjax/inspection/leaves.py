@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from lpjax._check import check_name
 from lpjax._tree import is_table, leaves_with_paths
 from lpjax.inspection.numerics import (
     Range,
@@ -66,8 +67,7 @@ def inspect_params(
     keeps = (float(keep),) if isinstance(keep, int | float) else tuple(map(float, keep))
     for share in keeps:
         rank_for((1, 1), share)
-    if rows not in ("auto", "first", "last"):
-        raise ValueError(f'`rows` is {rows!r}; expected "auto", "first" or "last"')
+    check_name("rows", rows, ("auto", "first", "last"))
     leaves = _leaves(params)
     known = {path for path, _ in leaves}
     if unknown := sorted(set((tied or {}).values()) - known):

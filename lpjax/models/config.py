@@ -86,6 +86,7 @@ class ModelConfig:
     class_name: ClassVar[str]
     padding_side: ClassVar[Literal["left", "right"]] = "right"
     wants_token_types: ClassVar[bool] = False
+    has_flax_class: ClassVar[bool] = True  # in transformers 4
     no_decay: ClassVar[frozenset[str]] = frozenset({"bias", "scale"})
     groups: ClassVar[Mapping[str, str]] = {}
     unsupported: ClassVar[Mapping[str, tuple[tuple[Any, ...], str]]] = {}

@@ -53,6 +53,7 @@ class ModernBertConfig(ModelConfig):
 
     model_type: ClassVar[str] = "modernbert"
     class_name: ClassVar[str] = "ModernBert"
+    has_flax_class: ClassVar[bool] = False
     unsupported: ClassVar[Mapping[str, Any]] = {
         "rope_scaling": ((None,), "only rotary positions without scaling are supported")
     }

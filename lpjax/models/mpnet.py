@@ -47,6 +47,7 @@ class MPNetConfig(ModelConfig):
 
     model_type: ClassVar[str] = "mpnet"
     class_name: ClassVar[str] = "MPNet"
+    has_flax_class: ClassVar[bool] = False
     groups: ClassVar[Mapping[str, str]] = bert.BertConfig.groups
     unsupported: ClassVar[Mapping[str, Any]] = {
         "relative_attention_num_buckets": ((2 * _BUCKETS,), "positions are divided into 32 buckets whatever it is")

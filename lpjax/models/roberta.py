@@ -66,6 +66,7 @@ class CamembertConfig(RobertaConfig):
 
     model_type: ClassVar[str] = "camembert"
     class_name: ClassVar[str] = "Camembert"
+    has_flax_class: ClassVar[bool] = False
 
 
 HEAD_GROUPS = {

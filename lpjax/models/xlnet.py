@@ -50,6 +50,7 @@ class XLNetConfig(ModelConfig):
 
     model_type: ClassVar[str] = "xlnet"
     class_name: ClassVar[str] = "XLNet"
+    has_flax_class: ClassVar[bool] = False
     heads_divide: ClassVar[tuple[str, str]] = ("d_model", "n_head")
     padding_side: ClassVar[Literal["left", "right"]] = "left"
     wants_token_types: ClassVar[bool] = True

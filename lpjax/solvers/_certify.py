@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, Scalar
 
 from lpjax._lapack import descending_eigh, eigenvalues, qr
-from lpjax.objectives import Over, blocked_sum
+from lpjax.objectives import Over, blocked_sum, check_over
 from lpjax.solvers._core.certificate import (
     from_rows,
     holder_weights,
@@ -69,10 +69,7 @@ def certify(
         ValueError: matrix not 2-D, not numbers, not finite; p out of range; weights, metric or factors of the wrong
             shape, negative or asymmetric; a metric for entries.
     """
-    if over not in ("entries", "rows"):
-        raise ValueError(f'`over` is {over!r}; expected "entries" or "rows"')
-    if metric is not None and over == "entries":
-        raise ValueError('`metric` measures whole rows; pass over="rows", or leave it out')
+    check_over(over, metric)
     left, right = (solution.left, solution.right) if hasattr(solution, "left") else solution
     problem = make_problem(
         matrix, left.shape[1], "irls_rows",

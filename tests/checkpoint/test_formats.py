@@ -14,6 +14,7 @@ from safetensors.numpy import load_file
 from lpjax.checkpoint import CheckpointError, export_checkpoint, load_checkpoint, save_checkpoint
 from lpjax.checkpoint.formats import FORMATS, Format
 from lpjax.checkpoint.source import weight_bytes
+from tests.conftest import Command
 from tests.helpers.checkpoints import assert_same
 
 
@@ -50,6 +51,14 @@ def test_weights_of_a_format_from_outside_are_loaded_exported_and_replaced(archi
     assert_same(load_checkpoint(tmp_path / "out").params, expected.params)
     save_checkpoint(found, tmp_path / "out", overwrite=True)
     assert not (tmp_path / "out" / "model.npz").exists()
+
+
+def test_a_command_compresses_weights_of_a_format_from_outside(archive: Path, tmp_path: Path, command: Command):
+    (archive / "model.safetensors").unlink()
+    status, _, err = command("compress", archive, tmp_path / "out", "--layers", "embeddings", "--rank", 2)
+    assert status == 0, err
+    small = load_checkpoint(tmp_path / "out")
+    assert small.params["embeddings"]["word_embeddings"]["embedding"].rank == 2
 
 
 def test_its_shards_are_read(archive: Path):

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.filterwarnings("default")
 
 def test_the_command_offers_every_runtime_and_format():
     assert set(TARGETS) == DENSE.keys() | RUNTIMES.keys()
-    assert RUNTIMES.keys() == formats.RUNTIMES.keys()
+    assert RUNTIMES.keys() == formats.PROGRAM_FILES.keys()
     assert set(DENSE.values()) == formats.FORMATS.keys()
 
 

@@ -20,8 +20,9 @@ from lpjax.checkpoint import export_checkpoint, load_checkpoint, save_checkpoint
 from lpjax.checkpoint.cards import MARKER
 from lpjax.export import RUNTIMES, export_program
 from lpjax.hub._loading import REPO
+from lpjax.models import ARCHITECTURES
 from tests.conftest import GOLDENS, Command
-from tests.helpers.checkpoints import factor_all, files
+from tests.helpers.checkpoints import GOLDEN_NAMES, factor_all, files
 from tests.helpers.nets import quantize
 
 pytestmark = pytest.mark.filterwarnings("default")
@@ -100,6 +101,16 @@ def test_code_in_cards_runs(folder: Path, in_the_hub: Path, kind: str, with_toke
     )
     assert ("import AutoModel" in text) == (kind not in ("flax", *RUNTIMES))
     assert ("FlaxAutoModel" in text) == (kind == "flax")
+
+
+@pytest.mark.parametrize("model_type", ARCHITECTURES)
+def test_flax_classes_are_named_where_transformers_4_had_them(model_type: str, tmp_path: Path):
+    """The names are those of its `FLAX_MODEL_MAPPING_NAMES`."""
+    had = {"albert", "bert", "distilbert", "electra", "roberta", "xlm-roberta"}
+    golden = next(name for name in GOLDEN_NAMES if name.startswith(f"{model_type}_"))
+    net = load_checkpoint(GOLDENS / golden)
+    export_checkpoint(dataclasses.replace(net, source=None), tmp_path / "out", format="msgpack")
+    assert ("FlaxAutoModel" in (tmp_path / "out" / CARD).read_text()) == (model_type in had)
 
 
 @pytest.mark.parametrize(
