@@ -109,7 +109,7 @@ def parse_shares(text: str) -> tuple[float, ...]:
     """The shares `keep` in a text such as "0.75,0.5".
 
     Raises:
-        ValueError: a part is no number, or out of range.
+        ValueError: a part is not a number, or out of range.
     """
     try:
         shares = tuple(dict.fromkeys(float(part) for part in text.split(",")))

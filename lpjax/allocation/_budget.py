@@ -40,7 +40,7 @@ class Leaf(NamedTuple):
         return self.pair if rank is None and self.pair is not None else self.cost_of_matrix(rank)
 
     def cost_of_matrix(self, rank: int | None) -> int:
-        """As `cost`, but for None those of the dense matrix."""
+        """The cost of a rank; None is the dense matrix, even if a pair is at hand."""
         n, d = self.shape
         if self.of == "multiply_adds" and self.table:
             return 0 if rank is None else rank * d

@@ -166,7 +166,7 @@ def sketched(
 
 
 def _told(paths: Iterable[str], what: str, tell: Callable[[str], None]) -> Iterator[str]:
-    """The paths; `tell` is told of each as it is taken."""
+    """The paths; calls `tell` before each."""
     for path in paths:
         tell(f"{what} {path}")
         yield path

@@ -50,7 +50,7 @@ class Shards:
 
     @property
     def size(self) -> int:
-        """Of the files, in bytes."""
+        """Size of the files in bytes."""
         return sum((self.inner / name).stat().st_size for name in self.files)
 
 

@@ -20,7 +20,7 @@ def read_object(path: Path) -> dict[str, Any]:
     """
     if not path.exists():
         hint = folder_hint(path.parent) if path.name == CONFIG else ""
-        raise CheckpointError(f"{path.parent} holds no {path.name}, so it is no checkpoint{hint}")
+        raise CheckpointError(f"{path.parent} holds no {path.name}, so it is not a checkpoint{hint}")
     data = read_any(path)
     if not isinstance(data, dict):
         raise CheckpointError(f"{path} holds a JSON {type(data).__name__}, expected an object")

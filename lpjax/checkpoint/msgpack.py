@@ -178,7 +178,7 @@ class _Reader:
             raise ValueError(f"{_name(where)} is {what}, expected an array")
         stop = self._at + size
         if self._head(where) != ("list", 3):
-            raise ValueError(f"{_name(where)} is no list of shape, dtype and bytes")
+            raise ValueError(f"{_name(where)} is not a list of shape, dtype and bytes")
         kind, ndim = self._head(where)
         if kind != "list" or ndim > MAX_NDIM:
             found = f"{ndim} numbers" if kind == "list" else f"a {kind}"
@@ -214,7 +214,7 @@ def _joined(entries: Mapping[str, Any], where: tuple[str, ...]) -> np.ndarray:
         and all(isinstance(chunk, np.ndarray) and chunk.ndim == 1 for chunk in chunks)
         and len({chunk.dtype for chunk in chunks}) == 1
     ):
-        raise ValueError(f"{_name(where)} is no array in chunks: it lacks a shape or flat chunks of one dtype")
+        raise ValueError(f"{_name(where)} is not an array in chunks: it lacks a shape or flat chunks of one dtype")
     size = sum(chunk.size for chunk in chunks)
     if math.prod(shape) != size:
         raise ValueError(f"{_name(where)} is {tuple(shape)}, but its chunks hold {size} numbers")

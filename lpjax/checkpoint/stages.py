@@ -57,7 +57,7 @@ def net_folder(folder: Path) -> Path:
         return folder
     first = folder / stages[0].path
     if not first.is_dir():
-        raise CheckpointError(f"{folder / MODULES} says that the model is in {stages[0].path}, which is no folder")
+        raise CheckpointError(f"{folder / MODULES} says that the model is in {stages[0].path}, which is not a folder")
     kind = stages[0].type
     if kind and not kind.endswith("Transformer") and not (first / CONFIG).exists():
         raise CheckpointError(f"{folder / MODULES} begins with a {kind}, expected a Transformer; lpjax reads no other")
@@ -73,14 +73,14 @@ def modules_at_root(folder: Path) -> str:
 def _entries(path: Path) -> list[dict[str, Any]]:
     data = read_any(path)
     if not isinstance(data, list) or not data or not all(isinstance(entry, dict) for entry in data):
-        raise CheckpointError(f"{path} holds no list of stages; expected that of sentence-transformers")
+        raise CheckpointError(f"{path} does not hold a list of stages, as sentence-transformers writes it")
     return data
 
 
 def _stage(entry: dict[str, Any], path: Path) -> Stage:
     where, kind = entry.get("path"), entry.get("type", "")
     if not isinstance(where, str) or not isinstance(kind, str):
-        raise CheckpointError(f"{path}: `path` or `type` of a stage is missing or no string")
+        raise CheckpointError(f"{path}: `path` or `type` of a stage is missing, or is not a string")
     windows = PureWindowsPath(where)
     if windows.anchor or ".." in windows.parts or "\\" in where or not where.isprintable():
         raise CheckpointError(f"{path}: a stage's `path` is {where!r}, expected a folder inside {path.parent}")

@@ -215,7 +215,7 @@ def _factor_pair(goal: Goal, factors: tuple[Array, Array], under: _Weights, size
     scale = jnp.ones(outer.shape[0], dtype) if under.rows is None else under.rows.astype(dtype)
 
     def norms(x: Array, y: Array) -> _Norms:
-        """Of a product, whose rows are formed a block at a time."""
+        """Norms of a product; its rows are formed a block at a time."""
         entries, rows, _ = _row_measures(goal, x, y, p)
         square = None
         if under:

@@ -426,8 +426,8 @@ def load_plan(path: str | Path) -> Plan:
         layers[layer.path] = _choice(layer, f"{path}: layers[{i}]")
     if stored.budget_of == "multiply_adds" and any(choice.sparse_share for choice in layers.values()):
         raise RecordError(
-            f'{path}: budget_of is "multiply_adds"; expected "parameters" or null, for single entries (sparse) save no '
-            "multiply-adds"
+            f'{path}: budget_of is "multiply_adds"; expected "parameters" or null, because single entries (sparse) '
+            "save no multiply-adds"
         )
     head = (stored.weighting, stored.budget, stored.budget_of, stored.allocation, stored.provenance)
     return Plan(layers, *head, rest=stored.rest)

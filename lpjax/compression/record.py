@@ -45,7 +45,7 @@ class LayerRecord(msgspec.Struct, frozen=True, rename=_NAMES_IN_FILE):
         error_entries, error_rows: ‖A − Â‖_p / ‖A‖_p, unweighted, of what is stored, single entries included,
             over entries and over rows (outputs of a kernel, tokens of an embedding); 0 if dense.
         bound: what the solver's ellipsoid guarantees for `error_entries`, before the factors are rounded
-            to the leaf's dtype; None without an ellipsoid, or with weights, for then it bounds another norm.
+            to the leaf's dtype; None without an ellipsoid, or with weights, because then it bounds another norm.
         num_iters, converged: of the solver; for a stack the most, and whether all did.
         seconds: solve time excluding compilation, divided by the batch size.
         note: why it stayed as it was, or empty.
@@ -55,7 +55,7 @@ class LayerRecord(msgspec.Struct, frozen=True, rename=_NAMES_IN_FILE):
         nnz: number of single entries beside the pair.
         step, bits: of its codes, as in `Choice`; None if it is not rounded.
         stored_bytes: what a rounded layer takes in the file, scales included; None if it is not rounded.
-        gap: of the solve: no pair of this rank has an objective that is smaller by a larger share, under the weights
+        gap: no pair of this rank has an objective that is smaller by a larger share, under the weights
             and before any rounding. 0 for "svd" at p = 2; None from solvers that minimise over entries, and with single
             entries.
     """

@@ -58,7 +58,7 @@ class MatrixTask(NamedTuple):
 
     @property
     def factor_shapes(self) -> tuple[tuple[int, int], tuple[int, int]]:
-        """Of left and right."""
+        """Shapes of left and right."""
         return (self.shape[0], self.rank), (self.rank, self.shape[1])
 
     @property

@@ -330,7 +330,7 @@ def _matched(matrices: Mapping[str, np.ndarray], patterns: Sequence[str | re.Pat
     """Names of the matrices that patterns match.
 
     Raises:
-        ValueError: a pattern is no regular expression, or matches none.
+        ValueError: a pattern is not a regular expression, or matches none.
     """
     if not patterns:
         raise ValueError("`select` is empty; expected a regular expression")

@@ -19,7 +19,7 @@ class Value(NamedTuple):
 
     Attributes:
         name: of the tensor.
-        shape: its shape. Where an array of the traced program was broadcast, it may still have the size 1, or no
+        shape: its shape. If an array of the traced program was broadcast, it may still have the size 1, or no
             dimension at all: ONNX's operators broadcast by themselves.
     """
 

@@ -274,8 +274,8 @@ def put_weights_nnx(model: nnx.Module, weights: Mapping[str, LowRank | Quantized
         weights: path of a dense parameter -> what replaces it, of shape (inputs, outputs) behind any stack of layers.
 
     Raises:
-        ValueError: as `compress_nnx` for parameters that cannot be replaced; a path that is no parameter, or a weight
-            of another shape. The model is then unchanged.
+        ValueError: as `compress_nnx` for parameters that cannot be replaced; a path that is not a parameter, or a
+            weight of another shape. The model is then unchanged.
     """
     found = _find(model)
     if unknown := sorted(weights.keys() - found.keys()):

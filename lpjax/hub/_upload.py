@@ -85,7 +85,7 @@ def upload_of(folder: Path, repo: str) -> Upload:
     """What to upload of a folder: all files but hidden ones; nothing is asked of the hub.
 
     Raises:
-        CheckpointError: it is no folder that lpjax writes, or a file is a link that leads out of it.
+        CheckpointError: it is not a folder that lpjax writes, or a file is a link that leads out of it.
     """
     put_back(folder)
     read_object(folder / CONFIG)
@@ -99,7 +99,7 @@ def upload_of(folder: Path, repo: str) -> Upload:
 
 
 def check_repo(repo: str) -> None:
-    """Refuse what is no id of a repository with its owner.
+    """Refuse a name that is not OWNER/NAME.
 
     Raises:
         ValueError: naming it.

@@ -28,7 +28,7 @@ def from_keras(model: Any) -> Checkpoint:
     """The checkpoint of a keras-hub model in memory, which computes the same as the model.
 
     RoBERTa's table of positions gets zeros for the positions up to that of padding, which Keras does not have, and a
-    table of one token type, of zeros. Where Keras counts positions from the first token, lpjax skips tokens that are
+    table of one token type, of zeros. If Keras counts positions from the first token, lpjax skips tokens that are
     padding by their id; both agree if padding is on the right. A layer that `compress_keras` factored is a `LowRank`.
 
     Args:

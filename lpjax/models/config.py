@@ -188,8 +188,8 @@ class Architecture:
         forward: (base params, config, `Inputs`) -> hidden states of the last layer.
         head_slice: config -> slice of the tokens that the head for texts reads.
         heads: head, one of `HEADS` -> (params, config, hidden states of the tokens that it reads, dropout) -> logits.
-        pool: (config, hidden states in `head_slice`, which of them are no padding) -> what the head for texts reads; by
-            default these hidden states.
+        pool: (config, hidden states in `head_slice`, which of them are not padding) -> what the head for texts reads;
+            by default these hidden states.
     """
 
     config: type[ModelConfig]

@@ -60,7 +60,7 @@ class Weight:
         return tensor.T if self.transposed else tensor
 
     def to_file(self, leaf: Any) -> Any:
-        """The file's tensor of a leaf, a view; the leaf itself if it is no array or has another number of axes."""
+        """The file's tensor of a leaf, a view; the leaf itself if it is not an array or has another number of axes."""
         if not hasattr(leaf, "shape") or len(leaf.shape) != len(self.shape):
             return leaf
         tensor = leaf.T if self.transposed else leaf

@@ -153,7 +153,7 @@ def forward(params: Mapping[str, Any], config: XLNetConfig, inputs: Inputs) -> F
     dtype, dropout, token_types = inputs.dtype, inputs.dropout, inputs.token_types
     if config.bi_data and batch % 2:
         raise ValueError(
-            f"`input_ids` has {batch} rows; expected an even number, for `bi_data` reads the second half backwards"
+            f"`input_ids` has {batch} rows; expected an even number, because `bi_data` reads the second half backwards"
         )
     rate, eps, activation = config.dropout, config.layer_norm_eps, ACTIVATIONS[config.ff_activation]
     positions = dropout(_positions(config, length, dtype), rate)

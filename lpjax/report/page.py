@@ -168,7 +168,7 @@ def check_runs(runs: Sequence[Path], baseline: str | None) -> None:
             raise ValueError(f"{run} is a folder of results, not a checkpoint; expected {run / 'results.json'}")
     if baseline is not None and not any(run.is_dir() for run in runs):
         raise ValueError(
-            f"`baseline` is {baseline}, but {runs[0]} is a file, whose models are not here to be measured; expected a "
+            f"`baseline` is {baseline}, but {runs[0]} is a file, and its models cannot be measured here; expected a "
             "folder, or no `baseline`"
         )
 

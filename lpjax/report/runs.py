@@ -42,7 +42,7 @@ class Layer:
 
     @property
     def path(self) -> str:
-        """Of the dense leaf."""
+        """The path of the dense leaf."""
         return self.record.path
 
 

@@ -11,7 +11,7 @@ _ABOVE_TWO: ContextVar[bool | None] = ContextVar("above_two", default=None)
 
 @contextlib.contextmanager
 def exponent_above_two(known: bool) -> Iterator[None]:
-    """Within it a traced p is known to be above 2, or not, so that a program has no more than it needs."""
+    """Within it a traced p is known to be above 2, or not, so that a program is compiled for one case only."""
     token = _ABOVE_TWO.set(known)
     try:
         yield

@@ -140,7 +140,7 @@ def recover(
     def start() -> dict[str, float]:
         divergence = measure(smaller.params)
         if not math.isfinite(divergence):
-            raise ValueError("the outputs of `smaller` or `dense` are not finite on the texts; mend its weights")
+            raise ValueError("the outputs of `smaller` or `dense` are not finite on the texts; repair its weights")
         return {"divergence": divergence}
 
     def check(params: Any) -> dict[str, float]:

@@ -99,7 +99,7 @@ def _read_log(metadata: dict[str, str] | None, from_start: bool) -> Log:
         stored = as_type(parse_object((metadata or {}).get("log", ""), "log"), _StoredLog, "log")
         return _log(stored, from_start)
     except ValueError as error:
-        raise ValueError(f"it holds no record of a run, as lpjax writes it: {error}") from None
+        raise ValueError(f"it does not hold a record of a run that lpjax wrote: {error}") from None
 
 
 _NUMBERS = ("epoch", "loss", "learning_rate")

@@ -132,8 +132,8 @@ def load_calibration(path: str | Path) -> Calibration:
     """The calibration in a file, its arrays views of it.
 
     Raises:
-        RecordError: it is no calibration of lpjax; names the file and the key.
-        CheckpointError: it is no whole safetensors file.
+        RecordError: it is not a calibration of lpjax; names the file and the key.
+        CheckpointError: it is not a whole safetensors file.
     """
     path = Path(path)
     arrays, metadata = read_tensors(path)

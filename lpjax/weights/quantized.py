@@ -315,8 +315,11 @@ def _narrow(name: str, values: Any, shape: tuple[int, ...]) -> np.ndarray:
 
 @functools.lru_cache(maxsize=256)
 def _layout(runs: tuple[tuple[int, int], ...]) -> tuple[np.ndarray, ...]:
-    """Of each position of the joined runs: its first byte, of two that hold it at most; the number of bits before it in
-    that byte; ones in place of its bits; and half of their range."""
+    """Where the bits of each position of the joined runs are, in four arrays.
+
+    Its first byte, of two that hold it at most; the number of bits before it in that byte; ones in place of its bits;
+    and half of their range.
+    """
     bits = np.repeat([b for b, _ in runs], [width for _, width in runs]).astype(np.int32)
     starts, begin = [np.zeros(0, np.int32)], 0
     for b, width in runs:

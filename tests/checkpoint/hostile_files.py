@@ -244,9 +244,9 @@ SAFETENSORS = [
         WHOLE + "its last 5 bytes belong to no tensor" + AGAIN,
     ),
     Hostile(
-        "metadata is no object of strings",
+        "metadata is not an object of strings",
         safetensors({"__metadata__": {"format": 3}, "a": entry(0, 4)}, b"\0" * 4),
-        WHOLE + "its __metadata__ is no object of strings" + AGAIN,
+        WHOLE + "its __metadata__ is not an object of strings" + AGAIN,
     ),
     Hostile(
         "NaN",
@@ -403,7 +403,7 @@ def no_config(folder: Path) -> None:
 
 NOT_JSON = "{}/config.json cannot be read as JSON: "
 CONFIGS = [
-    Hostile("no config", no_config, "{} holds no config.json, so it is no checkpoint"),
+    Hostile("no config", no_config, "{} holds no config.json, so it is not a checkpoint"),
     Hostile("config is cut off", raw(b'{"model_type": "be', CONFIG), NOT_JSON + "Unterminated string"),
     Hostile("config is empty", raw(b"", CONFIG), NOT_JSON + "Expecting value"),
     Hostile("config is binary", raw(b"\xff\xfe\xfd", CONFIG), NOT_JSON + "it is UTF-16 text"),
@@ -554,7 +554,7 @@ def flax_shards(change: Callable[[dict[str, Any]], None]) -> Callable[[Path], No
 
 
 TREE = "{}/flax_model.msgpack is not a whole flax msgpack file: "
-NO_CHUNKS = f"{TABLE} is no array in chunks: it lacks a shape or flat chunks of one dtype"
+NO_CHUNKS = f"{TABLE} is not an array in chunks: it lacks a shape or flat chunks of one dtype"
 ONE = np.ones(3, np.float32)
 MSGPACKS = [
     Hostile("empty msgpack", flax_file(b""), TREE + "it is empty" + AGAIN),
@@ -665,7 +665,7 @@ MSGPACKS = [
     Hostile(
         "array of two",
         leaf(msgpack.ExtType(1, b"\x92\x90\xa1a")),
-        TREE + f"{TABLE} is no list of shape, dtype and bytes" + AGAIN,
+        TREE + f"{TABLE} is not a list of shape, dtype and bytes" + AGAIN,
     ),
     Hostile(
         "array without bytes",

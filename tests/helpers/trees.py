@@ -48,3 +48,18 @@ class NeverRun:
     def __call__(self, matrix: jax.Array, rank: int, *, p: Any, **options: Any) -> Solution:
         jax.debug.callback(self._count)
         return first_columns(matrix, rank, p=p)
+
+
+def shapes_in(function: Any, *arguments: Any) -> set[tuple[int, ...]]:
+    """Shapes of everything that a function computes, inside nested calls too."""
+
+    def walk(jaxpr: Any) -> set[tuple[int, ...]]:
+        shapes = set()
+        for equation in jaxpr.eqns:
+            shapes |= {tuple(var.aval.shape) for var in equation.outvars}
+            for value in equation.params.values():
+                inner = getattr(value, "jaxpr", value)
+                shapes |= walk(inner) if hasattr(inner, "eqns") else set()
+        return shapes
+
+    return walk(jax.make_jaxpr(function)(*arguments).jaxpr)

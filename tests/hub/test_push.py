@@ -137,7 +137,7 @@ def test_what_is_no_checkpoint_is_refused(command: Command, folder: Path, tmp_pa
     assert (status, "there is no folder" in err) == (2, True)
     (tmp_path / "empty").mkdir()
     status, _, err = command("push", tmp_path / "empty", REPO)
-    assert (status, "is no checkpoint" in err) == (1, True)
+    assert (status, "is not a checkpoint" in err) == (1, True)
     (tmp_path / "empty" / "config.json").write_text("{}")
     status, _, err = command("push", tmp_path / "empty", REPO)
     assert (status, "neither weights nor a program" in err) == (1, True)

@@ -508,7 +508,7 @@ def test_a_snapshot_that_is_damaged_is_refused(uninterrupted, begun, tmp_path):
         refused(f"cannot resume from {path}: ")
     for metadata in (None, {"log": "{"}, {"log": "[]"}, {"log": '{"step": 1}'}, {"log": '{"about": 3}'}, {"log": "3"}):
         save_file(tensors, path, metadata=metadata)
-        refused("holds no record of a run")
+        refused("does not hold a record of a run")
     name = "0/params/classifier/kernel"
     save_file(tensors | {name: tensors[name].T.copy()}, path, metadata={"log": log})
     refused(f"the weights {name} have another shape or format")

@@ -224,7 +224,7 @@ def test_a_snapshot_of_another_run_is_refused(uninterrupted, tmp_path):
         {"step": 2},
     ):
         save_file(tensors, path, metadata={"log": json.dumps(log | change)})
-        refused("cannot resume from .*/snapshot: it holds no record of a run")
+        refused("cannot resume from .*/snapshot: it does not hold a record of a run")
 
 
 def test_a_full_disk_does_not_end_training(uninterrupted, tmp_path, monkeypatch):

@@ -14,6 +14,7 @@ from safetensors.numpy import load_file, save_file
 
 from lpjax import LowRank, densify, matmul, take_rows
 from lpjax.weights.low_rank import is_lowrank
+from tests.helpers.trees import shapes_in
 
 
 def pair(n: int = 17, d: int = 7, rank: int = 3, dtype: Any = jnp.float32, batch: tuple[int, ...] = ()) -> LowRank:
@@ -24,21 +25,6 @@ def pair(n: int = 17, d: int = 7, rank: int = 3, dtype: Any = jnp.float32, batch
 
 def dense(weight: LowRank) -> np.ndarray:
     return np.asarray(weight.left, np.float64) @ np.asarray(weight.right, np.float64)
-
-
-def shapes_in(function: Any, *arguments: Any) -> set[tuple[int, ...]]:
-    """Shapes of everything that a function computes, inside nested calls too."""
-
-    def walk(jaxpr: Any) -> set[tuple[int, ...]]:
-        shapes = set()
-        for equation in jaxpr.eqns:
-            shapes |= {tuple(var.aval.shape) for var in equation.outvars}
-            for value in equation.params.values():
-                inner = getattr(value, "jaxpr", value)
-                shapes |= walk(inner) if hasattr(inner, "eqns") else set()
-        return shapes
-
-    return walk(jax.make_jaxpr(function)(*arguments).jaxpr)
 
 
 def test_describes_the_dense_weight():

@@ -14,7 +14,7 @@ from lpjax import LowRank, Quantized, densify, matmul, take_rows
 from lpjax.weights import quantized as module
 from lpjax.weights.dispatch import cast, floats_of, is_quantized, is_weight, matmul_transposed, with_places, with_scales
 from lpjax.weights.quantized import BITS, host_array
-from tests.weights.test_low_rank import shapes_in
+from tests.helpers.trees import shapes_in
 
 STORED = [bits for bits in BITS if bits]
 

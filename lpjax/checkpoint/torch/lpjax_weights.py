@@ -41,7 +41,7 @@ def _linear(x, weight, bias=None):
 
 
 def _einsum(equation, x, weight):
-    """Of XLNet, whose parameters are (hidden, heads, size); the matrix maps from the last axes of x."""
+    """A kernel of XLNet, whose parameters are (hidden, heads, size); it maps from the last axes of x."""
     if equation.endswith("hnd->ibh"):
         return weight.times(x.flatten(2), False)
     return weight.times(x, False).unflatten(-1, weight.shape[1:])
