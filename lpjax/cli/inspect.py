@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from lpjax.cli import _options as opt
@@ -96,7 +97,7 @@ def _predicted(
     what = "relative squared error" if statistics is None else f"divergence of {kind}"
     whole = sum(leaf.nbytes for _, leaf in leaves_with_paths(checkpoint.params)) + checkpoint.extra_bytes
     rows = [{"bytes": item.size, "step": item.step, "error": item.error / halves} for item in found]
-    table = Table(title=f"{model}: what sizes would cost, predicted", title_justify="left", box=SIMPLE_HEAD)
+    table = Table(title=f"{escape(model)}: what sizes would cost, predicted", title_justify="left", box=SIMPLE_HEAD)
     for heading in ("size", "share", "step", what):
         table.add_column(heading, justify="right")
     for row in rows:

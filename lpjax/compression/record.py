@@ -16,7 +16,9 @@ from lpjax._provenance import run_record
 from lpjax._tree import walk
 from lpjax.checkpoint import Checkpoint, lowrank_ranks
 from lpjax.checkpoint.source import weight_bytes
-from lpjax.weights.dispatch import is_quantized
+from lpjax.weights.coded import stored_bytes
+from lpjax.weights.dispatch import is_quantized, is_weight
+from lpjax.weights.low_rank import LowRank
 
 RECORD = "lpjax_record.json"
 SCHEMA = "lpjax-record/1"
@@ -212,7 +214,7 @@ def record_of(checkpoint: Checkpoint) -> Record:
         return Record(())
     path = None if checkpoint.source is None else checkpoint.source / RECORD
     if path is None or not path.exists():
-        return _without_file(checkpoint, ranks)
+        return _without_file(checkpoint)
     record = read_record(path)
     if record.ranks != ranks:
         differing = dict.fromkeys(name for name, _ in sorted(set(record.ranks.items()) ^ set(ranks.items())))
@@ -260,9 +262,9 @@ def _step(stored: _StoredStep) -> Step:
     return Step(**known)
 
 
-def _without_file(checkpoint: Checkpoint, ranks: Mapping[str, int]) -> Record:
+def _without_file(checkpoint: Checkpoint) -> Record:
     """The steps by config.json, and the layers by the weights."""
-    leaves = dict(walk(checkpoint.params))
+    leaves = {path: leaf for path, leaf in walk(checkpoint.params) if is_weight(leaf)}
     block = checkpoint.compression or {}
     past = block.get("steps")
     past = past if isinstance(past, list) and all(isinstance(step, dict) for step in past) else [block]
@@ -270,12 +272,12 @@ def _without_file(checkpoint: Checkpoint, ranks: Mapping[str, int]) -> Record:
     last = {
         path: i
         for i, step in enumerate(past)
-        for path in (step["paths"] if isinstance(step.get("paths"), list) else ranks)
+        for path in (step["paths"] if isinstance(step.get("paths"), list) else leaves)
         if isinstance(path, str)
     }
     steps = []
     for i, step in enumerate(past):
-        own = [path for path in ranks if last.get(path, len(past) - 1) == i]
+        own = [path for path in leaves if last.get(path, len(past) - 1) == i]
         layers = tuple(_layer_in_file(path, leaves[path]) for path in sorted(own))
         method = step.get("method")
         known = method if isinstance(method, str) else UNKNOWN
@@ -284,6 +286,17 @@ def _without_file(checkpoint: Checkpoint, ranks: Mapping[str, int]) -> Record:
 
 
 def _layer_in_file(path: str, leaf: Any) -> LayerRecord:
-    unknown = math.nan
-    return LayerRecord(path, tuple(leaf.shape), leaf.rank, math.prod(leaf.shape), leaf.size, unknown, unknown,
-                       seconds=unknown, nnz=leaf.entries)  # fmt: skip
+    unknown, dense_size = math.nan, math.prod(leaf.shape)
+    pair = isinstance(leaf, LowRank)
+    return LayerRecord(
+        path,
+        tuple(leaf.shape),
+        leaf.rank if pair else None,
+        dense_size,
+        leaf.size if pair else dense_size,
+        unknown,
+        unknown,
+        seconds=unknown,
+        nnz=leaf.entries if pair else 0,
+        stored_bytes=stored_bytes(leaf) if is_quantized(leaf) else None,
+    )

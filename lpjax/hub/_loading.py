@@ -83,7 +83,8 @@ def _onnx(reads: bool, inputs: str) -> str:
         f'session = onnxruntime.InferenceSession(snapshot_download("{REPO}") + "/onnx/{PROGRAM_FILES["onnx"]}")',
         inputs,
         "names = [item.name for item in session.get_inputs()]",
-        "outputs = session.run(None, {name: inputs[name].astype(np.int64) for name in names})",
+        'zeros = np.zeros_like(inputs["input_ids"])  # for a tokenizer that gives no token types',
+        "outputs = session.run(None, {name: inputs.get(name, zeros).astype(np.int64) for name in names})",
         "print([item.name for item in session.get_outputs()])",
     )
 
@@ -100,7 +101,8 @@ def _stablehlo(reads: bool, inputs: str) -> str:
         'weights = load_file(folder / "weights.safetensors")',
         inputs,
         "(_, names), _ = jax.tree.unflatten(program.in_tree, program.in_avals)",
-        "outputs = program.call(weights, {name: inputs[name].astype(np.int32) for name in names})",
+        'zeros = np.zeros_like(inputs["input_ids"])  # for a tokenizer that gives no token types',
+        "outputs = program.call(weights, {name: inputs.get(name, zeros).astype(np.int32) for name in names})",
     )
 
 

@@ -115,6 +115,11 @@ def card_text(folder: Path, checkpoint: Checkpoint, size: int, stored: Mapping[s
     return f"---\n{data.to_yaml()}\n---\n\n{MARKER}\n\n" + "\n\n".join(parts) + "\n"
 
 
+def _code(name: str) -> str:
+    """A name of an untrusted file as code in a cell of a table: without what would end either."""
+    return f"`{re.sub(r'[`|<>]|[^ -~]', '·', name)}`"
+
+
 def weights_card(folder: Path, source: Path, made: CompressedWeights) -> str:
     """The card of a folder that `compress_weights` wrote.
 
@@ -136,8 +141,9 @@ def weights_card(folder: Path, source: Path, made: CompressedWeights) -> str:
     bases = [known.base_model] if isinstance(known.base_model, str) else known.base_model or []
     method = method_label(made.method, made.p)
     rows = [
-        [f"`{kind.name}`", str(kind.count), "×".join(map(str, kind.shape)), str(kind.rank),
-         _mb(kind.bytes_before), _mb(kind.bytes_after), f"{sum(kind.errors) / 2:.3f}"]
+        [_code(kind.name), str(kind.count), "×".join(map(str, kind.shape)), str(kind.rank),
+         _mb(kind.bytes_before), _mb(kind.bytes_after),
+         "–".join(dict.fromkeys(f"{error:.3f}" for error in kind.errors))]
         for kind in made.kinds if kind.rank is not None
     ]  # fmt: skip
     parts = [

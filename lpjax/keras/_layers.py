@@ -305,8 +305,8 @@ def fault_of(layer: Any) -> str:
 
 
 def weight_of(layer: Any) -> Any:
-    """The variable that holds the weight of a dense layer that can be factored."""
-    return getattr(layer, _WEIGHT[is_embedding(layer)])
+    """The variable that holds the weight of a dense layer that can be factored; None if a subclass has another."""
+    return getattr(layer, _WEIGHT[is_embedding(layer)], None)
 
 
 def factors_of(layer: Any) -> tuple[np.ndarray, np.ndarray]:

@@ -28,6 +28,7 @@ def layers_of(model: Any) -> dict[str, list[Any]]:
         for layer in model._flatten_layers(include_self=False)
         if isinstance(layer, kinds) and layer.built
         for weight in [layer.left if is_factored(layer) else weight_of(layer)]
+        if weight is not None
     }
     found: dict[str, list[Any]] = {}
     for variable in model.variables:  # in the order of the data flow, in which layers do not come

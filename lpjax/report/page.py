@@ -15,7 +15,8 @@ import numpy as np
 from lpjax._extras import require
 from lpjax._files.replacing import put_back, write_text
 from lpjax._provenance import run_record
-from lpjax.checkpoint import Checkpoint, lowrank_ranks
+from lpjax._tree import walk
+from lpjax.checkpoint import Checkpoint
 from lpjax.checkpoint.source import weight_bytes
 from lpjax.checkpoint.targets import check_new_file
 from lpjax.evaluation.latency import measure_latency
@@ -27,6 +28,7 @@ from lpjax.report.figure import svg_of
 from lpjax.report.results import Results, read_results
 from lpjax.report.runs import Run, Scores, compare, distinguish, read_run
 from lpjax.report.text import filters
+from lpjax.weights.dispatch import is_weight
 
 PAGE = "report.html"
 PAGE_KIND = "page of lpjax report"
@@ -137,12 +139,13 @@ def write_report(
 
 
 def write_own_page(out: Path, before: Checkpoint, model: str, progress: Progress | None = None) -> list[Missing]:
-    """Write the page of the checkpoint in `out` into that folder, compared with `before` unless that has pairs.
+    """Write the page of the checkpoint in `out` into that folder, compared with `before` if that is dense.
 
     Raises:
         ValueError: the page can't be written; the checkpoint is there.
     """
-    dense = None if lowrank_ranks(before.params) else Baseline(before, model)
+    compressed = any(is_weight(leaf) for _, leaf in walk(before.params))
+    dense = None if compressed else Baseline(before, model)
     try:
         return write_report(out / PAGE, [out], baseline=dense, overwrite=True, progress=progress)
     except (ValueError, OSError) as error:
@@ -200,7 +203,7 @@ class _Page:
     ) -> None:
         """Measure errors, spectra, scores and latency against the dense model."""
         spectra: dict[str, np.ndarray] = {}
-        total, done = len(self.runs) * (4 if latency else 3) + 1, itertools.count()
+        total, done = len(self.runs) * (3 if latency else 2) + 2, itertools.count()
 
         def advance(what: str) -> None:
             if progress is not None:

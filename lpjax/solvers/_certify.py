@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int, Scalar
 from lpjax._lapack import descending_eigh, eigenvalues, qr
 from lpjax.objectives import Over, blocked_sum, check_over
 from lpjax.solvers._core.certificate import (
+    factors_of,
     from_rows,
     holder_weights,
     lowered_root,
@@ -67,10 +68,10 @@ def certify(
 
     Raises:
         ValueError: matrix not 2-D, not numbers, not finite; p out of range; weights, metric or factors of the wrong
-            shape, negative or asymmetric; a metric for entries.
+            shape, negative or asymmetric; a metric for entries; single entries.
     """
     check_over(over, metric)
-    left, right = (solution.left, solution.right) if hasattr(solution, "left") else solution
+    left, right = factors_of(solution)
     problem = make_problem(
         matrix, left.shape[1], "irls_rows",
         p=p, num_iters=num_iters, tol=0.0, row_weights=row_weights, metric=metric, init=(left, right),

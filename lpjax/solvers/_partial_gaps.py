@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Scalar
 
@@ -13,11 +14,14 @@ from lpjax._exponents import ldexp
 from lpjax._lapack import qr
 from lpjax._repr import short_repr
 from lpjax.objectives import blocked_sum, power_sums
+from lpjax.solvers._core.certificate import factors_of
 from lpjax.solvers._core.checks import make_problem
 from lpjax.solvers._core.problem import Problem, normalize
 from lpjax.solvers._core.prox import prox
 from lpjax.solvers._core.solution import gap_of
+from lpjax.solvers.table import Interval
 
+_RANGE = Interval(1, 2)
 _LOOK = 20  # iterations between two looks at the bound
 
 
@@ -69,16 +73,18 @@ def partial_gaps(
 
     Args:
         matrix: A, shape (n, d), of finite numbers; with its temporaries three times in memory.
-        solution: a `Solution`, a `LowRank` or a pair (left, right).
-        p: exponent, in the range of `admm_entries`; may be traced.
+        solution: a `Solution`, a `LowRank` without single entries, or a pair (left, right).
+        p: exponent, from 1 to 2; may be traced. Above 2 the dual's powers leave the range of floating-point numbers.
         row_weights: ω ≥ 0, shape (n,); ones by default.
         num_iters: steps of ADMM for each factor. More bring the bounds nearer to what can be reached.
 
     Raises:
         ValueError: matrix not 2-D, not numbers, not finite; p out of range; weights or factors of the wrong shape or
-            negative.
+            negative; single entries.
     """
-    left, right = (solution.left, solution.right) if hasattr(solution, "left") else solution
+    left, right = factors_of(solution)
+    if not isinstance(p, Tracer) and float(p) not in _RANGE:
+        raise ValueError(f"`p` is {p}; expected a number in {_RANGE}")
     problem = make_problem(
         matrix, left.shape[1], "admm_entries",
         p=p, num_iters=num_iters, tol=0.0, row_weights=row_weights, init=(left, right),

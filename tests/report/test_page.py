@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import shutil
 from pathlib import Path
 
 import matplotlib as mpl
@@ -13,6 +14,7 @@ import pytest
 
 import lpjax
 from lpjax._tree import leaves_with_paths
+from lpjax.compression import record_of
 from lpjax.data.tokenizer import load_tokenizer
 from lpjax.evaluation.sentences import fidelity
 from lpjax.glue import Examples, find_task, label_config
@@ -20,6 +22,7 @@ from lpjax.glue.data import load_sentences
 from lpjax.models.heads import with_head
 from lpjax.report import PAGE, Baseline, write_report
 from tests.helpers.pages import Page, check_self_contained
+from tests.helpers.rounding import random_net
 
 pytestmark = pytest.mark.filterwarnings("default")
 
@@ -234,6 +237,17 @@ def test_a_folder_without_a_record_is_shown_as_far_as_its_files_tell(small, fold
     assert all(len(row) == 8 for row in rows)  # up to the errors; nothing of how they were solved
 
 
+def test_a_rounded_folder_without_a_record_lists_its_layers(tmp_path):
+    net = random_net(1500)
+    plan = lpjax.plan_for_size(net.params, "75%", select="encoder")
+    lpjax.save_checkpoint(dataclasses.replace(net, params=lpjax.compress(net.params, plan).params), tmp_path / "net")
+    layers = record_of(lpjax.load_checkpoint(tmp_path / "net")).layers
+    assert layers.keys() == plan.layers.keys()
+    assert all(layer.rounded and layer.rank is None and layer.stored_bytes for _, layer in layers.values())
+    write_report(tmp_path / "page.html", [tmp_path / "net"])
+    assert str(len(layers)) in (tmp_path / "page.html").read_text()
+
+
 def test_a_net_that_was_trained_further_is_told(small, folder, edit_weights, tmp_path):
     edit_weights(lambda tensors: tensors["encoder.layer.0.attention.self.query.bias"].__setitem__(0, 3.0))
     write_report(tmp_path / "page.html", [small], baseline=baseline(folder), latency=False)
@@ -298,11 +312,12 @@ def test_a_page_is_replaced_only_where_that_is_wished(small, tmp_path):
         write_report(tmp_path, [small], overwrite=True)
 
 
-def test_progress_counts_up_to_its_total(small, folder, tmp_path):
+@pytest.mark.parametrize("count", [1, 3])
+def test_progress_counts_up_to_its_total(small, folder, tmp_path, count):
     seen = []
     write_report(
         tmp_path / "page.html",
-        [small],
+        [small, *(shutil.copytree(small, tmp_path / str(i)) for i in range(count - 1))],
         baseline=baseline(folder),
         latency=False,
         progress=lambda *step: seen.append(step),

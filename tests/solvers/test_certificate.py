@@ -273,3 +273,13 @@ def test_certify_refuses():
         lpjax.certify(matrix[:8], solution)
     with pytest.raises(ValueError, match=r"`p` is 0\.5"):
         lpjax.certify(matrix, solution, p=0.5)
+
+
+@pytest.mark.parametrize("bound", [lpjax.certify, lpjax.partial_gaps])
+def test_single_entries_have_no_certificate(bound: Any):
+    """A bound of the factors alone would say nothing of the weight that was given."""
+    matrix = heavy_tailed(17, 7).astype(np.float32)
+    small = lpjax.compress({"embedding": matrix}, select="embedding", rank=4, solver="svd", sparse_share=0.4).params
+    assert small["embedding"].sparse is not None
+    with pytest.raises(ValueError, match="`solution` has single entries"):
+        bound(matrix, small["embedding"])

@@ -113,3 +113,6 @@ def test_refusals():
         lpjax.partial_gaps(matrix[:8], lpjax.svd(matrix, 2))
     with pytest.raises(ValueError, match="`matrix` holds NaN or infinite entries"):
         lpjax.partial_gaps(matrix * np.nan, lpjax.svd(matrix, 2))
+    for p in (2.5, np.inf, 0.5):
+        with pytest.raises(ValueError, match=r"`p` is .*; expected a number in \[1, 2\]"):
+            lpjax.partial_gaps(matrix, lpjax.svd(matrix, 2), p=p)

@@ -13,6 +13,7 @@ Let Q be the projection onto the complement of any k-dimensional subspace, x_i t
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +28,17 @@ from lpjax.solvers._core.spectrum import gram_of_rows, triangle_of_rows
 
 _LARGEST_POWER = 32.0  # of residuals, as a weight: at p = ∞ one row alone would have a weight, and no tail
 _SMALL = 2**-7  # the share of the tail that rounding may take before QR replaces the Gram matrix
+
+
+def factors_of(solution: Any) -> tuple[Any, Any]:
+    """Left and right of a `Solution`, a `LowRank` or a pair.
+
+    Raises:
+        ValueError: there are single entries besides; bounds are of factors alone.
+    """
+    if getattr(solution, "sparse", None) is not None:
+        raise ValueError("`solution` has single entries besides its factors; expected factors alone")
+    return (solution.left, solution.right) if hasattr(solution, "left") else solution
 
 
 def certified(problem: Scaled, solution: Solution, over: Over, singular: Float[Array, " d"] | None = None) -> Solution:
