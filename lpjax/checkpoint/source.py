@@ -27,8 +27,11 @@ _WANTED = [
     *(f"0_*/{pattern}" for pattern in _PREFERRED),  # the model, in old folders of sentence-transformers
     "[1-9]_*/*",  # a further stage, whole: save and export copy it as it is
     "[1-9][0-9]_*/*",
+    "chat_template.jinja",
     "LICENSE*",
+    "LICENCE*",
     "NOTICE*",
+    "COPYING*",
     "README.md",
 ]
 _UNWANTED = ["onnx/*", "openvino/*", "*.onnx", "*.mlpackage/*", "runs/*", "checkpoint-*/*"]
