@@ -137,7 +137,9 @@ def _named(pattern: str, hint: str) -> _Recogniser:
 
 
 def _program(folder: _Folder) -> str | None:
-    runtime = next((name for name, file in PROGRAM_FILES.items() if (folder.path / name / file).is_file()), None)
+    # Many folders of the hub hold a program beside weights; this says more of those that `lpjax export` wrote.
+    exported = "lpjax_export.json" in folder.names
+    runtime = next((name for name in PROGRAM_FILES if exported and name in folder.names), None)
     return None if runtime is None else f"{runtime} is a program for another runtime: {_SOURCE}"
 
 

@@ -119,7 +119,7 @@ def test_misuse_is_exit_2_and_broken_files_are_exit_1(run, folder, tmp_path):
         ([out, "--out", "page.pdf"], 2, "expected a name ending in .html"),
         ([out, "--out", tmp_path / "no" / "page.html"], 2, "there is no folder"),
         ([out, "--baseline", tmp_path / "nowhere"], 2, "there is no folder"),
-        ([DEMO, "--baseline", folder], 2, "is a file, whose models are not here"),
+        ([DEMO, "--baseline", folder], 2, "is a file, and its models cannot be measured"),
         ([tmp_path / "demo"], 2, "results.json"),
         ([out, "--baseline", out], 1, "is itself factored"),
         ([out, "--baseline", folder, "--glue", empty, "--no-latency"], 1, "STS-B/validation.tsv"),

@@ -231,7 +231,7 @@ def test_dropout_is_random_and_only_on_request(each_net: Golden):
 
 def test_rows_of_an_odd_batch_cannot_be_read_in_two_directions():
     (checkpoint, batch, *_) = load_golden("xlnet_both_directions")
-    with pytest.raises(ValueError, match="has 3 rows; expected an even number, for `bi_data`"):
+    with pytest.raises(ValueError, match="has 3 rows; expected an even number, because `bi_data`"):
         encode(checkpoint.params, checkpoint.config, {key: value[:3] for key, value in batch.items()})
 
 
