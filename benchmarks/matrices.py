@@ -49,6 +49,12 @@ def planted() -> np.ndarray:
     return (truth + 0.1 * rng.normal(size=truth.shape) + wild).astype(np.float32)
 
 
+def stretched_spectrum(name: str, count: int) -> np.ndarray:
+    """The singular values of a matrix of MiniLM, stretched to `count` of them."""
+    values = np.linalg.svd(of_minilm(name).astype(np.float64), compute_uv=False)
+    return np.interp(np.linspace(0, 1, count), np.linspace(0, 1, len(values)), values)
+
+
 def like(name: str, rows: int, *, damage: str = "") -> np.ndarray:
     """A matrix of `rows` × 768 with the spectrum of one of MiniLM.
 
@@ -59,8 +65,7 @@ def like(name: str, rows: int, *, damage: str = "") -> np.ndarray:
             20; "tails": noise of Student's t, 2 degrees of freedom, of a fifth of the matrix's typical entry.
     """
     columns, rng = 768, np.random.default_rng(0)
-    values = np.linalg.svd(of_minilm(name).astype(np.float64), compute_uv=False)
-    stretched = np.interp(np.linspace(0, 1, columns), np.linspace(0, 1, len(values)), values)
+    stretched = stretched_spectrum(name, columns)
     left = np.linalg.qr(rng.standard_normal((rows, columns)))[0]
     matrix = (left * stretched) @ np.linalg.qr(rng.standard_normal((columns, columns)))[0].T
     typical = np.sqrt(np.mean(matrix**2))

@@ -25,7 +25,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.matrices import EMBEDDING, of_minilm
+from benchmarks.matrices import EMBEDDING, stretched_spectrum
+from benchmarks.solvers import resident
 from experiments.readme import full_size_table, sizes_table
 from lpjax import (
     Checkpoint,
@@ -118,9 +119,8 @@ def make(net: str, folder: str | Path) -> None:
     params = random_params(config)
     if net in SIZED:
         table = params["embeddings"]["word_embeddings"]["embedding"]
-        values = np.linalg.svd(of_minilm(EMBEDDING), compute_uv=False)
-        here, there = (np.linspace(0, 1, count) for count in (table.shape[1], len(values)))
-        table *= np.interp(here, there, values / values.mean()).astype(np.float32)
+        values = stretched_spectrum(EMBEDDING, table.shape[1])
+        table *= (values / values.mean()).astype(np.float32)
         save_calibration(made_statistics(params), f"{folder}.statistics")
     save_checkpoint(Checkpoint(params, config), folder)
 
@@ -151,7 +151,7 @@ def measure_size(folder: str) -> dict[str, Any]:
     import jax
 
     jax.block_until_ready(jax.jit(lambda x: x @ x)(np.ones((8, 8), np.float32)))
-    held, times = _memory("VmRSS"), [time.perf_counter()]
+    held, times = resident("VmRSS"), [time.perf_counter()]
     checkpoint, statistics = load_checkpoint(folder), load_calibration(f"{folder}.statistics")
     times.append(time.perf_counter())
     plan = plan_for_size(checkpoint.params, SHARE, statistics=statistics)
@@ -164,7 +164,7 @@ def measure_size(folder: str) -> dict[str, Any]:
     seconds = dict(zip(("load", "plan", "compress", "save"), np.diff(times).tolist(), strict=True))
     weights = sum(leaf.nbytes for leaf in jax.tree.leaves(checkpoint.params))
     mb = {"weights": weights, "statistics": Path(f"{folder}.statistics").stat().st_size, "file": file}
-    mb["peak"] = _memory("VmHWM") - held
+    mb["peak"] = resident("VmHWM") - held
     return {"seconds": seconds, "mb": {name: size / 1e6 for name, size in mb.items()}}
 
 
@@ -173,13 +173,13 @@ def measure(folder: str, layers: str, keep: float, method: str) -> dict[str, Any
     import jax
 
     jax.block_until_ready(jax.jit(lambda x: x @ x)(np.ones((8, 8), np.float32)))
-    held = _memory("VmRSS")
+    held = resident("VmRSS")
     began = time.perf_counter()
     checkpoint = load_checkpoint(folder)
     loaded = time.perf_counter() - began
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(checkpoint.params))
     params, records = compress(checkpoint.params, select=layers, keep=keep, solver=method, p=1.0)
-    peak = _memory("VmHWM") - held
+    peak = resident("VmHWM") - held
     with tempfile.TemporaryDirectory() as target:
         smaller = Checkpoint(params, checkpoint.config)
         save_checkpoint(smaller, Path(target) / "smaller")
@@ -193,13 +193,8 @@ def measure(folder: str, layers: str, keep: float, method: str) -> dict[str, Any
         "seconds_in_all": time.perf_counter() - began,
         "weights_mb": size / 1e6,
         "peak_mb": peak / 1e6,
-        "peak_with_saving_mb": (_memory("VmHWM") - held) / 1e6,
+        "peak_with_saving_mb": (resident("VmHWM") - held) / 1e6,
     }
-
-
-def _memory(field: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
 
 
 def measure_sizes() -> None:

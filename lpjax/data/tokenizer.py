@@ -43,22 +43,23 @@ def load_tokenizer(folder: str | Path, **options: Any) -> Any:
         )
     if all(names[0] in _SENTENCEPIECE for names in present):
         _require_sentencepiece(path / present[0][0])
+
+    def unread(name: str, does: str) -> str:
+        return (
+            f"{path} holds {' and '.join(present[0])}, but its tokenizer's class, {name}{does}; name the class that "
+            "reads it as `tokenizer_class` in tokenizer_config.json"
+        )
+
     AutoTokenizer = _auto_tokenizer()
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False, **options)
     except Exception as error:  # tokenizers raises bare Exception on a damaged file
-        raise CheckpointError(
-            f"the tokenizer of {path} cannot be loaded: {error}; if what it holds, {' and '.join(present[0])}, is "
-            "whole, its tokenizer's class does not read it: name the class that does as `tokenizer_class` in "
-            "tokenizer_config.json"
-        ) from error
+        unless = "unless that is damaged, reads other files"  # transformers 4 raises where 5 makes an empty tokenizer
+        raise CheckpointError(f"the tokenizer of {path} cannot be loaded: {error}; {unread('', unless)}") from error
     # If the class finds none of its files, transformers silently makes a tokenizer of special tokens alone.
     files = [name for name in tokenizer.vocab_files_names.values() if isinstance(name, str)]
     if files and not any((path / name).is_file() for name in files):
-        raise CheckpointError(
-            f"{path} holds {' and '.join(present[0])}, but its tokenizer's class, {type(tokenizer).__name__}, reads "
-            f"{' or '.join(files)}; name the class that reads it as `tokenizer_class` in tokenizer_config.json"
-        )
+        raise CheckpointError(unread(f"{type(tokenizer).__name__}, ", f"reads {' or '.join(files)}"))
     return tokenizer
 
 

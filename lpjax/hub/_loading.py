@@ -24,6 +24,7 @@ _TOKENIZED = f"""tokenizer = AutoTokenizer.from_pretrained("{REPO}")
 inputs = tokenizer({_TEXTS}, padding=True, return_tensors="np")"""
 _IDS = """inputs = {name: np.full((1, 3), value) for name, value in [("input_ids", 2), ("attention_mask", 1)]}
 inputs["token_type_ids"] = np.zeros((1, 3), int)"""
+_ZEROS = 'zeros = np.zeros_like(inputs["input_ids"])  # for a tokenizer that gives no token types'
 _IMPORTS = {True: "from transformers import AutoTokenizer", False: "import numpy as np"}
 
 
@@ -83,7 +84,7 @@ def _onnx(reads: bool, inputs: str) -> str:
         f'session = onnxruntime.InferenceSession(snapshot_download("{REPO}") + "/onnx/{PROGRAM_FILES["onnx"]}")',
         inputs,
         "names = [item.name for item in session.get_inputs()]",
-        'zeros = np.zeros_like(inputs["input_ids"])  # for a tokenizer that gives no token types',
+        _ZEROS,
         "outputs = session.run(None, {name: inputs.get(name, zeros).astype(np.int64) for name in names})",
         "print([item.name for item in session.get_outputs()])",
     )
@@ -101,7 +102,7 @@ def _stablehlo(reads: bool, inputs: str) -> str:
         'weights = load_file(folder / "weights.safetensors")',
         inputs,
         "(_, names), _ = jax.tree.unflatten(program.in_tree, program.in_avals)",
-        'zeros = np.zeros_like(inputs["input_ids"])  # for a tokenizer that gives no token types',
+        _ZEROS,
         "outputs = program.call(weights, {name: inputs.get(name, zeros).astype(np.int32) for name in names})",
     )
 

@@ -92,9 +92,7 @@ class Run:
     def kept(self) -> float:
         """Stored parameters of the factored or rounded layers over their dense ones."""
         records = [layer.record for layer in self.factored]
-        return sum(record.stored_size for record in records) / (
-            sum(record.dense_size for record in records) or math.inf
-        )
+        return sum(record.stored_size for record in records) / sum(record.dense_size for record in records)
 
     @property
     def kinds(self) -> list[Kind[Layer]]:

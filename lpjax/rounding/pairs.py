@@ -39,16 +39,16 @@ def rotation(
     size = left.shape[1] if right is None else right.shape[1]
     triangle = triangle_of(columns, size)
     scales = np.sqrt(triangle.pivots)
-    if right is not None and triangle.upper is None:
+    if right is None:
+        root = scales[:, None] * (np.eye(size) if triangle.upper is None else triangle.upper)
+        turn, basis = root.T, np.linalg.inv(root).T
+    elif triangle.upper is None:  # no work in the cube of a long row
         orthonormal, small = np.linalg.qr(np.asarray(right, np.float64).T * scales[:, None])
         turn, basis = small.T, orthonormal.T / scales
     else:
-        root = scales[:, None] * (np.eye(size) if triangle.upper is None else triangle.upper)
-        if right is None:
-            turn, basis = root.T, np.linalg.inv(root).T
-        else:
-            orthonormal, small = np.linalg.qr((np.asarray(right, np.float64) @ root.T).T)
-            turn, basis = small.T, np.linalg.solve(root, orthonormal).T
+        root = scales[:, None] * triangle.upper
+        orthonormal, small = np.linalg.qr((np.asarray(right, np.float64) @ root.T).T)
+        turn, basis = small.T, np.linalg.solve(root, orthonormal).T
     squares, vectors = np.linalg.eigh(turn.T @ _moments(left, rows) @ turn)
     vectors = vectors[:, ::-1]
     return turn @ vectors, vectors.T @ basis, np.sqrt(np.maximum(squares[::-1], 0))

@@ -18,6 +18,7 @@ import lpjax
 from lpjax._tree import leaves_with_paths
 from tests.conftest import GOLDENS, Command
 from tests.helpers.goldens import load_golden
+from tests.helpers.ranges import below
 
 pytestmark = pytest.mark.filterwarnings("default")
 
@@ -67,7 +68,7 @@ def test_compress_prints_a_table(run, folder, tmp_path):
         (["--keep", "1.5"], "--keep is 1.5"),
         (["--keep", "0.5", "--rank", "2"], "exactly one of --size, --keep, --rank, --budget and --plan"),
         ([], "exactly one of --size, --keep, --rank, --budget and --plan"),
-        (["--rank", "0"], "Invalid value for '--rank'"),
+        (["--rank", "0"], f"Invalid value for '--rank': {below(0, 1)}"),
         (["--keep", "0.5", "--method", "irls_rows", "--p", "0.5"], "--p is 0.5"),
         (["--keep", "0.5", "--method", "admm"], "did you mean admm_entries"),
         (["--keep", "0.5", "--num-iters", "-1"], "Invalid value for '--num-iters'"),
