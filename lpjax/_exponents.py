@@ -58,8 +58,8 @@ def exponent_of(bits: Array, dtype: Any) -> Array:
         return (bits >> kind.mantissa).astype(jnp.int32) - (kind.bias - 1)
 
     whole = magnitude_bits(bits.astype(dtype))  # of a subnormal number in units of the least one: a normal number
-    found = jnp.where(bits >> kind.mantissa == 0, of_normal(whole) + kind.least, of_normal(bits))
-    return jnp.where((bits > 0) & finite_bits(bits, dtype), found, 0)
+    exponent = jnp.where(bits >> kind.mantissa == 0, of_normal(whole) + kind.least, of_normal(bits))
+    return jnp.where((bits > 0) & finite_bits(bits, dtype), exponent, 0)
 
 
 @jax.jit

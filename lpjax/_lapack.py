@@ -19,24 +19,26 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 def _in_turns(function: _Function) -> _Function:
-    found: Any = custom_vmap(function)
+    sequential: Any = custom_vmap(function)
 
-    @found.def_vmap
+    @sequential.def_vmap
     def batched(axis_size: int, in_batched: list[bool], *arrays: Array) -> tuple[Any, Any]:
         if not any(in_batched):
-            out = found(*arrays)
+            out = sequential(*arrays)
             return out, jax.tree.map(lambda _: False, out)
         stacks = [
             array if is_stack else jnp.broadcast_to(array, (axis_size, *array.shape))
             for array, is_stack in zip(arrays, in_batched, strict=True)
         ]
         out = jax.lax.platform_dependent(
-            *stacks, cpu=lambda *stacks: jax.lax.map(lambda one: found(*one), stacks), default=jax.vmap(function)
+            *stacks,
+            cpu=lambda *stacks: jax.lax.map(lambda slices: sequential(*slices), stacks),
+            default=jax.vmap(function),
         )
         return out, jax.tree.map(lambda _: True, out)
 
     # `custom_vmap` has no reverse mode, so the function itself is differentiated; its batches are one call.
-    differentiable: Any = jax.custom_jvp(lambda *arrays: found(*arrays))
+    differentiable: Any = jax.custom_jvp(lambda *arrays: sequential(*arrays))
     differentiable.defjvp(lambda primals, tangents: jax.jvp(function, primals, tangents))
     return differentiable
 
@@ -44,8 +46,8 @@ def _in_turns(function: _Function) -> _Function:
 @_in_turns
 def qr(matrix: Float[Array, "n d"]) -> tuple[Float[Array, "n k"], Float[Array, "k d"]]:
     """Q and R, k = min(n, d)."""
-    found = jnp.linalg.qr(matrix)
-    return found[0], found[1]
+    decomposition = jnp.linalg.qr(matrix)
+    return decomposition[0], decomposition[1]
 
 
 @_in_turns
@@ -63,8 +65,8 @@ def complete_basis(matrix: Float[Array, "n d"]) -> Float[Array, "n n"]:
 @_in_turns
 def eigh(symmetric: Float[Array, "d d"]) -> tuple[Float[Array, " d"], Float[Array, "d d"]]:
     """Eigenvalues, ascending, and eigenvectors as columns."""
-    found = jnp.linalg.eigh(symmetric)
-    return found[0], found[1]
+    decomposition = jnp.linalg.eigh(symmetric)
+    return decomposition[0], decomposition[1]
 
 
 @_in_turns
@@ -82,8 +84,8 @@ def singular_values(matrix: Float[Array, "n n"]) -> Float[Array, " n"]:
 @_in_turns
 def svd(matrix: Float[Array, "n n"]) -> tuple[Float[Array, "n n"], Float[Array, " n"], Float[Array, "n n"]]:
     """U, the singular values, descending, and Vᵀ, of a square matrix."""
-    found = jnp.linalg.svd(matrix, full_matrices=False)  # the same, but differentiable in every version of JAX
-    return found[0], found[1], found[2]
+    decomposition = jnp.linalg.svd(matrix, full_matrices=False)  # the same, but differentiable in every version of JAX
+    return decomposition[0], decomposition[1], decomposition[2]
 
 
 @_in_turns

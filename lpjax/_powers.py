@@ -39,8 +39,8 @@ def size(values: Array, p: Scalar, axis: int | None = None) -> Array:
     finite = jnp.where(jnp.isinf(p), 2, p)
     shares = over_largest(values, kept)
     sums = jnp.sum(shares**finite, axis=axis)
-    found = unit * jnp.where(sums > 0, sums, 1) ** (1 / finite)
-    return jnp.where(jnp.isinf(p) | ~jnp.isfinite(largest) | (largest == 0), largest, found)
+    norm = unit * jnp.where(sums > 0, sums, 1) ** (1 / finite)
+    return jnp.where(jnp.isinf(p) | ~jnp.isfinite(largest) | (largest == 0), largest, norm)
 
 
 def at_exponent(weights: Float[Array, " n"], p: Scalar) -> Float[Array, " n"]:

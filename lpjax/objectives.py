@@ -159,8 +159,8 @@ def _norm(residual: Array, p: Scalar, over: Over, row_weights: Array | None, met
 
     root = weight.astype(p.dtype) / p
     whole = jnp.floor(root)
-    found = by_exponent(p, by_sums, by_sizes)
-    return ldexp(found * jnp.exp2(root - whole), exponent + metric_exponent + whole.astype(jnp.int32))
+    norm = by_exponent(p, by_sums, by_sizes)
+    return ldexp(norm * jnp.exp2(root - whole), exponent + metric_exponent + whole.astype(jnp.int32))
 
 
 def tail(singular_values: Any, rank: int) -> Scalar:

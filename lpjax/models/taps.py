@@ -91,14 +91,14 @@ class TappedWeight:
         taps, dtype = self.taps, self.tokens.dtype
         # Wide before any tap, as `embed` does: float16 would lose small gradients.
         if is_weight(self.weight):
-            found: Any = take_rows(cast(self.weight, dtype), ids)
+            rows: Any = take_rows(cast(self.weight, dtype), ids)
         else:
-            found = take_rows(jnp.asarray(self.weight), ids).astype(dtype)
-        tokens = self._counted(found)
-        found = _report(found, taps.tokens, jnp.sum, tokens)
-        found = _report(found, taps.counts, _counts, taps.counts, ids, tokens)
-        found = _report_backward(found, taps.outputs, _moment_of_gradients, tokens)
-        return _report_backward(found, taps.gradients, _squares_of_rows, tokens, ids)
+            rows = take_rows(jnp.asarray(self.weight), ids).astype(dtype)
+        tokens = self._counted(rows)
+        rows = _report(rows, taps.tokens, jnp.sum, tokens)
+        rows = _report(rows, taps.counts, _counts, taps.counts, ids, tokens)
+        rows = _report_backward(rows, taps.outputs, _moment_of_gradients, tokens)
+        return _report_backward(rows, taps.gradients, _squares_of_rows, tokens, ids)
 
     def decode(self, x: Float[Array, "batch length d"]) -> Float[Array, "batch length n"]:
         """`x @ weight.T`: the table as the decoder of a word head."""
@@ -123,14 +123,14 @@ class TappedWeight:
         return jnp.ones(x.shape[:2], self.tokens.dtype)
 
 
-def _report(x: Any, tap: Any, summary: Callable[..., Array], *given: Any) -> Any:
-    """x; the gradient with respect to `tap`, unless that is None, is `summary(*given)`."""
-    return x if tap is None else _tell(x, tap, summary(*given))
+def _report(x: Any, tap: Any, summary: Callable[..., Array], *operands: Any) -> Any:
+    """x; the gradient with respect to `tap`, unless that is None, is `summary(*operands)`."""
+    return x if tap is None else _tell(x, tap, summary(*operands))
 
 
-def _report_backward(y: Any, tap: Any, summary: Callable[..., Array], *given: Array) -> Any:
+def _report_backward(y: Any, tap: Any, summary: Callable[..., Array], *operands: Array) -> Any:
     """y; the gradient with respect to `tap`, unless that is None, is `summary(tap, gradient with respect to y, …)`."""
-    return y if tap is None else _tell_backward(summary, y, tap, given)
+    return y if tap is None else _tell_backward(summary, y, tap, operands)
 
 
 @jax.custom_vjp
@@ -151,18 +151,18 @@ _tell.defvjp(_tell_forward, _tell_gradients)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _tell_backward(summary: Callable[..., Array], y: Array, tap: Any, given: tuple[Array, ...]) -> Any:
-    """y; the gradient with respect to `tap` is `summary(tap, gradient with respect to y, *given)`."""
+def _tell_backward(summary: Callable[..., Array], y: Array, tap: Any, operands: tuple[Array, ...]) -> Any:
+    """y; the gradient with respect to `tap` is `summary(tap, gradient with respect to y, *operands)`."""
     return y
 
 
-def _tell_backward_forward(summary: Any, y: Array, tap: Array, given: Any) -> tuple[Array, tuple[Array, Any]]:
-    return y, (tap, given)
+def _tell_backward_forward(summary: Any, y: Array, tap: Array, operands: Any) -> tuple[Array, tuple[Array, Any]]:
+    return y, (tap, operands)
 
 
 def _tell_backward_gradients(summary: Any, kept: tuple[Array, Any], gradient: Array) -> tuple[Array, Array, None]:
-    tap, given = kept
-    return gradient, summary(tap, gradient.astype(tap.dtype), *given), None
+    tap, operands = kept
+    return gradient, summary(tap, gradient.astype(tap.dtype), *operands), None
 
 
 _tell_backward.defvjp(_tell_backward_forward, _tell_backward_gradients)

@@ -121,10 +121,10 @@ def _tiles(matrix: Array, steps: Array, bounds: tuple[int, int], above: Array, b
         band, strip = lax.dynamic_slice_in_dim(above, i, _TILE), lax.dynamic_slice_in_dim(beside, j, _TILE)
         below = jnp.matmul(band, lax.dynamic_slice_in_dim(errors, j, _TILE, axis=1), precision="highest")
         right = jnp.matmul(lax.dynamic_slice_in_dim(partial, i, _TILE), strip.T, precision="highest")
-        found = _tile(
+        tiles = _tile(
             at(matrix, (i, j)), at(steps, (i, j)), bounds, at(above, (i, i)), at(beside, (j, j)), below, right
         )
-        return tuple(lax.dynamic_update_slice(whole, part, (i, j)) for whole, part in zip(state, found, strict=True))  # pyright: ignore[reportReturnType]
+        return tuple(lax.dynamic_update_slice(whole, part, (i, j)) for whole, part in zip(state, tiles, strict=True))  # pyright: ignore[reportReturnType]
 
     zeros = jnp.zeros_like(matrix)
     return lax.fori_loop(0, n * d, tile, (zeros, zeros, zeros))[2]

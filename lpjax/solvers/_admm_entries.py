@@ -188,8 +188,8 @@ def _scheduled(
     slowness = 2**-doublings
     alpha = 2 - c.relaxation * slowness**c.relaxation_fall
     delta = 1 - jnp.minimum(c.damping * slowness**c.damping_fall, 1) * (2 - p) ** 4
-    one = jnp.ones((), p.dtype)
-    return select_tree(sparse, _Step(30**at, one, one), _Step(rho, alpha, delta))
+    unit = jnp.ones((), p.dtype)
+    return select_tree(sparse, _Step(30**at, unit, unit), _Step(rho, alpha, delta))
 
 
 class _State(NamedTuple):

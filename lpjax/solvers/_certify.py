@@ -76,8 +76,10 @@ def certify(
         matrix, left.shape[1], "irls_rows",
         p=p, num_iters=num_iters, tol=0.0, row_weights=row_weights, metric=metric, init=(left, right),
     )  # fmt: skip
-    found = run_sharded(_certify, problem, over=over)
-    return found._replace(left=jnp.asarray(left, found.left.dtype), right=jnp.asarray(right, found.right.dtype))
+    certified = run_sharded(_certify, problem, over=over)
+    return certified._replace(
+        left=jnp.asarray(left, certified.left.dtype), right=jnp.asarray(right, certified.right.dtype)
+    )
 
 
 @functools.partial(jax.jit, static_argnames="over")
@@ -94,8 +96,8 @@ def _certify(problem: Problem, over: Over) -> Solution:
     _, right = orthonormalize(left, right)
     sharper = jax.lax.cond(problem.p > 2, lambda: _frank_wolfe(small, right), lambda: _reaper(small, right))
     bound = jnp.maximum(rows_bound(small, right), sharper) * from_rows(scaled, over)
-    found = Solution(*scaled.init, value, scaled.num_iters, jnp.ones((), bool), lower_bound=bound)
-    return finish(found, scaling, problem.p)
+    solution = Solution(*scaled.init, value, scaled.num_iters, jnp.ones((), bool), lower_bound=bound)
+    return finish(solution, scaling, problem.p)
 
 
 class _Minorant(NamedTuple):
@@ -174,11 +176,11 @@ def _reaper(problem: Scaled, right: Float[Array, "k d"]) -> Scalar:
         shrunk = shrunk + 4 * d**0.5 * eps * length
         weighted = gram(minorant.linear / jnp.where(seen, shrunk, 1))
         product = ((weighted @ state.vectors) * shares[None, :]) @ state.vectors.T
-        found = eigenvalues((product + product.T) / 2 + squares)  # ascending
+        spectrum = eigenvalues((product + product.T) / 2 + squares)  # ascending
         size = jnp.trace(weighted) + jnp.trace(squares)
         # As in `least_tail`; and the sums of ω_i γ_i and ω_i r_i^p.
-        margin = 4 * eps * ((d - rank) * jnp.max(jnp.abs(found)) + n**0.5 * (size + whole))
-        bound = jnp.sum(found[: d - rank]) + constant - margin
+        margin = 4 * eps * ((d - rank) * jnp.max(jnp.abs(spectrum)) + n**0.5 * (size + whole))
+        bound = jnp.sum(spectrum[: d - rank]) + constant - margin
         values, vectors = descending_eigh(weighted)
         return _State(values, vectors, jnp.maximum(state.best, bound), state.iteration + 1)
 

@@ -146,8 +146,8 @@ def train_step(
 
     floats = floats_of(state.params)
 
-    def part(one: tuple[dict[str, Array], Any, Array, Array]) -> tuple[Array, Params]:
-        inputs, labels, weights, key = one
+    def part(microbatch: tuple[dict[str, Array], Any, Array, Array]) -> tuple[Array, Params]:
+        inputs, labels, weights, key = microbatch
 
         def of(floats: Params) -> Array:
             return loss(with_places(floats, state.params), config, inputs, labels, weights, key, dtype)
@@ -159,8 +159,8 @@ def train_step(
         lost, grads = part(jax.tree.map(lambda x: x[0], parts))
     else:
 
-        def add(so_far: Any, one: Any) -> tuple[Any, None]:
-            return jax.tree.map(jnp.add, so_far, part(one)), None
+        def add(so_far: Any, microbatch: Any) -> tuple[Any, None]:
+            return jax.tree.map(jnp.add, so_far, part(microbatch)), None
 
         zero = (jnp.zeros((), at_least_float32(dtype)), jax.tree.map(jnp.zeros_like, floats))
         (lost, grads), _ = jax.lax.scan(add, zero, parts)

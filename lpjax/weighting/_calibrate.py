@@ -101,10 +101,12 @@ def calibrate(
     shape = (rows,) if values is None else (rows, *values.shape[1:])
     for index, batch in enumerate(by_length(tokens, rows)):
         inputs = put_sharded(kind.prepare(collate(tokens, batch, rows), tokens, rng), by_rows(mesh))
-        given = np.zeros(shape, np.float32)
-        given[: len(batch.rows)] = 0 if values is None else values[batch.rows]
+        targets = np.zeros(shape, np.float32)
+        targets[: len(batch.rows)] = 0 if values is None else values[batch.rows]
         key = jax.random.fold_in(jax.random.key(seed), index)
-        batch_sums = _sums(weights, inputs, put_sharded(given, by_rows(mesh)), key, watched, config, kind, target, mesh)
+        batch_sums = _sums(
+            weights, inputs, put_sharded(targets, by_rows(mesh)), key, watched, config, kind, target, mesh
+        )
         if not index:
             _require_run(batch_sums)
         sums.add(batch_sums)
@@ -166,9 +168,9 @@ class Sums:
         self._added = 0
         self._all: Any = None
 
-    def add(self, one: Any) -> None:
+    def add(self, batch_sums: Any) -> None:
         """Add the sums of a batch, once those before it are computed, so that batches do not pile up on the devices."""
-        self._some = one if self._some is None else _plus(jax.block_until_ready(self._some), one)
+        self._some = batch_sums if self._some is None else _plus(jax.block_until_ready(self._some), batch_sums)
         self._added += 1
         if self._added == _ADDED_IN_FLOAT32:
             self._flush()
@@ -191,8 +193,8 @@ class Sums:
 
 
 @functools.partial(jax.jit, donate_argnums=(0,))
-def _plus(total: Any, one: Any) -> Any:
-    return jax.tree.map(jnp.add, total, one)
+def _plus(total: Any, batch_sums: Any) -> Any:
+    return jax.tree.map(jnp.add, total, batch_sums)
 
 
 def _statistics(sums: Taps, texts: int) -> Statistics:

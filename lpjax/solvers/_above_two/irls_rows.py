@@ -96,10 +96,10 @@ def solve(problem: Scaled) -> Solution:
         point = select_tree(rises | lower, now, last)
         return _State(point, t, settled), basis.T, now.objective, settled & is_last(q, p)
 
-    q, one = first_exponent(p), jnp.ones((), dtype)
-    points = [measure(basis[:, :rank], q, one) for basis in starting_bases(problem)]
+    q, unit = first_exponent(p), jnp.ones((), dtype)
+    points = [measure(basis[:, :rank], q, unit) for basis in starting_bases(problem)]
     first = functools.reduce(lambda a, b: select_tree(b.objective < a.objective, b, a), points)
-    start = _State(first, one, jnp.zeros((), bool))
+    start = _State(first, unit, jnp.zeros((), bool))
     never = jnp.zeros((), bool)
     outcome = descend(step, start, first.basis.T, first.objective, problem.num_iters, optimal=never)
     left = multiply(problem.rows, outcome.best.T)

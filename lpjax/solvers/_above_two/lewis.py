@@ -108,15 +108,15 @@ def design(coords: Coordinates, p: Scalar, tol: Scalar, num_iters: Scalar) -> tu
 
         zero = jnp.zeros((), dtype)
         totals = no_gram(whitening.shape[1], dtype), zero, zero
-        given = state.log_weights, state.violations, state.moved
-        (gram, squares, products), log_weights, now, move = fold_rows(block, rows, totals, None, *given)
+        row_state = state.log_weights, state.violations, state.moved
+        (gram, squares, products), log_weights, now, move = fold_rows(block, rows, totals, None, *row_state)
         excess, deficit = over_devices(jax.lax.pmax, (jnp.max(now), jnp.max(-now)), rows.axes)
         residual = jnp.where(jnp.isinf(p), jnp.expm1(excess), p / 2 * jnp.maximum(excess, deficit))
         measured = Design(state.log_weights, state.factor, excess, residual)
         better = residual < state.best.residual
         best = jax.tree.map(lambda a, b: jnp.where(better, a, b), measured, state.best)
-        found = jnp.clip(squares / jnp.where(products > 0, products, 1), 1, longest)
-        step = jnp.where(products > 0, found, state.step)
+        delta = jnp.clip(squares / jnp.where(products > 0, products, 1), 1, longest)
+        step = jnp.where(products > 0, delta, state.step)
 
         largest = over_devices(jax.lax.pmax, jnp.max(log_weights), rows.axes)
         mass = over_devices(jax.lax.psum, jnp.sum(jnp.exp(log_weights - largest)), rows.axes)

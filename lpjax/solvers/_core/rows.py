@@ -148,18 +148,18 @@ def _visit(
     def pieces(tree: Any, start: Any) -> Any:
         return jax.tree.map(lambda array: jax.lax.dynamic_slice_in_dim(array, start, height), tree)
 
-    def visit(total: Any, given: tuple[Array, ...], start: Any, fresh: Array) -> tuple[Any, ...]:
-        weight = None if weights is None else jnp.where(fresh, pieces(weights, start), 0)
+    def visit(total: Any, given: tuple[Array, ...], start: Any, unvisited: Array) -> tuple[Any, ...]:
+        weight = None if weights is None else jnp.where(unvisited, pieces(weights, start), 0)
         return block(total, rows.read(start, height), weight, *pieces(given, start))
 
     def step(index: Any, carry: tuple[Any, list[Any]]) -> tuple[Any, list[Any]]:
         total, arrays = carry
         start = jnp.minimum(index * height, n - height)
-        fresh = start + jnp.arange(height) >= index * height
-        total, *new = visit(total, (*arrays[:updated], *given[updated:]), start, fresh)
+        unvisited = start + jnp.arange(height) >= index * height
+        total, *new = visit(total, (*arrays[:updated], *given[updated:]), start, unvisited)
         if updated:
             # Rows that were visited before were computed from arrays that had already been replaced.
-            new = jax.tree.map(lambda a, b: jnp.where(_along(fresh, a), a, b), new, pieces(arrays, start))
+            new = jax.tree.map(lambda a, b: jnp.where(_along(unvisited, a), a, b), new, pieces(arrays, start))
         write = functools.partial(jax.lax.dynamic_update_slice_in_dim, start_index=start, axis=0)
         return total, jax.tree.map(write, arrays, new)
 

@@ -55,10 +55,10 @@ def run_sharded(core: Core, problem: Problem, *given: Array, whole: bool = False
 def _run(core: Core, problem: Problem, given: tuple[Array, ...], whole: bool, static: dict[str, Any]) -> Solution:
     if isinstance(problem.matrix, Mapped):
         return jax.block_until_ready(core(problem, *given, **static))  # while the file is sure to be open
-    found = row_mesh(problem.matrix)
-    if found is None:
+    placement = row_mesh(problem.matrix)
+    if placement is None:
         return core(problem, *given, **static)
-    mesh, axes = found
+    mesh, axes = placement
     if whole or problem.matrix.shape[0] < problem.matrix.shape[1]:
         axes = ()
     problem = dataclasses.replace(problem, axes=axes)
