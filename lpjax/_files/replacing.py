@@ -45,10 +45,10 @@ def replacing(path: Path) -> Iterator[Path]:
     check_regular(path)
     target = path.resolve()
     with _workshop(target) as (folder, _):
-        fresh = folder / _NEW
-        yield fresh
-        _sync(fresh)
-        fresh.replace(target)
+        staging = folder / _NEW
+        yield staging
+        _sync(staging)
+        staging.replace(target)
         _sync_folder(target.parent)
 
 
@@ -62,8 +62,8 @@ def write_text(path: str | Path, text: str) -> None:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as fresh:
-        fresh.write_bytes(text.encode("utf-8", "replace"))
+    with replacing(path) as staging:
+        staging.write_bytes(text.encode("utf-8", "replace"))
 
 
 @contextmanager
@@ -81,12 +81,12 @@ def replacing_folder(target: Path, overwrite: bool) -> Iterator[Path]:
         OSError: it cannot be written, or there is a folder that is not empty and may not be replaced.
     """
     with _workshop(target) as (folder, _):
-        fresh = folder / _NEW
-        fresh.mkdir()
-        yield fresh
-        for path in (*fresh.rglob("*"), fresh):
+        staging = folder / _NEW
+        staging.mkdir()
+        yield staging
+        for path in (*staging.rglob("*"), staging):
             _sync_folder(path) if path.is_dir() else _sync(path)
-        _swap_in(fresh, target, overwrite)
+        _swap_in(staging, target, overwrite)
         _sync_folder(target.parent)
 
 
@@ -298,28 +298,28 @@ def _remove(folder: Path, target: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def _swap_in(fresh: Path, target: Path, overwrite: bool) -> None:
-    """Replace `target` by `fresh`; the old folder stays in the folder of `fresh`."""
+def _swap_in(staging: Path, target: Path, overwrite: bool) -> None:
+    """Replace `target` by `staging`; the old folder stays in the folder of `staging`."""
     if not (overwrite and target.exists()):
         # If a folder was made there in the meantime, rename replaces an empty one and fails for any other.
-        fresh.rename(target)
+        staging.rename(target)
         return
-    if _exchange(fresh, target):
+    if _exchange(staging, target):
         return
-    old = fresh.with_name(_OLD)
+    old = staging.with_name(_OLD)
     try:
         target.rename(old)
-        fresh.rename(target)
+        staging.rename(target)
     except BaseException:
         if old.exists() and not target.exists():
             old.rename(target)
         raise
 
 
-def _exchange(one: Path, other: Path) -> bool:
+def _exchange(path: Path, other: Path) -> bool:
     """Exchange two folders in one step; False if the system or the file system cannot."""
-    sys.audit("os.rename", str(one), str(other), -1, -1)
-    first, second = os.fsencode(one), os.fsencode(other)
+    sys.audit("os.rename", str(path), str(other), -1, -1)
+    first, second = os.fsencode(path), os.fsencode(other)
     try:
         system = ctypes.CDLL(None, use_errno=True)
         if sys.platform == "darwin":

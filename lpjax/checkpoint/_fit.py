@@ -79,10 +79,10 @@ def fit(table: NameTable, tensors: Mapping[str, Any], separator: str | None, gro
     """
     own = _OwnNames(table, separator)
     names, wrapper, outside, hints = _unwrapped(own, tensors)
-    found = {name: tensors[given] for name, given in names.items()}
-    params, misfits = _read(table, found, separator, groups)
-    in_file = {name.replace(own.separator, "/") if separator else name: name for name in found}
-    absent = own.absent(found)
+    unwrapped = {name: tensors[original] for name, original in names.items()}
+    params, misfits = _read(table, unwrapped, separator, groups)
+    in_file = {name.replace(own.separator, "/") if separator else name: name for name in unwrapped}
+    absent = own.absent(unwrapped)
     extra: dict[str, str] = {}  # name to keep -> name in the file
     if misfits.unknown and not any(getattr(misfits, kind) for kind in misfits.kinds() if kind != "unknown"):
         refused = [name for name in misfits.unknown if own.refuses(in_file[name], absent)]
@@ -91,14 +91,14 @@ def fit(table: NameTable, tensors: Mapping[str, Any], separator: str | None, gro
         else:
             beside = {in_file[name] for name in misfits.unknown}
             extra = {name.replace(own.separator, "."): names[name] for name in sorted(beside)}
-            rest = {name: tensor for name, tensor in found.items() if name not in beside}
+            rest = {name: tensor for name, tensor in unwrapped.items() if name not in beside}
             params, misfits = _read(table, rest, separator, groups)
     if misfits:
         hints += own.hints([in_file.get(name, name) for name in misfits.unknown[:_HINTED]], absent)
         hints += (f"names are compared without `{wrapper}`, which they begin with",) if wrapper else ()
         hints += (f"taken for a head of the model, though outside `{wrapper}`: {listed(outside)}",) if outside else ()
         return Fit({}, {}, frozenset(), wrapper, outside, misfits, hints)
-    kept = {name: tensors[given] for name, given in extra.items()}
+    kept = {name: tensors[original] for name, original in extra.items()}
     return Fit(params, kept, frozenset(extra.values()), wrapper, outside, misfits, ())
 
 
@@ -128,9 +128,9 @@ class _OwnNames:
         """Whether it is the name of a weight outside of the base model."""
         return (self._table.stem(name) if self._torch else name) in self._heads
 
-    def before(self, given: str) -> tuple[str, str] | None:
+    def before(self, full_name: str) -> tuple[str, str] | None:
         """(what precedes the name of a base weight, with or without the prefix of the base model, that name)."""
-        parts = (self._table.stem(given) if self._torch else given).split(self.separator)
+        parts = (self._table.stem(full_name) if self._torch else full_name).split(self.separator)
         for start in range(max(0, len(parts) - self._depth), len(parts)):
             name = self.separator.join(parts[start:]).removeprefix(self._prefix)
             if name in self._base:
@@ -154,15 +154,15 @@ class _OwnNames:
 
     def hints(self, unknown: Iterable[str], absent: Iterable[str]) -> tuple[str, ...]:
         """What the unknown names suggest, a sentence each."""
-        found: dict[str, None] = {}
+        suggestions: dict[str, None] = {}
         for name in unknown:
             if (reason := self._foreign(name)) is not None:
-                found[reason] = None
+                suggestions[reason] = None
             elif re.sub(r"\d+", "0", name.removeprefix(self._prefix)) in self._base:
-                found["the file has more layers than its config.json says"] = None
+                suggestions["the file has more layers than its config.json says"] = None
             elif (near := self._nearest(name, absent)) is not None:
-                found[f"{name} looks like {near}"] = None
-        return tuple(found)[:5]
+                suggestions[f"{name} looks like {near}"] = None
+        return tuple(suggestions)[:5]
 
     def _foreign(self, name: str) -> str | None:
         dotted = name.replace(self.separator, ".")
@@ -181,16 +181,18 @@ class _OwnNames:
         return None
 
 
-def _unwrapped(own: _OwnNames, given: Iterable[str]) -> tuple[dict[str, str], str, tuple[str, ...], tuple[str, ...]]:
+def _unwrapped(
+    own: _OwnNames, tensor_names: Iterable[str]
+) -> tuple[dict[str, str], str, tuple[str, ...], tuple[str, ...]]:
     """(names without the prefix -> names in the file, the prefix, heads without it, hints if it is ambiguous)."""
-    names = list(given)
+    names = list(tensor_names)
     cleared = {own.separator.join(p for p in n.split(own.separator) if p not in _INNER): n for n in names}
     inside = len(cleared) == len(names) and list(cleared) != names
     cleared = cleared if inside else {name: name for name in names}
     under: dict[str, set[str]] = {}
     for name in cleared:
-        if (found := own.before(name)) is not None:
-            under.setdefault(found[0], set()).add(found[1])
+        if (split := own.before(name)) is not None:
+            under.setdefault(split[0], set()).add(split[1])
     if not under:
         return cleared, "", (), ("no tensor name in the file belongs to this kind of model",)
     most = max(map(len, under.values()))

@@ -46,10 +46,10 @@ def folder_hint(path: Path) -> str:
     """ "; …" if the names in a folder without config.json or weights show what it is, else an empty string."""
     try:
         folder = _Folder(path, tuple(sorted(entry.name for entry in path.iterdir())))
-        found = next((hint for recognise in _FOLDERS if (hint := recognise(folder)) is not None), None)
+        first_hint = next((hint for recognise in _FOLDERS if (hint := recognise(folder)) is not None), None)
     except (OSError, ValueError):
         return ""
-    return "" if found is None else f"; {found}"
+    return "" if first_hint is None else f"; {first_hint}"
 
 
 def _empty(folder: _Folder) -> str | None:
@@ -186,7 +186,7 @@ def newer_lpjax(block: Any) -> str:
     numbers = [re.match(r"(\d{1,6})\.(\d{1,6})(?:\.(\d{1,6}))?", str(v)) for v in (version, __version__)]
     if not all(numbers):
         return ""
-    theirs, ours = ([int(n or 0) for n in found.groups()] for found in numbers if found)
+    theirs, ours = ([int(n or 0) for n in match.groups()] for match in numbers if match)
     if theirs <= ours:
         return ""
     advice = f"this is {__version__}: upgrade by `pip install -U lpjax`"

@@ -139,11 +139,11 @@ def _load(source: str | Path, folder: Path, inner: Path, data: dict[str, Any], c
     check_finite(floats, str(path), CheckpointError)
     params = _decoded(fitted.params, path)
     if compression is not None:
-        for key, kind, found in (
+        for key, kind, actual in (
             (RANKS, "factored", lowrank_ranks(params)),
             (QUANTIZED, "quantized", quantized_groups(params)),
         ):
-            if differing := sorted(set(compression.get(key, {}).items()) ^ set(found.items())):
+            if differing := sorted(set(compression.get(key, {}).items()) ^ set(actual.items())):
                 raise CheckpointError(
                     f"{inner / CONFIG}: `{BLOCK}.{key}` and the {kind} weights of {path} differ at "
                     + ", ".join(dict.fromkeys(name for name, _ in differing))
@@ -189,8 +189,8 @@ def from_tree(params: Mapping[str, Any], config: Any, *, source: str | Path | No
     """
     data: dict[str, Any] | None = None
     if isinstance(config, Mapping) or hasattr(config, "to_diff_dict"):
-        given = config if isinstance(config, Mapping) else config.to_diff_dict()
-        data = {key: value for key, value in given.items() if not key.startswith("_")}  # such as _name_or_path
+        config_dict = config if isinstance(config, Mapping) else config.to_diff_dict()
+        data = {key: value for key, value in config_dict.items() if not key.startswith("_")}  # such as _name_or_path
         try:
             config = config_from_json(data)
         except ValueError as error:

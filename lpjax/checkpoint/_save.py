@@ -128,7 +128,7 @@ def save_checkpoint(
     name = FACTORED_WEIGHTS if compressed else WEIGHTS
     stored = _bytes_by_path(checkpoint, pairs)
     return _write_folder(
-        target, checkpoint, overwrite, texts, lambda fresh: write_tensors(fresh / name, pairs), stored=stored
+        target, checkpoint, overwrite, texts, lambda staging: write_tensors(staging / name, pairs), stored=stored
     )
 
 
@@ -181,7 +181,7 @@ def export_checkpoint(
         # Read back, so that the base model is where Hugging Face's trees have it.
         pairs = _paths(table.read(dict(pairs))[0], dense.extra, kind.separator)
     texts = {CONFIG: json_text(_config_data(dense)), **(extra_files or {})}
-    return _write_folder(target, checkpoint, overwrite, texts, lambda fresh: kind.write(fresh / kind.file, pairs))
+    return _write_folder(target, checkpoint, overwrite, texts, lambda staging: kind.write(staging / kind.file, pairs))
 
 
 def export_folder(
@@ -272,14 +272,14 @@ def _paths(tree: Mapping[str, Any], extra: Mapping[str, Any], separator: str) ->
 def _bytes_by_path(checkpoint: Checkpoint, pairs: Collection[tuple[str, Any]]) -> dict[str, int]:
     """Bytes that each weight takes in a file of these pairs, all of its parts together."""
     table = name_table(checkpoint.config)
-    found = {name: 0 for _, name, _ in table.located(table.prefix in checkpoint.params)}
+    nbytes = {name: 0 for _, name, _ in table.located(table.prefix in checkpoint.params)}
     for name, array in pairs:
         own = name
-        while own and own not in found:
+        while own and own not in nbytes:
             own = own.rpartition(".")[0]
-        found[own] = found.get(own, 0) + array.nbytes
+        nbytes[own] = nbytes.get(own, 0) + array.nbytes
     located = table.located(table.prefix in checkpoint.params)
-    return {path: found[name] for _, name, path in located if found[name]}
+    return {path: nbytes[name] for _, name, path in located if nbytes[name]}
 
 
 def _write_folder(
@@ -296,26 +296,26 @@ def _write_folder(
     Files are created, never truncated: leaves may be views of files that are replaced.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    with replacing_folder(target, overwrite) as fresh:
-        size = write(fresh)
+    with replacing_folder(target, overwrite) as staging:
+        size = write(staging)
         for file, text in texts.items():
-            (fresh / file).write_text(text if isinstance(text, str) else text(size), encoding="utf-8")
+            (staging / file).write_text(text if isinstance(text, str) else text(size), encoding="utf-8")
         if checkpoint.source is not None:
-            copy_side_files(checkpoint.source, fresh)
+            copy_side_files(checkpoint.source, staging)
         if CARD not in texts:
             from lpjax.hub import card_text  # Late: the package imports this one.
 
-            write_card(fresh, target / CARD, lambda: card_text(fresh, checkpoint, size, stored))
+            write_card(staging, target / CARD, lambda: card_text(staging, checkpoint, size, stored))
     return size
 
 
-def write_card(fresh: Path, old: Path, make: Callable[[], str]) -> None:
+def write_card(folder: Path, old: Path, make: Callable[[], str]) -> None:
     """Write the model card of a new folder, or keep the old one if a person wrote it."""
     if old.is_file() and not old.is_symlink() and not wrote_card(old):
-        shutil.copyfile(old, fresh / CARD)
+        shutil.copyfile(old, folder / CARD)
         _log.warning(printable(f"{old} is not of lpjax, and is kept: see that it describes the new model"))
     else:
-        (fresh / CARD).write_text(make(), encoding="utf-8")
+        (folder / CARD).write_text(make(), encoding="utf-8")
 
 
 def check_target(folder: str | Path, source: Path | None, overwrite: bool) -> Path:
@@ -385,8 +385,8 @@ def _config_data(checkpoint: Checkpoint, int8: bool = False) -> dict[str, Any]:
         code = auto_map(head if groups and not table.write(checkpoint.params, groups)[1] else None)
     data |= {AUTO_MAP: code} if code else {}
     if checkpoint.compression is not None or compressed:
-        fresh = (FACTORS, WEIGHTS_KEY, RANKS, QUANTIZED)
-        known = {key: value for key, value in (checkpoint.compression or {}).items() if key not in fresh}
+        derived_keys = (FACTORS, WEIGHTS_KEY, RANKS, QUANTIZED)
+        known = {key: value for key, value in (checkpoint.compression or {}).items() if key not in derived_keys}
         known |= {FACTORS: INT8} if int8 else {}
         known |= {WEIGHTS_KEY: FACTORED_WEIGHTS} if compressed else {}
         known |= {QUANTIZED: groups} if (groups := quantized_groups(checkpoint.params)) else {}

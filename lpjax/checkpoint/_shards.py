@@ -92,6 +92,6 @@ def _find(folder: Path) -> Path | None:
         if (folder / name).exists():
             return folder / name
     for pattern in ("*.safetensors.index.json", "*.safetensors"):  # such as diffusion_pytorch_model.safetensors
-        if len(found := [*folder.glob(pattern)]) == 1:
-            return found[0]
+        if len(matches := [*folder.glob(pattern)]) == 1:
+            return matches[0]
     return None

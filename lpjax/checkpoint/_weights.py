@@ -104,21 +104,21 @@ def listed_shards(path: Path, suffix: str) -> dict[str, set[str]]:
     return expected
 
 
-def check_shard(index: Path, shard: str, listed: Set[str], found: Set[str]) -> None:
+def check_shard(index: Path, shard: str, listed: Set[str], present: Set[str]) -> None:
     """Refuse a shard that holds other tensors than its index lists.
 
     Raises:
         CheckpointError: naming them.
     """
-    if listed != found:
-        raise CheckpointError(f"{index} and {shard} differ at {', '.join(sorted(listed ^ found))}")
+    if listed != present:
+        raise CheckpointError(f"{index} and {shard} differ at {', '.join(sorted(listed ^ present))}")
 
 
 def _read_shards(path: Path, format: Format, copy: bool) -> Weights:
     tensors: dict[str, np.ndarray] = {}
     separator = None
     for shard, listed in listed_shards(path, format.suffix).items():
-        found, separator = format.read(path.parent / shard, copy=copy)
-        check_shard(path, shard, listed, found.keys())
-        tensors |= found
+        shard_tensors, separator = format.read(path.parent / shard, copy=copy)
+        check_shard(path, shard, listed, shard_tensors.keys())
+        tensors |= shard_tensors
     return Weights(path, tensors, separator)

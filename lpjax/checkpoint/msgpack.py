@@ -181,8 +181,8 @@ class _Reader:
             raise ValueError(f"{_name(where)} is not a list of shape, dtype and bytes")
         kind, ndim = self._head(where)
         if kind != "list" or ndim > MAX_NDIM:
-            found = f"{ndim} numbers" if kind == "list" else f"a {kind}"
-            raise ValueError(f"{_name(where)} has a shape of {found}, expected a list of at most {MAX_NDIM}")
+            actual = f"{ndim} numbers" if kind == "list" else f"a {kind}"
+            raise ValueError(f"{_name(where)} has a shape of {actual}, expected a list of at most {MAX_NDIM}")
         sizes = [self._head(where) for _ in range(ndim)]
         shape = tuple(n for _, n in sizes)
         if not all(kind == "whole number" and n >= 0 for kind, n in sizes):
@@ -192,9 +192,9 @@ class _Reader:
             raise ValueError(f"{_name(where)} is of dtype {name!r}, expected one of {', '.join(_FLAT_DTYPES)}")
         kind, length = self._head(where)
         if kind != "byte string" or self._at + length != stop:
-            found = f"{length} bytes" if kind == "byte string" else f"a {kind}"
+            actual = f"{length} bytes" if kind == "byte string" else f"a {kind}"
             left = max(stop - self._at, 0)
-            raise ValueError(f"{_name(where)} has {found} after its dtype, where {left} bytes are left for it")
+            raise ValueError(f"{_name(where)} has {actual} after its dtype, where {left} bytes are left for it")
         if math.prod(shape) * dtype.itemsize != length:
             raise ValueError(f"{_name(where)} is {shape} of {name}, but has {length} bytes")
         flat = np.frombuffer(self._content, np.uint8)[self._at : stop].view(dtype)

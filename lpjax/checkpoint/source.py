@@ -17,7 +17,7 @@ ALIAS = "all-MiniLM-L6-v2"
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
 """An id of a repository on the hub; most have an owner."""
 _PREFERRED = FORMATS["safetensors"].patterns
-_WANTED = [
+_ALLOW_PATTERNS = [
     "*.json",
     "*.txt",
     "*.model",
@@ -43,8 +43,8 @@ def weight_bytes(folder: Path | None) -> int:
         return 0
     inner = net_folder(folder)
     patterns = (FACTORED_WEIGHTS, *(pattern for format in FORMATS.values() for pattern in format.patterns))
-    found = ([*inner.glob(pattern)] for pattern in patterns)
-    return sum(path.stat().st_size for path in next((files for files in found if files), []))
+    matches = ([*inner.glob(pattern)] for pattern in patterns)
+    return sum(path.stat().st_size for path in next((files for files in matches if files), []))
 
 
 def installed_encoder() -> Path | None:
@@ -111,9 +111,9 @@ def _fetch(repo: str) -> Path:
     try:
         with hub_or_cache() as away:
             options: dict[str, Any] = {"ignore_patterns": _UNWANTED, "local_files_only": away is not None}
-            folder = Path(snapshot_download(repo, allow_patterns=_WANTED, **options))
+            folder = Path(snapshot_download(repo, allow_patterns=_ALLOW_PATTERNS, **options))
             if more := _also_wanted(folder):
-                folder = Path(snapshot_download(repo, allow_patterns=[*_WANTED, *more], **options))
+                folder = Path(snapshot_download(repo, allow_patterns=[*_ALLOW_PATTERNS, *more], **options))
             return folder
     except GatedRepoError as error:
         raise PermissionError(
@@ -137,11 +137,11 @@ def _also_wanted(folder: Path) -> list[str]:
     stages = read_stages(folder)
     first = f"{stages[0].path}/" if stages and stages[0].path else ""
     numbered = re.compile(r"[1-9][0-9]?_")
-    wanted = [f"{stage.path}/*" for stage in stages[1:] if stage.path and not numbered.match(stage.path)]
+    patterns = [f"{stage.path}/*" for stage in stages[1:] if stage.path and not numbered.match(stage.path)]
     if any(stage.type and not stage.type.startswith(OWN_TYPES) for stage in stages):
-        wanted.append("*.py")
+        patterns.append("*.py")
     # Weights in other formats than safetensors are fetched only if there are none of these.
     there = any(any((folder / first).glob(pattern)) for pattern in (FACTORED_WEIGHTS, "model*.safetensors"))
     if not there:
-        wanted += [first + pattern for format in FORMATS.values() for pattern in format.patterns]
-    return wanted
+        patterns += [first + pattern for format in FORMATS.values() for pattern in format.patterns]
+    return patterns

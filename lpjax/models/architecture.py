@@ -37,14 +37,14 @@ def architecture_of(config: Any) -> Architecture:
     Raises:
         ValueError: `config` is not a config of lpjax (but a dict, or a config of another library).
     """
-    found = ARCHITECTURES.get(getattr(config, "model_type", ""))
-    if found is None or type(config) is not found.config:
+    architecture = ARCHITECTURES.get(getattr(config, "model_type", ""))
+    if architecture is None or type(config) is not architecture.config:
         known = ", ".join(net.config.__name__ for net in ARCHITECTURES.values())
         raise ValueError(
             f"`config` is {type(config).__module__}.{type(config).__name__}, expected lpjax's {known}; "
             "load_checkpoint(...).config is one, and so is lpjax.config_from_json of a config.json's object"
         )
-    return found
+    return architecture
 
 
 def name_table(config: ModelConfig) -> NameTable:

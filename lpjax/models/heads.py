@@ -66,12 +66,12 @@ def with_head(
     present = dict(walk(params if table.prefix in params else {table.prefix: params}))
     leaves = {path: leaf for path, leaf in present.items() if path.startswith(f"{table.prefix}/")}
     key = jax.random.key(seed)
-    fresh: list[str] = []
+    new_paths: list[str] = []
     for i, (weight, path) in enumerate(table.weights_of("sequence")):
         shape = tuple(num_outputs if isinstance(n, str) else n for n in weight.shape)
         leaf = present.get(path)
         if leaf is None or tuple(leaf.shape) != shape:
-            fresh.append(path)
+            new_paths.append(path)
             leaf = jnp.full(shape, float(path.endswith("/scale")))
             if len(shape) == 2:
                 leaf = SCALE * jax.random.normal(jax.random.fold_in(key, i), shape)
@@ -80,4 +80,4 @@ def with_head(
     tree: dict[str, Any] = {}
     for path, leaf in leaves.items():
         put(tree, path.split("/"), leaf)
-    return tree, sorted(fresh)
+    return tree, sorted(new_paths)

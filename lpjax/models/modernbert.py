@@ -131,18 +131,18 @@ def _is_plain(kind: Any, rope: Any) -> bool:
 
 def _in_old_keys(data: Mapping[str, Any]) -> dict[str, Any]:
     """What `layer_types` and `rope_parameters` say, in the keys of transformers 4, where they can say it."""
-    found: dict[str, Any] = {}
+    translated: dict[str, Any] = {}
     ropes, types = data.get("rope_parameters"), data.get("layer_types")
     for kind, key in _THETAS.items():
         rope = ropes.get(kind) if isinstance(ropes, Mapping) else None
         if isinstance(rope, Mapping) and "rope_theta" in rope:
-            found[key] = rope["rope_theta"]
+            translated[key] = rope["rope_theta"]
     if isinstance(types, list):
-        given = data.get("global_attn_every_n_layers", 3)
-        candidates = [given if type(given) is int and given > 0 else 3, *range(1, len(types) + 1)]
+        declared = data.get("global_attn_every_n_layers", 3)
+        candidates = [declared if type(declared) is int and declared > 0 else 3, *range(1, len(types) + 1)]
         every = next((n for n in candidates if _layer_types(len(types), n) == types), None)
-        found |= {} if every is None else {"global_attn_every_n_layers": every}
-    return found
+        translated |= {} if every is None else {"global_attn_every_n_layers": every}
+    return translated
 
 
 def name_table(config: ModernBertConfig) -> NameTable:

@@ -199,8 +199,8 @@ class NameTable:
         does not fit, the tree is empty.
         """
         misfits = Misfits()
-        found, nested = self._found(tensors, misfits)
-        stored, reported = self._stored(found, misfits)
+        parts_by_weight, nested = self._grouped(tensors, misfits)
+        stored, reported = self._stored(parts_by_weight, misfits)
         for weight in self.heads:
             # Some files keep the second name of a tied weight and leave out the first.
             if weight.tied_to is not None and weight.name in stored and weight.tied_to not in stored:
@@ -242,52 +242,52 @@ class NameTable:
         self._check(stored, misfits, groups, by_path=True, look_inside=look_inside)
         return pairs, misfits
 
-    def stem(self, given: str) -> str:
+    def stem(self, name: str) -> str:
         """The present name of the weight that a name in a file stands for, or that it is a part of."""
-        return self._parsed(given)[0]
+        return self._parsed(name)[0]
 
-    def _parsed(self, given: str) -> tuple[str, str]:
+    def _parsed(self, name: str) -> tuple[str, str]:
         """The present name of a weight, and the part."""
         for pattern, replacement in self.renames:
-            given = re.sub(pattern, replacement, given)
-        return split_name(given)
+            name = re.sub(pattern, replacement, name)
+        return split_name(name)
 
-    def _found(
+    def _grouped(
         self, tensors: Mapping[str, Any], misfits: Misfits
     ) -> tuple[dict[str, dict[str, tuple[str, Any]]], bool]:
         """Name of a weight -> part -> (name in the file, tensor), and whether the base is nested."""
         base, heads = ({weight.name: weight for weight in part} for part in (self.base, self.heads))
-        found: dict[str, dict[str, tuple[str, Any]]] = {}
+        parts_by_weight: dict[str, dict[str, tuple[str, Any]]] = {}
         nested = False
-        for given, tensor in tensors.items():
-            if self.ignored is not None and re.search(self.ignored, given):
+        for original, tensor in tensors.items():
+            if self.ignored is not None and re.search(self.ignored, original):
                 continue
-            name, part = self._parsed(given)
+            name, part = self._parsed(original)
             bare = name.removeprefix(f"{self.prefix}.")
             weight = base.get(bare) or heads.get(name)
             if weight is None or (part and len(weight.shape) != 2):
-                misfits.unknown.append(given)
+                misfits.unknown.append(original)
                 continue
             nested |= weight.name in heads or bare != name
-            first = found.setdefault(weight.name, {}).setdefault(part, (given, tensor))
-            if first[0] != given:
-                misfits.duplicate.append(f"{given} (also {first[0]})")
-        return found, nested
+            first = parts_by_weight.setdefault(weight.name, {}).setdefault(part, (original, tensor))
+            if first[0] != original:
+                misfits.duplicate.append(f"{original} (also {first[0]})")
+        return parts_by_weight, nested
 
     def _stored(
-        self, found: Mapping[str, Mapping[str, tuple[str, Any]]], misfits: Misfits
+        self, parts_by_weight: Mapping[str, Mapping[str, tuple[str, Any]]], misfits: Misfits
     ) -> tuple[dict[str, _Stored], set[str]]:
         """The weights whose arrays are all there, and the names of those that are among the misfits."""
         stored: dict[str, _Stored] = {}
         reported: set[str] = set()
         for weight in (*self.base, *self.heads):
-            if weight.name not in found:
+            if weight.name not in parts_by_weight:
                 continue
-            parts = found[weight.name]
+            parts = parts_by_weight[weight.name]
             kind = kind_with({part: tensor for part, (_, tensor) in parts.items()})
             first, tensor = next(parts[part] for part in kind.parts if part in parts)
-            others = [given for part, (given, _) in parts.items() if part not in kind.parts]
-            misfits.duplicate += [f"{given} (also {first})" for given in others]
+            others = [original for part, (original, _) in parts.items() if part not in kind.parts]
+            misfits.duplicate += [f"{original} (also {first})" for original in others]
             lacking = [f"{weight.name}.{part}" for part in kind.parts if part not in parts]
             misfits.missing += lacking
             if kind is DENSE and weight.file_shape not in (None, tuple(tensor.shape)):

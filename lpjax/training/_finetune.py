@@ -140,7 +140,7 @@ def finetune(
     score(task, dev.labels, dev.labels)  # refuses labels that nothing can be scored by
     mesh = data_mesh() if mesh is None else mesh
     checkpoint = for_texts(checkpoint)
-    params, config_json, fresh = starting_weights(checkpoint, task, settings.seed)
+    params, config_json, new_paths = starting_weights(checkpoint, task, settings.seed)
     config = checkpoint.config
     labels = output_labels(task, train.labels, config_json, task.num_outputs)
     max_length = min(settings.max_length, config.max_length or settings.max_length)
@@ -191,7 +191,7 @@ def finetune(
         best=run.log.curve[run.log.best],
         curve=tuple(run.log.curve),
         steps=run.log.step,
-        fresh=tuple(fresh),
+        fresh=tuple(new_paths),
         stopped_early=run.log.stopped,
         seconds=run.log.seconds,
     )

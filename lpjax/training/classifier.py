@@ -26,15 +26,15 @@ def starting_weights(checkpoint: Checkpoint, task: Task, seed: int) -> tuple[dic
     """The initial weights, the config.json of the resulting model, and the paths that are newly initialized."""
     params, config = checkpoint.params, checkpoint.config
     data = dict(checkpoint.config_json or config.to_json())
-    started, fresh = with_head(params, config, task.num_outputs, seed=seed)
-    kept = output_path(config) not in fresh
+    started, new_paths = with_head(params, config, task.num_outputs, seed=seed)
+    kept = output_path(config) not in new_paths
     if kept:
         try:
             label_order(task, data, task.num_outputs)
         except ValueError:
             # As many labels, but those of another task.
             kept, prefix = False, name_table(config).prefix
-            started, fresh = with_head({prefix: params[prefix]}, config, task.num_outputs, seed=seed)
+            started, new_paths = with_head({prefix: params[prefix]}, config, task.num_outputs, seed=seed)
     labels = label_config(task)
     if kept and not task.is_regression:
         names = data.get("id2label") or {str(i): name for name, i in (data.get("label2id") or {}).items()}
@@ -43,7 +43,7 @@ def starting_weights(checkpoint: Checkpoint, task: Task, seed: int) -> tuple[dic
     data["architectures"] = [config.class_for("sequence")]
     data |= {key: "float32" for key in ("dtype", "torch_dtype") if key in data}
     data.pop("num_labels", None)  # the names imply it
-    return started, data | labels, fresh
+    return started, data | labels, new_paths
 
 
 def moved_compression(checkpoint: Checkpoint) -> dict[str, Any] | None:

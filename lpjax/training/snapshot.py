@@ -45,8 +45,8 @@ def save_state(path: Path, state: TrainState, best: Any, log: Log) -> None:
     """Write all of it as a safetensors file, whole or not at all."""
     log.losses = [float(loss) for loss in jax.device_get(log.losses)]
     path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as fresh:
-        write_tensors(fresh, _named(state, best), {"log": json_line(finite(dataclasses.asdict(log)))})
+    with replacing(path) as staging:
+        write_tensors(staging, _named(state, best), {"log": json_line(finite(dataclasses.asdict(log)))})
 
 
 def load_state(

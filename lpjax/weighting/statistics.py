@@ -124,8 +124,8 @@ def save_calibration(calibration: Calibration, path: str | Path, *, overwrite: b
     known = {key: getattr(calibration, key) for key in ("target", "texts", "tokens", "seed")}
     document = {"schema": SCHEMA, **known, "provenance": dict(calibration.provenance), "layers": layers}
     metadata = {"format": "np", "lpjax": json_line(document)}
-    with replacing(path) as fresh:
-        return write_tensors(fresh, arrays.items(), metadata)
+    with replacing(path) as staging:
+        return write_tensors(staging, arrays.items(), metadata)
 
 
 def load_calibration(path: str | Path) -> Calibration:

@@ -152,15 +152,15 @@ def join_coded(tensors: Mapping[str, Any]) -> dict[str, Any]:
         ValueError: codes lack their scales, or a matrix is refused by `Coded.check`.
     """
     joined = dict(tensors)
-    for given in tensors:
-        name = given.removesuffix(".codes")
-        if name == given or not Coded.recognises(tensors[given]):
+    for codes_name in tensors:
+        name = codes_name.removesuffix(".codes")
+        if name == codes_name or not Coded.recognises(tensors[codes_name]):
             continue
         if f"{name}.scales" not in tensors:
-            raise ValueError(f"{given} has no {name}.scales beside it")
+            raise ValueError(f"{codes_name} has no {name}.scales beside it")
         if name in tensors:
-            raise ValueError(f"{given} stands beside {name}, expected one of them")
-        coded = Coded(joined.pop(given), joined.pop(f"{name}.scales"), joined.pop(f"{name}.steps", None))
+            raise ValueError(f"{codes_name} stands beside {name}, expected one of them")
+        coded = Coded(joined.pop(codes_name), joined.pop(f"{name}.scales"), joined.pop(f"{name}.steps", None))
         try:
             coded.check()
         except ValueError as error:

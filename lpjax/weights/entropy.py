@@ -61,7 +61,9 @@ def encode_codes(codes: Any) -> UInt8[np.ndarray, " bytes"]:
     symbols = _symbols(codes)
     scales = _scales(codes)
     # Coarse scales of lines cost less: they pay if lines have few codes that are not 0. None pays if lines are alike.
-    size, model, sides = min((_model(symbols, *scales, coarse) for coarse in (1, 2, None)), key=lambda found: found[0])
+    size, model, sides = min(
+        (_model(symbols, *scales, coarse) for coarse in (1, 2, None)), key=lambda candidate: candidate[0]
+    )
     lanes = min(codes.size, max(-(-codes.size // STEPS), int(size / 512), 1))  # each loses about a byte
     raw = _pack_raw(codes.reshape(-1), symbols.reshape(-1))
     states, words = _encode_symbols(

@@ -139,8 +139,8 @@ def part_name(name: str, part: str) -> str:
     return f"{name}.{part}" if part else name
 
 
-def split_name(given: str) -> tuple[str, str]:
+def split_name(array_name: str) -> tuple[str, str]:
     """(name of a weight, part) of the name of an array; the inverse of `part_name`."""
     names = {part for kind in KINDS.values() for part in kind.parts}
-    part = max((part for part in names if given.endswith(f".{part}")), key=len, default="")
-    return (given.removesuffix(f".{part}"), part) if part else (given, "")
+    part = max((part for part in names if array_name.endswith(f".{part}")), key=len, default="")
+    return (array_name.removesuffix(f".{part}"), part) if part else (array_name, "")

@@ -64,9 +64,9 @@ def _fill(model, tensors):
         model.pooler = None  # as in the file; it would be random
     parameters, parts = dict(model.named_parameters(remove_duplicate=False)), {}
     for name in [*tensors]:
-        found = PART.fullmatch(name)
-        if found and found[1] in parameters:
-            parts.setdefault(found[1], {})[found[2]] = tensors.pop(name)
+        match = PART.fullmatch(name)
+        if match and match[1] in parameters:
+            parts.setdefault(match[1], {})[match[2]] = tensors.pop(name)
     for name, own in parts.items():
         shape, linear = parameters[name].shape, isinstance(model.get_submodule(name.rpartition(".")[0]), nn.Linear)
         expected = shape[::-1] if linear else (shape[0], shape[1:].numel())
