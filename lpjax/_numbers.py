@@ -89,8 +89,8 @@ def _read(name: str, value: Any) -> np.ndarray:
             raise ValueError(
                 f"`{name}` is a {_kind(value)} whose parts have different lengths; expected rows of one length"
             ) from None
-        said = str(error).strip().splitlines()
-        why = f": {said[0][:200]}" if said else ""
+        lines = str(error).strip().splitlines()
+        why = f": {lines[0][:200]}" if lines else ""
         raise ValueError(f"`{name}` is a {_kind(value)} that NumPy cannot read{why}") from None
 
 

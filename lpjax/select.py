@@ -191,7 +191,7 @@ def axes_of_leaves(leaves: Mapping[str, Any], input_axes: InputAxes | None) -> d
     Raises:
         ValueError: an entry does not fit its leaf.
     """
-    found = {}
+    axes = {}
     for path, entry in (input_axes or {}).items():
         if path not in leaves:
             raise ValueError(
@@ -199,7 +199,7 @@ def axes_of_leaves(leaves: Mapping[str, Any], input_axes: InputAxes | None) -> d
             )
         shape = tuple(getattr(leaves[path], "shape", ()))
         if isinstance(leaves[path], LowRank):
-            found[path] = len(shape) - 2, 1
+            axes[path] = len(shape) - 2, 1
             continue
         stacked, inputs = entry if isinstance(entry, tuple) and len(entry) == 2 else (0, entry)
         if not isinstance(inputs, int) or not isinstance(stacked, int) or inputs < 1 or stacked < 0:
@@ -212,8 +212,8 @@ def axes_of_leaves(leaves: Mapping[str, Any], input_axes: InputAxes | None) -> d
                 f"`input_axes` of {path} is {entry!r}, but its shape is {shape}; expected fewer axes, so that one or "
                 "more are left for the outputs"
             )
-        found[path] = stacked, inputs
-    return found
+        axes[path] = stacked, inputs
+    return axes
 
 
 def _matcher(pattern: Any, fits: Callable[[str, Any], bool]) -> Callable[[str, Any], bool]:

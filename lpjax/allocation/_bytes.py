@@ -94,13 +94,13 @@ def plan_for_size(
     for number in range(_ROUNDS if sizes.paths else 0):
         # All matrices first; then those that stand for others, since the step changes little.
         before = sizes.total(step)
-        found = [path for path in sizes.paths if number == 0 or sizes.stands_for_others(path)]
+        to_round = [path for path in sizes.paths if number == 0 or sizes.stands_for_others(path)]
 
         def rounded_size(path: str, step: float = step) -> tuple[str, float]:
             moments = moments_of(statistics, path, weighting)
             return path, _rounded_bytes(path, tree[path], sizes.step_for(path, step), moments)
 
-        for path, size in as_done(rounded_size, _told(found, "rounding", tell)):
+        for path, size in as_done(rounded_size, _with_progress(to_round, "rounding", tell)):
             sizes.correct(path, step, size, alone=number == 0)
         if abs(sizes.total(step) / before - 1) < 0.002:
             break
@@ -156,7 +156,7 @@ def sketched(
         return path, sketch, bytes_
 
     sketches, layers = {}, {}
-    for path, sketch, bytes_ in as_done(look, _told(paths, "looking at", tell)):
+    for path, sketch, bytes_ in as_done(look, _with_progress(paths, "looking at", tell)):
         fixed += bytes_
         if sketch is None:
             layers[path] = _BITS[is_table(path)]
@@ -165,7 +165,7 @@ def sketched(
     return rest, fixed, layers, Sizes({path: sketches[path] for path in paths if path in sketches}, kinds)
 
 
-def _told(paths: Iterable[str], what: str, tell: Callable[[str], None]) -> Iterator[str]:
+def _with_progress(paths: Iterable[str], what: str, tell: Callable[[str], None]) -> Iterator[str]:
     """The paths; calls `tell` before each."""
     for path in paths:
         tell(f"{what} {path}")

@@ -66,8 +66,8 @@ def predict_sizes(
 
     _, fixed, _, known = sketched(tree, paths, statistics, weighting, other_bytes, kinds_of(tree, paths), tell)
     scale = 1 / len(known.paths) if statistics is None else statistics.tokens / statistics.texts
-    found = []
+    predictions = []
     for _, limit in checked:
         step = known.step_of(MARGIN * limit - fixed, limit, fixed)
-        found.append(PredictedSize(limit, step, scale * known.error(step, relative=statistics is None)))
-    return found
+        predictions.append(PredictedSize(limit, step, scale * known.error(step, relative=statistics is None)))
+    return predictions

@@ -51,14 +51,14 @@ def parse_size(text: str) -> float:
     Raises:
         ValueError: it is none of these.
     """
-    found = re.fullmatch(r"([\d.]+(?:e\d+)?)\s*(%|[kmg]?i?b?)", text.strip(), re.IGNORECASE)
+    match = re.fullmatch(r"([\d.]+(?:e\d+)?)\s*(%|[kmg]?i?b?)", text.strip(), re.IGNORECASE)
     try:
-        number = float(found[1]) if found else math.nan
+        number = float(match[1]) if match else math.nan
     except ValueError:
         number = math.nan
-    if found is None or not 0 < number < math.inf:
+    if match is None or not 0 < number < math.inf:
         raise ValueError(f"`size` is {text!r}; expected bytes or a share, such as 9MB, 512KiB or 10%")
-    unit = found[2].lower()
+    unit = match[2].lower()
     if unit == "%":
         if number >= 100:
             raise ValueError(f"`size` is {text!r}; expected less than 100%")

@@ -113,8 +113,8 @@ class Request:
     def _of_factors(self) -> dict[str, Any]:
         """The options given that only a factorization has."""
         names = ("solver", "p", "sparse_share", "break_even")
-        given = {name: getattr(self, name) for name in names} | self.options
-        return {name: value for name, value in given.items() if value is not None}
+        options = {name: getattr(self, name) for name in names} | self.options
+        return {name: value for name, value in options.items() if value is not None}
 
     @property
     def _factors(self) -> bool:
@@ -194,7 +194,9 @@ class Request:
             return exactly(select_paths(params, self.select or ()))
         # Layers that a size rounded to a fixed number of bits had no statistics; they are to become the same again.
         layers = self.plan.layers
-        return exactly([path for path, one in layers.items() if one.rank is not None or one.bits is None] or layers)
+        return exactly(
+            [path for path, choice in layers.items() if choice.rank is not None or choice.bits is None] or layers
+        )
 
     def share_out(
         self,

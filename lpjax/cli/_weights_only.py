@@ -24,14 +24,14 @@ def compress_weights_only(context: typer.Context, options: dict[str, Any]) -> No
     from lpjax.compression.plan import check_uniform
     from lpjax.report.tables import kinds_table
 
-    given = context.params
-    for name in given:
+    params = context.params
+    for name in params:
         source = context.get_parameter_source(name)
         if name not in _TAKEN and source is not None and source.name != "DEFAULT":
             only = ", ".join(f"`{option}`" for option in _OPTIONS)
             raise Misuse(f"`{name}` does not go with `weights_only`, which runs no model; expected only {only}")
-    model, out, force = str(given["model"]), Path(given["out"]), bool(given["force"])
-    goal = {"keep": given["keep"], "rank": given["rank"], "solver": given["method"], "p": given["p"]}
+    model, out, force = str(params["model"]), Path(params["out"]), bool(params["force"])
+    goal = {"keep": params["keep"], "rank": params["rank"], "solver": params["method"], "p": params["p"]}
     with misuse():
         check_uniform(**goal, **options)
         check_target(out, None, force)
@@ -39,7 +39,7 @@ def compress_weights_only(context: typer.Context, options: dict[str, Any]) -> No
     shards = read_shards(folder)
     with misuse():
         check_target(out, shards.source, force)
-        patterns = None if given["layers"] is None else split_patterns(given["layers"])
+        patterns = None if params["layers"] is None else split_patterns(params["layers"])
         layers = choose_weights(shards, patterns, **goal)
     with progress() as advance:
         made = write_weights(shards, layers, out, model=model, overwrite=force, progress=advance, options=options)
@@ -47,4 +47,4 @@ def compress_weights_only(context: typer.Context, options: dict[str, Any]) -> No
     result = {"model": model, "out": str(out), "method": made.method, "p": exponent_text(made.p), "kinds": kinds}
     saved = f"{sizes(made.bytes_before, made.bytes_after)} as factors, in {out / 'factors'}; multiplied out in {out}"
     result |= {"bytes_before": made.bytes_before, "bytes_after": made.bytes_after}
-    show(given["as_json"], result, kinds_table(made), saved)
+    show(params["as_json"], result, kinds_table(made), saved)

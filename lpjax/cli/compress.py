@@ -72,8 +72,8 @@ def compress(
     from lpjax.report import PAGE, write_own_page
     from lpjax.report.tables import layers_table
 
-    given: dict[str, Any] = {"num_iters": num_iters, "tol": tol}
-    options = {name: value for name, value in given.items() if value is not None}
+    solver_options: dict[str, Any] = {"num_iters": num_iters, "tol": tol}
+    options = {name: value for name, value in solver_options.items() if value is not None}
     if weights_only:
         compress_weights_only(context, options)
         return

@@ -88,7 +88,7 @@ def _predicted(
             raise ValueError(str(error).replace("`size`", "`sizes`")) from None
     statistics, _ = statistics_and_measure(text, requests[0], checkpoint, model)
     with misuse(), progress() as advance:
-        found = predict_sizes(
+        predictions = predict_sizes(
             checkpoint.params, [size.strip() for size in sizes], statistics=statistics, select=select,
             other_bytes=checkpoint.extra_bytes, progress=advance,
         )  # fmt: skip
@@ -96,7 +96,10 @@ def _predicted(
     halves = 1 if statistics is None or kind == "regression" else 2
     what = "relative squared error" if statistics is None else f"divergence of {kind}"
     whole = sum(leaf.nbytes for _, leaf in leaves_with_paths(checkpoint.params)) + checkpoint.extra_bytes
-    rows = [{"bytes": item.size, "step": item.step, "error": item.error / halves} for item in found]
+    rows = [
+        {"bytes": prediction.size, "step": prediction.step, "error": prediction.error / halves}
+        for prediction in predictions
+    ]
     table = Table(title=f"{escape(model)}: what sizes would cost, predicted", title_justify="left", box=SIMPLE_HEAD)
     for heading in ("size", "share", "step", what):
         table.add_column(heading, justify="right")

@@ -93,13 +93,13 @@ def outcome_of(
     params, records = compressed
     provenance = {"model": model, **run_record(None)} | ({"calibration": origin(statistics)} if statistics else {})
     plan = dataclasses.replace(plan, provenance=provenance)
-    fresh = [record for record in records if (record.rank is not None or record.rounded) and not record.note]
+    new_records = [record for record in records if (record.rank is not None or record.rounded) and not record.note]
     total, left = (sum(leaf.size for _, leaf in leaves_with_paths(tree)) for tree in (before.params, params))
     whole = sum(math.prod(leaf.shape) for _, leaf in leaves_with_paths(before.params))
     if plan.budget_of == "parameters" and left > (plan.budget or 1) * whole:
         plan = dataclasses.replace(plan, budget=None, budget_of=None)  # its ranks were raised by hand
     paths: dict[Any, list[str]] = {}
-    for record in fresh:
+    for record in new_records:
         choice = plan.layers[record.path]
         method = choice[1:3] if choice.rank is not None else (ROUNDING, None)
         paths.setdefault(method, []).append(record.path)
@@ -110,7 +110,7 @@ def outcome_of(
         "steps": _earlier_steps(before.compression or {}) + steps
     }
     settings = methods | {
-        "sparse": max((plan.layers[record.path].sparse_share for record in fresh if record.nnz), default=0.0),
+        "sparse": max((plan.layers[record.path].sparse_share for record in new_records if record.nnz), default=0.0),
         "calibration": {} if statistics is None else origin(statistics),
         "patterns": None if patterns is None else tuple(patterns),
     }

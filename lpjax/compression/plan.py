@@ -325,13 +325,13 @@ def check_sparse_share(share: float | None, *, budget_of: str = "parameters", br
         )
 
 
-def check_only_plan(**given: Any) -> None:
+def check_only_plan(**arguments: Any) -> None:
     """Refuse arguments for what a plan already gives.
 
     Raises:
         ValueError: naming the first that is not None.
     """
-    for name, value in given.items():
+    for name, value in arguments.items():
         if value is not None:
             raise ValueError(f"`plan` and `{name}` both choose for each layer; pass either, not both")
 

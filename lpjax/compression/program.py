@@ -83,9 +83,9 @@ def solve_group(
         mesh: devices, along the axis "data".
     """
     rank = max(task.rank for task in tasks)
-    given = tuple((name, type(value), value) for name, value in sorted(options.items()))
+    typed_options = tuple((name, type(value), value) for name, value in sorted(options.items()))
     goal = Goal(
-        tasks[0].solve, rank, any(task.rank < rank for task in tasks), bool(tasks[0].nnz), tasks[0].p > 2, given
+        tasks[0].solve, rank, any(task.rank < rank for task in tasks), bool(tasks[0].nnz), tasks[0].p > 2, typed_options
     )
     if len(tasks) < mesh.size and jax.process_count() == 1:
         mesh = data_mesh(mesh.devices.flat[: len(tasks)].tolist())  # the others would only repeat the last task

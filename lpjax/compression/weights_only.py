@@ -115,8 +115,9 @@ class CompressedWeights:
             groups.setdefault((name, record.shape, record.rank), []).append(record)
         return tuple(
             WeightKind(
-                name, len(group), shape, rank, (min(one.error for one in group), max(one.error for one in group)),
-                sum(one.bytes_before for one in group), sum(one.bytes_after for one in group),
+                name, len(group), shape, rank,
+                (min(record.error for record in group), max(record.error for record in group)),
+                sum(record.bytes_before for record in group), sum(record.bytes_after for record in group),
             )
             for (name, shape, rank), group in groups.items()
         )  # fmt: skip
@@ -248,7 +249,7 @@ def write_weights(
             name, tensors[name].shape, pair.rank, error, before, after, layer.converged, layer.seconds
         )
         if progress is not None:
-            progress(sum(one.rank is not None for one in records.values()), total, name)
+            progress(sum(record.rank is not None for record in records.values()), total, name)
         return pair
 
     for name in layers:
@@ -257,22 +258,22 @@ def write_weights(
     total, after = sum(choice.rank is not None for choice in layers.values()), 0
     check_space(target, 2 * shards.size)
     target.parent.mkdir(parents=True, exist_ok=True)
-    with replacing_folder(target, overwrite) as fresh:
-        (fresh / FACTORS).mkdir()
+    with replacing_folder(target, overwrite) as staging:
+        (staging / FACTORS).mkdir()
         for file, shard in shards.files.items():
             pairs = [pair for name in shard.tensors for pair in _parts(name, tensors[name], layers.get(name), solved)]
-            after += write_tensors(fresh / FACTORS / file, pairs, dict(shard.metadata) or None)
-            _write_dense(fresh, file, shard.metadata, shard.tensors)
+            after += write_tensors(staging / FACTORS / file, pairs, dict(shard.metadata) or None)
+            _write_dense(staging, file, shard.metadata, shard.tensors)
         first, *_ = (choice for choice in layers.values() if choice.rank is not None)
         method = first.method if isinstance(first.method, str) else getattr(first.method, "__name__", "custom")
         result = CompressedWeights(method, float(first.p), tuple(records.values()), shards.size, after)
-        _copy_beside(fresh, shards)
-        write_card(fresh, target / CARD, lambda: weights_card(fresh, shards.source, result))
+        _copy_beside(staging, shards)
+        write_card(staging, target / CARD, lambda: weights_card(staging, shards.source, result))
         scalars = {name: value for name, value in options.items() if isinstance(value, int | float | str)}
         document = {"schema": SCHEMA, "model": model, "options": scalars} | vars(result) | run_record(None)
         document["p"] = exponent_text(result.p)
         document["records"] = [vars(record) for record in result.records]
-        (fresh / RECORD).write_text(json_text(finite(document), ascii=False), encoding="utf-8")
+        (staging / RECORD).write_text(json_text(finite(document), ascii=False), encoding="utf-8")
     return result
 
 
@@ -337,12 +338,12 @@ def _matched(matrices: Mapping[str, np.ndarray], patterns: Sequence[str | re.Pat
     chosen = set()
     for pattern in patterns:
         expression = compiled_pattern(pattern)
-        if not (found := {name for name in matrices if expression.search(name)}):
+        if not (matched := {name for name in matrices if expression.search(name)}):
             near = difflib.get_close_matches(expression.pattern, matrices, n=3, cutoff=0.3) or matrices
             raise ValueError(
                 f"`select` {expression.pattern!r} is in the name of no floating-point matrix; there are {_few(near)}"
             )
-        chosen |= found
+        chosen |= matched
     return chosen
 
 

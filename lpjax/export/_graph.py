@@ -58,10 +58,10 @@ class Graph:
             self._arrays[self._made[key]] = array
         return self._made[key]
 
-    def output(self, name: str, given: str) -> str:
+    def output(self, name: str, output_name: str) -> str:
         """The tensor under a given name."""
-        self._nodes.append(helper.make_node("Identity", [name], [given], name=given))
-        return given
+        self._nodes.append(helper.make_node("Identity", [name], [output_name], name=output_name))
+        return output_name
 
     def cast(self, name: str, dtype: Any) -> str:
         """The tensor in another dtype."""
@@ -102,12 +102,12 @@ class Graph:
 
     def model(self, inputs: Sequence[Any], outputs: Sequence[Any], opset: int) -> onnx.ModelProto:
         """The model, of the nodes and initializers that its outputs need."""
-        wanted, nodes = {info.name for info in outputs}, []
+        needed, nodes = {info.name for info in outputs}, []
         for node in reversed(self._nodes):
-            if wanted & set(node.output):
-                wanted |= set(node.input)
+            if needed & set(node.output):
+                needed |= set(node.input)
                 nodes.append(node)
-        arrays = [numpy_helper.from_array(array, name) for name, array in self._arrays.items() if name in wanted]
+        arrays = [numpy_helper.from_array(array, name) for name, array in self._arrays.items() if name in needed]
         graph = helper.make_graph(nodes[::-1], "lpjax", inputs, outputs, arrays)
         opsets = [helper.make_opsetid("", opset)]
         return helper.make_model(graph, opset_imports=opsets, ir_version=_IR_VERSION, producer_name="lpjax")

@@ -63,12 +63,12 @@ def _run(graph: Graph, jaxpr: Any, consts: Sequence[Any], inputs: Sequence[Value
         if inner is not None and name not in RULES:
             rule = CALLS.get(str(eqn.params.get("name")))
             if rule is None:
-                found: Any = _run(graph, getattr(inner, "jaxpr", inner), getattr(inner, "consts", ()), values)
+                results: Any = _run(graph, getattr(inner, "jaxpr", inner), getattr(inner, "consts", ()), values)
             else:
-                found = rule(graph, eqn, *values)
+                results = rule(graph, eqn, *values)
         elif name in RULES:
-            found = RULES[name](graph, eqn, *values)
+            results = RULES[name](graph, eqn, *values)
         else:
             raise NotImplementedError(f"the primitive `{name}` has no rule, so this model cannot be exported to ONNX")
-        known |= dict(zip(eqn.outvars, [found] if isinstance(found, Value) else found, strict=True))
+        known |= dict(zip(eqn.outvars, [results] if isinstance(results, Value) else results, strict=True))
     return [read(variable) for variable in jaxpr.outvars]

@@ -99,10 +99,10 @@ def _rsqrt(graph: Graph, eqn: Any, x: Value) -> Value:
 
 @_rule("log1p", "expm1")
 def _near_one(graph: Graph, eqn: Any, x: Value) -> Value:
-    one = graph.constant(np.ones((), eqn.invars[0].aval.dtype))
+    unit = graph.constant(np.ones((), eqn.invars[0].aval.dtype))
     if eqn.primitive.name == "log1p":
-        return Value(graph.node("Log", graph.node("Add", x.name, one)), x.shape)
-    return Value(graph.node("Sub", graph.node("Exp", x.name), one), x.shape)
+        return Value(graph.node("Log", graph.node("Add", x.name, unit)), x.shape)
+    return Value(graph.node("Sub", graph.node("Exp", x.name), unit), x.shape)
 
 
 @_rule("exp2")
@@ -212,10 +212,10 @@ def _stack(graph: Graph, eqn: Any, *values: Value) -> Value:
 
 @_rule("slice")
 def _slice(graph: Graph, eqn: Any, x: Value) -> Value:
-    given = eqn.params
+    params = eqn.params
     rank = len(_result(eqn))
-    steps = given["strides"] or (1,) * rank
-    bounds = (graph.shape(given[name]) for name in ("start_indices", "limit_indices"))
+    steps = params["strides"] or (1,) * rank
+    bounds = (graph.shape(params[name]) for name in ("start_indices", "limit_indices"))
     return _sliced(graph, _full(graph, eqn, x)[0], *bounds, steps=steps, shape=_result(eqn))
 
 
@@ -306,8 +306,8 @@ def _dot(graph: Graph, eqn: Any, left: Value, right: Value) -> Value:
         [axis for axis in range(len(shape)) if axis not in (*over, *batch)]
         for shape, over, batch in zip(shapes, (over_left, over_right), (batch_left, batch_right), strict=True)
     ]
-    one = len(over_left) == 1 and len(free[1]) == 1
-    if one and (len(free[0]) == 1 or (not batch_left and len(shapes[1]) == 2 and free[0])):
+    single_axes = len(over_left) == 1 and len(free[1]) == 1
+    if single_axes and (len(free[0]) == 1 or (not batch_left and len(shapes[1]) == 2 and free[0])):
         x = _transposed(graph, Value(names[0], shapes[0]), [*batch_left, *free[0], *over_left])
         y = _transposed(graph, Value(names[1], shapes[1]), [*batch_right, *over_right, *free[1]])
         return Value(graph.node("MatMul", x.name, y.name), _result(eqn))
@@ -325,8 +325,8 @@ def _dot(graph: Graph, eqn: Any, left: Value, right: Value) -> Value:
 
 @_rule("gather")
 def _gather(graph: Graph, eqn: Any, x: Value, indices: Value) -> Value:
-    (name, places), given = _full(graph, eqn, x, indices), eqn.params
-    numbers, sizes = given["dimension_numbers"], given["slice_sizes"]
+    (name, places), params = _full(graph, eqn, x, indices), eqn.params
+    numbers, sizes = params["dimension_numbers"], params["slice_sizes"]
     shape, spots = (shape_of(var) for var in eqn.invars)
     indexed, batched = list(numbers.start_index_map), list(numbers.operand_batching_dims)
     if not numbers.collapsed_slice_dims and not batched and len(spots) == 1:
@@ -335,7 +335,7 @@ def _gather(graph: Graph, eqn: Any, x: Value, indices: Value) -> Value:
     whole = all(sizes[axis] is shape[axis] or str(sizes[axis]) == str(shape[axis]) for axis in rest)
     if sorted(indexed) != sorted(numbers.collapsed_slice_dims) or not whole:
         raise NotImplementedError(f"a gather of slices {sizes} of {shape} is not exported")
-    if given["mode"] == GatherScatterMode.CLIP:
+    if params["mode"] == GatherScatterMode.CLIP:
         places = _clipped(graph, places, [shape[axis] - 1 for axis in indexed], eqn.invars[1].aval.dtype)
     data = _transposed(graph, Value(name, shape), batched + indexed + rest)
     batch = list(numbers.start_indices_batching_dims)

@@ -101,9 +101,9 @@ def program_of(checkpoint: Checkpoint, *, pooled: bool = False) -> Program:
     whole = Program(function, named, inputs, outputs, config.max_length)
     traced = whole.traced().jaxpr
     read = {variable for eqn in traced.eqns for variable in eqn.invars if not isinstance(variable, Literal)}
-    found = {name for name, variable in zip(sorted(named), traced.invars, strict=False) if variable in read}
+    names_read = {name for name, variable in zip(sorted(named), traced.invars, strict=False) if variable in read}
     # A weight has all of its arrays or none, though codes of 0 bits, say, are never read.
-    used = {name: array for arrays in weights if found & arrays.keys() for name, array in arrays.items()}
+    used = {name: array for arrays in weights if names_read & arrays.keys() for name, array in arrays.items()}
     return whole._replace(weights=used)
 
 

@@ -61,8 +61,8 @@ def export_program(
     check_name("runtime", runtime, RUNTIMES)
     program = program_of(checkpoint, pooled=pooled)
 
-    def write(fresh: Path) -> int:
-        inner = fresh / runtime
+    def write(staging: Path) -> int:
+        inner = staging / runtime
         inner.mkdir()
         return RUNTIMES[runtime](program, inner)
 

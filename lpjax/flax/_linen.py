@@ -99,10 +99,10 @@ def input_axes(
         seen = [weight for weight in seen if weight.path not in stacked]
         boxed = dict(variables) | {"params": _boxed(variables["params"], stacked)}
         seen += [weight for weight in trace(boxed) if weight.path in stacked]
-    found: dict[str, set[tuple[int, int]]] = {}
+    views: dict[str, set[tuple[int, int]]] = {}
     for weight in seen:
-        found.setdefault(weight.path, set()).add(_entry(weight, params[weight.path]))
-    agreed = {path: entries.pop() for path, entries in found.items() if len(entries) == 1}
+        views.setdefault(weight.path, set()).add(_entry(weight, params[weight.path]))
+    agreed = {path: entries.pop() for path, entries in views.items() if len(entries) == 1}
     entries = ((path, *agreed[path]) for path in params if path in agreed)
     return {path: (leading, inputs) if leading else inputs for path, leading, inputs in entries if inputs}
 

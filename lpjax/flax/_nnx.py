@@ -74,7 +74,7 @@ class _Linear(nnx.Module):
 
     def __call__(self, inputs: Array, out_sharding: Any = None) -> Array:
         """The layer's output."""
-        given = {"out_sharding": out_sharding, "preferred_element_type": self.preferred_element_type}
+        optional = {"out_sharding": out_sharding, "preferred_element_type": self.preferred_element_type}
         return dense(
             self,
             _promote(self),
@@ -84,7 +84,7 @@ class _Linear(nnx.Module):
             axes=normalize(self.axis, inputs.ndim),
             batch_axes=normalize(tuple(self.batch_axis), inputs.ndim),
             features=sizes_of(self.out_features),
-            **{name: value for name, value in given.items() if value is not None},
+            **{name: value for name, value in optional.items() if value is not None},
         )
 
 
@@ -224,17 +224,17 @@ def compress_nnx(
     options["sparse_share"] = 0.0  # tables would have some by default with a calibration
     if "input_axes" in options:
         raise ValueError("`input_axes` is not for NNX models, whose layers say themselves what their inputs are")
-    found = _find(model)
-    factored = _factored(found)
-    axes: InputAxes = {path: entry for path, uses in found.items() if (entry := _input_axes(uses)) is not None}
-    tree = collections.OrderedDict((path, uses[0].param[...]) for path, uses in found.items())
+    parameters = _find(model)
+    factored = _factored(parameters)
+    axes: InputAxes = {path: entry for path, uses in parameters.items() if (entry := _input_axes(uses)) is not None}
+    tree = collections.OrderedDict((path, uses[0].param[...]) for path, uses in parameters.items())
     for path, (layer, *_) in factored.items():
         tree[path] = getattr(layer, _PAIRS[type(layer)])
         if stacked := tree[path].ndim - 2:
             axes[path] = (stacked, 1)
     chosen = select_paths(tree, select, axes)
     dense = [path for path in chosen if path not in factored]
-    if unfit := [f"{path} ({fault})" for path in dense if (fault := _fault(found[path], path in axes))]:
+    if unfit := [f"{path} ({fault})" for path in dense if (fault := _fault(parameters[path], path in axes))]:
         raise ValueError(
             f"`select` matches parameters that cannot be factored in place: {', '.join(unfit[:5])}"
             f"{', …' if len(unfit) > 5 else ''}; expected weights of nnx.Linear, nnx.LinearGeneral and nnx.Embed"
@@ -258,7 +258,7 @@ def compress_nnx(
                 for layer in factored[path]:
                     layer.left, layer.right = left, right
             else:
-                layers |= _layers_of(found[path], pair)
+                layers |= _layers_of(parameters[path], pair)
     _swap(model, layers, set())
     return records
 
@@ -277,11 +277,11 @@ def put_weights_nnx(model: nnx.Module, weights: Mapping[str, LowRank | Quantized
         ValueError: as `compress_nnx` for parameters that cannot be replaced; a path that is not a parameter, or a
             weight of another shape. The model is then unchanged.
     """
-    found = _find(model)
-    if unknown := sorted(weights.keys() - found.keys()):
+    parameters = _find(model)
+    if unknown := sorted(weights.keys() - parameters.keys()):
         raise ValueError(f"`weights` names {', '.join(unknown[:5])}, which are not parameters of the model")
     for path, weight in weights.items():
-        entry = _input_axes(uses := found[path])
+        entry = _input_axes(uses := parameters[path])
         if fault := _fault(uses, entry is not None):
             raise ValueError(f"`weights` names {path}, which cannot be replaced: {fault}")
         assert entry is not None
@@ -290,7 +290,7 @@ def put_weights_nnx(model: nnx.Module, weights: Mapping[str, LowRank | Quantized
             raise ValueError(f"`weights` has {path} of shape {weight.shape}; expected {shape}")
     layers: dict[int, nnx.Module] = {}
     for path, weight in weights.items():
-        layers |= _layers_of(found[path], weight)
+        layers |= _layers_of(parameters[path], weight)
     _swap(model, layers, set())
 
 
@@ -350,14 +350,17 @@ def _find(model: nnx.Module) -> dict[str, list[_Use]]:
     }
 
 
-def _factored(found: dict[str, list[_Use]]) -> dict[str, list[Any]]:
-    """Layers that are already factored, by the path of their dense weight; their factors are removed from `found`."""
+def _factored(parameters: dict[str, list[_Use]]) -> dict[str, list[Any]]:
+    """Layers that are already factored, by the path of their dense weight.
+
+    Their factors are removed from `parameters`.
+    """
     layers = {}
-    for path, uses in list(found.items()):
+    for path, uses in list(parameters.items()):
         owner, (stem, slash, name) = uses[0].owner, path.rpartition("/")
         if type(owner) in _PAIRS and name in ("left", "right"):
             layers[f"{stem}{slash}{_PAIRS[type(owner)]}"] = [use.owner for use in uses]
-            del found[path]
+            del parameters[path]
     return layers
 
 
@@ -378,9 +381,9 @@ def _children(node: Any) -> list[tuple[Any, Any]]:
 
 def _input_axes(uses: list[_Use]) -> int | tuple[int, int] | None:
     """An entry of `input_axes`; None if the weight is not a matrix, or its layers view it differently."""
-    found = {_view(use) for use in uses}
-    entry = found.pop()
-    if found or entry is None:
+    views = {_view(use) for use in uses}
+    entry = views.pop()
+    if views or entry is None:
         return None
     return entry if entry[0] else entry[1]
 

@@ -122,13 +122,13 @@ def own_task(config_json: Mapping[str, Any] | None) -> Task | None:
 
 def _names(config: Mapping[str, Any]) -> dict[Any, str] | None:
     """Output -> name; None if the config has no names. A key that is not a number is kept."""
-    named, given = config.get("id2label"), config.get("label2id")
+    named, label2id = config.get("id2label"), config.get("label2id")
     if named is None:
-        if given is None:
+        if label2id is None:
             return None
-        if not isinstance(given, Mapping):
-            raise ValueError(f"`label2id` is {given!r:.200}; expected an object, name -> output")
-        named = {str(output): name for name, output in given.items()}
+        if not isinstance(label2id, Mapping):
+            raise ValueError(f"`label2id` is {label2id!r:.200}; expected an object, name -> output")
+        named = {str(output): name for name, output in label2id.items()}
     if not isinstance(named, Mapping):
         raise ValueError(f"`id2label` is {named!r:.200}; expected an object, output -> name")
     return {int(key) if re.fullmatch("[0-9]{1,9}", str(key)) else key: str(name) for key, name in named.items()}

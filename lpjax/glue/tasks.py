@@ -46,7 +46,7 @@ class Task:
 
 
 _MATTHEWS, _ACCURACY, _BOTH = ("matthews_correlation",), ("accuracy",), ("accuracy", "f1")
-_ONE, _TWO = ("sentence",), ("sentence1", "sentence2")
+_SENTENCE, _PAIR = ("sentence",), ("sentence1", "sentence2")
 _ENTAILED, _DUPLICATES = ("entailment", "not_entailment"), ("not_duplicate", "duplicate")
 
 
@@ -57,17 +57,17 @@ def _task(*fields: Any, **splits: int) -> Task:
 TASKS: dict[str, Task] = {
     task.name: task
     for task in (
-        _task("cola", "CoLA", _ONE, ("unacceptable", "acceptable"), _MATTHEWS, train=8551, validation=1043),
-        _task("sst2", "SST-2", _ONE, ("negative", "positive"), _ACCURACY, train=67349, validation=872),
-        _task("mrpc", "MRPC", _TWO, ("not_equivalent", "equivalent"), _BOTH, train=3668, validation=408),
-        _task("stsb", "STS-B", _TWO, (), ("pearson", "spearmanr"), train=5749, validation=1500),
+        _task("cola", "CoLA", _SENTENCE, ("unacceptable", "acceptable"), _MATTHEWS, train=8551, validation=1043),
+        _task("sst2", "SST-2", _SENTENCE, ("negative", "positive"), _ACCURACY, train=67349, validation=872),
+        _task("mrpc", "MRPC", _PAIR, ("not_equivalent", "equivalent"), _BOTH, train=3668, validation=408),
+        _task("stsb", "STS-B", _PAIR, (), ("pearson", "spearmanr"), train=5749, validation=1500),
         _task("qqp", "QQP", ("question1", "question2"), _DUPLICATES, _BOTH, train=363846, validation=40430),
         _task("mnli", "MNLI", ("premise", "hypothesis"), ("entailment", "neutral", "contradiction"), _ACCURACY,
               train=392702, validation_matched=9815, validation_mismatched=9832),
         _task("qnli", "QNLI", ("question", "sentence"), _ENTAILED, _ACCURACY, train=104743, validation=5463),
-        _task("rte", "RTE", _TWO, _ENTAILED, _ACCURACY, train=2490, validation=277),
+        _task("rte", "RTE", _PAIR, _ENTAILED, _ACCURACY, train=2490, validation=277),
         # WNLI has its labels in the opposite order to RTE and QNLI.
-        _task("wnli", "WNLI", _TWO, _ENTAILED[::-1], _ACCURACY, train=635, validation=71),
+        _task("wnli", "WNLI", _PAIR, _ENTAILED[::-1], _ACCURACY, train=635, validation=71),
     )
 }  # fmt: skip
 

@@ -37,7 +37,7 @@ def read_source(folder: Path | None) -> Source:
     if folder is None:
         return Source(None, None, None, {})
     data = _metadata(folder)
-    texts = {key: found for key in (*_KEPT, "base_model") if (found := _texts(data.get(key)))}
+    texts = {key: text for key in (*_KEPT, "base_model") if (text := _texts(data.get(key)))}
     base, relation, pipeline = texts.pop("base_model", None), data.get("base_model_relation"), data.get("pipeline_tag")
     if repo := hub_id(folder):
         base, relation = repo, None
@@ -71,7 +71,7 @@ def _metadata(folder: Path) -> dict[str, Any]:
 def _texts(value: Any) -> str | list[str] | None:
     """A text or a list of texts in a card, which is not trusted; None for anything else."""
     if isinstance(value, list):
-        return [text for one in value[:200] if isinstance(text := _texts(one), str)]
+        return [text for entry in value[:200] if isinstance(text := _texts(entry), str)]
     # YAML 1.1 reads the language `no` as false.
     value = "no" if value is False else value
     return value[:500] if isinstance(value, str) else None

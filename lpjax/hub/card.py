@@ -231,13 +231,13 @@ def _form(leaf: Any, int8: bool) -> str:
 def _table(matrices: Iterable[_Matrix], kept: bool) -> str:
     """A row for each kind of matrix; columns that say nothing are left out."""
     groups: dict[tuple[str, ...], list[_Matrix]] = {}
-    for matrix in sorted(matrices, key=lambda one: not one.form):
+    for matrix in sorted(matrices, key=lambda matrix: not matrix.form):
         groups.setdefault(matrix[:3] if matrix.form else ("", "", ""), []).append(matrix)
     rows = []
     for (kind, method, form), own in groups.items():
-        before, after, size = (sum(getattr(one, name) for one in own) for name in ("before", "after", "size"))
-        ranks = sorted(one.rank for one in own if one.rank is not None)
-        errors = [one.error for one in own if math.isfinite(one.error)]
+        before, after, size = (sum(getattr(matrix, name) for matrix in own) for name in ("before", "after", "size"))
+        ranks = sorted(matrix.rank for matrix in own if matrix.rank is not None)
+        errors = [matrix.error for matrix in own if math.isfinite(matrix.error)]
         row = {
             "weights": f"`{kind}`" if form else "all others",
             "count": str(len(own)),
@@ -260,12 +260,14 @@ def _markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _notes(folder: Path, record: Record, matrices: Sequence[_Matrix]) -> Iterator[str]:
-    said = {"factors": "Factors: the product of two thin matrices stands for the matrix.",
-            "codes": "Codes: whole numbers, times scales that groups of them share."}  # fmt: skip
-    if words := [text for word, text in said.items() if any(word in one.form for one in matrices)]:
+    explanations = {
+        "factors": "Factors: the product of two thin matrices stands for the matrix.",
+        "codes": "Codes: whole numbers, times scales that groups of them share.",
+    }
+    if words := [text for word, text in explanations.items() if any(word in matrix.form for matrix in matrices)]:
         yield " ".join(words)
     weighted = [step for step in record.steps if step.weighting]
-    if any(math.isfinite(one.error) for one in matrices):
+    if any(math.isfinite(matrix.error) for matrix in matrices):
         under = " Both norms are weighted as the solver weighted them." if weighted else ""
         yield f"The error of a matrix is ‖A − Â‖ / ‖A‖; the table has the mean over a row.{under}"
     if weighted and re.fullmatch("[0-9]{1,12}", texts := str(weighted[-1].calibration.get("texts"))):

@@ -63,14 +63,16 @@ def compress_keras(
         if options.get(name):
             raise ValueError(f"`{name}` is not for Keras models, whose factored layers {reason}")
     options["sparse_share"] = 0.0  # tables would have some by default with a calibration
-    found = {f"{path}/{_leaf(layer)}": layers for path, layers in layers_of(model).items() for layer in layers[:1]}
+    layers_by_path = {
+        f"{path}/{_leaf(layer)}": layers for path, layers in layers_of(model).items() for layer in layers[:1]
+    }
     tree, axes = collections.OrderedDict(), {}
-    for path, (layer, *_) in found.items():
+    for path, (layer, *_) in layers_by_path.items():
         tree[path], inputs = _weight(layer)
         if inputs is not None:
             axes[path] = inputs
     chosen = select_paths(tree, select, axes)
-    if unfit := [f"{path} ({fault})" for path in chosen if (fault := _fault(found[path]))]:
+    if unfit := [f"{path} ({fault})" for path in chosen if (fault := _fault(layers_by_path[path]))]:
         raise ValueError(
             f"`select` matches weights that cannot be factored in place: {', '.join(unfit[:5])}"
             f"{', …' if len(unfit) > 5 else ''}; expected those of {', '.join(kind.__name__ for kind in FACTORED)}"
@@ -87,7 +89,7 @@ def compress_keras(
     )
     for path in chosen:
         if isinstance(pair := params[path], LowRank) and pair is not tree[path]:
-            put_factors(found[path][0], pair.left, pair.right)
+            put_factors(layers_by_path[path][0], pair.left, pair.right)
     make_saveable(model)
     return records
 

@@ -44,8 +44,8 @@ class _Equation(NamedTuple):
 
     @classmethod
     def parse(cls, equation: str) -> _Equation:
-        given, outputs = equation.replace(" ", "").split("->")
-        return cls(*given.split(","), outputs)
+        operands, outputs = equation.replace(" ", "").split("->")
+        return cls(*operands.split(","), outputs)
 
     @property
     def contracted(self) -> str:

@@ -129,8 +129,8 @@ def taken_apart(model: Any) -> Parts:
     faults = [*_faults(backbone, net, base)]
     if head:
         for name, expected in net.activations.items():
-            if not _is(found := _attribute(model, name).activation, expected):
-                faults.append(f"{name} has the activation {_name(found)}, expected {expected}")
+            if not _is(activation := _attribute(model, name).activation, expected):
+                faults.append(f"{name} has the activation {_name(activation)}, expected {expected}")
     if faults:
         raise ValueError(f"`model` {model.name} computes what lpjax does not: {'; '.join(faults)}")
     return Parts(net, _config(model, backbone, net, base), base, head)

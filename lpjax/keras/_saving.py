@@ -30,12 +30,12 @@ def layers_of(model: Any) -> dict[str, list[Any]]:
         for weight in [layer.left if is_factored(layer) else weight_of(layer)]
         if weight is not None
     }
-    found: dict[str, list[Any]] = {}
+    layers_by_path: dict[str, list[Any]] = {}
     for variable in model.variables:  # in the order of the data flow, in which layers do not come
         if id(variable) in weights:
             layer, path = weights[id(variable)]
-            found.setdefault(path, []).append(layer)
-    return found
+            layers_by_path.setdefault(path, []).append(layer)
+    return layers_by_path
 
 
 @keras.saving.register_keras_serializable(_PACKAGE, _NAME)
@@ -67,15 +67,15 @@ class FactoredModel(keras.Model):
             ValueError: the model that the config makes has no such layers.
         """
         model = keras.saving.deserialize_keras_object(config["dense"], custom_objects=custom_objects)
-        ranks, found = config["ranks"], layers_of(model)
-        for path, layers in found.items():
+        ranks, layers_by_path = config["ranks"], layers_of(model)
+        for path, layers in layers_by_path.items():
             # Layers that the model's config lists have factors already, and may have another path than before.
             for layer in layers:
                 if path in ranks and not fault_of(layer) and not is_factored(layer):
                     inputs, outputs = _sizes(layer)
                     zeros = (np.zeros(shape, np.float32) for shape in ((inputs, ranks[path]), (ranks[path], outputs)))
                     put_factors(layer, *zeros)
-        factored = [path for path, layers in found.items() for layer in layers if is_factored(layer)]
+        factored = [path for path, layers in layers_by_path.items() for layer in layers if is_factored(layer)]
         if len(factored) != len(ranks):
             lost = sorted(ranks.keys() - {*factored})
             raise ValueError(f"the file has factors of {', '.join(lost)}, which the model in its config does not have")

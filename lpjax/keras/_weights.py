@@ -80,17 +80,17 @@ def to_keras(checkpoint: Checkpoint, model: Any, *, factored: bool = False, appr
     _check_configs(checkpoint, parts, approximate_gelu)
     table = name_table(checkpoint.config)
     base = checkpoint.params.get(table.prefix, checkpoint.params)
-    given = {**{f"{table.prefix}/{path}": leaf for path, leaf in walk(base)}, **dict(walk(checkpoint.params))}
+    leaves = {**{f"{table.prefix}/{path}": leaf for path, leaf in walk(base)}, **dict(walk(checkpoint.params))}
     layers = {**{f"{table.prefix}/{path}": layer for path, layer in parts.base.items()}, **parts.head}
-    dense = dict(walk(densified(given)))
+    dense = dict(walk(densified(leaves)))
     if hasattr(checkpoint.config, "pad_token_id"):
         positions, types = (f"{table.prefix}/{path}" for path in (_POSITIONS, _TYPES))
-        dense[positions] = given[positions] = _positions(checkpoint.config, dense[positions], dense[types])
+        dense[positions] = leaves[positions] = _positions(checkpoint.config, dense[positions], dense[types])
     factors: list[tuple[Any, np.ndarray, np.ndarray]] = []
     values: list[tuple[Any, np.ndarray]] = []
     for path, layer in layers.items():
         for name, variable in _variables(layer).items():
-            leaf = given.get(f"{path}/{name}")
+            leaf = leaves.get(f"{path}/{name}")
             if leaf is None:
                 raise ValueError(f"`checkpoint` has no {path}/{name}, which `model` {model.name} has")
             shape = _shape(layer, name, variable)

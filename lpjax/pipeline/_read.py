@@ -201,21 +201,21 @@ def _dense(place: Path, sizes: dict[str, int]) -> Stage:
     where = place / CONFIG
     config = _read_config(where, _DenseConfig, "what the layer computes")
     feature = config.check(where, sizes)
-    given, size = config.in_features, config.out_features
-    if given != sizes[feature]:
-        raise CheckpointError(f"{where}: in_features is {given}, but the stage before gives {sizes[feature]}")
+    in_features, size = config.in_features, config.out_features
+    if in_features != sizes[feature]:
+        raise CheckpointError(f"{where}: in_features is {in_features}, but the stage before gives {sizes[feature]}")
     name = config.activation_function.rpartition(".")[2]
     if not config.activation_function.startswith("torch.nn.") or name not in ACTIVATIONS:
         raise CheckpointError(
             f"{where}: activation_function is {config.activation_function[:100]!r}, expected one of PyTorch's: "
             f"{', '.join(ACTIVATIONS)}; {_ELSE}"
         )
-    shapes: dict[str, tuple[int, ...]] = {"linear.weight": (size, given)}
+    shapes: dict[str, tuple[int, ...]] = {"linear.weight": (size, in_features)}
     if config.bias is not False:
         shapes["linear.bias"] = (size,)
     residual = bool(config.use_residual)
-    if residual and size != given:
-        shapes["residual.weight"] = (size, given)
+    if residual and size != in_features:
+        shapes["residual.weight"] = (size, in_features)
     tensors = _read_weights(place, shapes)
     bias, projection = tensors.get("linear.bias"), tensors.get("residual.weight")
     sizes[feature] = size

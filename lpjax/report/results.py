@@ -64,10 +64,10 @@ class Cell(_Source, kw_only=True):
 
     def __post_init__(self) -> None:
         self.seconds = self.seconds_solving if self.seconds is None else self.seconds
-        given = self.compression
-        self.compression = given / 100 if given >= 1 else given
+        compression = self.compression
+        self.compression = compression / 100 if compression >= 1 else compression
         if not -1 < self.compression < 1:
-            raise ValueError(f"compression is {given:g}; expected a share below 1, or percent below 100")
+            raise ValueError(f"compression is {compression:g}; expected a share below 1, or percent below 100")
         scores = [part for part in (self.score, self.scores, self.metrics) if part is not msgspec.UNSET]
         if not scores or scores[0] == {}:
             raise ValueError("it lacks `score`, `scores` or `metrics`; expected a number, or numbers by name")
