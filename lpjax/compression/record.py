@@ -297,6 +297,6 @@ def _layer_in_file(path: str, leaf: Any) -> LayerRecord:
         unknown,
         unknown,
         seconds=unknown,
-        nnz=leaf.entries if pair else 0,
+        nnz=leaf.nnz if pair else 0,
         stored_bytes=stored_bytes(leaf) if is_quantized(leaf) else None,
     )

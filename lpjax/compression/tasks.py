@@ -109,7 +109,7 @@ def unchanged_record(path: str, leaf: Any, reason: str) -> LayerRecord:
     """The record of a leaf that stays unchanged."""
     size, shape = math.prod(leaf.shape), tuple(leaf.shape)
     if isinstance(leaf, LowRank):
-        return LayerRecord(path, shape, leaf.rank, size, leaf.size, note=f"stays as it is: {reason}", nnz=leaf.entries)
+        return LayerRecord(path, shape, leaf.rank, size, leaf.size, note=f"stays as it is: {reason}", nnz=leaf.nnz)
     return LayerRecord(path, shape, None, size, size, note=f"stays dense: {reason}")
 
 
@@ -294,7 +294,7 @@ def leaf_of_results(results: Sequence[TaskResult]) -> tuple[LayerRecord, LowRank
         converged=all(bool(part.converged) for part in solved),
         seconds=sum(result.seconds for result in results),
         error_weighted=_weighted(solved, scales),
-        nnz=pair.entries,
+        nnz=pair.nnz,
         gap=_gap(results, scales),
     )
     return record, pair

@@ -103,7 +103,7 @@ class LowRank:
         return sum(leaf.nbytes for leaf in jax.tree.leaves(self))
 
     @property
-    def entries(self) -> int:
+    def nnz(self) -> int:
         """Number of single entries."""
         return 0 if self.sparse is None else self.sparse.values.size
 

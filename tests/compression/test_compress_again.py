@@ -77,13 +77,13 @@ def test_under_the_weights_of_a_calibration():
 
 def test_single_entries_are_multiplied_out_and_chosen_anew():
     first = pair_of(sparse=0.3)
-    assert first.entries
+    assert first.nnz
     params, (record,) = lpjax.compress({"kernel": first}, select=".", keep=0.4, solver="svd")
     assert params["kernel"].sparse is None
     expected = truncated_svd(whole(first), params["kernel"].rank)
     assert np.allclose(product(params["kernel"]), expected, atol=1e-4 * np.abs(expected).max())
     again, (other,) = lpjax.compress({"kernel": first}, select=".", keep=0.4, solver="svd", sparse_share=0.3)
-    assert again["kernel"].entries
+    assert again["kernel"].nnz
     assert again["kernel"].size <= 0.4 * 37 * 23
     assert other.error_entries < record.error_entries
 

@@ -406,7 +406,7 @@ def test_tables_with_them_run_in_linen(dtype):
     matrix = planted()[0].astype(np.float32)
     (n, d), module = matrix.shape, nn.Embed(*matrix.shape, dtype=jnp.dtype(dtype))
     small = compress({"embedding": matrix}, select=".", rank=10, sparse_share=0.5, solver="svd").params
-    assert small["embedding"].entries
+    assert small["embedding"].nnz
     dense = {"embedding": np.asarray(lpjax.densify(jax.tree.map(jnp.asarray, small["embedding"])))}
     x, ids = jax.random.normal(jax.random.key(0), (2, d), dtype), jnp.array([[0, 3], [n - 1, 3]])
     for method, argument in ((None, ids), ("attend", x)):
