@@ -24,13 +24,13 @@ class Errors(NamedTuple):
 
     Attributes:
         frobenius: of (Σ_ij r_ij²)^½.
-        entries: of Σ_ij |r_ij|, the ℓ1 norm of the entries.
-        rows: of Σ_i ‖r_i‖₂, the (2,1) norm; rows are tokens of an embedding, outputs of a kernel.
+        error_entries: of Σ_ij |r_ij|, the ℓ1 norm of the entries.
+        error_rows: of Σ_i ‖r_i‖₂, the (2,1) norm; rows are tokens of an embedding, outputs of a kernel.
     """
 
     frobenius: float | None
-    entries: float | None
-    rows: float | None
+    error_entries: float | None
+    error_rows: float | None
 
 
 class Spectrum(NamedTuple):

@@ -35,8 +35,8 @@ PAGE_KIND = "page of lpjax report"
 _SEED = 0
 _NORMS = {
     "frobenius": "Frobenius error, ‖A − LR‖ / ‖A‖",
-    "entries": "error of entries, ℓ1",
-    "rows": "error of rows, (2,1)",
+    "error_entries": "error of entries, ℓ1",
+    "error_rows": "error of rows, (2,1)",
 }
 
 Progress = Callable[[int, int, str], None]
