@@ -70,7 +70,7 @@ ROUNDS = 12  # of what alternates
 REWEIGHTED = 5  # rounds of a pass over texts each
 SHRINKAGE = 1e-3
 
-Found = tuple[dict[str, np.ndarray], float]
+Approximations = tuple[dict[str, np.ndarray], float]
 """Dense approximations by path, and how many numbers they store."""
 
 
@@ -122,22 +122,22 @@ def truncated(matrix: np.ndarray, rank: int) -> tuple[np.ndarray, np.ndarray]:
     return vectors, vectors.T @ matrix
 
 
-def pairs(given: dict[str, Weighted], keep: float, *, int8: bool = False) -> Found:
+def pairs(matrices: dict[str, Weighted], keep: float, *, int8: bool = False) -> Approximations:
     """A pair a matrix."""
-    found, size = {}, 0.0
-    for path, one in given.items():
-        n, d = one.dense.shape
+    approximations, size = {}, 0.0
+    for path, matrix in matrices.items():
+        n, d = matrix.dense.shape
         rank = int(keep * n * d / (n + d))
-        left, right = truncated(one.whitened, rank)
-        left = one.rows_inverse[:, None] * left if one.rows.ndim == 1 else one.rows_inverse @ left
-        right = right @ one.columns_inverse
+        left, right = truncated(matrix.whitened, rank)
+        left = matrix.rows_inverse[:, None] * left if matrix.rows.ndim == 1 else matrix.rows_inverse @ left
+        right = right @ matrix.columns_inverse
         if int8:
             left, right = rounded(left, 0), rounded(right, 1)
             size += (rank * (n + d)) / 4 + 2 * rank
         else:
             size += rank * (n + d)
-        found[path] = left @ right
-    return found, size
+        approximations[path] = left @ right
+    return approximations, size
 
 
 def rounded(factor: np.ndarray, axis: int) -> np.ndarray:
@@ -146,75 +146,77 @@ def rounded(factor: np.ndarray, axis: int) -> np.ndarray:
     return np.round(factor / scale) * scale
 
 
-def joint(given: dict[str, Weighted], keep: float) -> Found:
+def joint(matrices: dict[str, Weighted], keep: float) -> Approximations:
     """Query, key and value with one left factor; pairs for the others."""
-    thirds = {path: path.replace("/key/", "/query/").replace("/value/", "/query/") for path in given}
-    found, size = pairs({path: given[path] for path in given if list(thirds.values()).count(thirds[path]) == 1}, keep)
-    for first in dict.fromkeys(one for one in thirds.values() if list(thirds.values()).count(one) == 3):
-        group = [path for path in given if thirds[path] == first]
-        n, d = given[first].dense.shape
+    thirds = {path: path.replace("/key/", "/query/").replace("/value/", "/query/") for path in matrices}
+    approximations, size = pairs(
+        {path: matrices[path] for path in matrices if list(thirds.values()).count(thirds[path]) == 1}, keep
+    )
+    for first in dict.fromkeys(third for third in thirds.values() if list(thirds.values()).count(third) == 3):
+        group = [path for path in matrices if thirds[path] == first]
+        n, d = matrices[first].dense.shape
         rank = int(keep * 3 * n * d / (n + 3 * d))
-        left, right = truncated(np.concatenate([given[path].whitened for path in group], axis=1), rank)
+        left, right = truncated(np.concatenate([matrices[path].whitened for path in group], axis=1), rank)
         for path, part in zip(group, np.split(left @ right, 3, axis=1), strict=True):
-            found[path] = given[path].back(part)
+            approximations[path] = matrices[path].back(part)
         size += rank * (n + 3 * d)
-    return found, size
+    return approximations, size
 
 
-def blocks(given: dict[str, Weighted], keep: float, *, count: int) -> Found:
+def blocks(matrices: dict[str, Weighted], keep: float, *, count: int) -> Approximations:
     """The outputs of each kernel in parts, a pair each, by the metric of its outputs."""
-    found, size = {}, 0.0
-    for path, one in given.items():
-        n, d = one.dense.shape
+    approximations, size = {}, 0.0
+    for path, matrix in matrices.items():
+        n, d = matrix.dense.shape
         wide = d // count
         rank = int(keep * n * wide / (n + wide))
         parts = []
-        metric = one.columns @ one.columns
+        metric = matrix.columns @ matrix.columns
         for start in range(0, d, wide):
             inside = slice(start, start + wide)
             values, vectors = scipy.linalg.eigh(metric[inside, inside])
-            part = one._replace(
-                dense=one.dense[:, inside],
+            part = matrix._replace(
+                dense=matrix.dense[:, inside],
                 columns=(vectors * np.sqrt(values)) @ vectors.T,
                 columns_inverse=(vectors / np.sqrt(values)) @ vectors.T,
             )
             left, right = truncated(part.whitened, rank)
             parts.append(part.back(left @ right))
-        found[path] = np.concatenate(parts, axis=1)
+        approximations[path] = np.concatenate(parts, axis=1)
         size += count * rank * (n + wide)
-    return found, size
+    return approximations, size
 
 
-def sparse(given: dict[str, Weighted], keep: float, *, share: float) -> Found:
+def sparse(matrices: dict[str, Weighted], keep: float, *, share: float) -> Approximations:
     """A pair of a part of the parameters, and single entries for the rest."""
-    found, size = {}, 0.0
-    for path, one in given.items():
-        n, d = one.dense.shape
+    approximations, size = {}, 0.0
+    for path, matrix in matrices.items():
+        n, d = matrix.dense.shape
         rank = int((1 - share) * keep * n * d / (n + d))
         count = int(share * keep * n * d / 1.5)
-        rows = one.rows**2 if one.rows.ndim == 1 else np.sum(one.rows**2, axis=1)
-        importance = rows[:, None] * np.sum(one.columns**2, axis=0)[None, :]
-        entries = np.zeros_like(one.dense)
-        pair = np.zeros_like(one.dense)
+        rows = matrix.rows**2 if matrix.rows.ndim == 1 else np.sum(matrix.rows**2, axis=1)
+        importance = rows[:, None] * np.sum(matrix.columns**2, axis=0)[None, :]
+        entries = np.zeros_like(matrix.dense)
+        pair = np.zeros_like(matrix.dense)
         for _ in range(ROUNDS):
-            left, right = truncated(one.back(one.dense - entries, one.rows, one.columns), rank)
-            pair = one.back(left @ right)
-            missed = one.dense - pair
+            left, right = truncated(matrix.back(matrix.dense - entries, matrix.rows, matrix.columns), rank)
+            pair = matrix.back(left @ right)
+            missed = matrix.dense - pair
             score = importance * missed**2
             least = np.partition(score.ravel(), score.size - count)[score.size - count]
             entries = np.where(score >= least, missed, 0)
-        found[path] = pair + entries
+        approximations[path] = pair + entries
         size += rank * (n + d) + 1.5 * count
-    return found, size
+    return approximations, size
 
 
-def subspaces(given: dict[str, Weighted], keep: float, *, count: int) -> Found:
+def subspaces(matrices: dict[str, Weighted], keep: float, *, count: int) -> Approximations:
     """Rows of a table in the nearest of several subspaces."""
-    found, size = {}, 0.0
-    for path, one in given.items():
-        n, d = one.dense.shape
+    approximations, size = {}, 0.0
+    for path, matrix in matrices.items():
+        n, d = matrix.dense.shape
         rank = int((keep * n * d - n / 4) / (n + count * d))
-        plain = one.dense @ one.columns  # distances of a row do not depend on its weight
+        plain = matrix.dense @ matrix.columns  # distances of a row do not depend on its weight
         direction = plain / np.maximum(np.linalg.norm(plain, axis=1, keepdims=True), 1e-30)
         rng = np.random.default_rng(SEED)
         centres = direction[rng.choice(n, count, replace=False)]
@@ -229,7 +231,7 @@ def subspaces(given: dict[str, Weighted], keep: float, *, count: int) -> Found:
         bases = np.zeros((count, d, rank))
         for _ in range(2 * ROUNDS):
             for i in range(count):
-                inside = one.rows[chosen == i, None] * plain[chosen == i]
+                inside = matrix.rows[chosen == i, None] * plain[chosen == i]
                 values = scipy.linalg.eigh(inside.T @ inside, subset_by_index=[d - rank, d - 1])
                 bases[i] = values[1]
             captured = np.stack([np.sum((plain @ basis) ** 2, axis=1) for basis in bases])
@@ -237,9 +239,9 @@ def subspaces(given: dict[str, Weighted], keep: float, *, count: int) -> Found:
         made = np.empty_like(plain)
         for i in range(count):
             made[chosen == i] = plain[chosen == i] @ bases[i] @ bases[i].T
-        found[path] = made @ one.columns_inverse
+        approximations[path] = made @ matrix.columns_inverse
         size += rank * (n + count * d) + n / 4
-    return found, size
+    return approximations, size
 
 
 @jax.tree_util.register_dataclass
@@ -290,34 +292,34 @@ def batches_of(dense: lpjax.Checkpoint, sentences: Sequence[str]) -> list[Any]:
 
 def sequential(
     dense: lpjax.Checkpoint, calibration: Calibration, keep: float, sentences: Sequence[str], shrinkage: float = 1e-2
-) -> Found:
+) -> Approximations:
     """Kernels in the order that the net runs them; all are in the twin at once, those not yet done as dense."""
     ours = {path: np.asarray(leaf) for path, leaf in leaves_with_paths(dense.params)}
     paths = tuple(select_paths(dense.params, "encoder"))
     batches = batches_of(dense, sentences)
     params = jax.tree.map(jnp.asarray, dense.params)
-    found: dict[str, np.ndarray] = {}
+    approximations: dict[str, np.ndarray] = {}
     size = 0.0
     order = ("query", "key", "value"), ("attention/output",), ("intermediate",), ("output",)
     for layer in sorted({int(re.findall(r"/(\d+)/", path)[0]) for path in paths}):
         own = [path for path in paths if f"/{layer}/" in path]
         for names in order:
-            stage = [path for path in own if path not in found and any(f"/{name}/" in path for name in names)]
-            small = replace_leaves(params, {path: jnp.asarray(now) for path, now in found.items()})
+            stage = [path for path in own if path not in approximations and any(f"/{name}/" in path for name in names)]
+            small = replace_leaves(params, {path: jnp.asarray(now) for path, now in approximations.items()})
             total: Any = None
             for inputs in batches:
-                one = jax.device_get(moments(params, small, inputs, paths, tuple(own), dense.config))
-                one = jax.tree.map(lambda part: np.asarray(part, np.float64), {path: one[path] for path in stage})
-                total = one if total is None else jax.tree.map(np.add, total, one)
+                sums = jax.device_get(moments(params, small, inputs, paths, tuple(own), dense.config))
+                sums = jax.tree.map(lambda part: np.asarray(part, np.float64), {path: sums[path] for path in stage})
+                total = sums if total is None else jax.tree.map(np.add, total, sums)
             for path in stage:
                 seen, cross = total[path]
                 ridge = shrinkage * np.trace(seen) / len(seen) * np.eye(len(seen))
                 target = scipy.linalg.solve(seen + ridge, (cross + ridge) @ ours[path].astype(np.float64))
                 columns = roots(np.asarray(calibration.statistics[path].outputs, np.float64))
                 made = pairs({path: Weighted(target, *roots(seen), *columns)}, keep)
-                found[path] = made[0][path].astype(np.float32)
+                approximations[path] = made[0][path].astype(np.float32)
                 size += made[1]
-    return found, size
+    return approximations, size
 
 
 @jax.tree_util.register_dataclass
@@ -354,7 +356,7 @@ def reweighted(dense: Any, errors: dict[str, Array], p: float, inputs: Any, conf
 
 def over_tokens(
     dense: lpjax.Checkpoint, calibration: Calibration, keep: float, sentences: Sequence[str], p: float
-) -> Found:
+) -> Approximations:
     """Pairs of least Σ over tokens of ‖x_t (W − L R) G^½‖^p, by IRLS from those of p = 2."""
     ours = {path: np.asarray(leaf) for path, leaf in leaves_with_paths(dense.params)}
     paths = select_paths(dense.params, "encoder")
@@ -362,27 +364,28 @@ def over_tokens(
     batches = batches_of(dense, sentences)
     params = jax.tree.map(jnp.asarray, dense.params)
 
-    def moments_of(found: dict[str, np.ndarray], p: float) -> Any:
+    def moments_of(approximations: dict[str, np.ndarray], p: float) -> Any:
         errors = {
-            path: jnp.asarray((ours[path] - made) @ columns[path][0], jnp.float32) for path, made in found.items()
+            path: jnp.asarray((ours[path] - made) @ columns[path][0], jnp.float32)
+            for path, made in approximations.items()
         }
         parts = [jax.device_get(reweighted(params, errors, p, inputs, dense.config)) for inputs in batches]
         return jax.tree.map(lambda *same: np.sum(np.asarray(same, np.float64), axis=0), *parts)
 
-    def solved(taps: dict[str, Taps]) -> Found:
+    def solved(taps: dict[str, Taps]) -> Approximations:
         inputs = {path: np.asarray(taps[path].inputs) for path in paths}
         return pairs({path: Weighted(ours[path], *roots(inputs[path]), *columns[path]) for path in paths}, keep)
 
-    found, size = solved(moments_of({path: np.zeros_like(ours[path]) for path in paths}, 2.0))
-    before = moments_of(found, p)
+    approximations, size = solved(moments_of({path: np.zeros_like(ours[path]) for path in paths}, 2.0))
+    before = moments_of(approximations, p)
     first = last = {path: float(before[path].tokens) for path in paths}
     for _ in range(REWEIGHTED if p < 2 else 0):
-        found, size = solved(before)
-        before = moments_of(found, p)
+        approximations, size = solved(before)
+        before = moments_of(approximations, p)
         last = {path: float(before[path].tokens) for path in paths}
     share = np.mean([last[path] / first[path] for path in paths])
     print(f"over tokens, p = {p:g}: the objective is {share:.4f} of that of the pairs of p = 2")
-    return found, size
+    return approximations, size
 
 
 def main() -> None:
@@ -398,16 +401,18 @@ def main() -> None:
     leaves = {path: np.asarray(leaf) for path, leaf in leaves_with_paths(dense.params)}
     rows = read_rows(RESULTS)
 
-    def entry(layers: str, keep: float, case: str, solve: Callable[[], Found], correct_bias: bool = False) -> None:
+    def entry(
+        layers: str, keep: float, case: str, solve: Callable[[], Approximations], correct_bias: bool = False
+    ) -> None:
         if any((row["layers"], row["keep"], row["case"]) == (layers, keep, case) for row in rows):
             return
         began = time.perf_counter()
-        found, size = solve()
+        approximations, size = solve()
         seconds = time.perf_counter() - began
-        new = {path: made.astype(np.float32) for path, made in found.items()}
+        new = {path: made.astype(np.float32) for path, made in approximations.items()}
         whole = sum(leaves[path].size for path in new)
         if correct_bias:
-            for path, made in found.items():
+            for path, made in approximations.items():
                 mean, bias = np.asarray(calibration.statistics[path].mean, np.float64), path[: -len("kernel")] + "bias"
                 new[bias] = (leaves[bias] + mean @ (leaves[path] - made)).astype(np.float32)
         net = dataclasses.replace(dense, params=replace_leaves(dense.params, new))
@@ -419,29 +424,31 @@ def main() -> None:
         rows.append(row)
         console.print(row)
 
-    given = {path: weighted(path, leaves[path], calibration) for path in select_paths(dense.params, "encoder")}
-    entry("encoder", ENCODER, "pair", lambda: pairs(given, ENCODER))
-    entry("encoder", ENCODER, "joint query, key, value", lambda: joint(given, ENCODER))
+    matrices = {path: weighted(path, leaves[path], calibration) for path in select_paths(dense.params, "encoder")}
+    entry("encoder", ENCODER, "pair", lambda: pairs(matrices, ENCODER))
+    entry("encoder", ENCODER, "joint query, key, value", lambda: joint(matrices, ENCODER))
     for count in (2, 4):
-        entry("encoder", ENCODER, f"{count} blocks", functools.partial(blocks, given, ENCODER, count=count))
+        entry("encoder", ENCODER, f"{count} blocks", functools.partial(blocks, matrices, ENCODER, count=count))
     for share in SPARSE:
         case = f"{share:.0%} of it sparse"
-        entry("encoder", ENCODER, case, functools.partial(sparse, given, ENCODER, share=share))
-    entry("encoder", ENCODER, "bias", lambda: pairs(given, ENCODER), correct_bias=True)
-    entry("encoder", ENCODER, "int8", lambda: pairs(given, ENCODER, int8=True))
+        entry("encoder", ENCODER, case, functools.partial(sparse, matrices, ENCODER, share=share))
+    entry("encoder", ENCODER, "bias", lambda: pairs(matrices, ENCODER), correct_bias=True)
+    entry("encoder", ENCODER, "int8", lambda: pairs(matrices, ENCODER, int8=True))
     entry("encoder", ENCODER, "sequential", lambda: sequential(dense, calibration, ENCODER, sentences[::8]))
     for p in (2.0, 1.5, 1.0):
         solve = functools.partial(over_tokens, dense, calibration, ENCODER, sentences[::8], p)
         entry("encoder", ENCODER, f"tokens, p = {p:g}", solve)
     (table,) = select_paths(dense.params, "embeddings")
-    given = {table: weighted(table, leaves[table], calibration)}
+    matrices = {table: weighted(table, leaves[table], calibration)}
     for keep in EMBEDDING:
-        entry("embeddings", keep, "pair", functools.partial(pairs, given, keep))
+        entry("embeddings", keep, "pair", functools.partial(pairs, matrices, keep))
         for count in (2, 4, 8):
-            entry("embeddings", keep, f"{count} subspaces", functools.partial(subspaces, given, keep, count=count))
+            entry("embeddings", keep, f"{count} subspaces", functools.partial(subspaces, matrices, keep, count=count))
         for share in SPARSE:
-            entry("embeddings", keep, f"{share:.0%} of it sparse", functools.partial(sparse, given, keep, share=share))
-        entry("embeddings", keep, "int8", functools.partial(pairs, given, keep, int8=True))
+            entry(
+                "embeddings", keep, f"{share:.0%} of it sparse", functools.partial(sparse, matrices, keep, share=share)
+            )
+        entry("embeddings", keep, "int8", functools.partial(pairs, matrices, keep, int8=True))
     record = {
         "model": "all-MiniLM-L6-v2",
         "texts": calibration.texts,

@@ -97,8 +97,8 @@ def main() -> None:
         return net, {"seconds_allocating": allocating, "ranks": ranks}
 
     def recovered(case: Case) -> tuple[lpjax.Checkpoint, dict[str, Any]]:
-        found = lpjax.recover(compressed(case)[0], dense, others)
-        return found.checkpoint, {"curve": list(found.curve), "seconds_recovering": found.seconds}
+        recovery = lpjax.recover(compressed(case)[0], dense, others)
+        return recovery.checkpoint, {"curve": list(recovery.curve), "seconds_recovering": recovery.seconds}
 
     def stored(net: lpjax.Checkpoint, int8: bool) -> tuple[lpjax.Checkpoint, int]:
         """A net as its file has it, and the bytes of that."""
@@ -107,7 +107,7 @@ def main() -> None:
             return dataclasses.replace(lpjax.load_checkpoint(Path(folder) / "net"), source=net.source), size
 
     cases = [*((case, False) for case in CASES), *((case, True) for case in RECOVERED)]
-    for case, again in sorted(cases, key=lambda one: one[0].allocation == "measured"):  # which take longest
+    for case, again in sorted(cases, key=lambda pair: pair[0].allocation == "measured"):  # which take longest
         weighting = "gauss_newton" if case.weighted else "none"
         row = {"allocation": case.allocation, "weighting": weighting, "entries": case.entries, "recovered": again}
         row["int8"] = case.int8

@@ -66,11 +66,11 @@ class Grid:
 
 def parser(doc: str | None) -> argparse.ArgumentParser:
     """The arguments that all commands over a config have."""
-    found = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    found.add_argument("config", type=Path)
-    found.add_argument("--runs", type=Path, default=Path("runs"), help="where the fine-tuned nets are")
-    found.add_argument("--only", action="append", help="NET-TASK; several times for several")
-    return found
+    arguments = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("config", type=Path)
+    arguments.add_argument("--runs", type=Path, default=Path("runs"), help="where the fine-tuned nets are")
+    arguments.add_argument("--only", action="append", help="NET-TASK; several times for several")
+    return arguments
 
 
 def chosen_cells(options: argparse.Namespace) -> list[Cell]:
@@ -94,8 +94,8 @@ def read_config(path: Path) -> list[Cell]:
     cells = []
     for net, entry in data["nets"].items():
         own = entry.get("tasks", {})
-        for task, given in (data.get("tasks", {}) | own).items():
-            settings = dict(given)
+        for task, table in (data.get("tasks", {}) | own).items():
+            settings = dict(table)
             checkpoint = settings.pop("checkpoint", None)
             start = settings.pop("start", None)
             cells.append(Cell(net, find_task(task).name, entry.get("model", ""), checkpoint, start, settings))

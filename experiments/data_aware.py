@@ -52,12 +52,12 @@ CASES = {
 
 def texts() -> list[str]:
     """Sentences of GLUE's train files, of every task but STS-B."""
-    found: list[str] = []
+    sentences: list[str] = []
     for task, split in SOURCES:
         examples = load_examples(task, split)
         for part in (examples.first, examples.second or []):
-            found += part[:LINES]
-    return list(dict.fromkeys(text for text in found if text.strip()))
+            sentences += part[:LINES]
+    return list(dict.fromkeys(text for text in sentences if text.strip()))
 
 
 def main() -> None:
@@ -94,7 +94,8 @@ def main() -> None:
                     "solver": solver,
                     "p": p,
                     "sparse": sparse,
-                    "share": sum(one.stored_size for one in records) / sum(one.dense_size for one in records),
+                    "share": sum(record.stored_size for record in records)
+                    / sum(record.dense_size for record in records),
                     "spearman": stsb(net, scored[layers]).spearman,
                     "converged": all(record.converged for record in records),
                     "seconds_with_compilation": solving,
@@ -107,7 +108,7 @@ def main() -> None:
         "tokens": calibration.tokens,
         "target": calibration.target,
         "seconds_calibrating": seconds,
-        "dense": {layers: stsb(checkpoint, given).spearman for layers, given in scored.items()},
+        "dense": {layers: stsb(checkpoint, pairs).spearman for layers, pairs in scored.items()},
         **run_record(SEED),
         "rows": rows,
     }

@@ -162,8 +162,8 @@ class Bench:
             self.dense.params, budget=(size(uniform) + 0.5) / size(self.dense.params), select="encoder", levels=LEVELS,
             allocation=way.allocation, measure=measure, sparse_share=way.sparse, **how,
         )  # fmt: skip
-        found = lpjax.compress(self.dense.params, plan=plan, statistics=known)
-        return dataclasses.replace(self.dense, params=found.params)
+        compressed = lpjax.compress(self.dense.params, plan=plan, statistics=known)
+        return dataclasses.replace(self.dense, params=compressed.params)
 
     def _calibration(self, labelled: bool) -> lpjax.Calibration:
         if labelled not in self._calibrations:
@@ -183,11 +183,11 @@ class Bench:
         """After one epoch."""
         some = first_rows(self.learnt, TRAINED)
         if then == "recover":
-            found = lpjax.recover(net, self.dense, some.first, some.second)
+            trained = lpjax.recover(net, self.dense, some.first, some.second)
         else:
             settings = Settings(epochs=1, learning_rate=self.cell.settings["lr"], seed=SEED)
-            found = finetune(net, some, self.held.examples, settings)
-        return found.checkpoint, {"curve": list(found.curve), "trained": len(some.first)}
+            trained = finetune(net, some, self.held.examples, settings)
+        return trained.checkpoint, {"curve": list(trained.curve), "trained": len(some.first)}
 
 
 def main() -> int:

@@ -19,8 +19,8 @@ Record = dict[str, Any]
 
 def read_records() -> dict[str, list[Record]]:
     """Task -> records, in GLUE's order."""
-    found = {task: read_lines(RESULTS / f"{NET}-{task}.jsonl") for task in TASKS}
-    return {task: records for task, records in found.items() if records}
+    records_by_task = {task: read_lines(RESULTS / f"{NET}-{task}.jsonl") for task in TASKS}
+    return {task: records for task, records in records_by_task.items() if records}
 
 
 def cell(records: list[Record], keep: float, way: str, then: str = "") -> float | None:
@@ -35,20 +35,20 @@ def cell(records: list[Record], keep: float, way: str, then: str = "") -> float 
 
 def _table(columns: list[tuple[str, str, str]], keeps: tuple[float, ...]) -> str:
     """Rows of tasks and keeps; columns of (title, way, then). Means are over the tasks that have them all."""
-    found = read_records()
+    records_by_task = read_records()
     titles = [title for title, _, _ in columns]
     lines = [f"| keep | task | dense | {' | '.join(titles)} |", "|---" * (len(columns) + 3) + "|"]
     for keep in keeps:
         whole: list[list[float]] = []
-        for task, records in found.items():
+        for task, records in records_by_task.items():
             dense = cell(records, 1.0, "dense")
             assert dense is not None  # the first of every file
             scores = [cell(records, keep, way, then) for _, way, then in columns]
             if None not in scores:
-                whole.append([dense, *(one for one in scores if one is not None)])
+                whole.append([dense, *(value for value in scores if value is not None)])
             subset = "" if records[0]["complete"] else " (subset)"
-            told = ["–" if one is None else f"{one:.2f}" for one in scores]
-            lines.append(f"| {keep:g} | {TASKS[task].title}{subset} | {dense:.2f} | {' | '.join(told)} |")
+            cells = ["–" if value is None else f"{value:.2f}" for value in scores]
+            lines.append(f"| {keep:g} | {TASKS[task].title}{subset} | {dense:.2f} | {' | '.join(cells)} |")
         if len(whole) > 1:
             means = [f"{fmean(column):.2f}" for column in zip(*whole, strict=True)]
             lines.append(f"| {keep:g} | **mean of {len(whole)}** | {' | '.join(means)} |")
@@ -66,7 +66,7 @@ def recovery_table() -> str:
     """The SVD and ours, after an epoch with labels and after one without."""
     ways = ("SVD", "ours, ranks by error")
     thens = (("", ""), (", recovered without labels", "recover"), (", fine-tuned", "finetune"))
-    return _table([(way + told, way, then) for told, then in thens for way in ways], (0.5,))
+    return _table([(way + suffix, way, then) for suffix, then in thens for way in ways], (0.5,))
 
 
 def ablation_table() -> str:
@@ -76,9 +76,9 @@ def ablation_table() -> str:
         for name in ("data_aware", "budget", "beyond")
     )
 
-    def of(rows: list[Record], **wanted: Any) -> float:
-        wanted = {"sparse": 0.0} | wanted
-        (row,) = [row for row in rows if all(row.get(key, 0.0) == value for key, value in wanted.items())]
+    def of(rows: list[Record], **criteria: Any) -> float:
+        criteria = {"sparse": 0.0} | criteria
+        (row,) = [row for row in rows if all(row.get(key, 0.0) == value for key, value in criteria.items())]
         return 100 * row["spearman"]
 
     def under(layers: str, keep: float, weighting: str, p: float = 2.0) -> float:

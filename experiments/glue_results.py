@@ -24,16 +24,16 @@ Record = dict[str, Any]
 
 def read_records(net: str) -> dict[str, list[Record]]:
     """Task -> records of a net, the dense one first; tasks in GLUE's order."""
-    found = {}
+    records_by_task = {}
     for task in TASKS:
         if records := read_lines(RESULTS / "glue" / f"{net}-{task}.jsonl"):
-            found[task] = records
-    return found
+            records_by_task[task] = records
+    return records_by_task
 
 
-def whole(found: dict[str, list[Record]]) -> dict[str, list[Record]]:
+def whole(records_by_task: dict[str, list[Record]]) -> dict[str, list[Record]]:
     """Of the tasks of a net, those scored on all of dev: what is averaged must be GLUE's own scores."""
-    return {task: records for task, records in found.items() if records[0]["complete"]}
+    return {task: records for task, records in records_by_task.items() if records[0]["complete"]}
 
 
 def score(metrics: dict[str, float]) -> float:
@@ -80,8 +80,8 @@ def _order(path: Path) -> tuple[bool, str, int]:
 
 def headline_table(net: str, layers: str = "embeddings", compression: int = 28) -> str:
     """Scores of every task at one compression: dense, then each method at the p chosen for the task."""
-    found, rows = read_records(net), []
-    for task, records in found.items():
+    records_by_task, rows = read_records(net), []
+    for task, records in records_by_task.items():
         dense = score(records[0]["metrics"])
         cells = []
         for method in METHODS:
@@ -93,14 +93,14 @@ def headline_table(net: str, layers: str = "embeddings", compression: int = 28) 
         rows.append((TASKS[task].title, records[0]["complete"], dense, cells))
     lines = [f"| task | dense | {' | '.join(METHODS)} |", "|---" * (len(METHODS) + 2) + "|"]
     for title, complete, dense, cells in rows:
-        told = ["–" if cell is None else _told(*cell) for cell in cells]
-        lines.append(f"| {title}{'' if complete else ' (subset)'} | {dense:.2f} | {' | '.join(told)} |")
-    means = [mean_change(whole(found), layers, compression, method, None) for method in METHODS]
-    told = ["–" if mean is None else f"{mean:+.2f}" for mean in means]
-    return "\n".join([*lines, f"| mean change, whole tasks | | {' | '.join(told)} |"])
+        formatted = ["–" if cell is None else _format_score(*cell) for cell in cells]
+        lines.append(f"| {title}{'' if complete else ' (subset)'} | {dense:.2f} | {' | '.join(formatted)} |")
+    means = [mean_change(whole(records_by_task), layers, compression, method, None) for method in METHODS]
+    formatted = ["–" if mean is None else f"{mean:+.2f}" for mean in means]
+    return "\n".join([*lines, f"| mean change, whole tasks | | {' | '.join(formatted)} |"])
 
 
-def _told(value: float, p: float) -> str:
+def _format_score(value: float, p: float) -> str:
     return f"{value:.2f} (p = {p:g})" if p != 2 else f"{value:.2f}"
 
 
@@ -113,10 +113,12 @@ def _cells(records: list[Record], layers: str, compression: int, method: str) ->
 
 def change_table(net: str, layers: str) -> str:
     """Mean change over whole tasks, in points, by method and p; only where all of them have the cell."""
-    found = whole(read_records(net))
-    compressions = [c for c in _compressions(found) if mean_change(found, layers, c, "svd", 2.0) is not None]
+    records_by_task = whole(read_records(net))
+    compressions = [
+        c for c in _compressions(records_by_task) if mean_change(records_by_task, layers, c, "svd", 2.0) is not None
+    ]
     ways = sorted(
-        {(r["method"], r["p"]) for records in found.values() for r in records[1:]},
+        {(r["method"], r["p"]) for records in records_by_task.values() for r in records[1:]},
         key=lambda way: (METHODS.index(way[0]), way[1]),
     )
     lines = [f"| method | {' | '.join(f'−{c} %' for c in compressions)} |", "|---" * (len(compressions) + 1) + "|"]
@@ -124,20 +126,20 @@ def change_table(net: str, layers: str) -> str:
         exponents = [p for name, p in ways if name == method]
         for p in exponents:
             name = method_label(method, p)
-            cells = [mean_change(found, layers, c, method, p) for c in compressions]
+            cells = [mean_change(records_by_task, layers, c, method, p) for c in compressions]
             lines.append(f"| {name} | {' | '.join('–' if c is None else f'{c:+.2f}' for c in cells)} |")
         if len(exponents) > 1:
-            cells = [mean_change(found, layers, c, method, None) for c in compressions]
+            cells = [mean_change(records_by_task, layers, c, method, None) for c in compressions]
             lines.append(f"| **{method}, best p** | {' | '.join('–' if c is None else f'{c:+.2f}' for c in cells)} |")
     return "\n".join(lines)
 
 
 def mean_change(
-    found: dict[str, list[Record]], layers: str, compression: int, method: str, p: float | None
+    records_by_task: dict[str, list[Record]], layers: str, compression: int, method: str, p: float | None
 ) -> float | None:
     """Mean over all tasks of the change against dense; p None means the one chosen for each task."""
     changes = []
-    for records in found.values():
+    for records in records_by_task.values():
         cells = _cells(records, layers, compression, method)
         cell = choose_p(cells) if p is None else next((r for r in cells if r["p"] == p), None)
         if cell is None:
@@ -148,7 +150,7 @@ def mean_change(
 
 def against_svd_table(net: str) -> str:
     """Each method at its chosen p against the SVD, cell by cell: a cell is a task at a compression."""
-    found = read_records(net)
+    records_by_task = read_records(net)
     lines = [
         "| layers | method | cells | better | equal | worse | mean difference | without CoLA |",
         "|---|---|---|---|---|---|---|---|",
@@ -156,8 +158,8 @@ def against_svd_table(net: str) -> str:
     for layers, name in LAYERS.items():
         for method in METHODS[1:]:
             differences: dict[str, list[float]] = {}
-            for task, records in found.items():
-                for compression in _compressions(found):
+            for task, records in records_by_task.items():
+                for compression in _compressions(records_by_task):
                     cells = _cells(records, layers, compression, method)
                     chosen, svd = choose_p(cells), next((r for r in cells if r["method"] == "svd"), None)
                     if chosen is not None and svd is not None:
@@ -186,13 +188,13 @@ def small_table() -> str:
     """Change of each small net's score, in points: SVD, then each method at its chosen p."""
     lines = [f"| model | layers | % | {' | '.join(METHODS)} |", "|---" * (len(METHODS) + 3) + "|"]
     for net in (name for name in nets() if name.startswith("small-")):
-        found = read_records(net)
+        records_by_task = read_records(net)
         for layers, name in LAYERS.items():
-            for compression in _compressions(found):
-                values = [mean_change(found, layers, compression, method, None) for method in METHODS]
+            for compression in _compressions(records_by_task):
+                values = [mean_change(records_by_task, layers, compression, method, None) for method in METHODS]
                 if any(value is not None for value in values):
-                    told = ["–" if value is None else f"{value:+.2f}" for value in values]
-                    lines.append(f"| {net} | {name} | −{compression} | {' | '.join(told)} |")
+                    formatted = ["–" if value is None else f"{value:+.2f}" for value in values]
+                    lines.append(f"| {net} | {name} | −{compression} | {' | '.join(formatted)} |")
     return "\n".join(lines)
 
 
@@ -214,8 +216,8 @@ def outliers_table() -> str:
         for keep in dict.fromkeys(row["keep"] for row in record["rows"]):
             values = {(row["method"], row["p"]): score(row["metrics"]) for row in record["rows"] if row["keep"] == keep}
             best = max(values.values())
-            told = [f"**{values[way]:.2f}**" if values[way] == best else f"{values[way]:.2f}" for way in ways]
-            lines.append(f"| {' | '.join([*about, f'{keep:g}', *told])} |")
+            formatted = [f"**{values[way]:.2f}**" if values[way] == best else f"{values[way]:.2f}" for way in ways]
+            lines.append(f"| {' | '.join([*about, f'{keep:g}', *formatted])} |")
     return "\n".join(lines)
 
 
@@ -232,8 +234,8 @@ def throughput_table() -> str:
     return "\n".join(lines)
 
 
-def _compressions(found: dict[str, list[Record]]) -> list[int]:
-    return sorted({r["compression"] for records in found.values() for r in records[1:]})
+def _compressions(records_by_task: dict[str, list[Record]]) -> list[int]:
+    return sorted({r["compression"] for records in records_by_task.values() for r in records[1:]})
 
 
 def read_lines(path: Path) -> list[Record]:
@@ -243,14 +245,14 @@ def read_lines(path: Path) -> list[Record]:
 
 def plot(net: str, path: Path) -> None:
     """Mean change against compression, a panel for each choice of layers, a line for each method at its chosen p."""
-    found = whole(read_records(net))
+    records_by_task = whole(read_records(net))
     figure = new_figure(10, 3.6)
     panels = figure.subplots(1, 3)
     for panel, (layers, name) in zip(panels, LAYERS.items(), strict=True):
         for method, colour, marker in zip(METHODS, COLOURS, MARKERS, strict=False):
             points = []
-            for compression in _compressions(found):
-                value = mean_change(found, layers, compression, method, 2.0 if method == "svd" else None)
+            for compression in _compressions(records_by_task):
+                value = mean_change(records_by_task, layers, compression, method, 2.0 if method == "svd" else None)
                 if value is not None:
                     points.append((compression, value))
             if points:
@@ -263,7 +265,7 @@ def plot(net: str, path: Path) -> None:
         panel.spines[["top", "right"]].set_visible(False)
     panels[0].set_ylabel("mean change, points")
     panels[0].legend(frameon=False, fontsize=9)
-    title = f"{net}: score on {len(found)} whole tasks against dense, no fine-tuning after compression"
+    title = f"{net}: score on {len(records_by_task)} whole tasks against dense, no fine-tuning after compression"
     figure.suptitle(title, fontsize=11)
     save_png(figure, path)
 

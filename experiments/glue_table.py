@@ -165,28 +165,28 @@ class Bench:
                     p=key.p,
                     **self.grid.options.get(key.method, {}),
                 )
-            found = known[part]
-            new = dict(leaves_with_paths(found.params))
-            paths = {record.path for record in found.records}
+            compressed = known[part]
+            new = dict(leaves_with_paths(compressed.params))
+            paths = {record.path for record in compressed.records}
             params = replace_leaves(params, {path: new[path] for path in paths})
-            records += found.records
+            records += compressed.records
         return dataclasses.replace(self.checkpoint, params=params), records
 
 
-def same_scores(one: dict[str, Any], other: dict[str, Any]) -> bool:
+def same_scores(record: dict[str, Any], other: dict[str, Any]) -> bool:
     """Whether two records of a cell agree: in every metric to 1e-6, on dev and on what was held out."""
     for name in ("metrics", "held_out"):
-        a, b = one[name] or {}, other[name] or {}
+        a, b = record[name] or {}, other[name] or {}
         if a.keys() != b.keys() or any(abs(a[key] - b[key]) > 1e-6 for key in a):
             return False
     return True
 
 
-def remake(cell: Cell, grid: Grid, runs: Path, wanted: str) -> int:
+def remake(cell: Cell, grid: Grid, runs: Path, key_name: str) -> int:
     """Compute one cell anew and compare; the exit status."""
-    key = next((key for key in keys(grid) if str(key) == wanted), None)
+    key = next((key for key in keys(grid) if str(key) == key_name), None)
     if key is None:
-        print(f"{wanted} is no cell of this config; expected LAYERS/COMPRESSION/METHOD/P", file=sys.stderr)
+        print(f"{key_name} is no cell of this config; expected LAYERS/COMPRESSION/METHOD/P", file=sys.stderr)
         return 2
     record = Bench(cell, grid, cell.source(runs)).compute(key)
     print(json.dumps(record, indent=2))
@@ -216,18 +216,18 @@ def main() -> int:
     jax.config.update("jax_compilation_cache_dir", str((options.runs / ".compiled").resolve()))
     cells, grid = read_config(options.config), read_grid(options.config)
     if options.cell:
-        name, _, wanted = options.cell.partition("/")
+        name, _, key_name = options.cell.partition("/")
         cell = next((cell for cell in cells if cell.name == name), None)
         if cell is None:
             arguments.error(f"{name} is none of {', '.join(cell.name for cell in cells)}")
-        return remake(cell, grid, options.runs, wanted)
+        return remake(cell, grid, options.runs, key_name)
     for cell in chosen_cells(options):
         path = RESULTS / f"{cell.name}.jsonl"
         done = read_records(path)
         todo = [key for key in keys(grid) if key not in done]
         for name in ("compression", "layers", "method"):
-            wanted = getattr(options, name)
-            todo = [key for key in todo if key == DENSE or not wanted or getattr(key, name) in wanted]
+            allowed = getattr(options, name)
+            todo = [key for key in todo if key == DENSE or not allowed or getattr(key, name) in allowed]
         compute_missing(cell.name, path, todo, functools.partial(Bench, cell, grid, cell.source(options.runs)))
     return 0
 

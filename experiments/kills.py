@@ -133,8 +133,8 @@ def make_inputs(folder: Path) -> None:
     (folder / "few.txt").write_text("\n".join(lines[:105]) + "\n")
     (folder / "glue" / "SST-2").mkdir(parents=True)
     for split, rows in (("some", 20), ("others", 8)):
-        told = [f"{'ab'[i % 2]} {' '.join(rng.choice(list('cdef'), size=2))}\t{i % 2}" for i in range(rows)]
-        (folder / "glue" / "SST-2" / f"{split}.tsv").write_text("\n".join(["sentence\tlabel", *told]) + "\n")
+        examples = [f"{'ab'[i % 2]} {' '.join(rng.choice(list('cdef'), size=2))}\t{i % 2}" for i in range(rows)]
+        (folder / "glue" / "SST-2" / f"{split}.tsv").write_text("\n".join(["sentence\tlabel", *examples]) + "\n")
 
 
 def call(arguments: str, folder: Path) -> int:
@@ -211,15 +211,15 @@ class Points:
 
 def run_forked(arguments: str, folder: Path, number: int | None = None, at: int = 0) -> tuple[int, int]:
     """Run a command line in a forked process, killed at a point if `number` is given: (exit status, points)."""
-    told = folder.parent / "told"
-    told.unlink(missing_ok=True)
+    report = folder.parent / "told"
+    report.unlink(missing_ok=True)
     child = os.fork()
     if child == 0:
         status = 99
         try:
-            said = os.open(folder.parent / "said", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-            os.dup2(said, 1)
-            os.dup2(said, 2)
+            output = os.open(folder.parent / "said", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+            os.dup2(output, 1)
+            os.dup2(output, 2)
             faulthandler.dump_traceback_later(_LONGEST - 5)
             import jax
 
@@ -227,7 +227,7 @@ def run_forked(arguments: str, folder: Path, number: int | None = None, at: int 
             points = Points(folder, number, at)
             points.install()
             status = call(arguments, folder)
-            told.write_text(json.dumps([points.count, sorted(sys.modules)]))
+            report.write_text(json.dumps([points.count, sorted(sys.modules)]))
         except BaseException:
             traceback.print_exc()
         finally:
@@ -242,7 +242,7 @@ def run_forked(arguments: str, folder: Path, number: int | None = None, at: int 
             raise TimeoutError(f"lpjax {arguments} hangs (point {at}): {(folder.parent / 'said').read_text()}")
         time.sleep(0.002)
     _, status = os.waitpid(child, 0)
-    count, modules = json.loads(told.read_text()) if told.exists() else (0, [])
+    count, modules = json.loads(report.read_text()) if report.exists() else (0, [])
     for name in modules:
         # Imported here, once, and not again in every process that is forked from this one.
         if name not in sys.modules and not name.startswith("__"):
@@ -263,10 +263,10 @@ def digest(path: Path) -> str | None:
     """Of a file, or of all names and files in a folder; None without one."""
     if not path.exists():
         return None
-    found = hashlib.sha256()
+    sha256 = hashlib.sha256()
     for each in sorted(path.rglob("*")) if path.is_dir() else [path]:
-        found.update(f"{each.relative_to(path)}\0".encode() + (each.read_bytes() if each.is_file() else b""))
-    return found.hexdigest()
+        sha256.update(f"{each.relative_to(path)}\0".encode() + (each.read_bytes() if each.is_file() else b""))
+    return sha256.hexdigest()
 
 
 def weights(path: Path) -> bytes:
@@ -284,11 +284,11 @@ def is_new(path: Path, reference: Path) -> bool:
         same = weights(path) == weights(reference) != b""
         return same and names(path) == names(reference)
     if path.suffix == ".safetensors":
-        one, other = (load_calibration(file).statistics for file in (path, reference))
-        return one.keys() == other.keys() and all(
-            np.array_equal(getattr(one[key], field.name), getattr(other[key], field.name))
-            for key in one
-            for field in dataclasses.fields(one[key])
+        actual, other = (load_calibration(file).statistics for file in (path, reference))
+        return actual.keys() == other.keys() and all(
+            np.array_equal(getattr(actual[key], field.name), getattr(other[key], field.name))
+            for key in actual
+            for field in dataclasses.fields(actual[key])
         )
     if path.suffix == ".json":
         read_break_even(path)
@@ -299,10 +299,10 @@ def is_new(path: Path, reference: Path) -> bool:
 
 def state(path: Path, old: str | None, reference: Path) -> str:
     """ "old", "new", "lost" or "mixed"."""
-    found = digest(path)
-    if found == old:
+    current = digest(path)
+    if current == old:
         return "old"
-    if found is None:
+    if current is None:
         return "lost"
     try:
         return "new" if is_new(path, reference) else "mixed"
@@ -362,7 +362,7 @@ def measure(name: str, most: int | None = None, part: int = 0, parts: int = 1) -
             for at in chosen:
                 prepare()
                 status, _ = run_forked(first, work, number, at)
-                said = (root / "said").read_text()
+                output = (root / "said").read_text()
                 killed = state(work / case.out, old, reference / case.out)
                 snapshot = f"{case.out}.{command}.safetensors"
                 left = names(work) - expected - {snapshot} - _inside(work, case.out)
@@ -382,7 +382,7 @@ def measure(name: str, most: int | None = None, part: int = 0, parts: int = 1) -
                 ):  # fmt: skip
                     faults.append({"point": at, "status": status, "again": status_again, "killed": killed,
                                    "after": after, "left": sorted(left), "remains": remains,
-                                   "said": said[-500:]})  # fmt: skip
+                                   "said": output[-500:]})  # fmt: skip
             rows.append(row | {"faults": len(faults)})
             for fault in faults[:5]:
                 print(f"{name} {number.name}: {json.dumps(fault)}", file=sys.stderr)
@@ -391,15 +391,15 @@ def measure(name: str, most: int | None = None, part: int = 0, parts: int = 1) -
 
 def _leavings(work: Path, snapshot: str) -> tuple[str, ...]:
     """All files by name and content; of a snapshot only at which update it was taken, for it tells the time, too."""
-    found = []
+    entries = []
     for path in sorted(work.rglob("*")):
         name = re.sub(r"\.[0-9a-f]{8}\.new", ".new", str(path.relative_to(work)))
         if path.name == snapshot:
             with safe_open(path, framework="numpy") as file:
-                found.append(f"{name} {json.loads(file.metadata()['log'])['step']}")
+                entries.append(f"{name} {json.loads(file.metadata()['log'])['step']}")
         else:
-            found.append(f"{name} {digest(path) if path.is_file() else ''}")
-    return tuple(found)
+            entries.append(f"{name} {digest(path) if path.is_file() else ''}")
+    return tuple(entries)
 
 
 def _inside(work: Path, out: str) -> set[str]:
@@ -420,9 +420,9 @@ def _make_old(path: Path) -> None:
     (path / "notes.txt").write_text("old")
 
 
-def _summed(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+def _summed(row: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
     """Rows of two parts of a command as one."""
-    return {key: value + other[key] if isinstance(value, int) else value for key, value in one.items()}
+    return {key: value + other[key] if isinstance(value, int) else value for key, value in row.items()}
 
 
 def main() -> None:
@@ -454,18 +454,21 @@ def main() -> None:
     long = [name for name in chosen if name.split()[0] in (*_TRAINED, "calibrate")]
     shares = [(name, part, 2) for name in long for part in range(2)]
     shares += [(name, 0, 1) for name in chosen if name not in long]
-    found: dict[str, list[dict[str, Any]]] = {}
+    by_command: dict[str, list[dict[str, Any]]] = {}
     with ThreadPoolExecutor(options.jobs) as pool:
         for (name, *_), rows in zip(shares, pool.map(measured, shares), strict=True):
-            found[name] = rows if name not in found else [_summed(*two) for two in zip(found[name], rows, strict=True)]
-    rows = [row for name in chosen for row in found[name]]
+            if name in by_command:
+                by_command[name] = [_summed(*two) for two in zip(by_command[name], rows, strict=True)]
+            else:
+                by_command[name] = rows
+    rows = [row for name in chosen for row in by_command[name]]
     record = run_record(None) | {"seconds": time.perf_counter() - began, "rows": rows}
     if options.again:
         record = json.loads(RESULTS.read_text(encoding="utf-8"))
         for row in record["rows"]:
             if row["command"] not in chosen:
-                found.setdefault(row["command"], []).append(row)
-        record["rows"] = [row for name in CASES for row in found.get(name, ())]
+                by_command.setdefault(row["command"], []).append(row)
+        record["rows"] = [row for name in CASES for row in by_command.get(name, ())]
     print(kills_table(record))
     if options.only is None and options.most is None:
         write_json(RESULTS, record)

@@ -42,16 +42,16 @@ def main() -> None:
     arguments = runs_parser(__doc__)
     arguments.add_argument("model", type=Path)
     arguments.add_argument("texts", type=Path)
-    given = arguments.parse_args()
-    console, dense = Console(), lpjax.load_checkpoint(given.model)
-    sentences = read_languages(given.texts)
+    options = arguments.parse_args()
+    console, dense = Console(), lpjax.load_checkpoint(options.model)
+    sentences = read_languages(options.texts)
     divergences = {language: lpjax.Divergence(dense, lines[:HELD_OUT]) for language, lines in sentences.items()}
     known: dict[str, lpjax.Calibration | None] = {"none": None}
     for name, texts in {
         "en": sentences["en"][HELD_OUT:][:TEXTS],
         "all": some_of_each(sentences, TEXTS),
     }.items():
-        known[name] = read_or_calibrate(given.runs / f"languages_{name}.safetensors", dense, texts)
+        known[name] = read_or_calibrate(options.runs / f"languages_{name}.safetensors", dense, texts)
     record: dict[str, Any] = {
         "model": "multilingual-e5-small",
         "texts": TEXTS,

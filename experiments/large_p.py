@@ -72,14 +72,14 @@ def main() -> None:
     """Factor, measure, and write the record."""
     arguments = runs_parser(__doc__)
     arguments.add_argument("--languages", nargs=2, type=Path, metavar=("E5", "TEXTS"))
-    given = arguments.parse_args()
+    options = arguments.parse_args()
     record = run_record(SEED) | {"rows": read_rows(RESULTS)}
-    dense, held, _, known = calibrated_encoder(given.runs)
+    dense, held, _, known = calibrated_encoder(options.runs)
     compute(CASES, dense, known, sentence_measure(dense, known, held), record)
-    if given.languages:
-        net, texts = given.languages
+    if options.languages:
+        net, texts = options.languages
         dense, sentences = lpjax.load_checkpoint(net), read_languages(texts)
-        known = read_or_calibrate(given.runs / "languages_all.safetensors", dense, some_of_each(sentences, TEXTS))
+        known = read_or_calibrate(options.runs / "languages_all.safetensors", dense, some_of_each(sentences, TEXTS))
         held_out = {language: lines[:HELD_OUT] for language, lines in sentences.items()}
         compute(LANGUAGES, dense, known, language_measure(dense, held_out), record)
 
@@ -97,7 +97,7 @@ def compute(
             dense.params, select=case.layers, keep=case.keep, sparse_share=0.0, solver="irls_rows", p=case.exponent,
             statistics=known, weighting=case.weighting,
         )  # fmt: skip
-        row["converged"] = all(one.converged for one in records)
+        row["converged"] = all(layer.converged for layer in records)
         row |= measure(dataclasses.replace(dense, params=params))
         console.print(row)
         record["rows"].append(row)
@@ -129,12 +129,12 @@ def sentence_measure(dense: lpjax.Checkpoint, known: lpjax.Calibration, held: li
     rare = Pairs([pairs.first[i] for i in third], [pairs.second[i] for i in third], pairs.scores[third])
 
     def measure(net: lpjax.Checkpoint) -> dict[str, Any]:
-        found = far(net)
+        text_distances = far(net)
         return {
             "spearman": stsb(net, pairs).spearman,
             "spearman_rare": stsb(net, rare).spearman,
-            "distance": float(found.mean()),
-            "largest_distance": float(found.max()),
+            "distance": float(text_distances.mean()),
+            "largest_distance": float(text_distances.max()),
         }
 
     return measure

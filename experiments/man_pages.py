@@ -30,16 +30,16 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("out", type=Path)
     arguments.add_argument("packages", type=Path, nargs="+")
-    given = arguments.parse_args()
-    given.out.mkdir(parents=True)
+    options = arguments.parse_args()
+    options.out.mkdir(parents=True)
     with tempfile.TemporaryDirectory() as folder:
-        for package in given.packages:
+        for package in options.packages:
             subprocess.run(["dpkg-deb", "-x", package, folder], check=True)
         manuals = Path(folder) / "usr" / "share" / "man"
         for language in LANGUAGES:
             pages = sorted((manuals if language == "en" else manuals / language).glob("man[1-8]/*.gz"))
             lines = dict.fromkeys(text for page in pages for text in _paragraphs(page, language))
-            (given.out / f"{language}.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+            (options.out / f"{language}.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
             print(f"{language}: {len(pages)} pages, {len(lines)} paragraphs")
 
 

@@ -141,7 +141,7 @@ def measure(checkpoint: Checkpoint, dev: Prepared, layers: str, name: str) -> di
     return {
         "layers": layers,
         "variant": name,
-        "outliers": {key: max(one[key] for one in measures) for key in measures[0]},
+        "outliers": {key: max(values[key] for values in measures) for key in measures[0]},
         "dense": evaluate_task(variant, dev).metrics,
         "rows": rows,
     }

@@ -77,16 +77,16 @@ def run_torch(model: Any, batch: dict[str, np.ndarray]) -> np.ndarray:
     import torch
 
     with torch.no_grad():
-        found = model(**{key: torch.from_numpy(value).long() for key, value in batch.items()})
-    return (found.logits if "logits" in found else found.last_hidden_state).numpy()
+        outputs = model(**{key: torch.from_numpy(value).long() for key, value in batch.items()})
+    return (outputs.logits if "logits" in outputs else outputs.last_hidden_state).numpy()
 
 
 def load_torch(kind: str, folder: Path) -> Any:
     """`transformers.<kind>` of a folder, every key of which must be known and none missing."""
     import transformers
 
-    model, told = getattr(transformers, kind).from_pretrained(folder, output_loading_info=True)
-    faults = {key: value for key, value in told.items() if value}
+    model, loading_info = getattr(transformers, kind).from_pretrained(folder, output_loading_info=True)
+    faults = {key: value for key, value in loading_info.items() if value}
     if faults:
         raise ValueError(f"{folder} does not load whole: {faults}")
     return model.eval()
@@ -104,8 +104,8 @@ def goldens(net: str) -> float:
         batch, checkpoint = load_file(path), load_checkpoint(path.parent)
         hidden, logits = batch.pop("hidden_states"), batch.pop("logits", None)
         there = batch["attention_mask"].astype(bool)
-        found = np.asarray(encode(checkpoint.params, checkpoint.config, batch))
-        worst = max(worst, error(found[there], hidden[there]))
+        encoded = np.asarray(encode(checkpoint.params, checkpoint.config, batch))
+        worst = max(worst, error(encoded[there], hidden[there]))
         if logits is not None:
             worst = max(worst, error(classify(checkpoint.params, checkpoint.config, batch), logits))
     return worst
@@ -116,7 +116,7 @@ def full_rank(params: dict[str, Any]) -> dict[str, Any]:
     rng = np.random.default_rng(SEED)
     rotations: dict[int, np.ndarray] = {}
 
-    def one(path: Any, leaf: Any) -> Any:
+    def rotate(path: Any, leaf: Any) -> Any:
         if path[-1].key not in ("kernel", "embedding"):
             return leaf
         width = leaf.shape[1]
@@ -125,7 +125,7 @@ def full_rank(params: dict[str, Any]) -> dict[str, Any]:
         left = np.asarray(leaf, np.float64) @ rotations[width]
         return LowRank(left.astype(np.float32), rotations[width].T.astype(np.float32))
 
-    return jax.tree_util.tree_map_with_path(one, params)
+    return jax.tree_util.tree_map_with_path(rotate, params)
 
 
 def measure(net: str, folder: Path, **sizes: Any) -> dict[str, float]:
@@ -135,14 +135,14 @@ def measure(net: str, folder: Path, **sizes: Any) -> dict[str, float]:
     model.save_pretrained(folder / "torch")
     dense = load_checkpoint(folder / "torch")
     logits = classify(dense.params, dense.config, batch)
-    found = {"live": error(logits, run_torch(model, batch))}
+    errors = {"live": error(logits, run_torch(model, batch))}
 
     save_checkpoint(dense, folder / "again")
     again = load_torch("AutoModelForSequenceClassification", folder / "again").state_dict()
     before = model.state_dict()
     if again.keys() != before.keys():
         raise ValueError(f"{net}: weights lost or added: {sorted(again.keys() ^ before.keys())}")
-    found["round trip"] = max(error(again[name].numpy(), before[name].numpy()) for name in before)
+    errors["round trip"] = max(error(again[name].numpy(), before[name].numpy()) for name in before)
 
     params, _ = compress(dense.params, select=["embeddings", "encoder"], keep=0.5, solver="svd", p=2.0)
     smaller = dataclasses.replace(dense, params=params, compression={"method": "svd", "p": 2.0})
@@ -150,8 +150,8 @@ def measure(net: str, folder: Path, **sizes: Any) -> dict[str, float]:
     reloaded = load_checkpoint(folder / "smaller")
     rough = classify(params, dense.config, batch)
     leaves = zip(jax.tree.leaves(params), jax.tree.leaves(reloaded.params), strict=True)
-    found["reload"] = max(
-        error(classify(reloaded.params, reloaded.config, batch), rough), *(error(one, other) for one, other in leaves)
+    errors["reload"] = max(
+        error(classify(reloaded.params, reloaded.config, batch), rough), *(error(leaf, other) for leaf, other in leaves)
     )
 
     export_checkpoint(reloaded, folder / "dense")
@@ -160,11 +160,11 @@ def measure(net: str, folder: Path, **sizes: Any) -> dict[str, float]:
     export_checkpoint(base, folder / "base")
     hidden = encode(base.params, base.config, batch)
     visible = batch["attention_mask"].astype(bool)
-    found["export"] = error(run_torch(exported, batch), rough)
+    errors["export"] = error(run_torch(exported, batch), rough)
     theirs = run_torch(load_torch("AutoModel", folder / "base"), batch)
-    found["base"] = error(theirs[visible], np.asarray(hidden)[visible])
-    found["full rank"] = error(classify(full_rank(dense.params), dense.config, batch), logits)
-    return found
+    errors["base"] = error(theirs[visible], np.asarray(hidden)[visible])
+    errors["full rank"] = error(classify(full_rank(dense.params), dense.config, batch), logits)
+    return errors
 
 
 def _base(checkpoint: Checkpoint) -> Checkpoint:

@@ -57,19 +57,21 @@ class Session:
     def __call__(self, batch: Batch) -> np.ndarray:
         """Vectors of a batch of tokens; token types are 0 if the tokenizer gives none."""
         zeros = np.zeros_like(batch["input_ids"])
-        given = {name: batch.get(name, zeros) for name in self._names}
-        return np.asarray(self._session.run(["sentence_embedding"], given)[0])
+        inputs = {name: batch.get(name, zeros) for name in self._names}
+        return np.asarray(self._session.run(["sentence_embedding"], inputs)[0])
 
     def vectors(self, sentences: Sequence[str]) -> np.ndarray:
         """Vectors of sentences at length 1, as sentence-transformers reads them; the longest are run first."""
         order = sorted(range(len(sentences)), key=lambda i: -len(sentences[i]))
-        found: dict[int, np.ndarray] = {}
+        by_row: dict[int, np.ndarray] = {}
         for start in range(0, len(order), 32):
             rows = order[start : start + 32]
             texts = [sentences[i] for i in rows]
             tokens = self._tokenizer(texts, padding=True, truncation=True, max_length=128, return_tensors="np")
-            found |= zip(rows, self({name: np.asarray(array, np.int64) for name, array in tokens.items()}), strict=True)
-        vectors = np.stack([found[i] for i in range(len(sentences))])
+            by_row |= zip(
+                rows, self({name: np.asarray(array, np.int64) for name, array in tokens.items()}), strict=True
+            )
+        vectors = np.stack([by_row[i] for i in range(len(sentences))])
         return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
     def spearman(self, pairs: Pairs) -> float:

@@ -148,10 +148,10 @@ def peers_table() -> str:
         for row in matrix["rows"]:
             ours, svd, gesdd = row["ours"], row["svd_objective"], row["gesdd_seconds"]
             if "failure" in row:
-                told = [row["failure"], ""]
+                measured = [row["failure"], ""]
             else:
-                told = [f"{row['value'] / svd:.4f}", f"{row['seconds'] / gesdd:.2f}"]
-            cells = [f"{matrix['matrix']}, {n} × {d}, {matrix['rank']}", row["peer"], row["objective"], *told]
+                measured = [f"{row['value'] / svd:.4f}", f"{row['seconds'] / gesdd:.2f}"]
+            cells = [f"{matrix['matrix']}, {n} × {d}, {matrix['rank']}", row["peer"], row["objective"], *measured]
             cells += [ours["solver"], str(ours["num_iters"])]
             cells += [f"{ours['objective'] / svd:.4f}", f"{ours['seconds'] / gesdd:.2f}"]
             lines.append(f"| {' | '.join(cells)} |")
@@ -245,8 +245,8 @@ def data_aware_table(record: dict[str, Any]) -> str:
     ways = ("weighting", "solver", "p", "sparse")
     scores = {(*(r[key] for key in ways), r["layers"], r["keep"]): r["spearman"] for r in record["rows"]}
     for weighting, solver, p, sparse in dict.fromkeys(key[: len(ways)] for key in scores):
-        found = (scores.get((weighting, solver, p, sparse, *column)) for column in columns)
-        cells = ["" if one is None else f"{100 * one:.2f}" for one in found]
+        values = (scores.get((weighting, solver, p, sparse, *column)) for column in columns)
+        cells = ["" if value is None else f"{100 * value:.2f}" for value in values]
         method = method_label(solver, p) + _with_entries(sparse)
         lines.append(f"| {weighting} | {method} | {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -268,8 +268,8 @@ def headline_table(record: dict[str, Any]) -> str:
     lines = ["| model | MB | Spearman × 100 | divergence |", "|---|---|---|---|"]
     lines.append(f"| dense | {record['dense_bytes'] / 1e6:.1f} | {100 * record['dense']:.2f} | 0 |")
     for name, method, label, size in rows:
-        wanted = {"method": method, "label": label, "text": method not in ("rounding",)}
-        (row,) = (row for row in record["rows"] if wanted.items() <= row.items())
+        criteria = {"method": method, "label": label, "text": method not in ("rounding",)}
+        (row,) = (row for row in record["rows"] if criteria.items() <= row.items())
         cells = [name, f"{row[size] / 1e6:.1f}", f"{100 * row['spearman']:.2f}", f"{row['divergence']:.4f}"]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -299,8 +299,8 @@ def languages_table(record: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _by_language(found: dict[str, float]) -> list[str]:
-    return [*(f"{value:.4f}" for value in found.values()), f"{max(found.values()) / min(found.values()):.1f}"]
+def _by_language(values: dict[str, float]) -> list[str]:
+    return [*(f"{value:.4f}" for value in values.values()), f"{max(values.values()) / min(values.values()):.1f}"]
 
 
 def programs_table(record: dict[str, Any]) -> str:
@@ -454,12 +454,12 @@ def task_sizes_table() -> str:
             record = json.loads(line)
             rows.setdefault(", ".join(filter(None, (record["method"], record["setting"]))), {})[task] = record
     lines = [f"| way | bytes | {' | '.join(tables)} | mean | mean divergence |", "|---" * (len(tables) + 4) + "|"]
-    for name, found in rows.items():
-        scores = [100 * next(iter(found[task]["metrics"].values())) for task in tables if task in found]
+    for name, by_task in rows.items():
+        scores = [100 * next(iter(by_task[task]["metrics"].values())) for task in tables if task in by_task]
         if len(scores) < len(tables):
             continue
-        share = sum(one["bytes"] / rows["dense"][task]["bytes"] for task, one in found.items()) / len(tables)
-        divergence = sum(one["divergence"] for one in found.values()) / len(tables)
+        share = sum(record["bytes"] / rows["dense"][task]["bytes"] for task, record in by_task.items()) / len(tables)
+        divergence = sum(record["divergence"] for record in by_task.values()) / len(tables)
         cells = [f"1/{1 / share:.1f}", *(f"{score:.1f}" for score in scores), f"{sum(scores) / len(scores):.2f}"]
         lines.append(f"| {name} | {' | '.join(cells)} | {divergence:.4f} |")
     return "\n".join(lines)

@@ -47,9 +47,9 @@ def main() -> None:
         plan = lpjax.plan_for_size(dense.params, size * 1e6, statistics=calibration)
         small = dataclasses.replace(dense, params=lpjax.compress(dense.params, plan, calibration).params)
         before = scored(small)
-        found = lpjax.recover(small, dense, others)
-        row = {"size": size, "before": before, "after": scored(found.checkpoint)}
-        row |= {"curve": list(found.curve), "seconds": found.seconds}
+        recovery = lpjax.recover(small, dense, others)
+        row = {"size": size, "before": before, "after": scored(recovery.checkpoint)}
+        row |= {"curve": list(recovery.curve), "seconds": recovery.seconds}
         console.print(row)
         record["rows"].append(row)
         write_json(RESULTS, record)

@@ -13,6 +13,6 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     return json.loads(path.read_text(encoding="utf-8"))["rows"] if path.exists() else []
 
 
-def has_row(rows: Iterable[Mapping[str, Any]], wanted: Mapping[str, Any]) -> bool:
+def has_row(rows: Iterable[Mapping[str, Any]], values: Mapping[str, Any]) -> bool:
     """Whether a row has all of these values."""
-    return any(wanted.items() <= row.items() for row in rows)
+    return any(values.items() <= row.items() for row in rows)

@@ -172,8 +172,8 @@ def make_folder(case: Case, net: Path, folder: Path) -> Path:
     torch.manual_seed(SEED)
     stages: list[Any] = [kinds.Transformer(str(net))]
     sizes = {"token_embeddings": HIDDEN}
-    for name, given in case.stages:
-        options = dict(given)
+    for name, settings in case.stages:
+        options = dict(settings)
         feature = options.get("module_input_name", "sentence_embedding")
         if name == "Pooling":
             sizes["sentence_embedding"] = sizes["token_embeddings"] * len(options.get("pooling_mode", "1"))
@@ -200,8 +200,8 @@ def make_folder(case: Case, net: Path, folder: Path) -> Path:
 def texts() -> list[str]:
     """Sentences of 0 to 30 words, some of them in capitals."""
     rng = np.random.default_rng(SEED)
-    found = [" ".join(rng.choice(WORDS, size=size)) for size in (0, 1, 2, 3, 5, 8, 13, 21, 30)]
-    return [*found, "Word1 WORD2 word3", "unheard of", "word7, word8: word9"]
+    sentences = [" ".join(rng.choice(WORDS, size=size)) for size in (0, 1, 2, 3, 5, 8, 13, 21, 30)]
+    return [*sentences, "Word1 WORD2 word3", "unheard of", "word7, word8: word9"]
 
 
 def encode(folder: Path, case: Case) -> np.ndarray:

@@ -92,12 +92,12 @@ def unigram(texts: Sequence[str], vocab_size: int) -> Tokenizer:
     )
     trained = empty(None, None)
     trained.train_from_iterator(texts, trainer)
-    found = json.loads(trained.to_str())["model"]["vocab"][len(specials) :]
+    vocabulary = json.loads(trained.to_str())["model"]["vocab"][len(specials) :]
     # The trainer's hash tables have another order in each run. Letters that are no pieces in their own right get the
     # least score, and 0.0001 more from one to the next; the last digits of the others depend on the order of sums.
-    least = min(score for _, score in found)
-    rare = least + 0.0001 * sum(len(piece) == 1 for piece, _ in found)
-    pieces = [(piece, round(least if len(piece) == 1 and score <= rare else score, 4)) for piece, score in found]
+    least = min(score for _, score in vocabulary)
+    rare = least + 0.0001 * sum(len(piece) == 1 for piece, _ in vocabulary)
+    pieces = [(piece, round(least if len(piece) == 1 and score <= rare else score, 4)) for piece, score in vocabulary]
     pieces.sort(key=lambda entry: (-entry[1], entry[0]))
     tokenizer = empty([*((token, 0.0) for token in specials), *pieces], specials.index("<unk>"))
     tokenizer.add_special_tokens([AddedToken(token, lstrip=token == "<mask>", special=True) for token in specials])

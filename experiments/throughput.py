@@ -29,7 +29,7 @@ def torch_logits(model: Any, tokens: Any, batch_size: int) -> np.ndarray:
     import torch  # pyright: ignore[reportMissingImports]
 
     order = np.argsort(tokens.lengths, kind="stable")
-    found = []
+    batch_logits = []
     with torch.inference_mode():
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
@@ -46,9 +46,9 @@ def torch_logits(model: Any, tokens: Any, batch_size: int) -> np.ndarray:
             inputs = {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
             if tokens.types is not None:
                 inputs["token_type_ids"] = torch.from_numpy(types)
-            found.append(model(**inputs).logits.numpy())
-    logits = np.empty((len(order), found[0].shape[1]), np.float32)
-    logits[order] = np.concatenate(found)
+            batch_logits.append(model(**inputs).logits.numpy())
+    logits = np.empty((len(order), batch_logits[0].shape[1]), np.float32)
+    logits[order] = np.concatenate(batch_logits)
     return logits
 
 
@@ -109,8 +109,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     records = []
-    for given in options.model:
-        folder, _, task = given.rpartition(":")
+    for spec in options.model:
+        folder, _, task = spec.rpartition(":")
         records.append(measure(folder, task, options.split, options.rows, options.batch_size, options.repeats))
         print(
             json.dumps({key: records[-1][key] for key in ("net", "task", "tokens_per_second", "ratio", "logits_apart")})
