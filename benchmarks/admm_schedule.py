@@ -55,8 +55,8 @@ def loss_of(
     objectives = []
     for length in lengths:
         problem = make_problem(matrix, rank, "admm_entries", p=1.0, num_iters=length, tol=0.0, init="svd")
-        one = jnp.ones((), problem.p.dtype)
-        objectives.append(solve_scheduled(problem, one, jnp.asarray(length, jnp.int32), constants).objective)
+        rho = jnp.ones((), problem.p.dtype)
+        objectives.append(solve_scheduled(problem, rho, jnp.asarray(length, jnp.int32), constants).objective)
     return jnp.mean(jnp.log(jnp.stack(objectives) / least))
 
 
@@ -75,8 +75,8 @@ def fit(
             tell(len(losses), losses[-1])
         return losses[-1], np.asarray(slope, np.float64)
 
-    found: Any = minimize(evaluate, np.array(START), jac=True, method="L-BFGS-B", options={"maxfun": iterations})
-    return Constants(*(round(float(value), 3) for value in found.x)), losses
+    result: Any = minimize(evaluate, np.array(START), jac=True, method="L-BFGS-B", options={"maxfun": iterations})
+    return Constants(*(round(float(value), 3) for value in result.x)), losses
 
 
 def main() -> None:
@@ -90,9 +90,9 @@ def main() -> None:
     def tell(iteration: int, loss: float) -> None:
         console.print(f"{iteration}/{iterations} loss {loss:.5f} {time.perf_counter() - began:.0f} s")
 
-    found, losses = fit(matrix, RANK, LENGTHS, iterations, tell=tell)
+    fitted, losses = fit(matrix, RANK, LENGTHS, iterations, tell=tell)
     evaluate = jax.jit(functools.partial(loss_of, matrix=matrix, rank=RANK, lengths=LENGTHS))
-    sets = {"start": START, "found": found, "in the code": FITTED}
+    sets = {"start": START, "found": fitted, "in the code": FITTED}
     record = {
         "matrix": "embedding, every 64th row",
         "shape": list(matrix.shape),

@@ -69,7 +69,7 @@ def measure(checkpoint: Checkpoint) -> list[dict[str, Any]]:
     """Least seconds of every net on every batch, and how far torch's hidden states are from ours."""
     trees, theirs = nets(checkpoint), torch_net(checkpoint)
     rng, config = np.random.default_rng(SEED), checkpoint.config
-    found = []
+    rows = []
     for batch, length in BATCHES:
         ids = rng.integers(1000, config.vocab_size, (batch, length), dtype=np.int32)
         inputs = {"input_ids": jnp.asarray(ids)}
@@ -84,8 +84,8 @@ def measure(checkpoint: Checkpoint) -> list[dict[str, Any]]:
         seconds = dict(zip(runs, times, strict=True))
         row = {"batch": batch, "length": length, "seconds": seconds, "apart": apart}
         print(row, flush=True)
-        found.append(row)
-    return found
+        rows.append(row)
+    return rows
 
 
 def main() -> None:

@@ -47,7 +47,7 @@ def torch_lowrank(matrix: np.ndarray, rank: int) -> Pair:
     """PyTorch's randomized SVD, as it comes."""
     torch = importlib.import_module("torch")
     torch.manual_seed(0)
-    left, values, right = (found.numpy() for found in torch.svd_lowrank(torch.from_numpy(matrix), rank))
+    left, values, right = (tensor.numpy() for tensor in torch.svd_lowrank(torch.from_numpy(matrix), rank))
     return left * values, right.T
 
 
@@ -168,10 +168,10 @@ def main() -> None:
         answer = solve(matrix, int(rank))
         times.append(time.perf_counter() - began)
     left, right = cut(answer, int(rank)) if isinstance(answer, np.ndarray) else answer
-    found: dict[str, Any] = {"left": left, "right": right, "seconds": min(times)}
+    solution: dict[str, Any] = {"left": left, "right": right, "seconds": min(times)}
     versions = [f"{d.metadata['Name']} {d.version}" for d in importlib.metadata.distributions()]
     with open(target + ".part", "wb") as file:  # noqa: PTH123
-        np.savez(file, versions=sorted(versions), **found)
+        np.savez(file, versions=sorted(versions), **solution)
     os.replace(target + ".part", target)  # noqa: PTH105
 
 

@@ -97,9 +97,9 @@ def run_peer(name: str, source: Path, rank: int) -> dict[str, Any]:
         return {"failure": f"not done after {LIMIT} s"}
     except subprocess.CalledProcessError as error:
         return {"failure": (error.stderr.strip().splitlines() or [f"exit status {error.returncode}"])[-1]}
-    with np.load(target) as found:
-        seconds, versions = float(found["seconds"]), found["versions"].tolist()
-        return {"left": found["left"], "right": found["right"], "seconds": seconds, "versions": versions}
+    with np.load(target) as archive:
+        seconds, versions = float(archive["seconds"]), archive["versions"].tolist()
+        return {"left": archive["left"], "right": archive["right"], "seconds": seconds, "versions": versions}
 
 
 def ours(

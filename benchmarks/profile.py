@@ -118,28 +118,28 @@ def profile(matrix: np.ndarray) -> list[dict[str, Any]]:
             Part("left", "left", 1, n * d * RANK),
         ),
     }  # fmt: skip
-    found = []
+    solver_rows = []
     for name, options in cases:
         key = f"{name} {options['p']}"
         step = Part("step: residual, prox, left, right", f"{key} step", 16, 3 * n * d * RANK)
         pieces = parts.get(name, (checks, spectrum, projected, step))
-        whole, rest = seconds[key], seconds[key] - sum(one.times * seconds[one.timed] for one in pieces)
-        told = [
+        whole, rest = seconds[key], seconds[key] - sum(part.times * seconds[part.timed] for part in pieces)
+        part_rows = [
             {
-                "part": one.title,
-                "times": one.times,
-                "share": one.times * seconds[one.timed] / whole,
-                "of_peak": one.work / seconds[one.timed] / peak if one.work else None,
+                "part": part.title,
+                "times": part.times,
+                "share": part.times * seconds[part.timed] / whole,
+                "of_peak": part.work / seconds[part.timed] / peak if part.work else None,
             }
-            for one in pieces
+            for part in pieces
         ]
-        told.append({"part": "all else", "times": 1, "share": rest / whole, "of_peak": None})
-        work = sum(one.times * one.work for one in pieces)
-        found.append(
-            {"solver": name, "options": options, "seconds": whole, "of_peak": work / whole / peak, "parts": told}
+        part_rows.append({"part": "all else", "times": 1, "share": rest / whole, "of_peak": None})
+        work = sum(part.times * part.work for part in pieces)
+        solver_rows.append(
+            {"solver": name, "options": options, "seconds": whole, "of_peak": work / whole / peak, "parts": part_rows}
         )
-    found.append({"solver": "gesdd", "options": {}, "seconds": seconds["gesdd"], "of_peak": None, "parts": []})
-    return [{"peak_gflops": 2 * peak / 1e9} | row for row in found]
+    solver_rows.append({"solver": "gesdd", "options": {}, "seconds": seconds["gesdd"], "of_peak": None, "parts": []})
+    return [{"peak_gflops": 2 * peak / 1e9} | row for row in solver_rows]
 
 
 def _product(a: jax.Array, b: jax.Array) -> jax.Array:

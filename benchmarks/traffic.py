@@ -38,16 +38,16 @@ _BYTES = {"pred": 1, "s8": 1, "u8": 1, "f16": 2, "bf16": 2, "s32": 4, "u32": 4, 
 
 def compiled_text(solver: str, shape: tuple[int, int], rank: int, mesh: Mesh, p: float = 1.0) -> str:
     """The HLO that a solver is compiled to for a matrix of that shape, its rows spread over `mesh`."""
-    found = []
+    compiled = []
 
     def compile_only(*arguments: Any, **static: Any) -> None:
-        found.append(run.lower(*arguments, **static).compile().as_text())
+        compiled.append(run.lower(*arguments, **static).compile().as_text())
 
     run = sharded._on_devices
     matrix = jax.device_put(jnp.ones(shape), NamedSharding(mesh, P(mesh.axis_names, None)))
     with mock.patch.object(sharded, "_on_devices", compile_only):
         lpjax.SOLVERS[solver](matrix, rank, p=p)
-    return found[0]
+    return compiled[0]
 
 
 def traffic(text: str) -> dict[str, int]:
@@ -68,12 +68,12 @@ def traffic(text: str) -> dict[str, int]:
         if name not in looped:
             looped.add(name)
             todo += calls[name]
-    found = {"once": 0, "per_iteration": 0}
+    totals = {"once": 0, "per_iteration": 0}
     for name, lines in bodies.items():
         for line in lines:
             if collective := _COLLECTIVE.search(line):
-                found["per_iteration" if name in looped else "once"] += _size(collective[1])
-    return found
+                totals["per_iteration" if name in looped else "once"] += _size(collective[1])
+    return totals
 
 
 def _size(shapes: str) -> int:
@@ -91,9 +91,9 @@ def main() -> None:
     table = Table("solver", "rows", "once, MB", "an iteration, MB", title=f"d = {WIDTH}, k = {RANK}, float32")
     for solver in SPREAD:
         for height in HEIGHTS:
-            found = traffic(compiled_text(solver, (height, WIDTH), RANK, mesh))
-            rows.append({"solver": solver, "shape": [height, WIDTH], "rank": RANK, "devices": DEVICES, **found})
-            table.add_row(solver, str(height), *(f"{found[key] / 1e6:.2f}" for key in ("once", "per_iteration")))
+            totals = traffic(compiled_text(solver, (height, WIDTH), RANK, mesh))
+            rows.append({"solver": solver, "shape": [height, WIDTH], "rank": RANK, "devices": DEVICES, **totals})
+            table.add_row(solver, str(height), *(f"{totals[key] / 1e6:.2f}" for key in ("once", "per_iteration")))
     Console().print(table)
     write_json(Path(__file__).parent / "results" / "traffic.json", {"rows": rows, **run_record(0)})
 

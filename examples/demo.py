@@ -118,7 +118,7 @@ def run_demo(
             console.print(f"{step}: {row['score']:.4f}, solved in {row['seconds']:.1f} s")
 
         progress.update(task, description="saving and reloading")
-        with replacing_folder(target, overwrite=True) as fresh:
+        with replacing_folder(target, overwrite=True) as staging:
             result = run_record(_SEED) | {
                 "made_by": _MARK,
                 "score": heading,
@@ -129,12 +129,12 @@ def run_demo(
                 "dense_parameters": _parameters(checkpoint),
                 "sizes": sized,
                 "rows": rows,
-                "saved": _save(fresh / "model", small, score, sized),
+                "saved": _save(staging / "model", small, score, sized),
                 "seconds": time.perf_counter() - began,
             }
-            write_json(fresh / "results.json", result)
-            plot_results(fresh / "results.png", rows, score=heading, dense=dense)
-            plot_sizes(fresh / "sizes.png", sized, score=heading, dense=(result["dense_bytes"], dense))
+            write_json(staging / "results.json", result)
+            plot_results(staging / "results.png", rows, score=heading, dense=dense)
+            plot_sizes(staging / "sizes.png", sized, score=heading, dense=(result["dense_bytes"], dense))
     _print(console, result, out)
     return result
 
@@ -207,10 +207,10 @@ def _sized(
     task: Any,
 ) -> tuple[list[dict[str, Any]], Outcome]:
     """Rows of the table of sizes, and the model to save: lpjax's of the middle size."""
-    found = sizes.ways(checkpoint, calibration)
-    saved = [i for i, way in enumerate(found) if way.method == sizes.OURS][1]
+    ways = sizes.ways(checkpoint, calibration)
+    saved = [i for i, way in enumerate(ways) if way.method == sizes.OURS][1]
     rows, outcomes = [], []
-    for way in found:
+    for way in ways:
         progress.update(task, description=f"{way.method}, {way.setting}")
         row, outcome = sizes.size_row(checkpoint, way, score, name)
         rows.append(row)
