@@ -50,8 +50,8 @@ def size(tree: Any) -> int:
 def squares(tree: Any) -> float:
     """Σ ‖A − A′‖_F² over the matrices: a measure to which each matrix adds its own."""
     dense = dict(leaves_with_paths(params()))
-    found = dict(leaves_with_paths(tree))
-    return sum(float(np.sum((np.asarray(found[path]) - dense[path]) ** 2)) for path in SHAPES)
+    leaves = dict(leaves_with_paths(tree))
+    return sum(float(np.sum((np.asarray(leaves[path]) - dense[path]) ** 2)) for path in SHAPES)
 
 
 @pytest.mark.covering(0)
@@ -104,15 +104,15 @@ def test_energy_is_lost_alike():
             values = np.linalg.svd(leaf.astype(np.float64), compute_uv=False) ** 2
             lost.append([values[k:].sum() / values.sum() for k in (rank - 1, rank, rank + 1)])
     # No matrix loses so much less than another that a rank of its own would be missed less than one of that gains.
-    for one, other in itertools.permutations(lost, 2):
-        assert one[1] <= other[0]
+    for losses, other in itertools.permutations(lost, 2):
+        assert losses[1] <= other[0]
 
 
 @pytest.mark.slow
 def test_measured_comes_near_the_best_of_all_choices():
     budget = 0.5
     plan = lpjax.allocate(params(), budget=budget, measure=squares)
-    found = squares(densified(lpjax.compress(params(), plan=plan).params))
+    achieved = squares(densified(lpjax.compress(params(), plan=plan).params))
     dense = [leaf.astype(np.float64) for path, leaf in leaves_with_paths(params()) if path in SHAPES]
     tails = [np.append(np.cumsum(np.linalg.svd(leaf, compute_uv=False)[::-1] ** 2)[::-1], 0.0) for leaf in dense]
 
@@ -127,14 +127,14 @@ def test_measured_comes_near_the_best_of_all_choices():
         )
         for name in others
     ]
-    assert best * (1 - 1e-4) <= found <= 1.1 * best
-    assert found <= min(theirs)
+    assert best * (1 - 1e-4) <= achieved <= 1.1 * best
+    assert achieved <= min(theirs)
 
 
 def test_error_is_the_least_of_all_choices():
     budget = 0.5
     plan = lpjax.allocate(params(), budget=budget, allocation="error")
-    found = squares(densified(lpjax.compress(params(), plan=plan).params))
+    achieved = squares(densified(lpjax.compress(params(), plan=plan).params))
     dense = [leaf.astype(np.float64) for path, leaf in leaves_with_paths(params()) if path in SHAPES]
     tails = [np.append(np.cumsum(np.linalg.svd(leaf, compute_uv=False)[::-1] ** 2)[::-1], 0.0) for leaf in dense]
     least = min(
@@ -143,7 +143,7 @@ def test_error_is_the_least_of_all_choices():
         if cost(ranks) <= budget * size(params())
     )
     # What is left over at the end may have had a better use.
-    assert least * (1 - 1e-4) <= found <= 1.02 * least
+    assert least * (1 - 1e-4) <= achieved <= 1.02 * least
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -173,11 +173,11 @@ def test_error_counts_what_the_tokens_of_all_matrices_lose(seed):
 
     plan = lpjax.allocate(tree, budget=0.5, weighting=lpjax.Weighting(shrinkage=0), **known)
     assert plan.allocation == "error"
-    found = loss([plan.layers[path].rank for path in SHAPES])
+    achieved = loss([plan.layers[path].rank for path in SHAPES])
     best = min(loss(ranks) for ranks in plans(40) if cost(ranks) <= 0.5 * size(tree))
-    assert best * (1 - 1e-3) <= found <= 1.1 * best
+    assert best * (1 - 1e-3) <= achieved <= 1.1 * best
     others = [lpjax.allocate(tree, budget=0.5, allocation=name, **known) for name in ("uniform", "energy", "minimax")]
-    assert found < min(loss([other.layers[path].rank for path in SHAPES]) for other in others)
+    assert achieved < min(loss([other.layers[path].rank for path in SHAPES]) for other in others)
     assert lpjax.allocate(tree, budget=0.5, weighting="drone", **known).allocation == "uniform"
     with pytest.raises(ValueError, match="are not comparable under the `weighting` 'drone'"):
         lpjax.allocate(tree, budget=0.5, weighting="drone", allocation="error", **known)
@@ -223,8 +223,8 @@ def test_rare_tokens_weigh_no_table_up():
         for path, (n, d) in SHAPES.items():
             inputs, outputs = (np.cov(rng.normal(size=(m, 90))).astype(np.float32) for m in (n, d))
             counts = (times * rng.integers(0, 3, n)).astype(np.float32)
-            given = {"counts": counts} if "embedding" in path else {"inputs": inputs / 1000}
-            statistics[path] = Statistics(60 * times, outputs=outputs, **given)
+            row_statistics = {"counts": counts} if "embedding" in path else {"inputs": inputs / 1000}
+            statistics[path] = Statistics(60 * times, outputs=outputs, **row_statistics)
         calibration = Calibration(statistics, "embedding", 9, 60 * times, 0)
         plan = lpjax.allocate(params(), budget=0.5, statistics=calibration)
         ranks.append([plan.layers[path].rank or 0 for path in SHAPES])
@@ -251,8 +251,8 @@ def test_measured_chooses_between_methods():
     wild = rng.normal(size=(40, 3)) @ rng.normal(size=(3, 20)) + 100 * (rng.random((40, 20)) < 0.02)
     tree = {"a": {"kernel": wild.astype(np.float32)}, "b": {"kernel": rng.normal(size=(20, 30)).astype(np.float32)}}
 
-    def absolute(found: Any) -> float:
-        return sum(float(np.abs(np.asarray(found[key]["kernel"]) - tree[key]["kernel"]).sum()) for key in tree)
+    def absolute(candidate: Any) -> float:
+        return sum(float(np.abs(np.asarray(candidate[key]["kernel"]) - tree[key]["kernel"]).sum()) for key in tree)
 
     methods = (("svd", 2.0), ("admm_entries", 1.0))
     plan = lpjax.allocate(tree, budget=0.6, select="kernel", measure=absolute, methods=methods, levels=(0.3, 0.5, 0.8))
@@ -278,8 +278,8 @@ def test_measured_tries_what_compress_makes(methods):
     solve: dict[str, Any] = {"statistics": Calibration(statistics, "embedding", 3, 40, 0)}
     tried: list[Any] = []
 
-    def measure(found: Any) -> float:
-        tried.append(jax.tree.map(np.asarray, found))
+    def measure(candidate: Any) -> float:
+        tried.append(jax.tree.map(np.asarray, candidate))
         return 0.0
 
     levels = (0.3, 0.6)
@@ -287,14 +287,14 @@ def test_measured_tries_what_compress_makes(methods):
     for key, leaf in tree.items():
         n, d = leaf["kernel"].shape
         ranks = [1, *(int(level * n * d / (n + d)) for level in levels)]
-        wanted = [
+        pairs = [
             lpjax.compress({key: leaf}, select="kernel", rank=rank, solver=solver, p=p, **solve).params[key]["kernel"]
             for rank in ranks
             for solver, p in methods
         ]
-        for pair in wanted:
+        for pair in pairs:
             product = pair.left @ pair.right
-            apart = [np.abs(one[key]["kernel"] - product).max() for one in tried]
+            apart = [np.abs(candidate[key]["kernel"] - product).max() for candidate in tried]
             assert min(apart) <= 1e-5 * np.abs(product).max()
             assert any(gap > 0.1 * np.abs(product).max() for gap in apart)
 
@@ -346,11 +346,11 @@ def test_what_is_a_pair_already_gets_smaller_or_stays(budget):
 def test_measured_keeps_the_pair_that_matters_most():
     tree = lpjax.compress(params(), select="embeddings", rank=4, solver="svd").params
     pair = tree["words"]["embedding"]
-    wanted = dict(leaves_with_paths(params())) | {"words/embedding": np.asarray(lpjax.densify(pair))}
+    targets = dict(leaves_with_paths(params())) | {"words/embedding": np.asarray(lpjax.densify(pair))}
 
-    def measure(found: Any) -> float:
-        leaves = dict(leaves_with_paths(found))
-        errors = {path: float(np.sum((np.asarray(leaves[path]) - wanted[path]) ** 2)) for path in SHAPES}
+    def measure(candidate: Any) -> float:
+        leaves = dict(leaves_with_paths(candidate))
+        errors = {path: float(np.sum((np.asarray(leaves[path]) - targets[path]) ** 2)) for path in SHAPES}
         return sum(errors.values()) + 1e4 * errors["words/embedding"]
 
     plan = lpjax.allocate(tree, budget=0.7, measure=measure)
@@ -409,7 +409,7 @@ def test_a_matrix_of_zeros_gets_the_least():
 @pytest.mark.covering(0)
 @pytest.mark.parametrize("weighted", [False, True])
 def test_progress_ends_where_it_says(weighted):
-    told: list[tuple[int, int]] = []
+    calls: list[tuple[int, int]] = []
     known: dict[str, Any] = {}
     if weighted:
         statistics = {
@@ -424,14 +424,14 @@ def test_progress_ends_where_it_says(weighted):
         }
         known["statistics"] = Calibration(statistics, "embedding", 3, 9, 0)
     lpjax.allocate(
-        params(), budget=0.5, measure=squares, levels=(0.3, 0.6), progress=lambda *one: told.append(one[:2]), **known
+        params(), budget=0.5, measure=squares, levels=(0.3, 0.6), progress=lambda *call: calls.append(call[:2]), **known
     )
-    assert [done for done, _ in told] == list(range(len(told)))
-    assert {total for _, total in told} == {len(told)}
+    assert [done for done, _ in calls] == list(range(len(calls)))
+    assert {total for _, total in calls} == {len(calls)}
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"budget": 0.0}, "`budget` is 0.0"),
         ({"budget": 1.0}, "`budget` is 1.0"),
@@ -447,24 +447,24 @@ def test_progress_ends_where_it_says(weighted):
         ({"budget": 0.5, "select": "attention"}, r"the model keeps 0\.9\d\d of its parameters"),
     ],
 )
-def test_what_is_refused(options, said):
-    with pytest.raises(ValueError, match=said):
+def test_what_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
         lpjax.allocate(params(), **options)
 
 
 def test_a_plan_by_hand():
     plan = {"layer/ffn/up/kernel": Choice(3, "irls_rows", 1.0), "words/embedding": Choice(None)}
-    found = lpjax.compress(params(), plan=plan)
-    ranks = {record.path: record.rank for record in found.records}
+    compressed = lpjax.compress(params(), plan=plan)
+    ranks = {record.path: record.rank for record in compressed.records}
     assert ranks == {"layer/ffn/up/kernel": 3, "words/embedding": None}
-    assert found.records[1].note == "stays dense: the plan leaves it unchanged"
+    assert compressed.records[1].note == "stays dense: the plan leaves it unchanged"
     alone = lpjax.compress(params(), select="ffn", rank=3, solver="irls_rows", p=1.0)
-    a, b = (lpjax.densify(one.params["layer"]["ffn"]["up"]["kernel"]) for one in (found, alone))
+    a, b = (lpjax.densify(result.params["layer"]["ffn"]["up"]["kernel"]) for result in (compressed, alone))
     assert np.array_equal(a, b)
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"plan": {}}, "names no layer"),
         ({"plan": {"layer/nothing": Choice(2)}}, "it belongs to another model"),
@@ -474,8 +474,8 @@ def test_a_plan_by_hand():
         ({"keep": 0.5}, "`select` is missing"),
     ],
 )
-def test_plans_that_compress_refuses(options, said):
-    with pytest.raises(ValueError, match=said):
+def test_plans_that_compress_refuses(options, message):
+    with pytest.raises(ValueError, match=message):
         lpjax.compress(params(), **options)
 
 
@@ -486,14 +486,14 @@ def test_a_hull_lies_below_all_options(seed):
         Option(int(c), float(loss), Choice(None))
         for c, loss in zip(rng.integers(1, 50, 30), rng.random(30), strict=True)
     ]
-    found = hull(options)
-    assert found[-1].loss == min(option.loss for option in options)
-    assert found[0].cost == min(option.cost for option in options)
-    slopes = [(b.loss - a.loss) / (b.cost - a.cost) for a, b in itertools.pairwise(found)]
+    corners = hull(options)
+    assert corners[-1].loss == min(option.loss for option in options)
+    assert corners[0].cost == min(option.cost for option in options)
+    slopes = [(b.loss - a.loss) / (b.cost - a.cost) for a, b in itertools.pairwise(corners)]
     assert slopes == sorted(slopes)
     assert all(slope < 0 for slope in slopes)
     for option in options:
-        at = np.interp(option.cost, [one.cost for one in found], [one.loss for one in found])
+        at = np.interp(option.cost, [corner.cost for corner in corners], [corner.loss for corner in corners])
         assert option.loss >= at - 1e-12
 
 
@@ -508,11 +508,11 @@ def test_sharing_out_is_optimal_for_convex_losses_of_equal_steps(seed):
         for leaf in leaves
     }
     budget = 12 * 7
-    found = share_out(leaves, options, budget)
-    loss = sum(option.loss for path, choice in found.items() for option in options[path] if option.choice == choice)
+    chosen = share_out(leaves, options, budget)
+    loss = sum(option.loss for path, choice in chosen.items() for option in options[path] if option.choice == choice)
     every = itertools.product(*options.values())
     assert loss == pytest.approx(
-        min(sum(one.loss for one in some) for some in every if sum(one.cost for one in some) <= budget)
+        min(sum(option.loss for option in some) for some in every if sum(option.cost for option in some) <= budget)
     )
 
 

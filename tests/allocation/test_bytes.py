@@ -40,8 +40,8 @@ def test_the_file_has_the_size(tmp_path, checkpoint, statistics, size, calibrate
     small = lpjax.compress(checkpoint.params, plan, known).params
     whole = sum(leaf.nbytes for _, leaf in leaves_with_paths(checkpoint.params))
     written = lpjax.save_checkpoint(Checkpoint(small, CONFIG), tmp_path / "out")
-    wanted = size * whole if size <= 1 else size
-    assert 0.97 * wanted <= written <= 1.01 * wanted
+    expected = size * whole if size <= 1 else size
+    assert 0.97 * expected <= written <= 1.01 * expected
     steps = {choice.step for choice in plan.layers.values() if choice.step is not None}
     assert len(steps) == 1
     assert plan.rest == "float16"
@@ -156,10 +156,12 @@ def test_a_matrix_without_effect_takes_its_share_alone(checkpoint, statistics):
     known = statistics.statistics[path]
     zero = dataclasses.replace(known, outputs=np.zeros_like(known.outputs))
     none = dataclasses.replace(statistics, statistics={**statistics.statistics, path: zero})
-    one, other = (plan_for_size(checkpoint.params, 0.25, statistics=given) for given in (none, statistics))
-    assert one.layers[path] == Choice(None, bits=4, group=32)
+    zeroed, other = (
+        plan_for_size(checkpoint.params, 0.25, statistics=calibration) for calibration in (none, statistics)
+    )
+    assert zeroed.layers[path] == Choice(None, bits=4, group=32)
     table = "embeddings/word_embeddings/embedding"
-    assert one.layers[table].step == pytest.approx(other.layers[table].step, rel=0.5)
+    assert zeroed.layers[table].step == pytest.approx(other.layers[table].step, rel=0.5)
 
 
 def test_what_else_the_file_has_counts(tmp_path, checkpoint, statistics):
@@ -203,15 +205,15 @@ def test_a_large_table_is_estimated_from_some_rows(checkpoint, statistics, monke
 
 
 def test_progress_rises_and_ends_within_its_total(checkpoint, statistics):
-    said = []
-    plan_for_size(checkpoint.params, 0.2, statistics=statistics, progress=lambda *one: said.append(one))
-    done = [one[0] for one in said]
+    calls = []
+    plan_for_size(checkpoint.params, 0.2, statistics=statistics, progress=lambda *call: calls.append(call))
+    done = [call[0] for call in calls]
     assert done == sorted(done)
-    assert all(0 <= number < total for number, total, _ in said)
+    assert all(0 <= number < total for number, total, _ in calls)
 
 
 @pytest.mark.parametrize(
-    ("size", "said"),
+    ("size", "message"),
     [
         (0, "`size` is 0; expected bytes"),
         (-0.5, "`size` is -0.5"),
@@ -221,8 +223,8 @@ def test_progress_rises_and_ends_within_its_total(checkpoint, statistics):
         (2000, "expected at least"),
     ],
 )
-def test_sizes_are_refused(checkpoint, statistics, size, said):
-    with pytest.raises(ValueError, match=said):
+def test_sizes_are_refused(checkpoint, statistics, size, message):
+    with pytest.raises(ValueError, match=message):
         plan_for_size(checkpoint.params, size, statistics=statistics)
 
 

@@ -28,10 +28,10 @@ def weighted_error(before: np.ndarray, after: np.ndarray, rows: np.ndarray, colu
 
 def test_errors_are_those_of_the_compressed_net(checkpoint, statistics):
     predicted = predict_sizes(checkpoint.params, SIZES, statistics=statistics)
-    for size, found in zip(SIZES, predicted, strict=True):
+    for size, prediction in zip(SIZES, predicted, strict=True):
         plan = plan_for_size(checkpoint.params, size, statistics=statistics)
         step = next(choice.step for choice in plan.layers.values() if choice.step)
-        assert found.step == pytest.approx(step, rel=0.3)
+        assert prediction.step == pytest.approx(step, rel=0.3)
         small = dict(leaves_with_paths(lpjax.compress(checkpoint.params, plan, statistics).params))
         total = 0.0
         for path, leaf in leaves_with_paths(checkpoint.params):
@@ -39,13 +39,14 @@ def test_errors_are_those_of_the_compressed_net(checkpoint, statistics):
             if path in plan.layers and moments.rows is not None:
                 dense = np.asarray(lpjax.densify(small[path]), np.float64)
                 total += weighted_error(leaf, dense, moments.rows, moments.columns)
-        expected = total * statistics.tokens / statistics.texts * (found.step / step) ** 2
-        assert found.error == pytest.approx(expected, rel=0.35)  # a larger step has a smaller error than its square
+        expected = total * statistics.tokens / statistics.texts * (prediction.step / step) ** 2
+        # The error of a larger step is smaller than its square.
+        assert prediction.error == pytest.approx(expected, rel=0.35)
     assert predicted[0].error < predicted[1].error < predicted[2].error
 
 
 def test_without_text_errors_are_relative(checkpoint):
-    (found,) = predict_sizes(checkpoint.params, [0.2])
+    (prediction,) = predict_sizes(checkpoint.params, [0.2])
     plan = plan_for_size(checkpoint.params, 0.2)
     small = dict(leaves_with_paths(lpjax.compress(checkpoint.params, plan).params))
     shares = []
@@ -54,7 +55,7 @@ def test_without_text_errors_are_relative(checkpoint):
             matrix = np.asarray(leaf, np.float64)
             shares.append(np.sum((np.asarray(lpjax.densify(small[path])) - matrix) ** 2) / np.sum(matrix**2))
     step = next(choice.step for choice in plan.layers.values() if choice.step)
-    assert found.error == pytest.approx(np.mean(shares) * (found.step / step) ** 2, rel=0.25)
+    assert prediction.error == pytest.approx(np.mean(shares) * (prediction.step / step) ** 2, rel=0.25)
 
 
 def test_misuse_is_refused(checkpoint):

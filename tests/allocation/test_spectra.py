@@ -44,10 +44,10 @@ def expected(matrix, sides):
 def test_values_under_metrics(shape, rows, columns, power, dtype):
     matrix = np.random.default_rng(1).standard_normal(shape).astype(dtype)
     sides = Metrics(metric(shape[0], rows, power), metric(shape[1], columns, power))
-    found, wanted = weighted_singular_values(matrix, sides), expected(matrix, sides)
-    assert found.shape == (min(shape),)
-    assert np.all(np.diff(found) <= 0)
-    assert np.allclose(found, wanted, rtol=1e-4, atol=1e-5 * wanted[0])
+    values, reference = weighted_singular_values(matrix, sides), expected(matrix, sides)
+    assert values.shape == (min(shape),)
+    assert np.all(np.diff(values) <= 0)
+    assert np.allclose(values, reference, rtol=1e-4, atol=1e-5 * reference[0])
 
 
 @pytest.mark.usefixtures("x64")
@@ -55,26 +55,26 @@ def test_values_under_metrics(shape, rows, columns, power, dtype):
 def test_values_in_double_precision(shape):
     matrix = np.random.default_rng(1).standard_normal(shape)
     sides = Metrics(metric(shape[0], "full"), metric(shape[1], "full"))
-    found, wanted = weighted_singular_values(matrix, sides), expected(matrix, sides)
-    assert np.allclose(found, wanted, rtol=1e-10)
+    values, reference = weighted_singular_values(matrix, sides), expected(matrix, sides)
+    assert np.allclose(values, reference, rtol=1e-10)
 
 
 @pytest.mark.parametrize("sides", [UNWEIGHTED, Metrics(metric(90, "full"), metric(40, "full"))])
 def test_small_values_are_told_from_rounding(sides):
     rng = np.random.default_rng(2)
     pair = rng.standard_normal((90, 6)) @ rng.standard_normal((6, 40))
-    found = weighted_singular_values(pair.astype(np.float32), sides)
-    assert found[5] > 1e-2 * found[0]
-    assert np.all(found[6:] < 1e-5 * found[0])
+    values = weighted_singular_values(pair.astype(np.float32), sides)
+    assert values[5] > 1e-2 * values[0]
+    assert np.all(values[6:] < 1e-5 * values[0])
 
 
 def test_zero_scales_and_half_precision():
     sides = Metrics(metric(90, "full"), metric(40, "full"))
     assert not weighted_singular_values(np.zeros((90, 40), np.float32), sides).any()
     matrix = np.random.default_rng(3).standard_normal((90, 40)).astype(np.float32)
-    wanted = weighted_singular_values(matrix, sides)
+    reference = weighted_singular_values(matrix, sides)
     for scale in (1e-18, 1e18):
-        found = weighted_singular_values((scale * matrix).astype(np.float32), sides)
-        assert np.allclose(found, scale * wanted, rtol=1e-4)
+        values = weighted_singular_values((scale * matrix).astype(np.float32), sides)
+        assert np.allclose(values, scale * reference, rtol=1e-4)
     half = np.asarray(jnp.asarray(matrix, jnp.bfloat16))
-    assert np.allclose(weighted_singular_values(half, sides), wanted, rtol=0.02)
+    assert np.allclose(weighted_singular_values(half, sides), reference, rtol=0.02)

@@ -65,10 +65,10 @@ def test_no_worse_than_plain_rounding_and_near_the_best(seed):
     wholes = [damped(metric) for metric in metrics]
     triangles = [triangle_of(metric, 2) for metric in metrics]
     codes = round_with_feedback(matrix, Lattice(steps, -3, 3), *triangles)
-    found = weighted_error(matrix - codes * steps, *wholes)
+    error = weighted_error(matrix - codes * steps, *wholes)
     least = least_error(matrix, steps, *wholes, most=3)
     bound = sum(np.outer(triangles[0].pivots, triangles[1].pivots).reshape(-1)) * 0.25**2
-    assert least * (1 - 1e-6) <= found <= bound * (1 + 1e-6)
+    assert least * (1 - 1e-6) <= error <= bound * (1 + 1e-6)
 
 
 @pytest.mark.parametrize("shape", [(96, 80), (40, 150)])
@@ -77,8 +77,8 @@ def test_feedback_beats_plain_rounding_where_directions_differ(shape):
     metrics = [random_metric(size, 10, 3.0) for size in shape]
     steps = np.full(shape, 0.5)
     errors = []
-    for given in (metrics, [metrics[0], None], [None, None]):
-        triangles = [triangle_of(metric, size) for metric, size in zip(given, shape, strict=True)]
+    for known in (metrics, [metrics[0], None], [None, None]):
+        triangles = [triangle_of(metric, size) for metric, size in zip(known, shape, strict=True)]
         codes = round_with_feedback(matrix, Lattice(steps), *triangles)
         errors.append(weighted_error(matrix - codes * steps, *metrics))
     assert errors[0] < errors[1] < errors[2]

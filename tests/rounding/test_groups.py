@@ -38,7 +38,7 @@ def test_what_codes_can_say_is_kept(bits, group, axis):
 def test_scales_are_nearly_the_best(bits):
     rng = np.random.default_rng(0)
     matrix = rng.standard_t(4, size=(40, 32)).astype(np.float32)
-    found = np.sum((matrix - host_array(round_groups(matrix, bits, 32, axis=1))) ** 2, axis=1)
+    losses = np.sum((matrix - host_array(round_groups(matrix, bits, 32, axis=1))) ** 2, axis=1)
     most = 2 ** (bits - 1) - 1
 
     def error(row, scale):
@@ -52,16 +52,17 @@ def test_scales_are_nearly_the_best(bits):
 
     least = np.array([best(row) for row in matrix.astype(np.float64)])
     plain = np.array([error(row, np.abs(row).max() / most) for row in matrix.astype(np.float64)])
-    assert found.sum() <= plain.sum()
-    assert found.sum() <= (1.04 if bits < 8 else 1.25) * least.sum()  # at 8 bits the error jumps from scale to scale
+    assert losses.sum() <= plain.sum()
+    # At 8 bits the error jumps from scale to scale.
+    assert losses.sum() <= (1.04 if bits < 8 else 1.25) * least.sum()
 
 
 def test_feedback_is_used_under_metrics():
     matrix = np.random.default_rng(3).normal(size=(64, 48)).astype(np.float32)
     rows, columns = random_metric(64, 1, 3.0), random_metric(48, 2, 3.0)
     errors = [
-        weighted_error(matrix - host_array(round_groups(matrix, 3, 16, axis=0, **given)), rows, columns)
-        for given in ({"rows": rows, "columns": columns}, {"rows": rows}, {})
+        weighted_error(matrix - host_array(round_groups(matrix, 3, 16, axis=0, **metrics)), rows, columns)
+        for metrics in ({"rows": rows, "columns": columns}, {"rows": rows}, {})
     ]
     assert errors[0] < errors[1] < errors[2]
 
@@ -79,10 +80,10 @@ def test_empty_matrices_are_refused(shape):
         round_groups(np.zeros(shape), 4, axis=0)
 
 
-@pytest.mark.parametrize("given", [{"bits": 7}, {"bits": 0}, {"bits": 4, "group": 0}, {"bits": 4, "axis": 2}])
-def test_misuse_is_refused(given):
+@pytest.mark.parametrize("options", [{"bits": 7}, {"bits": 0}, {"bits": 4, "group": 0}, {"bits": 4, "axis": 2}])
+def test_misuse_is_refused(options):
     with pytest.raises(ValueError, match="`bits`, `group`, `axis` are"):
-        round_groups(np.ones((4, 4)), **{"axis": 1} | given)
+        round_groups(np.ones((4, 4)), **{"axis": 1} | options)
 
 
 def test_a_group_longer_than_the_lines_is_the_line():

@@ -40,9 +40,9 @@ def test_important_directions_get_finer_steps():
 def test_scales_of_weights_and_metrics_do_not_matter(scale):
     matrix = np.random.default_rng(0).normal(size=(20, 30)).astype(np.float32)
     plain = round_kernel(matrix, 0.1, random_metric(20, 1), random_metric(30, 2))
-    one = round_kernel(matrix, 0.1 * scale, scale * random_metric(20, 1), scale * random_metric(30, 2))
-    np.testing.assert_allclose(host_array(one), host_array(plain), atol=0.2)
-    assert np.mean(one.host_codes() == plain.host_codes()) > 0.9
+    scaled = round_kernel(matrix, 0.1 * scale, scale * random_metric(20, 1), scale * random_metric(30, 2))
+    np.testing.assert_allclose(host_array(scaled), host_array(plain), atol=0.2)
+    assert np.mean(scaled.host_codes() == plain.host_codes()) > 0.9
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 9), (9, 1)])
@@ -60,7 +60,7 @@ def test_zeros_stay_zeros():
 
 
 @pytest.mark.parametrize(
-    ("matrix", "step", "said"),
+    ("matrix", "step", "message"),
     [
         (np.ones((2, 2)), 0.0, "`step` is 0.0; expected a number above 0"),
         (np.ones((2, 2)), np.inf, "`step` is inf; expected a number above 0"),
@@ -74,6 +74,6 @@ def test_zeros_stay_zeros():
         (np.full((2, 2), np.nan), 0.1, "NaN or infinite"),
     ],
 )
-def test_misuse_is_refused(matrix, step, said):
-    with pytest.raises(ValueError, match=said):
+def test_misuse_is_refused(matrix, step, message):
+    with pytest.raises(ValueError, match=message):
         round_kernel(matrix, step)

@@ -98,10 +98,10 @@ def test_the_right_factor_makes_up_for_the_left(bits, weighted):
     wholes = (damped(rows), damped(columns)) if rows is not None else (np.eye(60), np.eye(50))
     pair = round_pair_groups(left, right, bits, 16, rows, columns)
     rounded = host_array(pair.left)
-    found = weighted_error(left @ right - rounded @ host_array(pair.right), *wholes)
+    error = weighted_error(left @ right - rounded @ host_array(pair.right), *wholes)
     alone = weighted_error((left - rounded) @ right, *wholes)
     assert pair.rank == 8
-    assert found < 3 * alone  # each factor has about the same part of the error
+    assert error < 3 * alone  # each factor has about the same part of the error
     exact = np.linalg.lstsq(rounded, left @ right, rcond=None)[0]
     assert weighted_error(left @ right - rounded @ exact, *wholes) < alone
 
@@ -126,16 +126,16 @@ def test_zeros_and_rows_that_do_not_count():
 def test_units_do_not_matter(scale, side):
     rng = np.random.default_rng(0)
     matrix, counts, outer = rng.normal(size=(200, 16)), 1e4 / np.arange(1, 201), random_metric(16, 1)
-    one = round_pair(matrix, None, 0.3, counts, outer)
+    plain_pair = round_pair(matrix, None, 0.3, counts, outer)
     if side == "weights":
         other = round_pair(matrix * scale, None, 0.3 * scale, counts, outer)
     else:
         counts, outer = (counts * scale, outer) if side == "rows" else (counts, outer * scale)
         other = round_pair(matrix, None, 0.3 * scale**0.5, counts, outer)
-    plain, scaled = (host_array(pair.left) @ host_array(pair.right) for pair in (one, other))
+    plain, scaled = (host_array(pair.left) @ host_array(pair.right) for pair in (plain_pair, other))
     errors = [
-        weighted_error(matrix - found, np.diag(counts), outer)
-        for found in (plain, scaled / (scale if side == "weights" else 1))
+        weighted_error(matrix - product, np.diag(counts), outer)
+        for product in (plain, scaled / (scale if side == "weights" else 1))
     ]
     assert errors[1] == pytest.approx(errors[0], rel=0.02)
 
@@ -145,12 +145,12 @@ def test_metrics_of_zeros_are_none(factored):
     rng = np.random.default_rng(0)
     left, right = rng.normal(size=(12, 6)), rng.normal(size=(6, 8)) if factored else None
     outer = random_metric(right.shape[1] if right is not None else 6, 1)
-    one, other = (round_pair(left, right, 0.1, rows, outer) for rows in (None, np.zeros(12)))
-    np.testing.assert_array_equal(host_array(one.left), host_array(other.left))
-    np.testing.assert_array_equal(host_array(one.right), host_array(other.right))
+    pair, other = (round_pair(left, right, 0.1, rows, outer) for rows in (None, np.zeros(12)))
+    np.testing.assert_array_equal(host_array(pair.left), host_array(other.left))
+    np.testing.assert_array_equal(host_array(pair.right), host_array(other.right))
     if right is not None:
-        one, other = (round_pair_groups(left, right, 4, 4, rows, outer) for rows in (None, np.zeros(12)))
-        np.testing.assert_array_equal(host_array(one.right), host_array(other.right))
+        pair, other = (round_pair_groups(left, right, 4, 4, rows, outer) for rows in (None, np.zeros(12)))
+        np.testing.assert_array_equal(host_array(pair.right), host_array(other.right))
 
 
 def test_misuse_is_refused():

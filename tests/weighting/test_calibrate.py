@@ -42,8 +42,8 @@ def gradients(checkpoint, paths, labels):
     known = dict(leaves_with_paths(checkpoint.params))
     leaves = {path: jnp.asarray(known[path]) for path in paths}
     of = jax.jit(jax.grad(loss))
-    found = [of(leaves, *one) for one in zip(one_at_a_time(checkpoint, TEXTS), labels, strict=True)]
-    return {path: np.stack([np.asarray(one[path], np.float64) for one in found]) for path in paths}
+    text_gradients = [of(leaves, *example) for example in zip(one_at_a_time(checkpoint, TEXTS), labels, strict=True)]
+    return {path: np.stack([np.asarray(gradient[path], np.float64) for gradient in text_gradients]) for path in paths}
 
 
 @pytest.mark.covering(0)
@@ -51,13 +51,13 @@ def gradients(checkpoint, paths, labels):
 def test_fisher_information_is_that_of_gradients_text_by_text(name):
     checkpoint = net_with_head(name, "mnli")
     labels = np.arange(len(TEXTS)) % 3
-    found = run(checkpoint, labels=labels, select=RUN)
-    assert found.target == "labels"
+    calibration = run(checkpoint, labels=labels, select=RUN)
+    assert calibration.target == "labels"
     for path, of_texts in gradients(checkpoint, select_paths(checkpoint.params, RUN), labels).items():
         expected = np.square(of_texts).sum(axis=2).mean(axis=0)
         if path.endswith("rel_attn/r/kernel"):
             continue  # of positions, that all texts of a batch share: not told apart by text
-        assert np.allclose(found.statistics[path].fisher, expected, rtol=2e-4, atol=1e-5 * expected.max()), path
+        assert np.allclose(calibration.statistics[path].fisher, expected, rtol=2e-4, atol=1e-5 * expected.max()), path
 
 
 @pytest.mark.covering(0)
@@ -75,16 +75,16 @@ def test_gradients_by_rows_of_a_table(name):
 
     table = jnp.asarray(dict(leaves_with_paths(checkpoint.params))[path])
     of = jax.jit(jax.grad(loss))
-    rows = [np.asarray(of(table, *one), np.float64) for one in zip(batches, labels, strict=True)]
+    rows = [np.asarray(of(table, *example), np.float64) for example in zip(batches, labels, strict=True)]
     counts = np.bincount(np.concatenate([batch["input_ids"][0] for batch in batches]), minlength=len(table))
-    found = run(checkpoint, texts, labels=labels).statistics[path]
-    assert found.tokens == counts.sum()
-    assert np.array_equal(found.counts, counts)
-    squares = np.sum([np.square(one).sum(axis=1) for one in rows], axis=0)
-    assert np.allclose(found.gradients, squares, rtol=1e-4, atol=1e-5 * squares.max())
-    moment = np.sum([one.T @ one for one in rows], axis=0) / counts.sum()
-    assert np.allclose(found.outputs, moment, rtol=1e-4, atol=1e-5 * np.abs(moment).max())
-    assert np.isclose(np.trace(found.outputs) * found.tokens, found.gradients.sum(), rtol=1e-4)
+    statistics = run(checkpoint, texts, labels=labels).statistics[path]
+    assert statistics.tokens == counts.sum()
+    assert np.array_equal(statistics.counts, counts)
+    squares = np.sum([np.square(gradient).sum(axis=1) for gradient in rows], axis=0)
+    assert np.allclose(statistics.gradients, squares, rtol=1e-4, atol=1e-5 * squares.max())
+    moment = np.sum([gradient.T @ gradient for gradient in rows], axis=0) / counts.sum()
+    assert np.allclose(statistics.outputs, moment, rtol=1e-4, atol=1e-5 * np.abs(moment).max())
+    assert np.isclose(np.trace(statistics.outputs) * statistics.tokens, statistics.gradients.sum(), rtol=1e-4)
 
 
 @pytest.mark.covering(0)
@@ -96,12 +96,12 @@ def test_inputs_of_a_layer_are_what_the_layers_before_it_give(name):
     rows = np.concatenate([np.asarray(hidden, np.float64) for hidden in seen])
     query = r"layer/1/.*(query|q_lin|attn/q)/kernel$"
     (path,) = select_paths(checkpoint.params, query)
-    found = run(checkpoint, gradients=False).statistics[path]
-    assert found.tokens == len(rows)
-    assert np.allclose(found.inputs, rows.T @ rows / len(rows), atol=1e-4)
-    assert np.allclose(found.mean, rows.mean(axis=0), atol=1e-5)
-    assert np.allclose(found.magnitude, np.abs(rows).mean(axis=0), atol=1e-5)
-    assert (found.outputs, found.fisher) == (None, None)
+    statistics = run(checkpoint, gradients=False).statistics[path]
+    assert statistics.tokens == len(rows)
+    assert np.allclose(statistics.inputs, rows.T @ rows / len(rows), atol=1e-4)
+    assert np.allclose(statistics.mean, rows.mean(axis=0), atol=1e-5)
+    assert np.allclose(statistics.magnitude, np.abs(rows).mean(axis=0), atol=1e-5)
+    assert (statistics.outputs, statistics.fisher) == (None, None)
 
 
 def test_statistics_of_a_shared_matrix_are_sums_over_its_uses():
@@ -112,12 +112,12 @@ def test_statistics_of_a_shared_matrix_are_sums_over_its_uses():
     twice = {"albert_layer_groups": {"0": groups["0"], "1": groups["0"]}}
     params = shared.params | {"encoder": shared.params["encoder"] | twice}
     apart = run(dataclasses.replace(shared, params=params, config=config), select="encoder").statistics
-    for path, found in run(shared, select="encoder").statistics.items():
+    for path, statistics in run(shared, select="encoder").statistics.items():
         uses = [apart[path.replace("groups/0", f"groups/{group}")] for group in range(2)]
-        assert found.tokens == sum(use.tokens for use in uses)
+        assert statistics.tokens == sum(use.tokens for use in uses)
         for name in ("inputs", "mean", "magnitude", "outputs", "fisher"):
             # Means over tokens, but of Fisher information over texts.
-            sums = [getattr(one, name) * (1 if name == "fisher" else one.tokens) for one in (found, *uses)]
+            sums = [getattr(use, name) * (1 if name == "fisher" else use.tokens) for use in (statistics, *uses)]
             total = sums[1] + sums[2]
             assert np.allclose(sums[0], total, rtol=1e-4, atol=1e-5 * np.abs(total).max())
 
@@ -130,11 +130,11 @@ def test_moments_of_gradients_are_those_by_the_bias_where_one_token_counts(name)
     (path,) = select_paths(checkpoint.params, r"^(classifier(/out_proj)?|logits_proj)/kernel$")
     bias = path.replace("kernel", "bias")
     rows = gradients(checkpoint, [bias], labels)[bias]
-    found = run(checkpoint, labels=labels, select=RUN).statistics[path]
+    statistics = run(checkpoint, labels=labels, select=RUN).statistics[path]
     # Means are over what goes through: of the head one token a text.
-    assert found.tokens == len(TEXTS)
-    assert found.outputs is not None
-    assert np.allclose(found.outputs * found.tokens, rows.T @ rows, rtol=1e-4, atol=1e-6)
+    assert statistics.tokens == len(TEXTS)
+    assert statistics.outputs is not None
+    assert np.allclose(statistics.outputs * statistics.tokens, rows.T @ rows, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.covering(0)
@@ -144,16 +144,16 @@ def test_moments_of_gradients_are_those_by_the_bias_where_one_token_counts(name)
 )
 def test_batches_make_no_difference(net, batch_size):
     checkpoint = net()
-    told = {"labels": np.zeros(len(TEXTS))} if num_outputs(checkpoint.params, checkpoint.config) else {}
-    whole, parts = (run(checkpoint, batch_size=size, **told).statistics for size in (len(TEXTS), batch_size))
-    for path, found in whole.items():
+    options = {"labels": np.zeros(len(TEXTS))} if num_outputs(checkpoint.params, checkpoint.config) else {}
+    whole, parts = (run(checkpoint, batch_size=size, **options).statistics for size in (len(TEXTS), batch_size))
+    for path, statistics in whole.items():
         if path.endswith("rel_attn/r/kernel"):
             continue
-        for field in dataclasses.fields(found):
-            one, other = getattr(found, field.name), getattr(parts[path], field.name)
-            if one is None or (not told and field.name in ("outputs", "fisher", "gradients")):
+        for field in dataclasses.fields(statistics):
+            array, other = getattr(statistics, field.name), getattr(parts[path], field.name)
+            if array is None or (not options and field.name in ("outputs", "fisher", "gradients")):
                 continue  # random directions are drawn batch by batch
-            assert np.allclose(one, other, rtol=1e-4, atol=1e-5 * max(1e-6, np.abs(one).max())), (path, field.name)
+            assert np.allclose(array, other, rtol=1e-4, atol=1e-5 * max(1e-6, np.abs(array).max())), (path, field.name)
 
 
 def test_random_directions_come_to_the_gauss_newton_matrix():
@@ -176,24 +176,24 @@ def test_random_directions_come_to_the_gauss_newton_matrix():
     jacobian = np.asarray(jax.jacobian(embedding)(jnp.zeros((tokens, len(start))), batch), np.float64)
     expected = np.einsum("hti,htj->ij", jacobian, jacobian) / tokens
     several = (run(checkpoint, ["a"] * 32, seed=seed) for seed in range(40))
-    found = np.mean([np.asarray(one.statistics[path].outputs) for one in several], axis=0)
-    assert np.linalg.norm(found - expected) < 0.1 * np.linalg.norm(expected)  # of 1,280 directions
+    moment = np.mean([np.asarray(calibration.statistics[path].outputs) for calibration in several], axis=0)
+    assert np.linalg.norm(moment - expected) < 0.1 * np.linalg.norm(expected)  # of 1,280 directions
 
 
 def test_the_same_again_and_another_with_another_seed():
     checkpoint = net_with_head("bert_base", "sst2")
-    one, again, other = (run(checkpoint, seed=seed) for seed in (3, 3, 4))
-    assert (one.target, one.texts) == ("predictions", len(TEXTS))
-    for path, found in one.statistics.items():
-        assert np.array_equal(found.outputs, again.statistics[path].outputs)
-        assert not np.array_equal(found.outputs, other.statistics[path].outputs)
+    first, again, other = (run(checkpoint, seed=seed) for seed in (3, 3, 4))
+    assert (first.target, first.texts) == ("predictions", len(TEXTS))
+    for path, statistics in first.statistics.items():
+        assert np.array_equal(statistics.outputs, again.statistics[path].outputs)
+        assert not np.array_equal(statistics.outputs, other.statistics[path].outputs)
 
 
 def test_pairs_and_factored_nets():
     checkpoint = net_with_head("bert_base", "mnli", rank=3)
-    found = run(checkpoint, second=TEXTS[::-1], select="encoder")
-    assert found.tokens > run(checkpoint, select="encoder", gradients=False).tokens
-    moments = [np.asarray(one.outputs) for one in found.statistics.values()]
+    calibration = run(checkpoint, second=TEXTS[::-1], select="encoder")
+    assert calibration.tokens > run(checkpoint, select="encoder", gradients=False).tokens
+    moments = [np.asarray(statistics.outputs) for statistics in calibration.statistics.values()]
     assert all(np.all(np.isfinite(moment)) and moment.any() for moment in moments)
 
 
@@ -204,7 +204,7 @@ def test_progress_counts_texts():
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"labels": [0, 1]}, r"shape \(2,\); expected \(9,\)"),
         ({"labels": [3] * 9}, "holds 3; expected whole numbers from 0 to 2"),
@@ -216,8 +216,8 @@ def test_progress_counts_texts():
         ({"select": "nothing"}, "matches no leaf"),
     ],
 )
-def test_misuse_is_refused_before_any_work(options, said):
-    with pytest.raises(ValueError, match=said):
+def test_misuse_is_refused_before_any_work(options, message):
+    with pytest.raises(ValueError, match=message):
         run(net_with_head("bert_base", "mnli"), **options)
 
 
@@ -241,50 +241,50 @@ def test_a_net_that_is_not_finite_is_refused():
 def test_without_gradients_a_head_is_run_all_the_same(name):
     checkpoint = net_with_head(name, "mnli")
     forward, whole = (run(checkpoint, gradients=gradients).statistics for gradients in (False, True))
-    for path, found in forward.items():
-        assert found.outputs is None
-        assert found.tokens == whole[path].tokens
+    for path, statistics in forward.items():
+        assert statistics.outputs is None
+        assert statistics.tokens == whole[path].tokens
         for field in ("inputs", "mean", "magnitude", "counts"):
-            one, other = getattr(found, field), getattr(whole[path], field)
-            assert one is other is None or np.allclose(one, other, rtol=1e-5, atol=1e-6), (path, field)
+            array, other = getattr(statistics, field), getattr(whole[path], field)
+            assert array is other is None or np.allclose(array, other, rtol=1e-5, atol=1e-6), (path, field)
 
 
 def test_biases_of_relative_positions_are_seen_once_a_batch():
     """Also if they are as many as the texts or the places that are predicted."""
     checkpoint = base_net("mpnet_base")
     (path,) = select_paths(checkpoint.params, "relative_attention_bias")
-    found = run(checkpoint, ["a b c d e"] * 7, select=path, batch_size=7).statistics[path]
+    statistics = run(checkpoint, ["a b c d e"] * 7, select=path, batch_size=7).statistics[path]
     # From as far as one before the first token, which no text has, to the last.
-    places = found.tokens
-    assert found.counts is not None
-    assert found.outputs is not None
-    assert found.gradients is not None
-    assert found.counts.sum() == places
-    assert np.array_equal(found.counts[17:24], np.ones(7))  # keys 1 to 7 after the query
-    assert np.isclose(np.trace(found.outputs) * places, found.gradients.sum(), rtol=1e-4)
-    assert found.gradients[[0, 1, 6, 17, 22]].all()
-    assert not found.gradients[[9, 15, 16, 31]].any()
+    places = statistics.tokens
+    assert statistics.counts is not None
+    assert statistics.outputs is not None
+    assert statistics.gradients is not None
+    assert statistics.counts.sum() == places
+    assert np.array_equal(statistics.counts[17:24], np.ones(7))  # keys 1 to 7 after the query
+    assert np.isclose(np.trace(statistics.outputs) * places, statistics.gradients.sum(), rtol=1e-4)
+    assert statistics.gradients[[0, 1, 6, 17, 22]].all()
+    assert not statistics.gradients[[9, 15, 16, 31]].any()
 
 
 @pytest.mark.slow
 def test_many_batches_are_added_up_in_double_precision():
     checkpoint = base_net("bert_base")
     texts = TEXTS * 16
-    one, many = (run(checkpoint, texts, batch_size=size, gradients=False).statistics for size in (144, 2))
-    for path, found in one.items():
-        assert found.tokens == many[path].tokens
-        if found.inputs is not None:
-            assert np.allclose(found.inputs, many[path].inputs, rtol=1e-5, atol=1e-6)
+    whole, many = (run(checkpoint, texts, batch_size=size, gradients=False).statistics for size in (144, 2))
+    for path, statistics in whole.items():
+        assert statistics.tokens == many[path].tokens
+        if statistics.inputs is not None:
+            assert np.allclose(statistics.inputs, many[path].inputs, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.covering(0)
 @pytest.mark.parametrize("name", ["bert_base", "xlnet_base"])
 def test_regressions_have_gaussian_directions(name):
     checkpoint = net_with_head(name, "stsb")
-    drawn, told = run(checkpoint), run(checkpoint, labels=np.linspace(0, 5, len(TEXTS)))
-    assert (drawn.target, told.target) == ("predictions", "labels")
-    for found in (drawn, told):
-        moments = [np.asarray(one.outputs) for one in found.statistics.values()]
+    drawn, labelled = run(checkpoint), run(checkpoint, labels=np.linspace(0, 5, len(TEXTS)))
+    assert (drawn.target, labelled.target) == ("predictions", "labels")
+    for calibration in (drawn, labelled):
+        moments = [np.asarray(statistics.outputs) for statistics in calibration.statistics.values()]
         assert all(np.all(np.isfinite(moment)) and moment.any() for moment in moments)
 
 
@@ -296,8 +296,10 @@ def test_labels_want_a_head():
 def statistics_of_a_net(target: str) -> None:
     """Write the sums of a model in batches of five, and how many devices there are."""
     checkpoint = net_with_head("roberta_base", "mnli")
-    found = run(checkpoint, labels=np.zeros(len(TEXTS)), batch_size=5).statistics
-    arrays = {f"{path} {name}": value for path, one in found.items() for name, value in vars(one).items()}
+    by_path = run(checkpoint, labels=np.zeros(len(TEXTS)), batch_size=5).statistics
+    arrays = {
+        f"{path} {name}": value for path, statistics in by_path.items() for name, value in vars(statistics).items()
+    }
     write_first({key: np.asarray(value) for key, value in arrays.items() if value is not None}, target)
 
 
@@ -328,7 +330,7 @@ def test_tables_in_half_precision_lose_no_gradients():
             def tiny(taps, weight=weight):
                 return 1e-8 * jnp.sum(TappedWeight(weight, taps, tokens).take(ids))
 
-            found = jax.grad(tiny)(taps)
-            assert np.allclose(found.outputs, 2e-16, rtol=1e-3, atol=0)
-            assert np.allclose(found.gradients, [3e-16, 0, 3e-16, 0], rtol=1e-3, atol=0)
-            assert np.allclose(found.counts, [1, 0, 1, 0])
+            sums = jax.grad(tiny)(taps)
+            assert np.allclose(sums.outputs, 2e-16, rtol=1e-3, atol=0)
+            assert np.allclose(sums.gradients, [3e-16, 0, 3e-16, 0], rtol=1e-3, atol=0)
+            assert np.allclose(sums.counts, [1, 0, 1, 0])

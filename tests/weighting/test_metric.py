@@ -57,8 +57,8 @@ def test_roots_are_roots(case, symmetric):
     metrics = batch(**CASES[case])
     halves, inverses = roots_of_batch(metrics, jnp.float32, symmetric=symmetric)
     for i in range(BATCH):
-        half, inverse, wanted = as_matrix(halves[i]), as_matrix(inverses[i]), matrix_of(one_of(metrics, i))
-        assert np.allclose(half.T @ half, wanted, rtol=1e-4, atol=1e-6 * wanted.max())
+        half, inverse, expected = as_matrix(halves[i]), as_matrix(inverses[i]), matrix_of(one_of(metrics, i))
+        assert np.allclose(half.T @ half, expected, rtol=1e-4, atol=1e-6 * expected.max())
         assert np.allclose(half @ inverse, np.eye(SIZE), atol=2e-3)
         # To float32's rounding, which differs from processor to processor.
         alike = np.allclose(half, half.T, atol=1e-6 * np.abs(half).max())
@@ -103,7 +103,7 @@ def test_a_triangle_in_double_precision_mapped_and_not():
 def test_both_sides():
     rng = np.random.default_rng(0)
     matrix, rows, columns = rng.standard_normal((5, 3)), rng.standard_normal((5, 5)), rng.uniform(1, 2, 3)
-    found = on_both_sides((jnp.asarray(rows, jnp.float32), None), jnp.asarray(matrix, jnp.float32))
-    assert np.allclose(found, rows @ matrix, rtol=1e-4, atol=1e-5)
-    found = on_both_sides((None, jnp.asarray(columns, jnp.float32)), jnp.asarray(matrix, jnp.float32))
-    assert np.allclose(found, matrix * columns, rtol=1e-5)
+    product = on_both_sides((jnp.asarray(rows, jnp.float32), None), jnp.asarray(matrix, jnp.float32))
+    assert np.allclose(product, rows @ matrix, rtol=1e-4, atol=1e-5)
+    product = on_both_sides((None, jnp.asarray(columns, jnp.float32)), jnp.asarray(matrix, jnp.float32))
+    assert np.allclose(product, matrix * columns, rtol=1e-5)

@@ -27,14 +27,14 @@ def some(seed: int = 0) -> Calibration:
     return Calibration(statistics, "embedding", 3, 9, 7, {"model": "a model", "texts": "some.txt"})
 
 
-def same(one: Calibration, other: Calibration) -> None:
-    for field in dataclasses.fields(one):
+def same(first: Calibration, other: Calibration) -> None:
+    for field in dataclasses.fields(first):
         if field.name != "statistics":
-            assert getattr(one, field.name) == getattr(other, field.name)
-    assert list(one.statistics) == list(other.statistics)
-    for path, found in one.statistics.items():
-        for field in dataclasses.fields(found):
-            a, b = getattr(found, field.name), getattr(other.statistics[path], field.name)
+            assert getattr(first, field.name) == getattr(other, field.name)
+    assert list(first.statistics) == list(other.statistics)
+    for path, statistics in first.statistics.items():
+        for field in dataclasses.fields(statistics):
+            a, b = getattr(statistics, field.name), getattr(other.statistics[path], field.name)
             assert (a is None) == (b is None), (path, field.name)
             assert a is None or np.array_equal(a, b), (path, field.name)
 
@@ -99,7 +99,7 @@ def nothing(_: object) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (lambda d: d.update(schema="other/1"), 'schema is "other/1"; expected "lpjax-calibration/1"'),
         (lambda d: d["layers"][0].update(inputs="nowhere"), r"layers\[0\].inputs is \"nowhere\"; expected the name"),
@@ -111,8 +111,8 @@ def nothing(_: object) -> None:
         (lambda d: d.update(texts="many"), "texts is"),
     ],
 )
-def test_a_file_of_another_kind_is_refused_by_key(tmp_path, change, said):
-    with pytest.raises(RecordError, match=said):
+def test_a_file_of_another_kind_is_refused_by_key(tmp_path, change, message):
+    with pytest.raises(RecordError, match=message):
         load_calibration(edited(tmp_path, change))
 
 

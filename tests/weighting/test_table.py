@@ -13,12 +13,12 @@ def test_a_weighting_from_outside_is_one_line(command, folder, tmp_path, monkeyp
     monkeypatch.setitem(lpjax.WEIGHTINGS, "toy", lpjax.Weighting(inputs_power=0.5, outputs="none", tokens="none"))
     checkpoint = lpjax.load_checkpoint(folder)
     statistics = lpjax.calibrate(checkpoint, ["a b c", "d e f g", "h i j a"], select="attention")
-    found = lpjax.compress(checkpoint.params, select="attention", keep=0.6, statistics=statistics, weighting="toy")
+    toy = lpjax.compress(checkpoint.params, select="attention", keep=0.6, statistics=statistics, weighting="toy")
     plain = lpjax.compress(checkpoint.params, select="attention", keep=0.6, statistics=statistics, weighting="none")
-    assert all(record.error_weighted is not None for record in found.records)
+    assert all(record.error_weighted is not None for record in toy.records)
     assert any(
-        not np.allclose(one, other, atol=1e-4)
-        for one, other in zip(jax.tree.leaves(found.params), jax.tree.leaves(plain.params), strict=True)
+        not np.allclose(leaf, other, atol=1e-4)
+        for leaf, other in zip(jax.tree.leaves(toy.params), jax.tree.leaves(plain.params), strict=True)
     )
 
     save_calibration(statistics, tmp_path / "known.safetensors")
@@ -29,9 +29,9 @@ def test_a_weighting_from_outside_is_one_line(command, folder, tmp_path, monkeyp
     )
     assert status == 0, errors
     assert lpjax.load_plan(plan).weighting == "toy"
-    for one, other in zip(
-        jax.tree.leaves(lpjax.load_checkpoint(tmp_path / "out").params), jax.tree.leaves(found.params), strict=True
+    for leaf, other in zip(
+        jax.tree.leaves(lpjax.load_checkpoint(tmp_path / "out").params), jax.tree.leaves(toy.params), strict=True
     ):
-        assert np.array_equal(one, other)
+        assert np.array_equal(leaf, other)
     status, _, errors = command("compress", folder, tmp_path / "no", *options, "--weighting", "ty")
     assert (status, "did you mean toy?" in " ".join(errors.replace("│", " ").split())) == (2, True)

@@ -109,8 +109,8 @@ FORMULAS = [
 def test_named_methods_are_their_papers_formulas(name, formula, rows):
     layer = Layer()
     expected = formula(layer)
-    found = compressed(layer.kernel, layer.statistics, exact(name), rows=rows)
-    assert np.abs(found - expected).max() < 1e-6 * np.abs(expected).max()
+    approximation = compressed(layer.kernel, layer.statistics, exact(name), rows=rows)
+    assert np.abs(approximation - expected).max() < 1e-6 * np.abs(expected).max()
 
 
 @pytest.mark.covering(0)
@@ -132,17 +132,17 @@ def test_tables_weighted_by_tokens(solver):
     assert np.allclose(fisher, truncated(scale * table) / scale, atol=1e-8)
 
 
-def error(layer: Layer, found: np.ndarray) -> float:
+def error(layer: Layer, approximation: np.ndarray) -> float:
     """What a change of the kernel does to the output, to first order, were x and g of different tokens."""
-    return float(np.linalg.norm(layer.x @ (layer.kernel - found) @ layer.g.T))
+    return float(np.linalg.norm(layer.x @ (layer.kernel - approximation) @ layer.g.T))
 
 
 @pytest.mark.slow
 def test_each_part_lowers_what_it_is_for():
     layer = Layer(3)
     kernel = layer.kernel.astype(np.float32)
-    found = {name: compressed(kernel, layer.statistics, name) for name in ("none", "drone", "gauss_newton")}
-    errors = {name: error(layer, one) for name, one in found.items()}
+    approximations = {name: compressed(kernel, layer.statistics, name) for name in ("none", "drone", "gauss_newton")}
+    errors = {name: error(layer, approximation) for name, approximation in approximations.items()}
     assert errors["gauss_newton"] < errors["drone"] < errors["none"]
 
 
@@ -152,8 +152,10 @@ def test_below_two_the_weighted_rows_are_what_is_solved_for(p):
     half = np.linalg.cholesky(layer.x.T @ layer.x / TOKENS)
     weighted = (half.T @ layer.kernel).T.astype(np.float32)  # rows are outputs
     expected = lpjax.irls_rows(weighted, K, p=p).objective
-    found = compressed(layer.kernel.astype(np.float32), layer.statistics, exact("drone"), solver="irls_rows", p=p)
-    rows = np.linalg.norm((layer.kernel - found).T @ half, axis=1)
+    approximation = compressed(
+        layer.kernel.astype(np.float32), layer.statistics, exact("drone"), solver="irls_rows", p=p
+    )
+    rows = np.linalg.norm((layer.kernel - approximation).T @ half, axis=1)
     assert np.isclose(np.sum(rows**p) ** (1 / p), expected, rtol=1e-3)
 
 
@@ -168,9 +170,9 @@ def test_singular_statistics_are_no_failure(name, damage):
         layer.g[:, 1] = 0
     else:
         layer.x, layer.g = 0 * layer.x, 0 * layer.g
-    found = compressed(layer.kernel.astype(np.float32), layer.statistics, name)
-    assert np.all(np.isfinite(found))
-    assert np.linalg.norm(layer.kernel - found) < 20 * np.linalg.norm(layer.kernel)
+    approximation = compressed(layer.kernel.astype(np.float32), layer.statistics, name)
+    assert np.all(np.isfinite(approximation))
+    assert np.linalg.norm(layer.kernel - approximation) < 20 * np.linalg.norm(layer.kernel)
 
 
 @pytest.mark.parametrize("wide", [True, False])
@@ -199,12 +201,12 @@ def test_a_dominant_direction_does_not_hide_the_others(wide):
 def test_tables_below_two_have_their_tokens_as_row_weights(p):
     rng = np.random.default_rng(2)
     table, counts = rng.normal(size=(40, D)).astype(np.float32), rng.integers(0, 50, size=40).astype(np.float32)
-    found = compressed(table, Statistics(9, counts=counts), "counts", "embedding", solver="irls_rows", p=p)
+    approximation = compressed(table, Statistics(9, counts=counts), "counts", "embedding", solver="irls_rows", p=p)
     best = lpjax.irls_rows(table, K, p=p, row_weights=counts + 1, tol=0.0, num_iters=300)
     plain = lpjax.irls_rows(table, K, p=p)
     objective, unweighted = (
-        np.sum((counts + 1) * np.linalg.norm(table - one, axis=1) ** p) ** (1 / p)
-        for one in (found, plain.left @ plain.right)
+        np.sum((counts + 1) * np.linalg.norm(table - product, axis=1) ** p) ** (1 / p)
+        for product in (approximation, plain.left @ plain.right)
     )
     assert objective < (1 + 1e-3) * best.objective < unweighted
 
@@ -217,9 +219,9 @@ def test_the_weighted_error_is_on_record():
     for name in ("none", "gauss_newton"):
         weighting = dataclasses.replace(WEIGHTINGS[name], shrinkage=0)
         params, (record,) = lpjax.compress({"a": {"kernel": kernel}}, weighting=weighting, **options)
-        half, other = (np.linalg.cholesky(one.T @ one) for one in (layer.x, layer.g))
+        half, other = (np.linalg.cholesky(samples.T @ samples) for samples in (layer.x, layer.g))
         left = kernel - np.asarray(lpjax.densify(params["a"]["kernel"]))
-        shares[name] = [np.linalg.norm(half.T @ one @ other) for one in (left, kernel)]
+        shares[name] = [np.linalg.norm(half.T @ matrix @ other) for matrix in (left, kernel)]
         if name == "none":
             assert record.error_weighted is None
         else:
@@ -231,7 +233,7 @@ def test_the_weighted_error_is_on_record():
 def test_vmapped_stacks_are_the_same_as_one_at_a_time():
     layers = [Layer(seed) for seed in range(3)]
     params = {str(i): {"kernel": layer.kernel.astype(np.float32)} for i, layer in enumerate(layers)}
-    calibration = Calibration({f"{i}/kernel": one.statistics for i, one in enumerate(layers)}, "labels", 1, 1, 0)
+    calibration = Calibration({f"{i}/kernel": layer.statistics for i, layer in enumerate(layers)}, "labels", 1, 1, 0)
     one, three = (
         lpjax.compress(params, select="kernel", rank=K, statistics=calibration, batch_size=size).params
         for size in (1, 3)
@@ -242,7 +244,7 @@ def test_vmapped_stacks_are_the_same_as_one_at_a_time():
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"inputs": "moments"}, "`inputs` is 'moments'; expected one of none, moment, magnitude, fisher"),
         ({"outputs": "fisher"}, "`outputs` is 'fisher'"),
@@ -252,8 +254,8 @@ def test_vmapped_stacks_are_the_same_as_one_at_a_time():
         ({"smoothing": float("nan")}, "`smoothing` is nan"),
     ],
 )
-def test_a_weighting_that_means_nothing_is_refused(options, said):
-    with pytest.raises(ValueError, match=said):
+def test_a_weighting_that_means_nothing_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
         Weighting(**options)
 
 
@@ -299,9 +301,9 @@ def test_with_shrinkage_the_formula_is_that_of_the_shrunk_metrics(rows, shape):
     for metric in (h, g):
         values, vectors = np.linalg.eigh(metric / np.diagonal(metric).mean() + shrinkage * np.eye(len(metric)))
         roots.append((vectors * np.sqrt(values)) @ vectors.T)
-    wanted = np.linalg.solve(roots[0], truncated(roots[0] @ kernel @ roots[1])) @ np.linalg.inv(roots[1])
-    found = compressed(kernel, statistics, Weighting(shrinkage=shrinkage), "kernel", solver="svd", rows=rows)
-    assert np.allclose(found, wanted, rtol=1e-9, atol=1e-9)
+    expected = np.linalg.solve(roots[0], truncated(roots[0] @ kernel @ roots[1])) @ np.linalg.inv(roots[1])
+    approximation = compressed(kernel, statistics, Weighting(shrinkage=shrinkage), "kernel", solver="svd", rows=rows)
+    assert np.allclose(approximation, expected, rtol=1e-9, atol=1e-9)
 
 
 def test_one_metric_without_a_triangle_does_not_harm_its_batch():
@@ -320,9 +322,9 @@ def test_one_metric_without_a_triangle_does_not_harm_its_batch():
         lpjax.compress(tree, select="kernel", rank=K, statistics=calibration, batch_size=size).params for size in (1, 2)
     )
     for name in tree:
-        found, alone = (np.asarray(lpjax.densify(params[name]["kernel"])) for params in (two, one))
-        assert np.all(np.isfinite(found))
-        assert np.allclose(found, alone, atol=1e-3 * np.abs(alone).max()), name
+        batched, alone = (np.asarray(lpjax.densify(params[name]["kernel"])) for params in (two, one))
+        assert np.all(np.isfinite(batched))
+        assert np.allclose(batched, alone, atol=1e-3 * np.abs(alone).max()), name
 
 
 def write_weighted(target):
@@ -337,8 +339,8 @@ def write_weighted(target):
     calibration = Calibration(known, "embedding", 1, TOKENS, 0)
     arrays = {}
     plan = lpjax.allocate(tree, budget=0.6, select=".", statistics=calibration)
-    for name, given in (("planned", {"plan": plan}), ("of one rank", {"select": ".", "rank": K})):
-        params, records = lpjax.compress(tree, statistics=calibration, **given)
+    for name, options in (("planned", {"plan": plan}), ("of one rank", {"select": ".", "rank": K})):
+        params, records = lpjax.compress(tree, statistics=calibration, **options)
         for record in records:
             leaf = jax.tree.map(jnp.asarray, dict(leaves_with_paths(params))[record.path])
             arrays[f"{name}: {record.path}"] = np.asarray(lpjax.densify(leaf))
