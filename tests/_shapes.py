@@ -35,13 +35,13 @@ def check_arrays(function: Any) -> Any:
 
 def _resolved(function: FunctionType) -> list[tuple[str, Any]]:
     """(name, annotation) of those that have a value at run time."""
-    found = []
+    resolved = []
     for name, hint in function.__annotations__.items():
         try:
-            found.append((name, eval(hint, function.__globals__) if isinstance(hint, str) else hint))
+            resolved.append((name, eval(hint, function.__globals__) if isinstance(hint, str) else hint))
         except (NameError, TypeError):  # imported for type checkers only
             continue
-    return found
+    return resolved
 
 
 def _has_array(hint: Any) -> bool:

@@ -15,10 +15,10 @@ def test_every_two_values_meet(sizes):
     cases = [dict(zip("abcd", values, strict=False)) for values in itertools.product(*map(range, sizes))]
     kept = covering(cases)
     assert kept == sorted(set(kept))
-    for one, other in itertools.combinations(range(len(sizes)), 2):
-        names = "abcd"[one], "abcd"[other]
-        found = {tuple(cases[i][name] for name in names) for i in kept}
-        assert len(found) == sizes[one] * sizes[other]
+    for first, other in itertools.combinations(range(len(sizes)), 2):
+        names = "abcd"[first], "abcd"[other]
+        pairs = {tuple(cases[i][name] for name in names) for i in kept}
+        assert len(pairs) == sizes[first] * sizes[other]
     # No fewer would do, and not many more are taken.
     least = max(a * b for a, b in itertools.combinations((1, *sizes), 2))
     assert least <= len(kept) <= 1.4 * least

@@ -35,8 +35,8 @@ def calibration_of(params: Any, paths: list[str]) -> Calibration:
     return Calibration({path: statistics(*leaves[path].shape) for path in paths}, "embedding", 3, 9, 0)
 
 
-def same(one: Any, other: Any) -> bool:
-    a, b = jax.tree.leaves(one), jax.tree.leaves(other)
+def same(first: Any, other: Any) -> bool:
+    a, b = jax.tree.leaves(first), jax.tree.leaves(other)
     return len(a) == len(b) and all(np.array_equal(x, y) for x, y in zip(a, b, strict=True))
 
 
@@ -49,11 +49,11 @@ def test_every_door_has_the_defaults_of_one_table(calibrated, command, folder, t
     known: dict[str, Any] = {"statistics": calibration}
 
     # Python
-    found = lpjax.compress(params, select="embeddings", keep=KEEP, **known)
+    default = lpjax.compress(params, select="embeddings", keep=KEEP, **known)
     asked = lpjax.compress(params, select="embeddings", keep=KEEP, solver=solver, p=p, sparse_share=share, **known)
-    assert same(found.params, asked.params)
-    assert found.records[0].error_entries == asked.records[0].error_entries  # in the norm of that p
-    assert bool(found.records[0].nnz) == bool(share)
+    assert same(default.params, asked.params)
+    assert default.records[0].error_entries == asked.records[0].error_entries  # in the norm of that p
+    assert bool(default.records[0].nnz) == bool(share)
 
     # `allocate`
     plan = lpjax.allocate(params, budget=0.9, select="embeddings", **known)
@@ -67,15 +67,15 @@ def test_every_door_has_the_defaults_of_one_table(calibrated, command, folder, t
         options = ["--calibrate", tmp_path / "found.safetensors"]
     for number, goal in enumerate((["--keep", KEEP], ["--budget", 0.9, "--layers", "embeddings"])):
         file = tmp_path / f"plan{number}.json"
-        status, said, errors = command(
+        status, output, errors = command(
             "compress", folder, tmp_path / f"out{number}", *goal, *options, "--plan-out", file, "--json"
         )
         assert status == 0, errors
-        assert (json.loads(said)["method"], json.loads(said)["p"]) == (solver, p)
+        assert (json.loads(output)["method"], json.loads(output)["p"]) == (solver, p)
         made = load_plan(file)
         assert {choice[1:4] for choice in made.layers.values()} == {(solver, p, share)}
         assert list(made.layers) == [path]
-    assert same(lpjax.load_checkpoint(tmp_path / "out0").params, found.params)
+    assert same(lpjax.load_checkpoint(tmp_path / "out0").params, default.params)
 
     # NNX, whose factored layers are pairs alone
     table = dict(leaves_with_paths(params))[path]
@@ -100,5 +100,5 @@ def test_every_door_has_the_defaults_of_one_table(calibrated, command, folder, t
 
 def test_the_svd_is_the_solver_of_two(folder):
     params = lpjax.load_checkpoint(folder).params
-    found = lpjax.compress(params, select="embeddings", keep=KEEP, solver="svd").records[0]
-    assert found.error_entries == pytest.approx(found.error_rows, rel=1e-6)
+    record = lpjax.compress(params, select="embeddings", keep=KEEP, solver="svd").records[0]
+    assert record.error_entries == pytest.approx(record.error_rows, rel=1e-6)

@@ -31,13 +31,15 @@ def on(platform: str, tree: Any) -> Any:
 @pytest.mark.parametrize("name", ["svd", "lewis", "irls_rows", "admm_entries"])
 def test_solvers(name, shape):
     matrix = heavy_tailed(*shape).astype(np.float32)
-    found = {platform: lpjax.SOLVERS[name](on(platform, jnp.asarray(matrix)), 32, p=1.0) for platform in ("gpu", "cpu")}
-    assert next(iter(found["gpu"].left.devices())).platform == "gpu"
+    solutions = {
+        platform: lpjax.SOLVERS[name](on(platform, jnp.asarray(matrix)), 32, p=1.0) for platform in ("gpu", "cpu")
+    }
+    assert next(iter(solutions["gpu"].left.devices())).platform == "gpu"
     over = "rows" if name == "irls_rows" else "entries"
-    errors = {platform: norm(matrix - product(solution), 1.0, over) for platform, solution in found.items()}
+    errors = {platform: norm(matrix - product(solution), 1.0, over) for platform, solution in solutions.items()}
     # Two descents of a function that is not convex part by rounding.
     assert errors["gpu"] == pytest.approx(errors["cpu"], rel=1e-2 if name == "admm_entries" else 1e-4)
-    assert float(found["gpu"].objective) == pytest.approx(errors["gpu"], rel=1e-4)
+    assert float(solutions["gpu"].objective) == pytest.approx(errors["gpu"], rel=1e-4)
 
 
 @pytest.mark.parametrize("name", ["lewis", "irls_rows", "admm_entries"])

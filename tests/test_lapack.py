@@ -25,7 +25,7 @@ def batched_calls(function: Any, *arrays: Any) -> list[str]:
     calls = [line for line in text.splitlines() if 'custom_call_target="lapack_' in line]
     assert calls
     shapes = [re.findall(r"f(?:32|64)\[([\d,]*)\]", call) for call in calls]
-    return [call for call, found in zip(calls, shapes, strict=True) if any(shape.count(",") > 1 for shape in found)]
+    return [call for call, sizes in zip(calls, shapes, strict=True) if any(shape.count(",") > 1 for shape in sizes)]
 
 
 def test_a_batch_by_jax_itself_is_one_call():
@@ -47,10 +47,10 @@ def test_the_svd_is_differentiable(x64):
     matrix = np.random.default_rng(0).normal(size=(9, 5))
     value = lambda matrix: lpjax.svd(matrix, 2).objective  # noqa: E731
     step = np.random.default_rng(1).normal(size=matrix.shape)
-    wanted = (value(matrix + 1e-6 * step) - value(matrix - 1e-6 * step)) / 2e-6
+    expected = (value(matrix + 1e-6 * step) - value(matrix - 1e-6 * step)) / 2e-6
     gradient = jax.grad(value)(jnp.asarray(matrix))
-    assert np.sum(gradient * step) == pytest.approx(float(wanted), rel=1e-5)
-    assert jax.jvp(value, (jnp.asarray(matrix),), (jnp.asarray(step),))[1] == pytest.approx(float(wanted), rel=1e-5)
+    assert np.sum(gradient * step) == pytest.approx(float(expected), rel=1e-5)
+    assert jax.jvp(value, (jnp.asarray(matrix),), (jnp.asarray(step),))[1] == pytest.approx(float(expected), rel=1e-5)
     assert np.allclose(jax.jacfwd(value)(jnp.asarray(matrix)), gradient)
     assert np.allclose(jax.vmap(jax.grad(value))(jnp.asarray(matrix)[None]), gradient)
 
@@ -69,4 +69,4 @@ def test_factorizations_of_a_batch(x64):
     assert np.allclose((u * values[:, None, :]) @ vt, stack)
     for right in (stack[0], stack[0, 0]):  # of all of the batch the same, and a vector
         solved = jax.vmap(_lapack.solve_definite, in_axes=(0, None))(definite, right)
-        assert np.allclose(solved, np.stack([np.linalg.solve(one, right) for one in definite]))
+        assert np.allclose(solved, np.stack([np.linalg.solve(matrix, right) for matrix in definite]))

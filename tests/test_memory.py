@@ -30,7 +30,7 @@ def test_one_copy_of_the_weights_and_one_group_at_work(tmp_path: Path):
         "0.5",
         "svd",
     ]
-    found = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=ROOT).stdout)
+    measured = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=ROOT).stdout)
     table = params["embeddings"]["word_embeddings"]["embedding"].nbytes / 1e6
     # At work: the matrix and its factors, on the device and on the host, and the residual; and what XLA compiled.
-    assert found["peak_mb"] < found["weights_mb"] + 5 * table + 100
+    assert measured["peak_mb"] < measured["weights_mb"] + 5 * table + 100

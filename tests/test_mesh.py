@@ -14,7 +14,7 @@ def test_arrays_are_spread_and_come_back_whole():
     assert by_rows(mesh, axis=1).spec == PartitionSpec(None, "data")
     tree = {"a": np.arange(6).reshape(3, 2), "b": np.float32(2)}
     for sharding in (replicated(mesh), by_rows(mesh)):
-        found = put_sharded(tree if sharding == replicated(mesh) else {"a": tree["a"]}, sharding)
-        assert found["a"].sharding == sharding
-        assert isinstance(fetch(found)["a"], np.ndarray)
-        assert np.array_equal(fetch(found)["a"], tree["a"])
+        arrays = put_sharded(tree if sharding == replicated(mesh) else {"a": tree["a"]}, sharding)
+        assert arrays["a"].sharding == sharding
+        assert isinstance(fetch(arrays)["a"], np.ndarray)
+        assert np.array_equal(fetch(arrays)["a"], tree["a"])

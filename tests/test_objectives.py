@@ -32,12 +32,12 @@ def tolerance(dtype: str) -> float:
 def test_norm_is_its_definition(p, over, shape, dtype):
     residual = heavy_tailed(*shape).astype(dtype)
     weights = np.random.default_rng(1).uniform(0, 3, shape[0]).astype(dtype)
-    found = lp_norm(jnp.asarray(residual), p, over)
-    assert found.dtype == dtype
-    assert found.shape == ()
-    assert found == pytest.approx(norm(residual, p, over), rel=tolerance(dtype))
-    found = lp_norm(residual, p, over, row_weights=weights)
-    assert found == pytest.approx(norm(residual, p, over, weights), rel=tolerance(dtype))
+    measured = lp_norm(jnp.asarray(residual), p, over)
+    assert measured.dtype == dtype
+    assert measured.shape == ()
+    assert measured == pytest.approx(norm(residual, p, over), rel=tolerance(dtype))
+    measured = lp_norm(residual, p, over, row_weights=weights)
+    assert measured == pytest.approx(norm(residual, p, over, weights), rel=tolerance(dtype))
 
 
 @pytest.mark.parametrize("p", EXPONENTS)
@@ -48,8 +48,8 @@ def test_metric(p, x64):
     for rank in (6, 3):  # of C
         half = rng.normal(size=(6, rank))
         expected = norm(residual @ half, p, "rows", weights)
-        found = lp_norm(residual, p, "rows", row_weights=weights, metric=half @ half.T)
-        assert found == pytest.approx(expected, rel=1e-12)
+        measured = lp_norm(residual, p, "rows", row_weights=weights, metric=half @ half.T)
+        assert measured == pytest.approx(expected, rel=1e-12)
     # A residual that C does not see is of size zero, and no rounding below zero makes it NaN.
     unseen = rng.normal(size=(17, 3)) @ np.linalg.svd(half)[0][:, 3:].T
     assert 0 <= lp_norm(unseen, p, "rows", metric=half @ half.T) <= 1e-6
@@ -63,8 +63,8 @@ def test_scale(p, over):
     weights = np.random.default_rng(1).uniform(0, 3, 17).astype(np.float32)
     for exponent in (-100, -33, 33, 66, 100):
         scaled = residual * np.float32(2.0**exponent)
-        found = float(lp_norm(scaled, p, over, row_weights=weights))
-        assert found == float(lp_norm(residual, p, over, row_weights=weights)) * 2.0**exponent
+        measured = float(lp_norm(scaled, p, over, row_weights=weights))
+        assert measured == float(lp_norm(residual, p, over, row_weights=weights)) * 2.0**exponent
 
 
 def test_scale_next_to_the_largest_number():
@@ -95,9 +95,9 @@ def test_a_row_of_weight_zero_does_not_count():
 def test_half_precision_is_measured_in_float32(half):
     residual = jnp.asarray(heavy_tailed(17, 7), jnp.float32).astype(half)
     for p in (1.0, 1.1):
-        found = lp_norm(residual, p)
-        assert found.dtype == jnp.float32
-        assert found == pytest.approx(norm(np.asarray(residual), p), rel=2e-6)
+        measured = lp_norm(residual, p)
+        assert measured.dtype == jnp.float32
+        assert measured == pytest.approx(norm(np.asarray(residual), p), rel=2e-6)
 
 
 def test_p_may_be_traced_and_batched():
@@ -149,8 +149,8 @@ def test_misuse(residual, options, words):
 @pytest.mark.parametrize("n", [0, 1, 2, 10, 1000, 10_000_000])
 def test_blocked_sum(n):
     values = np.random.default_rng(0).uniform(0, 1, n).astype(np.float32)
-    found = float(jax.jit(blocked_sum)(values))
-    assert found == pytest.approx(math.fsum(values.tolist()), rel=1e-6)
+    total = float(jax.jit(blocked_sum)(values))
+    assert total == pytest.approx(math.fsum(values.tolist()), rel=1e-6)
 
 
 @pytest.mark.parametrize("exponent", [-149, -130, -126, -70, -1, 0, 1, 70, 127])
@@ -186,8 +186,8 @@ def best_entries(matrix: np.ndarray, rank: int, p: float, seed: int) -> np.ndarr
         return float((smooth**p).sum()), np.concatenate([(slope @ right.T).ravel(), (left.T @ slope).ravel()])
 
     start = np.random.default_rng(seed).normal(size=split + rank * d)
-    found = minimize(value, start, jac=True, method="L-BFGS-B", options={"maxiter": 100}).x
-    return found[:split].reshape(n, rank) @ found[split:].reshape(rank, d)
+    solution = minimize(value, start, jac=True, method="L-BFGS-B", options={"maxiter": 100}).x
+    return solution[:split].reshape(n, rank) @ solution[split:].reshape(rank, d)
 
 
 @pytest.mark.parametrize("p", [1.0, 1.25, 1.5, 1.75, 2.0, 3.0, 10.0, np.inf])
@@ -227,8 +227,8 @@ def test_bounds_at_p2_are_the_singular_values(x64):
     singular = np.linalg.svd(matrix)[1]
     assert lpjax.lower_bound(ellipsoid.values, 3) == pytest.approx(singular[3], rel=1e-10)
     assert lpjax.operator_bound(ellipsoid.values, 3, ellipsoid.upper) == pytest.approx(singular[3], rel=1e-10)
-    found = lpjax.entries_bound(ellipsoid.values, 3, ellipsoid.upper, 7, 2.0)
-    assert found == pytest.approx(np.linalg.norm(singular[3:]), rel=1e-10)
+    bound = lpjax.entries_bound(ellipsoid.values, 3, ellipsoid.upper, 7, 2.0)
+    assert bound == pytest.approx(np.linalg.norm(singular[3:]), rel=1e-10)
 
 
 def test_bounds_at_the_ends():

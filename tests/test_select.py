@@ -135,8 +135,8 @@ TREES = {"bert": bert, "distilbert": distilbert, "xlnet": xlnet, "others": other
 def test_groups(name):
     params = TREES[name]()
     for group, expected in GROUPS[name].items():
-        found = select_paths(params, group)
-        assert sorted(found) == sorted(expected)
+        paths = select_paths(params, group)
+        assert sorted(paths) == sorted(expected)
     both = GROUPS[name]["attention"] + GROUPS[name]["feed_forward"]
     assert sorted(select_paths(params, "encoder")) == sorted(both)
 

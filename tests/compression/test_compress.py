@@ -180,7 +180,9 @@ def test_the_gap_of_a_solve_over_rows():
         records = compress(tree, solver="irls_rows", p=1.0, batch_size=batch_size, **known).records
         alone = [lpjax.irls_rows(part.T, RANK, p=1.0) for part in (tree["kernel"], *tree["stack"])]
         assert records[0].gap == pytest.approx(float(alone[0].gap), abs=1e-4)
-        value, bound = (sum(float(getattr(one, name)) for one in alone[1:]) for name in ("objective", "lower_bound"))
+        value, bound = (
+            sum(float(getattr(solution, name)) for solution in alone[1:]) for name in ("objective", "lower_bound")
+        )
         assert records[1].gap == pytest.approx(1 - bound / value, abs=1e-4)
         assert 0 < (records[1].gap or 0) < 1
     assert "gap" in str(layers_table(records).columns[5].header)
@@ -295,14 +297,14 @@ def test_a_stack_of_kernels_gets_a_stack_of_pairs(batch_size):
     for i, layer in enumerate(layers):
         expected = as_dense(pairs[i])
         assert np.allclose(as_dense(LowRank(pair.left[i], pair.right[i])), expected, atol=1e-4 * np.abs(layer).max())
-    assert record.num_iters == max(one.num_iters for one in alone)
+    assert record.num_iters == max(solution.num_iters for solution in alone)
     assert record.converged
     # Norms over the whole stack, from their definition.
     residual = np.stack(layers).astype(np.float64) - np.asarray(pair.left, np.float64) @ pair.right
     rows, whole = (x.swapaxes(1, 2).reshape(3 * N, D) for x in (residual, np.stack(layers)))
     assert record.error_entries == pytest.approx(norm(rows, 1.5) / norm(whole, 1.5), rel=1e-4)
     assert record.error_rows == pytest.approx(norm(rows, 1.5, "rows") / norm(whole, 1.5, "rows"), rel=1e-4)
-    parts = [(one.bound or 0) * norm(layer, 1.5) for one, layer in zip(alone, layers, strict=True)]
+    parts = [(solution.bound or 0) * norm(layer, 1.5) for solution, layer in zip(alone, layers, strict=True)]
     assert record.bound == pytest.approx(sum(x**1.5 for x in parts) ** (1 / 1.5) / norm(whole, 1.5), rel=1e-4)
 
 
@@ -325,8 +327,8 @@ def test_row_weights_of_a_stack():
     pair = compress({"embedding": stack}, row_weights={"embedding": weights}, **options).params["embedding"]
     for i in range(2):
         root = np.sqrt(weights[i])[:, None]
-        found = root * np.asarray(pair.left[i], np.float64) @ pair.right[i]
-        assert np.allclose(found, truncated_svd(root * stack[i], RANK), atol=1e-4 * np.abs(stack[i]).max())
+        product = root * np.asarray(pair.left[i], np.float64) @ pair.right[i]
+        assert np.allclose(product, truncated_svd(root * stack[i], RANK), atol=1e-4 * np.abs(stack[i]).max())
     for wrong in (weights[0], weights.T, weights * [[1], [0]]):
         with pytest.raises(ValueError, match="`row_weights` of embedding"):
             compress({"embedding": stack}, row_weights={"embedding": wrong}, **options)
@@ -339,9 +341,9 @@ def test_row_weights():
     factored, records = compress(tree, select=".", rank=RANK, solver="svd", row_weights=weights)
     for path, dense in (("embedding", tree["embedding"]), ("kernel", tree["kernel"].T)):
         root = np.sqrt(weights[path])[:, None]
-        found = as_dense(factored[path])
-        found = found.T if path == "kernel" else found
-        assert np.allclose(root * found, truncated_svd(root * dense, RANK), atol=1e-4 * np.abs(dense).max())
+        product = as_dense(factored[path])
+        product = product.T if path == "kernel" else product
+        assert np.allclose(root * product, truncated_svd(root * dense, RANK), atol=1e-4 * np.abs(dense).max())
     plain = truncated_svd(tree["other"]["embedding"], RANK)
     assert np.allclose(as_dense(factored["other"]["embedding"]), plain, atol=1e-4 * np.abs(plain).max())
     assert [record.path for record in records] == ["embedding", "kernel", "other/embedding"]
@@ -384,14 +386,14 @@ def test_one_program_solves_a_shape_at_all_ranks_by_svd(batch_size, sparse):
     tree = {str(i): {"kernel": rng.standard_t(3, size=(30, 20)).astype(np.float32)} for i in range(5)}
     plan = {f"{i}/kernel": Choice(i + 5, "svd", 2.0, sparse + 0.05 * i * (sparse > 0)) for i in range(5)}
     program._compile.cache_clear()
-    found = compress(tree, plan=plan, batch_size=batch_size)
+    result = compress(tree, plan=plan, batch_size=batch_size)
     heights = 1 if batch_size is None else 2  # and a last one alone
     assert program._compile.cache_info().misses == heights
-    for record, (path, choice) in zip(found.records, plan.items(), strict=True):
+    for record, (path, choice) in zip(result.records, plan.items(), strict=True):
         alone = compress(tree, plan={path: choice})
-        pair, wanted = (dict(leaves_with_paths(params))[path] for params in (found.params, alone.params))
-        assert (pair.rank, pair.nnz) == (wanted.rank, wanted.nnz)
-        assert (record.rank, record.stored_size) == (wanted.rank, alone.records[0].stored_size)
+        pair, expected = (dict(leaves_with_paths(params))[path] for params in (result.params, alone.params))
+        assert (pair.rank, pair.nnz) == (expected.rank, expected.nnz)
+        assert (record.rank, record.stored_size) == (expected.rank, alone.records[0].stored_size)
         for name in ("error_entries", "error_rows"):
             assert getattr(record, name) == pytest.approx(getattr(alone.records[0], name), rel=1e-4)
         if not sparse:
@@ -525,10 +527,10 @@ def compress_layers() -> Any:
 
 def write_compressed(target: str) -> None:
     """Factors and shares of all leaves, of the layers spread over all devices of all processes."""
-    found = compress_layers()
+    result = compress_layers()
     arrays = {}
-    for record in found.records:
-        pair = dict(leaves_with_paths(found.params))[record.path]
+    for record in result.records:
+        pair = dict(leaves_with_paths(result.params))[record.path]
         arrays[record.path] = np.asarray(pair.left @ pair.right)
         arrays[f"{record.path}: objective"] = np.array([record.error_entries, record.error_rows])
     write_first(arrays, target)
@@ -546,13 +548,13 @@ def write_compressed(target: str) -> None:
 def test_layers_over_many_devices_come_out_as_on_one(devices, processes, tmp_path):
     write_compressed(str(tmp_path / "one.safetensors"))
     expected = load_file(tmp_path / "one.safetensors")
-    found = on_devices(
+    actual = on_devices(
         "tests.compression.test_compress.write_compressed", tmp_path / "many.safetensors", devices, processes
     )
-    assert found.keys() == expected.keys()
-    assert len(found) == 14
+    assert actual.keys() == expected.keys()
+    assert len(actual) == 14
     for name, array in expected.items():
-        assert np.abs(found[name] - array).max() < 1e-5 * max(1, np.abs(array).max()), name
+        assert np.abs(actual[name] - array).max() < 1e-5 * max(1, np.abs(array).max()), name
 
 
 def test_a_cpu_solves_several_at_a_time_but_for_a_batch_size(monkeypatch):

@@ -51,10 +51,10 @@ def test_a_solver_gives_what_it_gives_of_the_product(solver):
     pair = params["embedding"]
     direct = lpjax.SOLVERS[solver](product(first).astype(np.float32), 5, p=1.0)
     over = "rows" if solver == "irls_rows" else "entries"
-    found, expected = (norm(product(first) - product(one), 1, over) for one in (pair, direct))
-    assert found == pytest.approx(expected, rel=1e-3)
-    told = record.error_rows if over == "rows" else record.error_entries
-    assert told == pytest.approx(found / norm(product(first), 1, over), rel=1e-4)
+    error, expected = (norm(product(first) - product(factors), 1, over) for factors in (pair, direct))
+    assert error == pytest.approx(expected, rel=1e-3)
+    recorded = record.error_rows if over == "rows" else record.error_entries
+    assert recorded == pytest.approx(error / norm(product(first), 1, over), rel=1e-4)
 
 
 def test_under_the_weights_of_a_calibration():
@@ -103,14 +103,14 @@ def test_stacks_of_pairs():
     pairs = [pair_of(seed=seed) for seed in (0, 1)]
     lefts, rights = zip(*((np.asarray(pair.left), np.asarray(pair.right)) for pair in pairs), strict=True)
     stack = lpjax.LowRank(np.stack(lefts), np.stack([right * 1000**i for i, right in enumerate(rights)]))
-    found = lpjax.compress({"kernel": stack}, select=".", rank=4, solver="svd", input_axes={"kernel": (1, 1)})
+    result = lpjax.compress({"kernel": stack}, select=".", rank=4, solver="svd", input_axes={"kernel": (1, 1)})
     for i, pair in enumerate(pairs):
         expected = truncated_svd(product(pair) * 1000.0**i, 4)
-        got = np.asarray(found.params["kernel"].left[i]) @ np.asarray(found.params["kernel"].right[i])
+        got = np.asarray(result.params["kernel"].left[i]) @ np.asarray(result.params["kernel"].right[i])
         assert np.allclose(got, expected, atol=1e-4 * np.abs(expected).max())
     lost = [norm(product(pair) - truncated_svd(product(pair), 4), 2) * 1000.0**i for i, pair in enumerate(pairs)]
     total = [norm(product(pair), 2) * 1000.0**i for i, pair in enumerate(pairs)]
-    assert found.records[0].error_entries == pytest.approx(np.linalg.norm(lost) / np.linalg.norm(total), rel=1e-4)
+    assert result.records[0].error_entries == pytest.approx(np.linalg.norm(lost) / np.linalg.norm(total), rel=1e-4)
 
 
 @pytest.mark.parametrize("allocation", ["uniform", "error"])
@@ -130,29 +130,29 @@ def test_a_budget_is_one_of_the_dense_net(allocation):
 
 def test_from_the_command_line(command, folder, tmp_path):
     def run(source, out, *options):
-        status, said, errors = command("compress", source, tmp_path / out, *options, "--json")
+        status, output, errors = command("compress", source, tmp_path / out, *options, "--json")
         assert status == 0, errors
-        return json.loads(said)["layers"]
+        return json.loads(output)["layers"]
 
     embeddings = ["--layers", "embeddings", "--method", "svd"]
     (first,) = run(folder, "a", *embeddings, "--keep", 0.9)
     (second,) = run(tmp_path / "a", "b", *embeddings, "--keep", 0.4, "--plan-out", tmp_path / "plan.json")
     assert second["rank"] < first["rank"]
     assert second["stored_size"] <= 0.4 * second["dense_size"]
-    dense, one, two = (lpjax.load_checkpoint(path) for path in (folder, tmp_path / "a", tmp_path / "b"))
+    dense, once, twice = (lpjax.load_checkpoint(path) for path in (folder, tmp_path / "a", tmp_path / "b"))
     (path,) = lpjax.select_paths(dense.params, "embeddings")
-    before, after = (dict(leaves_with_paths(net.params))[path] for net in (one, two))
+    before, after = (dict(leaves_with_paths(net.params))[path] for net in (once, twice))
     expected = truncated_svd(product(before), second["rank"])
     assert np.allclose(product(after), expected, atol=1e-5 * np.abs(expected).max())
     # Both steps are on record, the pair is that of the last, and so it is without a record.
     record = read_record(tmp_path / "b" / "lpjax_record.json")
     assert len(record.steps) == 2
     assert record.layers[path][0] == 1
-    assert record.ranks == {path: second["rank"]} == record_of(two).ranks
+    assert record.ranks == {path: second["rank"]} == record_of(twice).ranks
     (tmp_path / "b" / "lpjax_record.json").unlink()
-    told = record_of(two)
-    assert [len(step.layers) for step in told.steps] == [0, 1]
-    assert told.ranks == {path: second["rank"]}
+    unrecorded = record_of(twice)
+    assert [len(step.layers) for step in unrecorded.steps] == [0, 1]
+    assert unrecorded.ranks == {path: second["rank"]}
     # The plan of the second step does the same again.
     run(tmp_path / "a", "c", "--plan", tmp_path / "plan.json")
     assert np.array_equal(dict(leaves_with_paths(lpjax.load_checkpoint(tmp_path / "c").params))[path].left, after.left)
@@ -192,8 +192,8 @@ def test_weights_at_the_ends_of_their_range(scale, dtype):
         assert np.all(np.isfinite(right))
         expected = truncated_svd(true, pair.rank)
         power = 2.0 ** np.round(np.log2(scale))
-        found = (left / power) @ right * (power / scale)
-        assert np.abs(found - expected).max() < 20 * exact
+        approximation = (left / power) @ right * (power / scale)
+        assert np.abs(approximation - expected).max() < 20 * exact
         assert np.isfinite(record.error_entries)
     lost = norm(true - truncated_svd(true, first["kernel"].rank), 2) / norm(true, 2)
     assert records[0].error_entries == pytest.approx(lost, rel=0.02)

@@ -79,11 +79,11 @@ def test_a_record_with_nothing_but_what_it_must_have_makes_a_page(run, small):
 def test_an_export_tells_what_it_was_made_of(run, small, tmp_path):
     out = tmp_path / "dense_again"
     assert run("export", small, out)[0] == 0
-    told = json.loads((out / "lpjax_export.json").read_text())
+    export = json.loads((out / "lpjax_export.json").read_text())
     record = read_record(small / "lpjax_record.json")
-    assert (told["schema"], told["model"], told["ranks"]) == ("lpjax-export/1", str(small), record.ranks)
-    assert [step["method"] for step in told["steps"]] == ["svd"]
-    assert told["versions"]["lpjax"] == lpjax.__version__
+    assert (export["schema"], export["model"], export["ranks"]) == ("lpjax-export/1", str(small), record.ranks)
+    assert [step["method"] for step in export["steps"]] == ["svd"]
+    assert export["versions"]["lpjax"] == lpjax.__version__
     status, _, err = run("report", out)
     assert status == 1
     assert f"it is the dense export of {small}" in " ".join(err.split())

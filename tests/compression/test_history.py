@@ -24,8 +24,8 @@ def test_nothing_was_trained(tmp_path):
 
 
 def test_recovery_then_fine_tuning(tmp_path):
-    for name, told in (("finetune.json", FINETUNE), ("recover.json", RECOVER)):
-        (tmp_path / name).write_text(json.dumps(told))
+    for name, record in (("finetune.json", FINETUNE), ("recover.json", RECOVER)):
+        (tmp_path / name).write_text(json.dumps(record))
     first, second = training_notes(tmp_path)
     assert "6,793 texts, by 213 updates: divergence from the dense model 0.0658 → 0.045 on 256" in first
     assert "3,302 examples of mrpc, by 104 updates" in second
@@ -33,8 +33,8 @@ def test_recovery_then_fine_tuning(tmp_path):
 
 
 def test_recovery_that_left_the_net_as_it_was(tmp_path):
-    told = RECOVER | {"best": RECOVER["curve"][0]}
-    (tmp_path / "recover.json").write_text(json.dumps(told))
+    record = RECOVER | {"best": RECOVER["curve"][0]}
+    (tmp_path / "recover.json").write_text(json.dumps(record))
     assert training_notes(tmp_path) == ["lpjax recover did not improve it, and left it as it was (divergence 0.0658)."]
 
 

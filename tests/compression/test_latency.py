@@ -32,14 +32,14 @@ def test_break_even_is_the_largest_rank_that_is_no_slower(ratios, rank):
 
 def test_tables_and_kernels_of_one_shape_are_told_apart():
     table = dataclasses.replace(KERNEL, table=True, ratios=(3.0, 4.0, 5.0))
-    found = lpjax.BreakEven(8, (KERNEL, table))
-    assert found.ratio("a/kernel", (40, 60), 4) == 0.5
-    assert found.ratio("a/embedding", (40, 60), 4) == 3.0
-    assert found.ratio("a/embedding/value", (40, 60), 4) == 3.0
-    assert found.ratio("a/kernel", (60, 40), 4) is None
-    assert found.added_seconds("a/embedding", (40, 60), 4) == pytest.approx(4e-3)
-    assert found.added_seconds("a/kernel", (40, 60), 4) == pytest.approx(-1e-3)
-    assert found.added_seconds("b/kernel", (1, 2), 4) is None
+    break_even = lpjax.BreakEven(8, (KERNEL, table))
+    assert break_even.ratio("a/kernel", (40, 60), 4) == 0.5
+    assert break_even.ratio("a/embedding", (40, 60), 4) == 3.0
+    assert break_even.ratio("a/embedding/value", (40, 60), 4) == 3.0
+    assert break_even.ratio("a/kernel", (60, 40), 4) is None
+    assert break_even.added_seconds("a/embedding", (40, 60), 4) == pytest.approx(4e-3)
+    assert break_even.added_seconds("a/kernel", (40, 60), 4) == pytest.approx(-1e-3)
+    assert break_even.added_seconds("b/kernel", (1, 2), 4) is None
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (2, 2), (3, 5), (40, 60), (30522, 384)])
@@ -58,19 +58,19 @@ def test_every_shape_is_timed_once():
         "tiny": {"kernel": np.ones((1, 7), np.float32)},
     }
     seen = []
-    found = lpjax.measure_break_even(
+    break_even = lpjax.measure_break_even(
         params, select=["kernel$", "embedding$"], tokens=16, progress=lambda *step: seen.append(step[:2])
     )
-    assert [(one.shape, one.table) for one in found.timings] == [
+    assert [(timing.shape, timing.table) for timing in break_even.timings] == [
         ((12, 20), False), ((20, 12), False), ((50, 12), True)
     ]  # fmt: skip
     assert seen == [(0, 3), (1, 3), (2, 3), (3, 3)]
-    for one in found.timings:
-        assert one.dense_seconds > 0
-        assert one.ranks == tuple(sorted(set(one.ranks)))
-        assert one.ranks[-1] == max_rank(one.shape)
-        assert one.ratios == tuple(sorted(one.ratios))
-        assert one.ratios[0] > 0
+    for timing in break_even.timings:
+        assert timing.dense_seconds > 0
+        assert timing.ranks == tuple(sorted(set(timing.ranks)))
+        assert timing.ranks[-1] == max_rank(timing.shape)
+        assert timing.ratios == tuple(sorted(timing.ratios))
+        assert timing.ratios[0] > 0
 
 
 @pytest.mark.parametrize("tokens", [0, -1, 2.5, True, "8"])

@@ -62,7 +62,7 @@ def test_nothing_is_overwritten(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"schema": "another"}, "schema"),
         ({"layers": []}, "layers"),
@@ -77,11 +77,11 @@ def test_nothing_is_overwritten(tmp_path):
         ({"provenance": 3}, "provenance"),
     ],
 )
-def test_damage_is_named(tmp_path, change, said):
+def test_damage_is_named(tmp_path, change, message):
     save_plan(PLAN, tmp_path / "plan.json")
     document = json.loads((tmp_path / "plan.json").read_text()) | change
     (tmp_path / "plan.json").write_text(json.dumps(document))
-    with pytest.raises(RecordError, match=said):
+    with pytest.raises(RecordError, match=message):
         load_plan(tmp_path / "plan.json")
 
 

@@ -31,7 +31,7 @@ def test_what_is_written_is_read_back(tmp_path):
     assert read_record(path) == record
     assert record.source == "net"
     assert record.ranks == {"a/kernel": 1}
-    assert {path: found for path, (found, _) in record.layers.items()} == {"a/kernel": 0, "b/kernel": 0}
+    assert {path: number for path, (number, _) in record.layers.items()} == {"a/kernel": 0, "b/kernel": 0}
 
 
 def test_numbers_that_are_not_finite_become_null_and_unknown(tmp_path):
@@ -60,23 +60,23 @@ def test_compress_writes_the_whole_record(run: Command, folder, tmp_path, monkey
         assert getattr(step, key) == result[key]
     assert step.bytes_after == (tmp_path / "out" / "lpjax.safetensors").stat().st_size
     assert json.loads(text)["steps"][0]["layers"] == result["layers"]
-    told = run_record(None)
-    assert (step.versions, step.seed) == (told["versions"], None)
-    assert step.machine["cores"] == told["machine"]["cores"]
+    provenance = run_record(None)
+    assert (step.versions, step.seed) == (provenance["versions"], None)
+    assert step.machine["cores"] == provenance["machine"]["cores"]
     # Nothing of the machine's folders, beyond what was typed.
     assert "/tmp" not in text
     assert str(tmp_path) not in text
 
 
 def test_a_second_run_keeps_the_steps_of_the_first(run: Command, folder, tmp_path):
-    one, two = tmp_path / "one", tmp_path / "two"
-    assert run("compress", folder, one, "--keep", 0.6, "--method", "svd")[0] == 0
+    first_out, second_out = tmp_path / "one", tmp_path / "two"
+    assert run("compress", folder, first_out, "--keep", 0.6, "--method", "svd")[0] == 0
     # The embedding is a pair of as much already, and stays as it is.
-    assert run("compress", one, two, "--keep", 0.7, "--layers", "attention,embeddings")[0] == 0
-    record = read_record(two / "lpjax_record.json")
-    assert record.steps[0] == read_record(one / "lpjax_record.json").steps[0]
+    assert run("compress", first_out, second_out, "--keep", 0.7, "--layers", "attention,embeddings")[0] == 0
+    record = read_record(second_out / "lpjax_record.json")
+    assert record.steps[0] == read_record(first_out / "lpjax_record.json").steps[0]
     assert [step.method for step in record.steps] == ["svd", "lewis"]
-    assert [step.model for step in record.steps] == [str(folder), str(one)]
+    assert [step.model for step in record.steps] == [str(folder), str(first_out)]
     assert record.source == str(folder)
     steps = {path: step for path, (step, _) in record.layers.items()}
     assert steps["embeddings/word_embeddings/embedding"] == 0
@@ -84,18 +84,18 @@ def test_a_second_run_keeps_the_steps_of_the_first(run: Command, folder, tmp_pat
 
 
 def test_without_a_record_the_steps_are_those_of_config_json(run: Command, folder, tmp_path):
-    one, two = tmp_path / "one", tmp_path / "two"
-    assert run("compress", folder, one, "--keep", 0.6, "--method", "svd")[0] == 0
-    (one / "lpjax_record.json").unlink()
-    assert run("compress", one, two, "--keep", 0.5, "--layers", "attention")[0] == 0
-    first, second = read_record(two / "lpjax_record.json").steps
+    first_out, second_out = tmp_path / "one", tmp_path / "two"
+    assert run("compress", folder, first_out, "--keep", 0.6, "--method", "svd")[0] == 0
+    (first_out / "lpjax_record.json").unlink()
+    assert run("compress", first_out, second_out, "--keep", 0.5, "--layers", "attention")[0] == 0
+    first, second = read_record(second_out / "lpjax_record.json").steps
     assert (first.method, first.p, first.keep, first.versions) == ("svd", 2.0, None, {})
     (layer,) = first.layers
     assert (layer.path, layer.shape) == ("embeddings/word_embeddings/embedding", (29, 12))
     assert math.isnan(layer.error_entries)
     assert second.method == "lewis"
     # Saved by hand: one step, of which nothing else is known.
-    checkpoint = lpjax.load_checkpoint(two)
+    checkpoint = lpjax.load_checkpoint(second_out)
     save_checkpoint(lpjax.Checkpoint(checkpoint.params, checkpoint.config), tmp_path / "bare")
     record = record_of(lpjax.load_checkpoint(tmp_path / "bare"))
     assert not record.complete

@@ -12,12 +12,12 @@ from tests.helpers.trees import RANK, first_columns, params
 def test_representations_are_short():
     tree = params()
     plan = lpjax.uniform_plan(tree, select=["table", "up/kernel"], rank=RANK, solver="svd")
-    found = lpjax.compress(tree, select=["table", "up/kernel"], rank=RANK, solver=first_columns)
+    result = lpjax.compress(tree, select=["table", "up/kernel"], rank=RANK, solver=first_columns)
     statistics = Statistics(9, inputs=np.eye(100, dtype=np.float32), counts=np.ones(100, np.float32))
     calibration = Calibration({str(i): statistics for i in range(9)}, "embedding", 3, 9, 0, {"model": "a model"})
     for value, words in (
         (plan, "Plan(layers={3 items}"),
-        (found, "records=3 of `LayerRecord`"),
+        (result, "records=3 of `LayerRecord`"),
         (statistics, "inputs=f32[100,100]"),
         (calibration, "target='embedding', texts=3, tokens=9, seed=0"),
     ):

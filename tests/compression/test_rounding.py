@@ -103,22 +103,24 @@ def test_steps_are_in_units_of_the_loss_per_token():
     """Twice the texts are twice the counts and tokens, and the same metrics."""
     known = statistics()
     layers = {
-        path: dataclasses.replace(one, tokens=2 * one.tokens, counts=None if one.counts is None else 2 * one.counts + 1)
-        for path, one in known.statistics.items()
+        path: dataclasses.replace(
+            layer, tokens=2 * layer.tokens, counts=None if layer.counts is None else 2 * layer.counts + 1
+        )
+        for path, layer in known.statistics.items()
     }
     twice = dataclasses.replace(known, statistics=layers, tokens=2 * known.tokens)
     for path in (TABLE, KERNEL):
-        one, other = moments_of(known, path), moments_of(twice, path)
-        np.testing.assert_allclose(np.asarray(other.rows), np.asarray(one.rows), rtol=0.03)
+        moments, other = moments_of(known, path), moments_of(twice, path)
+        np.testing.assert_allclose(np.asarray(other.rows), np.asarray(moments.rows), rtol=0.03)
     assert np.sum(np.asarray(moments_of(known, TABLE).rows)) == pytest.approx(1)
     assert moments_of(known, "elsewhere/kernel").columns is None
 
 
 def test_finer_steps_have_smaller_errors_and_more_bytes():
-    found = [
+    records = [
         lpjax.compress(net(), {KERNEL: Choice(None, step=step)}, statistics()).records[0] for step in (0.3, 0.1, 0.01)
     ]
-    errors, sizes = [record.error_weighted for record in found], [record.stored_bytes for record in found]
+    errors, sizes = [record.error_weighted for record in records], [record.stored_bytes for record in records]
     assert errors == sorted(errors, reverse=True)
     assert sizes == sorted(sizes)
 
@@ -139,10 +141,10 @@ def test_a_checkpoint_goes_round(tmp_path, name):
     outcome = outcome_of(before, compressed, plan, None, model="dense", options={})
     size = lpjax.save_checkpoint(outcome.checkpoint, tmp_path / "out", extra_files=outcome.files)
     again = lpjax.load_checkpoint(tmp_path / "out")
-    for (path, one), (_, other) in zip(
+    for (path, weight), (_, other) in zip(
         leaves_with_paths(compressed.params), leaves_with_paths(again.params), strict=True
     ):
-        same = jax.tree.map(lambda a, b: np.array_equal(a, b) and a.dtype == b.dtype, one, other)
+        same = jax.tree.map(lambda a, b: np.array_equal(a, b) and a.dtype == b.dtype, weight, other)
         assert all(jax.tree.leaves(same)), path
     record = record_of(again)
     assert [layer.path for layer in record.steps[-1].layers] == [record.path for record in compressed.records]
@@ -156,7 +158,7 @@ def test_a_checkpoint_goes_round(tmp_path, name):
 
 
 @pytest.mark.parametrize(
-    ("layers", "said"),
+    ("layers", "message"),
     [
         ({KERNEL: Choice(None, step=0.1, bits=4)}, "step is 0.1 and bits is 4; pass either, not both"),
         ({KERNEL: Choice(None, step=-1.0)}, "step is -1.0"),
@@ -165,8 +167,8 @@ def test_a_checkpoint_goes_round(tmp_path, name):
         ({KERNEL: Choice(None, bits=4, group=0)}, "group"),
     ],
 )
-def test_choices_are_refused(layers, said):
-    with pytest.raises(ValueError, match=said):
+def test_choices_are_refused(layers, message):
+    with pytest.raises(ValueError, match=message):
         lpjax.compress(net(), layers)
 
 
@@ -186,11 +188,11 @@ def test_a_matrix_without_effect_is_rounded_as_one_without_statistics():
     for field in ("inputs", "outputs"):
         zeros = dataclasses.replace(kernel, **{field: np.zeros_like(getattr(kernel, field))})
         none = dataclasses.replace(known, statistics={**known.statistics, KERNEL: zeros})
-        one, other = (
-            lpjax.compress(net(), {KERNEL: Choice(None, step=0.1)}, given).params["dense"]["kernel"]
-            for given in (none, None)
+        quantized, other = (
+            lpjax.compress(net(), {KERNEL: Choice(None, step=0.1)}, calibration).params["dense"]["kernel"]
+            for calibration in (none, None)
         )
-        np.testing.assert_array_equal(one.host_codes(), other.host_codes())
+        np.testing.assert_array_equal(quantized.host_codes(), other.host_codes())
 
 
 def test_numbers_that_float16_cannot_hold_once_rounded_are_refused():
@@ -220,7 +222,7 @@ def test_more_is_refused_before_any_work():
 
 
 @pytest.mark.parametrize(
-    ("layer", "said"),
+    ("layer", "message"),
     [
         ('"step": 0', "step"),
         ('"bits": 7', "bits"),
@@ -229,10 +231,10 @@ def test_more_is_refused_before_any_work():
         ('"bits": 4, "group": 0', "group"),
     ],
 )
-def test_a_damaged_plan_is_refused(tmp_path, layer, said):
+def test_a_damaged_plan_is_refused(tmp_path, layer, message):
     path = tmp_path / "plan.json"
     path.write_text(f'{{"schema": "lpjax-plan/1", "layers": [{{"path": "{KERNEL}", "rank": null, {layer}}}]}}')
-    with pytest.raises(RecordError, match=said):
+    with pytest.raises(RecordError, match=message):
         lpjax.load_plan(path)
 
 

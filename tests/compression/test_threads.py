@@ -33,13 +33,13 @@ def test_none_waits_for_a_slow_one():
         assert item or others.wait(60)
         return item
 
-    found = []
+    results = []
     for item in as_done(work, range(6)):
-        found.append(item)
-        if len(found) == 5:
+        results.append(item)
+        if len(results) == 5:
             others.set()
-    assert found[-1] == 0
-    assert sorted(found) == list(range(6))
+    assert results[-1] == 0
+    assert sorted(results) == list(range(6))
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -23,8 +23,8 @@ def test_arguments_and_their_plan_are_the_same(goal):
     plan.check(params())
     by_plan = lpjax.compress(params(), plan)
     sugar = lpjax.compress(params(), select=SELECT, solver=first_columns, p=1.5, **goal)
-    for one, other in zip(jax.tree.leaves(by_plan.params), jax.tree.leaves(sugar.params), strict=True):
-        assert np.array_equal(one, other)
+    for leaf, other in zip(jax.tree.leaves(by_plan.params), jax.tree.leaves(sugar.params), strict=True):
+        assert np.array_equal(leaf, other)
     assert [record.path for record in by_plan.records] == list(plan.layers)
 
 

@@ -32,20 +32,20 @@ def tensors_of(layers: int = 2) -> dict[str, np.ndarray]:
     def normal(*shape: int, dtype: Any = np.float32) -> np.ndarray:
         return rng.normal(size=shape).astype(dtype)
 
-    found = {"model.embed_tokens.weight": normal(40, 12, dtype=BFLOAT16)}
+    tensors = {"model.embed_tokens.weight": normal(40, 12, dtype=BFLOAT16)}
     for i in range(layers):
-        found[LAYER.format(i, "self_attn.q_proj")] = normal(17, 11, dtype=np.float16)
-        found[LAYER.format(i, "mlp.up_proj")] = normal(23, 11)
-        found[LAYER.format(i, "mlp.down_proj")] = normal(11, 23)
-        found[LAYER.format(i, "input_layernorm")] = normal(11, dtype=BFLOAT16)
-    found["model.rank_one.weight"] = np.outer(normal(17), normal(11))
-    found["model.zeros.weight"] = np.zeros((17, 11), np.float32)
-    found["conv.weight"] = normal(5, 4, 3)
-    found["position_ids"] = np.arange(12).reshape(3, 4)
-    found["scale"] = np.float32(2.5).reshape(())
-    found["empty.weight"] = np.zeros((0, 7), np.float32)
-    found["lm_head.weight"] = found["model.embed_tokens.weight"]
-    return found
+        tensors[LAYER.format(i, "self_attn.q_proj")] = normal(17, 11, dtype=np.float16)
+        tensors[LAYER.format(i, "mlp.up_proj")] = normal(23, 11)
+        tensors[LAYER.format(i, "mlp.down_proj")] = normal(11, 23)
+        tensors[LAYER.format(i, "input_layernorm")] = normal(11, dtype=BFLOAT16)
+    tensors["model.rank_one.weight"] = np.outer(normal(17), normal(11))
+    tensors["model.zeros.weight"] = np.zeros((17, 11), np.float32)
+    tensors["conv.weight"] = normal(5, 4, 3)
+    tensors["position_ids"] = np.arange(12).reshape(3, 4)
+    tensors["scale"] = np.float32(2.5).reshape(())
+    tensors["empty.weight"] = np.zeros((0, 7), np.float32)
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"]
+    return tensors
 
 
 def write_folder(folder: Path, tensors: dict[str, np.ndarray], **config: Any) -> Path:
@@ -71,7 +71,7 @@ def write_folder(folder: Path, tensors: dict[str, np.ndarray], **config: Any) ->
 def read(folder: Path) -> dict[str, np.ndarray]:
     """All tensors of the shards that the index lists, by safetensors' own reader of names and shapes."""
     names = json.loads((folder / INDEX).read_text())["weight_map"]
-    found = {}
+    tensors = {}
     for file in dict.fromkeys(names.values()):
         own = read_tensors(folder / file)[0]
         with safe_open(folder / file, "np") as opened:
@@ -79,13 +79,13 @@ def read(folder: Path) -> dict[str, np.ndarray]:
             shapes = {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
         assert shapes == {name: tensor.shape for name, tensor in own.items()}
         assert {name for name, shard in names.items() if shard == file} == own.keys()
-        found |= own
-    assert found.keys() == names.keys()
-    return found
+        tensors |= own
+    assert tensors.keys() == names.keys()
+    return tensors
 
 
-def same(one: np.ndarray, other: np.ndarray) -> bool:
-    return one.dtype == other.dtype and one.shape == other.shape and one.tobytes() == other.tobytes()
+def same(first: np.ndarray, other: np.ndarray) -> bool:
+    return first.dtype == other.dtype and first.shape == other.shape and first.tobytes() == other.tobytes()
 
 
 @pytest.fixture
@@ -143,8 +143,8 @@ def test_the_svd_is_numpys(tmp_path: Path, dtype: Any, accuracy: float):
     made = lpjax.compress_weights(source, tmp_path / "out", select="a", rank=4, solver="svd")
     u, s, vt = np.linalg.svd(matrix.astype(np.float64), full_matrices=False)
     best = (u[:, :4] * s[:4]) @ vt[:4]
-    found = read(tmp_path / "out")["a.weight"]
-    assert np.abs(found.astype(np.float64) - best).max() < accuracy
+    product = read(tmp_path / "out")["a.weight"]
+    assert np.abs(product.astype(np.float64) - best).max() < accuracy
     assert made.records[0].error == pytest.approx(np.linalg.norm(s[4:]) / np.linalg.norm(s), rel=accuracy)
 
 
@@ -188,7 +188,7 @@ def test_the_record_and_the_kinds(llama: Path, tmp_path: Path):
     assert record["schema"] == "lpjax-weights-only/1"
     assert (record["method"], record["p"], record["seed"]) == ("svd", 2.0, None)
     assert "lpjax" in record["versions"]
-    assert [one["name"] for one in record["records"]] == [one.name for one in made.records]
+    assert [entry["name"] for entry in record["records"]] == [layer.name for layer in made.records]
     assert record["records"][0]["rank"] == made.records[0].rank
     assert "`model.layers.*.mlp.up_proj.weight` | 2 | 23×11" in (out / "README.md").read_text()
 
@@ -417,7 +417,7 @@ def test_the_command_prints_kinds(command: Command, llama: Path, tmp_path: Path)
     ],
 )  # fmt: skip
 def test_the_command_refuses(command: Command, llama: Path, tmp_path: Path, options: list[Any], words: str):
-    found = command("compress", llama, tmp_path / "out", "--weights-only", *options)
-    assert found[0] == 2
-    assert words in found[2]
+    outcome = command("compress", llama, tmp_path / "out", "--weights-only", *options)
+    assert outcome[0] == 2
+    assert words in outcome[2]
     assert not (tmp_path / "out").exists()

@@ -207,9 +207,9 @@ def test_the_rank_of_keep_90_is_rank_90():
 def test_ranks_and_sizes_are_those_of_compress():
     params = {"a": {"kernel": gaussian(17, 11).astype(np.float32)}, "b": {"embedding": np.eye(5, dtype=np.float32)}}
     for keep in (0.9, 0.3):
-        told = inspect_params(params, keep=keep).leaves
+        predicted = inspect_params(params, keep=keep).leaves
         done = compress(params, select=".", keep=keep, solver="svd", p=2.0).records
-        for ours, theirs in zip(told, done, strict=True):
+        for ours, theirs in zip(predicted, done, strict=True):
             made = ours.keeps[0]
             assert (made.rank if made.smaller else None) == theirs.rank
             assert (made.size if made.smaller else ours.size) == theirs.stored_size
@@ -217,9 +217,9 @@ def test_ranks_and_sizes_are_those_of_compress():
                 assert theirs.error_entries == pytest.approx(math.sqrt(1 - made.energy), abs=1e-4)
         factored = compress(params, select="a", keep=keep, solver="svd", p=2.0).params
         record = inspect_params(factored, select="a").leaves[0]
-        assert record.rank == told[0].keeps[0].rank
-        assert values(record) == pytest.approx(values(told[0])[: record.rank], rel=1e-5)
-        assert record.row == told[0].row
+        assert record.rank == predicted[0].keeps[0].rank
+        assert values(record) == pytest.approx(values(predicted[0])[: record.rank], rel=1e-5)
+        assert record.row == predicted[0].row
 
 
 def test_leaves_that_are_no_matrices():
@@ -233,13 +233,13 @@ def test_leaves_that_are_no_matrices():
         "step": 0.25,
         "void": LowRank(np.zeros((5, 0), np.float32), np.zeros((0, 7), np.float32)),
     }
-    found = inspect_params(params)
-    records = {record.path: record for record in found.leaves}
+    report = inspect_params(params)
+    records = {record.path: record for record in report.leaves}
     assert list(records) == sorted(params)
-    assert found.num_leaves == 8
-    assert found.parameters == sum(record.size for record in found.leaves) == 5 + 105 + 4 + 0 + 1 + 3 + 1 + 0
-    assert sum(record.share for record in found.leaves) == pytest.approx(1)
-    for record in found.leaves:
+    assert report.num_leaves == 8
+    assert report.parameters == sum(record.size for record in report.leaves) == 5 + 105 + 4 + 0 + 1 + 3 + 1 + 0
+    assert sum(record.share for record in report.leaves) == pytest.approx(1)
+    for record in report.leaves:
         assert (record.singular_values, record.rank_90, record.row, record.keeps) == (None, None, None, ())
     bias = records["bias"]
     assert bias.kurtosis == pytest.approx(scipy.stats.kurtosis(params["bias"].astype(np.float64)))
@@ -259,8 +259,8 @@ def test_kernels_of_more_axes_are_viewed_as_compress_views_them():
         "pairs": {"kernel": LowRank(gaussian(14, 3).reshape(2, 7, 3), gaussian(6, 5).reshape(2, 3, 5))},
     }
     axes = {"attention/query/kernel": 1, "attention/out/kernel": 2, "layers/embedding": (1, 2), "layers/kernel": (1, 1)}
-    found = inspect_params(params, keep=KEEPS, input_axes=axes)
-    records = {record.path: record for record in found.leaves}
+    report = inspect_params(params, keep=KEEPS, input_axes=axes)
+    records = {record.path: record for record in report.leaves}
     assert list(records) == [
         "attention/out/kernel",
         "attention/query/kernel",
@@ -276,9 +276,9 @@ def test_kernels_of_more_axes_are_viewed_as_compress_views_them():
         pair = params["pairs"]["kernel"]
         alone = only({"kernel": LowRank(pair.left[i], pair.right[i])}, keep=KEEPS)
         assert statistics(records[f"pairs/kernel[{i}]"]) == statistics(alone)
-    assert found.parameters == sum(leaf.size for leaf in jax.tree.leaves(params))
-    assert sum(record.share for record in found.leaves) == pytest.approx(1)
-    assert [kind.name for kind in kinds_of(found.leaves)][2:] == [
+    assert report.parameters == sum(leaf.size for leaf in jax.tree.leaves(params))
+    assert sum(record.share for record in report.leaves) == pytest.approx(1)
+    assert [kind.name for kind in kinds_of(report.leaves)][2:] == [
         "layers/embedding[0–1]",
         "layers/kernel[0–1]",
         "pairs/kernel[0–1]",
@@ -306,10 +306,10 @@ def test_selection_and_shares():
         "encoder": {"layer": {"0": {"attention": {"query": {"kernel": np.eye(3), "bias": np.ones(3)}}}}},
         "word_embeddings": {"embedding": gaussian(7, 3)},
     }
-    found = inspect_params(params, select="embeddings")
-    assert [record.path for record in found.leaves] == ["word_embeddings/embedding"]
-    assert (found.parameters, found.num_leaves) == (33, 3)
-    assert found.leaves[0].share == pytest.approx(21 / 33)
+    report = inspect_params(params, select="embeddings")
+    assert [record.path for record in report.leaves] == ["word_embeddings/embedding"]
+    assert (report.parameters, report.num_leaves) == (33, 3)
+    assert report.leaves[0].share == pytest.approx(21 / 33)
     assert len(inspect_params(params, select=["attention", "word_"]).leaves) == 2
     assert inspect_params({}) == Inspection((), 0, 0)
     calls: list[tuple[int, int, str]] = []

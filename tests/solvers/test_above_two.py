@@ -119,9 +119,9 @@ def test_p_may_be_traced_and_mapped(name, mapped, x64):
     traced = jax.jit(lambda p: run(p=p))
     several = jax.vmap(lambda p: run(p=p))(jnp.asarray(exponents)) if mapped else None
     for i, p in enumerate(exponents):
-        one, other = run(p=p), jax.tree.map(lambda x, i=i: x[i], several) if mapped else traced(p)
-        assert np.allclose(product(one), product(other), atol=1e-8 * np.abs(matrix).max())
-        assert float(one.objective) == pytest.approx(float(other.objective), rel=1e-8)
+        eager, other = run(p=p), jax.tree.map(lambda x, i=i: x[i], several) if mapped else traced(p)
+        assert np.allclose(product(eager), product(other), atol=1e-8 * np.abs(matrix).max())
+        assert float(eager.objective) == pytest.approx(float(other.objective), rel=1e-8)
 
 
 @pytest.mark.parametrize("name", SOLVERS)
@@ -176,7 +176,7 @@ def best_of_many(matrix: np.ndarray, rank: int, p: float, over: str, starts: int
         parts = np.linalg.norm(residual(x), axis=1) if over == "rows" else np.abs(residual(x))
         return float((parts**p).sum())
 
-    found = []
+    objectives = []
     for _ in range(starts):
         x = rng.normal(size=count)
         if 1 < p < np.inf:
@@ -186,8 +186,8 @@ def best_of_many(matrix: np.ndarray, rank: int, p: float, over: str, starts: int
             tops = rest if p == 1 else [rest.max()]
             limit = {"type": "ineq", "fun": room}
             x = minimize(lambda x: x[count:].sum(), np.r_[x, tops], constraints=limit, options={"maxiter": 300}).x
-        found.append(size(residual(x), p, over))
-    return min(found)
+        objectives.append(size(residual(x), p, over))
+    return min(objectives)
 
 
 @pytest.mark.parametrize("seed", [0, pytest.param(3, marks=pytest.mark.slow), pytest.param(4, marks=pytest.mark.slow)])
@@ -200,9 +200,9 @@ def test_the_optimum_of_a_tiny_matrix(name, p, seed, x64):
     """
     matrix, over = np.random.default_rng(seed).normal(size=(4, 3)), OBJECTIVE[name]
     optimum = best_of_many(matrix, 1, p, over, starts=20)
-    found = float(solve(name, matrix, 1, p=p, num_iters=1000, tol=1e-12).objective)
+    objective = float(solve(name, matrix, 1, p=p, num_iters=1000, tol=1e-12).objective)
     tolerance = {1.0: 1e-5, 3.0: 1e-8, np.inf: 1e-6 if name == "admm_entries" else 1e-3}[p]
-    assert optimum * (1 - (1e-5 if p == 1 else 1e-8)) <= found <= optimum * (1 + tolerance)
+    assert optimum * (1 - (1e-5 if p == 1 else 1e-8)) <= objective <= optimum * (1 + tolerance)
 
 
 @pytest.mark.parametrize("name", ["irls_entries", "admm_entries"])

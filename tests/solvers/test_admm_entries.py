@@ -38,8 +38,8 @@ def test_a_short_schedule_comes_near_the_optimum(p, steps, share, rank, x64):
     matrix = noisy(400, 40)
     optimum = optimum_of_irls(rank, p)
     start = lpjax.svd(matrix, rank, p=p).objective
-    found = lpjax.admm_entries(matrix, rank, p=p, num_iters=steps).objective
-    assert (found - optimum) / (start - optimum) <= share
+    objective = lpjax.admm_entries(matrix, rank, p=p, num_iters=steps).objective
+    assert (objective - optimum) / (start - optimum) <= share
 
 
 def test_a_schedule_that_ends_in_time_beats_one_that_is_cut_short(x64):
@@ -81,10 +81,10 @@ def test_schedules_fit_into_the_steps(steps, x64):
     """Whatever their number, all steps are done, unless a schedule brings nothing; and more of them do no worse."""
     matrix = noisy(60, 12)
     run = functools.partial(lpjax.admm_entries, matrix, 4, p=1.0, tol=0.0)
-    found = run(num_iters=steps)
-    assert found.num_iters == steps or (found.converged and steps > 90)
-    assert found.objective <= lpjax.svd(matrix, 4, p=1.0).objective
-    assert run(num_iters=4 * steps).objective <= 1.01 * found.objective
+    solution = run(num_iters=steps)
+    assert solution.num_iters == steps or (solution.converged and steps > 90)
+    assert solution.objective <= lpjax.svd(matrix, 4, p=1.0).objective
+    assert run(num_iters=4 * steps).objective <= 1.01 * solution.objective
 
 
 @pytest.mark.covering(0)
@@ -94,8 +94,8 @@ def test_planted_outliers_are_recovered_exactly(n, d, rank, share, x64):
     rng = np.random.default_rng(rank)
     truth = rng.normal(size=(n, rank)) @ rng.normal(size=(rank, d))
     corrupted = truth + 3 * truth.std() * rng.choice([-1, 0, 1], p=[share / 2, 1 - share, share / 2], size=truth.shape)
-    found = lpjax.admm_entries(corrupted, rank, p=1.0, num_iters=140, tol=0.0)
-    error = np.linalg.norm(found.left @ found.right - truth) / np.linalg.norm(truth)
+    solution = lpjax.admm_entries(corrupted, rank, p=1.0, num_iters=140, tol=0.0)
+    error = np.linalg.norm(solution.left @ solution.right - truth) / np.linalg.norm(truth)
     assert error < 1e-7
 
 
@@ -105,15 +105,15 @@ def test_planted_outliers_are_recovered_from_a_start_that_the_first_schedule_doe
     wild = 5 * rng.choice([-1, 0, 1], p=[0.03, 0.94, 0.03], size=truth.shape)
     left, values, right = np.linalg.svd(truth, full_matrices=False)
     near = left[:, :4] * values[:4] + 1e-3 * rng.normal(size=(60, 4)), right[:4]
-    found = lpjax.admm_entries(truth + wild, 4, p=1.0, init=near, num_iters=140)
-    assert np.linalg.norm(found.left @ found.right - truth) < 1e-9 * np.linalg.norm(truth)
+    solution = lpjax.admm_entries(truth + wild, 4, p=1.0, init=near, num_iters=140)
+    assert np.linalg.norm(solution.left @ solution.right - truth) < 1e-9 * np.linalg.norm(truth)
 
 
 def test_schedule_may_be_traced_and_mapped():
     matrix = jnp.asarray(heavy_tailed(17, 7), jnp.float32)
     run = functools.partial(lpjax.admm_entries, matrix, 3, num_iters=6)
-    found = jax.vmap(lambda schedule: run(schedule=schedule).objective)(jnp.asarray([2, 6]))
-    assert np.allclose(found, [run(schedule=2).objective, run(schedule=6).objective], rtol=1e-4)
+    objectives = jax.vmap(lambda schedule: run(schedule=schedule).objective)(jnp.asarray([2, 6]))
+    assert np.allclose(objectives, [run(schedule=2).objective, run(schedule=6).objective], rtol=1e-4)
 
 
 @pytest.mark.parametrize("schedule", [0, -1, 2.5, "long"])

@@ -52,13 +52,13 @@ def objective(matrix: np.ndarray, solution: Any, p: float, weights: np.ndarray, 
 def bounds_in_a_stack(stack: Any, weights: Any, metrics: Any, p: Any, rank: int) -> tuple[Any, Any, list[Any]]:
     """The bounds of a solve and of `certify`, and what long runs from several starts find."""
 
-    def one(matrix: Any, weights: Any, metric: Any) -> tuple[Any, Any, list[Any]]:
+    def solve_one(matrix: Any, weights: Any, metric: Any) -> tuple[Any, Any, list[Any]]:
         known = {"p": p, "row_weights": weights, "metric": metric}
         long = [lpjax.irls_rows(matrix, rank, init=init, num_iters=40, tol=0.0, **known) for init in ("svd", "lewis")]
         sharper = lpjax.certify(matrix, long[0], num_iters=4, **known)
-        return long[0].lower_bound, sharper.lower_bound, [(found.left, found.right) for found in long]
+        return long[0].lower_bound, sharper.lower_bound, [(solution.left, solution.right) for solution in long]
 
-    return jax.vmap(one)(stack, weights, metrics)
+    return jax.vmap(solve_one)(stack, weights, metrics)
 
 
 @pytest.mark.parametrize("with_metric", [False, True])
@@ -76,10 +76,10 @@ def test_never_above_the_best_of_long_runs(dtype, with_metric):
             power = jnp.asarray(p, dtype)
             simple, sharper, pairs = jax.device_get(bounds_in_a_stack(stack, weights, metrics, power, rank=2))
             for i, matrix in enumerate(stack):
-                found = [lpjax.LowRank(*(part[i] for part in pair)) for pair in pairs]
+                candidates = [lpjax.LowRank(*(part[i] for part in pair)) for pair in pairs]
                 metric = None if metrics is None else metrics[i]
                 wide = matrix.astype(np.float64)
-                best = min(objective(wide, pair, p, weights[i].astype(np.float64), metric) for pair in found)
+                best = min(objective(wide, pair, p, weights[i].astype(np.float64), metric) for pair in candidates)
                 assert 0 <= simple[i] <= best, (kind, p, i)
                 assert simple[i] * (1 - 1e-6) <= sharper[i] <= best, (kind, p, i)
                 checked += 1
@@ -118,11 +118,11 @@ def test_tiny_matrices_against_the_exact_optimum(dtype, p):
             weights = rng.uniform(0.1, 1, size=9).astype(dtype)
             best = exact_rank_one(matrix.astype(np.float64), p, weights.astype(np.float64))
             start = lpjax.irls_rows(matrix, 1, p=min(p, 2.0), row_weights=weights)
-            found = certified(matrix, (start.left, start.right), p, weights, 30)
-            assert 0 <= found.lower_bound <= best * (1 + 1e-9)
+            certificate = certified(matrix, (start.left, start.right), p, weights, 30)
+            assert 0 <= certificate.lower_bound <= best * (1 + 1e-9)
             if p <= 2:
                 assert start.lower_bound <= best * (1 + 1e-9)
-            shares.append(found.lower_bound / best if best > 1e-3 else 1)
+            shares.append(certificate.lower_bound / best if best > 1e-3 else 1)
     least = {1.0: 0.6, 1.5: 0.85, 2.0: 0.99, 3.0: 0.8, 6.0: 0.7, np.inf: 0.5}[p]
     assert np.median(shares) > least
 
@@ -225,9 +225,9 @@ def test_transformations():
         )
 
     mapped, compiled = jax.vmap(run)(stack), jax.jit(run)(stack[1])
-    for batched, one, alone in zip(mapped, compiled, run(stack[1]), strict=True):
+    for batched, jitted, alone in zip(mapped, compiled, run(stack[1]), strict=True):
         assert float(batched[1]) == pytest.approx(float(alone), rel=1e-4)
-        assert float(one) == pytest.approx(float(alone), rel=1e-4)
+        assert float(jitted) == pytest.approx(float(alone), rel=1e-4)
 
 
 def test_derivatives_do_not_go_through_the_bound():

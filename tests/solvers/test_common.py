@@ -98,11 +98,11 @@ def test_zero_rows_zero_columns_and_equal_rows(name):
     matrix[:, 2] = 0
     matrix[10:] = matrix[10]
     solution = solve(name, matrix, 3, p=1.0)
-    found = product(solution)
-    assert np.all(np.isfinite(found))
-    assert np.abs(found[:, 2]).max() <= 1e-5 * np.abs(matrix).max()
+    approximation = product(solution)
+    assert np.all(np.isfinite(approximation))
+    assert np.abs(approximation[:, 2]).max() <= 1e-5 * np.abs(matrix).max()
     over = OBJECTIVE[name]
-    assert norm(matrix - found, 1, over) <= norm(matrix, 1, over)
+    assert norm(matrix - approximation, 1, over) <= norm(matrix, 1, over)
 
 
 @pytest.mark.parametrize("scale", [1e-18, 1e18])
@@ -171,11 +171,11 @@ def test_jit_vmap_and_eager_agree(name, x64):
     mapped = jax.vmap(run)(jnp.asarray(stack))
     compiled = jax.jit(run)
     jitted = [compiled(jnp.asarray(matrix)) for matrix in stack]
-    for i, one in enumerate(loop):
+    for i, solution in enumerate(loop):
         batched = jax.tree.map(lambda x, i=i: x[i], mapped)
         for other in (jitted[i], batched):
-            assert np.allclose(product(one), product(other), atol=1e-9 * np.abs(stack[i]).max())
-            assert one.objective == pytest.approx(float(other.objective), abs=1e-9 * np.abs(stack[i]).max())
+            assert np.allclose(product(solution), product(other), atol=1e-9 * np.abs(stack[i]).max())
+            assert solution.objective == pytest.approx(float(other.objective), abs=1e-9 * np.abs(stack[i]).max())
 
 
 def test_compiles_once_a_shape(name):

@@ -29,7 +29,7 @@ class OnAnotherDevice:
 
 
 @pytest.mark.parametrize(
-    "given",
+    "numbers",
     [
         NUMBERS.tolist(),
         tuple(map(tuple, NUMBERS)),
@@ -41,14 +41,14 @@ class OnAnotherDevice:
         *(NUMBERS.astype(kind) for kind in (np.int8, np.uint64, np.float16, np.longdouble, ">f4", ">i2", jnp.bfloat16)),
         jnp.asarray(NUMBERS),
     ],
-    ids=lambda given: f"{type(given).__name__}-{getattr(given, 'dtype', '')}",
+    ids=lambda numbers: f"{type(numbers).__name__}-{getattr(numbers, 'dtype', '')}",
 )
-def test_what_numpy_takes_for_numbers(given):
-    solution = lpjax.svd(given, 2, row_weights=[1, 2, 1, 1])
+def test_what_numpy_takes_for_numbers(numbers):
+    solution = lpjax.svd(numbers, 2, row_weights=[1, 2, 1, 1])
     expected = lpjax.svd(NUMBERS.astype(np.float32), 2, row_weights=np.array([1, 2, 1, 1], np.float32))
     assert solution.left.dtype == jnp.float32
     assert np.array_equal(product(solution), product(expected))
-    assert lpjax.lp_norm(given, 1) == pytest.approx(NUMBERS.sum(), rel=1e-6)
+    assert lpjax.lp_norm(numbers, 1) == pytest.approx(NUMBERS.sum(), rel=1e-6)
 
 
 def test_booleans_and_doubles(x64):
@@ -66,7 +66,7 @@ def test_lists_with_traced_numbers():
 
 @pytest.mark.parametrize("name", SOLVERS)
 @pytest.mark.parametrize(
-    ("given", "words"),
+    ("matrix", "words"),
     [
         (
             scipy.sparse.csr_matrix(NUMBERS),
@@ -98,14 +98,14 @@ def test_lists_with_traced_numbers():
     ],
     ids=lambda part: type(part).__name__ if not isinstance(part, str) else part[:30],
 )
-def test_what_is_no_matrix_of_numbers_is_refused_in_a_sentence(name, given, words):
+def test_what_is_no_matrix_of_numbers_is_refused_in_a_sentence(name, matrix, words):
     with pytest.raises(ValueError) as caught:
-        lpjax.SOLVERS[name](given, 1)
-    said = str(caught.value)
-    assert said.startswith(words)
-    assert len(said) < 250
-    assert "\n" not in said
-    assert "checkpoint" not in said
+        lpjax.SOLVERS[name](matrix, 1)
+    message = str(caught.value)
+    assert message.startswith(words)
+    assert len(message) < 250
+    assert "\n" not in message
+    assert "checkpoint" not in message
 
 
 def test_other_arguments_are_numbers_too():
@@ -131,7 +131,7 @@ def test_bounds_take_lists_and_refuse_the_rest():
     assert lpjax.lower_bound(values, 1) == 2
     assert lpjax.operator_bound(values, 1, 2.0) == 4
     assert lpjax.entries_bound(values, 1, 1.0, 1, 2.0) == pytest.approx(5**0.5)
-    for given, words in ((["a"], "`singular_values` has dtype"), ([[1.0]], "`singular_values` has shape (1, 1)")):
+    for singular, words in ((["a"], "`singular_values` has dtype"), ([[1.0]], "`singular_values` has shape (1, 1)")):
         with pytest.raises(ValueError) as caught:
-            lpjax.lower_bound(given, 0)
+            lpjax.lower_bound(singular, 0)
         assert str(caught.value).startswith(words)

@@ -46,7 +46,7 @@ def planted(n: int = 60, d: int = 40, rank: int = 5, count: int = 90, seed: int 
     return smooth + wild, wild
 
 
-def one(matrix: np.ndarray, **options: Any) -> tuple[LowRank, lpjax.LayerRecord]:
+def compress_matrix(matrix: np.ndarray, **options: Any) -> tuple[LowRank, lpjax.LayerRecord]:
     params, (record,) = compress({"kernel": matrix}, select=".", **options)
     return params["kernel"], record
 
@@ -69,8 +69,8 @@ def test_the_kth_largest_in_double_precision(x64):
 def test_of_equal_numbers_the_first_are_taken(k):
     values = np.array([[1, 3, 1, 2], [2, 1, 2, 0], [2, 3, 1, 1]], np.float32)
     order = np.argsort(-values.ravel(), kind="stable")[:k]
-    for found in (largest(jnp.asarray(values), k), jax.vmap(lambda x: largest(x, k))(jnp.asarray(values)[None])[0]):
-        assert np.array_equal(np.flatnonzero(found), np.sort(order))
+    for mask in (largest(jnp.asarray(values), k), jax.vmap(lambda x: largest(x, k))(jnp.asarray(values)[None])[0]):
+        assert np.array_equal(np.flatnonzero(mask), np.sort(order))
 
 
 @pytest.mark.covering(0)
@@ -79,7 +79,7 @@ def test_of_equal_numbers_the_first_are_taken(k):
 def test_planted_entries_are_found(solver, scale):
     matrix, wild = planted()
     matrix = (scale * matrix).astype(np.float32)
-    pair, record = one(matrix, rank=10, sparse_share=0.5, solver=solver, p=1.0 if solver != "svd" else 2.0)
+    pair, record = compress_matrix(matrix, rank=10, sparse_share=0.5, solver=solver, p=1.0 if solver != "svd" else 2.0)
     assert pair.sparse is not None
     assert pair.rank == record.rank == 5
     assert record.nnz == pair.sparse.values.size >= 90
@@ -88,7 +88,7 @@ def test_planted_entries_are_found(solver, scale):
     lost = np.abs(np.asarray(densify(pair)) - matrix).sum() / np.abs(matrix).sum()
     assert lost < (1e-5 if solver == "admm_entries" else 0.02)
     # A pair of as many parameters is far from it.
-    assert 10 * lost < one(matrix, rank=10, solver=solver)[1].error_entries
+    assert 10 * lost < compress_matrix(matrix, rank=10, solver=solver)[1].error_entries
 
 
 @pytest.mark.covering(0)
@@ -116,7 +116,7 @@ def test_what_is_chosen_weighs_most_and_is_exact(solver, key, dtype):
 
 def test_double_precision(x64):
     matrix, _ = planted()
-    pair, record = one(matrix, rank=10, sparse_share=0.5, solver="svd", p=2.0)
+    pair, record = compress_matrix(matrix, rank=10, sparse_share=0.5, solver="svd", p=2.0)
     assert pair.left.dtype == np.float64
     assert record.error_entries < 0.02
 
@@ -168,10 +168,10 @@ def test_by_default_tables_have_some_under_the_default_weights():
         options = {"select": [".*"], "keep": 0.8, **options}
         return {record.path: record.nnz for record in compress(tree, **options).records}
 
-    found = entries(statistics=calibration)
-    assert found["words/embedding"] > 0
-    assert not found["attention/kernel"]
-    assert found["words/embedding"] == entries(statistics=calibration, sparse_share=0.2)["words/embedding"]
+    default = entries(statistics=calibration)
+    assert default["words/embedding"] > 0
+    assert not default["attention/kernel"]
+    assert default["words/embedding"] == entries(statistics=calibration, sparse_share=0.2)["words/embedding"]
     others = [
         {"sparse_share": 0.0},
         {"weighting": "counts", "select": "words"},
@@ -193,23 +193,25 @@ def test_by_default_tables_have_some_under_the_default_weights():
 
 @pytest.mark.slow
 def test_zero_rank_one_and_nothing_left_for_entries():
-    zero, record = one(np.zeros((20, 30), np.float32), rank=4, sparse_share=0.5, solver="svd")
+    zero, record = compress_matrix(np.zeros((20, 30), np.float32), rank=4, sparse_share=0.5, solver="svd")
     assert not np.any(densify(zero))
     assert record.nnz == 0
-    few, record = one(planted()[0].astype(np.float32), rank=1, sparse_share=0.9, solver="svd")
+    few, record = compress_matrix(planted()[0].astype(np.float32), rank=1, sparse_share=0.9, solver="svd")
     assert (few.rank, few.sparse, record.nnz) == (1, None, 0)
     low = np.outer(np.arange(1, 31), np.ones(20)).astype(np.float32)
-    pair, record = one(low, rank=6, sparse_share=0.5, solver="svd")
+    pair, record = compress_matrix(low, rank=6, sparse_share=0.5, solver="svd")
     assert np.abs(np.asarray(densify(pair)) - low).max() < 1e-4
     # Of equal entries no more than there is room for.
-    equal, record = one(np.tile(np.eye(30, dtype=np.float32), (2, 1)), rank=4, sparse_share=0.5, solver="svd")
+    equal, record = compress_matrix(
+        np.tile(np.eye(30, dtype=np.float32), (2, 1)), rank=4, sparse_share=0.5, solver="svd"
+    )
     assert equal.size <= 4 * 90
     assert equal.sparse is not None
     assert record.nnz == equal.sparse.values.size
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"keep": 0.5, "sparse_share": 1.0}, "`sparse_share` is 1.0"),
         ({"keep": 0.5, "sparse_share": -0.1}, "`sparse_share` is -0.1"),
@@ -219,10 +221,10 @@ def test_zero_rank_one_and_nothing_left_for_entries():
         ({"keep": 0.5, "sparse_share": 0.2, "input_axes": {"kernel": 2}, "shape": (4, 5, 12)}, "is for matrices"),
     ],
 )
-def test_misuse(options, said):
+def test_misuse(options, message):
     options = {"select": ".", **options}
     matrix = np.ones(options.pop("shape", (20, 30)), np.float32)
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         compress({"kernel": matrix}, **options)
 
 
@@ -233,9 +235,9 @@ def test_allocations_count_entries_and_refuse_what_they_do_not_save():
     def loss(params: Any) -> float:
         return sum(float(jnp.sum((params[key]["kernel"] - planted(seed=i)[0]) ** 2)) for i, key in enumerate("ab"))
 
-    found = lpjax.allocate(params, budget=0.5, select=".", measure=loss, sparse_share=0.4, levels=(0.2, 0.5, 0.8))
-    assert {choice.sparse_share for choice in found.layers.values() if choice.rank is not None} == {0.4}
-    small = compress(params, plan=found)
+    plan = lpjax.allocate(params, budget=0.5, select=".", measure=loss, sparse_share=0.4, levels=(0.2, 0.5, 0.8))
+    assert {choice.sparse_share for choice in plan.layers.values() if choice.rank is not None} == {0.4}
+    small = compress(params, plan=plan)
     assert sum(record.stored_size for record in small.records) <= 0.5 * 4800
     assert any(record.nnz for record in small.records)
     with pytest.raises(ValueError, match="saves parameters, not time"):
@@ -269,25 +271,25 @@ def size_of(net: lpjax.Checkpoint) -> int:
 def test_every_net_computes_what_the_dense_matrices_do(name, dtype):
     small, dense = with_entries(name)
     batch = {"input_ids": np.array([[5, 9, 7, 3], [6, 8, 5, 9]]), "attention_mask": np.ones((2, 4), int)}
-    found, expected = (np.asarray(lpjax.encode(net.params, net.config, batch, dtype=dtype), np.float32)
+    states, expected = (np.asarray(lpjax.encode(net.params, net.config, batch, dtype=dtype), np.float32)
                        for net in (small, dense))  # fmt: skip
-    np.testing.assert_allclose(found, expected, atol=1e-4 if dtype == "float32" else 0.2)
+    np.testing.assert_allclose(states, expected, atol=1e-4 if dtype == "float32" else 0.2)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", [None, "float32", "bfloat16"])
 def test_kernels_are_expanded_once_for_many_passes(dtype):
     small, dense = with_entries("bert_base")
-    found = dict(leaves_with_paths(device_params(small.params, dtype, expand=True)))
+    expanded = dict(leaves_with_paths(device_params(small.params, dtype, expand=True)))
     expected = dict(leaves_with_paths(dense.params))
-    pairs = {path for path, leaf in found.items() if isinstance(leaf, LowRank)}
+    pairs = {path for path, leaf in expanded.items() if isinstance(leaf, LowRank)}
     assert pairs == {path for path, leaf in leaves_with_paths(small.params) if isinstance(leaf, LowRank)} & {
-        path for path in found if path.endswith("embedding")
+        path for path in expanded if path.endswith("embedding")
     }
-    for path in found.keys() - pairs:
-        assert found[path].dtype == (dtype or np.float32)
+    for path in expanded.keys() - pairs:
+        assert expanded[path].dtype == (dtype or np.float32)
         np.testing.assert_allclose(
-            np.asarray(found[path], np.float32), expected[path], atol=1e-6 if dtype != "bfloat16" else 2e-2
+            np.asarray(expanded[path], np.float32), expected[path], atol=1e-6 if dtype != "bfloat16" else 2e-2
         )
 
 
@@ -310,7 +312,7 @@ def test_a_checkpoint_comes_back_bit_for_bit_and_exports(name, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("part", "change", "said"),
+    ("part", "change", "message"),
     [
         ("columns", lambda x: x + np.uint16(60_000), "columns is not below"),
         ("starts", lambda x: x[::-1].copy(), "starts goes from"),
@@ -320,7 +322,7 @@ def test_a_checkpoint_comes_back_bit_for_bit_and_exports(name, tmp_path):
         ("columns", lambda x: x[:-1], "columns has the shape"),
     ],
 )
-def test_a_damaged_checkpoint_is_refused(part, change, said, folder, edit_weights: Edit, tmp_path):
+def test_a_damaged_checkpoint_is_refused(part, change, message, folder, edit_weights: Edit, tmp_path):
     net = lpjax.load_checkpoint(folder)
     params = compress(net.params, select="word_embeddings", keep=0.7, sparse_share=0.4, solver="svd").params
     lpjax.save_checkpoint(dataclasses.replace(net, params=params), tmp_path / "small")
@@ -333,7 +335,7 @@ def test_a_damaged_checkpoint_is_refused(part, change, said, folder, edit_weight
         else:
             tensors[name] = change(tensors[name])
 
-    with pytest.raises(CheckpointError, match=said):
+    with pytest.raises(CheckpointError, match=message):
         lpjax.load_checkpoint(edit_weights(damage))
 
 
@@ -352,7 +354,7 @@ def test_a_tree_with_wrong_places_is_refused():
 @pytest.mark.covering(0)
 @pytest.mark.parametrize(("sparse", "rank"), [(0.1, 9), (0.8, 2), (0.9, 1), (0.01, 10)])
 def test_the_share_is_kept(sparse, rank):
-    pair, record = one(planted()[0].astype(np.float32), rank=10, sparse_share=sparse, solver="svd")
+    pair, record = compress_matrix(planted()[0].astype(np.float32), rank=10, sparse_share=sparse, solver="svd")
     assert record.rank == rank
     assert pair.left.size + pair.right.size >= (1 - sparse) * 10 * 100 - 1e-9
 
@@ -360,17 +362,17 @@ def test_the_share_is_kept(sparse, rank):
 @pytest.mark.slow
 def test_training_moves_values_and_leaves_places(tmp_path):
     small, _ = with_entries("bert_base")
-    found = train_on_toy(small, settings=Settings(epochs=20, batch_size=8, learning_rate=1e-2, eval_every=20))
-    assert found.best["accuracy"] == 1.0
+    tuned = train_on_toy(small, settings=Settings(epochs=20, batch_size=8, learning_rate=1e-2, eval_every=20))
+    assert tuned.best["accuracy"] == 1.0
     before = dict(leaves_with_paths(small.params))
     moved = 0
-    for path, leaf in leaves_with_paths(found.checkpoint.params["bert"]):
+    for path, leaf in leaves_with_paths(tuned.checkpoint.params["bert"]):
         if isinstance(leaf, LowRank) and leaf.sparse is not None:
             assert np.array_equal(leaf.sparse.columns, before[path].sparse.columns)
             assert np.array_equal(leaf.sparse.starts, before[path].sparse.starts)
             moved += not np.array_equal(leaf.sparse.values, before[path].sparse.values)
     assert moved > 5
-    lpjax.save_checkpoint(found.checkpoint, tmp_path / "trained")
+    lpjax.save_checkpoint(tuned.checkpoint, tmp_path / "trained")
     assert lpjax.load_checkpoint(tmp_path / "trained").compression is not None
 
 
@@ -380,21 +382,21 @@ def test_recovery():
     texts = [" ".join("abcdefgh"[i % 5 : i % 5 + 1 + i % 3]) for i in range(40)]
     options = lpjax.Recovery(epochs=2, batch_size=8, learning_rate=3e-3, max_length=LONGEST)
     dense = base_net("bert_base")
-    found = lpjax.recover(small, dense, texts, settings=options, tokenizer=make_tokenizer(dense.config))
-    assert found.best["divergence"] < found.curve[0]["divergence"]
-    assert jax.tree.structure(found.checkpoint.params) == jax.tree.structure(small.params)
+    recovered = lpjax.recover(small, dense, texts, settings=options, tokenizer=make_tokenizer(dense.config))
+    assert recovered.best["divergence"] < recovered.curve[0]["divergence"]
+    assert jax.tree.structure(recovered.checkpoint.params) == jax.tree.structure(small.params)
 
 
 def test_inspection_is_of_the_dense_matrix():
     matrix = planted()[0].astype(np.float32)
-    pair, _ = one(matrix, rank=10, sparse_share=0.5, solver="svd")
-    (found,) = lpjax.inspect_params({"kernel": pair}, select=".").leaves
+    pair, _ = compress_matrix(matrix, rank=10, sparse_share=0.5, solver="svd")
+    (factored,) = lpjax.inspect_params({"kernel": pair}, select=".").leaves
     (dense,) = lpjax.inspect_params({"kernel": np.asarray(densify(pair))}, select=".").leaves
-    assert (found.rank, found.size) == (5, pair.size)
-    assert found.singular_values is not None
+    assert (factored.rank, factored.size) == (5, pair.size)
+    assert factored.singular_values is not None
     assert dense.singular_values is not None
-    np.testing.assert_allclose(found.singular_values, dense.singular_values, rtol=1e-4, atol=1e-3)
-    assert found.row == dense.row
+    np.testing.assert_allclose(factored.singular_values, dense.singular_values, rtol=1e-4, atol=1e-3)
+    assert factored.row == dense.row
 
 
 @pytest.mark.covering(0)
@@ -413,18 +415,18 @@ def test_tables_with_them_run_in_linen(dtype):
         run = jax.jit(
             lambda params, argument, method=method: apply(module, {"params": params}, argument, method=method)
         )
-        wanted = module.apply({"params": dense}, argument, method=method)
-        found = run(small, argument)
-        assert (found.dtype, found.shape) == (wanted.dtype, wanted.shape)
-        found, wanted = np.asarray(found, np.float64), np.asarray(wanted, np.float64)
-        assert np.linalg.norm(found - wanted) < (1e-5 if dtype == "float32" else 0.02) * np.linalg.norm(wanted)
+        expected = module.apply({"params": dense}, argument, method=method)
+        actual = run(small, argument)
+        assert (actual.dtype, actual.shape) == (expected.dtype, expected.shape)
+        actual, expected = np.asarray(actual, np.float64), np.asarray(expected, np.float64)
+        assert np.linalg.norm(actual - expected) < (1e-5 if dtype == "float32" else 0.02) * np.linalg.norm(expected)
 
 
 def test_flax_modules_refuse_them():
     nn = pytest.importorskip("flax.linen")
     from lpjax.flax import apply, compress_nnx
 
-    pair, _ = one(planted()[0].astype(np.float32), rank=10, sparse_share=0.5, solver="svd")
+    pair, _ = compress_matrix(planted()[0].astype(np.float32), rank=10, sparse_share=0.5, solver="svd")
     with pytest.raises(ValueError, match="single entries"):
         apply(nn.Dense(40, use_bias=False), {"params": {"kernel": pair}}, np.ones((2, 60), np.float32))
     with pytest.raises(ValueError, match="`sparse_share` is not for NNX"):
@@ -451,11 +453,11 @@ def test_nnx_models_have_none_by_default_either():
 def test_the_command_its_plan_and_its_page(command, folder, tmp_path):
     options = ["--layers", "word_embeddings,encoder", "--keep", 0.7, "--method", "svd", "--sparse", 0.4]
     plan = tmp_path / "plan.json"
-    status, said, errors = command(
+    status, output, errors = command(
         "compress", folder, tmp_path / "out", *options, "--plan-out", plan, "--report", "--json"
     )
     assert status == 0, errors
-    layers = json.loads(said)["layers"]
+    layers = json.loads(output)["layers"]
     assert any(layer["entries"] for layer in layers)
     assert all(layer["stored_size"] <= 0.7 * layer["dense_size"] for layer in layers if layer["rank"] is not None)
     step = read_record(tmp_path / "out" / "lpjax_record.json").steps[-1]
@@ -463,12 +465,12 @@ def test_the_command_its_plan_and_its_page(command, folder, tmp_path):
     assert [layer.nnz for layer in step.layers] == [layer["entries"] for layer in layers]
     assert {choice.sparse_share for choice in load_plan(plan).layers.values() if choice.rank is not None} == {0.4}
     assert command("compress", folder, tmp_path / "again", "--plan", plan)[0] == 0
-    one, other = (jax.tree.leaves(lpjax.load_checkpoint(tmp_path / name).params) for name in ("out", "again"))
-    assert all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
-    status, said, _ = command("compress", folder, tmp_path / "table", *options)
+    first, other = (jax.tree.leaves(lpjax.load_checkpoint(tmp_path / name).params) for name in ("out", "again"))
+    assert all(np.array_equal(a, b) for a, b in zip(first, other, strict=True))
+    status, output, _ = command("compress", folder, tmp_path / "table", *options)
     assert status == 0
-    assert "entries" in said
-    assert "the single entries subtracted" in " ".join(said.split())
+    assert "entries" in output
+    assert "the single entries subtracted" in " ".join(output.split())
     page = (tmp_path / "out" / "report.html").read_text()
     assert "<th>single entries</th>" in page
     assert re.search(
@@ -485,7 +487,7 @@ def test_the_command_its_plan_and_its_page(command, folder, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["--keep", 0.5, "--sparse", 1], "--sparse is 1"),
         (["--budget", 0.5, "--budget-of", "multiply_adds", "--sparse", 0.2], "--sparse saves parameters, not time"),
@@ -493,12 +495,12 @@ def test_the_command_its_plan_and_its_page(command, folder, tmp_path):
         (["--keep", 0.5, "--sparse", 0.2, "--break-even", "bench.json"], "and without --break-even"),
     ],
 )
-def test_misuse_of_the_command(command, folder, tmp_path, monkeypatch, arguments, said):
+def test_misuse_of_the_command(command, folder, tmp_path, monkeypatch, arguments, message):
     monkeypatch.chdir(tmp_path)
     lpjax.save_plan(lpjax.Plan({"embeddings/word_embeddings/embedding": lpjax.Choice(2)}), "plan.json")
     timings = lpjax.BreakEven(64, (LayerTiming((29, 12), True, 1e-4, (1, 4, 8), (0.5, 0.9, 1.2)),))
     Path("bench.json").write_text(json.dumps(break_even_document("net", timings, seed=0)))
     status, _, errors = command("compress", folder, tmp_path / "out", *arguments)
     assert status == 2
-    assert said in " ".join(errors.split())
+    assert message in " ".join(errors.split())
     assert not (tmp_path / "out").exists()

@@ -16,9 +16,9 @@ def least_l1(row: np.ndarray, basis: np.ndarray) -> float:
     k, d = basis.shape
     sides = np.block([[basis.T, -np.eye(d)], [-basis.T, -np.eye(d)]])
     costs, bounds = np.r_[np.zeros(k), np.ones(d)], [(None, None)] * k + [(0, None)] * d
-    found = scipy.optimize.linprog(costs, A_ub=sides, b_ub=np.r_[row, -row], bounds=bounds)
-    assert found.success
-    return found.fun
+    result = scipy.optimize.linprog(costs, A_ub=sides, b_ub=np.r_[row, -row], bounds=bounds)
+    assert result.success
+    return result.fun
 
 
 def least_lp(row: np.ndarray, basis: np.ndarray, p: float) -> float:
@@ -45,13 +45,13 @@ def test_against_linear_programs(x64, start):
         heavy = weights[:, None]
         best_right = sum(least_l1(column, (heavy * left).T) for column in (heavy * matrix).T)
         for count, near in ((0, 0.5), (60, 0.03), (600, 2e-3)):
-            found = lpjax.partial_gaps(matrix, solution, row_weights=weights, num_iters=count)
-            assert best_left * (1 - near) < found.left_bound <= best_left
-            assert best_right * (1 - near) < found.right_bound <= best_right
-            assert float(found.objective) == pytest.approx(norm(rest, 1.0, weights=weights), rel=1e-12)
-            assert float(found.left) == pytest.approx(float(1 - found.left_bound / found.objective))
+            gaps = lpjax.partial_gaps(matrix, solution, row_weights=weights, num_iters=count)
+            assert best_left * (1 - near) < gaps.left_bound <= best_left
+            assert best_right * (1 - near) < gaps.right_bound <= best_right
+            assert float(gaps.objective) == pytest.approx(norm(rest, 1.0, weights=weights), rel=1e-12)
+            assert float(gaps.left) == pytest.approx(float(1 - gaps.left_bound / gaps.objective))
         if start == "admm":
-            assert max(found.left, found.right) < 0.01  # alternating has come to an end
+            assert max(gaps.left, gaps.right) < 0.01  # alternating has come to an end
 
 
 def test_against_smooth_minimisation(x64):
@@ -61,19 +61,19 @@ def test_against_smooth_minimisation(x64):
     for p in (1.5, 2.0):
         best_left = sum(least_lp(row, right, p) for row in matrix) ** (1 / p)
         best_right = sum(least_lp(column, left.T, p) for column in matrix.T) ** (1 / p)
-        found = lpjax.partial_gaps(matrix, solution, p=p)
-        assert best_left * (1 - 1e-4) < found.left_bound <= best_left * (1 + 1e-9)
-        assert best_right * (1 - 1e-4) < found.right_bound <= best_right * (1 + 1e-9)
-    assert found.left < 1e-9  # at p = 2 the SVD is optimal
+        gaps = lpjax.partial_gaps(matrix, solution, p=p)
+        assert best_left * (1 - 1e-4) < gaps.left_bound <= best_left * (1 + 1e-9)
+        assert best_right * (1 - 1e-4) < gaps.right_bound <= best_right * (1 + 1e-9)
+    assert gaps.left < 1e-9  # at p = 2 the SVD is optimal
 
 
 def test_single_precision_stays_below():
     for seed in range(5):
         matrix = heavy_tailed(30, 12, seed).astype(np.float32)
         solution = lpjax.admm_entries(matrix, 4)
-        found = lpjax.partial_gaps(matrix, solution, num_iters=1000)
+        gaps = lpjax.partial_gaps(matrix, solution, num_iters=1000)
         best = sum(least_l1(row, np.asarray(solution.right, np.float64)) for row in matrix.astype(np.float64))
-        assert best * (1 - 1e-3) < float(found.left_bound) <= best
+        assert best * (1 - 1e-3) < float(gaps.left_bound) <= best
 
 
 def test_odd_matrices():
@@ -83,12 +83,12 @@ def test_odd_matrices():
     assert lpjax.partial_gaps(wide, solution).left < 0.05
     for scale in (2.0**90, 2.0**-90):
         scaled = solution._replace(left=solution.left * np.float32(scale))
-        found = lpjax.partial_gaps(wide * np.float32(scale), scaled)
+        gaps = lpjax.partial_gaps(wide * np.float32(scale), scaled)
         plain = lpjax.partial_gaps(wide, solution)
-        assert float(found.left_bound) == pytest.approx(float(plain.left_bound) * scale, rel=1e-3)
+        assert float(gaps.left_bound) == pytest.approx(float(plain.left_bound) * scale, rel=1e-3)
     exact = low_rank(9, 7, 2).astype(np.float32)
-    found = lpjax.partial_gaps(exact, lpjax.svd(exact, 4))
-    assert found.left_bound <= found.objective < 1e-3
+    gaps = lpjax.partial_gaps(exact, lpjax.svd(exact, 4))
+    assert gaps.left_bound <= gaps.objective < 1e-3
 
 
 def test_transformations():

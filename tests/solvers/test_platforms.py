@@ -35,7 +35,9 @@ def test_a_cpus_program_is_seen_to_call_lapack():
 def test_solvers(name, batched, platform):
     solve = functools.partial(SOLVERS[name], rank=3, p=1.0, **({} if name == "svd" else {"num_iters": 2}))
     function, shape = (jax.vmap(solve), (2, 40, 9)) if batched else (solve, (40, 9))
-    assert not [one for one in targets(function, floats(*shape), platform=platform) if one.startswith(CPU_ONLY)]
+    assert not [
+        target for target in targets(function, floats(*shape), platform=platform) if target.startswith(CPU_ONLY)
+    ]
 
 
 @pytest.mark.parametrize("platform", ["cuda", "tpu"])

@@ -35,12 +35,15 @@ def error(name: str, matrix: np.ndarray, solution, weights=None) -> float:
 
 def check(name: str, matrix: np.ndarray, solution, best: float, weights=None) -> None:
     """Finite factors, an objective `best` times the scale, told where it is a number of float32, and no NaN."""
-    found = error(name, matrix, solution, weights)
+    actual = error(name, matrix, solution, weights)
     assert np.all(np.isfinite(solution.left))
     assert np.all(np.isfinite(solution.right))
-    assert found == pytest.approx(best, rel=1e-4)
-    told = float(solution.objective)
-    assert np.isinf(told) if found > float(np.finfo(np.float32).max) else told == pytest.approx(found, rel=1e-4)
+    assert actual == pytest.approx(best, rel=1e-4)
+    objective = float(solution.objective)
+    if actual > float(np.finfo(np.float32).max):
+        assert np.isinf(objective)
+    else:
+        assert objective == pytest.approx(actual, rel=1e-4)
     with np.errstate(over="ignore"):
         assert not np.any(np.isnan(np.asarray(solution.left) @ np.asarray(solution.right)))
 
@@ -109,10 +112,10 @@ def test_a_metric_at_both_ends():
     metric = half @ half.T / 20
     plain = lpjax.svd(matrix, RANK, metric=metric.astype(np.float32))
     for scale in (2.0**126, 2.0**-130):
-        found = lpjax.svd(matrix, RANK, metric=(metric * scale).astype(np.float32))
-        assert np.allclose(product(found), product(plain), atol=1e-4)
-        assert float(found.objective) == pytest.approx(float(plain.objective) * np.sqrt(scale), rel=1e-4)
-        right = np.asarray(found.right, np.float64)
+        solution = lpjax.svd(matrix, RANK, metric=(metric * scale).astype(np.float32))
+        assert np.allclose(product(solution), product(plain), atol=1e-4)
+        assert float(solution.objective) == pytest.approx(float(plain.objective) * np.sqrt(scale), rel=1e-4)
+        right = np.asarray(solution.right, np.float64)
         assert np.allclose(right @ (metric * scale) @ right.T, np.eye(RANK), atol=1e-3)
 
 
@@ -146,9 +149,9 @@ def test_lp_norm_at_both_ends(over):
         for size, weight in ((1e-40, 1.0), (1e-44, 1.0), (1e37, 1e-30), (3e38, 1e-6), (1e-38, 1e38)):
             matrix, own = (residual * size / 5).astype(np.float32), (weights * weight).astype(np.float32)
             expected = norm(matrix, p, over, own)
-            told = float(jax.jit(lambda r, w, p=p: lpjax.lp_norm(r, p, over, row_weights=w))(matrix, own))
+            value = float(jax.jit(lambda r, w, p=p: lpjax.lp_norm(r, p, over, row_weights=w))(matrix, own))
             # A subnormal number has fewer digits.
-            assert told == pytest.approx(expected, rel=1e-5, abs=1.5e-45)
+            assert value == pytest.approx(expected, rel=1e-5, abs=1.5e-45)
     assert np.isinf(lpjax.lp_norm(np.full((9, 5), 3e38, np.float32), 1.0, over))
     assert float(lpjax.objectives.tail(np.array([3e38, 2e38, 1e-40], np.float32), 1)) == pytest.approx(2e38)
     assert float(lpjax.objectives.tail(np.array([3e38, 2e38, 1e-40], np.float32), 2)) == pytest.approx(1e-40, rel=1e-4)

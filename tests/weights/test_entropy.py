@@ -63,9 +63,9 @@ def test_codes_come_back(shape: tuple[int, int], kind: str):
 @pytest.mark.parametrize("order", ["C", "F", "strided"])
 def test_dtype_and_memory_order_do_not_count(dtype: str, order: str):
     codes = np.abs(laplace(40, 60)).clip(0, 100)
-    given = codes.astype(dtype)
-    given = {"C": given, "F": np.asfortranarray(given), "strided": np.repeat(given, 2, axis=1)[:, ::2]}[order]
-    np.testing.assert_array_equal(encode_codes(given), encode_codes(codes))
+    stored = codes.astype(dtype)
+    stored = {"C": stored, "F": np.asfortranarray(stored), "strided": np.repeat(stored, 2, axis=1)[:, ::2]}[order]
+    np.testing.assert_array_equal(encode_codes(stored), encode_codes(codes))
 
 
 @pytest.mark.parametrize("magnitude", [*range(14, 20), 31, 32, 33, 255, 256, 1023, 1024, 32766, 32767])

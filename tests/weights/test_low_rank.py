@@ -135,8 +135,8 @@ def test_a_product_by_the_operator():
     weight = pair()
     x = np.random.default_rng(1).normal(size=(2, 5, 7)).astype(np.float32)
     expected = x.astype(np.float64) @ dense(weight).T
-    for given in (x, jnp.asarray(x)):
-        assert np.allclose(given @ weight.T, expected, atol=1e-4)
+    for array in (x, jnp.asarray(x)):
+        assert np.allclose(array @ weight.T, expected, atol=1e-4)
     assert (17, 7) not in shapes_in(lambda x, w: x @ w.T, jnp.asarray(x), weight)
     with pytest.raises(TypeError):
         operator.matmul(weight, x)
@@ -158,14 +158,14 @@ def test_gradients_reach_both_factors(x64):
     def loss(w):
         return jnp.sum(matmul(x, w) ** 2) + jnp.sum(take_rows(w, ids) ** 3)
 
-    found = jax.grad(loss)(weight)
-    assert isinstance(found, LowRank)
+    gradient = jax.grad(loss)(weight)
+    assert isinstance(gradient, LowRank)
     # By the chain rule from the dense weight's gradient G: G Rᵀ and Lᵀ G.
     table, rows = dense(weight), np.asarray(ids)
     outer = 2 * np.asarray(x).T @ (np.asarray(x) @ table)
     np.add.at(outer, rows, 3 * table[rows] ** 2)
-    assert np.allclose(found.left, outer @ np.asarray(weight.right).T, rtol=1e-10)
-    assert np.allclose(found.right, np.asarray(weight.left).T @ outer, rtol=1e-10)
+    assert np.allclose(gradient.left, outer @ np.asarray(weight.right).T, rtol=1e-10)
+    assert np.allclose(gradient.right, np.asarray(weight.left).T @ outer, rtol=1e-10)
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float16, jnp.bfloat16])

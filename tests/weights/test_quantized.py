@@ -348,9 +348,9 @@ def test_floats_and_places_make_the_whole_tree():
     ],
 )
 def test_refuses(change: dict[str, Any], message: str):
-    given = {"codes": np.array([[-5, 4, 0], [0, 1, 2]]), "scales": np.ones((2, 1)), "axis": 1} | change
+    arguments = {"codes": np.array([[-5, 4, 0], [0, 1, 2]]), "scales": np.ones((2, 1)), "axis": 1} | change
     with pytest.raises(ValueError, match=message):
-        Quantized.from_codes(**given)
+        Quantized.from_codes(**arguments)
 
 
 def test_steps_and_scales_alone_change_the_matrix():

@@ -49,37 +49,37 @@ MATRICES = {
 @pytest.mark.covering(0)
 @pytest.mark.parametrize("matrix", MATRICES.values(), ids=list(MATRICES))
 def test_it_is_scipys_csr(matrix):
-    found = Sparse.of(matrix)
+    entries = Sparse.of(matrix)
     expected = scipy.sparse.csr_matrix(matrix)
-    assert np.array_equal(found.values, expected.data)
-    assert np.array_equal(found.columns, expected.indices)
-    assert np.array_equal(found.starts, expected.indptr)
-    assert found.most == np.count_nonzero(matrix, axis=1).max()
+    assert np.array_equal(entries.values, expected.data)
+    assert np.array_equal(entries.columns, expected.indices)
+    assert np.array_equal(entries.starts, expected.indptr)
+    assert entries.most == np.count_nonzero(matrix, axis=1).max()
     n, d = matrix.shape
-    assert np.array_equal(found.dense(d), matrix)
-    assert np.array_equal(np.concatenate([found.rows(i, min(n, i + 2), d) for i in range(0, n, 2)]), matrix)
-    assert fault_of(found.values, found.columns, found.starts, (n, d)) is None
-    turned, expected = found.transposed(d), scipy.sparse.csr_matrix(matrix.T)
+    assert np.array_equal(entries.dense(d), matrix)
+    assert np.array_equal(np.concatenate([entries.rows(i, min(n, i + 2), d) for i in range(0, n, 2)]), matrix)
+    assert fault_of(entries.values, entries.columns, entries.starts, (n, d)) is None
+    turned, expected = entries.transposed(d), scipy.sparse.csr_matrix(matrix.T)
     assert np.array_equal(turned.values, expected.data)
     assert np.array_equal(turned.columns, expected.indices)
     assert np.array_equal(turned.starts, expected.indptr)
     ids = np.array([[0, n - 1], [n + 3, -2]])
-    assert np.array_equal(found.take(jnp.asarray(ids), d), matrix[np.clip(ids, 0, n - 1)])
-    assert np.array_equal(found.take(jnp.asarray([n - 1], jnp.uint8), d), matrix[[n - 1]])
+    assert np.array_equal(entries.take(jnp.asarray(ids), d), matrix[np.clip(ids, 0, n - 1)])
+    assert np.array_equal(entries.take(jnp.asarray([n - 1], jnp.uint8), d), matrix[[n - 1]])
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16, np.float64])
 @pytest.mark.parametrize("shape", [(17, 9), (3, 70_000)])
 def test_its_size_is_that_of_its_bytes(shape, dtype):
     matrix = sparse_matrix(shape[0], shape[1], 0.05)
-    found = Sparse.of(matrix.astype(dtype))
-    assert found.values.dtype == dtype
+    entries = Sparse.of(matrix.astype(dtype))
+    assert entries.values.dtype == dtype
     width = np.dtype(dtype).itemsize
-    size = sum(np.asarray(part).nbytes for part in (found.values, found.columns, found.starts))
-    assert 0 <= found.size * width - size < width
+    size = sum(np.asarray(part).nbytes for part in (entries.values, entries.columns, entries.starts))
+    assert 0 <= entries.size * width - size < width
     # The most entries that so many parameters hold.
-    assert entries_for(found.size, shape, dtype) >= found.values.size
-    assert entries_for(found.size - 1, shape, dtype) <= found.values.size
+    assert entries_for(entries.size, shape, dtype) >= entries.values.size
+    assert entries_for(entries.size - 1, shape, dtype) <= entries.values.size
     assert entries_for(3, shape, dtype) == 0
 
 
@@ -108,7 +108,7 @@ def test_products_are_those_of_the_dense_matrix(rows, jitted):
     product = (jax.jit(matmul) if jitted else matmul)(jnp.asarray(x), pair)
     np.testing.assert_allclose(product, x @ dense(pair), rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(x @ pair, x @ dense(pair), rtol=1e-5, atol=1e-5)
-    many = jax.vmap(lambda one: matmul(one, pair))(jnp.asarray(x)[:, None])
+    many = jax.vmap(lambda row: matmul(row, pair))(jnp.asarray(x)[:, None])
     np.testing.assert_allclose(many[:, 0], x @ dense(pair), rtol=1e-5, atol=1e-5)
 
 
@@ -145,14 +145,14 @@ def test_gradients_are_those_of_the_dense_matrix_where_there_are_entries(rows):
     def loss(floats: Any) -> jax.Array:
         return jnp.sum(jnp.sin(matmul(x, with_places(floats, pair))))
 
-    found = jax.grad(loss)(floats_of(pair))
+    gradient = jax.grad(loss)(floats_of(pair))
     whole = np.asarray(jax.grad(lambda matrix: jnp.sum(jnp.sin(x @ matrix)))(jnp.asarray(dense(pair), jnp.float32)))
-    assert found.sparse is not None
+    assert gradient.sparse is not None
     assert pair.sparse is not None
     places = np.repeat(np.arange(17), np.diff(pair.sparse.starts)), np.asarray(pair.sparse.columns)
-    np.testing.assert_allclose(found.sparse.values, whole[places], rtol=1e-4, atol=1e-4)
-    np.testing.assert_allclose(found.left, whole @ np.asarray(pair.right).T, rtol=1e-4, atol=1e-4)
-    assert jax.tree.structure(with_places(found, pair)) == jax.tree.structure(pair)
+    np.testing.assert_allclose(gradient.sparse.values, whole[places], rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(gradient.left, whole @ np.asarray(pair.right).T, rtol=1e-4, atol=1e-4)
+    assert jax.tree.structure(with_places(gradient, pair)) == jax.tree.structure(pair)
 
 
 FAULTS = {
@@ -174,11 +174,11 @@ FAULTS = {
 }
 
 
-@pytest.mark.parametrize(("part", "change", "said"), FAULTS.values(), ids=list(FAULTS))
-def test_arrays_that_are_no_entries(part, change, said):
-    found = Sparse.of(sparse_matrix(17, 9, 0.4))
-    parts = {name: np.asarray(getattr(found, name)) for name in ("values", "columns", "starts")}
+@pytest.mark.parametrize(("part", "change", "message"), FAULTS.values(), ids=list(FAULTS))
+def test_arrays_that_are_no_entries(part, change, message):
+    entries = Sparse.of(sparse_matrix(17, 9, 0.4))
+    parts = {name: np.asarray(getattr(entries, name)) for name in ("values", "columns", "starts")}
     parts[part] = change(parts[part])
     fault = fault_of(parts["values"], parts["columns"], parts["starts"], (17, 9))
     assert fault is not None
-    assert said in fault
+    assert message in fault

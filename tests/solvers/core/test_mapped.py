@@ -56,20 +56,20 @@ def test_same_as_in_memory(saved, blocks, dtype, name, what):
     if (name, what) == ("lewis", "metric"):
         pytest.skip("lewis takes no metric")
     inside = lpjax.SOLVERS[name](jnp.asarray(matrix), 3, p=1.3, **options)
-    found = lpjax.SOLVERS[name](saved(matrix), 3, p=1.3, **options)
-    assert found.left.dtype == inside.left.dtype
+    mapped = lpjax.SOLVERS[name](saved(matrix), 3, p=1.3, **options)
+    assert mapped.left.dtype == inside.left.dtype
     tolerance = 1e-5 if dtype == "float32" else 1e-12
-    np.testing.assert_allclose(product(found), product(inside), atol=tolerance * np.abs(matrix).max())
-    assert found.objective == pytest.approx(float(inside.objective), rel=tolerance)
-    assert found.num_iters == inside.num_iters
+    np.testing.assert_allclose(product(mapped), product(inside), atol=tolerance * np.abs(matrix).max())
+    assert mapped.objective == pytest.approx(float(inside.objective), rel=tolerance)
+    assert mapped.num_iters == inside.num_iters
 
 
 @pytest.mark.parametrize("name", SOLVERS)
 @pytest.mark.parametrize("shape", [(40, 7), (7, 40)])
 def test_every_solver_takes_a_mapped_matrix(saved, name, shape):
     matrix = heavy_tailed(*shape).astype(np.float32)
-    found, inside = (lpjax.SOLVERS[name](a, 3, p=1.5) for a in (saved(matrix), jnp.asarray(matrix)))
-    np.testing.assert_allclose(product(found), product(inside), atol=1e-5 * np.abs(matrix).max())
+    mapped, inside = (lpjax.SOLVERS[name](a, 3, p=1.5) for a in (saved(matrix), jnp.asarray(matrix)))
+    np.testing.assert_allclose(product(mapped), product(inside), atol=1e-5 * np.abs(matrix).max())
 
 
 @pytest.mark.parametrize("stored", ["float16", "float64", "columns first"])
@@ -77,10 +77,10 @@ def test_what_the_file_holds_is_cast_block_by_block(saved, blocks, stored):
     matrix = heavy_tailed(170, 7).astype("float16" if stored == "float16" else "float32")
     kept = matrix.astype("float64") if stored == "float64" else matrix
     kept = np.asfortranarray(kept) if stored == "columns first" else kept
-    found = lpjax.irls_rows(saved(kept), 3, p=1.0)
+    mapped = lpjax.irls_rows(saved(kept), 3, p=1.0)
     inside = lpjax.irls_rows(jnp.asarray(matrix, jnp.float32), 3, p=1.0)
-    assert found.left.dtype == jnp.float32
-    np.testing.assert_allclose(product(found), product(inside), atol=1e-5 * float(np.abs(matrix).max()))
+    assert mapped.left.dtype == jnp.float32
+    np.testing.assert_allclose(product(mapped), product(inside), atol=1e-5 * float(np.abs(matrix).max()))
 
 
 def test_two_files_of_one_shape_share_a_program(tmp_path):
@@ -110,9 +110,9 @@ def test_bad_entries_are_refused(saved, blocks, name, bad):
 @pytest.mark.parametrize("scale", [0.0, 1e-30, 1e30])
 def test_scales(saved, name, scale):
     matrix = (heavy_tailed(60, 6) * scale).astype(np.float32)
-    found, inside = (lpjax.SOLVERS[name](a, 2, p=1.2) for a in (saved(matrix), jnp.asarray(matrix)))
-    assert bool(jnp.isfinite(found.objective))
-    np.testing.assert_allclose(product(found), product(inside), atol=1e-5 * float(np.abs(matrix).max()))
+    mapped, inside = (lpjax.SOLVERS[name](a, 2, p=1.2) for a in (saved(matrix), jnp.asarray(matrix)))
+    assert bool(jnp.isfinite(mapped.objective))
+    np.testing.assert_allclose(product(mapped), product(inside), atol=1e-5 * float(np.abs(matrix).max()))
 
 
 def test_whole_numbers_are_read_as_floating_ones(saved):

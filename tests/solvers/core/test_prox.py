@@ -28,8 +28,8 @@ def root(y: float, p: float, rho: float) -> float:
         return float(np.logaddexp(u, log_c + (p - 1) * u))
 
     low = min(-np.log(2), (-np.log(2) - log_c) / (p - 1)) - 1
-    found: Any = brentq(balance, low, 1e-9, xtol=1e-300, rtol=np.float64(1e-15), maxiter=500)
-    return float(np.exp(found))
+    log_t: Any = brentq(balance, low, 1e-9, xtol=1e-300, rtol=np.float64(1e-15), maxiter=500)
+    return float(np.exp(log_t))
 
 
 @functools.cache
@@ -48,16 +48,16 @@ def run(y, p, rho):
 @pytest.mark.parametrize("rho", PENALTIES)
 def test_agrees_with_root_search(p, rho, dtype):
     y = MAGNITUDES.astype(dtype)
-    found = np.asarray(run(jnp.asarray(y), jnp.asarray(p, dtype), jnp.asarray(rho, dtype)))
-    assert found.dtype == dtype
-    assert np.all(np.isfinite(found))
+    shrunk = np.asarray(run(jnp.asarray(y), jnp.asarray(p, dtype), jnp.asarray(rho, dtype)))
+    assert shrunk.dtype == dtype
+    assert np.all(np.isfinite(shrunk))
     truth = roots(p, rho, dtype)
     eps = float(np.finfo(dtype).eps)
     # Next to y: a few roundings. Next to s: those of log |y|, magnified by at most 1/(p − 1).
-    assert np.abs(found / y.astype(np.float64) - truth).max() <= 16 * eps
+    assert np.abs(shrunk / y.astype(np.float64) - truth).max() <= 16 * eps
     if p > 1:
         known = truth * y > np.finfo(dtype).tiny * 2
-        relative = np.abs(found[known] / (truth * y)[known] - 1)
+        relative = np.abs(shrunk[known] / (truth * y)[known] - 1)
         assert relative.max(initial=0) <= 200 * eps / (p - 1)
 
 
@@ -72,8 +72,8 @@ def test_is_odd_and_zero_at_zero(p, dtype):
 
 def test_soft_threshold():
     y = np.array([-3, -0.5, -0.1, 0, 0.1, 0.5, 3], np.float32)
-    found = run(jnp.asarray(y), jnp.float32(1), jnp.float32(2))
-    assert np.array_equal(found, np.sign(y) * np.maximum(np.abs(y) - 0.5, 0))
+    shrunk = run(jnp.asarray(y), jnp.float32(1), jnp.float32(2))
+    assert np.array_equal(shrunk, np.sign(y) * np.maximum(np.abs(y) - 0.5, 0))
 
 
 @pytest.mark.parametrize("p", [1.0, 1.001, 1.3, 1.7, 2.0])
@@ -89,10 +89,10 @@ def test_is_the_least_of_a_fine_grid(p, x64):
 def test_p_next_to_one_is_nearly_the_soft_threshold(offset):
     y = np.concatenate([np.linspace(-3, 3, 601), [1e12, -1e-30]]).astype(np.float32)
     soft = np.asarray(run(jnp.asarray(y), jnp.float32(1), jnp.float32(1)), np.float64)
-    found = run(jnp.asarray(y), jnp.float32(1 + offset), jnp.float32(1))
+    shrunk = run(jnp.asarray(y), jnp.float32(1 + offset), jnp.float32(1))
     # p·|s|^{p−1} differs from 1 by offset·(1 + log |s|), where |s| is not itself minute.
-    assert np.abs(found - soft).max(where=np.abs(y) < 10, initial=0) <= 20 * offset + 1e-6
-    assert np.allclose(found, soft, rtol=1e-6, atol=20 * offset + 1e-6)
+    assert np.abs(shrunk - soft).max(where=np.abs(y) < 10, initial=0) <= 20 * offset + 1e-6
+    assert np.allclose(shrunk, soft, rtol=1e-6, atol=20 * offset + 1e-6)
 
 
 def test_batched_exponents_agree_with_single_ones():
@@ -101,5 +101,5 @@ def test_batched_exponents_agree_with_single_ones():
     exponents = jnp.asarray([1.0, 1.001, 1.5, 2.0], jnp.float32)
     rho = jnp.float32(1.3)
     mapped = jax.vmap(lambda p: prox(y, p, rho))(exponents)
-    for p, found in zip(exponents, mapped, strict=True):
-        assert np.allclose(found, run(y, p, rho), rtol=1e-4 if p < 1.01 else 1e-6, atol=0)
+    for p, shrunk in zip(exponents, mapped, strict=True):
+        assert np.allclose(shrunk, run(y, p, rho), rtol=1e-4 if p < 1.01 else 1e-6, atol=0)

@@ -36,10 +36,10 @@ def test_agrees_with_root_search(p, rho, dtype):
     y = MAGNITUDES.astype(dtype)
     exact = [float(np.dtype(dtype).type(x)) for x in (p, rho)]
     truth = np.array([share(float(each), *exact) for each in y])
-    found = np.asarray(run(jnp.asarray(y), jnp.asarray(p, dtype), jnp.asarray(rho, dtype)))
-    assert found.dtype == dtype
+    shrunk = np.asarray(run(jnp.asarray(y), jnp.asarray(p, dtype), jnp.asarray(rho, dtype)))
+    assert shrunk.dtype == dtype
     # log |y| has a rounding of its own, 28 times eps at 10¹².
-    assert np.abs(found / y.astype(np.float64) / truth - 1).max() <= 100 * float(np.finfo(dtype).eps)
+    assert np.abs(shrunk / y.astype(np.float64) / truth - 1).max() <= 100 * float(np.finfo(dtype).eps)
 
 
 @pytest.mark.parametrize("p", EXPONENTS)
@@ -66,12 +66,12 @@ def clipped_at(magnitudes: np.ndarray, radius: float) -> float:
 def test_largest_is_the_residual_of_a_projection(rho, dtype):
     y = np.random.default_rng(0).standard_t(2, size=(17, 7)).astype(dtype)
     counted = np.arange(17) != 3
-    found = np.asarray(jax.jit(prox_largest)(jnp.asarray(y), jnp.asarray(rho, dtype), jnp.asarray(counted)))
+    residual = np.asarray(jax.jit(prox_largest)(jnp.asarray(y), jnp.asarray(rho, dtype), jnp.asarray(counted)))
     magnitudes = np.abs(y[counted]).ravel().astype(np.float64)
     tau = clipped_at(magnitudes, 1 / rho) if magnitudes.sum() > 1 / rho else 0.0
     tolerance = 1e-5 if dtype == "float32" else 1e-12
-    assert np.allclose(found[counted], np.clip(y[counted], -tau, tau), atol=tolerance * np.abs(y).max())
-    assert np.array_equal(found[3], y[3])
+    assert np.allclose(residual[counted], np.clip(y[counted], -tau, tau), atol=tolerance * np.abs(y).max())
+    assert np.array_equal(residual[3], y[3])
 
 
 def test_largest_of_equal_and_of_no_entries():

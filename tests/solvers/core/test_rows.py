@@ -90,8 +90,8 @@ def test_small_singular_values_come_from_qr(blocks):
     rng = np.random.default_rng(0)
     left, vectors = (np.linalg.qr(rng.normal(size=(n, 7)))[0] for n in (17, 7))
     values = np.logspace(0, -12, 7)
-    found, _ = right_singular(as_rows((left * values) @ vectors.T), 6)
-    np.testing.assert_allclose(found, values, rtol=1e-3)
+    computed, _ = right_singular(as_rows((left * values) @ vectors.T), 6)
+    np.testing.assert_allclose(computed, values, rtol=1e-3)
 
 
 # Without weights those that test_mapped.py cuts into blocks, and `admm_entries` below.
@@ -103,14 +103,14 @@ def test_small_singular_values_come_from_qr(blocks):
 def test_solvers_do_not_depend_on_blocks(monkeypatch, name, p, weighted):
     matrix = heavy_tailed(17, 7)
     weights = np.random.default_rng(1).uniform(0, 3, size=17) if weighted else None
-    found = []
+    solutions = []
     for entries in (17 * 7, 40):
         forget_programs()
         monkeypatch.setattr(_rows, "_CPU_ENTRIES", entries)
         monkeypatch.setattr(_rows, "_ACCELERATOR_ENTRIES", entries)
-        found.append(lpjax.SOLVERS[name](jnp.asarray(matrix), 3, p=p, row_weights=weights))
+        solutions.append(lpjax.SOLVERS[name](jnp.asarray(matrix), 3, p=p, row_weights=weights))
     forget_programs()
-    whole, cut = found
+    whole, cut = solutions
     # Iterations may end a step apart.
     np.testing.assert_allclose(product(cut), product(whole), atol=1e-5 * np.abs(matrix).max())
     over = OBJECTIVE[name]

@@ -36,43 +36,43 @@ def options(name: str, rows: int) -> dict[str, dict]:
     """Settings to solve a matrix with."""
     rng = np.random.default_rng(3)
     pair = (rng.normal(size=(rows, RANK)), np.linalg.qr(rng.normal(size=(17, RANK)))[0].T)
-    found: dict[str, dict] = {"p1": {"p": 1.0}, "weights": {"p": 1.5, "row_weights": rng.uniform(0, 2, rows)}}
+    settings: dict[str, dict] = {"p1": {"p": 1.0}, "weights": {"p": 1.5, "row_weights": rng.uniform(0, 2, rows)}}
     if name == "irls_rows":
-        found["metric"] = {"p": 1.5, "metric": np.cov(rng.normal(size=(12, 17)).T)}
+        settings["metric"] = {"p": 1.5, "metric": np.cov(rng.normal(size=(12, 17)).T)}
     if name == "admm_entries":
-        found["init"] = {"p": 1.5, "init": pair}
-    return {key: value | {"num_iters": 15} for key, value in found.items()}
+        settings["init"] = {"p": 1.5, "init": pair}
+    return {key: value | {"num_iters": 15} for key, value in settings.items()}
 
 
 def answers(mesh: jax.sharding.Mesh | None, few: bool = False) -> dict[str, np.ndarray]:
     """What solves of all cases find, or of a few, with rows spread over all axes of `mesh`."""
-    found = {}
+    arrays = {}
     jax.config.update("jax_enable_x64", True)
     for name in SPREAD:
         for kind, matrix in matrices().items():
             for key, settings in options(name, len(matrix)).items():
                 if (kind == "wide" and key != "p1") or (few and (kind, key) != ("tall", "weights")):
                     continue  # what is wide is solved whole, as on one device
-                given = (
+                placed = (
                     jnp.asarray(matrix) if mesh is None else jax.device_put(matrix, NamedSharding(mesh, rows_of(mesh)))
                 )
-                solution = lpjax.SOLVERS[name](given, RANK, **settings)
+                solution = lpjax.SOLVERS[name](placed, RANK, **settings)
                 if mesh is not None and mesh.size > 1 and kind != "wide":
                     assert not solution.left.sharding.is_fully_replicated
                 left, right, weights = fetch(
                     (solution.left, solution.right, getattr(solution.ellipsoid, "weights", None))
                 )
                 case = f"{name}/{kind}/{key}"
-                found[f"{case}/product"] = left @ right
-                found[f"{case}/objective"] = np.asarray(solution.objective)
-                found[f"{case}/lower_bound"] = np.asarray(solution.lower_bound)
+                arrays[f"{case}/product"] = left @ right
+                arrays[f"{case}/objective"] = np.asarray(solution.objective)
+                arrays[f"{case}/lower_bound"] = np.asarray(solution.lower_bound)
                 if name == "irls_rows":
                     known = {key: value for key, value in settings.items() if key != "num_iters"}
-                    found[f"{case}/certified"] = np.asarray(lpjax.certify(given, solution, **known).lower_bound)
+                    arrays[f"{case}/certified"] = np.asarray(lpjax.certify(placed, solution, **known).lower_bound)
                 if weights is not None:
-                    found[f"{case}/weights"] = weights
+                    arrays[f"{case}/weights"] = weights
     jax.config.update("jax_enable_x64", False)
-    return found
+    return arrays
 
 
 def rows_of(mesh: jax.sharding.Mesh) -> P:
@@ -81,8 +81,8 @@ def rows_of(mesh: jax.sharding.Mesh) -> P:
 
 def write_answers(target: str) -> None:
     """Of a mesh of one axis over all devices."""
-    found = answers(jax.make_mesh((jax.device_count(),), ("rows",)), few=jax.process_count() > 1)
-    write_first(found, target)
+    arrays = answers(jax.make_mesh((jax.device_count(),), ("rows",)), few=jax.process_count() > 1)
+    write_first(arrays, target)
 
 
 def write_answers_of_two_axes(target: str) -> None:
@@ -96,20 +96,20 @@ def one_device() -> dict[str, np.ndarray]:
     return answers(None)
 
 
-def compare(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
+def compare(actual: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
     """To 1e-5 of the matrix, where x64 leaves nothing but rounding, which IRLS at p = 1 magnifies."""
     scales = {kind: np.abs(matrix).max() for kind, matrix in matrices().items()}
-    for case in found:
+    for case in actual:
         scale = 1.0 if case.endswith("weights") else max(scales[case.split("/")[1]], 1.0)
-        assert np.abs(found[case] - expected[case]).max() <= 1e-5 * scale, case
+        assert np.abs(actual[case] - expected[case]).max() <= 1e-5 * scale, case
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("function", ["write_answers", "write_answers_of_two_axes"])
 def test_eight_devices_say_the_same_as_one(function, one_device, tmp_path):
-    found = on_devices(f"tests.solvers.core.test_sharded.{function}", tmp_path / "found.safetensors")
-    assert function != "write_answers" or found.keys() == one_device.keys()
-    compare(found, one_device)
+    actual = on_devices(f"tests.solvers.core.test_sharded.{function}", tmp_path / "found.safetensors")
+    assert function != "write_answers" or actual.keys() == one_device.keys()
+    compare(actual, one_device)
 
 
 @pytest.mark.slow
@@ -134,20 +134,20 @@ def test_processes_say_the_same_as_one_device(processes, devices, one_device, tm
 def write_traffic(target: str) -> None:
     """Bytes of the collectives of every solver, for two heights of a matrix."""
     mesh = jax.make_mesh((8,), ("rows",))
-    found = {}
+    volumes = {}
     for name in SPREAD:
         for height in (8000, 16000):
             counted = traffic(compiled_text(name, (height, 17), RANK, mesh))
-            found[f"{name}/{height}"] = np.array([counted["once"], counted["per_iteration"]])
-    write_first(found, target)
+            volumes[f"{name}/{height}"] = np.array([counted["once"], counted["per_iteration"]])
+    write_first(volumes, target)
 
 
 @pytest.mark.slow
 def test_what_devices_say_does_not_depend_on_the_number_of_rows(tmp_path):
-    found = on_devices("tests.solvers.core.test_sharded.write_traffic", tmp_path / "found.safetensors")
+    volumes = on_devices("tests.solvers.core.test_sharded.write_traffic", tmp_path / "found.safetensors")
     for name in SPREAD:
-        once, per_iteration = found[f"{name}/16000"]
-        assert np.array_equal(found[f"{name}/8000"], [once, per_iteration])
+        once, per_iteration = volumes[f"{name}/16000"]
+        assert np.array_equal(volumes[f"{name}/8000"], [once, per_iteration])
         # A few matrices of d × d, for the QR of eight triangles those; of admm_entries, which chooses its start by a
         # sample of the rows, twice as many, and a sample of 2¹⁶ entries for a median.
         chooses = name == "admm_entries"
@@ -188,6 +188,6 @@ def die_in_the_middle(target: str) -> None:
 @pytest.mark.slow
 def test_a_process_that_dies_ends_the_others_with_an_error(tmp_path):
     running = start_on_devices("tests.solvers.core.test_sharded.die_in_the_middle", tmp_path / "none", 2, 2)
-    said = outcome(running, timeout=300)
+    outputs = outcome(running, timeout=300)
     assert running[1].returncode == -signal.SIGKILL
-    assert running[0].returncode not in (0, None), said[0]
+    assert running[0].returncode not in (0, None), outputs[0]

@@ -50,10 +50,10 @@ def test_of_a_tall_matrix_with_outlier_entries_the_clipped_start_is_taken(weight
         for init in ("svd", "lewis", "clipped", "best")
     }
     assert starts["best"] == starts["clipped"] < 0.9 * min(starts["svd"], starts["lewis"])
-    found = lpjax.admm_entries(matrix, 3, p=1.0, num_iters=200, row_weights=weights)
+    solution = lpjax.admm_entries(matrix, 3, p=1.0, num_iters=200, row_weights=weights)
     # Of twelve entries of a row so many may be off that the row is lost, but no more than that.
-    assert found.objective <= norm(matrix - truth, 1, weights=weights)
-    assert np.quantile(np.abs(product(found) - truth), 0.9) <= 1e-2 * np.abs(truth).max()
+    assert solution.objective <= norm(matrix - truth, 1, weights=weights)
+    assert np.quantile(np.abs(product(solution) - truth), 0.9) <= 1e-2 * np.abs(truth).max()
 
 
 @pytest.mark.slow
