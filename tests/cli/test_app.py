@@ -23,7 +23,7 @@ COMMANDS = ["bench", "calibrate", "compress", "evaluate", "export", "finetune", 
             "recover", "report"]  # fmt: skip
 
 
-def fresh(*arguments: str, **environment: str) -> str:
+def in_new_process(*arguments: str, **environment: str) -> str:
     """What a command line prints in a process of its own, and then the modules that it loaded, as JSON."""
     code = (
         "import json, sys\nfrom lpjax.cli import main\ntry:\n main()\nexcept SystemExit as stop:\n assert not stop.code"
@@ -38,7 +38,7 @@ def fresh(*arguments: str, **environment: str) -> str:
 
 @pytest.mark.parametrize("arguments", [["--version"], ["--help"], *([name, "--help"] for name in COMMANDS)])
 def test_help_and_version_load_no_jax(arguments: list[str]):
-    loaded = json.loads(fresh(*arguments).splitlines()[-1])
+    loaded = json.loads(in_new_process(*arguments).splitlines()[-1])
     assert not {"jax", "numpy", "scipy", "transformers"}.intersection(loaded)
 
 
@@ -102,11 +102,11 @@ def test_a_command_is_one_file(command: Command, tmp_path: Path, monkeypatch: py
 
 @pytest.mark.parametrize(("name", "settings"), [("finetune", Settings), ("recover", Recovery)])
 def test_defaults_are_those_of_the_library(name: str, settings: Callable[[], Any]):
-    given = {
-        key: one.default
-        for key, one in inspect.signature(vars(import_module(f"lpjax.cli.{name}"))[name]).parameters.items()
+    defaults = {
+        key: parameter.default
+        for key, parameter in inspect.signature(vars(import_module(f"lpjax.cli.{name}"))[name]).parameters.items()
     }
     fields = dataclasses.asdict(settings())
-    shared = given.keys() & fields.keys()
+    shared = defaults.keys() & fields.keys()
     assert len(shared) > 4
-    assert {key: given[key] for key in shared} == {key: fields[key] for key in shared}
+    assert {key: defaults[key] for key in shared} == {key: fields[key] for key in shared}

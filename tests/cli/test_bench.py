@@ -24,10 +24,10 @@ def test_table_and_file(command: Command, folder: Path, tmp_path: Path):
     document = json.loads(out.read_text())
     assert document["tokens"] == 8
     assert document["machine"]["cores"] >= 1
-    found = read_break_even(out)
-    for timing, said in zip(found.timings, document["timings"], strict=True):
-        assert said["break_even_rank"] == timing.rank
-        assert said["shape"] == list(timing.shape)
+    break_even = read_break_even(out)
+    for timing, entry in zip(break_even.timings, document["timings"], strict=True):
+        assert entry["break_even_rank"] == timing.rank
+        assert entry["shape"] == list(timing.shape)
     before = out.read_bytes()
     status, _, err = command("bench", folder, "--out", out)
     assert status == 2
@@ -41,17 +41,17 @@ def test_table_and_file(command: Command, folder: Path, tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["--tokens", 0], "Invalid value for '--tokens'"),
         (["--layers", "nothing_like_it"], "matches no leaf"),
         (["--out", "no/such/folder/file.json"], "there is no folder"),
     ],
 )
-def test_misuse(command: Command, folder: Path, arguments, said: str):
+def test_misuse(command: Command, folder: Path, arguments, message: str):
     status, _, err = command("bench", folder, *arguments)
     assert status == 2
-    assert said in " ".join(err.split())
+    assert message in " ".join(err.split())
 
 
 def test_compress_says_which_layers_are_slower(command: Command, folder: Path, tmp_path: Path):
@@ -74,7 +74,7 @@ def test_compress_says_which_layers_are_slower(command: Command, folder: Path, t
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"schema": "other"}, "schema"),
         ({"tokens": 0}, "tokens"),
@@ -90,7 +90,7 @@ def test_compress_says_which_layers_are_slower(command: Command, folder: Path, t
         ({"dense_seconds": None}, "dense_seconds"),
     ],
 )
-def test_damaged_files_are_refused_by_key(command: Command, folder: Path, tmp_path: Path, change, said: str):
+def test_damaged_files_are_refused_by_key(command: Command, folder: Path, tmp_path: Path, change, message: str):
     timing = {"shape": [8, 6], "table": False, "dense_seconds": 1.0, "ranks": [1, 2], "ratios": [0.5, 0.7]}
     document = {"schema": "lpjax-break-even/1", "tokens": 4, "timings": [timing]}
     (document if change.keys() <= document.keys() else timing).update(change)
@@ -98,7 +98,7 @@ def test_damaged_files_are_refused_by_key(command: Command, folder: Path, tmp_pa
     path.write_text(json.dumps(document))
     with pytest.raises(RecordError) as error:
         read_break_even(path)
-    assert said in str(error.value)
+    assert message in str(error.value)
     status, _, err = command("compress", folder, tmp_path / "small", "--rank", 2, "--break-even", path)
     assert status == 2
     assert "Traceback" not in err

@@ -23,8 +23,8 @@ def text(tmp_path):
     return path
 
 
-def same_weights(one, other) -> bool:
-    a, b = (jax.tree.leaves(lpjax.load_checkpoint(folder).params) for folder in (one, other))
+def same_weights(first, other) -> bool:
+    a, b = (jax.tree.leaves(lpjax.load_checkpoint(folder).params) for folder in (first, other))
     return all(np.array_equal(x, y) for x, y in zip(a, b, strict=True))
 
 
@@ -41,7 +41,7 @@ def ranks_of(plan):
 def test_a_budget_by_text_its_plan_and_the_same_again(command, folder, text, tmp_path, allocation):
     options = [] if allocation is None else ["--allocation", allocation]
     plan = tmp_path / "plan.json"
-    status, said, errors = command(
+    status, output, errors = command(
         "compress",
         folder,
         tmp_path / "out",
@@ -55,15 +55,15 @@ def test_a_budget_by_text_its_plan_and_the_same_again(command, folder, text, tmp
         "--json",
     )
     assert status == 0, errors
-    told = json.loads(said)
-    assert told["plan"] == str(plan)
-    assert 0.6 < told["parameters_after"] / told["parameters_before"] <= 0.7
+    result = json.loads(output)
+    assert result["plan"] == str(plan)
+    assert 0.6 < result["parameters_after"] / result["parameters_before"] <= 0.7
     assert f"calibrating on {text}" in errors.replace("\n/", " /").replace("  ", " ")
-    found = load_plan(plan)
-    assert (found.budget, found.allocation, found.weighting) == (0.7, allocation or "error", "gauss_newton")
+    saved = load_plan(plan)
+    assert (saved.budget, saved.allocation, saved.weighting) == (0.7, allocation or "error", "gauss_newton")
     step = read_record(tmp_path / "out" / "lpjax_record.json").steps[-1]
     assert (step.budget, step.budget_of, step.allocation) == (0.7, "parameters", allocation or "error")
-    assert {layer.path: layer.rank for layer in step.layers} == ranks_of(found)
+    assert {layer.path: layer.rank for layer in step.layers} == ranks_of(saved)
     assert all(is_table(layer.path) for layer in step.layers if layer.nnz)
 
     assert command("compress", folder, tmp_path / "again", "--plan", plan, "--calibrate", text)[0] == 0
@@ -76,9 +76,9 @@ def test_a_budget_by_text_its_plan_and_the_same_again(command, folder, text, tmp
     edited = plan.read_text().replace('"weighting": "gauss_newton"', '"weighting": null')
     plan.write_text(edited)
     assert command("compress", folder, tmp_path / "plain", "--plan", plan, "--plan-out", tmp_path / "next.json")[0] == 0
-    assert load_plan(tmp_path / "next.json").layers == found.layers
+    assert load_plan(tmp_path / "next.json").layers == saved.layers
     ranks = {path: leaf.rank for path, leaf in _pairs(tmp_path / "plain")}
-    assert ranks == {path: rank for path, rank in ranks_of(found).items() if rank is not None}
+    assert ranks == {path: rank for path, rank in ranks_of(saved).items() if rank is not None}
 
 
 @pytest.mark.parametrize(("weighting", "allocation"), [("gauss_newton", "error"), ("drone", "uniform")])
@@ -106,9 +106,9 @@ def test_a_plan_of_several_methods(command, folder, tmp_path):
     document["layers"][0] |= {"method": "irls_rows", "rank": 3}
     document["layers"][1] |= {"rank": None}
     plan.write_text(json.dumps(document))
-    status, said, errors = command("compress", folder, tmp_path / "mixed", "--plan", plan)
+    status, output, errors = command("compress", folder, tmp_path / "mixed", "--plan", plan)
     assert status == 0, errors
-    assert "irls_rows, p = 1 and lewis, p = 1" in said or "lewis, p = 1 and irls_rows, p = 1" in said
+    assert "irls_rows, p = 1 and lewis, p = 1" in output or "lewis, p = 1 and irls_rows, p = 1" in output
     config = json.loads((tmp_path / "mixed" / "config.json").read_text())["lpjax"]
     assert config["method"] == "several"
     assert {step["method"] for step in config["steps"]} == {"lewis", "irls_rows"}
@@ -122,7 +122,7 @@ def test_a_plan_of_several_methods(command, folder, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["--budget", "1.5"], "--budget is 1.5"),
         (["--budget", "0.5", "--keep", "0.5"], "exactly one of --size, --keep, --rank, --budget and --plan"),
@@ -145,29 +145,31 @@ def test_a_plan_of_several_methods(command, folder, tmp_path):
         (["--keep", "0.5", "--plan-out", "nowhere/plan.json"], "there is no folder nowhere"),
     ],
 )
-def test_misuse_writes_nothing(command, folder, text, tmp_path, arguments, said):
+def test_misuse_writes_nothing(command, folder, text, tmp_path, arguments, message):
     lpjax.save_plan(lpjax.Plan({"a": lpjax.Choice(1)}, "drone"), tmp_path / "plan.json")
     lpjax.save_plan(lpjax.Plan({"a": lpjax.Choice(1)}), tmp_path / "other.json")
     names = {"TEXT": text, "PLAN": tmp_path / "plan.json", "OTHER": tmp_path / "other.json"}
     before = {path: path.read_bytes() if path.is_file() else None for path in tmp_path.iterdir()}
-    status, out, errors = command("compress", folder, tmp_path / "out", *(names.get(one, one) for one in arguments))
+    status, out, errors = command(
+        "compress", folder, tmp_path / "out", *(names.get(argument, argument) for argument in arguments)
+    )
     assert status == 2
-    assert said in " ".join(errors.replace("│", " ").split())
+    assert message in " ".join(errors.replace("│", " ").split())
     assert not out
     assert {path: path.read_bytes() if path.is_file() else None for path in tmp_path.iterdir()} == before
 
 
 def test_a_plan_tells_what_it_was_replayed_under(command, folder, text, tmp_path):
     plan, other = tmp_path / "plan.json", tmp_path / "other.json"
-    given = ["compress", folder]
+    arguments = ["compress", folder]
     options = ["--calibrate", text, "--weighting", "drone", "--layers", "attention"]
-    assert command(*given, tmp_path / "a", "--budget", 0.9, *options, "--plan-out", plan)[0] == 0
+    assert command(*arguments, tmp_path / "a", "--budget", 0.9, *options, "--plan-out", plan)[0] == 0
     assert load_plan(plan).weighting == "drone"
     options = ["--calibrate", text, "--weighting", "asvd", "--plan-out", other]
-    assert command(*given, tmp_path / "b", "--plan", plan, *options)[0] == 0
-    found = load_plan(other)
-    assert (found.weighting, found.budget, found.layers) == ("asvd", 0.9, load_plan(plan).layers)
-    assert command(*given, tmp_path / "c", "--plan", other, "--calibrate", text)[0] == 0
+    assert command(*arguments, tmp_path / "b", "--plan", plan, *options)[0] == 0
+    saved = load_plan(other)
+    assert (saved.weighting, saved.budget, saved.layers) == ("asvd", 0.9, load_plan(plan).layers)
+    assert command(*arguments, tmp_path / "c", "--plan", other, "--calibrate", text)[0] == 0
     assert same_weights(tmp_path / "b", tmp_path / "c")
     assert not same_weights(tmp_path / "a", tmp_path / "c")
     # Ranks that were raised keep no budget.
@@ -177,18 +179,18 @@ def test_a_plan_tells_what_it_was_replayed_under(command, folder, text, tmp_path
     document["budget"] = 0.2
     plan.write_text(json.dumps(document))
     options = ["--calibrate", text, "--force", "--plan-out", other]
-    assert command(*given, tmp_path / "d", "--plan", plan, *options)[0] == 0
+    assert command(*arguments, tmp_path / "d", "--plan", plan, *options)[0] == 0
     assert load_plan(other).budget is None
 
 
 def test_a_net_with_pairs_gets_smaller_within_a_budget(command, folder, text, tmp_path):
     assert command("compress", folder, tmp_path / "one", "--keep", 0.6, "--layers", "attention")[0] == 0
     options = ["--budget", 0.7, "--calibrate", text, "--json"]
-    status, said, errors = command("compress", tmp_path / "one", tmp_path / "two", *options)
+    status, output, errors = command("compress", tmp_path / "one", tmp_path / "two", *options)
     assert status == 0, errors
     # The budget is a share of the dense model, of which the model with pairs is a smaller one.
     dense = sum(leaf.size for leaf in jax.tree.leaves(lpjax.load_checkpoint(folder).params))
-    assert json.loads(said)["parameters_after"] <= 0.7 * dense
+    assert json.loads(output)["parameters_after"] <= 0.7 * dense
     assert len(_pairs(tmp_path / "two")) > len(_pairs(tmp_path / "one"))
 
 
@@ -207,9 +209,9 @@ def test_a_budget_that_nothing_can_keep(command, folder, tmp_path):
 def test_tables_have_single_entries_where_there_is_text(command, folder, text, tmp_path, goal):
     plan = tmp_path / "plan.json"
     asked = ["--layers", "word_embeddings,attention", "--calibrate", text]
-    status, said, errors = command("compress", folder, tmp_path / "out", *asked, *goal, "--plan-out", plan, "--json")
+    status, output, errors = command("compress", folder, tmp_path / "out", *asked, *goal, "--plan-out", plan, "--json")
     assert status == 0, errors
-    layers = json.loads(said)["layers"]
+    layers = json.loads(output)["layers"]
     tables = [layer for layer in layers if layer["entries"]]
     assert [layer["path"].split("/")[-2:] for layer in tables] == [["word_embeddings", "embedding"]]
     (step,) = read_record(tmp_path / "out" / "lpjax_record.json").steps
@@ -224,11 +226,11 @@ def test_tables_have_single_entries_where_there_is_text(command, folder, text, t
     # Where time is asked for, be it of other layers, pairs alone; but a plan is a plan.
     timings = tmp_path / "break_even.json"
     assert command("bench", folder, "--out", timings, "--layers", "feed_forward")[0] == 0
-    status, said, errors = command(
+    status, output, errors = command(
         "compress", folder, tmp_path / "timed", *asked, *goal, "--break-even", timings, "--json"
     )
     assert status == 0, errors
-    assert not any(layer["entries"] for layer in json.loads(said)["layers"])
+    assert not any(layer["entries"] for layer in json.loads(output)["layers"])
     replayed = ["--plan", plan, "--calibrate", text, "--break-even", timings]
     assert command("compress", folder, tmp_path / "replayed", *replayed)[0] == 0
     assert same_weights(tmp_path / "out", tmp_path / "replayed")
@@ -239,12 +241,12 @@ def test_a_text_is_enough(command, roomy, text, tmp_path, monkeypatch):
     assert Request(calibrated=True).size == 0.1
     monkeypatch.setattr("lpjax.allocation.request.SIZE", 0.25)
     plan = tmp_path / "plan.json"
-    status, said, errors = command(
+    status, output, errors = command(
         "compress", roomy, tmp_path / "out", "--calibrate", text, "--plan-out", plan, "--json"
     )
     assert status == 0, errors
-    found, result = load_plan(plan), json.loads(said)
-    assert (found.budget, found.weighting, result["method"]) == (None, "gauss_newton", "rounding")
+    saved, result = load_plan(plan), json.loads(output)
+    assert (saved.budget, saved.weighting, result["method"]) == (None, "gauss_newton", "rounding")
     assert result["bytes_after"] == pytest.approx(0.25 * result["bytes_before"], rel=0.04)
 
 
@@ -253,10 +255,10 @@ def test_a_text_is_enough(command, roomy, text, tmp_path, monkeypatch):
 def test_an_option_of_factors_makes_factors(command, folder, text, tmp_path, option):
     """Half of the model, shared out by error under the default weighting."""
     plan = tmp_path / "plan.json"
-    status, said, errors = command(
+    status, output, errors = command(
         "compress", folder, tmp_path / "out", "--calibrate", text, *option, "--plan-out", plan, "--json"
     )
     assert status == 0, errors
-    found, result = load_plan(plan), json.loads(said)
-    assert (found.budget, found.allocation, found.weighting) == (0.5, "error", "gauss_newton")
+    saved, result = load_plan(plan), json.loads(output)
+    assert (saved.budget, saved.allocation, saved.weighting) == (0.5, "error", "gauss_newton")
     assert result["parameters_after"] <= 0.5 * result["parameters_before"]

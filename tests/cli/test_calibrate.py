@@ -24,48 +24,48 @@ def text(tmp_path):
 
 def test_statistics_of_a_text(command, folder, text, tmp_path):
     out = tmp_path / "found.safetensors"
-    status, said, errors = command("calibrate", folder, out, "--text", text, "--json")
+    status, output, errors = command("calibrate", folder, out, "--text", text, "--json")
     assert status == 0, errors
-    told = json.loads(said)
-    assert told["texts"] == 5
-    assert told["target"] == "embedding"
-    assert (told["model"], told["source"]) == (str(folder), str(text))
-    assert told["bytes"] == out.stat().st_size
-    found = load_calibration(out)
-    assert found.provenance["sha256"] == told["sha256"]
+    result = json.loads(output)
+    assert result["texts"] == 5
+    assert result["target"] == "embedding"
+    assert (result["model"], result["source"]) == (str(folder), str(text))
+    assert result["bytes"] == out.stat().st_size
+    calibration = load_calibration(out)
+    assert calibration.provenance["sha256"] == result["sha256"]
     checkpoint = lpjax.load_checkpoint(folder)
     paths = lpjax.select_paths(checkpoint.params, ["encoder", "embeddings"])
-    assert list(found.statistics) == paths
+    assert list(calibration.statistics) == paths
     direct = lpjax.calibrate(checkpoint, [line for line in TEXT.splitlines() if line])
     for path in paths:
-        assert np.array_equal(found.statistics[path].outputs, direct.statistics[path].outputs)
+        assert np.array_equal(calibration.statistics[path].outputs, direct.statistics[path].outputs)
 
 
 def test_a_table_without_json(command, folder, text, tmp_path):
-    status, said, _ = command(
+    status, output, _ = command(
         "calibrate", folder, tmp_path / "found.safetensors", "--text", text, "--forward-only", "--layers", "attention"
     )
     assert status == 0
-    assert "5 texts" in said
-    assert "inputs, mean, magnitude" in said
-    assert "outputs" not in said
+    assert "5 texts" in output
+    assert "inputs, mean, magnitude" in output
+    assert "outputs" not in output
 
 
 def test_python_has_prose_of_its_own(command, folder, tmp_path):
-    status, said, _ = command("calibrate", folder, tmp_path / "found.safetensors", "--texts", 7, "--json")
+    status, output, _ = command("calibrate", folder, tmp_path / "found.safetensors", "--texts", 7, "--json")
     assert status == 0
-    assert json.loads(said)["texts"] == 7
+    assert json.loads(output)["texts"] == 7
 
 
 @pytest.mark.parametrize("weighting", ["gauss_newton", "drone", "counts"])
 def test_compress_by_a_text_and_by_its_statistics(command, folder, text, tmp_path, weighting):
     options = ["--layers", "encoder,embeddings", "--keep", "0.5", "--weighting", weighting, "--json"]
-    status, said, errors = command("compress", folder, tmp_path / "by_text", *options, "--calibrate", text)
+    status, output, errors = command("compress", folder, tmp_path / "by_text", *options, "--calibrate", text)
     assert status == 0, errors
-    assert json.loads(said)["method"] == "svd"
+    assert json.loads(output)["method"] == "svd"
     assert command("calibrate", folder, tmp_path / "found.safetensors", "--text", text)[0] == 0
-    found = ["--calibrate", tmp_path / "found.safetensors"]
-    assert command("compress", folder, tmp_path / "by_file", *options, *found)[0] == 0
+    source = ["--calibrate", tmp_path / "found.safetensors"]
+    assert command("compress", folder, tmp_path / "by_file", *options, *source)[0] == 0
     by_text, by_file = (lpjax.load_checkpoint(tmp_path / name) for name in ("by_text", "by_file"))
     plain = lpjax.compress(
         lpjax.load_checkpoint(folder).params, select=["encoder", "embeddings"], keep=0.5, solver="svd", p=2.0
@@ -84,7 +84,7 @@ def test_compress_by_a_text_and_by_its_statistics(command, folder, text, tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["--text", "TEXT", "--task", "sst2"], "expected one of them"),
         (["--labels"], "--labels need a --task"),
@@ -98,12 +98,12 @@ def test_compress_by_a_text_and_by_its_statistics(command, folder, text, tmp_pat
         (["--text", "TEXT", "--layers", "nothing"], "matches no leaf"),
     ],
 )
-def test_misuse_writes_nothing(command, folder, text, tmp_path, arguments, said):
-    arguments = [text if one == "TEXT" else one for one in arguments]
+def test_misuse_writes_nothing(command, folder, text, tmp_path, arguments, message):
+    arguments = [text if argument == "TEXT" else argument for argument in arguments]
     before = {path.name for path in tmp_path.iterdir()}
     status, out, errors = command("calibrate", folder, tmp_path / "found.safetensors", *arguments)
     assert status == 2
-    assert said in errors.replace("\n", " ")
+    assert message in errors.replace("\n", " ")
     assert not out
     assert {path.name for path in tmp_path.iterdir()} == before
 
@@ -152,40 +152,40 @@ def test_compress_refuses_what_it_cannot_weight_by(command, folder, text, tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("weighting", "layers", "said"),
+    ("weighting", "layers", "message"),
     [
         ("drone", "embeddings", "--weighting drone has no weights for embeddings"),
         ("asvd", "embeddings", "expected counts, fwsvd, gauss_newton, or other --layers"),
         ("counts", "encoder", "--weighting counts has no weights for kernels"),
     ],
 )
-def test_a_weighting_that_has_no_weights_for_the_layers(command, folder, text, tmp_path, weighting, layers, said):
+def test_a_weighting_that_has_no_weights_for_the_layers(command, folder, text, tmp_path, weighting, layers, message):
     options = ["--keep", 0.5, "--calibrate", text, "--weighting", weighting]
     status, _, errors = command("compress", folder, tmp_path / "out", "--layers", layers, *options)
     assert status == 2
-    assert said in " ".join(errors.split())
+    assert message in " ".join(errors.split())
     assert "calibrating" not in errors
     assert command("compress", folder, tmp_path / "out", "--layers", "embeddings,encoder", *options)[0] == 0
 
 
 @pytest.mark.parametrize(
-    ("goal", "said"),
+    ("goal", "message"),
     [
         (["--rank", 400], "--rank is 400: no layer gets smaller: a pair of rank 400 has"),
         (["--keep", 0.001], "--keep is 0.001: no layer gets smaller: even rank 1 exceeds --keep"),
     ],
 )
-def test_goals_by_which_nothing_gets_smaller(command, folder, text, tmp_path, goal, said):
+def test_goals_by_which_nothing_gets_smaller(command, folder, text, tmp_path, goal, message):
     status, _, errors = command("compress", folder, tmp_path / "out", "--layers", "encoder", "--calibrate", text, *goal)
     assert status == 2
-    assert said in " ".join(errors.split())
+    assert message in " ".join(errors.split())
     assert "calibrating" not in errors
 
 
 def test_the_statistics_of_another_net(command, folder, text, tmp_path):
-    found = tmp_path / "found.safetensors"
-    assert command("calibrate", folder, found, "--text", text)[0] == 0
-    options = ["--layers", "encoder", "--keep", 0.5, "--calibrate", found]
+    statistics = tmp_path / "found.safetensors"
+    assert command("calibrate", folder, statistics, "--text", text)[0] == 0
+    options = ["--layers", "encoder", "--keep", 0.5, "--calibrate", statistics]
     net = lpjax.load_checkpoint(folder)
     other = jax.tree_util.tree_map_with_path(lambda path, x: x * 1.01 if "query" in str(path) else x, net.params)
     lpjax.save_checkpoint(dataclasses.replace(net, params=other), tmp_path / "tuned")

@@ -158,7 +158,7 @@ def test_every_net_is_compressed_and_exported(run, tmp_path, name):
     assert sum("embedding" in path for path in pairs) == 1
     assert len(pairs) >= 9  # and four or five kernels of attention in each of two layers
     assert not any(hasattr(leaf, "rank") for _, leaf in leaves_with_paths(whole.params))
-    logits = [lpjax.classify(one.params, one.config, batch) for one in (factored, whole)]
+    logits = [lpjax.classify(net.params, net.config, batch) for net in (factored, whole)]
     np.testing.assert_allclose(logits[0], logits[1], atol=1e-5)
 
 

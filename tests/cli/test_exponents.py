@@ -49,9 +49,9 @@ def test_infinity_from_the_command_to_the_files_and_back(folder: Path, tmp_path:
 
 def test_what_a_record_says_is_the_largest_error(folder: Path):
     params = lpjax.load_checkpoint(folder).params
-    found, records = lpjax.compress(params, select="query/kernel", rank=2, solver="admm_entries", p=math.inf)
+    compressed, records = lpjax.compress(params, select="query/kernel", rank=2, solver="admm_entries", p=math.inf)
     for record in records:
-        before, after = params, found
+        before, after = params, compressed
         for key in record.path.split("/"):
             before, after = before[key], after[key]
         dense = np.asarray(before)

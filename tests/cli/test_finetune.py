@@ -102,18 +102,18 @@ def test_tuned_scored_compressed_and_tuned_again(tune, score, command, net, tmp_
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*before, "tuned"])  # and no snapshot
     assert (tuned / "vocab.txt").exists()
 
-    found = score(tuned)  # its config.json tells the task
-    assert found["result"]["task"] == "sst2"
-    assert found["result"]["metrics"] == {"accuracy": record["best"]["accuracy"]}
-    assert (found["result"]["rows"], found["result"]["complete"]) == (12, False)
-    assert found["result"]["tokens_per_second"] > 0
-    assert "baseline" not in found
+    scored = score(tuned)  # its config.json tells the task
+    assert scored["result"]["task"] == "sst2"
+    assert scored["result"]["metrics"] == {"accuracy": record["best"]["accuracy"]}
+    assert (scored["result"]["rows"], scored["result"]["complete"]) == (12, False)
+    assert scored["result"]["tokens_per_second"] > 0
+    assert "baseline" not in scored
 
     options = ["--layers", "(query|key|value)/kernel", "--keep", 0.7, "--method", "svd"]
     assert command("compress", tuned, small, *options)[0] == 0
     compared = score(small, "--baseline", tuned, "--task", "SST-2", "--batch-size", 5)
     assert compared["baseline"] == str(tuned)
-    assert compared["baseline_result"]["metrics"] == found["result"]["metrics"]
+    assert compared["baseline_result"]["metrics"] == scored["result"]["metrics"]
     assert compared["result"]["rows"] == 12
 
     status, _, err = tune(small, again)
@@ -121,8 +121,8 @@ def test_tuned_scored_compressed_and_tuned_again(tune, score, command, net, tmp_
     assert ranks_of(again) == ranks_of(small)
     assert len(ranks_of(small)) == 3
     assert json.loads((again / "finetune.json").read_text())["fresh"] == []
-    told = [json.loads((folder / "config.json").read_text())["lpjax"] for folder in (small, again)]
-    assert told[0] == told[1]
+    blocks = [json.loads((folder / "config.json").read_text())["lpjax"] for folder in (small, again)]
+    assert blocks[0] == blocks[1]
     path = min(ranks_of(small))
     kernels = [dict(walk(lpjax.load_checkpoint(folder).params))[path] for folder in (small, again)]
     for factor in ("left", "right"):
@@ -286,7 +286,7 @@ def test_a_tuned_net_can_be_compared_by_embeddings(tune, command, net, tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("classes", "task", "found"),
+    ("classes", "task", "expected"),
     [
         (["BertForSequenceClassification"], "sst2", "sst2"),
         (["BertForSequenceClassification"], "SST-2", "sst2"),
@@ -298,6 +298,6 @@ def test_a_tuned_net_can_be_compared_by_embeddings(tune, command, net, tmp_path)
         ("BertForSequenceClassification", "sst2", None),
     ],
 )
-def test_whose_task_is_told(classes, task, found):
+def test_whose_task_is_told(classes, task, expected):
     """Only that of a model with a head; what is no task of GLUE is nobody's fault."""
-    assert getattr(own_task({"architectures": classes, "finetuning_task": task}), "name", None) == found
+    assert getattr(own_task({"architectures": classes, "finetuning_task": task}), "name", None) == expected

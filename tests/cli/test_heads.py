@@ -34,11 +34,11 @@ def text(tmp_path):
 
 
 def compared(command, net: Path, dense: Path, text: Path) -> dict:
-    status, said, errors = command("evaluate", net, "--baseline", dense, "--text", text, "--json")
+    status, output, errors = command("evaluate", net, "--baseline", dense, "--text", text, "--json")
     assert status == 0, errors
-    told = json.loads(said)
-    assert {"mean_cosine", "spearman"} <= told["fidelity"].keys()
-    return told["outputs"]
+    result = json.loads(output)
+    assert {"mean_cosine", "spearman"} <= result["fidelity"].keys()
+    return result["outputs"]
 
 
 @pytest.mark.slow
@@ -70,9 +70,9 @@ def test_measured_budgets_of_a_net_that_labels_tokens(command, text, tmp_path):
     assert compared(command, small, dense, text)["kind"] == "classes of tokens"
     same = compared(command, dense, dense, text)
     assert (same["divergence"], same["agreement"]) == (pytest.approx(0, abs=1e-6), 1)
-    status, said, _ = command("evaluate", small, "--baseline", dense, "--text", text)
+    status, output, _ = command("evaluate", small, "--baseline", dense, "--text", text)
     assert status == 0
-    assert all(word in said for word in ("divergence", "agreement", "tokens"))
+    assert all(word in output for word in ("divergence", "agreement", "tokens"))
 
 
 @pytest.mark.slow
@@ -81,8 +81,8 @@ def test_several_labels_at_a_time(command, text, tmp_path):
     small = tmp_path / "small"
     status, _, errors = command("compress", dense, small, "--layers", "encoder", "--keep", 0.5, "--calibrate", text)
     assert status == 0, errors
-    told = compared(command, small, dense, text)
-    assert (told["kind"], told["texts"], told["truncated"]) == ("labels", 24, 0)
+    outputs = compared(command, small, dense, text)
+    assert (outputs["kind"], outputs["texts"], outputs["truncated"]) == ("labels", 24, 0)
     other = make_folder(tmp_path, "heads/bert_spans")
     status, _, errors = command("evaluate", other, "--task", "rte")
     assert status == 1

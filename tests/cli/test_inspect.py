@@ -52,10 +52,10 @@ def test_json_has_every_leaf_and_number(run, folder):
     assert status == 0
     document = json.loads(printed)
     params = lpjax.load_checkpoint(folder).params
-    told = inspect_params(params, keep=(0.5, 1))
-    assert (document["parameters"], document["num_leaves"]) == (told.parameters, told.num_leaves)
+    report = inspect_params(params, keep=(0.5, 1))
+    assert (document["parameters"], document["num_leaves"]) == (report.parameters, report.num_leaves)
     assert [leaf["path"] for leaf in document["leaves"]] == [path for path, _ in leaves_with_paths(params)]
-    for leaf, record in zip(document["leaves"], told.leaves, strict=True):
+    for leaf, record in zip(document["leaves"], report.leaves, strict=True):
         for name in ("size", "share", "dtype", "stable_rank", "rank_90", "keep_90", "kurtosis", "row_ratio", "row"):
             assert leaf[name] == getattr(record, name)
         assert leaf["shape"] == list(record.shape)
@@ -69,26 +69,26 @@ def test_tables_bring_layers_together(run, folder):
     status, printed, err = run(folder)
     assert status == 0
     params = lpjax.load_checkpoint(folder).params
-    told = {record.path: record for record in inspect_params(params).leaves}
+    records = {record.path: record for record in inspect_params(params).leaves}
     rows = rows_of(printed)
     layers = len(params["encoder"]["layer"])
     assert [f"encoder/layer/0–{layers - 1}"] in rows
-    (words, wanted) = (row for row in rows if row[0] == WORDS)
-    record = told[WORDS]
+    (words, spectrum) = (row for row in rows if row[0] == WORDS)
+    record = records[WORDS]
     assert words[1:3] == ["×".join(map(str, record.shape)), f"{100 * record.share:.1f} %"]
     assert words[-2:] == [f"{record.row_ratio:.2f}", str(record.row)]
-    assert wanted[1:4] == [str(record.rank_90), str(min(record.shape)), f"{record.keep_90:.2f}"]
-    assert wanted[4].startswith(f"{record.keeps[0].rank}, ")
+    assert spectrum[1:4] == [str(record.rank_90), str(min(record.shape)), f"{record.keep_90:.2f}"]
+    assert spectrum[4].startswith(f"{record.keeps[0].rank}, ")
     query = next(row for row in rows if row[0] == "attention/self/query/kernel")
-    ours = [told[f"encoder/layer/{i}/attention/self/query/kernel"] for i in range(layers)]
+    ours = [records[f"encoder/layer/{i}/attention/self/query/kernel"] for i in range(layers)]
     assert query[2] == f"{100 * sum(record.share for record in ours):.1f} %"
     ratios = [record.row_ratio or 0.0 for record in ours]
     worst = int(np.argmax(ratios))
     assert query[-2:] == [f"{min(ratios):.2f}…{max(ratios):.2f}", f"{worst}:{ours[worst].row}"]
-    vectors = [record for record in told.values() if len(record.shape) != 2]
+    vectors = [record for record in records.values() if len(record.shape) != 2]
     assert f"{len(vectors)} other leaves, no matrices" in printed
     assert "bias" not in printed
-    assert f"{len(told)}/{len(told)}" in err
+    assert f"{len(records)}/{len(records)}" in err
     assert "…" not in "".join(re.sub(r"\d…", "", word) for row in rows for word in row if "lo…hi" not in word)
 
 
@@ -201,10 +201,10 @@ def test_plots_of_odd_trees(tmp_path):
     params["half"] = {"kernel": half}
     half = rng.normal(size=(40, 6)) @ rng.normal(size=(6, 30))
     params["deficient"] = {"0": half, "1": half[:, ::-1].copy()}
-    told = inspect_params(params)
+    report = inspect_params(params)
     before = np.geterr()
     with np.errstate(all="raise"):
-        plot_inspection(tmp_path / "odd.png", told, title="odd")
+        plot_inspection(tmp_path / "odd.png", report, title="odd")
     assert np.geterr() == before
     assert (tmp_path / "odd.png").read_bytes().startswith(b"\x89PNG")
     for nothing in ({"bias": np.ones(5)}, {"zero": np.zeros((9, 5))}, {"tiny": np.ones((3, 2))}, {}):

@@ -31,12 +31,12 @@ def smaller(command, folder, tmp_path):
 
 def test_a_compressed_net_recovers(command, folder, smaller, text, tmp_path):
     out = tmp_path / "recovered"
-    status, said, errors = command("recover", smaller, out, "--text", text, *OPTIONS, "--json")
+    status, output, errors = command("recover", smaller, out, "--text", text, *OPTIONS, "--json")
     assert status == 0, errors
-    told = json.loads(said)
-    assert told["baseline"] == str(folder)
-    assert told["best"]["divergence"] < told["curve"][0]["divergence"]
-    assert json.loads((out / "recover.json").read_text())["texts"] == told["texts"]
+    result = json.loads(output)
+    assert result["baseline"] == str(folder)
+    assert result["best"]["divergence"] < result["curve"][0]["divergence"]
+    assert json.loads((out / "recover.json").read_text())["texts"] == result["texts"]
     before, after = (lpjax.load_checkpoint(path) for path in (smaller, out))
     assert [leaf.shape for _, leaf in lpjax.select.leaves_with_paths(before.params)] == [
         leaf.shape for _, leaf in lpjax.select.leaves_with_paths(after.params)
@@ -63,11 +63,11 @@ def test_a_full_disk_at_the_end_loses_nothing(command, smaller, text, tmp_path, 
     with monkeypatch.context() as patch:
         patch.setattr("lpjax.checkpoint._save.write_tensors", full)
         status, _, errors = command(*arguments)
-    said = " ".join(errors.split())
+    message = " ".join(errors.split())
     assert status == 1
     assert (
         f"No space left on device; the trained weights are in {snapshot}: fix the cause and continue with --resume"
-        in said
+        in message
     )
     assert not out.exists()
     status, _, errors = command(*arguments)
@@ -79,8 +79,8 @@ def test_a_full_disk_at_the_end_loses_nothing(command, smaller, text, tmp_path, 
     status, _, errors = command(*arguments, "--resume")
     assert status == 0, errors
     assert "14/14" not in errors  # all was done but to save it
-    found = lpjax.load_checkpoint(out).params
-    assert all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(expected), jax.tree.leaves(found), strict=True))
+    params = lpjax.load_checkpoint(out).params
+    assert all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(expected), jax.tree.leaves(params), strict=True))
     assert sorted(path.name for path in tmp_path.iterdir() if "recovered" in path.name) == ["recovered"]
 
 
@@ -114,10 +114,10 @@ def test_a_net_saved_without_a_record(command, folder, text, tmp_path):
 def test_recovered_again_and_compressed_further(command, folder, smaller, text, tmp_path):
     first, second, third = (tmp_path / name for name in ("first", "second", "third"))
     assert command("recover", smaller, first, "--text", text, *OPTIONS)[0] == 0
-    status, said, errors = command("recover", first, second, "--text", text, *OPTIONS, "--json")
+    status, output, errors = command("recover", first, second, "--text", text, *OPTIONS, "--json")
     assert status == 0, errors
-    told = json.loads(said)
-    assert told["earlier"] == json.loads((first / "recover.json").read_text())
+    result = json.loads(output)
+    assert result["earlier"] == json.loads((first / "recover.json").read_text())
     status, _, errors = command("compress", second, third, "--layers", "embeddings", "--keep", 0.5)
     assert status == 0, errors
     assert command("report", third, "--baseline", folder, "--out", tmp_path / "page.html")[0] == 0
@@ -141,14 +141,16 @@ def test_a_baseline_that_is_factored(command, smaller, text, tmp_path):
 
 
 def test_a_table_without_json(command, folder, smaller, text, tmp_path):
-    status, said, _ = command("recover", smaller, tmp_path / "out", "--text", text, "--texts", 12, "--baseline", folder)
+    status, output, _ = command(
+        "recover", smaller, tmp_path / "out", "--text", text, "--texts", 12, "--baseline", folder
+    )
     assert status == 0
-    assert "11 texts, 1 held out" in said
-    assert "divergence" in said
+    assert "11 texts, 1 held out" in output
+    assert "divergence" in output
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["--epochs", "0"], "Invalid value for '--epochs'"),
         (["--lr", "-1"], "--lr is -1"),
@@ -159,13 +161,13 @@ def test_a_table_without_json(command, folder, smaller, text, tmp_path):
         (["--text", "nowhere.txt"], "nowhere.txt can't be read"),
     ],
 )
-def test_misuse_writes_nothing(command, smaller, text, tmp_path, arguments, said):
+def test_misuse_writes_nothing(command, smaller, text, tmp_path, arguments, message):
     before = {path.name for path in tmp_path.iterdir()}
     status, out, errors = command(
-        "recover", smaller, tmp_path / "out", *(text if one == "TEXT" else one for one in arguments)
+        "recover", smaller, tmp_path / "out", *(text if argument == "TEXT" else argument for argument in arguments)
     )
     assert status == 2
-    assert said in errors.replace("\n", " ")
+    assert message in errors.replace("\n", " ")
     assert not out
     assert {path.name for path in tmp_path.iterdir()} == before
 

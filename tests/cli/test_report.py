@@ -96,9 +96,9 @@ def test_report_measures_against_the_dense_net(run, folder, tmp_path):
     status, _, err = run("report", out, "--baseline", folder, "--out", page)
     assert status == 0
     assert "not measured: STS-B: " in err
-    found = Page(page)
-    assert len(found.table("times")) == 2
-    assert any(tag == "figure" for tag, _ in found.tags)
+    report = Page(page)
+    assert len(report.table("times")) == 2
+    assert any(tag == "figure" for tag, _ in report.tags)
     assert run("report", out, "--baseline", folder, "--out", page, "--force", "--no-latency")[0] == 0
     assert not any(name == "times" for name, _ in Page(page).tables)
 

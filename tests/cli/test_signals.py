@@ -41,8 +41,8 @@ def test_a_signal_cleans_up_and_says_so(tmp_path: Path, capsys: pytest.CaptureFi
     number = getattr(signal, name)
 
     def main() -> None:
-        with _replacing.replacing_folder(tmp_path / "out", False) as fresh:
-            (fresh / "half").touch()
+        with _replacing.replacing_folder(tmp_path / "out", False) as staging:
+            (staging / "half").touch()
             os.kill(os.getpid(), number)
             time.sleep(60)
 
@@ -104,16 +104,16 @@ def test_others_handlers_stay():
 
 
 def test_other_threads_set_no_handlers():
-    found = []
+    handlers = []
 
     def run() -> None:
         with stopped_by_signals():
-            found.append(signal.getsignal(signal.SIGTERM))
+            handlers.append(signal.getsignal(signal.SIGTERM))
 
     thread = threading.Thread(target=run)
     thread.start()
     thread.join()
-    assert found == [signal.SIG_DFL]
+    assert handlers == [signal.SIG_DFL]
 
 
 def test_a_second_signal_ends_at_once():

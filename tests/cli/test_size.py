@@ -18,12 +18,12 @@ def test_a_size_its_plan_and_its_page(command, roomy, tmp_path):
     text, plan = tmp_path / "text.txt", tmp_path / "plan.json"
     text.write_text(TEXT)
     options = ["--calibrate", text]
-    status, said, errors = command(
+    status, output, errors = command(
         "compress", roomy, tmp_path / "out", "--size", "25%", *options,
         "--plan-out", plan, "--report", "--json",
     )  # fmt: skip
     assert status == 0, errors
-    result = json.loads(said)
+    result = json.loads(output)
     assert result["method"] == "rounding"
     assert result["bytes_after"] == pytest.approx(0.25 * result["bytes_before"], rel=0.04)
     checkpoint = lpjax.load_checkpoint(tmp_path / "out")
@@ -35,30 +35,30 @@ def test_a_size_its_plan_and_its_page(command, roomy, tmp_path):
     again = [*options, "--plan", plan]
     status, _, errors = command("compress", roomy, tmp_path / "again", *again)
     assert status == 0, errors
-    one, other = (jax.tree.leaves(lpjax.load_checkpoint(tmp_path / name).params) for name in ("out", "again"))
-    assert all(map(np.array_equal, one, other))
-    status, said, errors = command("compress", roomy, tmp_path / "table", "--plan", plan, *options)
+    first, other = (jax.tree.leaves(lpjax.load_checkpoint(tmp_path / name).params) for name in ("out", "again"))
+    assert all(map(np.array_equal, first, other))
+    status, output, errors = command("compress", roomy, tmp_path / "table", "--plan", plan, *options)
     assert status == 0, errors
-    assert "bits" in said
+    assert "bits" in output
 
 
 def test_it_says_what_text_would_bring(command, roomy, tmp_path):
-    status, said, errors = command("compress", roomy, tmp_path / "out", "--size", "30%")
+    status, output, errors = command("compress", roomy, tmp_path / "out", "--size", "30%")
     assert status == 0, errors
-    assert "with --calibrate TEXT a file of this size scores better" in " ".join(said.split())
+    assert "with --calibrate TEXT a file of this size scores better" in " ".join(output.split())
 
 
 def test_fast_and_small(command, roomy, tmp_path):
     options = ["--size", "25%", "--budget", 0.6, "--budget-of", "multiply_adds", "--layers", "encoder"]
-    status, said, errors = command("compress", roomy, tmp_path / "out", *options, "--json")
+    status, output, errors = command("compress", roomy, tmp_path / "out", *options, "--json")
     assert status == 0, errors
-    layers = json.loads(said)["layers"]
+    layers = json.loads(output)["layers"]
     assert any(layer["rank"] for layer in layers)
     assert all(layer["step"] for layer in layers)
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         (["--size", "nine"], "--size is 'nine'; expected bytes or a share"),
         (["--size", "200%"], "expected less than 100%"),
@@ -70,29 +70,29 @@ def test_fast_and_small(command, roomy, tmp_path):
         (["--size", "50%", "--allocation", "error"], "--allocation needs a --budget"),
     ],
 )
-def test_misuse_is_exit_2_and_writes_nothing(command, folder, tmp_path, options, said):
+def test_misuse_is_exit_2_and_writes_nothing(command, folder, tmp_path, options, message):
     status, _, errors = command("compress", folder, tmp_path / "out", *options)
     assert status == 2
-    assert said in " ".join(errors.split())
+    assert message in " ".join(errors.split())
     assert not (tmp_path / "out").exists()
 
 
 def test_inspect_predicts_sizes(command, roomy, tmp_path):
     text = tmp_path / "text.txt"
     text.write_text(TEXT)
-    status, said, errors = command("inspect", roomy, "--sizes", "40%, 25%", "--calibrate", text, "--json")
+    status, output, errors = command("inspect", roomy, "--sizes", "40%, 25%", "--calibrate", text, "--json")
     assert status == 0, errors
-    found = json.loads(said)
-    assert found["error"] == "divergence of embeddings"
-    large, small = found["sizes"]
+    result = json.loads(output)
+    assert result["error"] == "divergence of embeddings"
+    large, small = result["sizes"]
     assert small["bytes"] == pytest.approx(0.625 * large["bytes"])
     assert 0 < large["error"] < small["error"]
     assert command("compress", roomy, tmp_path / "out", "--size", "25%", "--calibrate", text)[0] == 0
     step = record_of(lpjax.load_checkpoint(tmp_path / "out")).steps[-1]
     assert small["step"] == pytest.approx(max(layer.step or 0 for layer in step.layers), rel=0.3)
-    status, said, errors = command("inspect", roomy, "--sizes", "25%")
+    status, output, errors = command("inspect", roomy, "--sizes", "25%")
     assert status == 0, errors
-    assert "relative squared error" in said
+    assert "relative squared error" in output
 
 
 @pytest.mark.parametrize(
@@ -105,6 +105,6 @@ def test_inspect_predicts_sizes(command, roomy, tmp_path):
     ],
 )
 def test_inspect_refuses_before_any_work(command, roomy, options, message):
-    status, said, errors = command("inspect", roomy, *options)
-    assert (status, said) == (2, "")
+    status, output, errors = command("inspect", roomy, *options)
+    assert (status, output) == (2, "")
     assert message in " ".join(errors.split())

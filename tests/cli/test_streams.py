@@ -26,8 +26,8 @@ def through(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("LPJAX_GLUE_DIR", raising=False)
 
     def call(encoding: str, *arguments: object) -> tuple[int, bytes, bytes]:
-        said = io.BytesIO(), io.BytesIO()
-        streams = [io.TextIOWrapper(one, encoding) for one in said]
+        buffers = io.BytesIO(), io.BytesIO()
+        streams = [io.TextIOWrapper(buffer, encoding) for buffer in buffers]
         monkeypatch.setattr(sys, "argv", ["lpjax", *map(str, arguments)])
         monkeypatch.setattr(sys, "stdout", streams[0])
         monkeypatch.setattr(sys, "stderr", streams[1])
@@ -39,7 +39,7 @@ def through(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         assert (sys.stdout, sys.stderr) == tuple(streams)
         monkeypatch.undo()
         assert isinstance(status, int)
-        return status, said[0].getvalue(), said[1].getvalue()
+        return status, buffers[0].getvalue(), buffers[1].getvalue()
 
     return call
 

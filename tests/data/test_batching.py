@@ -70,16 +70,16 @@ def test_shapes_are_few():
         lengths = np.arange(1, limit + 1)
         tokens = plain_tokens(lengths, limit)
         rng = np.random.default_rng(0)
-        found = {b.length for size in (1, 3, 32) for b in (*by_length(tokens, size), *shuffled(tokens, size, rng))}
-        assert found <= {*(length for length in LENGTHS if length < limit), limit}
-        assert len(found) <= len(LENGTHS)
+        padded = {b.length for size in (1, 3, 32) for b in (*by_length(tokens, size), *shuffled(tokens, size, rng))}
+        assert padded <= {*(length for length in LENGTHS if length < limit), limit}
+        assert len(padded) <= len(LENGTHS)
     assert padded_length(700, 1024) == 1024
     assert padded_length(17, 512) == 24
 
 
 def test_rows_that_are_lacking_are_short_ones():
-    found = [(batch.rows.tolist(), batch.length) for batch in by_length(plain_tokens([60, 4, 61, 5, 6, 63]), 4)]
-    assert found == [([1, 3], 8), ([4, 0, 2, 5], 64)]
+    batches = [(batch.rows.tolist(), batch.length) for batch in by_length(plain_tokens([60, 4, 61, 5, 6, 63]), 4)]
+    assert batches == [([1, 3], 8), ([4, 0, 2, 5], 64)]
 
 
 def test_shuffling_follows_from_the_seed():

@@ -35,9 +35,9 @@ def one_by_one(checkpoint, sentences: list[str]) -> np.ndarray:
     limit = checkpoint.config.max_length
     rows = []
     for sentence in sentences:
-        found = tokenizer(sentence, truncation=True, max_length=limit)
+        encoded = tokenizer(sentence, truncation=True, max_length=limit)
         names = ["input_ids", *(["token_type_ids"] if checkpoint.config.model_type == "xlnet" else [])]
-        batch = {name: np.asarray([found[name]], np.int32) for name in names}
+        batch = {name: np.asarray([encoded[name]], np.int32) for name in names}
         hidden = lpjax.encode(checkpoint.params, checkpoint.config, batch)
         rows.append(np.asarray(hidden[0], np.float64).mean(axis=0))
     return np.stack(rows)
@@ -45,9 +45,9 @@ def one_by_one(checkpoint, sentences: list[str]) -> np.ndarray:
 
 @pytest.mark.parametrize("batch_size", [1, 3, 32])
 def test_embeddings_do_not_depend_on_batches(checkpoint, batch_size):
-    found = embed_sentences(checkpoint, SENTENCES, batch_size=batch_size)
-    assert np.allclose(found.vectors, one_by_one(checkpoint, SENTENCES), atol=1e-5)
-    assert np.array_equal(found.vectors[0], found.vectors[5])
+    embeddings = embed_sentences(checkpoint, SENTENCES, batch_size=batch_size)
+    assert np.allclose(embeddings.vectors, one_by_one(checkpoint, SENTENCES), atol=1e-5)
+    assert np.array_equal(embeddings.vectors[0], embeddings.vectors[5])
 
 
 class Letters:
@@ -57,7 +57,7 @@ class Letters:
 
     def __call__(self, text, truncation=True, max_length=None, **options):
         if not isinstance(text, str):
-            rows = [self(one, max_length=max_length) for one in text]
+            rows = [self(sentence, max_length=max_length) for sentence in text]
             return {key: [row[key] for row in rows] for key in rows[0]}
         ids = [6, *(10 + ord(letter) % 19 for letter in text), 7][:max_length]
         return {"input_ids": ids, "token_type_ids": [*[0] * (len(ids) - 1), 2]}
@@ -69,16 +69,16 @@ def test_every_net_is_embedded(name, monkeypatch):
     """Means over tokens depend on the padding of none; XLNet knows its last token by a segment of its own."""
     checkpoint = lpjax.load_checkpoint(GOLDENS / name)
     monkeypatch.setattr("tests.evaluation.test_sentences.load_tokenizer", lambda _: Letters())
-    found = embed_sentences(checkpoint, SENTENCES[:5], tokenizer=Letters(), batch_size=4)
-    assert np.allclose(found.vectors, one_by_one(checkpoint, SENTENCES[:5]), atol=1e-5)
+    embeddings = embed_sentences(checkpoint, SENTENCES[:5], tokenizer=Letters(), batch_size=4)
+    assert np.allclose(embeddings.vectors, one_by_one(checkpoint, SENTENCES[:5]), atol=1e-5)
 
 
 def test_tokens_are_counted_without_padding_and_repeats(checkpoint):
     tokenizer = load_tokenizer(checkpoint.source)
     expected = sum(len(tokenizer(s, truncation=True, max_length=9)["input_ids"]) for s in set(SENTENCES))
     calls = []
-    found = embed_sentences(checkpoint, SENTENCES, batch_size=4, progress=lambda *at: calls.append(at))
-    assert found.tokens == expected
+    embeddings = embed_sentences(checkpoint, SENTENCES, batch_size=4, progress=lambda *at: calls.append(at))
+    assert embeddings.tokens == expected
     assert calls == [(1, 9), (5, 9), (9, 9)]
 
 

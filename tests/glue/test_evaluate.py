@@ -28,9 +28,9 @@ def one_by_one(checkpoint: Checkpoint, tokenizer, first: list[str], second: list
     rows = []
     segments = checkpoint.config.model_type == "xlnet" or (second and checkpoint.config.num_token_types != 1)
     for i, text in enumerate(first):
-        found = tokenizer(text, *([second[i]] if second else []), return_token_type_ids=True)
+        encoded = tokenizer(text, *([second[i]] if second else []), return_token_type_ids=True)
         names = ["input_ids", *(["token_type_ids"] if segments else [])]
-        batch = {name: np.asarray([found[name]], np.int32) for name in names}
+        batch = {name: np.asarray([encoded[name]], np.int32) for name in names}
         rows.append(np.asarray(lpjax.classify(checkpoint.params, checkpoint.config, batch)[0]))
     return np.stack(rows)
 
@@ -44,15 +44,15 @@ def test_logits_are_those_of_a_text_alone(name, rank):
     pairs = rank is None
     first, second = texts_of(1, 2, 2), texts_of(3, 1, 1, seed=1) if pairs else None
     tokens = prepare(checkpoint, make_examples("mnli", first, second), tokenizer=tokenizer).tokens
-    found = predict(checkpoint.params, checkpoint.config, tokens, batch_size=4)
+    predicted = predict(checkpoint.params, checkpoint.config, tokens, batch_size=4)
     expected = one_by_one(checkpoint, tokenizer, first, second)
-    assert found.values.dtype == np.float32
-    assert np.abs(found.values - expected).max() < 1e-5 * max(1, np.abs(expected).max())
+    assert predicted.values.dtype == np.float32
+    assert np.abs(predicted.values - expected).max() < 1e-5 * max(1, np.abs(expected).max())
     assert np.ptp(expected, axis=0).max() > 0.05  # else the test would not tell much
-    assert found.tokens == sum(map(len, tokens.ids))
+    assert predicted.tokens == sum(map(len, tokens.ids))
     if pairs:
         rough = predict(checkpoint.params, checkpoint.config, tokens, batch_size=4, dtype="bfloat16").values
-        assert 0 < np.abs(rough - found.values).max() < 0.1 * max(1, np.abs(expected).max())
+        assert 0 < np.abs(rough - predicted.values).max() < 0.1 * max(1, np.abs(expected).max())
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 64])
@@ -62,17 +62,17 @@ def test_batches_do_not_matter(batch_size):
     first = texts_of(0, 3, 7, n=13)
     tokens = prepare(checkpoint, make_examples("sst2", first), tokenizer=tokenizer).tokens
     calls = []
-    found = predict(
+    predicted = predict(
         checkpoint.params, checkpoint.config, tokens, batch_size=batch_size, progress=lambda *at: calls.append(at)
     )
-    assert np.abs(found.values - one_by_one(checkpoint, tokenizer, first)).max() < 1e-5
+    assert np.abs(predicted.values - one_by_one(checkpoint, tokenizer, first)).max() < 1e-5
     first_size = 13 % batch_size or batch_size
     assert calls == [(done, 13) for done in range(first_size, 14, batch_size)]
     compiled = getattr(evaluate._logits, "_cache_size")  # noqa: B009, not in jax's stubs
     before = compiled()
     again = predict(checkpoint.params, checkpoint.config, tokens, batch_size=batch_size)
     assert compiled() == before
-    assert np.array_equal(again.values, found.values)
+    assert np.array_equal(again.values, predicted.values)
 
 
 def test_long_texts_are_cut_off_at_what_the_net_has():
@@ -82,9 +82,9 @@ def test_long_texts_are_cut_off_at_what_the_net_has():
     long, short = " ".join(WORDS), "a b"
     tokens = prepare(checkpoint, make_examples("mnli", [long] * 2, [short] * 2), tokenizer=tokenizer).tokens
     assert tokens.lengths.tolist() == [9, 9]
-    found = predict(checkpoint.params, checkpoint.config, tokens).values
+    logits = predict(checkpoint.params, checkpoint.config, tokens).values
     expected = one_by_one(checkpoint, tokenizer, [" ".join(WORDS[:4])] * 2, [short] * 2)
-    assert np.abs(found - expected).max() < 1e-5
+    assert np.abs(logits - expected).max() < 1e-5
     xlnet = net_with_head("xlnet_base", "sst2")
     examples = make_examples("sst2", [" ".join(WORDS * 10)])
     tokenizer = make_tokenizer(xlnet.config)
@@ -96,9 +96,9 @@ def test_both_directions_get_an_even_number_of_rows():
     golden = load_golden("xlnet_both_directions").checkpoint
     params, _ = with_head(golden.params, golden.config, 2)
     tokens = prepare(golden, make_examples("sst2", texts_of(2, n=3)), tokenizer=make_tokenizer(golden.config)).tokens
-    found = predict(params, golden.config, tokens, batch_size=3).values
-    assert found.shape == (3, 2)
-    assert np.isfinite(found).all()
+    logits = predict(params, golden.config, tokens, batch_size=3).values
+    assert logits.shape == (3, 2)
+    assert np.isfinite(logits).all()
 
 
 def test_nothing_is_run_that_does_not_fit(monkeypatch):
@@ -150,18 +150,18 @@ def test_scores_are_those_of_the_predictions(task):
     first, second = texts_of(1, 2, n=30), texts_of(2, n=30, seed=1) if task == "stsb" else None
     examples = make_examples(task, first, second)
     prepared = prepare(checkpoint, examples, tokenizer=tokenizer)
-    found = evaluate_task(checkpoint, prepared)
+    result = evaluate_task(checkpoint, prepared)
     logits = predict(checkpoint.params, checkpoint.config, prepared.tokens).values
     if task == "sst2":
-        assert found.metrics == {"accuracy": np.mean(logits.argmax(axis=1) == examples.labels)}
+        assert result.metrics == {"accuracy": np.mean(logits.argmax(axis=1) == examples.labels)}
     else:
-        assert found.metrics["pearson"] == pytest.approx(np.corrcoef(logits[:, 0], examples.labels)[0, 1], abs=1e-6)
+        assert result.metrics["pearson"] == pytest.approx(np.corrcoef(logits[:, 0], examples.labels)[0, 1], abs=1e-6)
         assert np.array_equal(to_predictions(logits, examples, None), logits[:, 0])
-    assert (found.task, found.split, found.rows, found.complete) == (task, "toy", 30, False)
-    assert found.tokens_per_second > 0
-    assert found.seconds > 0
+    assert (result.task, result.split, result.rows, result.complete) == (task, "toy", 30, False)
+    assert result.tokens_per_second > 0
+    assert result.seconds > 0
     again = evaluate_task(checkpoint, examples, tokenizer=tokenizer, batch_size=32)
-    assert again.metrics == found.metrics
+    assert again.metrics == result.metrics
 
 
 def test_the_order_of_labels_does_not_matter():
@@ -195,14 +195,14 @@ def test_a_split_is_prepared_once_for_many_nets():
 
 def logits_of_all_nets(target: str) -> None:
     """Write logits of the models, in batches of a size that eight does not divide, and how many devices there are."""
-    found = {"devices": np.array(jax.device_count())}
+    arrays = {"devices": np.array(jax.device_count())}
     for net, batch_size in zip(NETS, (3, 12, 1, 20, 5, 8, 7, 9), strict=True):
         checkpoint = net_with_head(net, "mnli", rank=3)
         first, second = some_texts(21, 2), some_texts(21, 2, seed=1)
         examples = make_examples("mnli", first, second)
         tokens = prepare(checkpoint, examples, tokenizer=make_tokenizer(checkpoint.config)).tokens
-        found[net] = predict(checkpoint.params, checkpoint.config, tokens, batch_size=batch_size).values
-    write_first(found, target)
+        arrays[net] = predict(checkpoint.params, checkpoint.config, tokens, batch_size=batch_size).values
+    write_first(arrays, target)
 
 
 @pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])

@@ -28,8 +28,8 @@ def test_labels_are_put_as_the_head_has_them(task):
         return
     for names in itertools.permutations(task.labels):
         config = {"id2label": dict(enumerate(names))}
-        found = output_labels(task, [0, 1, 1], config, len(names))
-        assert [names[output] for output in found] == [task.labels[number] for number in (0, 1, 1)]
+        outputs = output_labels(task, [0, 1, 1], config, len(names))
+        assert [names[output] for output in outputs] == [task.labels[number] for number in (0, 1, 1)]
 
 
 @pytest.mark.parametrize("task", TASKS.values(), ids=list(TASKS))
@@ -48,8 +48,8 @@ def test_every_permutation_under_every_spelling(task):
     for order in itertools.permutations(range(task.num_outputs)):
         for spell in spellings:
             names = {str(i): spell(task.labels[number]) for i, number in enumerate(order)}
-            found = label_order(task, {"id2label": names}, task.num_outputs)
-            assert found.tolist() == list(order)
+            positions = label_order(task, {"id2label": names}, task.num_outputs)
+            assert positions.tolist() == list(order)
             by_int = {int(i): name for i, name in names.items()}
             assert label_order(task, {"id2label": by_int}, task.num_outputs).tolist() == list(order)
             inverse = {name: int(i) for i, name in names.items()}

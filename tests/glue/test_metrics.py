@@ -65,13 +65,13 @@ def test_correlations_with_ties(seed):
     rng = np.random.default_rng(seed)
     references = rng.integers(0, 6, 43) * 1.0
     predictions = np.round(references + rng.normal(size=43), 0)
-    found = score("stsb", predictions, references)
-    assert found["pearson"] == pytest.approx(pearson(predictions, references))
-    assert found["spearmanr"] == pytest.approx(pearson(ranks(predictions), ranks(references)))
+    scores = score("stsb", predictions, references)
+    assert scores["pearson"] == pytest.approx(pearson(predictions, references))
+    assert scores["spearmanr"] == pytest.approx(pearson(ranks(predictions), ranks(references)))
     # Neither sees the scale, the second sees the order alone.
-    assert score("stsb", 3 * predictions - 7, references) == pytest.approx(found)
-    assert score("stsb", np.exp(predictions), references)["spearmanr"] == pytest.approx(found["spearmanr"])
-    assert score("stsb", -predictions, references) == pytest.approx({name: -value for name, value in found.items()})
+    assert score("stsb", 3 * predictions - 7, references) == pytest.approx(scores)
+    assert score("stsb", np.exp(predictions), references)["spearmanr"] == pytest.approx(scores["spearmanr"])
+    assert score("stsb", -predictions, references) == pytest.approx({name: -value for name, value in scores.items()})
 
 
 def test_what_the_formulas_leave_open_is_zero():
@@ -95,10 +95,10 @@ def test_perfect_and_permuted(task):
     references = rng.uniform(0, 5, 60) if task.is_regression else rng.integers(0, task.num_outputs, 60)
     assert score(task, references, references) == pytest.approx(dict.fromkeys(task.metrics, 1.0))
     predictions, order = rng.permutation(references), rng.permutation(60)
-    found = score(task, predictions, references)
-    assert tuple(found) == task.metrics
-    assert all(type(value) is float for value in found.values())
-    assert score(task, predictions[order], references[order]) == pytest.approx(found)
+    scores = score(task, predictions, references)
+    assert tuple(scores) == task.metrics
+    assert all(type(value) is float for value in scores.values())
+    assert score(task, predictions[order], references[order]) == pytest.approx(scores)
 
 
 @pytest.mark.parametrize(

@@ -27,20 +27,20 @@ def planted(classes: int, n: int, accuracy: float, seed: int, order: tuple[int, 
     """Predictions that are right so often, with labels in another order."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, classes, n)
-    said = np.where(rng.random(n) < accuracy, labels, rng.integers(0, classes, n))
-    return np.argsort(order)[said], labels
+    predictions = np.where(rng.random(n) < accuracy, labels, rng.integers(0, classes, n))
+    return np.argsort(order)[predictions], labels
 
 
 @pytest.mark.parametrize("classes", [2, 3])
 def test_every_planted_order_is_found(classes):
     for order in itertools.permutations(range(classes)):
-        said, labels = planted(classes, 200, 0.8, 1, order)
-        found = likelier_order(said, labels, classes)
+        predictions, labels = planted(classes, 200, 0.8, 1, order)
+        likelier = likelier_order(predictions, labels, classes)
         if order == tuple(range(classes)):
-            assert found is None
+            assert likelier is None
         else:
-            assert found == list(order)
-            assert np.mean(np.asarray(found)[said] == labels) > 0.8
+            assert likelier == list(order)
+            assert np.mean(np.asarray(likelier)[predictions] == labels) > 0.8
 
 
 def test_chance_is_no_order():
@@ -50,8 +50,8 @@ def test_chance_is_no_order():
         classes = int(rng.integers(2, 4))
         n = int(rng.integers(5, 400))
         shares = rng.dirichlet(np.ones(classes), size=2)  # frequencies of its own each
-        said, labels = (rng.choice(classes, n, p=share) for share in shares)
-        assert likelier_order(said, labels, classes) is None
+        predictions, labels = (rng.choice(classes, n, p=share) for share in shares)
+        assert likelier_order(predictions, labels, classes) is None
     assert likelier_order(np.zeros(400, int), np.repeat([0, 1], [40, 360]), 2) is None
     assert likelier_order(np.array([1, 0, 1, 0, 1, 0]), np.array([0, 1, 0, 1, 0, 1]), 2) is None
     assert likelier_order(np.zeros(0, int), np.zeros(0, int), 2) is None
@@ -59,11 +59,11 @@ def test_chance_is_no_order():
 
 def test_standard_deviations_are_those_of_random_permutations():
     rng = np.random.default_rng(0)
-    said, labels = rng.choice(3, 60, p=[0.5, 0.3, 0.2]), rng.choice(3, 60, p=[0.2, 0.2, 0.6])
+    predictions, labels = rng.choice(3, 60, p=[0.5, 0.3, 0.2]), rng.choice(3, 60, p=[0.2, 0.2, 0.6])
     order = (1, 2, 0)
     counts = np.zeros((3, 3))
-    np.add.at(counts, (said, labels), 1)
-    right = np.asarray(order)[said]
+    np.add.at(counts, (predictions, labels), 1)
+    right = np.asarray(order)[predictions]
     random = [np.sum(right == rng.permutation(labels)) for _ in range(20000)]
     expected = (np.sum(right == labels) - np.mean(random)) / np.std(random)
     assert _beyond_chance(counts, order) == pytest.approx(expected, abs=0.05)
@@ -97,46 +97,46 @@ def scored(**names) -> tuple[TaskResult, TaskResult]:
     net = dataclasses.replace(net, params={**net.params, "classifier": bias})
     bare = {key: value for key, value in (net.config_json or {}).items() if key not in ("id2label", "label2id")}
     right = {"id2label": {"0": "contradiction", "1": "entailment", "2": "neutral"}}
-    one, other = (
-        evaluate_task(dataclasses.replace(net, config_json=bare | told), examples, tokenizer=tokenizer)
-        for told in (names, right)
+    renamed, other = (
+        evaluate_task(dataclasses.replace(net, config_json=bare | label_names), examples, tokenizer=tokenizer)
+        for label_names in (names, right)
     )
-    return one, other
+    return renamed, other
 
 
 def test_scores_tell_the_order_that_they_assume_and_the_one_that_fits():
-    found, right = scored()
+    assumed, right = scored()
     assert right.metrics["accuracy"] == 1
     assert (right.labels_assumed, right.likelier_labels, right.truncated) == (False, None, 0)
     assert right.warnings() == []
-    assert found.metrics["accuracy"] < 0.5
-    assert found.labels == ("entailment", "neutral", "contradiction")
-    assert found.labels_assumed
-    assert found.likelier_labels == right.labels == ("contradiction", "entailment", "neutral")
-    (said,) = found.warnings()
-    assert "taken for entailment, neutral, contradiction (assumed" in said
-    assert "contradiction, entailment, neutral fits the examples far better" in said
+    assert assumed.metrics["accuracy"] < 0.5
+    assert assumed.labels == ("entailment", "neutral", "contradiction")
+    assert assumed.labels_assumed
+    assert assumed.likelier_labels == right.labels == ("contradiction", "entailment", "neutral")
+    (warning,) = assumed.warnings()
+    assert "taken for entailment, neutral, contradiction (assumed" in warning
+    assert "contradiction, entailment, neutral fits the examples far better" in warning
 
 
 def test_named_labels_that_fit_badly_are_told_too():
-    found, _ = scored(id2label={"0": "neutral", "1": "contradiction", "2": "entailment"})
-    assert not found.labels_assumed
-    assert found.likelier_labels == ("contradiction", "entailment", "neutral")
-    assert "(as config.json says)" in found.warnings()[0]
+    named, _ = scored(id2label={"0": "neutral", "1": "contradiction", "2": "entailment"})
+    assert not named.labels_assumed
+    assert named.likelier_labels == ("contradiction", "entailment", "neutral")
+    assert "(as config.json says)" in named.warnings()[0]
 
 
 def test_other_reasons_to_doubt_a_score():
     net = net_with_head("bert_base", "rte")
     tokenizer = make_tokenizer(net.config)
     examples = make_examples("qnli", ["a b c d e f g h i j k l m n", "a"] * 2, ["b", "c"] * 2)
-    said = {
+    config = {
         **(net.config_json or {}),
         "architectures": ["BertForSequenceClassification"],
         "problem_type": "multi_label_classification",
     }
-    found = evaluate_task(dataclasses.replace(net, config_json=said), examples, tokenizer=tokenizer)
-    assert (found.truncated, found.max_length) == (2, 9)
-    assert found.warnings() == [
+    result = evaluate_task(dataclasses.replace(net, config_json=config), examples, tokenizer=tokenizer)
+    assert (result.truncated, result.max_length) == (2, 9)
+    assert result.warnings() == [
         "2 of 4 examples were cut off at 9 tokens",
         "config.json says that the model was fine-tuned on RTE, not on QNLI",
         "the model gives several labels per text (`problem_type`); the likeliest one was taken",
@@ -156,14 +156,14 @@ def test_heads_that_score_nothing_of_a_task_are_refused():
         check_head(net, TASKS["mnli"])
     # Of one output, as a regression is, but of how well a choice answers a question.
     choices = net_with_head("bert_base", "stsb")
-    said = {**(choices.config_json or {}), "architectures": ["BertForMultipleChoice"]}
+    config = {**(choices.config_json or {}), "architectures": ["BertForMultipleChoice"]}
     with pytest.raises(ValueError, match=r"head scores the choices of a question .* but STS-B is of whole texts"):
-        check_head(dataclasses.replace(choices, config_json=said), TASKS["stsb"])
+        check_head(dataclasses.replace(choices, config_json=config), TASKS["stsb"])
 
 
 def test_results_are_json():
-    found = TaskResult("rte", "x", 3, False, {"accuracy": 1.0}, 1.0, 1.0, ("a", "b"), True, ("b", "a"), 1)
-    assert json.loads(json.dumps(dataclasses.asdict(found)))["likelier_labels"] == ["b", "a"]
+    result = TaskResult("rte", "x", 3, False, {"accuracy": 1.0}, 1.0, 1.0, ("a", "b"), True, ("b", "a"), 1)
+    assert json.loads(json.dumps(dataclasses.asdict(result)))["likelier_labels"] == ["b", "a"]
 
 
 def test_the_command_and_the_page_tell(command, folder, tmp_path, monkeypatch):
@@ -181,19 +181,19 @@ def test_the_command_and_the_page_tell(command, folder, tmp_path, monkeypatch):
     rows = ["sentence\tlabel", *(f"{text}\t{label}" for text, label in zip(texts, labels, strict=True))]
     (tmp_path / "glue" / "SST-2" / "some.tsv").write_text("\n".join(rows) + "\n")
     options = ["--task", "sst2", "--glue", tmp_path / "glue", "--split", "some"]
-    status, said, errors = command("evaluate", tmp_path / "net", *options, "--json")
+    status, output, errors = command("evaluate", tmp_path / "net", *options, "--json")
     assert status == 0, errors
-    told = json.loads(said)["result"]
-    assert told["metrics"]["accuracy"] == 0
-    assert (told["labels_assumed"], told["likelier_labels"]) == (True, ["positive", "negative"])
-    status, said, _ = command("evaluate", tmp_path / "net", *options)
+    result = json.loads(output)["result"]
+    assert result["metrics"]["accuracy"] == 0
+    assert (result["labels_assumed"], result["likelier_labels"]) == (True, ["positive", "negative"])
+    status, output, _ = command("evaluate", tmp_path / "net", *options)
     assert status == 0
-    assert all(line in said for line in told["warnings"])
+    assert all(line in output for line in result["warnings"])
 
     options = [*options, "--labels", "--layers", "encoder", "--json"]
-    status, said, errors = command("calibrate", tmp_path / "net", tmp_path / "s.safetensors", *options)
+    status, output, errors = command("calibrate", tmp_path / "net", tmp_path / "s.safetensors", *options)
     assert status == 0, errors
-    assert json.loads(said)["labels_assumed"]
+    assert json.loads(output)["labels_assumed"]
 
     net = lpjax.load_checkpoint(tmp_path / "net")
     examples = make_examples("sst2", texts, labels=labels)

@@ -18,17 +18,17 @@ def examples(n: int, task: str = "rte") -> Examples:
 
 
 def numbers(part: Examples) -> list[int]:
-    found = [int(text.split()[1]) for text in part.first]
-    assert part.second is None or [int(text.split()[1]) for text in part.second] == found
-    assert part.labels.tolist() == [i % 2 for i in found]
-    return found
+    indices = [int(text.split()[1]) for text in part.first]
+    assert part.second is None or [int(text.split()[1]) for text in part.second] == indices
+    assert part.labels.tolist() == [i % 2 for i in indices]
+    return indices
 
 
 @pytest.mark.parametrize("task", ["rte", "sst2"])
 @pytest.mark.parametrize("rows", [1, 40, 99])
 def test_every_row_is_on_one_side(task, rows):
-    given = examples(100, task)
-    rest, kept = hold_out(given, rows)
+    whole = examples(100, task)
+    rest, kept = hold_out(whole, rows)
     assert len(kept.first) == rows
     assert sorted(numbers(rest) + numbers(kept)) == list(range(100))
     assert numbers(rest) == sorted(numbers(rest))
@@ -36,15 +36,15 @@ def test_every_row_is_on_one_side(task, rows):
     assert (rest.split, kept.split) == (f"train, but {rows} held out", "held out of train")
     assert not rest.complete
     assert not kept.complete
-    assert (rest.task, rest.source) == (given.task, given.source)
-    assert numbers(given) == list(range(100))
-    assert given.complete
+    assert (rest.task, rest.source) == (whole.task, whole.source)
+    assert numbers(whole) == list(range(100))
+    assert whole.complete
 
 
 def test_the_choice_follows_from_the_seed():
-    found = [numbers(hold_out(examples(100), 20, seed)[1]) for seed in (0, 0, 1)]
-    assert found[0] == found[1] != found[2]
-    assert max(np.diff(found[0])) > 1  # from all over, for files are often sorted
+    held_out = [numbers(hold_out(examples(100), 20, seed)[1]) for seed in (0, 0, 1)]
+    assert held_out[0] == held_out[1] != held_out[2]
+    assert max(np.diff(held_out[0])) > 1  # from all over, for files are often sorted
 
 
 @pytest.mark.parametrize("rows", [0, -1, 5, 6])
@@ -58,12 +58,12 @@ def test_first_rows():
     assert numbers(few) == [0, 1, 2]
     assert (few.split, few.complete) == ("train, first 3", False)
     for rows in (5, 50):
-        assert first_rows(given := examples(5), rows) is given
+        assert first_rows(whole := examples(5), rows) is whole
     with pytest.raises(ValueError, match="`rows` is 0; expected a whole number, 1 or more"):
         first_rows(examples(5), 0)
 
 
 def test_rows_are_taken_as_told():
-    found = take(examples(5), np.array([4, 0, 4]), "mine")
-    assert numbers(found) == [4, 0, 4]
-    assert (found.split, found.complete) == ("mine", False)
+    taken = take(examples(5), np.array([4, 0, 4]), "mine")
+    assert numbers(taken) == [4, 0, 4]
+    assert (taken.split, taken.complete) == ("mine", False)

@@ -44,8 +44,8 @@ def logits_of(params, net: Checkpoint, batch) -> np.ndarray:
     return np.asarray(run(params, net.config, batch), np.float64)
 
 
-def divergence_of(found: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    return rel_entr(softmax(wanted, axis=-1), softmax(found, axis=-1)).sum(axis=-1)
+def divergence_of(logits: np.ndarray, dense_logits: np.ndarray) -> np.ndarray:
+    return rel_entr(softmax(dense_logits, axis=-1), softmax(logits, axis=-1)).sum(axis=-1)
 
 
 @pytest.mark.parametrize("name", ["bert_tokens", "xlnet_tokens"])
@@ -55,9 +55,9 @@ def test_classes_of_tokens_but_special_ones(name):
     small, expected, same = smaller(net), [], []
     for batch in one_at_a_time(net, TEXTS):
         text = slice(None, -2) if name.startswith("xlnet") else slice(1, -1)
-        found, wanted = (logits_of(params, net, batch)[0, text] for params in (small, net.params))
-        expected.append(np.mean(divergence_of(found, wanted)) if len(found) else 0)
-        same.append(np.mean(found.argmax(-1) == wanted.argmax(-1)) if len(found) else 1)
+        logits, dense_logits = (logits_of(params, net, batch)[0, text] for params in (small, net.params))
+        expected.append(np.mean(divergence_of(logits, dense_logits)) if len(logits) else 0)
+        same.append(np.mean(logits.argmax(-1) == dense_logits.argmax(-1)) if len(logits) else 1)
     measure = Divergence(net, TEXTS, **options_of(net), batch_size=4, hidden=0)
     assert measure(small) == pytest.approx(np.mean(expected), rel=1e-3)
     assert measure.agreement(small) == pytest.approx(np.mean(same), abs=1e-6)
@@ -70,9 +70,9 @@ def test_the_first_and_the_last_token_of_an_answer(name):
     assert outputs_of(net) == Spans()
     small, expected, same = smaller(net), [], []
     for batch in one_at_a_time(net, TEXTS):
-        found, wanted = (logits_of(params, net, batch)[0].T for params in (small, net.params))
-        expected.append(divergence_of(found, wanted).sum())
-        same.append(np.all(found.argmax(-1) == wanted.argmax(-1)))
+        logits, dense_logits = (logits_of(params, net, batch)[0].T for params in (small, net.params))
+        expected.append(divergence_of(logits, dense_logits).sum())
+        same.append(np.all(logits.argmax(-1) == dense_logits.argmax(-1)))
     measure = Divergence(net, TEXTS, **options_of(net), batch_size=4, hidden=0)
     assert measure(small) == pytest.approx(np.mean(expected), rel=1e-3)
     assert measure.agreement(small) == pytest.approx(np.mean(same), abs=1e-6)
@@ -96,17 +96,21 @@ def test_words_behind_masks(name):
     assert outputs_of(net) == Words()
     small = smaller(net)
     _, _, inputs = masked(net, TEXTS)
-    found, wanted = (logits_of(params, net, model_inputs(inputs)) for params in (small, net.params))
+    logits, dense_logits = (logits_of(params, net, model_inputs(inputs)) for params in (small, net.params))
     per_text, same = [], []
     for row in range(len(TEXTS)):
         places = inputs["places"][row][inputs["masked"][row] > 0]
-        per_text.append(np.mean(divergence_of(found[row, places], wanted[row, places])) if len(places) else 0)
-        same.append(np.mean(found[row, places].argmax(-1) == wanted[row, places].argmax(-1)) if len(places) else 1)
+        per_text.append(np.mean(divergence_of(logits[row, places], dense_logits[row, places])) if len(places) else 0)
+        same.append(
+            np.mean(logits[row, places].argmax(-1) == dense_logits[row, places].argmax(-1)) if len(places) else 1
+        )
     measure = Divergence(net, TEXTS, **options_of(net), batch_size=len(TEXTS), hidden=0)
     assert measure(small) == pytest.approx(np.mean(per_text), rel=1e-3)
     assert measure.agreement(small) == pytest.approx(np.mean(same), abs=1e-6)
     states = [np.asarray(lpjax.encode(p, net.config, model_inputs(inputs)), np.float64) for p in (small, net.params)]
-    picked = [np.take_along_axis(one, inputs["places"][..., None], 1) * inputs["masked"][..., None] for one in states]
+    picked = [
+        np.take_along_axis(hidden, inputs["places"][..., None], 1) * inputs["masked"][..., None] for hidden in states
+    ]
     shares = np.sum((picked[0] - picked[1]) ** 2, axis=(1, 2)) / np.maximum(np.sum(picked[1] ** 2, axis=(1, 2)), 1e-6)
     default = Divergence(net, TEXTS, **options_of(net), batch_size=len(TEXTS))(small)
     assert default == pytest.approx(np.mean(per_text) + np.mean(shares), rel=1e-3)
@@ -139,9 +143,9 @@ def test_directions_of_tokens_have_their_fisher_information():
     """Of the head's kernel: moments of gradients are those of u, of the text's own tokens alone."""
     net = net_of("bert_tokens")
     text = "a b c d e"
-    found = lpjax.calibrate(net, [text] * 2048, select="^classifier/kernel$", batch_size=2048, **options_of(net))
-    statistics = found.statistics["classifier/kernel"]
-    assert found.target == "predictions"
+    calibration = lpjax.calibrate(net, [text] * 2048, select="^classifier/kernel$", batch_size=2048, **options_of(net))
+    statistics = calibration.statistics["classifier/kernel"]
+    assert calibration.target == "predictions"
     assert statistics.tokens == 7 * 2048
     got = np.asarray(statistics.outputs, np.float64) * 7
     expected = expected_moment(net, text)
@@ -150,11 +154,13 @@ def test_directions_of_tokens_have_their_fisher_information():
 
 def test_directions_of_spans_have_their_fisher_information():
     net = net_of("bert_spans")
-    found = lpjax.calibrate(net, ["a b c d e"] * 2048, select="^qa_outputs/kernel$", batch_size=2048, **options_of(net))
+    calibration = lpjax.calibrate(
+        net, ["a b c d e"] * 2048, select="^qa_outputs/kernel$", batch_size=2048, **options_of(net)
+    )
     (batch,) = one_at_a_time(net, ["a b c d e"])
     shares = softmax(logits_of(net.params, net, batch)[0], axis=0)  # over the tokens
     expected = np.sum(shares * (1 - shares), axis=0)
-    got = np.diagonal(np.asarray(found.statistics["qa_outputs/kernel"].outputs, np.float64)) * 7
+    got = np.diagonal(np.asarray(calibration.statistics["qa_outputs/kernel"].outputs, np.float64)) * 7
     assert np.allclose(got, expected, rtol=0.05)
 
 
@@ -162,12 +168,12 @@ def test_directions_of_words_have_their_fisher_information():
     """Of the inner layer of the head: through it, moments are of the gradients in the places of masks alone."""
     net, texts = net_of("bert_untied_words"), ["a b c d e f"] * 1024
     path = "cls/predictions/transform/dense/kernel"
-    found = lpjax.calibrate(net, texts, select=f"^{path}$", batch_size=1024, **options_of(net)).statistics[path]
+    statistics = lpjax.calibrate(net, texts, select=f"^{path}$", batch_size=1024, **options_of(net)).statistics[path]
     _, _, inputs = masked(net, texts)
-    assert found.tokens == inputs["masked"].sum() == 1024
+    assert statistics.tokens == inputs["masked"].sum() == 1024
     hidden = np.asarray(lpjax.encode(net.params, net.config, model_inputs(inputs)), np.float64)
     x = np.take_along_axis(hidden, inputs["places"][..., None], 1)[:, 0]
-    assert np.allclose(found.inputs, x.T @ x / len(x), rtol=1e-4, atol=1e-5)
+    assert np.allclose(statistics.inputs, x.T @ x / len(x), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("rank", [None, 2])
@@ -183,14 +189,14 @@ def test_a_table_that_is_a_decoder_tells_both_uses(rank):
         return jnp.sum(u * TappedWeight(weight, taps, jnp.ones((2, 9)), counted).decode(x))
 
     assert np.allclose(TappedWeight(weight, taps, jnp.ones((2, 9)), counted).decode(x), x @ (left @ right).T, atol=1e-5)
-    found, by_x = jax.grad(output, argnums=(0, 1))(taps, x)
+    sums, by_x = jax.grad(output, argnums=(0, 1))(taps, x)
     assert np.allclose(by_x, u @ (left @ right), atol=1e-5)
-    rows, us = (np.asarray(one, np.float64)[np.asarray(counted) > 0] for one in (x, u))
-    assert found.places == 4
-    assert np.allclose(found.decoder, rows.T @ rows, atol=1e-5)
-    assert np.allclose(found.decoded, np.sum(us**2, axis=0), atol=1e-5)
+    rows, us = (np.asarray(array, np.float64)[np.asarray(counted) > 0] for array in (x, u))
+    assert sums.places == 4
+    assert np.allclose(sums.decoder, rows.T @ rows, atol=1e-5)
+    assert np.allclose(sums.decoded, np.sum(us**2, axis=0), atol=1e-5)
     squares = np.sum((us[:, :, None] * rows[:, None]) ** 2, axis=(0, 2))
-    assert np.allclose(found.decoded_gradients, squares, rtol=1e-5)
+    assert np.allclose(sums.decoded_gradients, squares, rtol=1e-5)
 
 
 def test_both_uses_of_a_table_are_one_product_of_the_same_partial_traces():
@@ -202,16 +208,16 @@ def test_both_uses_of_a_table_are_one_product_of_the_same_partial_traces():
         counts=counts, outputs=g.T @ g, gradients=np.ones(5), places=np.float32(7), decoder=x.T @ x, decoded=squares,
         decoded_gradients=np.full(5, 2.0),
     )  # fmt: skip
-    found = _with_decoder(before, sums)
+    statistics = _with_decoder(before, sums)
     whole = np.kron(np.diag(counts), g.T @ g / len(g)) + np.kron(np.diag(squares), x.T @ x / 7)
-    one = np.kron(np.diag(np.asarray(found.counts)), np.asarray(found.outputs))
-    blocks, expected = (matrix.reshape(5, 3, 5, 3) for matrix in (one, whole))
+    product = np.kron(np.diag(np.asarray(statistics.counts)), np.asarray(statistics.outputs))
+    blocks, expected = (matrix.reshape(5, 3, 5, 3) for matrix in (product, whole))
     assert np.allclose(np.einsum("iaja->ij", blocks), np.einsum("iaja->ij", expected), rtol=1e-4)
     assert np.allclose(np.einsum("iaib->ab", blocks), np.einsum("iaib->ab", expected), rtol=1e-4)
-    assert np.trace(found.outputs) == pytest.approx(
+    assert np.trace(statistics.outputs) == pytest.approx(
         np.trace(before.outputs), rel=1e-5
     )  # so counts stay those of tokens
-    assert np.allclose(found.gradients, 3)
+    assert np.allclose(statistics.gradients, 3)
 
 
 def test_calibration_weights_the_words_that_a_decoder_predicts(monkeypatch):
@@ -219,12 +225,12 @@ def test_calibration_weights_the_words_that_a_decoder_predicts(monkeypatch):
     net = net_of("roberta_words")
     options = options_of(net)
     texts = [text.replace("v", "u") for text in some_texts(64, 7)]
-    found = lpjax.calibrate(net, texts, **options)
+    calibration = lpjax.calibrate(net, texts, **options)
     with monkeypatch.context() as patch:
-        patch.setattr(sys.modules["lpjax.weighting._calibrate"], "_with_decoder", lambda found, sums: found)
+        patch.setattr(sys.modules["lpjax.weighting._calibrate"], "_with_decoder", lambda statistics, sums: statistics)
         read = lpjax.calibrate(net, texts, **options)
     (path,) = lpjax.select_paths(net.params, "embeddings")
-    counts, plain = (np.asarray(one.statistics[path].counts) for one in (found, read))
+    counts, plain = (np.asarray(result.statistics[path].counts) for result in (calibration, read))
     assert np.all(counts >= plain - 1e-4)
     assert plain[-1] == 0 < counts[-1]
     measure = Divergence(net, some_texts(32, 7, seed=1), **options, hidden=0)
@@ -232,7 +238,7 @@ def test_calibration_weights_the_words_that_a_decoder_predicts(monkeypatch):
     def loss(**options):
         return measure(lpjax.compress(net.params, select=path, rank=3, solver="svd", sparse_share=0, **options).params)
 
-    assert loss(statistics=found) < min(loss(), loss(statistics=read)) / 10
+    assert loss(statistics=calibration) < min(loss(), loss(statistics=read)) / 10
 
 
 def several_labels() -> Checkpoint:
@@ -254,8 +260,8 @@ def test_recovery_and_measured_budgets(name):
     plan = lpjax.allocate(net.params, budget=0.9, select="encoder", measure=measure, levels=(0.5,))
     small = dataclasses.replace(net, params=lpjax.compress(net.params, plan=plan).params)
     settings = lpjax.Recovery(epochs=3, learning_rate=1e-2, max_length=LONGEST, checks=1)
-    found = lpjax.recover(small, net, texts, settings=settings, **options)
-    assert found.best["divergence"] < found.curve[0]["divergence"]
+    recovered = lpjax.recover(small, net, texts, settings=settings, **options)
+    assert recovered.best["divergence"] < recovered.curve[0]["divergence"]
 
 
 def test_decoders_of_many_words_are_refused_before_any_work():
@@ -273,9 +279,9 @@ def test_a_sentence_encoder_with_a_word_head_is_one_all_the_same(tmp_path):
     (tmp_path / "modules.json").write_text(json.dumps([{"path": path, "type": kind} for path, kind in kinds.items()]))
     (tmp_path / "1_Pooling").mkdir()
     (tmp_path / "1_Pooling" / "config.json").write_text('{"word_embedding_dimension": 8, "pooling_mode": "cls"}')
-    found = outputs_of(dataclasses.replace(net, source=tmp_path))
-    assert isinstance(found, Embedding)
-    assert found.stages is not None
+    outputs = outputs_of(dataclasses.replace(net, source=tmp_path))
+    assert isinstance(outputs, Embedding)
+    assert outputs.stages is not None
 
 
 def test_labels_and_heads_without_their_weights():

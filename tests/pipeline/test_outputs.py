@@ -29,14 +29,14 @@ def test_rounding_makes_no_divergence_negative(mean: float, expected: str, monke
 
 def test_divergences_are_those_of_scipy():
     rng = np.random.default_rng(0)
-    found, wanted = map(jnp.asarray, rng.normal(size=(2, 5, 3)).astype(np.float32))
-    entropy = rel_entr(softmax(wanted, axis=1), softmax(found, axis=1)).sum(axis=1)
-    assert np.allclose(Classes(3).divergence(found, wanted, {}), entropy, atol=1e-6)
-    assert np.allclose(Regression(1).divergence(found[:, :1], wanted[:, :1], {}), (found - wanted)[:, 0] ** 2)
-    assert np.allclose(Regression(3).divergence(found, wanted, {}), np.sum((found - wanted) ** 2, axis=1))
-    yes, no = ((expit(x * wanted), expit(x * found)) for x in (1, -1))
-    assert np.allclose(Labels(3).divergence(found, wanted, {}), (rel_entr(*yes) + rel_entr(*no)).sum(axis=1), atol=1e-6)
-    a, b = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (found, wanted))
+    small, dense = map(jnp.asarray, rng.normal(size=(2, 5, 3)).astype(np.float32))
+    entropy = rel_entr(softmax(dense, axis=1), softmax(small, axis=1)).sum(axis=1)
+    assert np.allclose(Classes(3).divergence(small, dense, {}), entropy, atol=1e-6)
+    assert np.allclose(Regression(1).divergence(small[:, :1], dense[:, :1], {}), (small - dense)[:, 0] ** 2)
+    assert np.allclose(Regression(3).divergence(small, dense, {}), np.sum((small - dense) ** 2, axis=1))
+    yes, no = ((expit(x * dense), expit(x * small)) for x in (1, -1))
+    assert np.allclose(Labels(3).divergence(small, dense, {}), (rel_entr(*yes) + rel_entr(*no)).sum(axis=1), atol=1e-6)
+    a, b = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (small, dense))
     assert np.allclose(Embedding().divergence(a, b, {}), 1 - (a * b).sum(axis=1), atol=1e-6)
 
 
@@ -56,12 +56,12 @@ def test_the_mean_over_texts_one_by_one(name, headed):
                 yield mean / np.linalg.norm(mean)
 
     expected = []
-    for found, wanted in zip(outputs(smaller), outputs(checkpoint.params), strict=True):
+    for output, dense_output in zip(outputs(smaller), outputs(checkpoint.params), strict=True):
         if headed:
-            logs = log_softmax(wanted)
-            expected.append(np.sum(np.exp(logs) * (logs - log_softmax(found))))
+            logs = log_softmax(dense_output)
+            expected.append(np.sum(np.exp(logs) * (logs - log_softmax(output))))
         else:
-            expected.append(np.sum((found - wanted) ** 2) / 2)
+            expected.append(np.sum((output - dense_output) ** 2) / 2)
     tokenizer = make_tokenizer(checkpoint.config)
     options = {"tokenizer": tokenizer, "batch_size": 4, "max_length": LONGEST}
     measure = Divergence(checkpoint, TEXTS, **options, hidden=0)
@@ -77,14 +77,16 @@ def test_the_mean_over_texts_one_by_one(name, headed):
 def assert_hidden_states_count(checkpoint, smaller, headed, without, options):
     """By their relative squared error, text by text: of the token that a head reads, or of all."""
     batches = list(one_at_a_time(checkpoint, TEXTS))
-    wanted, found = (
+    dense_states, small_states = (
         [np.asarray(lpjax.encode(params, checkpoint.config, batch), np.float64)[0] for batch in batches]
         for params in (checkpoint.params, smaller)
     )
     if headed:
         last = checkpoint.config.model_type == "xlnet"
-        wanted, found = ([states[-1:] if last else states[:1] for states in net] for net in (wanted, found))
-    shares = [np.sum((a - b) ** 2) / np.sum(a**2) for a, b in zip(wanted, found, strict=True)]
+        dense_states, small_states = (
+            [states[-1:] if last else states[:1] for states in net] for net in (dense_states, small_states)
+        )
+    shares = [np.sum((a - b) ** 2) / np.sum(a**2) for a, b in zip(dense_states, small_states, strict=True)]
     with_hidden = Divergence(checkpoint, TEXTS, **options, hidden=2.0)(smaller)
     assert with_hidden == pytest.approx(without + 2 * np.mean(shares), rel=1e-3)
     default = Divergence(checkpoint, TEXTS, **options)(smaller)
@@ -124,13 +126,13 @@ def several_labels(name: str, problem: str = "multi_label_classification"):
 def test_directions_are_gradients_of_the_likelihood():
     """Of labels given; drawn ones have the Fisher information p(1 − p), labels being independent."""
     logits = jnp.asarray(np.random.default_rng(0).normal(size=(1, 3)).astype(np.float32))
-    given = jnp.asarray([[1.0, 0.0, 1.0]])
+    labels = jnp.asarray([[1.0, 0.0, 1.0]])
 
     def cost(x):
-        return -jnp.sum(given * jax.nn.log_sigmoid(x) + (1 - given) * jax.nn.log_sigmoid(-x))
+        return -jnp.sum(labels * jax.nn.log_sigmoid(x) + (1 - labels) * jax.nn.log_sigmoid(-x))
 
     key = jax.random.key(0)
-    assert np.allclose(Labels(3).direction(logits, {}, key, given), jax.grad(cost)(logits), atol=1e-6)
+    assert np.allclose(Labels(3).direction(logits, {}, key, labels), jax.grad(cost)(logits), atol=1e-6)
     many = jnp.tile(logits, (20000, 1))
     drawn = np.asarray(Labels(3).direction(many, {}, key, None), np.float64)
     share = expit(np.asarray(logits, np.float64)[0])
@@ -150,21 +152,21 @@ def test_several_labels_at_a_time(name):
     smaller = lpjax.compress(net.params, select="encoder", keep=0.5, solver="svd").params
     expected = []
     for batch in one_at_a_time(net, TEXTS):
-        found, wanted = (
+        logits, dense_logits = (
             np.asarray(lpjax.classify(params, net.config, batch), float) for params in (smaller, net.params)
         )
-        expected.append(sum(rel_entr(expit(x * wanted), expit(x * found)).sum() for x in (1, -1)))
+        expected.append(sum(rel_entr(expit(x * dense_logits), expit(x * logits)).sum() for x in (1, -1)))
     assert Divergence(net, TEXTS, **options, hidden=0)(smaller) == pytest.approx(np.mean(expected), rel=1e-3)
     labels = np.random.default_rng(0).integers(0, 2, (len(TEXTS), 3))
     (path,) = select_paths(net.params, r"^(classifier(/out_proj)?|logits_proj)/kernel$")
-    found = lpjax.calibrate(net, TEXTS, labels=labels, select=path, **options)
-    assert found.target == "labels"
+    calibration = lpjax.calibrate(net, TEXTS, labels=labels, select=path, **options)
+    assert calibration.target == "labels"
     of = [
         expit(np.asarray(lpjax.classify(net.params, net.config, batch), float)) - labels[i]
         for i, batch in enumerate(one_at_a_time(net, TEXTS))
     ]
-    moment = np.mean([one.T @ one for one in of], axis=0)
-    assert np.allclose(found.statistics[path].outputs, moment, rtol=1e-4, atol=1e-6)
+    moment = np.mean([gradient.T @ gradient for gradient in of], axis=0)
+    assert np.allclose(calibration.statistics[path].outputs, moment, rtol=1e-4, atol=1e-6)
     assert lpjax.calibrate(net, TEXTS, select=path, **options).target == "predictions"
 
 
@@ -173,26 +175,26 @@ def test_several_values_of_a_regression():
     assert outputs_of(net) == Regression(3)
     options = {"tokenizer": make_tokenizer(net.config), "max_length": LONGEST, "select": "^classifier/kernel$"}
     values = np.random.default_rng(0).normal(size=(len(TEXTS), 3))
-    found = lpjax.calibrate(net, TEXTS, labels=values, **options)
+    calibration = lpjax.calibrate(net, TEXTS, labels=values, **options)
     of = [
         2 * (np.asarray(lpjax.classify(net.params, net.config, batch), float) - values[i])
         for i, batch in enumerate(one_at_a_time(net, TEXTS))
     ]
-    moment = np.mean([one.T @ one for one in of], axis=0)
-    assert np.allclose(found.statistics["classifier/kernel"].outputs, moment, rtol=1e-4, atol=1e-5)
+    moment = np.mean([gradient.T @ gradient for gradient in of], axis=0)
+    assert np.allclose(calibration.statistics["classifier/kernel"].outputs, moment, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(
-    ("labels", "said"),
+    ("labels", "message"),
     [
         (np.zeros(len(TEXTS)), r"`labels` has shape \(9,\); expected \(9, 3\), a row a text, a column a label"),
         (np.full((len(TEXTS), 3), 2), "`labels` holds 2; expected 0 and 1"),
         ([["yes"] * 3] * len(TEXTS), "`labels` holds a value that is not a number"),
     ],
 )
-def test_labels_that_are_no_matrix_of_0_and_1_are_refused(labels, said):
+def test_labels_that_are_no_matrix_of_0_and_1_are_refused(labels, message):
     net = several_labels("bert_base")
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         lpjax.calibrate(net, TEXTS, labels=labels, tokenizer=make_tokenizer(net.config))
 
 

@@ -62,12 +62,12 @@ def test_poolings_by_definition(left: bool):
     mask = np.arange(6) < np.array(lengths)[:, None]
     mask = mask[:, ::-1] if left else mask
     stages = (Pooling(tuple(POOLINGS)),)
-    found = np.asarray(sentence_vectors(stages, jnp.asarray(hidden), jnp.asarray(mask)))
+    vectors = np.asarray(sentence_vectors(stages, jnp.asarray(hidden), jnp.asarray(mask)))
     for row, length in enumerate(lengths[:-1]):
         expected = np.concatenate([pooled(mode, hidden[row][mask[row]]) for mode in POOLINGS])
-        np.testing.assert_allclose(found[row], expected, atol=1e-6)
+        np.testing.assert_allclose(vectors[row], expected, atol=1e-6)
         assert length == mask[row].sum()
-    assert not found[3].any()
+    assert not vectors[3].any()
     every = (*stages, Normalize())
     slope = jax.grad(lambda x: jnp.sum(sentence_vectors(every, x, jnp.asarray(mask))))(jnp.asarray(hidden))
     assert np.isfinite(slope).all()
@@ -86,11 +86,11 @@ def test_an_mpnet_with_its_own_tokenizer(tmp_path: Path):
     (folder / "1_Pooling").mkdir()
     (folder / "1_Pooling" / "config.json").write_text('{"pooling_mode_mean_tokens": true}')
     net = load_checkpoint(folder)
-    found = embed_sentences(net, SENTENCES, batch_size=4).vectors
+    vectors = embed_sentences(net, SENTENCES, batch_size=4).vectors
     for row, sentence in enumerate(SENTENCES):
         ids = [0, *(words.index(word) for word in sentence.split()), 2]
         mean = np.asarray(lpjax.encode(net.params, net.config, {"input_ids": [ids]}), np.float64)[0].mean(axis=0)
-        np.testing.assert_allclose(found[row], mean / np.linalg.norm(mean), atol=1e-6)
+        np.testing.assert_allclose(vectors[row], mean / np.linalg.norm(mean), atol=1e-6)
     small = dataclasses.replace(net, params=lpjax.compress(net.params, select="encoder", rank=4, solver="svd").params)
     lpjax.save_checkpoint(small, tmp_path / "small")
     again = load_checkpoint(tmp_path / "small")
@@ -105,11 +105,11 @@ def test_tokens_of_the_prompt_do_not_count(left: bool):
     padding = np.full((2, 3), 9, np.float32)
     hidden = np.concatenate([padding, tokens] if left else [tokens, padding])[None]
     mask = np.array([[False] * 2 + [True] * 5 if left else [True] * 5 + [False] * 2])
-    found = sentence_vectors((Pooling(tuple(POOLINGS), skipped=2),), jnp.asarray(hidden), jnp.asarray(mask))
+    vectors = sentence_vectors((Pooling(tuple(POOLINGS), skipped=2),), jnp.asarray(hidden), jnp.asarray(mask))
     expected = [pooled(mode, tokens[2:]) for mode in POOLINGS]
     # Weights of places stay those of the whole text.
     expected[4] = (tokens[2:] * [[3], [4], [5]]).sum(axis=0) / 12
-    np.testing.assert_allclose(np.asarray(found)[0], np.concatenate(expected), atol=1e-6)
+    np.testing.assert_allclose(np.asarray(vectors)[0], np.concatenate(expected), atol=1e-6)
 
 
 def test_layers_by_definition():
@@ -151,10 +151,10 @@ def test_activations_by_definition(name: str, function: Any):
 
 
 def test_stages_are_compared_by_their_numbers():
-    one, same, other = (Dense(Constant(np.full((2, 2), value)), None) for value in (1, 1, 2))
-    assert one == same
-    assert hash(one) == hash(same)
-    assert one != other
+    first, same, other = (Dense(Constant(np.full((2, 2), value)), None) for value in (1, 1, 2))
+    assert first == same
+    assert hash(first) == hash(same)
+    assert first != other
 
 
 def add_stage(folder: Path, kind: str, config: dict[str, Any] | None, tensors: dict[str, np.ndarray] | None = None):
@@ -212,12 +212,12 @@ def by_hand(net: Checkpoint, sentences: list[str]) -> np.ndarray:
 
 def test_folder_is_embedded_as_it_says(encoder: Path):
     net = load_checkpoint(encoder)
-    found = np.asarray(embed_sentences(net, SENTENCES).vectors)
-    np.testing.assert_allclose(found, by_hand(net, [f"a b {text}" for text in SENTENCES]), atol=1e-5)
-    found = embed_sentences(net, SENTENCES, prompt_name="say").vectors
-    np.testing.assert_allclose(np.asarray(found), by_hand(net, [f"c {text}" for text in SENTENCES]), atol=1e-5)
-    found = embed_sentences(net, SENTENCES, prompt="").vectors
-    np.testing.assert_allclose(np.asarray(found), by_hand(net, SENTENCES), atol=1e-5)
+    vectors = np.asarray(embed_sentences(net, SENTENCES).vectors)
+    np.testing.assert_allclose(vectors, by_hand(net, [f"a b {text}" for text in SENTENCES]), atol=1e-5)
+    vectors = embed_sentences(net, SENTENCES, prompt_name="say").vectors
+    np.testing.assert_allclose(np.asarray(vectors), by_hand(net, [f"c {text}" for text in SENTENCES]), atol=1e-5)
+    vectors = embed_sentences(net, SENTENCES, prompt="").vectors
+    np.testing.assert_allclose(np.asarray(vectors), by_hand(net, SENTENCES), atol=1e-5)
     with pytest.raises(ValueError, match="`prompt_name` is 'tell'; expected one of 'query', 'document', 'ask', 'say'"):
         embed_sentences(net, SENTENCES, prompt_name="tell")
     with pytest.raises(ValueError, match="pass one of them"):
@@ -230,7 +230,7 @@ def test_what_calibrates_and_recovers_sees_the_same_vectors(encoder: Path):
     net = load_checkpoint(encoder)
     params = lpjax.compress(net.params, select=["attention"], rank=3, solver="svd").params
     small = dataclasses.replace(net, params=params)
-    vectors = [np.asarray(embed_sentences(one, SENTENCES).vectors, np.float64) for one in (net, small)]
+    vectors = [np.asarray(embed_sentences(checkpoint, SENTENCES).vectors, np.float64) for checkpoint in (net, small)]
     expected = np.mean(np.sum((vectors[0] - vectors[1]) ** 2, axis=1)) / 2
     assert lpjax.Divergence(net, SENTENCES)(params) == pytest.approx(expected, rel=1e-3)
     assert outputs_of(net) == Embedding(read_pipeline(net).stages) != Embedding()
@@ -270,8 +270,8 @@ def test_prompt_that_is_not_pooled(encoder: Path):
     tokenizer = sentence_tokenizer(net)
     ids = np.asarray([tokenizer("a b c d")["input_ids"]])
     hidden = np.asarray(lpjax.encode(net.params, net.config, {"input_ids": ids}))[0]
-    found = np.asarray(embed_sentences(net, ["c d"]).vectors)[0]
-    np.testing.assert_allclose(found, hidden[3:].mean(axis=0), atol=1e-5)  # without [CLS], a, b
+    vector = np.asarray(embed_sentences(net, ["c d"]).vectors)[0]
+    np.testing.assert_allclose(vector, hidden[3:].mean(axis=0), atol=1e-5)  # without [CLS], a, b
 
 
 def test_folder_without_modules_and_net_without_folder_are_averaged(encoder: Path):
@@ -352,10 +352,10 @@ REFUSED = {
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_is_not_computed_is_refused_by_name_and_goes_along(name: str, encoder: Path, tmp_path: Path):
-    change, said = REFUSED[name]
+    change, message = REFUSED[name]
     change(encoder)
     net = load_checkpoint(encoder)
-    with pytest.raises(CheckpointError, match=said) as caught:
+    with pytest.raises(CheckpointError, match=message) as caught:
         embed_sentences(net, SENTENCES)
     assert str(encoder) in str(caught.value)
     lpjax.save_checkpoint(net, tmp_path / "saved")

@@ -39,9 +39,9 @@ def net(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("name", PARITY)
 def test_vectors_are_those_of_sentence_transformers(name: str, net: Path, tmp_path: Path):
-    found = difference(CASES[name], net, tmp_path)
-    assert found["vectors"] < 1e-5
-    assert found["saved"] == 0  # sentence-transformers makes the same of what lpjax saved
+    differences = difference(CASES[name], net, tmp_path)
+    assert differences["vectors"] < 1e-5
+    assert differences["saved"] == 0  # sentence-transformers makes the same of what lpjax saved
 
 
 def test_cases_are_no_others_in_disguise(net: Path, tmp_path: Path):
@@ -79,9 +79,9 @@ def test_pickled_stage_is_copied_and_loads(net: Path, tmp_path: Path, command: C
     assert command("export", small, whole)[0] == 0
     for out in (small, whole):
         assert (out / "2_Dense" / "pytorch_model.bin").read_bytes() == (stage / "pytorch_model.bin").read_bytes()
-    found = encode(whole, case)
-    assert found.shape == expected.shape
-    assert 0 < np.abs(found - expected).max() < np.abs(expected).max()
+    pooled = encode(whole, case)
+    assert pooled.shape == expected.shape
+    assert 0 < np.abs(pooled - expected).max() < np.abs(expected).max()
     # As the message says.
     from safetensors.torch import save_file
 

@@ -26,12 +26,12 @@ def test_errors_are_those_of_their_definition(monkeypatch, transpose, kind):
     leaf = heavy_tailed(17, 11).astype(dtype)
     left, right = heavy_tailed(17, 3, 1).astype(dtype), heavy_tailed(3, 11, 2).astype(dtype)
     pair = LowRank(left, right)
-    found = relative_errors(leaf, pair, transpose=transpose)
+    errors = relative_errors(leaf, pair, transpose=transpose)
     matrix = leaf.astype(np.float64)
     residual = matrix - left.astype(np.float64) @ right.astype(np.float64)
     axis = 0 if transpose else 1
     for value, part, whole in zip(
-        found,
+        errors,
         (np.linalg.norm(residual), np.abs(residual).sum(), np.linalg.norm(residual, axis=axis).sum()),
         (np.linalg.norm(matrix), np.abs(matrix).sum(), np.linalg.norm(matrix, axis=axis).sum()),
         strict=True,
@@ -94,9 +94,9 @@ def test_latency_takes_turns_and_skips_the_first(folder, monkeypatch):
         params = {"embeddings": {"mark": np.zeros(size, np.float32)}}
         return lpjax.Checkpoint(params, checkpoint.config)
 
-    one, two = measure_latency(marked(1), marked(0), shapes=[(4, 64), (1, 3)])
-    assert (one.batch, one.length, two.length) == (4, 9, 3)
-    assert (len(one.dense), len(one.factored)) == (5, 5)
+    first, two = measure_latency(marked(1), marked(0), shapes=[(4, 64), (1, 3)])
+    assert (first.batch, first.length, two.length) == (4, 9, 3)
+    assert (len(first.dense), len(first.factored)) == (5, 5)
     own = [net for net, shape in seen if shape == (4, 9)]
     assert own == ["dense", "factored"] * 2 + ["dense", "factored", "factored", "dense"] * 2 + ["dense", "factored"]
-    assert one.ratio == pytest.approx(np.median(one.factored) / np.median(one.dense))
+    assert first.ratio == pytest.approx(np.median(first.factored) / np.median(first.dense))

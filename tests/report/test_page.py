@@ -72,7 +72,7 @@ def test_every_number_is_that_of_the_files_and_of_numpy(small, folder, tmp_path)
 
     sentences = load_sentences()
     sentences = sentences[:: len(sentences) // 320][:320]
-    found = fidelity(factored, dense, sentences)
+    measured = fidelity(factored, dense, sentences)
     scores = [[number for _, numbers in row for number in numbers] for row in page.table("scores")]
     assert scores[0][-2:] == [1, 1]
     assert scores[1] == pytest.approx(
@@ -80,8 +80,8 @@ def test_every_number_is_that_of_the_files_and_of_numpy(small, folder, tmp_path)
             sum(leaf.size for leaf in pairs.values()) / sum(whole[path].size for path in pairs),
             stored,
             stored / total,
-            found.spearman,
-            found.mean_cosine,
+            measured.spearman,
+            measured.mean_cosine,
         ],
         rel=1e-5,
     )
@@ -93,7 +93,7 @@ def test_without_the_dense_net_it_says_what_is_missing(small, tmp_path):
     missing = write_report(tmp_path / "page.html", [small])
     page = Page(tmp_path / "page.html")
     check_self_contained(page)
-    assert [one.what for one in missing] == ["Accuracy, errors in three norms, spectra and latency"]
+    assert [entry.what for entry in missing] == ["Accuracy, errors in three norms, spectra and latency"]
     assert f"lpjax report {small} --baseline " in page.text
     assert page.text.count("Not measured") == 1
     assert not any(tag == "figure" for tag, _ in page.tags)
@@ -101,7 +101,7 @@ def test_without_the_dense_net_it_says_what_is_missing(small, tmp_path):
     layers = {layer["path"]: layer for layer in record["layers"]}
     for row in page.table("layers"):
         layer = layers.pop(row[0][0].strip())
-        numbers = [number for _, found in row for number in found]
+        numbers = [number for _, values in row for number in values]
         kept = layer["stored_size"] / layer["dense_size"]
         assert numbers == [kept, layer["objective_entries"], layer["objective_rows"], layer["seconds"]]
     assert not layers
@@ -182,8 +182,8 @@ def test_a_fine_tuned_net_is_scored_on_its_own_task(folder, tmp_path, monkeypatc
     task = find_task("sst2")
     base = lpjax.load_checkpoint(folder)
     params, _ = with_head(base.params, base.config, 2, seed=1)
-    told = {"architectures": ["BertForSequenceClassification"], **label_config(task)}
-    tuned = dataclasses.replace(base, params=params, config_json={**(base.config_json or {}), **told})
+    config = {"architectures": ["BertForSequenceClassification"], **label_config(task)}
+    tuned = dataclasses.replace(base, params=params, config_json={**(base.config_json or {}), **config})
     lpjax.save_checkpoint(tuned, tmp_path / "tuned")
     texts, labels = ["a b c", "d", "e f", "g h i j", "a a a"], np.array([1, 0, 1, 1, 0])
     examples = Examples(task, "validation", texts, None, labels, "here", False)
@@ -202,7 +202,7 @@ def test_a_fine_tuned_net_is_scored_on_its_own_task(folder, tmp_path, monkeypatc
         expected.append(round(float(np.mean(guesses == labels)), 4))
     page = Page(tmp_path / "page.html")
     assert "SST-2 dev, accuracy" in page.source
-    assert [row[5][1] for row in page.table("scores")] == [[one] for one in expected]
+    assert [row[5][1] for row in page.table("scores")] == [[score] for score in expected]
 
 
 def test_latency_is_told_for_both_nets(small, folder, tmp_path, monkeypatch):

@@ -35,19 +35,19 @@ def test_the_demo_is_shown_row_by_row(tmp_path):
     write_report(tmp_path / "page.html", [DEMO])
     page = Page(tmp_path / "page.html")
     check_self_contained(page)
-    told = json.loads(DEMO.read_text())
+    demo = json.loads(DEMO.read_text())
     for number, layers in enumerate(("embeddings", "encoder")):
-        wanted = [row for row in told["rows"] if row["layers"] == layers]
+        cells = [row for row in demo["rows"] if row["layers"] == layers]
         dense, *rows = page.table("cells", number)
-        assert dense[3][1] == [told["dense"]]
-        assert len(rows) == len(wanted)
-        for row, cell in zip(rows, wanted, strict=True):
+        assert dense[3][1] == [demo["dense"]]
+        assert len(rows) == len(cells)
+        for row, cell in zip(rows, cells, strict=True):
             assert row[0][0].startswith(cell["method"])
             assert [number for _, numbers in row for number in numbers] == pytest.approx(
-                [cell["compression"], cell["parameters"], cell["score"], told["dense"] - cell["score"], cell["seconds"]]
+                [cell["compression"], cell["parameters"], cell["score"], demo["dense"] - cell["score"], cell["seconds"]]
             )
     assert page.source.count('aria-label="score against compression"') == 2
-    assert f"numpy{told['versions']['numpy']}" in page.text.replace("\n", "")
+    assert f"numpy{demo['versions']['numpy']}" in page.text.replace("\n", "")
     assert "nothing was measured for this page" in page.text
 
 

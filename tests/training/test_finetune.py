@@ -42,12 +42,12 @@ def leaves_of(tree: Any) -> dict[str, np.ndarray]:
     return {jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(leaf) for path, leaf in pairs}
 
 
-def assert_same(one: Finetuned, other: Finetuned) -> None:
-    assert one.curve == other.curve
-    assert (one.best, one.steps, one.stopped_early) == (other.best, other.steps, other.stopped_early)
-    found, expected = leaves_of(one.checkpoint.params), leaves_of(other.checkpoint.params)
-    assert found.keys() == expected.keys()
-    assert all(np.array_equal(found[name], expected[name]) for name in found)
+def assert_same(actual: Finetuned, other: Finetuned) -> None:
+    assert actual.curve == other.curve
+    assert (actual.best, actual.steps, actual.stopped_early) == (other.best, other.steps, other.stopped_early)
+    leaves, expected = leaves_of(actual.checkpoint.params), leaves_of(other.checkpoint.params)
+    assert leaves.keys() == expected.keys()
+    assert all(np.array_equal(leaves[name], expected[name]) for name in leaves)
 
 
 # One update
@@ -120,10 +120,10 @@ def test_an_update_is_that_of_adamw():
         state, loss = step_with(checkpoint, state, optimizer, batch, schedule(t - 1))
         before = state.params
         assert float(loss) == pytest.approx(float(expected_loss), rel=1e-12)
-        found = leaves_of(state.params)
-        assert found.keys() == params.keys()
+        updated = leaves_of(state.params)
+        assert updated.keys() == params.keys()
         for name in params:
-            assert np.abs(found[name] - params[name]).max() < 1e-7, name
+            assert np.abs(updated[name] - params[name]).max() < 1e-7, name
     assert 0 < clipped < 3
     factors = [name for name in params if name.endswith(("/left", "/right"))]
     assert len(factors) > 10
@@ -152,10 +152,10 @@ def test_parts_of_a_batch_make_the_update_of_the_whole(filled):
     state, optimizer = state_of(checkpoint, jnp.float64, decay=0.1, clip=0.5)
     whole = batch_of(checkpoint, 1, 8, filled, np.float64)
     expected, expected_loss = step_with(checkpoint, state, optimizer, whole, 1e-2)
-    found, loss = step_with(checkpoint, state, optimizer, batch_of(checkpoint, 4, 2, filled, np.float64), 1e-2)
+    updated, loss = step_with(checkpoint, state, optimizer, batch_of(checkpoint, 4, 2, filled, np.float64), 1e-2)
     assert float(loss) == pytest.approx(float(expected_loss), rel=1e-12)
-    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
-        assert np.abs(np.asarray(one) - np.asarray(other)).max() < 1e-7
+    for leaf, other in zip(jax.tree.leaves(updated), jax.tree.leaves(expected), strict=True):
+        assert np.abs(np.asarray(leaf) - np.asarray(other)).max() < 1e-7
 
 
 @pytest.mark.parametrize("task", ["mnli", "stsb"])
@@ -170,8 +170,8 @@ def test_the_loss_is_numpys(task):
     else:
         losses = (logits[:, 0] - labels) ** 2
     inputs, labels, weights = jax.tree.map(jnp.asarray, (inputs, labels, weights))
-    found = loss_sum(checkpoint.params, checkpoint.config, inputs, labels, weights, None, np.dtype(np.float32))
-    assert float(found) == pytest.approx(losses[:5].sum(), rel=1e-5)
+    loss = loss_sum(checkpoint.params, checkpoint.config, inputs, labels, weights, None, np.dtype(np.float32))
+    assert float(loss) == pytest.approx(losses[:5].sum(), rel=1e-5)
 
 
 def test_dropout_follows_from_its_key():
@@ -195,33 +195,33 @@ def test_every_net_learns(name, rank):
     checkpoint = base_net(name, rank=rank)
     before = {path: leaf.copy() for path, leaf in leaves_of(checkpoint.params).items()}
     settings = Settings(epochs=40, batch_size=8, learning_rate=1e-2, eval_every=40)
-    found = train_on_toy(checkpoint, settings=settings)
-    assert found.best["accuracy"] == 1.0
-    losses = [entry["loss"] for entry in found.curve]
+    tuned = train_on_toy(checkpoint, settings=settings)
+    assert tuned.best["accuracy"] == 1.0
+    losses = [entry["loss"] for entry in tuned.curve]
     assert losses[-1] < 0.1 < losses[0]
-    assert found.steps == 120
+    assert tuned.steps == 120
     after = leaves_of(checkpoint.params)
     assert all(np.array_equal(after[path], before[path]) for path in before)
-    ranks = [leaf.rank for _, leaf in walk(found.checkpoint.params) if isinstance(leaf, lpjax.LowRank)]
+    ranks = [leaf.rank for _, leaf in walk(tuned.checkpoint.params) if isinstance(leaf, lpjax.LowRank)]
     assert ranks == ([] if rank is None else [4] * len(ranks))
     if rank is not None:
         assert len(ranks) > 5
         assert ranks == [leaf.rank for _, leaf in walk(checkpoint.params) if isinstance(leaf, lpjax.LowRank)]
     tokenizer = make_tokenizer(checkpoint.config)
-    assert evaluate_task(found.checkpoint, toy(n=12, seed=1), tokenizer=tokenizer).metrics == {"accuracy": 1.0}
+    assert evaluate_task(tuned.checkpoint, toy(n=12, seed=1), tokenizer=tokenizer).metrics == {"accuracy": 1.0}
 
 
 def test_a_regression_is_learned_in_its_own_units():
-    found = train_on_toy(
+    tuned = train_on_toy(
         base_net("bert_base"), "stsb", Settings(epochs=100, batch_size=8, learning_rate=3e-2, eval_every=300)
     )
-    assert found.best["pearson"] > 0.95
-    assert found.best["loss"] < 1  # of scores from 0 to 4, whose variance is 2
-    assert found.checkpoint.config_json["problem_type"] == "regression"
-    tokenizer = make_tokenizer(found.checkpoint.config)
+    assert tuned.best["pearson"] > 0.95
+    assert tuned.best["loss"] < 1  # of scores from 0 to 4, whose variance is 2
+    assert tuned.checkpoint.config_json["problem_type"] == "regression"
+    tokenizer = make_tokenizer(tuned.checkpoint.config)
     dev = toy("stsb", 12, 1)
-    metrics = evaluate_task(found.checkpoint, dev, tokenizer=tokenizer).metrics
-    assert metrics["pearson"] == pytest.approx(found.best["pearson"], abs=1e-6)
+    metrics = evaluate_task(tuned.checkpoint, dev, tokenizer=tokenizer).metrics
+    assert metrics["pearson"] == pytest.approx(tuned.best["pearson"], abs=1e-6)
 
 
 @pytest.mark.slow
@@ -239,8 +239,8 @@ def write_curve(target: str) -> None:
     """Write losses and scores of few updates by parts of six examples, which eight devices do not divide."""
     settings = Settings(epochs=2, batch_size=12, accumulate=2, learning_rate=3e-3, eval_every=1)
     curve = train_on_toy(base_net("xlnet_base", rank=3), settings=settings).curve
-    found = np.array([[entry["loss"], entry["accuracy"]] for entry in curve])
-    write_first({"curve": found, "devices": np.array(jax.device_count())}, target)
+    scores = np.array([[entry["loss"], entry["accuracy"]] for entry in curve])
+    write_first({"curve": scores, "devices": np.array(jax.device_count())}, target)
 
 
 # What it keeps
@@ -262,35 +262,35 @@ def test_the_best_evaluation_is_kept(patience, tmp_path):
         if snapshot.exists():  # as of the update before
             seen[step - 1] = load_file(snapshot)
 
-    found = train_on_toy(checkpoint, settings=settings, dev=dev, snapshot=snapshot, save_every=0, progress=look)
-    scores = [entry["accuracy"] for entry in found.curve]
+    tuned = train_on_toy(checkpoint, settings=settings, dev=dev, snapshot=snapshot, save_every=0, progress=look)
+    scores = [entry["accuracy"] for entry in tuned.curve]
     best = scores.index(max(scores))
-    assert found.best == found.curve[best]
+    assert tuned.best == tuned.curve[best]
     if patience is None:
         assert scores[-1] < max(scores)
-        assert (found.steps, found.stopped_early) == (30, False)
+        assert (tuned.steps, tuned.stopped_early) == (30, False)
     else:
-        assert (found.steps, found.stopped_early) == (found.best["step"] + 2 * patience, True)
-        assert len(found.curve) == best + 1 + patience
-    at_best = seen[found.best["step"]]
-    for name, leaf in leaves_of(found.checkpoint.params).items():
+        assert (tuned.steps, tuned.stopped_early) == (tuned.best["step"] + 2 * patience, True)
+        assert len(tuned.curve) == best + 1 + patience
+    at_best = seen[tuned.best["step"]]
+    for name, leaf in leaves_of(tuned.checkpoint.params).items():
         assert np.array_equal(at_best[f"0/params/{name}"], leaf), name
         assert np.array_equal(at_best[f"1/{name}"], leaf), name
     tokenizer = make_tokenizer(checkpoint.config)
-    assert evaluate_task(found.checkpoint, dev, tokenizer=tokenizer).metrics["accuracy"] == max(scores)
+    assert evaluate_task(tuned.checkpoint, dev, tokenizer=tokenizer).metrics["accuracy"] == max(scores)
 
 
 def test_the_curve_tells_the_run():
     calls = []
     settings = dataclasses.replace(FEW, eval_every=4)
-    found = train_on_toy(base_net("bert_base"), settings=settings, progress=lambda *call: calls.append(call))
-    assert [entry["step"] for entry in found.curve] == [4, 6]
-    assert [entry["epoch"] for entry in found.curve] == [4 / 3, 2.0]
+    tuned = train_on_toy(base_net("bert_base"), settings=settings, progress=lambda *call: calls.append(call))
+    assert [entry["step"] for entry in tuned.curve] == [4, 6]
+    assert [entry["epoch"] for entry in tuned.curve] == [4 / 3, 2.0]
     schedule = Schedule(3e-3, 2, 6)
-    assert [entry["learning_rate"] for entry in found.curve] == [schedule(3), schedule(5)]
+    assert [entry["learning_rate"] for entry in tuned.curve] == [schedule(3), schedule(5)]
     assert calls == [(step, 6, f"SST-2, epoch {1 if step <= 3 else 2}") for step in range(1, 7)]
-    assert found.fresh == ("classifier/bias", "classifier/kernel")
-    assert found.seconds > 0
+    assert tuned.fresh == ("classifier/bias", "classifier/kernel")
+    assert tuned.seconds > 0
     assert [entry["step"] for entry in train_on_toy(base_net("bert_base")).curve] == [3, 6]
     assert [entry["step"] for entry in train_on_toy(base_net("bert_base"), settings=replace(eval_every=100)).curve] == [
         6
@@ -303,18 +303,18 @@ def replace(**changes: Any) -> Settings:
 
 def test_one_example_is_enough():
     """The second part of the batch is padding alone."""
-    one, settings = toy(n=1), replace(epochs=3, batch_size=12, accumulate=2, warmup=1)
-    found = train_on_toy(base_net("xlnet_base", rank=3), train=one, dev=one, settings=settings)
-    assert found.steps == 3
-    assert found.best["accuracy"] in (0.0, 1.0)
+    single, settings = toy(n=1), replace(epochs=3, batch_size=12, accumulate=2, warmup=1)
+    tuned = train_on_toy(base_net("xlnet_base", rank=3), train=single, dev=single, settings=settings)
+    assert tuned.steps == 3
+    assert tuned.best["accuracy"] in (0.0, 1.0)
 
 
 def test_weights_in_half_precision_are_trained_and_kept_in_full(tmp_path):
     extra = {"crf.transitions": np.eye(3)}  # of the file, beside the model
     checkpoint = dataclasses.replace(base_net("bert_bfloat16"), extra=extra)
     assert checkpoint.config_json["dtype"] == "bfloat16"
-    found = train_on_toy(checkpoint, settings=replace(epochs=1, dtype="bfloat16"))
-    lpjax.save_checkpoint(found.checkpoint, tmp_path / "tuned")
+    tuned = train_on_toy(checkpoint, settings=replace(epochs=1, dtype="bfloat16"))
+    lpjax.save_checkpoint(tuned.checkpoint, tmp_path / "tuned")
     loaded = lpjax.load_checkpoint(tmp_path / "tuned")
     np.testing.assert_array_equal(loaded.extra["crf.transitions"], np.eye(3))
     assert {leaf.dtype for leaf in leaves_of(loaded.params).values()} == {np.dtype(np.float32)}
@@ -326,8 +326,8 @@ def test_weights_in_half_precision_are_trained_and_kept_in_full(tmp_path):
 
 def test_what_is_saved_knows_its_task(tmp_path):
     checkpoint = base_net("bert_base")
-    found = train_on_toy(checkpoint, "mnli", replace(epochs=1))
-    lpjax.save_checkpoint(found.checkpoint, tmp_path / "tuned")
+    tuned = train_on_toy(checkpoint, "mnli", replace(epochs=1))
+    lpjax.save_checkpoint(tuned.checkpoint, tmp_path / "tuned")
     loaded = lpjax.load_checkpoint(tmp_path / "tuned")
     data = loaded.config_json
     assert data["architectures"] == ["BertForSequenceClassification"]
@@ -336,21 +336,21 @@ def test_what_is_saved_knows_its_task(tmp_path):
     assert (data["finetuning_task"], data["problem_type"]) == ("mnli", "single_label_classification")
     dev = toy("mnli", 12, 1)
     tokenizer = make_tokenizer(checkpoint.config)
-    assert evaluate_task(loaded, dev, tokenizer=tokenizer).metrics["accuracy"] == found.best["accuracy"]
+    assert evaluate_task(loaded, dev, tokenizer=tokenizer).metrics["accuracy"] == tuned.best["accuracy"]
 
 
 @pytest.mark.parametrize("named", ["id2label", "label2id"])
 def test_a_head_that_is_there_keeps_its_order_of_labels(named, tmp_path):
     """A model from elsewhere counts its labels otherwise; it is trained on, and saved, as it counts."""
     names = {"0": "CONTRADICTION", "1": "ENTAILMENT", "2": "NEUTRAL"}
-    told = {"id2label": names} if named == "id2label" else {"label2id": {name: int(i) for i, name in names.items()}}
+    labels = {"id2label": names} if named == "id2label" else {"label2id": {name: int(i) for i, name in names.items()}}
     checkpoint = net_with_head("bert_base", "mnli")
     kept = {key: value for key, value in checkpoint.config_json.items() if key not in ("id2label", "label2id")}
-    checkpoint = dataclasses.replace(checkpoint, config_json={**kept, **told, "num_labels": 3})
-    found = train_on_toy(checkpoint, "mnli", Settings(epochs=25, batch_size=8, learning_rate=1e-2, eval_every=25))
-    assert found.fresh == ()
-    assert found.best["accuracy"] == 1.0
-    lpjax.save_checkpoint(found.checkpoint, tmp_path / "tuned")
+    checkpoint = dataclasses.replace(checkpoint, config_json={**kept, **labels, "num_labels": 3})
+    tuned = train_on_toy(checkpoint, "mnli", Settings(epochs=25, batch_size=8, learning_rate=1e-2, eval_every=25))
+    assert tuned.fresh == ()
+    assert tuned.best["accuracy"] == 1.0
+    lpjax.save_checkpoint(tuned.checkpoint, tmp_path / "tuned")
     loaded = lpjax.load_checkpoint(tmp_path / "tuned")
     assert loaded.config_json["id2label"] == names
     assert loaded.config_json["label2id"] == {name: int(i) for i, name in names.items()}
@@ -365,13 +365,13 @@ def test_a_head_that_is_there_keeps_its_order_of_labels(named, tmp_path):
 def test_a_head_of_another_task_is_replaced():
     """SST-2 has two labels, as RTE has, but they mean nothing to it."""
     checkpoint = net_with_head("roberta_base", "sst2")
-    found = train_on_toy(checkpoint, "rte", replace(epochs=1))
-    assert output_path(checkpoint.config) in found.fresh
-    assert found.checkpoint.config_json["id2label"] == {"0": "entailment", "1": "not_entailment"}
-    again = train_on_toy(found.checkpoint, "rte", replace(epochs=1))
+    tuned = train_on_toy(checkpoint, "rte", replace(epochs=1))
+    assert output_path(checkpoint.config) in tuned.fresh
+    assert tuned.checkpoint.config_json["id2label"] == {"0": "entailment", "1": "not_entailment"}
+    again = train_on_toy(tuned.checkpoint, "rte", replace(epochs=1))
     assert again.fresh == ()
     base = dataclasses.replace(checkpoint, params=checkpoint.params["roberta"])
-    assert_same(train_on_toy(base, "rte", replace(epochs=1)), found)
+    assert_same(train_on_toy(base, "rte", replace(epochs=1)), tuned)
 
 
 def test_how_it_was_compressed_stays_told():
@@ -379,13 +379,13 @@ def test_how_it_was_compressed_stays_told():
     paths = [path for path, leaf in walk(checkpoint.params) if isinstance(leaf, lpjax.LowRank)]
     block = {"method": "svd", "p": 2.0, "ranks": dict.fromkeys(paths, 4)}
     block["steps"] = [{"method": "svd", "p": 2.0, "paths": paths}]
-    found = train_on_toy(dataclasses.replace(checkpoint, compression=block), settings=replace(epochs=1)).checkpoint
-    moved = [path for path, leaf in walk(found.params) if isinstance(leaf, lpjax.LowRank)]
-    assert found.compression["ranks"] == dict.fromkeys(moved, 4)
-    assert found.compression["steps"][0]["paths"] == [f"bert/{path}" for path in paths]
+    tuned = train_on_toy(dataclasses.replace(checkpoint, compression=block), settings=replace(epochs=1)).checkpoint
+    moved = [path for path, leaf in walk(tuned.params) if isinstance(leaf, lpjax.LowRank)]
+    assert tuned.compression["ranks"] == dict.fromkeys(moved, 4)
+    assert tuned.compression["steps"][0]["paths"] == [f"bert/{path}" for path in paths]
     assert sorted(moved) == sorted(f"bert/{path}" for path in paths)
-    again = train_on_toy(found, settings=replace(epochs=1)).checkpoint
-    assert again.compression == found.compression
+    again = train_on_toy(tuned, settings=replace(epochs=1)).checkpoint
+    assert again.compression == tuned.compression
 
 
 # Interruptions

@@ -50,18 +50,18 @@ def test_it_comes_nearer_to_the_dense_net(name, task):
         louder = {part: jax.tree.map(lambda x: 10 * x, dense.params[part]) for part in heads & set(dense.params)}
         dense = dataclasses.replace(dense, params=dense.params | louder)
     smaller = shrink(dense, keep=0.25)
-    found = run(smaller, dense)
-    assert (found.texts, found.held_out) == (54, 6)
-    assert [entry["step"] for entry in found.curve] == [0, 4, 7, 11, 14, 18, 21]
-    assert [entry["epoch"] for entry in found.curve[2::2]] == [1, 2, 3]
-    losses = [entry["loss"] for entry in found.curve[1:]]
+    recovered = run(smaller, dense)
+    assert (recovered.texts, recovered.held_out) == (54, 6)
+    assert [entry["step"] for entry in recovered.curve] == [0, 4, 7, 11, 14, 18, 21]
+    assert [entry["epoch"] for entry in recovered.curve[2::2]] == [1, 2, 3]
+    losses = [entry["loss"] for entry in recovered.curve[1:]]
     assert np.mean(losses[-2:]) < np.mean(losses[:2])
-    assert found.best["divergence"] < found.curve[0]["divergence"]
+    assert recovered.best["divergence"] < recovered.curve[0]["divergence"]
     # By texts that it never saw, too.
     others = [" ".join(reversed(text.split())) for text in TEXTS if len(text.split()) > 2]
     measure = Divergence(dense, others, tokenizer=make_tokenizer(dense.config), max_length=LONGEST)
-    assert measure(found.checkpoint.params) < measure(smaller.params)
-    before, after = (dict(leaves_with_paths(net.params)) for net in (smaller, found.checkpoint))
+    assert measure(recovered.checkpoint.params) < measure(smaller.params)
+    before, after = (dict(leaves_with_paths(net.params)) for net in (smaller, recovered.checkpoint))
     assert list(before) == list(after)
     for path, leaf in before.items():
         assert isinstance(after[path], LowRank) == isinstance(leaf, LowRank)
@@ -80,18 +80,18 @@ def measure_of(dense):
 def test_a_rate_that_is_too_high_is_made_lower(rate):
     dense = base_net("bert_base")
     settings = dataclasses.replace(SETTINGS, learning_rate=rate, warmup=0.0, epochs=4, checks=4)
-    found = run(shrink(dense), dense, settings=settings)
-    lowest, share = found.curve[0]["divergence"], 1.0
-    for before, entry in itertools.pairwise(found.curve):
+    recovered = run(shrink(dense), dense, settings=settings)
+    lowest, share = recovered.curve[0]["divergence"], 1.0
+    for before, entry in itertools.pairwise(recovered.curve):
         assert entry["learning_rate"] == pytest.approx(share * rate * (1 - (entry["step"] - 1) / 28))
         if entry["divergence"] >= lowest:
             share /= 3
         lowest = min(lowest, entry["divergence"])
         assert entry["step"] > before["step"]
     assert share < 0.1
-    assert found.best["divergence"] == lowest < 0.9 * found.curve[0]["divergence"]
+    assert recovered.best["divergence"] == lowest < 0.9 * recovered.curve[0]["divergence"]
     # What is handed back is that model, whatever came after it.
-    assert measure_of(dense)(found.checkpoint.params) == pytest.approx(lowest, rel=1e-5)
+    assert measure_of(dense)(recovered.checkpoint.params) == pytest.approx(lowest, rel=1e-5)
 
 
 @pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning")
@@ -99,10 +99,10 @@ def test_a_rate_by_which_nothing_stays_finite():
     dense = base_net("bert_base")
     smaller = shrink(dense)
     settings = dataclasses.replace(SETTINGS, learning_rate=1e38, warmup=0.0, epochs=1)
-    found = run(smaller, dense, settings=settings)
-    assert found.best == found.curve[0]
-    assert not any(np.isnan(value) for entry in found.curve for value in entry.values())
-    for a, b in zip(jax.tree.leaves(smaller.params), jax.tree.leaves(found.checkpoint.params), strict=True):
+    recovered = run(smaller, dense, settings=settings)
+    assert recovered.best == recovered.curve[0]
+    assert not any(np.isnan(value) for entry in recovered.curve for value in entry.values())
+    for a, b in zip(jax.tree.leaves(smaller.params), jax.tree.leaves(recovered.checkpoint.params), strict=True):
         assert np.array_equal(a, b)
 
 
@@ -117,19 +117,19 @@ def test_the_start_is_kept_where_training_makes_it_worse():
     dense = base_net("bert_base")
     # Near the dense model, which itself may have gradients of exactly 0.
     smaller = dataclasses.replace(dense, params=jax.tree.map(lambda x: x * np.float32(1.001), dense.params))
-    found = run(smaller, dense, settings=dataclasses.replace(SETTINGS, learning_rate=1.0, epochs=1))
-    assert found.best == found.curve[0]
-    assert all(entry["divergence"] > found.curve[0]["divergence"] for entry in found.curve[1:])
-    for a, b in zip(jax.tree.leaves(smaller.params), jax.tree.leaves(found.checkpoint.params), strict=True):
+    recovered = run(smaller, dense, settings=dataclasses.replace(SETTINGS, learning_rate=1.0, epochs=1))
+    assert recovered.best == recovered.curve[0]
+    assert all(entry["divergence"] > recovered.curve[0]["divergence"] for entry in recovered.curve[1:])
+    for a, b in zip(jax.tree.leaves(smaller.params), jax.tree.leaves(recovered.checkpoint.params), strict=True):
         assert np.array_equal(a, b)
 
 
 def test_the_same_seed_gives_the_same_weights():
     dense = base_net("distilbert_base")
     smaller = shrink(dense)
-    one, same = (run(smaller, dense) for _ in range(2))
+    first, same = (run(smaller, dense) for _ in range(2))
     other = run(smaller, dense, settings=dataclasses.replace(SETTINGS, seed=1))
-    leaves = [jax.tree.leaves(found.checkpoint.params) for found in (one, same, other)]
+    leaves = [jax.tree.leaves(recovered.checkpoint.params) for recovered in (first, same, other)]
     assert all(np.array_equal(a, b) for a, b in zip(leaves[0], leaves[1], strict=True))
     assert not all(np.array_equal(a, b) for a, b in zip(leaves[0], leaves[2], strict=True))
 
@@ -139,12 +139,12 @@ def test_a_net_in_half_precision_stays_one():
     extra = {"crf.transitions": np.eye(3)}  # of the file, beside the model
     params = jax.tree.map(lambda x: np.asarray(x, "bfloat16"), dense.params)
     half = dataclasses.replace(dense, params=params, extra=extra)
-    found = run(shrink(half), half)
-    assert found.checkpoint.extra == extra
-    assert {str(leaf.dtype) for leaf in jax.tree.leaves(found.checkpoint.params)} == {"bfloat16"}
-    assert found.best["divergence"] < found.curve[0]["divergence"]
+    recovered = run(shrink(half), half)
+    assert recovered.checkpoint.extra == extra
+    assert {str(leaf.dtype) for leaf in jax.tree.leaves(recovered.checkpoint.params)} == {"bfloat16"}
+    assert recovered.best["divergence"] < recovered.curve[0]["divergence"]
     # That of the model as it is handed back, not of what it was rounded from.
-    assert measure_of(half)(found.checkpoint.params) == pytest.approx(found.best["divergence"], rel=1e-6)
+    assert measure_of(half)(recovered.checkpoint.params) == pytest.approx(recovered.best["divergence"], rel=1e-6)
 
 
 @pytest.fixture(scope="module")
@@ -179,11 +179,13 @@ def test_a_run_that_was_interrupted_ends_as_if_it_had_not(uninterrupted, tmp_pat
             run(smaller, dense, **options)
         assert snapshot.exists() == (steps[0] > (1 if save_every == 0 else 4))
     for _ in range(2):  # the second time, all is done but to hand it back
-        found = run(smaller, dense, **options)
-        assert found.curve == expected.curve
-        assert found.best == expected.best
-        pairs = zip(jax.tree.leaves(found.checkpoint.params), jax.tree.leaves(expected.checkpoint.params), strict=True)
-        assert all(np.array_equal(one, other) for one, other in pairs)
+        recovered = run(smaller, dense, **options)
+        assert recovered.curve == expected.curve
+        assert recovered.best == expected.best
+        pairs = zip(
+            jax.tree.leaves(recovered.checkpoint.params), jax.tree.leaves(expected.checkpoint.params), strict=True
+        )
+        assert all(np.array_equal(leaf, other) for leaf, other in pairs)
         options["progress"] = stop_at(1)
     assert any(b["divergence"] > a["divergence"] for a, b in itertools.pairwise(expected.curve))
     assert [path.name for path in snapshot.parent.iterdir()] == ["snapshot"]
@@ -196,9 +198,9 @@ def test_a_snapshot_of_a_run_that_diverges_can_be_gone_on_from(uninterrupted, tm
     options = {"settings": settings, "snapshot": tmp_path / "snapshot", "save_every": 0}
     with pytest.raises(KeyboardInterrupt):
         run(smaller, dense, **options, progress=stop_at(6))
-    found = run(smaller, dense, **options)
-    assert found.best == found.curve[0]
-    assert found.curve == run(smaller, dense, settings=settings).curve
+    recovered = run(smaller, dense, **options)
+    assert recovered.best == recovered.curve[0]
+    assert recovered.curve == run(smaller, dense, settings=settings).curve
 
 
 def test_a_snapshot_of_another_run_is_refused(uninterrupted, tmp_path):
@@ -231,17 +233,17 @@ def test_a_full_disk_does_not_end_training(uninterrupted, tmp_path, monkeypatch)
     smaller, dense, settings, expected = uninterrupted
     written = []
 
-    def save(*given):
-        written.append(given)
+    def save(*arguments):
+        written.append(arguments)
         if len(written) > 2:
             raise OSError(errno.ENOSPC, "No space left on device")
-        save_state(*given)
+        save_state(*arguments)
 
     monkeypatch.setattr("lpjax.training.fit.save_state", save)
-    with pytest.warns(SnapshotWarning, match=r"no snapshot of update \d+ could be written .*No space left") as told:
-        found = run(smaller, dense, settings=settings, snapshot=tmp_path / "snapshot", save_every=1e9)
-    assert [str(one.message).split()[4] for one in told] == ["11", "14", "18", "21"]
-    assert found.curve == expected.curve
+    with pytest.warns(SnapshotWarning, match=r"no snapshot of update \d+ could be written .*No space left") as caught:
+        recovered = run(smaller, dense, settings=settings, snapshot=tmp_path / "snapshot", save_every=1e9)
+    assert [str(warning.message).split()[4] for warning in caught] == ["11", "14", "18", "21"]
+    assert recovered.curve == expected.curve
     assert json.loads(safe_open(tmp_path / "snapshot", framework="numpy").metadata()["log"])["step"] == 7
     nothing = shutil.disk_usage(tmp_path)._replace(free=0)
     monkeypatch.setattr("shutil.disk_usage", lambda _: nothing)
@@ -276,15 +278,15 @@ def test_runs_share_what_is_compiled():
 
 def test_pairs_of_texts():
     dense = net_with_head("roberta_base", "mrpc")
-    found = recover(shrink(dense), dense, TEXTS, TEXTS[::-1], SETTINGS, tokenizer=make_tokenizer(dense.config))
-    assert found.best["divergence"] < found.curve[0]["divergence"]
+    recovered = recover(shrink(dense), dense, TEXTS, TEXTS[::-1], SETTINGS, tokenizer=make_tokenizer(dense.config))
+    assert recovered.best["divergence"] < recovered.curve[0]["divergence"]
 
 
 def write_recovered(target):
     dense = base_net("bert_base")
-    found = run(shrink(dense), dense)
-    leaves = {str(i): np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(found.checkpoint.params))}
-    curve = np.array([[entry["divergence"], entry.get("loss", 0)] for entry in found.curve])
+    recovered = run(shrink(dense), dense)
+    leaves = {str(i): np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(recovered.checkpoint.params))}
+    curve = np.array([[entry["divergence"], entry.get("loss", 0)] for entry in recovered.curve])
     # And goes back at every check, to the start.
     wild = dataclasses.replace(SETTINGS, learning_rate=1.0, epochs=1, checks=3)
     back = run(dense, dense, settings=wild)
@@ -309,7 +311,7 @@ def test_eight_devices_are_as_one(processes, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"epochs": 0}, "`epochs` is 0"),
         ({"checks": 0}, "`checks` is 0"),
@@ -320,8 +322,8 @@ def test_eight_devices_are_as_one(processes, tmp_path):
         ({"seed": -1}, "`seed` is -1"),
     ],
 )
-def test_settings_out_of_range(change, said):
-    with pytest.raises(ValueError, match=said):
+def test_settings_out_of_range(change, message):
+    with pytest.raises(ValueError, match=message):
         Recovery(**change)
 
 
