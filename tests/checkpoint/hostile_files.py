@@ -68,9 +68,9 @@ def cut(to: int | None, file: str = SAFE) -> Callable[[Path], None]:
 
 def tensors(change: Callable[[dict[str, np.ndarray]], Any]) -> Callable[[Path], None]:
     def damage(folder: Path) -> None:
-        found = {name: array.copy() for name, array in load_file(folder / SAFE).items()}
-        change(found)
-        save_file(found, folder / SAFE, metadata={"format": "pt"})
+        arrays = {name: array.copy() for name, array in load_file(folder / SAFE).items()}
+        change(arrays)
+        save_file(arrays, folder / SAFE, metadata={"format": "pt"})
 
     return damage
 
@@ -288,11 +288,11 @@ SAFETENSORS = [
 
 def shard(folder: Path) -> dict[str, str]:
     """Split model.safetensors in two, with an index; return its map."""
-    found = load_file(folder / SAFE)
-    names, index = sorted(found), {}
+    arrays = load_file(folder / SAFE)
+    names, index = sorted(arrays), {}
     for number, part in enumerate((names[::2], names[1::2]), 1):
         file = f"model-0000{number}-of-00002.safetensors"
-        save_file({name: found[name].copy() for name in part}, folder / file)
+        save_file({name: arrays[name].copy() for name in part}, folder / file)
         index |= dict.fromkeys(part, file)
     (folder / SAFE).unlink()
     (folder / f"{SAFE}.index.json").write_text(json.dumps({"weight_map": index}))
@@ -639,8 +639,8 @@ MSGPACKS = [
     ),
     Hostile("key twice", flax_file(b"\x82\xa1a\x80\xa1a\x80"), TREE + "a appears twice" + AGAIN),
     *(
-        Hostile(f"value is {what}", leaf(value), TREE + f"{TABLE} is {said}, expected an array or a map" + AGAIN)
-        for what, value, said in (
+        Hostile(f"value is {what}", leaf(value), TREE + f"{TABLE} is {description}, expected an array or a map" + AGAIN)
+        for what, value, description in (
             ("nil", None, "a nil"),
             ("text", "text", "a string"),
             ("bytes", b"bytes", "a byte string"),

@@ -92,10 +92,10 @@ def test_a_file_that_changes_during_the_copy_is_refused(folder: Path, shrinks: b
         calls.append(file)
         if len(calls) == 2 and not shrinks:
             os.utime(path, ns=(1, 1))
-        found = stat(file)
+        status = stat(file)
         if len(calls) == 1 and shrinks:
             os.truncate(path, 100)
-        return found
+        return status
 
     monkeypatch.setattr(_files.os, "fstat", fstat)
     with pytest.raises(CheckpointError, match=r"model.safetensors is not a whole .*: it changed while it was read"):

@@ -50,9 +50,9 @@ def test_what_was_not_compressed_is_bit_for_bit_the_same(name: str, format: str,
         assert_same(flax_restore((tmp_path / "out" / FILES[format]).read_bytes()), loaded.params)
         return
     expected, _ = read_tensors(GOLDENS / name / "model.safetensors")
-    found, metadata = read_tensors(tmp_path / "out" / "model.safetensors")
+    tensors, metadata = read_tensors(tmp_path / "out" / "model.safetensors")
     assert metadata == {"format": "pt"}
-    assert_same(found, expected)
+    assert_same(tensors, expected)
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     assert config == json.loads((GOLDENS / name / "config.json").read_text())
 
@@ -65,11 +65,11 @@ def test_factors_are_multiplied_and_rounded_once(name: str, format: str, tmp_pat
     checkpoint = factored(GOLDENS / name)
     save_checkpoint(checkpoint, tmp_path / "small")
     export_checkpoint(load_checkpoint(tmp_path / "small"), tmp_path / "out", format=format)
-    found = load_checkpoint(tmp_path / "out")
-    assert found.compression is None
+    exported = load_checkpoint(tmp_path / "out")
+    assert exported.compression is None
     expected = {path: product(x) if isinstance(x, LowRank) else x for path, x in walk(checkpoint.params)}
     assert any(isinstance(leaf, LowRank) for _, leaf in walk(checkpoint.params))
-    assert_same(dict(walk(found.params)), expected)
+    assert_same(dict(walk(exported.params)), expected)
     data = json.loads((tmp_path / "out" / "config.json").read_text())
     assert data == json.loads((GOLDENS / name / "config.json").read_text())
 
@@ -79,19 +79,19 @@ def test_net_computes_the_same_after_export(folder: Path, tmp_path: Path):
     export_checkpoint(checkpoint, tmp_path / "out")
     dense = load_checkpoint(tmp_path / "out")
     batch = {"input_ids": np.arange(6).reshape(2, 3)}
-    one, other = (lpjax.encode(c.params, c.config, batch) for c in (checkpoint, dense))
-    np.testing.assert_allclose(one, other, atol=2e-5)
+    hidden, other = (lpjax.encode(c.params, c.config, batch) for c in (checkpoint, dense))
+    np.testing.assert_allclose(hidden, other, atol=2e-5)
 
 
 @pytest.mark.parametrize("format", FORMATS)
 def test_tokenizer_is_kept(format: str, folder: Path, tmp_path: Path):
     export_checkpoint(factored(folder), tmp_path / "out", format=format)
-    found = files(tmp_path / "out")
-    assert found.keys() == {
+    contents = files(tmp_path / "out")
+    assert contents.keys() == {
         *("README.md", "config.json", FILES[format], "vocab.txt", "tokenizer_config.json", "modules.json"),
         *("1_Pooling/config.json", "1_Pooling/pytorch_model.bin"),
     }
-    assert found["vocab.txt"] == (folder / "vocab.txt").read_bytes()
+    assert contents["vocab.txt"] == (folder / "vocab.txt").read_bytes()
 
 
 @pytest.mark.parametrize("format", FORMATS)
@@ -240,23 +240,23 @@ def test_torch_loads_it(name: str, compressed: bool, tmp_path: Path):
     with torch.no_grad():
         if "logits" in golden:
             expected = model(**tensors).logits.numpy()
-            found = classify(checkpoint.params, checkpoint.config, batch)
+            actual = classify(checkpoint.params, checkpoint.config, batch)
         else:
             base = getattr(model, model.base_model_prefix, model)
             expected = base(**tensors).last_hidden_state.numpy()
-            found = lpjax.encode(checkpoint.params, checkpoint.config, batch)
+            actual = lpjax.encode(checkpoint.params, checkpoint.config, batch)
             inside = batch["attention_mask"].astype(bool)
-            expected, found = expected[inside], np.asarray(found)[inside]
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+            expected, actual = expected[inside], np.asarray(actual)[inside]
+    np.testing.assert_allclose(actual, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", [ml_dtypes.bfloat16, np.float16, np.float64])
 def test_dtype_of_the_factors_is_that_of_the_product(dtype: Any, folder: Path, tmp_path: Path):
     checkpoint = factored(folder, dtype)
     export_checkpoint(checkpoint, tmp_path / "out")
-    found = dict(walk(load_checkpoint(tmp_path / "out").params))
+    leaves = dict(walk(load_checkpoint(tmp_path / "out").params))
     for path, leaf in walk(checkpoint.params):
-        assert found[path].dtype == (dtype if isinstance(leaf, LowRank) else np.float32)
+        assert leaves[path].dtype == (dtype if isinstance(leaf, LowRank) else np.float32)
 
 
 @pytest.mark.parametrize("write", [save_checkpoint, export_checkpoint])

@@ -43,15 +43,15 @@ def rewritten(source: Path, target: Path, change: Callable[[dict[str, Any]], Map
     return target
 
 
-def said(caplog: pytest.LogCaptureFixture) -> list[str]:
+def messages(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in caplog.records if record.name == "lpjax"]
 
 
-def assert_bits(found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
-    assert found.keys() == expected.keys()
+def assert_bits(actual: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+    assert actual.keys() == expected.keys()
     for name, array in expected.items():
-        assert (found[name].dtype, found[name].shape) == (array.dtype, array.shape)
-        assert np.asarray(found[name]).tobytes() == array.tobytes()
+        assert (actual[name].dtype, actual[name].shape) == (array.dtype, array.shape)
+        assert np.asarray(actual[name]).tobytes() == array.tobytes()
 
 
 # --- what a wrapper puts before the names
@@ -75,12 +75,12 @@ def test_a_prefix_that_all_names_share(name: str, prefix: str, tmp_path: Path, c
         prefix = "transformer.net."
     expected = load_checkpoint(GOLDENS / name)
     source = rewritten(GOLDENS / name, tmp_path / "net", lambda t: {prefix + key: value for key, value in t.items()})
-    assert said(caplog) == []
+    assert messages(caplog) == []
     loaded = load_checkpoint(source)
     base = next(iter(loaded.params)) if name == "bert_base" and "embeddings" not in loaded.params else None
     assert_same(loaded.params if base is None else loaded.params[base], expected.params)
     assert loaded.extra == {}
-    (line,) = said(caplog)
+    (line,) = messages(caplog)
     assert line.startswith(f"{source / 'model.safetensors'}: names begin with ")
     assert line.endswith(", which is left out")
     # What is saved has clean names.
@@ -97,7 +97,7 @@ def test_wrappers_of_single_layers(tmp_path: Path, caplog: pytest.LogCaptureFixt
 
     loaded = load_checkpoint(rewritten(GOLDENS / "bert_base", tmp_path / "net", wrap))
     assert_same(loaded.params, load_checkpoint(GOLDENS / "bert_base").params)
-    assert "_orig_mod." in said(caplog)[0]
+    assert "_orig_mod." in messages(caplog)[0]
 
 
 @pytest.mark.parametrize("outer", ["params", "model", "module/net"])
@@ -111,7 +111,7 @@ def test_a_flax_tree_inside_another(outer: str, tmp_path: Path, caplog: pytest.L
     loaded = load_checkpoint(folder)
     assert_same(loaded.params, expected)
     assert_bits(loaded.extra, {"crf.transitions": np.eye(3)})
-    assert [line.partition(": ")[2].split()[0] for line in said(caplog)] == ["names", "kept"]
+    assert [line.partition(": ")[2].split()[0] for line in messages(caplog)] == ["names", "kept"]
 
 
 def test_every_part_of_a_prefix_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture):
@@ -119,7 +119,7 @@ def test_every_part_of_a_prefix_is_named(tmp_path: Path, caplog: pytest.LogCaptu
         return {f"_orig_mod.module.{key}": value for key, value in tensors.items()}
 
     load_checkpoint(rewritten(GOLDENS / "bert_base", tmp_path / "net", wrap))
-    assert said(caplog)[0].endswith(": names begin with _orig_mod.module., which is left out")
+    assert messages(caplog)[0].endswith(": names begin with _orig_mod.module., which is left out")
 
 
 @pytest.mark.parametrize(
@@ -130,14 +130,14 @@ def test_a_prefix_of_another_kind_of_net_is_doubted(
 ):
     """Weights of a RoBERTa run as a BERT have the wrong positions, if it is config.json that is wrong."""
     load_checkpoint(rewritten(GOLDENS / name, tmp_path / "net", lambda t: {before + key: x for key, x in t.items()}))
-    assert said(caplog)[0].endswith(f"{before} (but config.json says that the model is {run}), which is left out")
+    assert messages(caplog)[0].endswith(f"{before} (but config.json says that the model is {run}), which is left out")
 
 
 def test_an_adapter_beside_a_net_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     shutil.copytree(GOLDENS / "bert_base", tmp_path / "net")
     (tmp_path / "net" / "adapter_config.json").write_text("{}")
     load_checkpoint(tmp_path / "net")
-    (line,) = said(caplog)
+    (line,) = messages(caplog)
     assert "adapter_config.json belongs to an adapter, which is not applied; if model.safetensors is not" in line
 
 
@@ -151,8 +151,8 @@ def test_a_head_outside_the_wrapper_is_told(wrapper: str, tmp_path: Path, caplog
 
     loaded = load_checkpoint(rewritten(GOLDENS / "bert_base", tmp_path / "net", wrap))
     assert loaded.params.keys() == {"bert", "classifier"}
-    told = f": taken for a head of the model, though outside {wrapper}encoder.: classifier.weight, classifier.bias"
-    assert said(caplog)[1].endswith(told)
+    warning = f": taken for a head of the model, though outside {wrapper}encoder.: classifier.weight, classifier.bias"
+    assert messages(caplog)[1].endswith(warning)
     source = rewritten(GOLDENS / "bert_base", tmp_path / "other", lambda tensors: wrap(tensors, 24))
     with pytest.raises(
         CheckpointError, match=r"though outside `(_orig_mod\.)?encoder\.`: classifier\.weight, classifier"
@@ -170,7 +170,7 @@ def test_a_prefix_of_the_net_alone_and_tensors_besides(tmp_path: Path, caplog: p
     loaded = load_checkpoint(source)
     assert_same(loaded.params, load_checkpoint(GOLDENS / "bert_classifier").params)
     assert loaded.extra.keys() == {"criterion.weight"}
-    assert len(said(caplog)) == 2
+    assert len(messages(caplog)) == 2
 
 
 @pytest.mark.parametrize("alike", [True, False])
@@ -244,7 +244,7 @@ def test_tensors_beside_the_net_are_kept_and_told(beside: Path, caplog: pytest.L
     loaded = load_checkpoint(beside)
     assert_same(loaded.params, load_checkpoint(GOLDENS / "bert_base").params)
     assert_bits(loaded.extra, BESIDE)
-    (line,) = said(caplog)
+    (line,) = messages(caplog)
     assert line.startswith(f"{beside / 'model.safetensors'}: kept beside the model, and written back as they are: ")
     assert all(name in line for name in BESIDE)
 
@@ -356,7 +356,7 @@ def test_transformers_ignores_what_lies_beside_and_nothing_else(beside: Path, tm
     import transformers
 
     export_checkpoint(load_checkpoint(beside), tmp_path / "out")
-    _, told = transformers.AutoModel.from_pretrained(tmp_path / "out", output_loading_info=True)
-    assert set(told["unexpected_keys"]) == BESIDE.keys()
-    assert not told["missing_keys"]
-    assert not told["mismatched_keys"]
+    _, loading_info = transformers.AutoModel.from_pretrained(tmp_path / "out", output_loading_info=True)
+    assert set(loading_info["unexpected_keys"]) == BESIDE.keys()
+    assert not loading_info["missing_keys"]
+    assert not loading_info["mismatched_keys"]

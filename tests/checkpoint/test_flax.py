@@ -120,8 +120,8 @@ def test_flax_class_loads_an_export(source: Path, compressed: bool, flax_class: 
     export_checkpoint(checkpoint, tmp_path / "out", format="msgpack")
     with lenient():
         model, params = flax_class.from_pretrained(tmp_path / "out", _do_init=False)
-    wanted = {"/".join(keys) for keys in model.required_params}
-    assert wanted == dict(walk(params)).keys()  # no key missing, none unexpected
+    required = {"/".join(keys) for keys in model.required_params}
+    assert required == dict(walk(params)).keys()  # no key missing, none unexpected
     assert_same(params, load_checkpoint(tmp_path / "out").params)
 
 

@@ -43,13 +43,13 @@ def archive(folder: Path) -> Path:
 def test_weights_of_a_format_from_outside_are_loaded_exported_and_replaced(archive: Path, tmp_path: Path):
     expected = load_checkpoint(archive)  # of safetensors, which stand before it in the table
     (archive / "model.safetensors").unlink()
-    found = load_checkpoint(archive)
-    assert_same(found.params, expected.params)
+    loaded = load_checkpoint(archive)
+    assert_same(loaded.params, expected.params)
     assert weight_bytes(archive) == (archive / "model.npz").stat().st_size
-    size = export_checkpoint(found, tmp_path / "out", format="npz")
+    size = export_checkpoint(loaded, tmp_path / "out", format="npz")
     assert size == (tmp_path / "out" / "model.npz").stat().st_size
     assert_same(load_checkpoint(tmp_path / "out").params, expected.params)
-    save_checkpoint(found, tmp_path / "out", overwrite=True)
+    save_checkpoint(loaded, tmp_path / "out", overwrite=True)
     assert not (tmp_path / "out" / "model.npz").exists()
 
 

@@ -50,12 +50,12 @@ def check(path: Path, content: bytes) -> None:
     path.unlink(missing_ok=True)  # Never overwritten: views of it may be alive.
     path.write_bytes(content)
     try:
-        found = read(path)
+        tensors = read(path)
     except CheckpointError:
         return
     expected = by_the_book(path.name, content)
-    assert found.keys() == expected.keys()
-    for name, tensor in found.items():
+    assert tensors.keys() == expected.keys()
+    for name, tensor in tensors.items():
         assert tensor.dtype == expected[name].dtype
         assert tensor.shape == expected[name].shape
         assert tensor.tobytes() == expected[name].tobytes()
@@ -103,12 +103,12 @@ def test_damaged_checkpoint(file: str, tmp_path: Path, data: st.DataObject):
     shutil.copyfile(SOURCE / "config.json", folder / "config.json")
     (folder / file).write_bytes(data.draw(damaged(good(file))))
     try:
-        found = dict(walk(load_checkpoint(folder).params))
+        leaves = dict(walk(load_checkpoint(folder).params))
     except CheckpointError:
         return
     expected = dict(walk(load_checkpoint(SOURCE).params))
-    assert {path: leaf.shape for path, leaf in found.items()} == {path: leaf.shape for path, leaf in expected.items()}
-    assert all(np.isfinite(leaf).all() for leaf in found.values())
+    assert {path: leaf.shape for path, leaf in leaves.items()} == {path: leaf.shape for path, leaf in expected.items()}
+    assert all(np.isfinite(leaf).all() for leaf in leaves.values())
 
 
 SIZES = st.one_of(st.integers(-2, 40), st.sampled_from([2**31, 2**32 - 1, 2**62, 2**63, 2**64 - 1]))

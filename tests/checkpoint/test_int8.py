@@ -41,11 +41,11 @@ def test_a_net_comes_back_within_half_a_step(name, dtype, tmp_path):
             assert np.array_equal(leaf, after[path]), path
             continue
         for axis, part in ((0, "left"), (1, "right")):
-            one, other = (np.asarray(getattr(x, part)) for x in (leaf, after[path]))
-            assert other.dtype == one.dtype == dtype
-            wide = one.astype(np.float64)
+            factor, other = (np.asarray(getattr(x, part)) for x in (leaf, after[path]))
+            assert other.dtype == factor.dtype == dtype
+            wide = factor.astype(np.float64)
             largest = np.abs(wide).max(axis=axis, keepdims=True)
-            rounding = float(jax.numpy.finfo(one.dtype).eps)
+            rounding = float(jax.numpy.finfo(factor.dtype).eps)
             assert np.all(np.abs(other.astype(np.float64) - wide) <= largest * (0.5001 / 127 + 2 * rounding)), path
     assert back.compression is not None
     assert back.compression["factors"] == "int8"
@@ -60,17 +60,19 @@ def test_the_file_is_a_quarter(tmp_path):
     rng = np.random.default_rng(0)
     pairs = [("a.left", rng.normal(size=(4000, 30)).astype("f4")), ("a.right", rng.normal(size=(30, 500)).astype("f4"))]
     (tmp_path / "x").mkdir()
-    sizes = [write_tensors(tmp_path / "x" / str(i), given) for i, given in enumerate((pairs, rounded_factors(pairs)))]
+    sizes = [
+        write_tensors(tmp_path / "x" / str(i), tensors) for i, tensors in enumerate((pairs, rounded_factors(pairs)))
+    ]
     assert sizes[1] < 0.253 * sizes[0]
 
 
 def test_columns_of_zeros_and_of_all_sizes():
     left = np.array([[0, 1e-30, 1e30, -1], [0, -3e-31, 2e29, 1]], np.float32)
     pairs = [("w.left", left), ("w.right", np.eye(4, dtype=np.float32))]
-    found = restored_factors(dict(rounded_factors(pairs)))
-    assert found.keys() == {"w.left", "w.right"}
-    assert np.allclose(found["w.left"], left, rtol=0, atol=np.abs(left).max(0) * 0.5001 / 127)
-    assert np.array_equal(found["w.right"], np.eye(4))
+    restored = restored_factors(dict(rounded_factors(pairs)))
+    assert restored.keys() == {"w.left", "w.right"}
+    assert np.allclose(restored["w.left"], left, rtol=0, atol=np.abs(left).max(0) * 0.5001 / 127)
+    assert np.array_equal(restored["w.right"], np.eye(4))
 
 
 def test_rounding_again_changes_nothing():
@@ -78,8 +80,8 @@ def test_rounding_again_changes_nothing():
     pairs = [("w.left", rng.normal(size=(50, 5)).astype("f4")), ("w.right", rng.normal(size=(5, 20)).astype("f4"))]
     once = restored_factors(dict(rounded_factors(pairs)))
     twice = restored_factors(dict(rounded_factors(list(once.items()))))
-    for name, one in once.items():
-        assert np.allclose(one, twice[name], rtol=1e-6, atol=0)
+    for name, factor in once.items():
+        assert np.allclose(factor, twice[name], rtol=1e-6, atol=0)
 
 
 def test_single_entries_stay_as_they_are(tmp_path):
@@ -118,39 +120,44 @@ def test_a_dense_net_has_no_factors(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
-        (lambda found, left: found.pop(left + "_scale"), r"\.left is int8 and has no .*\.left_scale"),
-        (lambda found, left: found.pop(left), r"\.left_scale has no int8 .*\.left beside it"),
-        (lambda found, left: found.update({left: found[left].astype("f4")}), "has no int8"),
+        (lambda tensors, left: tensors.pop(left + "_scale"), r"\.left is int8 and has no .*\.left_scale"),
+        (lambda tensors, left: tensors.pop(left), r"\.left_scale has no int8 .*\.left beside it"),
+        (lambda tensors, left: tensors.update({left: tensors[left].astype("f4")}), "has no int8"),
         (
-            lambda found, left: found.update({left + "_scale": found[left + "_scale"][:-1]}),
+            lambda tensors, left: tensors.update({left + "_scale": tensors[left + "_scale"][:-1]}),
             "a floating number for each",
         ),
-        (lambda found, left: found.update({left + "_scale": found[left + "_scale"].astype("i4")}), "a floating number"),
-        (lambda found, left: found.update({left + "_scale": found[left + "_scale"] * np.nan}), "NaN or infinite"),
+        (
+            lambda tensors, left: tensors.update({left + "_scale": tensors[left + "_scale"].astype("i4")}),
+            "a floating number",
+        ),
+        (lambda tensors, left: tensors.update({left + "_scale": tensors[left + "_scale"] * np.nan}), "NaN or infinite"),
     ],
 )
-def test_damaged_files_are_refused(tmp_path, change, said):
+def test_damaged_files_are_refused(tmp_path, change, message):
     save_checkpoint(shrink(GOLDEN_NAMES[0]), tmp_path / "small", int8=True)
     shutil.copytree(tmp_path / "small", tmp_path / "bad")
-    found = {name: np.array(one) for name, one in read_tensors(tmp_path / "small" / "lpjax.safetensors")[0].items()}
-    change(found, next(name for name in found if name.endswith(".left")))
+    tensors = {
+        name: np.array(array) for name, array in read_tensors(tmp_path / "small" / "lpjax.safetensors")[0].items()
+    }
+    change(tensors, next(name for name in tensors if name.endswith(".left")))
     (tmp_path / "bad" / "lpjax.safetensors").unlink()
-    write_tensors(tmp_path / "bad" / "lpjax.safetensors", found.items())
-    with pytest.raises(CheckpointError, match=said):
+    write_tensors(tmp_path / "bad" / "lpjax.safetensors", tensors.items())
+    with pytest.raises(CheckpointError, match=message):
         load_checkpoint(tmp_path / "bad")
 
 
 def test_the_command(command, folder, tmp_path):
     small, smallest, further = (tmp_path / name for name in ("small", "smallest", "further"))
     assert command("compress", folder, small, "--layers", "attention", "--rank", 3)[0] == 0
-    status, said, errors = command("quantize", small, smallest, "--json")
+    status, output, errors = command("quantize", small, smallest, "--json")
     assert status == 0, errors
-    told = json.loads(said)
-    assert told["bytes_after"] == (smallest / "lpjax.safetensors").stat().st_size
+    result = json.loads(output)
+    assert result["bytes_after"] == (smallest / "lpjax.safetensors").stat().st_size
     assert (smallest / "lpjax_record.json").read_bytes() == (small / "lpjax_record.json").read_bytes()
-    assert told["quantized"] == json.loads((small / "config.json").read_text())["lpjax"]["ranks"]
+    assert result["quantized"] == json.loads((small / "config.json").read_text())["lpjax"]["ranks"]
     status, _, errors = command("report", smallest, "--baseline", folder, "--out", tmp_path / "page.html")
     assert status == 0, errors
     assert "factors in 8 bits" in (tmp_path / "page.html").read_text()
@@ -164,6 +171,6 @@ def test_the_command(command, folder, tmp_path):
     status, _, errors = command("quantize", small, smallest)
     assert status == 2
     assert "--force" in errors
-    status, said, _ = command("quantize", small, smallest, "--force")
+    status, output, _ = command("quantize", small, smallest, "--force")
     assert status == 0
-    assert "pairs in 8 bits" in said
+    assert "pairs in 8 bits" in output

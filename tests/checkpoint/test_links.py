@@ -29,10 +29,10 @@ def test_a_link_that_leads_out_is_refused_before_any_work(
     monkeypatch.setattr("lpjax.compress", None)  # is not reached
     for name_of, options in (("export", []), ("compress", ["--keep", 0.5])):
         status, _, err = command(name_of, folder, tmp_path / "out", *options)
-        said = " ".join(err.split())
-        assert status == 1, said
-        assert str(folder / name) in said
-        assert f"leads out of its checkpoint, to {tmp_path / 'secrets' / 'file'}" in said
+        message = " ".join(err.split())
+        assert status == 1, message
+        assert str(folder / name) in message
+        assert f"leads out of its checkpoint, to {tmp_path / 'secrets' / 'file'}" in message
     with pytest.raises(CheckpointError, match="leads out of its checkpoint"):
         save_checkpoint(load_checkpoint(folder), tmp_path / "out")
     assert not (tmp_path / "out").exists()

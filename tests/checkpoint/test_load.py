@@ -153,8 +153,8 @@ def test_prefix_of_every_net_may_be_missing_or_more_than_there_should_be(name: s
             return key.removeprefix(prefix)
         return prefix + key
 
-    loaded, found = load_checkpoint(GOLDENS / name).params, load_checkpoint(renamed(name, tmp_path, other)).params
-    assert_same(found, loaded if with_head else {prefix[:-1]: loaded})
+    loaded, params = load_checkpoint(GOLDENS / name).params, load_checkpoint(renamed(name, tmp_path, other)).params
+    assert_same(params, loaded if with_head else {prefix[:-1]: loaded})
 
 
 @pytest.mark.parametrize("name", ["bert_base", "roberta_base"])

@@ -67,11 +67,11 @@ def ask(model: Any, batch: dict[str, np.ndarray]) -> np.ndarray:
     return (out.logits if "logits" in out else out.last_hidden_state).float().numpy()
 
 
-def assert_near(found: np.ndarray, expected: Any, golden: Golden, atol: float = 1e-5) -> None:
+def assert_near(actual: np.ndarray, expected: Any, golden: Golden, atol: float = 1e-5) -> None:
     """At tokens that are there."""
     expected = np.asarray(expected).astype(np.float32)
-    there = heads.there(golden) if found.ndim == 3 else slice(None)
-    np.testing.assert_allclose(found[there], expected[there], rtol=0, atol=atol)
+    there = heads.there(golden) if actual.ndim == 3 else slice(None)
+    np.testing.assert_allclose(actual[there], expected[there], rtol=0, atol=atol)
 
 
 def of_file(golden: Golden, folder: Path) -> Golden:
@@ -97,8 +97,8 @@ def test_heads_are_those_of_lpjax(name: str, kind: str, tmp_path: Path):
     golden = load_golden(name)
     folder = saved_in_kind(golden.checkpoint, kind, tmp_path / "small")
     (head,) = (name for name in json.loads((folder / "config.json").read_text())["auto_map"] if "For" in name)
-    model, told = load(folder, head.removeprefix("AutoModel"), output_loading_info=True)
-    assert not any(told.values())
+    model, loading_info = load(folder, head.removeprefix("AutoModel"), output_loading_info=True)
+    assert not any(loading_info.values())
     again = of_file(golden, folder)
     assert_near(ask(model, golden.batch), heads.run(again.checkpoint.params, again), golden)
     if kind == GROUPS:
@@ -194,17 +194,17 @@ def test_other_precisions(kind: str, name: str, tmp_path: Path):
 def test_the_state_of_one_model_loads_into_another(tmp_path: Path):
     golden = load_golden("bert_classifier")
     folder = saved_in_kind(golden.checkpoint, STEP, tmp_path / "small")
-    one, other = (load(folder, "ForSequenceClassification") for _ in range(2))
-    expected = ask(one, golden.batch)
+    model, other = (load(folder, "ForSequenceClassification") for _ in range(2))
+    expected = ask(model, golden.batch)
     with torch.no_grad():
         for tensor in other.state_dict().values():
             tensor.zero_()
     assert np.abs(ask(other, golden.batch) - expected).max() > 1e-3
-    told = other.load_state_dict(one.state_dict())
-    assert not told.missing_keys
-    assert not told.unexpected_keys
+    incompatible = other.load_state_dict(model.state_dict())
+    assert not incompatible.missing_keys
+    assert not incompatible.unexpected_keys
     np.testing.assert_array_equal(ask(other, golden.batch), expected)
-    np.testing.assert_array_equal(ask(copy.deepcopy(one), golden.batch), expected)
+    np.testing.assert_array_equal(ask(copy.deepcopy(model), golden.batch), expected)
 
 
 def test_factors_can_be_trained(tmp_path: Path):
@@ -212,7 +212,7 @@ def test_factors_can_be_trained(tmp_path: Path):
     model = load(saved_in_kind(golden.checkpoint, ENTRIES, tmp_path / "small"), "ForSequenceClassification").train()
     batch = {name: torch.tensor(np.asarray(ids, np.int64)) for name, ids in golden.batch.items()}
     model(**batch, labels=torch.zeros(len(golden.batch["input_ids"]), dtype=torch.long)).loss.backward()
-    own = {name: one.grad for name, one in model.named_parameters() if f"{NAME}." in name}
+    own = {name: parameter.grad for name, parameter in model.named_parameters() if f"{NAME}." in name}
     assert {name.rpartition(".")[2] for name in own} == {"left", "right", "values"}
     assert all(bool(grad.abs().sum() > 0) for grad in own.values())
 
@@ -220,15 +220,15 @@ def test_factors_can_be_trained(tmp_path: Path):
 def test_devices(tmp_path: Path):
     golden = load_golden("bert_base")
     folder = saved_in_kind(golden.checkpoint, STEP, tmp_path / "small")
-    assert {str(one.device) for one in load(folder, device_map="cpu").state_dict().values()} == {"cpu"}
+    assert {str(tensor.device) for tensor in load(folder, device_map="cpu").state_dict().values()} == {"cpu"}
     if not torch.cuda.is_available():
         pytest.skip("no GPU")
     model = load(folder).to("cuda")
-    assert {one.device.type for one in model.state_dict().values()} == {"cuda"}
+    assert {tensor.device.type for tensor in model.state_dict().values()} == {"cuda"}
     batch = {name: torch.tensor(np.asarray(ids, np.int64)).to("cuda") for name, ids in golden.batch.items()}
     with torch.no_grad():
-        found = model(**batch).last_hidden_state.cpu().numpy()
-    assert_near(found, hidden(of_file(golden, folder)), golden, 1e-4)
+        states = model(**batch).last_hidden_state.cpu().numpy()
+    assert_near(states, hidden(of_file(golden, folder)), golden, 1e-4)
 
 
 # Refusals
@@ -427,9 +427,9 @@ def test_sentence_transformers_makes_the_vectors_of_lpjax(
 
     small = saved_in_kind(load_checkpoint(encoders[case]), kind, tmp_path / "small")
     model = SentenceTransformer(str(small), trust_remote_code=True, device="cpu")
-    found = model.encode(texts(), show_progress_bar=False)
+    vectors = model.encode(texts(), show_progress_bar=False)
     expected = embed_sentences(load_checkpoint(small), texts()).vectors
-    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(vectors, expected, rtol=0, atol=1e-5)
 
 
 def test_sentence_transformers_refuses_it_without_trust(encoders: dict[str, Path], tmp_path: Path):

@@ -70,12 +70,12 @@ def test_any_tree_comes_back_bit_for_bit_and_is_in_the_format(tmp_path: Path, tr
 def test_large_leaves_are_in_chunks_as_flax_makes_them(tmp_path: Path):
     array = np.arange(35, dtype=np.float32).reshape(5, 7)
     write_tree(tmp_path / "tree", {"a": {"b": array}})
-    found = msgpack.unpackb((tmp_path / "tree").read_bytes(), ext_hook=lambda _, data: msgpack.unpackb(data))["a"]["b"]
-    assert list(found) == ["__msgpack_chunked_array__", "shape", "chunks"]
-    assert found["__msgpack_chunked_array__"] is True
-    assert found["shape"] == {"0": 5, "1": 7}
-    assert [chunk[:2] for chunk in found["chunks"].values()] == [[[16], "float32"], [[16], "float32"], [[3], "float32"]]
-    assert list(found["chunks"]) == ["0", "1", "2"]
+    entry = msgpack.unpackb((tmp_path / "tree").read_bytes(), ext_hook=lambda _, data: msgpack.unpackb(data))["a"]["b"]
+    assert list(entry) == ["__msgpack_chunked_array__", "shape", "chunks"]
+    assert entry["__msgpack_chunked_array__"] is True
+    assert entry["shape"] == {"0": 5, "1": 7}
+    assert [chunk[:2] for chunk in entry["chunks"].values()] == [[[16], "float32"], [[16], "float32"], [[3], "float32"]]
+    assert list(entry["chunks"]) == ["0", "1", "2"]
     read = read_tree(tmp_path / "tree")["a/b"]
     np.testing.assert_array_equal(read, array)
     assert not read.flags.writeable
@@ -111,9 +111,9 @@ def test_fixed_extensions_are_understood(size: int, tmp_path: Path):
 def test_arrays_are_views_of_the_file_and_may_be_used_unaligned(tmp_path: Path):
     array = np.random.default_rng(0).standard_normal((33, 7)).astype(ml_dtypes.bfloat16)
     write_tree(tmp_path / "tree", {"k" * length: array for length in range(1, 5)})
-    found = read_tree(tmp_path / "tree").values()
-    assert {leaf.flags.aligned for leaf in found} == {True, False}
-    for leaf in found:
+    leaves = read_tree(tmp_path / "tree").values()
+    assert {leaf.flags.aligned for leaf in leaves} == {True, False}
+    for leaf in leaves:
         assert not leaf.flags.owndata
         assert not leaf.flags.writeable
         np.testing.assert_array_equal(np.asarray(jnp.asarray(leaf.T)), array.T)

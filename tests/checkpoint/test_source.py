@@ -100,9 +100,9 @@ def test_msgpack_is_fetched_only_where_there_are_no_safetensors(
         return str(folder)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
-    found = load_checkpoint("owner/name").params
+    params = load_checkpoint("owner/name").params
     assert asked == ([False, True] if flax else [False])
-    assert_same(found, load_checkpoint(GOLDENS / "bert_base").params)
+    assert_same(params, load_checkpoint(GOLDENS / "bert_base").params)
 
 
 def test_repository_without_weights_that_can_be_read(folder: Path, monkeypatch: pytest.MonkeyPatch):

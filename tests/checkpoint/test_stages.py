@@ -47,19 +47,19 @@ def test_net_in_0_transformer_is_read_and_saved_in_the_root(old: Path, tmp_path:
         out = tmp_path / write.__name__
         assert write(net, out) == weight_bytes(out) == (out / "model.safetensors").stat().st_size
         assert_same(load_checkpoint(out).params, net.params)
-        found = files(out)
-        assert found.keys() == {
+        contents = files(out)
+        assert contents.keys() == {
             *("config.json", "model.safetensors", "vocab.txt", "tokenizer_config.json", "sentence_bert_config.json"),
             *("modules.json", "1_Pooling/config.json", "1_Pooling/pytorch_model.bin", "LICENSE"),
             *("config_sentence_transformers.json", "README.md"),
         }
-        assert found["vocab.txt"] == (old / "0_Transformer" / "vocab.txt").read_bytes()
-        first, second = json.loads(found["modules.json"])
+        assert contents["vocab.txt"] == (old / "0_Transformer" / "vocab.txt").read_bytes()
+        first, second = json.loads(contents["modules.json"])
         assert first == {"idx": 0, "name": "0", "path": "", "type": f"{TYPES}Transformer"}
         assert second["path"] == "1_Pooling"
         # Once more: nothing is left of the old layout.
         write(load_checkpoint(out), tmp_path / f"{write.__name__} again")
-        assert files(tmp_path / f"{write.__name__} again") == found
+        assert files(tmp_path / f"{write.__name__} again") == contents
 
 
 def test_commands_follow_the_net(old: Path, tmp_path: Path, command: Command):
@@ -76,7 +76,7 @@ def test_commands_follow_the_net(old: Path, tmp_path: Path, command: Command):
 
 
 @pytest.mark.parametrize(
-    ("stages", "said"),
+    ("stages", "message"),
     [
         ([{"path": "../dense"}], r"`path` is '../dense', expected a folder inside"),
         ([{"path": "a/../../b"}], "expected a folder inside"),
@@ -94,9 +94,9 @@ def test_commands_follow_the_net(old: Path, tmp_path: Path, command: Command):
         ([{"path": "onnx", "type": f"{TYPES}StaticEmbedding"}], "begins with a .*StaticEmbedding, expected a Tra"),
     ],
 )
-def test_modules_that_lead_astray_are_refused(stages: Any, said: str, folder: Path):
+def test_modules_that_lead_astray_are_refused(stages: Any, message: str, folder: Path):
     (folder / "modules.json").write_text(json.dumps(stages))
-    with pytest.raises(CheckpointError, match=said) as caught:
+    with pytest.raises(CheckpointError, match=message) as caught:
         load_checkpoint(folder)
     assert "modules.json" in str(caught.value)
 
@@ -175,7 +175,7 @@ def test_files_that_contradict_the_config_are_refused(small: Path, folder: Path)
 
 
 @pytest.mark.parametrize(
-    ("first", "stage", "kind", "wanted"),
+    ("first", "stage", "kind", "fetched"),
     [
         ("", "1_Pooling", f"{TYPES}Pooling", None),
         ("", "pooling", f"{TYPES}Pooling", "pooling/*"),
@@ -185,7 +185,7 @@ def test_files_that_contradict_the_config_are_refused(small: Path, folder: Path)
     ],
 )
 def test_what_is_fetched_of_the_hub(
-    first: str, stage: str, kind: str, wanted: str | None, old: Path, monkeypatch: pytest.MonkeyPatch
+    first: str, stage: str, kind: str, fetched: str | None, old: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """Stages are fetched whole; what unusual names hide from the first patterns is fetched in a second request."""
     calls: list[list[str]] = []
@@ -214,8 +214,8 @@ def test_what_is_fetched_of_the_hub(
     assert load_checkpoint("owner/name").source == old
     patterns = ["[1-9]_*/*", "0_*/model.safetensors", "lpjax.safetensors"]
     assert all(pattern in call for pattern in patterns for call in calls)
-    if wanted is None:
+    if fetched is None:
         assert len(calls) == 1
     else:
         assert len(calls) == 2
-        assert wanted in calls[1]
+        assert fetched in calls[1]

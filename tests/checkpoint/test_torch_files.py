@@ -134,7 +134,7 @@ def test_the_files_are_short_and_need_no_jax():
                 names = [alias.name for alias in node.names]
             else:
                 names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-            assert {found.split(".")[0] for found in names} <= allowed | sys.stdlib_module_names, name
+            assert {module.split(".")[0] for module in names} <= allowed | sys.stdlib_module_names, name
         assert "pickle" not in text
 
 

@@ -54,8 +54,8 @@ def test_numbers_are_those_of_pytorch(name: str):
     if expected is None:  # a word head whose logits are not recorded
         expected = np.asarray(lpjax.fill_mask(net.params, net.config, golden.batch))
     outputs = run(translated(net), golden.batch)
-    found = np.stack(outputs, -1) if len(outputs) == 2 else outputs[0]
-    np.testing.assert_allclose(counted(golden, found), counted(golden, expected), atol=1e-5 * np.abs(expected).max())
+    actual = np.stack(outputs, -1) if len(outputs) == 2 else outputs[0]
+    np.testing.assert_allclose(counted(golden, actual), counted(golden, expected), atol=1e-5 * np.abs(expected).max())
 
 
 @pytest.mark.two_models
@@ -65,9 +65,9 @@ def test_numbers_are_those_of_pytorch(name: str):
 def test_compressed_weights_give_the_numbers_of_lpjax(name: str, kind: str):
     golden, net, expected = case_of(name, kind)
     model = translated(net)
-    (found,) = run(model, golden.batch)
+    (actual,) = run(model, golden.batch)
     np.testing.assert_allclose(
-        counted(golden, found), counted(golden, expected), atol=1e-5 * float(np.abs(expected).max())
+        counted(golden, actual), counted(golden, expected), atol=1e-5 * float(np.abs(expected).max())
     )
     # The weights in the file are those in memory, none of them expanded.
     packed = sum(array.nbytes for array in program_of(net).weights.values())
@@ -92,8 +92,8 @@ def test_one_array_may_be_both_factors():
     params = replace_leaves(net.params, {path: lpjax.LowRank(square, square)})
     ids = np.array([[1, 2, 3]])
     expected = lpjax.encode(params, net.config, {"input_ids": ids})
-    (found,) = run(translated(dataclasses.replace(net, params=params)), {"input_ids": ids})
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+    (actual,) = run(translated(dataclasses.replace(net, params=params)), {"input_ids": ids})
+    np.testing.assert_allclose(actual, expected, atol=1e-5)
 
 
 def test_ids_outside_the_table_and_too_long_texts_are_refused():
@@ -185,7 +185,7 @@ def test_operations_give_the_numbers_of_jax(name: str):
     onnx.checker.check_model(model, full_check=True)
     for shape in ((3, 4), (2, 7)):
         ids = np.random.default_rng(0).integers(0, 12, shape)
-        (found,) = run(model, {"input_ids": ids})
+        (actual,) = run(model, {"input_ids": ids})
         (expected,) = program.function({}, {"input_ids": jnp.asarray(ids)})
-        assert found.shape == expected.shape
-        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+        assert actual.shape == expected.shape
+        np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5)

@@ -44,9 +44,9 @@ def test_numbers_are_those_of_lpjax(name: str, kind: str, tmp_path: Path):
     assert program.platforms == ("cpu", "cuda", "tpu")
     weights = load_file(folder / "weights.safetensors")
     inputs = {key: np.asarray(golden.batch[key], np.int32) for key in program_of(net).inputs if key in golden.batch}
-    (found,) = program.call(weights, inputs)
+    (actual,) = program.call(weights, inputs)
     np.testing.assert_allclose(
-        counted(golden, np.asarray(found)), counted(golden, expected), atol=1e-5 * float(np.abs(expected).max())
+        counted(golden, np.asarray(actual)), counted(golden, expected), atol=1e-5 * float(np.abs(expected).max())
     )
 
 

@@ -59,8 +59,8 @@ def test_onnx_folder_gives_the_vectors_of_lpjax(command: Command, folder: Path, 
     texts = ["a b c", "c a"]
     net = lpjax.load_checkpoint(small)
     tokens = tokenizer_of(net)(texts, padding=True, return_tensors="np")
-    given = {info.name: np.asarray(tokens[info.name], np.int64) for info in session.get_inputs()}
-    vectors = session.run(["sentence_embedding"], given)[0]
+    inputs = {info.name: np.asarray(tokens[info.name], np.int64) for info in session.get_inputs()}
+    vectors = session.run(["sentence_embedding"], inputs)[0]
     np.testing.assert_allclose(vectors, embed_sentences(net, texts).vectors, atol=1e-5)
 
 

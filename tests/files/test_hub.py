@@ -41,18 +41,18 @@ def hub(probed: list[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str
         def take() -> None:
             while True:
                 try:
-                    one, _ = server.accept()
+                    connection, _ = server.accept()
                 except OSError:
                     return
-                taken.append(one)
-                probed.append(one.recv(1000).decode().split()[0])
+                taken.append(connection)
+                probed.append(connection.recv(1000).decode().split()[0])
 
         threading.Thread(target=take, daemon=True).start()
         monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{server.getsockname()[1]}")
         monkeypatch.setenv("NO_PROXY", "127.0.0.1")
         yield probed
-        for one in taken:
-            one.close()
+        for connection in taken:
+            connection.close()
 
 
 def test_a_hub_that_does_not_answer_is_tried_once(hub, tmp_path, monkeypatch, caplog, capfd):

@@ -28,9 +28,9 @@ def contents(folder: Path) -> dict[str, str]:
 
 
 def write_folder(target: Path, text: str, overwrite: bool = False) -> None:
-    with replacing_folder(target, overwrite) as fresh:
-        (fresh / "inner").mkdir()
-        (fresh / "inner" / "file").write_text(text)
+    with replacing_folder(target, overwrite) as staging:
+        (staging / "inner").mkdir()
+        (staging / "inner" / "file").write_text(text)
 
 
 def leave(target: Path, **parts: str) -> Path:
@@ -48,10 +48,10 @@ def test_a_folder_is_replaced_whole(tmp_path: Path):
     out = tmp_path / "out"
     write_folder(out, "one")
     write_folder(out, "two", overwrite=True)
-    with pytest.raises(FileNotFoundError), replacing_folder(out, True) as fresh:
-        (fresh / "no folder" / "half").touch()
-    with pytest.raises(OSError), replacing_folder(out, False) as fresh:
-        (fresh / "other").touch()
+    with pytest.raises(FileNotFoundError), replacing_folder(out, True) as staging:
+        (staging / "no folder" / "half").touch()
+    with pytest.raises(OSError), replacing_folder(out, False) as staging:
+        (staging / "other").touch()
     assert contents(tmp_path) == {"out/inner/file": "two"}
 
 
@@ -77,8 +77,8 @@ def test_what_a_killed_run_left_is_removed_by_the_next(tmp_path: Path):
     (tmp_path / ".out.00000000.new").symlink_to(tmp_path / ".other.0123abcd.new")
     write_folder(out, "text")
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*others, ".out.00000000.new", "out"])
-    with replacing(tmp_path / "other") as fresh:
-        fresh.write_text("text")
+    with replacing(tmp_path / "other") as staging:
+        staging.write_text("text")
     assert not (tmp_path / others[0]).exists()
     assert (tmp_path / ".out.00000000.new").is_symlink()
 
@@ -88,25 +88,25 @@ def test_a_live_run_keeps_its_files(tmp_path: Path):
     out = tmp_path / "out"
     code = (
         "import sys, pathlib; from lpjax._files.replacing import replacing\n"
-        "with replacing(pathlib.Path(sys.argv[1])) as fresh:\n fresh.touch(); print(flush=True); sys.stdin.read()"
+        "with replacing(pathlib.Path(sys.argv[1])) as staging:\n staging.touch(); print(flush=True); sys.stdin.read()"
     )
     process = subprocess.Popen([sys.executable, "-c", code, out], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert process.stdout.readline()
     theirs = list(tmp_path.iterdir())
-    with replacing(out) as fresh:
-        fresh.write_text("mine")
+    with replacing(out) as staging:
+        staging.write_text("mine")
         write_folder(tmp_path / "beside", "text")
         with replacing(out) as second:
             second.write_text("first")
         assert out.read_text() == "first"
-        assert fresh.exists()
+        assert staging.exists()
         assert all(path.exists() for path in theirs)
     assert out.read_text() == "mine"
     process.kill()
     process.communicate()
     assert theirs[0].exists()
-    with replacing(out) as fresh:
-        fresh.write_text("again")
+    with replacing(out) as staging:
+        staging.write_text("again")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["beside", "out"]
 
 
@@ -156,8 +156,8 @@ def test_a_checkpoint_is_put_back_by_whoever_needs_it(folder: Path, tmp_path: Pa
 def test_links_stay(tmp_path: Path):
     (tmp_path / "real").write_text("old")
     (tmp_path / "link").symlink_to("real")
-    with replacing(tmp_path / "link") as fresh:
-        fresh.write_text("new")
+    with replacing(tmp_path / "link") as staging:
+        staging.write_text("new")
     assert (tmp_path / "link").is_symlink()
     assert (tmp_path / "real").read_text() == "new"
 
@@ -201,8 +201,8 @@ def test_one_run_at_a_time_claims_a_file(tmp_path: Path):
         pass
     process.kill()
     process.communicate()
-    with claimed(out), claimed(out), replacing(out) as fresh:
-        fresh.write_text("mine")
+    with claimed(out), claimed(out), replacing(out) as staging:
+        staging.write_text("mine")
     assert contents(tmp_path) == {"deep/out": "mine"}
 
 

@@ -120,10 +120,10 @@ def by_the_chain_rule(pair: LowRank, gradient: np.ndarray) -> LowRank:
     return LowRank(flat @ right.mT, left.mT @ flat)
 
 
-def near(found: Any, expected: Any, tolerance: float = 1e-5) -> bool:
+def near(actual: Any, expected: Any, tolerance: float = 1e-5) -> bool:
     """Whether two arrays agree to `tolerance` of the largest entry."""
-    found, expected = np.asarray(found, np.float64), np.asarray(expected, np.float64)
-    return found.shape == expected.shape and np.abs(found - expected).max() <= tolerance * np.abs(expected).max()
+    actual, expected = np.asarray(actual, np.float64), np.asarray(expected, np.float64)
+    return actual.shape == expected.shape and np.abs(actual - expected).max() <= tolerance * np.abs(expected).max()
 
 
 def shapes_in(jaxpr: Any) -> Iterator[tuple[int, ...]]:
@@ -138,5 +138,5 @@ def shapes_in(jaxpr: Any) -> Iterator[tuple[int, ...]]:
 
 def forms(function: Any, shape: tuple[int, ...], *arguments: Any) -> bool:
     """Whether the program of `function` has, anywhere, an array of this shape or its transpose."""
-    found = set(shapes_in(jax.make_jaxpr(function)(*arguments)))
-    return shape in found or shape[::-1] in found
+    shapes = set(shapes_in(jax.make_jaxpr(function)(*arguments)))
+    return shape in shapes or shape[::-1] in shapes

@@ -45,8 +45,12 @@ def weights_of(params: Any) -> dict[str, Any]:
 def compressed(module: nn.Module, params: Any, *args: Any, **options: Any) -> Any:
     """Every weight factored, at the rank that keeps 0.7 of it, by a solver that needs no time."""
     axes = lpjax.flax.input_axes(module, {"params": params}, *args)
-    given: dict[str, Any] = {"select": r"(kernel|embedding)$", "keep": 0.7, "solver": helpers.first_columns} | options
-    return lpjax.compress(params, input_axes=axes, **given).params
+    settings: dict[str, Any] = {
+        "select": r"(kernel|embedding)$",
+        "keep": 0.7,
+        "solver": helpers.first_columns,
+    } | options
+    return lpjax.compress(params, input_axes=axes, **settings).params
 
 
 def pair(n: int, d: int, rank: int = 3, batch: tuple[int, ...] = (), dtype: Any = np.float32) -> LowRank:
@@ -75,10 +79,10 @@ def test_a_transformer_runs_on_factored_params(params):
     logits = jax.jit(run)({"params": small}, ids)
     assert near(logits, exact({"params": dense}, ids))
     assert not near(logits, exact({"params": params}, ids), 1e-2)
-    found = jax.jit(jax.grad(functools.partial(loss, run)))(small)
+    factored_gradients = jax.jit(jax.grad(functools.partial(loss, run)))(small)
     gradients = jax.jit(jax.grad(functools.partial(loss, module.apply)))(dense)
-    assert jax.tree.structure(found) == jax.tree.structure(small)
-    for path, leaf in leaves_with_paths(found):
+    assert jax.tree.structure(factored_gradients) == jax.tree.structure(small)
+    for path, leaf in leaves_with_paths(factored_gradients):
         whole, weight = (dict(leaves_with_paths(tree))[path] for tree in (gradients, small))
         if isinstance(leaf, LowRank):
             chained = helpers.by_the_chain_rule(weight, whole)
@@ -102,8 +106,8 @@ def test_other_ways_to_use_the_table_twice(params, tied):
     module, ids = Transformer(tied), helpers.ids()
     small = compressed(module, params, ids)
     run = functools.partial(lpjax.flax.apply, module)
-    found = jax.jit(run)({"params": small}, ids)
-    assert near(found, lpjax.flax.apply(Transformer(), {"params": small}, ids))
+    logits = jax.jit(run)({"params": small}, ids)
+    assert near(logits, lpjax.flax.apply(Transformer(), {"params": small}, ids))
     assert not helpers.forms(run, (VOCAB, HIDDEN), {"params": small}, ids)
 
 
@@ -116,8 +120,8 @@ def test_dense_params_run_as_ever(params):
     ]
     assert programs[0] == programs[1]
     with lpjax.flax.factored():
-        fresh = jax.eval_shape(module.init, jax.random.key(0), ids)["params"]
-    assert jax.tree.structure(fresh) == jax.tree.structure(params)
+        initial = jax.eval_shape(module.init, jax.random.key(0), ids)["params"]
+    assert jax.tree.structure(initial) == jax.tree.structure(params)
 
 
 def test_the_context_serves_code_that_applies_modules_itself(params):
@@ -218,8 +222,8 @@ def test_dense_general(case):
     small = compressed(module, params, x, keep=None, rank=2)
     assert isinstance(small["kernel"], LowRank)
     run = functools.partial(lpjax.flax.apply, module)
-    found = jax.jit(run)({"params": small}, x)
-    assert near(found, module.apply({"params": densified(small, params)}, x))
+    outputs = jax.jit(run)({"params": small}, x)
+    assert near(outputs, module.apply({"params": densified(small, params)}, x))
     assert not helpers.forms(run, kernel, {"params": small}, x)
     assert not helpers.forms(run, small["kernel"].shape, {"params": small}, x)
 
@@ -251,9 +255,9 @@ def test_options_of_dense_layers(kind, promoting):
     assert near(without, x @ dense["kernel"])
     half = jnp.bfloat16
     cases = [({"dtype": half}, x), ({"param_dtype": half}, x), ({}, x.astype(half)), ({}, np.asarray(x))]
-    for options, given in cases:
+    for options, inputs in cases:
         module: Any = kind(5, **options)
-        out, expected = lpjax.flax.apply(module, {"params": params}, given), module.apply({"params": dense}, given)
+        out, expected = lpjax.flax.apply(module, {"params": params}, inputs), module.apply({"params": dense}, inputs)
         assert out.dtype == expected.dtype
         assert near(out, expected, 2**-6 if out.dtype == half else 1e-5)
     # Both products get the layer's precision, in its dtype, by its own function.
@@ -280,10 +284,10 @@ def test_an_embedding_looks_up_as_ever(promoting):
     params, dense = {"embedding": weight}, {"embedding": lpjax.densify(weight)}
     for ids in ([[0, 10, 3], [3, -1, -11]], [11, 2, 1000, -12], 4, []):
         ids = jnp.asarray(ids, jnp.int32)
-        found, expected = lpjax.flax.apply(module, {"params": params}, ids), module.apply({"params": dense}, ids)
-        assert found.shape == expected.shape
-        assert np.array_equal(np.isnan(found), np.isnan(expected))
-        assert np.allclose(found, expected, atol=1e-5, equal_nan=True)
+        output, expected = lpjax.flax.apply(module, {"params": params}, ids), module.apply({"params": dense}, ids)
+        assert output.shape == expected.shape
+        assert np.array_equal(np.isnan(output), np.isnan(expected))
+        assert np.allclose(output, expected, atol=1e-5, equal_nan=True)
     run = functools.partial(lpjax.flax.apply, module)
     assert not helpers.forms(run, (11, 5), {"params": params}, jnp.asarray([1, 2]))
     query = jnp.asarray(normal((2, 3, 5)))
@@ -296,9 +300,9 @@ def test_an_embedding_looks_up_as_ever(promoting):
     assert lpjax.flax.apply(half, {"params": params}, jnp.asarray([1])).dtype == jnp.bfloat16
     assert lpjax.flax.apply(half, {"params": params}, query, method="attend").dtype == jnp.bfloat16
     # flax broadcasts a table of one row, whatever the ids are.
-    one = {"embedding": pair(1, 5)}
-    found = lpjax.flax.apply(nn.Embed(1, 5), {"params": one}, jnp.asarray([0, 7]))
-    assert near(found, np.repeat(lpjax.densify(one["embedding"]), 2, axis=0))
+    single_row = {"embedding": pair(1, 5)}
+    output = lpjax.flax.apply(nn.Embed(1, 5), {"params": single_row}, jnp.asarray([0, 7]))
+    assert near(output, np.repeat(lpjax.densify(single_row["embedding"]), 2, axis=0))
 
 
 class Body(nn.Module):
@@ -339,10 +343,10 @@ def test_scanned_and_rematerialised_layers():
     expected, whole = jax.jit(jax.value_and_grad(functools.partial(loss, module.apply)))(dense)
     assert near(value, expected)
     for path in axes:
-        found, weight, full = (dict(leaves_with_paths(tree))[path] for tree in (gradient, small, whole))
+        factored, weight, full = (dict(leaves_with_paths(tree))[path] for tree in (gradient, small, whole))
         chained = helpers.by_the_chain_rule(weight, full)
-        assert near(found.left, chained.left)
-        assert near(found.right, chained.right)
+        assert near(factored.left, chained.left)
+        assert near(factored.right, chained.right)
     shapes = {*helpers.shapes_in(jax.make_jaxpr(jax.grad(functools.partial(loss, run)))(small))}
     assert (HEADS, HIDDEN, 5) in shapes  # gradients of left factors
     every = [shape for shape in DENSE if shape[0] != VOCAB]
@@ -379,8 +383,8 @@ def test_lifted_layers():
     assert axes == expected
     small = compressed(module, params, ids, keep=None, rank=1)
     assert [leaf.shape for leaf in weights_of(small).values()] == [(2, 2, 5, 6), (2, 7, 5), (2, 3), (2, 11, 7)]
-    found = jax.jit(functools.partial(lpjax.flax.apply, module))({"params": small}, ids)
-    assert near(found, jax.jit(module.apply)({"params": densified(small, params)}, ids))
+    outputs = jax.jit(functools.partial(lpjax.flax.apply, module))({"params": small}, ids)
+    assert near(outputs, jax.jit(module.apply)({"params": densified(small, params)}, ids))
 
 
 class Boxed(nn.Module):

@@ -28,15 +28,15 @@ CHEAP: dict[str, Any] = {"keep": 0.7, "solver": helpers.first_columns}
 def compressed(model: nnx.Module, select: Any = r"(kernel|embedding)$", **options: Any) -> Any:
     """A factored copy; a rank, where one is given, takes the place of the share to keep."""
     copy = nnx.clone(model)
-    given = CHEAP | ({"keep": None} if "rank" in options else {}) | options
-    compress_nnx(copy, select=select, **given)
+    settings = CHEAP | ({"keep": None} if "rank" in options else {}) | options
+    compress_nnx(copy, select=select, **settings)
     return copy
 
 
 def layers(model: nnx.Module) -> dict[str, Any]:
     """Every factored layer by its path."""
-    found = {"/".join(map(str, path)): node for path, node in nnx.iter_graph(model)}
-    return {path: node for path, node in found.items() if isinstance(node, FactoredLinear | FactoredEmbed)}
+    nodes = {"/".join(map(str, path)): node for path, node in nnx.iter_graph(model)}
+    return {path: node for path, node in nodes.items() if isinstance(node, FactoredLinear | FactoredEmbed)}
 
 
 def densified(small: nnx.Module, model: nnx.Module) -> Any:
@@ -88,17 +88,17 @@ def test_a_transformer_is_converted_in_place(model):
     def loss(model: Any, ids: jax.Array) -> Any:
         return jnp.sum(jnp.sin(model(ids)))
 
-    found, whole = (values(nnx.jit(nnx.grad(loss))(x, ids)) for x in (small, dense))
+    factored_gradients, whole = (values(nnx.jit(nnx.grad(loss))(x, ids)) for x in (small, dense))
     for path, gradient in whole.items():
         layer = layers(small).get(path.rpartition("/")[0])
         if layer is not None and path in shapes:
             pair = LowRank(layer.left[...], layer.right[...])
             chained, place = helpers.by_the_chain_rule(pair, gradient), path.rpartition("/")[0]
-            assert near(found[f"{place}/left"], chained.left), path
-            assert near(found[f"{place}/right"], chained.right), path
+            assert near(factored_gradients[f"{place}/left"], chained.left), path
+            assert near(factored_gradients[f"{place}/right"], chained.right), path
         else:
             # A bias of keys shifts all scores alike: its gradient is rounding.
-            assert near(found[path], gradient) or np.abs(gradient).max() < 1e-5, path
+            assert near(factored_gradients[path], gradient) or np.abs(gradient).max() < 1e-5, path
 
     graph, state = nnx.split(small)
     for function in (lambda model: model(ids), lambda model: nnx.grad(loss)(model, ids)):
@@ -147,11 +147,11 @@ def test_state_goes_round(model):
     assert len(values(rest)) == 0
     assert np.array_equal(nnx.merge(graph, params, rest)(ids), expected)
     saved = jax.tree.map(np.asarray, nnx.to_pure_dict(nnx.state(small)))
-    fresh = compressed(NNXTransformer(nnx.Rngs(1)))
-    assert nnx.graphdef(fresh) == graph
-    assert not near(fresh(ids), expected)
-    nnx.update(fresh, saved)
-    assert np.array_equal(fresh(ids), expected)
+    restored = compressed(NNXTransformer(nnx.Rngs(1)))
+    assert nnx.graphdef(restored) == graph
+    assert not near(restored(ids), expected)
+    nnx.update(restored, saved)
+    assert np.array_equal(restored(ids), expected)
     # One compilation serves both, and a step of training changes the factors.
     runs = []
 
@@ -161,11 +161,11 @@ def test_state_goes_round(model):
         gradient = nnx.grad(lambda model: jnp.mean(model(ids) ** 2))(model)
         nnx.update(model, jax.tree.map(lambda x, g: x - 0.1 * g, nnx.state(model, nnx.Param), gradient))
 
-    for each in (small, fresh):
+    for each in (small, restored):
         step(each, ids)
     assert len(runs) == 1
     assert np.mean(small(ids) ** 2) < np.mean(expected**2)
-    assert np.array_equal(small(ids), fresh(ids))
+    assert np.array_equal(small(ids), restored(ids))
 
 
 GENERAL: dict[str, tuple[Any, dict[str, Any], tuple[int, ...]]] = {
@@ -244,10 +244,10 @@ def test_an_embedding_looks_up_as_ever(promoting):
     dense = densified(small, model)
     for ids in ([[0, 10, 3], [3, -1, -11]], [11, 2, 1000, -12], 4, []):
         ids = jnp.asarray(ids, jnp.int32)
-        found, expected = small(ids), dense(ids)
-        assert found.shape == expected.shape
-        assert np.array_equal(np.isnan(found), np.isnan(expected))
-        assert np.allclose(found, expected, atol=1e-5, equal_nan=True)
+        output, expected = small(ids), dense(ids)
+        assert output.shape == expected.shape
+        assert np.array_equal(np.isnan(output), np.isnan(expected))
+        assert np.allclose(output, expected, atol=1e-5, equal_nan=True)
     query = jnp.asarray(normal((2, 3, 5)))
     assert near(small.layer.attend(query), dense.layer.attend(query))
     assert near(query @ small.layer.embedding.T, dense.layer.attend(query))

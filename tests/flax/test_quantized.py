@@ -64,8 +64,8 @@ def test_a_linen_transformer(kind: str, tied: str):
     assert {"tokens/embedding", "blocks_0/attention/out/kernel", "blocks_0/up/kernel"} <= axes.keys()
     small = quantized(params, axes, kind)
     dense = dense_of(small, params)
-    found = jax.jit(lambda params: apply(module, {"params": params}, ids))(small)
-    assert near(found, module.apply({"params": dense}, ids), 2e-5)
+    actual = jax.jit(lambda params: apply(module, {"params": params}, ids))(small)
+    assert near(actual, module.apply({"params": dense}, ids), 2e-5)
     again = lpjax.flax.input_axes(module, {"params": small}, ids)
     assert again.keys() == axes.keys()
     # Gradients with respect to scales and steps are those of the dense weights by the chain rule.
@@ -82,11 +82,11 @@ def test_a_linen_transformer(kind: str, tied: str):
         whole = dense_of(with_places(bare, small), params)
         return square(module.apply({"params": whole}, ids))
 
-    found, expected = (jax.jit(jax.grad(function))(bare) for function in (loss, expanded))
+    actual, expected = (jax.jit(jax.grad(function))(bare) for function in (loss, expanded))
     most = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(expected))
-    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
-        one, other = np.asarray(one, np.float64), np.asarray(other, np.float64)
-        assert np.abs(one - other).max() <= 5e-3 * np.abs(other).max() + 1e-6 * most
+    for gradient, other in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+        gradient, other = np.asarray(gradient, np.float64), np.asarray(other, np.float64)
+        assert np.abs(gradient - other).max() <= 5e-3 * np.abs(other).max() + 1e-6 * most
 
 
 def test_stacks_of_quantized_layers_are_scanned():
@@ -112,8 +112,8 @@ def test_lookups_are_those_of_embed(kind: str, promoting: Any):
     dense = {"embedding": densify(small["embedding"])}
     for ids in ([[0, 10, 3], [3, -1, -11]], [11, 2, 1000, -12], 4, []):
         ids = jnp.asarray(ids, jnp.int32)
-        found, expected = apply(module, {"params": small}, ids), module.apply({"params": dense}, ids)
-        assert np.allclose(found, expected, atol=1e-5, equal_nan=True)
+        actual, expected = apply(module, {"params": small}, ids), module.apply({"params": dense}, ids)
+        assert np.allclose(actual, expected, atol=1e-5, equal_nan=True)
     for dtype in (jnp.uint8, jnp.int8):
         assert near(
             apply(module, {"params": small}, jnp.asarray([3, 10], dtype)), dense["embedding"][np.array([3, 10])]

@@ -38,21 +38,21 @@ def tree(seed: int = 0) -> dict[str, Any]:
     }
 
 
-def same(one: Any, other: Any) -> bool:
+def same(first: Any, other: Any) -> bool:
     """The same structure, kinds, dtypes and bits."""
-    a, b = jax.tree.leaves(one), jax.tree.leaves(other)
+    a, b = jax.tree.leaves(first), jax.tree.leaves(other)
     arrays = [(np.asarray(x), np.asarray(y)) for x, y in zip(a, b, strict=True)]
     bits = all(x.dtype == y.dtype and x.tobytes() == y.tobytes() for x, y in arrays)
-    return jax.tree.structure(one) == jax.tree.structure(other) and bits
+    return jax.tree.structure(first) == jax.tree.structure(other) and bits
 
 
 def test_params_and_bytes_and_back():
-    given = tree()
-    back = serialization.from_bytes(tree(seed=1), serialization.to_bytes(given))
-    assert same(back, given)
-    assert back["words"]["embedding"].sparse.most == given["words"]["embedding"].sparse.most
+    original = tree()
+    back = serialization.from_bytes(tree(seed=1), serialization.to_bytes(original))
+    assert same(back, original)
+    assert back["words"]["embedding"].sparse.most == original["words"]["embedding"].sparse.most
     # Into what has places elsewhere, too: the file's count.
-    assert same(serialization.from_state_dict(tree(seed=2), serialization.to_state_dict(given)), given)
+    assert same(serialization.from_state_dict(tree(seed=2), serialization.to_state_dict(original)), original)
 
 
 def test_a_train_state_and_back(promoting):
@@ -62,22 +62,22 @@ def test_a_train_state_and_back(promoting):
     state = TrainState.create(apply_fn=module.apply, params=params, tx=optax.adamw(1e-2))
     gradients = jax.grad(lambda p: jnp.sum(lpjax.flax.apply(module, p, x) ** 2))(params)
     state = state.apply_gradients(grads=gradients)
-    fresh = TrainState.create(apply_fn=module.apply, params={"params": {"kernel": pair(1), "bias": jnp.ones(7)}},
+    target = TrainState.create(apply_fn=module.apply, params={"params": {"kernel": pair(1), "bias": jnp.ones(7)}},
                               tx=optax.adamw(1e-2))  # fmt: skip
-    back: Any = serialization.from_bytes(fresh, serialization.to_bytes(state))
+    back: Any = serialization.from_bytes(target, serialization.to_bytes(state))
     assert isinstance(back.params["params"]["kernel"], lpjax.LowRank)
     assert same((back.step, back.params, back.opt_state), (state.step, state.params, state.opt_state))
 
 
 def test_without_a_factored_target():
-    given = tree()
-    state = serialization.msgpack_restore(serialization.to_bytes(given))
-    assert same(lpjax.flax.with_pairs(state), jax.tree.map(np.asarray, given))
+    original = tree()
+    state = serialization.msgpack_restore(serialization.to_bytes(original))
+    assert same(lpjax.flax.with_pairs(state), jax.tree.map(np.asarray, original))
     dense = {"dense": {"kernel": jnp.ones((9, 7)), "bias": jnp.ones(7)}, "half": {"kernel": jnp.ones((9, 7))},
              "words": {"embedding": jnp.ones((9, 7))}}  # fmt: skip
     assert same(
-        lpjax.flax.with_pairs(serialization.from_bytes(dense, serialization.to_bytes(given))),
-        jax.tree.map(np.asarray, given),
+        lpjax.flax.with_pairs(serialization.from_bytes(dense, serialization.to_bytes(original))),
+        jax.tree.map(np.asarray, original),
     )
     # Modules of a user's that are called so are no pair.
     modules = {"left": {"kernel": np.ones((2, 3))}, "right": {"kernel": np.ones((3, 2))}}
@@ -85,14 +85,14 @@ def test_without_a_factored_target():
 
 
 def test_files_of_other_trees_are_refused_by_name():
-    given = {"layer": {"kernel": pair()}}
-    for other, found in (
+    original = {"layer": {"kernel": pair()}}
+    for other, description in (
         ({"layer": {"kernel": np.ones((9, 7), np.float32)}}, "an array of shape (9, 7)"),
         ({"layer": {"kernel": {"left": np.ones((9, 2))}}}, "a dict of left"),
         ({"layer": {"kernel": pair(sparse=True)}}, "a dict of left, right, sparse"),
     ):
-        with pytest.raises(ValueError, match=re.escape(found)) as caught:
-            serialization.from_bytes(given, serialization.to_bytes(other))
+        with pytest.raises(ValueError, match=re.escape(description)) as caught:
+            serialization.from_bytes(original, serialization.to_bytes(other))
         assert "kernel" in str(caught.value)
     damaged = serialization.to_state_dict(pair(sparse=True))
     damaged["sparse"]["columns"] = damaged["sparse"]["columns"] + 100
@@ -101,16 +101,16 @@ def test_files_of_other_trees_are_refused_by_name():
 
 
 def test_orbax_and_back(tmp_path):
-    given = jax.tree.map(jnp.asarray, tree())
-    abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, given)
+    original = jax.tree.map(jnp.asarray, tree())
+    abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, original)
     with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(tmp_path / "standard", given)
+        checkpointer.save(tmp_path / "standard", original)
         checkpointer.wait_until_finished()
-        assert same(checkpointer.restore(tmp_path / "standard", abstract), given)
+        assert same(checkpointer.restore(tmp_path / "standard", abstract), original)
     with ocp.PyTreeCheckpointer() as checkpointer:
-        checkpointer.save(tmp_path / "tree", given)
-        how = ocp.checkpoint_utils.construct_restore_args(given)
-        assert same(checkpointer.restore(tmp_path / "tree", item=given, restore_args=how), given)
+        checkpointer.save(tmp_path / "tree", original)
+        how = ocp.checkpoint_utils.construct_restore_args(original)
+        assert same(checkpointer.restore(tmp_path / "tree", item=original, restore_args=how), original)
 
 
 def test_the_docs_run(tmp_path, monkeypatch, promoting):
@@ -121,7 +121,7 @@ def test_the_docs_run(tmp_path, monkeypatch, promoting):
     assert len(blocks) == 4
     names: dict[str, Any] = {}
     exec("\n".join(blocks), names)
-    given = names["same"]["kernel"]
-    assert same(jax.tree.map(jnp.asarray, names["small"]["kernel"]), jax.tree.map(jnp.asarray, given))
+    kernel = names["same"]["kernel"]
+    assert same(jax.tree.map(jnp.asarray, names["small"]["kernel"]), jax.tree.map(jnp.asarray, kernel))
     x = jnp.ones((2, 48))
     assert np.array_equal(names["model"](x), names["make"](0)(x))

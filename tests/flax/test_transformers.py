@@ -112,13 +112,13 @@ def test_a_classifier_learns_factored():
         return jnp.mean(jnp.sin(logits))
 
     factored = functools.partial(loss, functools.partial(lpjax.flax.apply, model.module))
-    found = jax.jit(jax.grad(factored))(small)
+    factored_gradients = jax.jit(jax.grad(factored))(small)
     gradients = jax.jit(jax.grad(functools.partial(loss, model.module.apply)))(whole)
     pairs = {path: leaf for path, leaf in leaves_with_paths(small) if isinstance(leaf, LowRank)}
     assert len(pairs) == 13
     for path, pair in pairs.items():
         chained = helpers.by_the_chain_rule(pair, dict(leaves_with_paths(gradients))[path])
-        gradient = dict(leaves_with_paths(found))[path]
+        gradient = dict(leaves_with_paths(factored_gradients))[path]
         assert near(gradient.left, chained.left, 1e-4), path
         assert near(gradient.right, chained.right, 1e-4), path
     shapes = {*helpers.shapes_in(jax.make_jaxpr(jax.grad(factored))(small))}

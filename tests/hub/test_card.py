@@ -61,14 +61,14 @@ def in_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def run_code(folder: Path) -> list[dict[str, Any]]:
     """The names after each piece of code that runs without PyTorch."""
-    found = []
+    namespaces = []
     for code in re.findall(r"```python\n(.*?)```", (folder / CARD).read_text(), re.DOTALL):
         compile(code, "card", "exec")
         if not re.search(r"import (SentenceTransformer|AutoModel)", code):
             names: dict[str, Any] = {}
             exec(code, names)
-            found.append(names)
-    return found
+            namespaces.append(names)
+    return namespaces
 
 
 @pytest.mark.parametrize("with_tokenizer", [True, False])
@@ -245,8 +245,8 @@ def test_commands_say_what_was_measured(command: Command, folder: Path, small: P
     assert "| error |" in card_of(small).text
     assert "[lpjax_record.json](lpjax_record.json)" in card_of(small).text
     curve = [{"step": 0, "divergence": 0.5}, {"step": 9, "divergence": 0.25}]
-    told = {"best": curve[1], "curve": curve, "texts": 1000, "held_out": 10, "model": str(tmp_path)}
-    (small / "recover.json").write_text(json.dumps(told))
+    recovery = {"best": curve[1], "curve": curve, "texts": 1000, "held_out": 10, "model": str(tmp_path)}
+    (small / "recover.json").write_text(json.dumps(recovery))
     best = {"step": 3, "epoch": 1.0, "loss": 0.1, "accuracy": 0.75, "<b>": 1.0}
     tuned: dict[str, Any] = {"best": best, "train": {"rows": 40, "split": "train"}, "task": "sst2", "model": "x"}
     tuned |= {"dev": {"rows": 12, "split": "validation"}}

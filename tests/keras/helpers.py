@@ -50,6 +50,6 @@ def batch(name: str, lengths: tuple[int, ...] = (7, 4, 1)) -> tuple[dict[str, An
 
 def hidden_of(model: Any, inputs: dict[str, Any]) -> np.ndarray:
     """Keras's hidden states of the tokens that are there."""
-    found = model(inputs)
-    hidden = found["sequence_output"] if isinstance(found, dict) else found
+    outputs = model(inputs)
+    hidden = outputs["sequence_output"] if isinstance(outputs, dict) else outputs
     return np.asarray(hidden)[inputs["padding_mask"] == 1]

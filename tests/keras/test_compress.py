@@ -39,8 +39,8 @@ EQUATIONS = {
 }
 
 
-def near(found: Any, expected: Any, tolerance: float = 1e-5) -> None:
-    np.testing.assert_allclose(np.asarray(found), np.asarray(expected), rtol=0, atol=tolerance)
+def near(actual: Any, expected: Any, tolerance: float = 1e-5) -> None:
+    np.testing.assert_allclose(np.asarray(actual), np.asarray(expected), rtol=0, atol=tolerance)
 
 
 def product(layer: Any) -> np.ndarray:
@@ -53,9 +53,9 @@ def product(layer: Any) -> np.ndarray:
 def test_einsum_dense(case):
     """Against the equation itself, on the product of the factors, which is never formed."""
     equation, outputs, bias, shape, inputs = EQUATIONS[case]
-    given = keras.Input(shape[1:])
+    model_input = keras.Input(shape[1:])
     layer = layers.EinsumDense(equation, outputs, bias_axes=bias, bias_initializer="normal", activation="relu")
-    model = keras.Model(given, layer(given))
+    model = keras.Model(model_input, layer(model_input))
     old, wide = layer.kernel.shape, layer.kernel.numpy()
     records = compress_keras(model, select="kernel$", **CHEAP)
     assert isinstance(layer, FactoredEinsumDense)
@@ -76,12 +76,12 @@ def test_einsum_dense(case):
 
 def test_embeddings_and_dense():
     ids = np.array([[1, 2, 0, 5], [18, 3, 3, 7]])
-    given = keras.Input((None,), dtype="int32")
+    inputs = keras.Input((None,), dtype="int32")
     reversible = layers.ReversibleEmbedding(19, 8, logit_soft_cap=5.0, name="words")
     kinds = layers.Embedding(19, 8, mask_zero=True, name="kinds")
     dense = layers.Dense(7, activation="tanh", bias_initializer="normal", name="dense")
-    x = reversible(given)
-    model = keras.Model(given, {"words": reversible(x, reverse=True), "kinds": dense(kinds(given))})
+    x = reversible(inputs)
+    model = keras.Model(inputs, {"words": reversible(x, reverse=True), "kinds": dense(kinds(inputs))})
     mask = np.asarray(kinds.compute_mask(ids))
     records = compress_keras(model, select="(kernel|embedding)$", **CHEAP)
     assert {record.path for record in records} == {"words/embedding", "kinds/embedding", "dense/kernel"}
@@ -90,10 +90,10 @@ def test_embeddings_and_dense():
         FactoredEmbedding,
         FactoredDense,
     )
-    found = model(ids)
+    outputs = model(ids)
     words = product(reversible)
-    near(found["words"], 5 * np.tanh(words[ids] @ words.T / 5))
-    near(found["kinds"], np.tanh(product(kinds)[ids] @ product(dense) + dense.bias.numpy()))
+    near(outputs["words"], 5 * np.tanh(words[ids] @ words.T / 5))
+    near(outputs["kinds"], np.tanh(product(kinds)[ids] @ product(dense) + dense.bias.numpy()))
     np.testing.assert_array_equal(kinds.compute_mask(ids), mask)
     with pytest.raises(NotImplementedError, match="layer dense is factored"):
         dense.enable_lora(2)
@@ -155,9 +155,9 @@ def test_a_file_goes_round(small, tmp_path):
 
 def test_a_functional_model_trains_and_goes_round(tmp_path):
     """Also its optimizer; and layers can be made smaller later."""
-    given = keras.Input((6,))
+    inputs = keras.Input((6,))
     inner = keras.Sequential([keras.Input((6,)), layers.Dense(9, activation="relu", name="wide")], name="inner")
-    model = scrambled(keras.Model(given, layers.Dense(8, name="last")(inner(given))))
+    model = scrambled(keras.Model(inputs, layers.Dense(8, name="last")(inner(inputs))))
     x, y = (np.random.default_rng(seed).normal(size=(5, n)).astype(np.float32) for seed, n in ((0, 6), (1, 8)))
     compress_keras(model, select="kernel$", rank=3, solver="svd")
     model.compile(optimizer="adam", loss="mse")
@@ -181,11 +181,11 @@ def test_what_cannot_be_factored_is_refused():
     class Own(layers.Dense):
         pass
 
-    given = keras.Input((6,))
+    inputs = keras.Input((6,))
     kernel = {"kernel_regularizer": "l2"}
     chain = [Own(6, name="own"), layers.Dense(6, name="ruled", **kernel), layers.Dense(6, name="lora")]
     chain += [layers.Dense(6, name="plain")]
-    model = keras.Sequential([given, *chain])
+    model = keras.Sequential([inputs, *chain])
     chain[2].enable_lora(1)
     for name, fault in (
         ("own", "it is a Own"),

@@ -12,8 +12,8 @@ pytest.importorskip("keras")
 
 
 def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    given = os.environ | environment
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=given)
+    variables = os.environ | environment
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=variables)
 
 
 def test_keras_is_imported_only_when_asked_for():

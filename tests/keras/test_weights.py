@@ -25,8 +25,8 @@ pytestmark = pytest.mark.filterwarnings("default")
 TOLERANCE = 1e-5
 
 
-def near(found: Any, expected: Any, tolerance: float = TOLERANCE) -> None:
-    np.testing.assert_allclose(np.asarray(found), np.asarray(expected), rtol=0, atol=tolerance)
+def near(actual: Any, expected: Any, tolerance: float = TOLERANCE) -> None:
+    np.testing.assert_allclose(np.asarray(actual), np.asarray(expected), rtol=0, atol=tolerance)
 
 
 @pytest.mark.parametrize("name", HUB)
@@ -41,10 +41,10 @@ def test_in_and_out(name):
     near(hidden[ours["attention_mask"] == 1], hidden_of(model.backbone, theirs))
     assert checkpoint.config.max_length == LENGTH
 
-    fresh = scrambled(classifier(name), seed=1)
-    assert not np.allclose(fresh(theirs), logits, atol=0.01)
-    to_keras(checkpoint, fresh)
-    for after, before in zip(fresh.weights, model.weights, strict=True):
+    other = scrambled(classifier(name), seed=1)
+    assert not np.allclose(other(theirs), logits, atol=0.01)
+    to_keras(checkpoint, other)
+    for after, before in zip(other.weights, model.weights, strict=True):
         np.testing.assert_array_equal(after.numpy(), before.numpy())
     alone = scrambled(backbone(name), seed=1)
     to_keras(checkpoint, alone)  # the head of the classifier is left out
@@ -119,8 +119,10 @@ def test_pytorch_runs_what_keras_ran(name, tmp_path):
     import transformers
 
     def run(folder: Any, inputs: Any) -> Any:
-        again, told = transformers.AutoModelForSequenceClassification.from_pretrained(folder, output_loading_info=True)
-        assert not any(told.values())
+        again, loading_info = transformers.AutoModelForSequenceClassification.from_pretrained(
+            folder, output_loading_info=True
+        )
+        assert not any(loading_info.values())
         with torch.no_grad():
             return again.eval()(**{key: torch.from_numpy(value).long() for key, value in inputs.items()}).logits
 
@@ -235,6 +237,6 @@ def _backbone_for(name: str, config: Any) -> Any:
     return backbone(name, **sizes, max_sequence_length=config.max_length)
 
 
-def _inputs(given: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _inputs(ours: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     names = {"input_ids": "token_ids", "attention_mask": "padding_mask", "token_type_ids": "segment_ids"}
-    return {names[key]: value.astype(np.int32) for key, value in given.items()}
+    return {names[key]: value.astype(np.int32) for key, value in ours.items()}

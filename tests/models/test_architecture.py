@@ -46,11 +46,11 @@ def test_a_net_from_outside_is_loaded_compressed_saved_and_run(toy: Path, tmp_pa
     assert again.config == net.config
     batch = {"input_ids": np.arange(12, dtype=np.int32).reshape(3, 4)}
     for run, shape in ((lpjax.encode, (3, 4, WIDTH)), (lpjax.classify, (3, 3))):
-        found = run(again.params, again.config, batch)
-        assert found.shape == shape
-        np.testing.assert_allclose(found, run(jax.tree.map(np.asarray, small), net.config, batch), rtol=1e-6)
+        outputs = run(again.params, again.config, batch)
+        assert outputs.shape == shape
+        np.testing.assert_allclose(outputs, run(jax.tree.map(np.asarray, small), net.config, batch), rtol=1e-6)
         dense = jax.tree.map(lpjax.densify, device_params(small), is_leaf=lambda leaf: isinstance(leaf, lpjax.LowRank))
-        np.testing.assert_allclose(found, run(dense, net.config, batch), rtol=0, atol=1e-5)
+        np.testing.assert_allclose(outputs, run(dense, net.config, batch), rtol=0, atol=1e-5)
     with pytest.raises(ValueError, match="whose word head fills no masks"):
         lpjax.fill_mask(again.params, again.config, batch)
 
@@ -61,8 +61,8 @@ def test_traits_of_a_net_from_outside_count(toy: Path):
     assert round_up(7, data_mesh(jax.devices()[:1]), net.config) == 9
     assert net.config.padding_side == "right"
     assert "kernel" not in net.config.no_decay
-    _, fresh = with_head(net.params, net.config, 2)
-    assert fresh == ["classifier/bias", "classifier/kernel"]
+    _, added = with_head(net.params, net.config, 2)
+    assert added == ["classifier/bias", "classifier/kernel"]
     (toy / "config.json").write_text(json.dumps({"model_type": "bag", "vocab_size": 0, "activation": "gelo"}))
     with pytest.raises(lpjax.CheckpointError, match=r"lacks `width`; `vocab_size` is 0, .*; `activation` is 'gelo'"):
         lpjax.load_checkpoint(toy)

@@ -45,8 +45,8 @@ def test_bfloat16_and_dropout(name: str):
     got = classify(checkpoint.params, checkpoint.config, batch, dtype=jnp.bfloat16)
     assert got.dtype == jnp.float32
     np.testing.assert_allclose(got, expected, rtol=0, atol=0.05 * np.abs(expected).max() + 0.05)
-    one, two = (classify(checkpoint.params, checkpoint.config, batch, dropout_key=jax.random.key(i)) for i in (0, 1))
-    assert jnp.abs(one - two).max() > 1e-3
+    first, two = (classify(checkpoint.params, checkpoint.config, batch, dropout_key=jax.random.key(i)) for i in (0, 1))
+    assert jnp.abs(first - two).max() > 1e-3
 
 
 def test_params_without_a_head_are_refused():

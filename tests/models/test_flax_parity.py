@@ -62,9 +62,9 @@ def test_params_of_flax_models_run_as_they_are(case):
     mask[1, 6:] = 0
     ids[mask == 0] = config.pad_token_id
     batch = {"input_ids": ids, "attention_mask": mask}
-    given = dict(batch)
+    inputs = dict(batch)
     if net == "Bert":
-        given["token_type_ids"] = batch["token_type_ids"] = rng.integers(
+        inputs["token_type_ids"] = batch["token_type_ids"] = rng.integers(
             0, options.get("type_vocab_size", 2), ids.shape
         )
 
@@ -73,10 +73,10 @@ def test_params_of_flax_models_run_as_they_are(case):
         # Fresh models have biases of zero and scales of one, which would hide a mistake.
         params = jax.tree.map(lambda x: x + 0.3 * jnp.asarray(rng.normal(size=x.shape), x.dtype), theirs.params)
         if head == "Model":
-            expected = np.asarray(theirs(**given, params=params).last_hidden_state)[mask == 1]
-            found = np.asarray(lpjax.encode(params, ours, batch))[mask == 1]
+            expected = np.asarray(theirs(**inputs, params=params).last_hidden_state)[mask == 1]
+            actual = np.asarray(lpjax.encode(params, ours, batch))[mask == 1]
         else:
-            expected = np.asarray(theirs(**given, params=params).logits)
-            found = np.asarray(lpjax.classify(params, ours, batch))
-            assert found.shape == (2, 4)
-        assert np.abs(found - expected).max() <= 1e-5 * max(1, np.abs(expected).max()), head
+            expected = np.asarray(theirs(**inputs, params=params).logits)
+            actual = np.asarray(lpjax.classify(params, ours, batch))
+            assert actual.shape == (2, 4)
+        assert np.abs(actual - expected).max() <= 1e-5 * max(1, np.abs(expected).max()), head

@@ -40,14 +40,14 @@ def shape_of_logits(params, golden) -> tuple[int, ...]:
 def test_a_base_model_gets_a_head(name, outputs):
     golden = load_golden(name)
     checkpoint = golden.checkpoint
-    params, fresh = with_head(checkpoint.params, checkpoint.config, outputs, seed=4)
-    assert fresh == FRESH[name]
+    params, added = with_head(checkpoint.params, checkpoint.config, outputs, seed=4)
+    assert added == FRESH[name]
     leaves, before = dict(walk(params)), dict(walk(checkpoint.params))
     prefix = name_table(checkpoint.config).prefix
     for path, leaf in before.items():
         assert leaves[f"{prefix}/{path}"] is leaf
-    assert leaves.keys() == {f"{prefix}/{path}" for path in before} | set(fresh)
-    for path in fresh:
+    assert leaves.keys() == {f"{prefix}/{path}" for path in before} | set(added)
+    for path in added:
         assert leaves[path].dtype == np.float32
         if path.endswith("bias"):
             assert not leaves[path].any()
@@ -68,8 +68,8 @@ def test_a_base_model_gets_a_head(name, outputs):
 @pytest.mark.parametrize("name", CLASSIFIERS)
 def test_a_head_with_as_many_outputs_is_kept(name):
     checkpoint = load_golden(name).checkpoint
-    params, fresh = with_head(checkpoint.params, checkpoint.config, 3)
-    assert fresh == []
+    params, added = with_head(checkpoint.params, checkpoint.config, 3)
+    assert added == []
     before = dict(walk(checkpoint.params))
     assert {path: id(leaf) for path, leaf in walk(params)} == {path: id(leaf) for path, leaf in before.items()}
     assert num_outputs(checkpoint.params, checkpoint.config) == 3
@@ -78,11 +78,11 @@ def test_a_head_with_as_many_outputs_is_kept(name):
 @pytest.mark.parametrize("name", CLASSIFIERS)
 def test_a_head_with_other_outputs_keeps_its_inner_layer(name):
     checkpoint = load_golden(name).checkpoint
-    params, fresh = with_head(checkpoint.params, checkpoint.config, 2)
+    params, added = with_head(checkpoint.params, checkpoint.config, 2)
     kernel = output_path(checkpoint.config)
-    assert fresh == [kernel.replace("kernel", "bias"), kernel]
+    assert added == [kernel.replace("kernel", "bias"), kernel]
     before = dict(walk(checkpoint.params))
-    assert all(leaf is before[path] for path, leaf in walk(params) if path not in fresh)
+    assert all(leaf is before[path] for path, leaf in walk(params) if path not in added)
     assert before[kernel].shape[1] == 3  # what was given is as it was
 
 
@@ -91,18 +91,18 @@ def test_a_head_with_other_outputs_keeps_its_inner_layer(name):
 )
 def test_word_heads_are_left_out(name):
     golden = load_golden(name)
-    params, fresh = with_head(golden.checkpoint.params, golden.checkpoint.config, 2)
+    params, added = with_head(golden.checkpoint.params, golden.checkpoint.config, 2)
     table = name_table(golden.checkpoint.config)
     assert table.write(params, table.head_groups["sequence"])[1].unknown == []
-    assert set(params) == {table.prefix, *(path.split("/")[0] for path in fresh if not path.startswith(table.prefix))}
+    assert set(params) == {table.prefix, *(path.split("/")[0] for path in added if not path.startswith(table.prefix))}
     assert not set(params) & {"cls", "vocab_projector", "lm_head", "discriminator_predictions"}
     assert shape_of_logits(params, golden)[1] == 2
 
 
 def test_a_pooler_that_is_lacking_is_made():
     checkpoint = load_golden("bert_no_pooler").checkpoint
-    params, fresh = with_head(checkpoint.params, checkpoint.config, 2)
-    assert fresh == [*FRESH["bert_base"], "bert/pooler/dense/bias", "bert/pooler/dense/kernel"][2:] + FRESH["bert_base"]
+    params, added = with_head(checkpoint.params, checkpoint.config, 2)
+    assert added == [*FRESH["bert_base"], "bert/pooler/dense/bias", "bert/pooler/dense/kernel"][2:] + FRESH["bert_base"]
     assert "pooler" not in checkpoint.params
     assert params["bert"]["embeddings"] == checkpoint.params["embeddings"]
 

@@ -91,8 +91,8 @@ def test_bfloat16_and_dropout(name):
     got = run(golden.checkpoint.params, golden, dtype=jnp.bfloat16)
     assert got.dtype == jnp.float32
     np.testing.assert_allclose(got, expected, rtol=0, atol=0.08 * np.abs(expected).max() + 0.08)
-    one, two = (run(golden.checkpoint.params, golden, dropout_key=jax.random.key(i)) for i in (0, 1))
-    assert jnp.abs(one - two).max() > 1e-3
+    first, two = (run(golden.checkpoint.params, golden, dropout_key=jax.random.key(i)) for i in (0, 1))
+    assert jnp.abs(first - two).max() > 1e-3
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -166,9 +166,9 @@ def test_fine_tuning_begins_with_a_fresh_headfor_texts(name):
     """Also if a head for tokens has weights of the same name and shape."""
     net = load_head(name)[0].checkpoint
     begun = for_texts(net)
-    params, data, fresh = starting_weights(begun, TASKS["mnli"], 0)
+    params, data, added = starting_weights(begun, TASKS["mnli"], 0)
     assert begun.config.head == "sequence"
-    assert output_path(net.config) in fresh
+    assert output_path(net.config) in added
     assert data["architectures"] == [f"{net.config.class_name}ForSequenceClassification"]
     assert config_from_json(data) == begun.config
     assert num_outputs(params, begun.config) == 3

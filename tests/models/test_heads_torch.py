@@ -27,14 +27,14 @@ def test_what_is_exported_loads_there_whole_and_says_the_same(name, tmp_path):
     small = lpjax.compress(net.params, select=["encoder", "embeddings"], rank=2, solver="svd").params
     lpjax.export_checkpoint(dataclasses.replace(net, params=small), tmp_path / "dense")
     (kind,) = (net.config_json or {})["architectures"]
-    loaded, told = getattr(transformers, kind).from_pretrained(tmp_path / "dense", output_loading_info=True)
-    assert not told["missing_keys"]
-    assert not told["unexpected_keys"]
-    assert not told["mismatched_keys"]
+    loaded, loading_info = getattr(transformers, kind).from_pretrained(tmp_path / "dense", output_loading_info=True)
+    assert not loading_info["missing_keys"]
+    assert not loading_info["unexpected_keys"]
+    assert not loading_info["mismatched_keys"]
     batch = {key: torch.tensor(np.asarray(value, np.int64)) for key, value in golden.batch.items()}
     with torch.no_grad():
-        said = loaded.eval()(**batch)
+        outputs = loaded.eval()(**batch)
     spans = net.config.head == "spans"
-    expected = torch.stack([said.start_logits, said.end_logits], dim=-1) if spans else said.logits
+    expected = torch.stack([outputs.start_logits, outputs.end_logits], dim=-1) if spans else outputs.logits
     got = np.asarray(run(small, golden))
     np.testing.assert_allclose(got[there(golden)], expected.numpy()[there(golden)], rtol=0, atol=1e-5)

@@ -47,8 +47,8 @@ def test_vectors_are_those_of_the_densified_net(name: str, bits: int | None, ran
     net = base_net(name, layers=2)
     params = quantize(net.params, bits, rank)
     inputs = batch(net.config)
-    found, expected = (encode(tree, net.config, inputs) for tree in (params, dense_of(params)))
-    np.testing.assert_allclose(found, expected, atol=2e-5 * float(np.abs(expected).max()))
+    hidden, expected = (encode(tree, net.config, inputs) for tree in (params, dense_of(params)))
+    np.testing.assert_allclose(hidden, expected, atol=2e-5 * float(np.abs(expected).max()))
     half = encode(params, net.config, inputs, dtype=jnp.bfloat16)
     assert np.abs(np.asarray(half, np.float32) - expected).max() < 0.1 * np.abs(expected).max()
     # Codes stay packed, also on the device and cast.
@@ -94,10 +94,10 @@ def test_codes_of_a_large_table_stay_packed():
 def test_words_by_a_tied_table(name: str, rank: int | None):
     golden = load_golden(name)
     params = quantize(golden.checkpoint.params, None, rank)
-    found, expected = (
+    logits, expected = (
         np.asarray(lpjax.fill_mask(tree, golden.checkpoint.config, golden.batch)) for tree in (params, dense_of(params))
     )
-    np.testing.assert_allclose(found, expected, atol=2e-5 * float(np.abs(expected).max()))
+    np.testing.assert_allclose(logits, expected, atol=2e-5 * float(np.abs(expected).max()))
 
 
 def assert_only_scales_moved(before: Any, after: Any) -> None:
@@ -132,8 +132,8 @@ def test_finetune_trains_scales_and_keeps_codes(rank: int | None, tmp_path: Path
     assert_only_scales_moved(net.params, done.checkpoint.params)
     again = train_on_toy(net, snapshot=tmp_path / "snapshot")  # goes on from the end
     assert again.curve == done.curve
-    for one, other in zip(*map(jax.tree.leaves, (again.checkpoint.params, done.checkpoint.params)), strict=True):
-        assert np.array_equal(one, other)
+    for leaf, other in zip(*map(jax.tree.leaves, (again.checkpoint.params, done.checkpoint.params)), strict=True):
+        assert np.array_equal(leaf, other)
 
 
 @pytest.mark.parametrize("rank", [None, 5])
@@ -141,13 +141,13 @@ def test_statistics_are_those_of_the_densified_net(rank: int | None):
     net = base_net("bert_base")
     params = quantize(net.params, None, rank)
     options: dict[str, Any] = {"tokenizer": make_tokenizer(net.config), "max_length": LONGEST, "select": "encoder"}
-    found, expected = (
+    statistics, expected = (
         lpjax.calibrate(dataclasses.replace(net, params=tree), TEXTS, **options).statistics
         for tree in (params, dense_of(params))
     )
     for path, known in expected.items():
-        for one, other in zip(jax.tree.leaves(vars(found[path])), jax.tree.leaves(vars(known)), strict=True):
-            np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4 * float(np.abs(other).max()))
+        for array, other in zip(jax.tree.leaves(vars(statistics[path])), jax.tree.leaves(vars(known)), strict=True):
+            np.testing.assert_allclose(array, other, rtol=1e-3, atol=1e-4 * float(np.abs(other).max()))
 
 
 def test_inspection_and_errors_are_those_of_the_matrix():
@@ -155,10 +155,10 @@ def test_inspection_and_errors_are_those_of_the_matrix():
     for rank in (None, 5):
         params = quantize(net.params, None, rank)
         whole = dict(leaves_with_paths(dense_of(params)))
-        found = {record.path: record for record in inspect_params(params, select="encoder").leaves}
+        records = {record.path: record for record in inspect_params(params, select="encoder").leaves}
         expected = {record.path: record for record in inspect_params(whole, select="encoder").leaves}
-        assert found.keys() == expected.keys()
-        for path, record in found.items():
+        assert records.keys() == expected.keys()
+        for path, record in records.items():
             assert record.dtype.endswith("to 8-bit")
             assert record.shape == expected[path].shape
             assert record.stable_rank == pytest.approx(expected[path].stable_rank, rel=1e-4)

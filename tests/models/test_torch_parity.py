@@ -21,13 +21,13 @@ pytestmark = pytest.mark.filterwarnings("default")
 
 @pytest.mark.parametrize("net", NETS)
 def test_full_base_size(net: str, tmp_path: Path):
-    found = measure(net, tmp_path)
-    assert found["live"] <= 1e-4
-    assert found["round trip"] == 0
-    assert found["reload"] == 0
-    assert found["export"] <= 1e-5
-    assert found["base"] <= 2e-5  # entries of order 5
-    assert found["full rank"] <= 1e-4
+    errors = measure(net, tmp_path)
+    assert errors["live"] <= 1e-4
+    assert errors["round trip"] == 0
+    assert errors["reload"] == 0
+    assert errors["export"] <= 1e-5
+    assert errors["base"] <= 2e-5  # entries of order 5
+    assert errors["full rank"] <= 1e-4
 
 
 @pytest.mark.parametrize(("kind", "name"), [("xlm-roberta", "XLMRoberta"), ("camembert", "Camembert")])
@@ -47,11 +47,11 @@ def test_roberta_by_another_name(kind: str, name: str, tmp_path: Path):
     }
     ours = lpjax.load_checkpoint(tmp_path / "model")
     lpjax.export_checkpoint(ours, tmp_path / "export")
-    again, told = transformers.AutoModelForSequenceClassification.from_pretrained(
+    again, loading_info = transformers.AutoModelForSequenceClassification.from_pretrained(
         tmp_path / "export", output_loading_info=True
     )
     assert type(again) is type(model)
-    assert not any(told.values())
+    assert not any(loading_info.values())
     for net in (model, again):
         with torch.no_grad():
             expected = net(**{key: torch.tensor(value) for key, value in batch.items()}).logits
@@ -72,8 +72,8 @@ def test_export_of_a_word_head_has_every_weight_that_transformers_wants(tied: bo
         model.cls.predictions.decoder.weight.copy_(model.bert.embeddings.word_embeddings.weight)
     model.save_pretrained(tmp_path / "model")
     lpjax.export_checkpoint(lpjax.load_checkpoint(tmp_path / "model"), tmp_path / "export")
-    again, told = transformers.BertForMaskedLM.from_pretrained(tmp_path / "export", output_loading_info=True)
-    assert not any(told.values())
+    again, loading_info = transformers.BertForMaskedLM.from_pretrained(tmp_path / "export", output_loading_info=True)
+    assert not any(loading_info.values())
     ids = torch.tensor([[2, 8, 9, 3]])
     with torch.no_grad():
         np.testing.assert_array_equal(again(ids).logits, model(ids).logits)
