@@ -18,10 +18,10 @@ def matrix() -> np.ndarray:
 
 @pytest.mark.slow
 def test_the_loss_falls(matrix):
-    found, losses = fit(matrix, 4, (4, 8), 6)
+    constants, losses = fit(matrix, 4, (4, 8), 6)
     assert min(losses) < losses[0]
     assert losses[0] == pytest.approx(float(loss_of(np.array(START, np.float32), matrix, 4, (4, 8))), abs=1e-5)
-    assert all(np.isfinite(value) for value in found)
+    assert all(np.isfinite(value) for value in constants)
 
 
 def test_the_constants_in_the_code_beat_the_start(matrix):

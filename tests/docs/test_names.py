@@ -45,7 +45,7 @@ print(json.dumps(missing))
 
 def mentioned() -> dict[str, set[str]]:
     """name -> where it is mentioned."""
-    found: dict[str, set[str]] = defaultdict(set)
+    places: dict[str, set[str]] = defaultdict(set)
     for page in PAGES:
         where = str(page.relative_to(ROOT))
         prose = prose_of(page)
@@ -55,13 +55,13 @@ def mentioned() -> dict[str, set[str]]:
             if block.language == "python":
                 names += re.findall(rf"(?<![\w.\"/]){NAME}", PRIVATE_IMPORT.sub("", block.code))
         for name in names:
-            found[name].add(where)
+            places[name].add(where)
     for path in sorted((ROOT / "lpjax").rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
                 for name in re.findall(rf"`({NAME})", ast.get_docstring(node) or ""):
-                    found[name].add(str(path.relative_to(ROOT)))
-    return {name: where for name, where in found.items() if not name.endswith(FILES)}
+                    places[name].add(str(path.relative_to(ROOT)))
+    return {name: where for name, where in places.items() if not name.endswith(FILES)}
 
 
 def test_names_resolve():

@@ -21,7 +21,7 @@ def test_a_small_batch_has_no_fault(tmp_path, monkeypatch):
     monkeypatch.delenv("LPJAX_GLUE_DIR", raising=False)
     counts = fuzz.fuzz(tmp_path / "made", seed=3, count=46, failures=tmp_path / "failures")
     assert not (tmp_path / "failures").exists(), sorted((tmp_path / "failures").iterdir())
-    total = {name: sum(one.get(name, 0) for one in counts.values()) for name in ("loaded", "refused")}
+    total = {name: sum(outcomes.get(name, 0) for outcomes in counts.values()) for name in ("loaded", "refused")}
     assert sum(total.values()) == 46
     assert min(total.values()) > 8  # else the mutations are too weak, or the good files are not good
     assert len(counts) > 15

@@ -25,16 +25,16 @@ def test_a_mean_is_over_all_tasks_or_there_is_none():
         place = {"layers": "encoder", "compression": 40, "method": method, "p": p}
         return place | {"metrics": {"accuracy": value}, "held_out": {"accuracy": value}}
 
-    found = {
+    records_by_task = {
         "sst2": [record("dense", 2, 0.9), record("svd", 2, 0.8), record("lewis", 1, 0.85)],
         "rte": [record("dense", 2, 0.6), record("svd", 2, 0.59)],
     }
-    assert glue_results.mean_change(found, "encoder", 40, "svd", 2.0) == pytest.approx(-5.5)
-    assert glue_results.mean_change(found, "encoder", 40, "lewis", 1.0) is None
-    assert glue_results.mean_change(found, "encoder", 40, "lewis", None) is None
-    found["rte"].append(record("lewis", 1, 0.58))
+    assert glue_results.mean_change(records_by_task, "encoder", 40, "svd", 2.0) == pytest.approx(-5.5)
+    assert glue_results.mean_change(records_by_task, "encoder", 40, "lewis", 1.0) is None
+    assert glue_results.mean_change(records_by_task, "encoder", 40, "lewis", None) is None
+    records_by_task["rte"].append(record("lewis", 1, 0.58))
     # At p = 2 the method is the SVD, which is the better choice for rte.
-    assert glue_results.mean_change(found, "encoder", 40, "lewis", None) == pytest.approx((-5 - 1) / 2)
+    assert glue_results.mean_change(records_by_task, "encoder", 40, "lewis", None) == pytest.approx((-5 - 1) / 2)
 
 
 Cell = tuple[str, int, str, float, float, float]

@@ -45,8 +45,8 @@ def config(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
     cache = jax.config.jax_compilation_cache_dir  # pyright: ignore[reportAttributeAccessIssue]
     base = lpjax.load_checkpoint(folder)
     params, _ = with_head(base.params, base.config, 2, seed=3)
-    told = {"architectures": ["BertForSequenceClassification"], **label_config(find_task("sst2"))}
-    tuned = dataclasses.replace(base, params=params, config_json={**(base.config_json or {}), **told})
+    labels = {"architectures": ["BertForSequenceClassification"], **label_config(find_task("sst2"))}
+    tuned = dataclasses.replace(base, params=params, config_json={**(base.config_json or {}), **labels})
     lpjax.save_checkpoint(tuned, tmp_path / "tuned")
     rng = np.random.default_rng(0)
     (tmp_path / "glue" / "SST-2").mkdir(parents=True)
@@ -68,8 +68,8 @@ def run(config: Path, *options: str, monkeypatch: pytest.MonkeyPatch) -> int:
 
 def scores(path: Path) -> list[tuple]:
     """What must come out the same again: all but times."""
-    found = [json.loads(line) for line in path.read_text().splitlines()]
-    return [tuple((k, json.dumps(v)) for k, v in one.items() if not k.startswith("seconds")) for one in found]
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    return [tuple((k, json.dumps(v)) for k, v in record.items() if not k.startswith("seconds")) for record in records]
 
 
 class Killed(BaseException):
@@ -119,9 +119,9 @@ def test_one_cell_is_made_again_and_compared(config, tmp_path, monkeypatch, caps
     other = path.read_text().replace('"accuracy": 0', '"accuracy": 7').replace('"cores": ', '"cores": 100')
     path.write_text(other)
     assert run(config, "--cell", cell, monkeypatch=monkeypatch) == 1
-    told = capsys.readouterr().out
-    assert "NOT the same" in told
-    assert "cores: 100" in told  # what may be the reason
+    output = capsys.readouterr().out
+    assert "NOT the same" in output
+    assert "cores: 100" in output  # what may be the reason
     assert run(config, "--cell", "tiny-sst2/encoder/41/lewis/1", monkeypatch=monkeypatch) == 2
 
 
@@ -132,18 +132,18 @@ def test_a_cell_is_what_compress_and_evaluate_give(config, tmp_path, monkeypatch
     bench = glue_table.Bench(cell, grid, cell.checkpoint or "")
     dense = bench.compute(glue_table.DENSE)
     keys = [glue_table.Key(layers, 40, "lewis", 1.5) for layers in ("embeddings", "encoder", "both")]
-    found = [bench.compute(key) for key in keys]
+    results = [bench.compute(key) for key in keys]
     checkpoint = lpjax.load_checkpoint(tmp_path / "tuned")
-    for key, record in zip(keys, found, strict=True):
+    for key, record in zip(keys, results, strict=True):
         select = ["embeddings", "encoder"] if key.layers == "both" else key.layers
         params, records = lpjax.compress(checkpoint.params, select=select, keep=0.6, solver="lewis", p=1.5, num_iters=3)
         small = dataclasses.replace(checkpoint, params=params)
         expected = lpjax.glue.evaluate_task(small, load_examples("sst2", "heldout_subset"))
         assert record["metrics"] == expected.metrics
-        assert record["factored"] == sum(one.rank is not None for one in records)
+        assert record["factored"] == sum(layer.rank is not None for layer in records)
         assert record["parameters"] < dense["parameters"] == record["parameters_dense"]
-    assert found[0]["held_out_rows"] == 6
-    assert not found[0]["complete"]
+    assert results[0]["held_out_rows"] == 6
+    assert not results[0]["complete"]
 
 
 @pytest.mark.parametrize("name", ["minilm", "small", "full_size"])

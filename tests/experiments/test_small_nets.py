@@ -65,10 +65,10 @@ def test_weights_are_initialized_as_published(net: str, folders: dict[str, Path]
             assert np.all(leaf == 0), path
         else:
             zero = rows.get(net, {}).get(parent)
-            given = leaf if zero is None else np.delete(leaf, zero, axis=0)
+            drawn = leaf if zero is None else np.delete(leaf, zero, axis=0)
             assert zero is None or np.all(leaf[zero] == 0), path
             # Five standard errors of the deviation; a leaf has 128 entries at least.
-            assert np.std(given) == pytest.approx(0.02, rel=5 / np.sqrt(2 * given.size)), path
+            assert np.std(drawn) == pytest.approx(0.02, rel=5 / np.sqrt(2 * drawn.size)), path
     assert sum(path.endswith(("r_w_bias", "r_r_bias", "r_s_bias")) for path in leaves) == 6 * (net == "xlnet")
 
 
@@ -94,13 +94,13 @@ def test_texts_and_pairs_have_the_form_that_the_net_reads(net: str, folders: dic
     ids = SPECIALS[net]
     first, second = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("matrices", "under"))
     cls, sep = [ids["cls"]], [ids["sep"]]
-    one, two = {
+    single, two = {
         "distilbert": (cls + first + sep, cls + first + sep + second + sep),
         "roberta": (cls + first + sep, cls + first + sep + sep + second + sep),
         "xlnet": (first + sep + cls, first + sep + second + sep + cls),
     }[net]
     assert ids["unk"] not in first + second
-    assert tokenizer("matrices")["input_ids"] == one
+    assert tokenizer("matrices")["input_ids"] == single
     pair = tokenizer("matrices", "under", return_token_type_ids=True)
     assert pair["input_ids"] == two
     if net == "xlnet":
@@ -120,9 +120,9 @@ def test_runs_with_a_head(net: str, folders: dict[str, Path]):
     texts = sentences(4)
     tokens = tokenize(load_tokenizer(folders[net]), checkpoint.config, texts, max_length=128)
     batch = collate(tokens, Batch(np.arange(4), 128), 4)
-    params, fresh = with_head(checkpoint.params, checkpoint.config, 2)
+    params, added = with_head(checkpoint.params, checkpoint.config, 2)
     logits = np.asarray(classify(params, checkpoint.config, batch))
-    assert fresh
+    assert added
     assert logits.shape == (4, 2)
     # A text says the same without the padding.
     length = len(tokens.ids[0])

@@ -530,8 +530,8 @@ def make_case(
         if "SequenceClassification" in build.__name__:
             tensors["logits"] = model(**batch).logits.float()
         elif "QuestionAnswering" in build.__name__:
-            said = model(**batch)
-            tensors["logits"] = torch.stack([said.start_logits, said.end_logits], dim=-1).float()
+            outputs = model(**batch)
+            tensors["logits"] = torch.stack([outputs.start_logits, outputs.end_logits], dim=-1).float()
         elif name.startswith("heads/"):
             tensors["logits"] = model(**batch).logits.float()
     tensors |= {key: value.int() for key, value in batch.items()}

@@ -77,8 +77,8 @@ def on_devices(function: str, target: Path, devices: int = 8, processes: int = 1
     Several processes are joined by `jax.distributed`; each has its share of the devices.
     """
     running = start_on_devices(function, target, devices, processes)
-    said = outcome(running, timeout=600)
-    assert all(one.returncode == 0 for one in running), "\n".join(said)
+    outputs = outcome(running, timeout=600)
+    assert all(process.returncode == 0 for process in running), "\n".join(outputs)
     return load_file(target)
 
 
@@ -97,12 +97,12 @@ def outcome(running: list[subprocess.Popen[str]], timeout: float) -> list[str]:
     """What processes print until they end, all within so many seconds."""
     until = time.monotonic() + timeout
     try:
-        return [one.communicate(timeout=max(until - time.monotonic(), 0))[0] for one in running]
+        return [process.communicate(timeout=max(until - time.monotonic(), 0))[0] for process in running]
     except subprocess.TimeoutExpired as error:
-        for one in running:
-            one.kill()
-        said = "\n".join(one.communicate()[0] for one in running)
-        raise AssertionError(f"not done within {timeout:g} seconds, but said:\n{said}") from error
+        for process in running:
+            process.kill()
+        output = "\n".join(process.communicate()[0] for process in running)
+        raise AssertionError(f"not done within {timeout:g} seconds, but said:\n{output}") from error
 
 
 def start_on_devices(function: str, target: Path, devices: int, processes: int) -> list[subprocess.Popen[str]]:

@@ -22,10 +22,10 @@ def assert_same(left: dict[str, Any], right: dict[str, Any]) -> None:
     """The same paths, kinds of leaf, dtypes and bits."""
     flat_left, flat_right = dict(walk(left)), dict(walk(right))
     assert flat_left.keys() == flat_right.keys()
-    for path, one in flat_left.items():
+    for path, leaf in flat_left.items():
         other = flat_right[path]
-        assert jax.tree.structure(one) == jax.tree.structure(other), path
-        for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        assert jax.tree.structure(leaf) == jax.tree.structure(other), path
+        for a, b in zip(jax.tree.leaves(leaf), jax.tree.leaves(other), strict=True):
             assert a.dtype == b.dtype, path
             assert a.shape == b.shape, path
             assert np.asarray(a).tobytes() == np.asarray(b).tobytes(), path

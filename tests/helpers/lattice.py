@@ -43,6 +43,6 @@ def successive(
 
 def least_error(matrix: np.ndarray, steps: np.ndarray, rows: np.ndarray, columns: np.ndarray, most: int) -> float:
     """The least weighted error of all codes from −most to most, by trying them all."""
-    found = itertools.product(range(-most, most + 1), repeat=matrix.size)
-    codes = (np.reshape(np.asarray(one, np.float64), matrix.shape) for one in found)
-    return min(weighted_error(np.subtract(matrix, np.multiply(one, steps)), rows, columns) for one in codes)
+    candidates = itertools.product(range(-most, most + 1), repeat=matrix.size)
+    codes = (np.reshape(np.asarray(candidate, np.float64), matrix.shape) for candidate in candidates)
+    return min(weighted_error(np.subtract(matrix, np.multiply(candidate, steps)), rows, columns) for candidate in codes)

@@ -30,13 +30,13 @@ def factor(params, rank: int):
 def factor_losslessly(params: dict) -> dict:
     """Every kernel and table as a `LowRank` of full rank, whose product is the matrix up to rounding."""
 
-    def one(path: Any, leaf: Any) -> Any:
+    def factor_leaf(path: Any, leaf: Any) -> Any:
         if path[-1].key not in ("kernel", "embedding"):
             return leaf
         u, s, vt = np.linalg.svd(np.asarray(leaf, np.float64), full_matrices=False)
         return lpjax.LowRank(jnp.asarray(u * s, jnp.float32), jnp.asarray(vt, jnp.float32))
 
-    return jax.tree_util.tree_map_with_path(one, params)
+    return jax.tree_util.tree_map_with_path(factor_leaf, params)
 
 
 def round_matrix(matrix: Any, bits: int | None = 8, *, axis: int = 0) -> lpjax.Quantized:
@@ -52,7 +52,7 @@ def round_matrix(matrix: Any, bits: int | None = 8, *, axis: int = 0) -> lpjax.Q
 def quantize(params: dict, bits: int | None = 8, rank: int | None = None) -> dict:
     """Every kernel and table rounded; with `rank`, its factors of this rank."""
 
-    def one(path: Any, leaf: Any) -> Any:
+    def quantize_leaf(path: Any, leaf: Any) -> Any:
         table = path[-1].key == "embedding"
         if path[-1].key not in ("kernel", "embedding"):
             return leaf
@@ -62,7 +62,7 @@ def quantize(params: dict, bits: int | None = 8, rank: int | None = None) -> dic
         left, right = u[:, :rank] * s[:rank] ** 0.5, vt[:rank] * s[:rank, None] ** 0.5
         return lpjax.LowRank(round_matrix(left, bits, axis=1), round_matrix(right, bits, axis=0))
 
-    return jax.tree_util.tree_map_with_path(one, params)
+    return jax.tree_util.tree_map_with_path(quantize_leaf, params)
 
 
 def base_net(name: str, *, layers: int = 1, dropout: float = 0.0, rank: int | None = None) -> Checkpoint:

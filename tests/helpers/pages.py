@@ -49,7 +49,7 @@ class Page(HTMLParser):
 
     def table(self, name: str, number: int = 0) -> list[list[tuple[str, list[float]]]]:
         """The rows of a table, without its head."""
-        return [rows for found, rows in self.tables if found == name][number][1:]
+        return [rows for table_name, rows in self.tables if table_name == name][number][1:]
 
     def _start(self, tag: str, attributes: dict[str, str | None]) -> None:
         self.tags.append((tag, attributes))

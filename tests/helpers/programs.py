@@ -41,7 +41,7 @@ def counted(golden: Golden, array: np.ndarray) -> np.ndarray:
 def with_entries(params: Any, share: float = 0.8) -> Any:
     """Every kernel and table as factors and single entries, all but a `share` of those that are left."""
 
-    def one(path: str, leaf: Any) -> Any:
+    def factor_leaf(path: str, leaf: Any) -> Any:
         matrix = np.asarray(leaf, np.float32)
         u, s, vt = np.linalg.svd(matrix, full_matrices=False)
         left, right = u[:, :3] * s[:3], vt[:3]
@@ -49,25 +49,25 @@ def with_entries(params: Any, share: float = 0.8) -> Any:
         rest[np.abs(rest) <= np.quantile(np.abs(rest), share)] = 0
         return lpjax.LowRank(left, right, Sparse.of(rest))
 
-    return _replaced(params, one)
+    return _replaced(params, factor_leaf)
 
 
 def in_runs(params: Any, *, zero: bool = False) -> Any:
     """Kernels and tables with positions whose codes are all 0, or none but those."""
 
-    def one(path: str, leaf: Any) -> Any:
+    def quantize_leaf(path: str, leaf: Any) -> Any:
         table = path.endswith("embedding")
         lines = np.asarray(leaf, np.float32) if table else np.asarray(leaf, np.float32).T
         codes = np.round(100 * lines / np.abs(lines).max()).astype(int)
         codes[:, :: 1 if zero else 2] = 0
         return lpjax.Quantized.from_codes(codes, np.full((len(codes), 1), 0.01), axis=int(table))
 
-    return _replaced(params, one)
+    return _replaced(params, quantize_leaf)
 
 
-def _replaced(params: Any, one: Any) -> Any:
+def _replaced(params: Any, change: Any) -> Any:
     names = ("kernel", "embedding")
-    leaves = {path: one(path, leaf) for path, leaf in leaves_with_paths(params) if path.endswith(names)}
+    leaves = {path: change(path, leaf) for path, leaf in leaves_with_paths(params) if path.endswith(names)}
     return replace_leaves(params, leaves)
 
 
