@@ -91,7 +91,7 @@ def kernel_rows() -> list[dict[str, Any]]:
 
 
 def nets(checkpoint: Checkpoint, *, real: bool) -> dict[str, Any]:
-    """Params by what was done to them; of random weights nothing can be had at a tenth of the bytes."""
+    """Params by what was done to them; random weights cannot be compressed to a tenth of the bytes."""
     params = checkpoint.params
     trees = {"dense": params}
     for keep in KEEPS:

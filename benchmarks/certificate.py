@@ -34,7 +34,7 @@ from lpjax.solvers._core.problem import Problem, normalize
 
 REPEATS = 3
 SEED = 0
-# Matrix, every so many rows of it, ranks.
+# Matrix, stride of its rows, ranks.
 CASES = [
     ("embedding", 4, (20, 60, 120, 200)),
     ("kernel", 1, (110,)),

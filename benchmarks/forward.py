@@ -48,7 +48,7 @@ def nets(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def torch_net(checkpoint: Checkpoint) -> Callable[[np.ndarray], Any] | None:
-    """The dense net in PyTorch's transformers, from a saved folder; None where they are not installed."""
+    """The dense net in PyTorch's transformers, from a saved folder; None if they are not installed."""
     if importlib.util.find_spec("torch") is None:
         return None
     import torch  # pyright: ignore[reportMissingImports]

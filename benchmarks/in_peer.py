@@ -32,7 +32,7 @@ def onto(matrix: np.ndarray, right: np.ndarray) -> Pair:
 
 
 def randomized_svd(matrix: np.ndarray, rank: int) -> Pair:
-    """scikit-learn's, as it comes."""
+    """scikit-learn's, with its defaults."""
     left, values, right = importlib.import_module("sklearn.utils.extmath").randomized_svd(matrix, rank, random_state=0)
     return left * values, right
 
@@ -44,7 +44,7 @@ def covariance_pca(matrix: np.ndarray, rank: int) -> Pair:
 
 
 def torch_lowrank(matrix: np.ndarray, rank: int) -> Pair:
-    """PyTorch's randomized SVD, as it comes."""
+    """PyTorch's randomized SVD, with its defaults."""
     torch = importlib.import_module("torch")
     torch.manual_seed(0)
     left, values, right = (tensor.numpy() for tensor in torch.svd_lowrank(torch.from_numpy(matrix), rank))

@@ -3,7 +3,7 @@
 Each peer is installed into an environment of its own (.peers/) and solves in a process of its own; its pair is scored
 here, on the objective that it comes nearest to: entrywise ℓ1, the sum of the rows' ℓ2 norms, or Frobenius. Against it
 stands the solver of lpjax for that objective, with the fewest iterations whose result is as good. Seconds are those of
-the solve alone, after a warm-up, the least of three (of fewer where a peer takes long), divided by those of SciPy's
+the solve alone, after a warm-up, the least of three (of fewer if a peer takes long), divided by those of SciPy's
 gesdd on the same matrix in the same run.
 """
 
@@ -32,7 +32,7 @@ ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results" / "peers"
 LIMIT = 60  # seconds that a peer may take
 COUNTS = (0, 1, 2, 4, 8, 16, 32, 64, 90)  # iterations of lpjax that are tried
-LONG = 32  # so many are timed but once, after a warm-up
+LONG = 32  # solves of this many iterations or more are timed once, after a warm-up
 
 
 class Peer(NamedTuple):
@@ -59,7 +59,7 @@ PEERS = {
 OURS = {"frobenius": "svd", "rows": "irls_rows", "entries": "admm_entries"}
 
 
-# Of `benchmarks.matrices`.
+# Labels in `benchmarks.matrices`.
 LABELS = ("embedding", "kernel", "planted", "bert-kernel-tails", "bert-tall-kernel-entries", "bert-embedding")
 
 
@@ -73,7 +73,7 @@ def score(matrix: np.ndarray, left: np.ndarray, right: np.ndarray, objective: st
 
 
 def environment(name: str, requirements: tuple[str, ...]) -> Path:
-    """The Python of a peer's environment, made where it is missing."""
+    """The Python of a peer's environment, made if it is missing."""
     folder = ROOT / ".peers" / name.replace(" ", "-")
     python = folder / "bin" / "python"
     if not (folder / "ready").exists():
@@ -86,7 +86,7 @@ def environment(name: str, requirements: tuple[str, ...]) -> Path:
 
 
 def run_peer(name: str, source: Path, rank: int) -> dict[str, Any]:
-    """Its pair and seconds, or why there is none."""
+    """The pair and seconds of a peer, or why it failed."""
     python = environment(name, PEERS[name].requirements)
     target = source.with_name("pair.npz")
     target.unlink(missing_ok=True)
@@ -105,7 +105,7 @@ def run_peer(name: str, source: Path, rank: int) -> dict[str, Any]:
 def ours(
     matrix: np.ndarray, rank: int, objective: str, goal: float, known: dict[tuple[str, int], float]
 ) -> dict[str, Any]:
-    """The fewest iterations that come to `goal` or below, and their seconds; of the most tried if none does.
+    """The fewest iterations that reach `goal`, and their seconds; the largest number tried if none reaches it.
 
     `known` holds what objective and iterations came to, for other peers.
     """

@@ -48,7 +48,7 @@ def matrix(rows: int) -> np.ndarray:
 
 
 def slope(points: list[tuple[int, float]]) -> float:
-    """Of log seconds over log rows, by least squares."""
+    """The slope of log seconds over log rows, by least squares."""
     rows, seconds = np.log(np.asarray(points, np.float64)).T
     return float(np.polyfit(rows, seconds, 1)[0])
 

@@ -47,7 +47,7 @@ CASES: list[tuple[str, str, dict[str, Any], float | None]] = [
     ("admm_entries p=1.5, within 5 %", "admm_entries", {"p": 1.5}, 0.05),
     ("admm_entries p=1.5, within 1 %", "admm_entries", {"p": 1.5}, 0.01),
 ]
-# How the best objective known was found: from each of these starts, so many iterations.
+# How the best objective known was found: this number of iterations from each of these starts.
 REFERENCES: dict[str, dict[str, Any]] = {
     "irls_rows": {"num_iters": 50, "tol": 0.0},
     "admm_entries": {"num_iters": 128, "schedule": 128, "tol": 0.0},
@@ -74,7 +74,7 @@ class Known:
         self._found: dict[tuple[str, float], float] = {}
 
     def how(self, solver: str) -> dict[str, Any]:
-        """Options of the long runs; half of the steps of admm_entries where the matrix is large."""
+        """Options of the long runs; half of the steps of admm_entries if the matrix is large."""
         options = REFERENCES[solver] | {"init": STARTS}
         if solver == "admm_entries" and self.matrix.size > LARGE:
             options |= {"num_iters": 64, "schedule": 64, "init": ("best",)}
@@ -217,7 +217,7 @@ def print_table(record: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    """Run every case on the matrices that are asked for; print tables and write records."""
+    """Run every case on the chosen matrices; print tables and write records."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("matrices", nargs="*", choices=MATRICES, default="embedding", metavar="MATRIX")
     parser.add_argument("--memory", nargs=2, metavar=("SOLVER", "OPTIONS"), help=argparse.SUPPRESS)

@@ -1,9 +1,9 @@
 """How far solutions depend on the number of threads: `python -m benchmarks.stability`.
 
-The kernels of all-MiniLM-L6-v2's encoder, by irls_rows and lewis, on one core and on two, in a process each: sums then
-have other rounding errors. Of every kernel the relative difference of the two objectives, and the sine of the largest
-angle between the two subspaces. Writes benchmarks/results/stability.json; `python -m experiments.readme` makes the
-table.
+Solves the kernels of all-MiniLM-L6-v2's encoder by irls_rows and lewis on one core and on two, each in a process: sums
+then have other rounding errors. Records, for every kernel, the relative difference of the two objectives and the sine
+of the largest angle between the two subspaces. Writes benchmarks/results/stability.json; `python -m experiments.readme`
+makes the table.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def main() -> None:
             command = [sys.executable, "-m", "benchmarks.stability", "--one", str(out)]
             pin = functools.partial(os.sched_setaffinity, 0, allowed)
             if status := subprocess.run(command, env=environment, preexec_fn=pin).returncode:
-                raise SystemExit(status)  # what went wrong is told
+                raise SystemExit(status)  # the process has printed what went wrong
             runs.append(load_file(out))
     rows = [compare(number, *runs) for number in range(len(CASES))]
     write_json(RESULTS, run_record(None) | {"cores": list(CORES), "most": MOST, "rows": rows})

@@ -1,29 +1,29 @@
-"""What else than a pair a matrix was tried, at equal parameters, on STS-B: `python -m experiments.beyond`.
+"""Alternatives to one pair for each matrix, at equal parameters, on STS-B: `python -m experiments.beyond`.
 
-all-MiniLM-L6-v2, calibration text and pairs as in `experiments.data_aware`; every case under the weights
-"gauss_newton". Numbers that an approximation stores count as parameters: of a sparse part each value one and its
-column's index a half (int16 beside float32), of several subspaces all of them and a quarter for each row's choice
-(int8). Writes experiments/results/beyond.json; `python -m experiments.readme` makes the table.
+all-MiniLM-L6-v2, calibration text and pairs are those of `experiments.data_aware`; every case uses the weighting
+"gauss_newton". The numbers that an approximation stores count as parameters. A value of a sparse part counts 1, and
+the index of its column a half (int16 beside float32). Several subspaces count in full, and the choice of each row a
+quarter (int8). Writes experiments/results/beyond.json; `python -m experiments.readme` makes the table.
 
 Encoder, keep 0.5:
 - pair: what `lpjax.compress` does.
 - joint: query, key and value of a layer share the left factor.
 - blocks: a kernel's outputs in 2 or 4 parts, a pair each (ALDS, arXiv 2107.11442).
-- sparse: a pair and, of what it misses, the entries that weigh most, by alternating between the two.
-- bias: a pair, and the mean of what it misses added to the bias.
-- sequential: kernel by kernel, as calibrated on what the net compressed so far feeds it, towards what the dense net
-  says there: min ‖X̂ L R − X W‖ instead of min ‖X (L R − W)‖ (SVD-LLM v2's and AA-SVD's idea).
-- tokens: p < 2 in the space of outputs, Σ over tokens of ‖x_t (W − L R) G^½‖^p, by IRLS: the moment of inputs with the
-  tokens weighted by their errors so far, in a pass over an eighth of the texts each time; and p = 2 on these.
+- sparse: a pair, and the entries of its residual that weigh most, by alternating between the two.
+- bias: a pair, and the mean of its residual added to the bias.
+- sequential: kernel by kernel. Each is calibrated on its inputs in the net compressed so far, and fits its outputs in
+  the dense net: min ‖X̂ L R − X W‖ instead of min ‖X (L R − W)‖ (SVD-LLM v2's and AA-SVD's idea).
+- tokens: p < 2 in the space of outputs, Σ over tokens of ‖x_t (W − L R) G^½‖^p, by IRLS. Each step passes over an
+  eighth of the texts for the moment of inputs, in which errors so far weight the tokens. p = 2 uses the same texts.
 
 Embedding, keep 0.26 and 0.16:
-- subspaces: each row in one of 2, 4 or 8 of them, by alternating between rows and subspaces (projective clustering,
-  arXiv 2010.04290), started from k-means on the rows' directions.
+- subspaces: each row lies in one of 2, 4 or 8 of them, by alternating between rows and subspaces (projective
+  clustering, arXiv 2010.04290), started from k-means on the rows' directions.
 - sparse, as above.
 
 Both: int8, the factors rounded to 8 bits with a scale a column of left and a row of right.
 
-A row that is in the record is not computed again.
+Rows on record are not computed again.
 """
 
 from __future__ import annotations
@@ -66,12 +66,12 @@ RESULTS = Path(__file__).parent / "results" / "beyond.json"
 SEED = 0
 ENCODER, EMBEDDING = 0.5, (0.26, 0.16)
 SPARSE = (0.05, 0.2)  # shares of the parameters that go into the sparse part
-ROUNDS = 12  # of what alternates
-REWEIGHTED = 5  # rounds of a pass over texts each
+ROUNDS = 12  # of an alternating method
+REWEIGHTED = 5  # rounds, each a pass over texts
 SHRINKAGE = 1e-3
 
 Approximations = tuple[dict[str, np.ndarray], float]
-"""Dense approximations by path, and how many numbers they store."""
+"""Dense approximations by path, and the number of parameters that they store."""
 
 
 class Weighted(NamedTuple):
@@ -85,11 +85,11 @@ class Weighted(NamedTuple):
 
     @property
     def whitened(self) -> np.ndarray:
-        """What the plain SVD is to approximate."""
+        """The matrix that the plain SVD approximates."""
         return self.back(self.dense, self.rows, self.columns)
 
     def back(self, matrix: np.ndarray, rows: np.ndarray | None = None, columns: np.ndarray | None = None) -> np.ndarray:
-        """Between the roots, by default the inverse ones."""
+        """The matrix between two roots, by default the inverse ones."""
         rows = self.rows_inverse if rows is None else rows
         columns = self.columns_inverse if columns is None else columns
         left = rows[:, None] * matrix if rows.ndim == 1 else rows @ matrix
@@ -123,7 +123,7 @@ def truncated(matrix: np.ndarray, rank: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def pairs(matrices: dict[str, Weighted], keep: float, *, int8: bool = False) -> Approximations:
-    """A pair a matrix."""
+    """A pair for each matrix."""
     approximations, size = {}, 0.0
     for path, matrix in matrices.items():
         n, d = matrix.dense.shape
@@ -141,7 +141,7 @@ def pairs(matrices: dict[str, Weighted], keep: float, *, int8: bool = False) -> 
 
 
 def rounded(factor: np.ndarray, axis: int) -> np.ndarray:
-    """To 8 bits, symmetric, one scale along an axis."""
+    """Round to 8 bits, symmetrically, with one scale along an axis."""
     scale = np.maximum(np.abs(factor).max(axis=axis, keepdims=True), 1e-30) / 127
     return np.round(factor / scale) * scale
 
@@ -164,7 +164,7 @@ def joint(matrices: dict[str, Weighted], keep: float) -> Approximations:
 
 
 def blocks(matrices: dict[str, Weighted], keep: float, *, count: int) -> Approximations:
-    """The outputs of each kernel in parts, a pair each, by the metric of its outputs."""
+    """Each kernel as parts of its outputs, a pair for each, under the metric of the part."""
     approximations, size = {}, 0.0
     for path, matrix in matrices.items():
         n, d = matrix.dense.shape
@@ -188,7 +188,7 @@ def blocks(matrices: dict[str, Weighted], keep: float, *, count: int) -> Approxi
 
 
 def sparse(matrices: dict[str, Weighted], keep: float, *, share: float) -> Approximations:
-    """A pair of a part of the parameters, and single entries for the rest."""
+    """A pair for a part of the parameters, and single entries for the rest."""
     approximations, size = {}, 0.0
     for path, matrix in matrices.items():
         n, d = matrix.dense.shape
@@ -247,13 +247,13 @@ def subspaces(matrices: dict[str, Weighted], keep: float, *, count: int) -> Appr
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
 class Twin(TappedWeight):
-    """A kernel of two nets, whose batches are one behind the other: dense, then compressed; tells E x̂x̂ᵀ and E x̂xᵀ."""
+    """A kernel of two nets. A batch is the dense net's, then the compressed one's; it taps E x̂x̂ᵀ and E x̂xᵀ."""
 
     other: Any = None
     cross: Any = None
 
     def multiply(self, x: Array) -> Array:
-        """Each half by its own weight."""
+        """Multiply each half by its own weight."""
         half = x.shape[0] // 2
         dense, small = x[:half], x[half:]
         counted = self._counted(small)[..., None]
@@ -293,7 +293,7 @@ def batches_of(dense: lpjax.Checkpoint, sentences: Sequence[str]) -> list[Any]:
 def sequential(
     dense: lpjax.Checkpoint, calibration: Calibration, keep: float, sentences: Sequence[str], shrinkage: float = 1e-2
 ) -> Approximations:
-    """Kernels in the order that the net runs them; all are in the twin at once, those not yet done as dense."""
+    """Kernels in the order in which the net runs them. The twin has them all, dense until they are compressed."""
     ours = {path: np.asarray(leaf) for path, leaf in leaves_with_paths(dense.params)}
     paths = tuple(select_paths(dense.params, "encoder"))
     batches = batches_of(dense, sentences)

@@ -33,7 +33,7 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """Of its folder and records."""
+        """The name of its folder and records."""
         return f"{self.net}-{self.task}"
 
     def source(self, runs: Path) -> str | Path:
@@ -69,7 +69,7 @@ def parser(doc: str | None) -> argparse.ArgumentParser:
     arguments = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("config", type=Path)
     arguments.add_argument("--runs", type=Path, default=Path("runs"), help="where the fine-tuned nets are")
-    arguments.add_argument("--only", action="append", help="NET-TASK; several times for several")
+    arguments.add_argument("--only", action="append", help="NET-TASK; may be repeated")
     return arguments
 
 

@@ -24,7 +24,7 @@ def read_records() -> dict[str, list[Record]]:
 
 
 def cell(records: list[Record], keep: float, way: str, then: str = "") -> float | None:
-    """The score of a way, in points; None where it is not on record."""
+    """The score of a method, in points; None if it is not on record."""
     here = [r for r in records if (r["keep"], r["then"]) == (keep, then)]
     if way == LEWIS:
         exponents = {"lewis, p = 1": 1.0, "lewis, p = 1.5": 1.5, "SVD": 2.0}

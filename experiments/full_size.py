@@ -114,7 +114,7 @@ def random_params(config: ModelConfig, seed: int = SEED) -> dict[str, Any]:
 
 
 def make(net: str, folder: str | Path) -> None:
-    """Save a random checkpoint of a net in `CONFIGS`; of one in `SIZED`, statistics beside it."""
+    """Save a random checkpoint of a net in `CONFIGS`, and statistics beside it if the net is in `SIZED`."""
     config = config_from_json(CONFIGS[net])
     params = random_params(config)
     if net in SIZED:

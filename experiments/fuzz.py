@@ -444,7 +444,7 @@ _MUTATIONS = (_bytes, _bytes, _bytes, _value, _value, _value, _value, _encoding)
 
 
 def make_special(path: Path, random_: random.Random) -> None:
-    """What is no regular file in its place: nothing, a folder, a pipe, a link to itself or to a device."""
+    """Put something else in the place of a file: nothing, a folder, a pipe, a link to itself or to a device."""
     match random_.choice(["nothing", "folder", "pipe", "loop", "device", "dangling"]):
         case "folder":
             path.mkdir()

@@ -32,7 +32,7 @@ def read_records(net: str) -> dict[str, list[Record]]:
 
 
 def whole(records_by_task: dict[str, list[Record]]) -> dict[str, list[Record]]:
-    """Of the tasks of a net, those scored on all of dev: what is averaged must be GLUE's own scores."""
+    """The tasks of a net that are scored on all of dev: only GLUE's own scores may be averaged."""
     return {task: records for task, records in records_by_task.items() if records[0]["complete"]}
 
 
@@ -105,14 +105,14 @@ def _format_score(value: float, p: float) -> str:
 
 
 def _cells(records: list[Record], layers: str, compression: int, method: str) -> list[Record]:
-    """Of one method at every p on record; at p = 2 each method is the SVD."""
+    """The records of a method at every p; at p = 2 each method is the SVD."""
     here = [r for r in records if (r["layers"], r["compression"]) == (layers, compression)]
     own = [r for r in here if r["method"] == method]
     return own + [r for r in here if r["method"] == "svd" != method] if own else []
 
 
 def change_table(net: str, layers: str) -> str:
-    """Mean change over whole tasks, in points, by method and p; only where all of them have the cell."""
+    """Mean change over whole tasks, in points, by method and p; a cell needs a record of every task."""
     records_by_task = whole(read_records(net))
     compressions = [
         c for c in _compressions(records_by_task) if mean_change(records_by_task, layers, c, "svd", 2.0) is not None
@@ -239,7 +239,7 @@ def _compressions(records_by_task: dict[str, list[Record]]) -> list[int]:
 
 
 def read_lines(path: Path) -> list[Record]:
-    """The records of a file; none where there is no file."""
+    """The records of a file; an empty list if the file does not exist."""
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
 
 

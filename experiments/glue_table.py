@@ -63,7 +63,7 @@ def keys(grid: Grid) -> Iterator[Key]:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The records of a file, none where there is no file; a last line that a killed run left unfinished is cut off."""
+    """The records of a file, none if it does not exist. A last line that a killed run left unfinished is cut off."""
     if not path.exists():
         return []
     text = path.read_bytes()
@@ -186,7 +186,7 @@ def remake(cell: Cell, grid: Grid, runs: Path, key_name: str) -> int:
     """Compute one cell anew and compare; the exit status."""
     key = next((key for key in keys(grid) if str(key) == key_name), None)
     if key is None:
-        print(f"{key_name} is no cell of this config; expected LAYERS/COMPRESSION/METHOD/P", file=sys.stderr)
+        print(f"{key_name} is not a cell of this config; expected LAYERS/COMPRESSION/METHOD/P", file=sys.stderr)
         return 2
     record = Bench(cell, grid, cell.source(runs)).compute(key)
     print(json.dumps(record, indent=2))
@@ -207,9 +207,11 @@ def remake(cell: Cell, grid: Grid, runs: Path, key_name: str) -> int:
 def main() -> int:
     """Compute what is missing, or one cell."""
     arguments = parser(__doc__)
-    arguments.add_argument("--compression", type=int, action="append", help="only so many percent; several times")
-    arguments.add_argument("--layers", action="append", help="only these layers; several times")
-    arguments.add_argument("--method", action="append", help="only this method; several times")
+    arguments.add_argument(
+        "--compression", type=int, action="append", help="only this compression, in percent; may be repeated"
+    )
+    arguments.add_argument("--layers", action="append", help="only these layers; may be repeated")
+    arguments.add_argument("--method", action="append", help="only this method; may be repeated")
     arguments.add_argument("--cell", help="NET-TASK/LAYERS/COMPRESSION/METHOD/P: compute this one and compare")
     options = arguments.parse_args()
     # The nets of a config have the same shapes: what is compiled for one serves the next.

@@ -260,7 +260,7 @@ def names(folder: Path) -> set[str]:
 
 
 def digest(path: Path) -> str | None:
-    """Of a file, or of all names and files in a folder; None without one."""
+    """The hash of a file, or of all names and files in a folder; None if `path` does not exist."""
     if not path.exists():
         return None
     sha256 = hashlib.sha256()
@@ -277,7 +277,7 @@ def weights(path: Path) -> bytes:
 
 
 def is_new(path: Path, reference: Path) -> bool:
-    """Whether OUT is what a run that is not killed writes: it loads, and holds the same but for times of day."""
+    """Whether OUT is what a run that is not killed writes: it loads, and only times of day differ."""
     if path.is_dir():
         if not any((path / runtime).is_dir() for runtime in RUNTIMES):
             load_checkpoint(path)
@@ -311,7 +311,7 @@ def state(path: Path, old: str | None, reference: Path) -> str:
 
 
 def measure(name: str, most: int | None = None, part: int = 0, parts: int = 1) -> list[dict[str, Any]]:
-    """Kill one command at all of its points, or at so many of them, evenly spaced; a row for each signal.
+    """Kill a command at all of its points, or at `most` of them, evenly spaced; a row for each signal.
 
     With `parts`, only at each point whose number is `part` modulo that.
     """
@@ -390,7 +390,7 @@ def measure(name: str, most: int | None = None, part: int = 0, parts: int = 1) -
 
 
 def _leavings(work: Path, snapshot: str) -> tuple[str, ...]:
-    """All files by name and content; of a snapshot only at which update it was taken, for it tells the time, too."""
+    """All files by name and content. A snapshot counts by its update alone, because it also holds the time."""
     entries = []
     for path in sorted(work.rglob("*")):
         name = re.sub(r"\.[0-9a-f]{8}\.new", ".new", str(path.relative_to(work)))
@@ -421,7 +421,7 @@ def _make_old(path: Path) -> None:
 
 
 def _summed(row: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
-    """Rows of two parts of a command as one."""
+    """The sum of the rows of two parts of a command."""
     return {key: value + other[key] if isinstance(value, int) else value for key, value in row.items()}
 
 

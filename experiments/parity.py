@@ -13,7 +13,7 @@ the largest absolute error in each cell and writes experiments/results/parity.js
 - full rank: logits with every kernel and table factored at full rank, against those of the dense net.
 """
 
-# PyTorch is no dependency of lpjax.
+# lpjax does not depend on PyTorch.
 # pyright: reportMissingImports=false
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def torch_model(net: str, **sizes: Any) -> Any:
 
 
 def padded_batch(net: str, config: Any, rows: int = 3, length: int = 48) -> dict[str, np.ndarray]:
-    """Random tokens, padded on the side that the net's tokenizer pads, with two token types where the net has them."""
+    """Random tokens, padded on the side that the net's tokenizer pads, with two token types if the net has them."""
     rng = np.random.default_rng(SEED)
     lengths = np.linspace(length, length // 5, rows).astype(int)
     mask = (np.arange(length)[None] < lengths[:, None]).astype(np.int32)
@@ -98,7 +98,7 @@ def error(left: Any, right: Any) -> float:
 
 
 def goldens(net: str) -> float:
-    """Of hidden states and logits, over the net's golden files."""
+    """The largest error of hidden states and logits over the net's golden files."""
     worst = 0.0
     for path in sorted(GOLDENS.glob(f"{net}_*/golden.safetensors")):
         batch, checkpoint = load_file(path), load_checkpoint(path.parent)

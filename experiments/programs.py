@@ -75,7 +75,7 @@ class Session:
         return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
     def spearman(self, pairs: Pairs) -> float:
-        """Of cosines on pairs of sentences."""
+        """The rank correlation of cosines with the scores of sentence pairs."""
         vectors = self.vectors([*pairs.first, *pairs.second])
         cosines = np.sum(vectors[: len(pairs.scores)] * vectors[len(pairs.scores) :], axis=1)
         return float(np.asarray(stats.spearmanr(cosines, pairs.scores))[0])

@@ -7,7 +7,7 @@ absolute difference of the vectors of `lpjax.evaluation.sentences.embed_sentence
 the folder itself and for the one that lpjax saves of it, and writes experiments/results/sentence_vectors.json.
 """
 
-# PyTorch and sentence-transformers are no dependencies of lpjax.
+# lpjax does not depend on PyTorch or sentence-transformers.
 # pyright: reportMissingImports=false
 
 from __future__ import annotations
