@@ -1,4 +1,4 @@
-"""Which cases of a product of parameters are run always: so many that every two values meet in one of them.
+"""Which cases of a product of parameters always run: enough that every two values meet in one of them.
 
 The others are slow, and may be run in parts.
 """
@@ -38,12 +38,12 @@ def covering(cases: Sequence[Mapping[str, Hashable]], strength: int = 2) -> list
 
 
 def _groups(case: Mapping[str, Hashable], strength: int) -> set[frozenset[tuple[str, Hashable]]]:
-    """Values with their parameters, up to so many at a time: a test may have fewer parameters."""
+    """Values with their parameters, up to `strength` at a time: a test may have fewer parameters."""
     return {frozenset(group) for n in range(strength + 1) for group in itertools.combinations(case.items(), n)}
 
 
 def mark_the_rest_slow(items: Sequence[pytest.Item]) -> None:
-    """Of tests with the mark `covering`: the cases that the function leaves out get the mark `slow`."""
+    """Mark as `slow` the cases of tests marked `covering` that `covering` leaves out."""
     tests: defaultdict[tuple[object, ...], list[pytest.Function]] = defaultdict(list)
     for item in items:
         if isinstance(item, pytest.Function) and hasattr(item, "callspec") and item.get_closest_marker("covering"):
@@ -69,7 +69,7 @@ def names_another_model(nodeid: str) -> bool:
 
 
 def mark_other_models_slow(items: Sequence[pytest.Item]) -> None:
-    """Of tests with the mark `two_models`: the cases of other models than BERT and XLNet get the mark `slow`."""
+    """Mark as `slow` the cases of tests marked `two_models` that name other models than BERT and XLNet."""
     for item in items:
         if item.get_closest_marker("two_models") and names_another_model(item.nodeid):
             item.add_marker("slow")

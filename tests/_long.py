@@ -16,7 +16,7 @@ _LONG, _TOO_LONG = 1.0, 2.0  # seconds
 
 
 def long_cases(seconds: Mapping[str, float]) -> list[str]:
-    """The cases, by node id, that take long; of every test the quickest case is none, if it is quick enough."""
+    """The cases, by node id, that take long. The quickest case of a test counts only from `_TOO_LONG` on."""
     tests: defaultdict[str, list[str]] = defaultdict(list)
     for case in sorted(seconds, key=lambda case: seconds[case]):
         tests[case.partition("[")[0]].append(case)

@@ -1,4 +1,4 @@
-"""What a GPU computes is what the CPU computes; skipped where there is no GPU.
+"""What a GPU computes is what the CPU computes; skipped without a GPU.
 
 `JAX_PLATFORMS=cuda,cpu python -m pytest -n 0 tests/test_gpu.py`: both platforms are needed, and one process.
 """

@@ -68,7 +68,7 @@ def distilbert() -> dict[str, Any]:
 
 
 def xlnet() -> dict[str, Any]:
-    """XLNet's names for its parts, as flax would nest them; 3-D attention kernels are no matrices."""
+    """XLNet's names for its parts, as flax would nest them; 3-D attention kernels are not matrices."""
     heads = np.zeros((4, 2, 2), np.float32)
     attention = {name: {"kernel": heads} for name in "qkvo"} | {"r": dense(), "seg_embed": heads}
     layer = {"rel_attn": attention | {"layer_norm": norm()}, "ff": {"layer_1": dense(), "layer_2": dense()}}

@@ -28,7 +28,7 @@ def imports(path: Path) -> Iterator[str]:
 
 
 def owner(name: str) -> str | None:
-    """The package whose private part a dotted name is; None if it is no private part of a package."""
+    """The package whose private part a dotted name is; None if the name is public."""
     parts = name.split(".")
     private = [i for i, part in enumerate(parts) if part.startswith("_") and not part.startswith("__")]
     return ".".join(parts[: private[0]]) if private else None

@@ -67,7 +67,7 @@ def test_a_budget_is_used_and_kept(allocation, budget):
 
 
 def plans(levels: int) -> Any:
-    """Every choice of ranks, so many of each matrix, or dense."""
+    """Every choice among `levels` ranks of each matrix, or dense."""
     ranks = [[None, *np.unique(np.linspace(1, n * d // (n + d), levels).astype(int))] for n, d in SHAPES.values()]
     return itertools.product(*ranks)
 
@@ -103,7 +103,7 @@ def test_energy_is_lost_alike():
             rank = rank_of(plan, path)
             values = np.linalg.svd(leaf.astype(np.float64), compute_uv=False) ** 2
             lost.append([values[k:].sum() / values.sum() for k in (rank - 1, rank, rank + 1)])
-    # No matrix loses so much less than another that a rank of its own would be missed less than one of that gains.
+    # No matrix loses more at its rank than another would at one rank less.
     for losses, other in itertools.permutations(lost, 2):
         assert losses[1] <= other[0]
 
@@ -246,7 +246,7 @@ def densified(tree: Any) -> Any:
 
 @pytest.mark.slow
 def test_measured_chooses_between_methods():
-    """By a measure that asks where the entries' absolute errors are, not their squares."""
+    """The measure sums absolute errors of entries, not their squares."""
     rng = np.random.default_rng(0)
     wild = rng.normal(size=(40, 3)) @ rng.normal(size=(3, 20)) + 100 * (rng.random((40, 20)) < 0.02)
     tree = {"a": {"kernel": wild.astype(np.float32)}, "b": {"kernel": rng.normal(size=(20, 30)).astype(np.float32)}}
@@ -300,7 +300,7 @@ def test_measured_tries_what_compress_makes(methods):
 
 
 def test_weights_decide_what_energy_is():
-    """Of two equal matrices that whose inputs lie in one direction can lose the others."""
+    """If two matrices are equal, the one whose inputs lie in one direction can lose the others."""
     rng = np.random.default_rng(0)
     kernel = rng.normal(size=(16, 16)).astype(np.float32)
     tree = {"attention": {"a": {"kernel": kernel}, "b": {"kernel": kernel.copy()}}}

@@ -17,7 +17,7 @@ def metric(size, kind, power=1.0, shrinkage=1e-3, seed=0):
     rng = np.random.default_rng([size, seed])
     if kind == "diagonal":
         base = rng.uniform(0, 9, size)
-    else:  # of half the rank where it is singular, its scale far from 1
+    else:  # if singular, of half the rank; its scale is far from 1
         tokens = rng.standard_normal((-(-size // 2) if kind == "singular" else 4 * size, size))
         base = tokens.T @ tokens * 1e-5
     return Metric(base.astype(np.float32), np.asarray(shrinkage), power)

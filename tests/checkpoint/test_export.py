@@ -130,7 +130,7 @@ def test_numbers_that_no_file_holds_are_refused(dtype: Any, folder: Path, tmp_pa
 
 @pytest.mark.parametrize("write", [save_checkpoint, export_checkpoint])
 def test_files_that_are_mapped_are_never_truncated(write: Any, folder: Path):
-    """In place, where no source is told: the leaves view the very file that is replaced."""
+    """In place and without a source: the leaves view the very file that is replaced."""
     loaded = load_checkpoint(folder)
     before = {path: np.array(leaf) for path, leaf in walk(loaded.params)}
     anonymous = dataclasses.replace(loaded, source=None, params=factor_all(loaded.params))

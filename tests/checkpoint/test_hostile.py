@@ -88,7 +88,7 @@ print(json.dumps(growth))
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc and sets RLIMIT_AS")
 def test_memory_is_bounded(folder: Path, tmp_path: Path):
-    """Under a limit on the address space, where an allocation of gigabytes raises MemoryError."""
+    """Run under a limit on the address space, so that an allocation of gigabytes raises MemoryError."""
     command = [sys.executable, "-c", _MEASURE, str(folder), str(tmp_path / "work")]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2])
     assert done.returncode == 0, done.stderr

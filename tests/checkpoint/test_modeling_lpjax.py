@@ -68,7 +68,7 @@ def ask(model: Any, batch: dict[str, np.ndarray]) -> np.ndarray:
 
 
 def assert_near(actual: np.ndarray, expected: Any, golden: Golden, atol: float = 1e-5) -> None:
-    """At tokens that are there."""
+    """Compare at real tokens, not at padding."""
     expected = np.asarray(expected).astype(np.float32)
     there = heads.there(golden) if actual.ndim == 3 else slice(None)
     np.testing.assert_allclose(actual[there], expected[there], rtol=0, atol=atol)

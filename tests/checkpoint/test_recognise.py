@@ -1,4 +1,4 @@
-"""What lies in a folder and is no checkpoint is named, with the way out."""
+"""A folder without a checkpoint is refused: the error names what it holds instead, and the way out."""
 
 from __future__ import annotations
 

@@ -88,7 +88,7 @@ def test_factored_checkpoint_comes_back_bit_for_bit(factored: Checkpoint, tmp_pa
     assert names[f"{query}.right"].shape == (2, 12)
     assert names["embeddings.word_embeddings.weight.left"].shape == (29, 3)
     assert query not in names
-    # Smaller on disk by the floats saved, but for the header, which has two names more.
+    # Smaller on disk by the floats saved, less a header with two more names.
     assert factored.source is not None
     saved = 4 * (12 * 12 - 24 * 2 + 29 * 12 - 41 * 3)
     dense = (factored.source / "model.safetensors").stat().st_size

@@ -57,7 +57,7 @@ def test_prefix_may_be_there_or_not(prefix: bool, head: bool):
     base, classifier = loaded.params["bert"], loaded.params["classifier"]
     tree = ({"bert": base} if prefix else dict(base)) | ({"classifier": classifier} if head else {})
     made = from_tree(tree, config_of("bert_classifier") | {"architectures": ["BertModel"]})
-    # As where a file is read: with a head, the base is under its prefix.
+    # As when a file is read: with a head, the base is under its prefix.
     assert made.params.keys() == ({"bert"} if prefix or head else base.keys()) | ({"classifier"} if head else set())
     assert_same(made.params["bert"] if prefix or head else made.params, base)
 

@@ -29,7 +29,7 @@ def same_weights(first, other) -> bool:
 
 
 def ranks_of(plan):
-    """Of its pairs, beside single entries."""
+    """The ranks of its pairs, without single entries."""
     return {
         path: None if choice.rank is None else choice.rank - int(choice.sparse_share * choice.rank)
         for path, choice in plan.layers.items()
@@ -223,7 +223,7 @@ def test_tables_have_single_entries_where_there_is_text(command, folder, text, t
     assert command("report", tmp_path / "out", "--out", tmp_path / "page.html")[0] == 0
     assert f"in 1 of {len(layers)} layers" in re.sub(r"<[^>]*>", "", (tmp_path / "page.html").read_text())
 
-    # Where time is asked for, be it of other layers, pairs alone; but a plan is a plan.
+    # With --break-even, even for other layers, there are pairs alone; but a plan keeps its entries.
     timings = tmp_path / "break_even.json"
     assert command("bench", folder, "--out", timings, "--layers", "feed_forward")[0] == 0
     status, output, errors = command(

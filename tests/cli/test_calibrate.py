@@ -114,7 +114,7 @@ def test_an_old_file_stays_unless_forced(command, folder, text, tmp_path):
     status, _, errors = command("calibrate", folder, out, "--text", text)
     assert (status, out.read_text()) == (2, "mine")
     assert "--force" in errors
-    assert command("calibrate", folder, out, "--text", text, "--force")[0] == 2  # it is no calibration
+    assert command("calibrate", folder, out, "--text", text, "--force")[0] == 2  # not a calibration
     assert out.read_text() == "mine"
     out.write_text("")
     assert command("calibrate", folder, out, "--text", text, "--force")[0] == 0

@@ -36,7 +36,7 @@ def net(folder: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def glue(tmp_path: Path) -> Path:
-    """A GLUE folder with SST-2 of texts that one word tells apart, in splits that are no official ones."""
+    """A GLUE folder with SST-2 of texts that one word tells apart, in splits of other names than GLUE's."""
     rng = np.random.default_rng(0)
     (tmp_path / "glue" / "SST-2").mkdir(parents=True)
     for split, rows in (("train_subset", 20), ("heldout_subset", 12), ("odd [one]", 3)):
@@ -299,5 +299,5 @@ def test_a_tuned_net_can_be_compared_by_embeddings(tune, command, net, tmp_path)
     ],
 )
 def test_whose_task_is_told(classes, task, expected):
-    """Only that of a model with a head; what is no task of GLUE is nobody's fault."""
+    """Only a model with a head has one; a task outside GLUE is not an error."""
     assert getattr(own_task({"architectures": classes, "finetuning_task": task}), "name", None) == expected

@@ -24,7 +24,7 @@ WORDS = "embeddings/word_embeddings/embedding"
 
 @pytest.fixture
 def run(command: Command, monkeypatch: pytest.MonkeyPatch) -> Command:
-    """Run `lpjax inspect` on a terminal of so many columns: (exit status, stdout, stderr)."""
+    """Run `lpjax inspect` on a terminal of `columns` columns: (exit status, stdout, stderr)."""
 
     def call(*arguments: object, columns: int = 120) -> tuple[int, str, str]:
         monkeypatch.setenv("COLUMNS", str(columns))

@@ -44,7 +44,7 @@ def test_compress_writes_its_page_in_the_same_go(run, folder, tmp_path):
     # With --force the folder is swapped, page and all.
     status, printed, _ = run("compress", folder, out, *QUICK, "--report", "--force")
     assert (status, "report: " in printed) == (0, True)
-    # Of a factored model there is no dense one at hand.
+    # A factored model has no dense one beside it.
     status, _, err = run("compress", out, tmp_path / "more", *QUICK, "--layers", "attention", "--report")
     assert status == 0
     assert f"--baseline {folder}" in err

@@ -62,7 +62,7 @@ def test_the_tree_keeps_its_structure_and_other_leaves():
         assert leaf.dtype == old[path].dtype
         assert isinstance(leaf.left, np.ndarray)
         assert isinstance(leaf.right, np.ndarray)
-    # Of a table the first columns are kept, of a kernel, whose rows are its outputs, the first inputs.
+    # A table keeps its first columns. A kernel, whose rows are its outputs, keeps its first inputs.
     assert np.array_equal(as_dense(new["table/embedding"])[:, :RANK], old["table/embedding"][:, :RANK])
     assert np.all(as_dense(new["table/embedding"])[:, RANK:] == 0)
     assert np.array_equal(as_dense(new[chosen[0]])[:RANK], old[chosen[0]][:RANK])
@@ -173,7 +173,7 @@ def test_record_numbers(p):
 
 
 def test_the_gap_of_a_solve_over_rows():
-    """Of a stack, that of all its matrices together; of an exact solve 0; of one over entries none."""
+    """The gap of a stack is that of all its matrices together; that of an exact solve is 0; entries have none."""
     tree = {"kernel": matrix(1, (D, N)), "stack": 10 * np.stack([matrix(i, (D, N)) for i in (2, 3)])}
     known: dict[str, Any] = {"select": ".", "rank": RANK, "input_axes": {"stack": (1, 1)}}
     for batch_size in (None, 2):

@@ -1,4 +1,4 @@
-"""Pairs are made smaller as if their product were a dense matrix, and without forming it where that can be."""
+"""Pairs are made smaller as if their product were a dense matrix, and without forming it if possible."""
 
 from __future__ import annotations
 

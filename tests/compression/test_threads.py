@@ -56,7 +56,7 @@ def test_order_is_kept_if_a_later_one_is_done_first(workers: int):
 
 
 def test_items_are_taken_when_a_core_is_free():
-    """Of an endless source, no more than two are beyond the results that were taken."""
+    """At most two items of an endless source are taken ahead of the results."""
     taken = 0
 
     def source():

@@ -35,7 +35,7 @@ VOCABULARY = dict.fromkeys(
     ("README.md", "docs/index.md", "docs/results.md", "docs/guides/sentence_encoder.md", "docs/reference/exports.md"),
     8192,
 )
-# Pages that are run where an optional package is installed: page -> its module.
+# Pages that are run if an optional package is installed: page -> its module.
 NEEDS = {"docs/guides/keras.md": "keras_hub"}
 NOT_RUN = {"text", "bibtex", "json", "toml", "diff"}
 
@@ -131,7 +131,7 @@ def _run_python(block: Block, names: dict[str, object]) -> None:
 
 
 def _run_shell(line: str, command: Command) -> None:
-    """Run a line of `lpjax`; of others check that what they name is there."""
+    """Run a line of `lpjax`; for other lines, check that what they name exists."""
     words = shlex.split(line, comments=True)
     while words and re.fullmatch(r"[A-Z_]+=\S*", words[0]):
         words = words[1:]

@@ -41,7 +41,7 @@ def test_folder_holds_the_program_and_what_its_users_read(command: Command, fold
     assert result["bytes_after"] == sum((out / name).stat().st_size for name in inside[runtime])
     assert result["factors"] == json.loads((small / "config.json").read_text())["lpjax"]["ranks"]
     assert not {"lpjax", "auto_map"} & json.loads((out / "config.json").read_text()).keys()
-    # It is replaced when told to, and is no checkpoint.
+    # --force replaces it, and it is not a checkpoint.
     assert command("export", small, out, "--to", runtime)[0] == 2
     assert command("export", small, out, "--to", runtime, "--force")[0] == 0
     status, _, err = command("inspect", out)

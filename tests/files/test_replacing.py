@@ -84,7 +84,7 @@ def test_what_a_killed_run_left_is_removed_by_the_next(tmp_path: Path):
 
 
 def test_a_live_run_keeps_its_files(tmp_path: Path):
-    """Of this process and of another, which then dies."""
+    """Files of this process and of another, which then dies."""
     out = tmp_path / "out"
     code = (
         "import sys, pathlib; from lpjax._files.replacing import replacing\n"

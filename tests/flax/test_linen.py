@@ -143,7 +143,7 @@ def test_input_axes_of_a_transformer(params):
     module, ids = Transformer(), helpers.ids()
     expected = {path: 2 if "out" in path else 1 for path in weights_of(params)}
     assert lpjax.flax.input_axes(module, {"params": params}, ids) == expected
-    # Without any arrays; from frozen params; where some are factored already.
+    # Without any arrays; from frozen params; if some are factored already.
     shapes = jax.eval_shape(module.init, jax.random.key(0), ids)
     assert lpjax.flax.input_axes(module, shapes, jax.ShapeDtypeStruct(ids.shape, ids.dtype)) == expected
     assert lpjax.flax.input_axes(module, {"params": freeze(params)}, ids) == expected
@@ -153,7 +153,7 @@ def test_input_axes_of_a_transformer(params):
     assert again == dict.fromkeys(expected, 1)
     both = lpjax.compress(small, select=".*kernel$", keep=0.7, solver=helpers.first_columns, input_axes=again)
     assert sum("is no smaller than the present one" in record.note for record in both.records) == 2
-    # What is read past the layer that owns it is no layer's weight: the head's own apply has a kernel, too.
+    # A weight counts only if its own layer reads it: the head's own apply has a kernel, too.
     tied = Transformer("variables")
     assert lpjax.flax.input_axes(tied, {"params": params}, ids) == expected
 
@@ -165,7 +165,7 @@ def test_frozen_params_are_compressed_like_others(params):
 
 
 class Trained(nn.Module):
-    """Arguments that are no arrays, several collections, random numbers, and a method that does not call all."""
+    """Arguments that are not arrays, several collections, random numbers, and a method that does not call all."""
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool, scale: float = 1.0) -> jax.Array:

@@ -26,7 +26,7 @@ CHEAP: dict[str, Any] = {"keep": 0.7, "solver": helpers.first_columns}
 
 
 def compressed(model: nnx.Module, select: Any = r"(kernel|embedding)$", **options: Any) -> Any:
-    """A factored copy; a rank, where one is given, takes the place of the share to keep."""
+    """A factored copy; `rank` takes the place of the share to keep."""
     copy = nnx.clone(model)
     settings = CHEAP | ({"keep": None} if "rank" in options else {}) | options
     compress_nnx(copy, select=select, **settings)

@@ -162,7 +162,7 @@ def test_an_nnx_transformer(kind: str):
     if kind == "quantized":
         assert isinstance(small.tokens, QuantizedEmbed)
         assert isinstance(small.blocks[0].up, QuantizedLinear)
-    # Codes are no parameters: scales and steps train.
+    # Codes are not parameters: scales and steps train.
     graph, trained, codes, rest = nnx.split(small, nnx.Param, Codes, ...)
     assert all(leaf.dtype in (np.float16, np.float32) for leaf in jax.tree.leaves(trained))
     assert {leaf.dtype.kind for leaf in jax.tree.leaves(codes)} == {"u"}

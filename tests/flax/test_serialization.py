@@ -79,7 +79,7 @@ def test_without_a_factored_target():
         lpjax.flax.with_pairs(serialization.from_bytes(dense, serialization.to_bytes(original))),
         jax.tree.map(np.asarray, original),
     )
-    # Modules of a user's that are called so are no pair.
+    # A user's modules with these names are not a pair.
     modules = {"left": {"kernel": np.ones((2, 3))}, "right": {"kernel": np.ones((3, 2))}}
     assert same(lpjax.flax.with_pairs(modules), modules)
 

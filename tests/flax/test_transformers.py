@@ -1,4 +1,4 @@
-"""transformers' own Flax models, factored; only where they exist, which is before version 5.
+"""transformers' own Flax models, factored; only before version 5, which drops them.
 
 Last passed with transformers 4.57.6, flax 0.12.8 and jax 0.10.2, in an environment of its own:
 
@@ -127,7 +127,7 @@ def test_a_classifier_learns_factored():
 
 
 def test_what_transformers_made_itself_is_named():
-    """GPT-2's linear layers are no nn.Dense; its table is an nn.Embed all the same."""
+    """GPT-2's linear layers are not nn.Dense, but its table is an nn.Embed."""
     model = make("FlaxGPT2LMHeadModel")
     ids = batch()["input_ids"]
     table = lpjax.compress(model.params, select="wte", keep=0.7, solver=helpers.first_columns).params

@@ -233,7 +233,7 @@ RTE = "index\tsentence1\tsentence2\tlabel\n"
         ("rte", "part.tsv", RTE.encode() + b"0\ta\t\xff\t0\n", "line 2 can't be read as UTF-8"),
         ("rte", "part.tsv", RTE.encode("utf-16"), "line 1 can't be read as UTF-8"),
         ("rte", "part.tsv", "sentence1\tsentence2\tlabel\tlabel\n", "has the column label twice"),
-        # Of other tasks, with labels that would do.
+        # Files of other tasks, whose labels are valid.
         (
             "sst2",
             "part.tsv",
@@ -367,7 +367,7 @@ def test_a_hub_that_gives_something_else(hub, monkeypatch):
         load_examples("rte", "train")
 
 
-# The share of the label 1, or the mean score, of GLUE's files; of a subset what its own rows have, within sampling.
+# The share of the label 1, or the mean score, in GLUE's files; a subset differs by sampling.
 BALANCE = {"cola": 0.70, "sst2": 0.55, "mrpc": 0.68, "stsb": 2.6, "qqp": 0.37, "mnli": 0.33, "qnli": 0.5, "rte": 0.5}
 
 
@@ -388,7 +388,7 @@ def test_the_real_files(task):
         else:
             assert set(examples.labels.tolist()) == set(range(task.num_outputs))
             assert np.mean(examples.labels == 1) == pytest.approx(BALANCE.get(task.name, 0.5), abs=0.07)
-        # No column of numbers, and no file that quotes its texts; of GLUE's QQP 2 % are quoted.
+        # Texts are words, not numbers, and are not quoted; in GLUE's QQP 2 % are.
         texts = examples.first + (examples.second or [])
         assert 5 < np.median([len(text.split()) for text in texts]) < 60
         assert sum(text.startswith('"') and text.endswith('"') for text in texts) < 0.05 * len(texts)

@@ -14,7 +14,7 @@ from lpjax.glue.metric_module import Glue
 
 
 def matthews(predictions: np.ndarray, references: np.ndarray) -> float:
-    """Of the table of counts; 0 where a row or a column of it is empty."""
+    """Matthews' correlation from the table of counts; 0 if a row or a column of it is empty."""
     hits, misses = np.sum((predictions == 1) & (references == 1)), np.sum((predictions == 0) & (references == 1))
     alarms, rest = np.sum((predictions == 1) & (references == 0)), np.sum((predictions == 0) & (references == 0))
     product = float(hits + alarms) * float(hits + misses) * float(rest + alarms) * float(rest + misses)

@@ -24,7 +24,7 @@ from tests.helpers.texts import make_tokenizer, texts_of
 
 
 def planted(classes: int, n: int, accuracy: float, seed: int, order: tuple[int, ...]):
-    """Predictions that are right so often, with labels in another order."""
+    """Predictions with an accuracy, and labels in another order."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, classes, n)
     predictions = np.where(rng.random(n) < accuracy, labels, rng.integers(0, classes, n))
@@ -154,7 +154,7 @@ def test_heads_that_score_nothing_of_a_task_are_refused():
         check_head(values, TASKS["rte"])
     with pytest.raises(ValueError, match="`num_outputs` is 2; expected 3"):
         check_head(net, TASKS["mnli"])
-    # Of one output, as a regression is, but of how well a choice answers a question.
+    # The head has one output, like a regression: how well a choice answers a question.
     choices = net_with_head("bert_base", "stsb")
     config = {**(choices.config_json or {}), "architectures": ["BertForMultipleChoice"]}
     with pytest.raises(ValueError, match=r"head scores the choices of a question .* but STS-B is of whole texts"):

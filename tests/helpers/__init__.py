@@ -72,7 +72,7 @@ NAME(sys.argv[1])
 
 
 def on_devices(function: str, target: Path, devices: int = 8, processes: int = 1) -> dict[str, np.ndarray]:
-    """What a function of a test module writes by `write_first` to `target`, on so many devices of this host.
+    """What a function of a test module writes by `write_first` to `target`, on `devices` devices of this host.
 
     Several processes are joined by `jax.distributed`; each has its share of the devices.
     """
@@ -94,7 +94,7 @@ def write_first(arrays: dict[str, np.ndarray], target: str | Path) -> None:
 
 
 def outcome(running: list[subprocess.Popen[str]], timeout: float) -> list[str]:
-    """What processes print until they end, all within so many seconds."""
+    """What processes print until they end, all within `timeout` seconds."""
     until = time.monotonic() + timeout
     try:
         return [process.communicate(timeout=max(until - time.monotonic(), 0))[0] for process in running]

@@ -17,7 +17,7 @@ FEW = Settings(epochs=2, batch_size=8, learning_rate=3e-3, warmup=0.25)
 
 
 def make_examples(task: str, first: list[str], second: list[str] | None = None, labels=None, split="toy") -> Examples:
-    """Examples of a task, with any labels where none are given."""
+    """Examples of a task; made-up labels by default."""
     spec = TASKS[task]
     if labels is None:
         labels = np.arange(len(first)) % 3 + 0.5 if spec.is_regression else np.arange(len(first)) % spec.num_outputs

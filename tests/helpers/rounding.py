@@ -16,7 +16,7 @@ CONFIG = BertConfig(
 
 
 def random_net(vocab_size: int = CONFIG.vocab_size) -> Checkpoint:
-    """The model, with so many words."""
+    """The model, with a vocabulary of `vocab_size` words."""
     rng = np.random.default_rng(0)
 
     def matrix(n: int, d: int) -> np.ndarray:

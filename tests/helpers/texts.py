@@ -52,7 +52,7 @@ def some_texts(n: int, longest: int = 40, seed: int = 0) -> list[str]:
 
 
 def texts_of(*lengths: int, n: int = 10, seed: int = 0) -> list[str]:
-    """Texts of so many letters, in turn: few lengths, for each is a compilation where there is no padding."""
+    """Texts of these numbers of letters, in turn. Lengths are few: without padding, each needs a compilation."""
     rng = np.random.default_rng(seed)
     return [" ".join(rng.choice(WORDS, size=size)) for size, _ in zip(itertools.cycle(lengths), range(n), strict=False)]
 

@@ -37,7 +37,7 @@ def first_columns(matrix: jax.Array, rank: int, *, p: Any, **options: Any) -> So
 
 
 class NeverRun:
-    """The same, but fails the test that lets it run; being traced is no run."""
+    """The same, but fails the test that runs it; tracing does not count."""
 
     def __init__(self) -> None:
         self.runs = 0

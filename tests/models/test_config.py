@@ -189,7 +189,7 @@ LOOK_ALIKES = {
 
 @pytest.mark.parametrize(("kind", "name"), LOOK_ALIKES.items())
 def test_nets_that_look_like_these_are_refused(kind: str, name: str):
-    """By their model type, and by their class where a config has no model type."""
+    """By their model type, and by their class if a config has no model type."""
     with pytest.raises(ValueError, match=f"`model_type` is '{kind}', expected one of 'bert'"):
         config_of("roberta_base", model_type=kind)
     data = json.loads((GOLDENS / "roberta_base" / "config.json").read_text()) | {"architectures": [name]}

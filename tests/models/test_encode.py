@@ -45,7 +45,7 @@ def test_hidden_states_equal_those_of_pytorch(any_golden: Golden):
 @pytest.mark.covering(1)
 @pytest.mark.parametrize("texts", [1, 2])
 def test_hidden_states_some_texts_at_a_time(any_golden: Golden, monkeypatch: pytest.MonkeyPatch, texts: int):
-    """As large batches are computed on a CPU; three texts are no multiple of two."""
+    """As large batches are computed on a CPU; three texts are not a multiple of two."""
     (checkpoint, batch, expected, _) = any_golden
     monkeypatch.setattr("lpjax.models.encoder._TOKENS", texts * expected.shape[1])
     monkeypatch.setattr(jax, "device_count", lambda: 1)

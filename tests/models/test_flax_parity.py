@@ -1,4 +1,4 @@
-"""Parity with transformers' Flax models, whose params lpjax takes as they are; only where they exist, before version 5.
+"""Parity with transformers' Flax models, whose params lpjax takes as they are; only before version 5, which drops them.
 
 Last passed with transformers 4.57.6, flax 0.12.8 and jax 0.10.2, in an environment of its own:
 

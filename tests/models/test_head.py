@@ -1,4 +1,4 @@
-"""A head on every model: fresh where there is none, kept where there is one that fits."""
+"""A head on every model: a new one if it has none, its own if that fits."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_a_head_with_other_outputs_keeps_its_inner_layer(name):
     assert added == [kernel.replace("kernel", "bias"), kernel]
     before = dict(walk(checkpoint.params))
     assert all(leaf is before[path] for path, leaf in walk(params) if path not in added)
-    assert before[kernel].shape[1] == 3  # what was given is as it was
+    assert before[kernel].shape[1] == 3  # the argument is unchanged
 
 
 @pytest.mark.parametrize(

@@ -101,7 +101,7 @@ def test_words_by_a_tied_table(name: str, rank: int | None):
 
 
 def assert_only_scales_moved(before: Any, after: Any) -> None:
-    """Of quantized matrices; they keep their dtypes, too."""
+    """Only scales and steps of quantized matrices change, and they keep their dtypes."""
     assert jax.tree.structure(before) == jax.tree.structure(after)
     pairs = zip(jax.tree_util.tree_leaves_with_path(before), jax.tree.leaves(after), strict=True)
     moved = {jax.tree_util.keystr(path): not np.array_equal(old, new) for (path, old), new in pairs}

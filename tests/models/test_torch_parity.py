@@ -1,6 +1,6 @@
 """Optional, where PyTorch is installed: every model against transformers, at full size with random weights."""
 
-# PyTorch is no dependency of lpjax.
+# lpjax does not depend on PyTorch.
 # pyright: reportMissingImports=false
 
 from __future__ import annotations

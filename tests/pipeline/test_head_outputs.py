@@ -140,7 +140,7 @@ def expected_moment(net: Checkpoint, text: str) -> np.ndarray:
 
 
 def test_directions_of_tokens_have_their_fisher_information():
-    """Of the head's kernel: moments of gradients are those of u, of the text's own tokens alone."""
+    """For the head's kernel, moments of gradients are those of u over the text's own tokens."""
     net = net_of("bert_tokens")
     text = "a b c d e"
     calibration = lpjax.calibrate(net, [text] * 2048, select="^classifier/kernel$", batch_size=2048, **options_of(net))
@@ -165,7 +165,7 @@ def test_directions_of_spans_have_their_fisher_information():
 
 
 def test_directions_of_words_have_their_fisher_information():
-    """Of the inner layer of the head: through it, moments are of the gradients in the places of masks alone."""
+    """For the inner layer of the head, moments are over gradients at the masks alone."""
     net, texts = net_of("bert_untied_words"), ["a b c d e f"] * 1024
     path = "cls/predictions/transform/dense/kernel"
     statistics = lpjax.calibrate(net, texts, select=f"^{path}$", batch_size=1024, **options_of(net)).statistics[path]

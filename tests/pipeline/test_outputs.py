@@ -124,7 +124,7 @@ def several_labels(name: str, problem: str = "multi_label_classification"):
 
 
 def test_directions_are_gradients_of_the_likelihood():
-    """Of labels given; drawn ones have the Fisher information p(1 − p), labels being independent."""
+    """Directions of given labels are gradients; drawn ones have the Fisher information p(1 − p)."""
     logits = jnp.asarray(np.random.default_rng(0).normal(size=(1, 3)).astype(np.float32))
     labels = jnp.asarray([[1.0, 0.0, 1.0]])
 

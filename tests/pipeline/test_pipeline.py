@@ -41,7 +41,7 @@ SENTENCES = ["a b", "c d e f g h", "", "j"]
 
 
 def pooled(mode: str, tokens: np.ndarray) -> np.ndarray:
-    """Of the tokens of one text, without padding, by definition."""
+    """The pooled vector of the tokens of one text, without padding, by definition."""
     places = np.arange(1, len(tokens) + 1)[:, None]
     return {
         "cls": lambda: tokens[0],

@@ -61,7 +61,7 @@ def test_activations_are_those_of_torch(name: str):
 
 
 def test_pickled_stage_is_copied_and_loads(net: Path, tmp_path: Path, command: Command):
-    """Of compress | export: the dense layer's weights are a pickle, which lpjax copies and does not open."""
+    """Both compress and export copy the pickle that holds the dense layer's weights, and do not open it."""
     import torch
     from safetensors.torch import load_file
 

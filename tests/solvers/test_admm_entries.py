@@ -26,7 +26,7 @@ def noisy(n: int, d: int, seed: int = 0) -> np.ndarray:
 
 @functools.cache
 def optimum_of_irls(rank: int, p: float) -> float:
-    """Of `noisy(400, 40)`, in hundreds of sweeps."""
+    """The best objective of alternating IRLS for `noisy(400, 40)`, in hundreds of sweeps."""
     return float(lpjax.irls_entries(noisy(400, 40), rank, p=p, num_iters=300, tol=1e-7).objective)
 
 
@@ -34,7 +34,7 @@ def optimum_of_irls(rank: int, p: float) -> float:
 @pytest.mark.parametrize(("p", "steps", "share"), [(1.0, 5, 0.5), (1.0, 16, 0.15), (1.5, 4, 0.4), (1.5, 16, 0.1)])
 @pytest.mark.parametrize("rank", [6, pytest.param(20, marks=pytest.mark.slow), 30])
 def test_a_short_schedule_comes_near_the_optimum(p, steps, share, rank, x64):
-    """Of what alternating IRLS finds below the SVD in hundreds of sweeps."""
+    """Measured by the decrease that alternating IRLS reaches below the SVD in hundreds of sweeps."""
     matrix = noisy(400, 40)
     optimum = optimum_of_irls(rank, p)
     start = lpjax.svd(matrix, rank, p=p).objective

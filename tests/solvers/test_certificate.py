@@ -1,4 +1,4 @@
-"""Lower bounds are never above the optimum, exact where they must be, and near it where they can be."""
+"""Lower bounds are never above the optimum, and are exact or near it for matrices with a known optimum."""
 
 # A bound may be None, of solvers from elsewhere; here it never is.
 # pyright: reportOptionalOperand=false, reportOperatorIssue=false

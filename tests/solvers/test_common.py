@@ -254,7 +254,7 @@ def test_p_below_one(name):
 
 
 def test_p_whose_norms_overflow_is_refused(name):
-    """lewis goes below 1, but not to where (nd)^{1/p} is no number of the dtype."""
+    """lewis goes below 1, but not so far that (nd)^{1/p} overflows the dtype."""
     with pytest.raises(ValueError, match=r"`p` is 0\.01; expected"):
         solve(name, heavy_tailed(17, 7).astype(np.float32), 3, p=0.01)
     if name == "lewis":

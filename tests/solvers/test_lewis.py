@@ -44,7 +44,7 @@ def test_fixed_point(p, kind):
 
 @pytest.mark.parametrize("kind", ["heavy", "deficient"])
 def test_infinity_is_a_d_optimal_design(kind):
-    """Kiefer & Wolfowitz 1960: a_iᵀM⁻¹a_i ≤ 1, with equality where there is weight."""
+    """Kiefer & Wolfowitz 1960: a_iᵀM⁻¹a_i ≤ 1, with equality if the weight is positive."""
     matrix = low_rank(40, 7, 5) if kind == "deficient" else heavy_tailed(40, 7)
     matrix[3:6] = 0
     solution = lpjax.lewis(matrix, 3, p=np.inf, tol=1e-8, num_iters=1000)

@@ -201,7 +201,7 @@ def test_zero_rank_one_and_nothing_left_for_entries():
     low = np.outer(np.arange(1, 31), np.ones(20)).astype(np.float32)
     pair, record = compress_matrix(low, rank=6, sparse_share=0.5, solver="svd")
     assert np.abs(np.asarray(densify(pair)) - low).max() < 1e-4
-    # Of equal entries no more than there is room for.
+    # Among equal entries, only as many are taken as there is room for.
     equal, record = compress_matrix(
         np.tile(np.eye(30, dtype=np.float32), (2, 1)), rank=4, sparse_share=0.5, solver="svd"
     )

@@ -16,7 +16,7 @@ CPU_ONLY = ("lapack_", "xla_python_cpu", "xla_ffi_python_cpu", "xla_ffi_partitio
 
 
 def targets(function, *arguments: jax.ShapeDtypeStruct, platform: str) -> set[str]:
-    """What the program of a function calls that is no operation of StableHLO."""
+    """The custom calls of the program of a function."""
     program = jax.export.export(jax.jit(function), platforms=[platform])(*arguments).mlir_module()
     return set(re.findall(r"stablehlo\.custom_call @(\w+)", program))
 

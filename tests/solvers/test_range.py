@@ -34,7 +34,7 @@ def error(name: str, matrix: np.ndarray, solution, weights=None) -> float:
 
 
 def check(name: str, matrix: np.ndarray, solution, best: float, weights=None) -> None:
-    """Finite factors, an objective `best` times the scale, told where it is a number of float32, and no NaN."""
+    """Factors are finite, the objective is `best`, infinite beyond float32, and no product is NaN."""
     actual = error(name, matrix, solution, weights)
     assert np.all(np.isfinite(solution.left))
     assert np.all(np.isfinite(solution.right))

@@ -147,7 +147,7 @@ def test_the_schedule_rises_and_falls_linearly():
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("filled", [8, 5, 2])
 def test_parts_of_a_batch_make_the_update_of_the_whole(filled):
-    """Also where the last part is short, or is padding alone."""
+    """Also if the last part is short, or is padding alone."""
     checkpoint = net_with_head("bert_base", "sst2", rank=4)
     state, optimizer = state_of(checkpoint, jnp.float64, decay=0.1, clip=0.5)
     whole = batch_of(checkpoint, 1, 8, filled, np.float64)
@@ -191,7 +191,7 @@ def test_dropout_follows_from_its_key():
 @pytest.mark.parametrize("rank", [None, 4], ids=["dense", "factored"])
 @pytest.mark.parametrize("name", NETS)
 def test_every_net_learns(name, rank):
-    """What a word decides is learned to the last example, and the model that was given is as it was."""
+    """Every example of a task that one word decides is learned, and the original model does not change."""
     checkpoint = base_net(name, rank=rank)
     before = {path: leaf.copy() for path, leaf in leaves_of(checkpoint.params).items()}
     settings = Settings(epochs=40, batch_size=8, learning_rate=1e-2, eval_every=40)
@@ -253,7 +253,7 @@ def flipped(examples: Examples) -> Examples:
 
 @pytest.mark.parametrize("patience", [None, 2])
 def test_the_best_evaluation_is_kept(patience, tmp_path):
-    """And training stops when so many more were no better."""
+    """And training stops after `patience` evaluations that were not better."""
     checkpoint, dev = base_net("bert_base"), flipped(toy(n=12, seed=1))
     settings = Settings(epochs=10, batch_size=8, learning_rate=1e-2, eval_every=2, patience=patience)
     snapshot, seen = tmp_path / "snapshot", {}

@@ -33,7 +33,7 @@ def run(checkpoint, texts=TEXTS, **options):
 
 
 def gradients(checkpoint, paths, labels):
-    """Of each text's cross-entropy by some leaves, path by path."""
+    """The gradients of each text's cross-entropy with respect to some leaves, path by path."""
 
     def loss(leaves, batch, label):
         logits = lpjax.classify(replace_leaves(checkpoint.params, leaves), checkpoint.config, batch)

@@ -307,7 +307,7 @@ def test_with_shrinkage_the_formula_is_that_of_the_shrunk_metrics(rows, shape):
 
 
 def test_one_metric_without_a_triangle_does_not_harm_its_batch():
-    """Nor is it harmed: solved one by one and two at a time, pairs come out the same."""
+    """Solved one by one and two at a time, pairs come out the same."""
     rng = np.random.default_rng(0)
     tree = {str(i): {"kernel": rng.normal(size=(N, D)).astype(np.float32)} for i in range(4)}
     moment = rng.normal(size=(3 * N, N)) * np.geomspace(1, 0.1, N)

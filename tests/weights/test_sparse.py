@@ -77,7 +77,7 @@ def test_its_size_is_that_of_its_bytes(shape, dtype):
     width = np.dtype(dtype).itemsize
     size = sum(np.asarray(part).nbytes for part in (entries.values, entries.columns, entries.starts))
     assert 0 <= entries.size * width - size < width
-    # The most entries that so many parameters hold.
+    # The most entries that this number of parameters holds.
     assert entries_for(entries.size, shape, dtype) >= entries.values.size
     assert entries_for(entries.size - 1, shape, dtype) <= entries.values.size
     assert entries_for(3, shape, dtype) == 0

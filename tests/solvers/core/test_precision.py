@@ -18,7 +18,7 @@ from tests.helpers import SOLVERS, heavy_tailed
 
 
 def precisions(jaxpr: Jaxpr) -> Iterator[Any]:
-    """Of every product, those in loops, branches and calls included."""
+    """The precision of every product, including those in loops, branches and calls."""
     for eqn in jaxpr.eqns:
         if eqn.primitive.name == "dot_general":
             yield eqn.params["precision"]

@@ -34,7 +34,7 @@ def root(y: float, p: float, rho: float) -> float:
 
 @functools.cache
 def roots(p: float, rho: float, dtype: str) -> np.ndarray:
-    # Of the numbers as the dtype has them.
+    # The root for the numbers as the dtype rounds them.
     exact = [float(np.dtype(dtype).type(x)) for x in (p, rho)]
     return np.array([root(float(y), *exact) for y in MAGNITUDES.astype(dtype)])
 

@@ -21,7 +21,7 @@ RANK = 5
 
 
 def matrices() -> dict[str, np.ndarray]:
-    """Of 17 columns: tall, of fewer rows than columns on each of eight devices, deficient, zero, and wide."""
+    """Matrices of 17 columns: tall, with fewer rows than columns on each of eight devices, deficient, zero and wide."""
     skewed = heavy_tailed(64, 17)
     skewed[:8] *= 1e6  # one device has all that is large
     return {
@@ -80,13 +80,13 @@ def rows_of(mesh: jax.sharding.Mesh) -> P:
 
 
 def write_answers(target: str) -> None:
-    """Of a mesh of one axis over all devices."""
+    """Write the solutions on a mesh of one axis over all devices."""
     arrays = answers(jax.make_mesh((jax.device_count(),), ("rows",)), few=jax.process_count() > 1)
     write_first(arrays, target)
 
 
 def write_answers_of_two_axes(target: str) -> None:
-    """Of a mesh of two axes, neither of them explicit in types."""
+    """Write the solutions on a mesh of two axes, neither of them explicit in types."""
     mesh = jax.make_mesh((4, 2), ("hosts", "chips"), axis_types=(AxisType.Auto,) * 2)
     write_first(answers(mesh, few=True), target)
 
@@ -148,8 +148,8 @@ def test_what_devices_say_does_not_depend_on_the_number_of_rows(tmp_path):
     for name in SPREAD:
         once, per_iteration = volumes[f"{name}/16000"]
         assert np.array_equal(volumes[f"{name}/8000"], [once, per_iteration])
-        # A few matrices of d × d, for the QR of eight triangles those; of admm_entries, which chooses its start by a
-        # sample of the rows, twice as many, and a sample of 2¹⁶ entries for a median.
+        # A few matrices of d × d, including the QR of eight triangles. admm_entries chooses its start by a sample of
+        # the rows: it sends more matrices, and a sample of 2¹⁶ entries for a median.
         chooses = name == "admm_entries"
         assert 0 < once <= 4 * (17 * 17 * (60 if chooses else 40) + (2**16 + 17 if chooses else 0))
         assert (per_iteration > 0) == (name != "svd")

@@ -51,7 +51,7 @@ def test_of_a_tall_matrix_with_outlier_entries_the_clipped_start_is_taken(weight
     }
     assert starts["best"] == starts["clipped"] < 0.9 * min(starts["svd"], starts["lewis"])
     solution = lpjax.admm_entries(matrix, 3, p=1.0, num_iters=200, row_weights=weights)
-    # Of twelve entries of a row so many may be off that the row is lost, but no more than that.
+    # A few rows may have too many outliers among their twelve entries to be recovered.
     assert solution.objective <= norm(matrix - truth, 1, weights=weights)
     assert np.quantile(np.abs(product(solution) - truth), 0.9) <= 1e-2 * np.abs(truth).max()
 
