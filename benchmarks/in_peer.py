@@ -122,7 +122,7 @@ def tensorly(matrix: np.ndarray, rank: int) -> np.ndarray:
 
 
 def numpy_irls(matrix: np.ndarray, rank: int) -> Pair:
-    """Alternating IRLS for Σ |r_ij| as one would write it down: weighted least squares for L, then for R, 3 sweeps."""
+    """Plain alternating IRLS for Σ |r_ij|: weighted least squares for L, then for R, 3 sweeps."""
     left, right = cut(matrix, rank)
     for _ in range(3):
         for side in range(2):

@@ -42,7 +42,7 @@ Run = Callable[[], Any]
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """A part of a solve: what it is called and timed as, how many times it is done, multiply-adds of one."""
+    """A part of a solve: its title, the key of its time, its number of runs, and the multiply-adds of a run."""
 
     title: str
     timed: str

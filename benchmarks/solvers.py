@@ -116,7 +116,7 @@ def resident(field: str) -> int:
 
 
 def restart_peak() -> None:
-    """Set the high-water mark back to what is held now."""
+    """Reset the high-water mark to the memory in use now."""
     Path("/proc/self/clear_refs").write_text("5")
 
 

@@ -325,7 +325,7 @@ def sequential(
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
 class Missed(TappedWeight):
-    """Tells Σ w_t x_t x_tᵀ, w_t = ‖x_t E‖^(p − 2), E being what its approximation misses, and Σ ‖x_t E‖^p."""
+    """Taps Σ w_t x_t x_tᵀ and Σ ‖x_t E‖^p, with w_t = ‖x_t E‖^(p − 2) and the error E of the approximation."""
 
     error: Any = None
     p: Any = None
@@ -357,7 +357,7 @@ def reweighted(dense: Any, errors: dict[str, Array], p: float, inputs: Any, conf
 def over_tokens(
     dense: lpjax.Checkpoint, calibration: Calibration, keep: float, sentences: Sequence[str], p: float
 ) -> Approximations:
-    """Pairs of least Σ over tokens of ‖x_t (W − L R) G^½‖^p, by IRLS from those of p = 2."""
+    """Pairs that minimize Σ over tokens of ‖x_t (W − L R) G^½‖^p, by IRLS from those of p = 2."""
     ours = {path: np.asarray(leaf) for path, leaf in leaves_with_paths(dense.params)}
     paths = select_paths(dense.params, "encoder")
     columns = {path: roots(np.asarray(calibration.statistics[path].outputs, np.float64)) for path in paths}

@@ -87,7 +87,7 @@ DENSE = Key(1.0, "dense", "")
 
 
 def keys(measured: bool) -> Iterator[Key]:
-    """All cells of a net on a task, with those of measured ranks or without."""
+    """All cells of a net on a task, with or without measured ranks."""
     yield DENSE
     for keep in KEEPS:
         for name, way in WAYS.items():
@@ -99,7 +99,7 @@ def keys(measured: bool) -> Iterator[Key]:
 
 
 class Bench:
-    """A fine-tuned net with its texts, and what was made of them so far."""
+    """A fine-tuned net with its texts, and the results that are kept between cells."""
 
     def __init__(self, cell: Cell, folder: str | Path):
         self.cell = cell
@@ -191,9 +191,9 @@ class Bench:
 
 
 def main() -> int:
-    """Compute what is missing."""
+    """Compute the missing cells."""
     arguments = parser(__doc__)
-    arguments.add_argument("--then", action="append", help="only 'none', 'recover' or 'finetune'; several times")
+    arguments.add_argument("--then", action="append", help="only 'none', 'recover' or 'finetune'; may be repeated")
     arguments.add_argument("--measured", action="store_true", help="measured ranks, too")
     options = arguments.parse_args()
     jax.config.update("jax_compilation_cache_dir", str((options.runs / ".compiled").resolve()))

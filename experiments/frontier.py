@@ -46,7 +46,7 @@ Known = lpjax.Calibration | None
 
 
 class Encoder(NamedTuple):
-    """A net, sizes in MB with text and without, and what its texts begin with."""
+    """A net, sizes in MB with text and without, and the prefix of its texts."""
 
     name: str
     record: str

@@ -104,7 +104,7 @@ def main() -> None:
 
 
 def fuzz(place: Path, seed: int, count: int, failures: Path, *, say: bool = False) -> dict[str, dict[str, int]]:
-    """Counts of outcomes, kind by kind, of `count` files; those that were neither loaded nor refused are kept."""
+    """Counts of outcomes, kind by kind, of `count` files; a file that is neither loaded nor refused is kept."""
     cases = make_cases(place)
     random_ = random.Random(seed)
     counts: dict[str, Counter[str]] = {case.kind: Counter() for case in cases}
@@ -137,7 +137,7 @@ def fuzz(place: Path, seed: int, count: int, failures: Path, *, say: bool = Fals
 
 
 def run(read: Reader, folder: Path) -> tuple[str, str]:
-    """What became of a reader: loaded, refused, fault, hang or memory; and what it said."""
+    """The outcome of a reader (loaded, refused, fault, hang or memory) and its message."""
 
     def stop(*_: object) -> None:
         raise Hang
@@ -191,7 +191,7 @@ def command(*arguments: str) -> Reader:
 
 
 def make_cases(place: Path) -> list[Case]:
-    """Folders of good files in `place`, and what reads each file."""
+    """Folders of good files in `place`, and the reader of each file."""
     place.mkdir(exist_ok=True)
     small, flax, sides, rounded = place / "small", place / "flax", place / "sides", place / "rounded"
     dense = _dense(place / "dense")
@@ -362,7 +362,7 @@ def mutated(content: bytes, random_: random.Random, pool: list[bytes]) -> bytes:
 
 
 def _bytes(content: bytes, random_: random.Random, pool: list[bytes]) -> bytes:
-    """Bytes cut, overwritten, put in, left out, repeated, or spliced with those of another file."""
+    """Bytes cut, overwritten, inserted, deleted, repeated, or spliced with those of another file."""
     result = bytearray(content)
     at = random_.choice([random_.randrange(len(content) + 1), min(random_.randrange(64), len(content))])
     length = random_.choice([1, 2, 8, 40, 1000])

@@ -42,7 +42,7 @@ def score(metrics: dict[str, float]) -> float:
 
 
 def choose_p(records: Iterable[Record]) -> Record | None:
-    """The record with the best score on what was held out of train; the smaller p among equals. Dev has no say."""
+    """The record with the best score on held-out train rows, the smaller p among equals. Dev does not count."""
     known = [record for record in records if record["held_out"]]
     return max(known, key=lambda record: (score(record["held_out"]), -record["p"]), default=None)
 

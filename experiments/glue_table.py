@@ -93,7 +93,7 @@ def size(params: Any) -> int:
 
 
 def compute_missing(name: str, path: Path, todo: Sequence[Any], make_bench: Callable[[], Any]) -> None:
-    """Compute cells of a net on a task, by a bench that is made if there are any, and add each to the file."""
+    """Compute cells of a net on a task and add each to the file; make the bench only if there are any."""
     bench = make_bench() if todo else None
     for i, key in enumerate(todo, start=1):
         assert bench is not None
@@ -174,7 +174,7 @@ class Bench:
 
 
 def same_scores(record: dict[str, Any], other: dict[str, Any]) -> bool:
-    """Whether two records of a cell agree: in every metric to 1e-6, on dev and on what was held out."""
+    """Whether two records of a cell agree in every metric to 1e-6, on dev and on held-out rows."""
     for name in ("metrics", "held_out"):
         a, b = record[name] or {}, other[name] or {}
         if a.keys() != b.keys() or any(abs(a[key] - b[key]) > 1e-6 for key in a):
@@ -205,7 +205,7 @@ def remake(cell: Cell, grid: Grid, runs: Path, key_name: str) -> int:
 
 
 def main() -> int:
-    """Compute what is missing, or one cell."""
+    """Compute the missing cells, or a single one."""
     arguments = parser(__doc__)
     arguments.add_argument(
         "--compression", type=int, action="append", help="only this compression, in percent; may be repeated"

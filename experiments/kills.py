@@ -345,7 +345,7 @@ def measure(name: str, most: int | None = None, part: int = 0, parts: int = 1) -
         followed: dict[tuple[str, ...], tuple[int, str, list[str]]] = {}
 
         def follow() -> tuple[int, str, list[str]]:
-            """Run the command once more: its exit status, what OUT is then, and what lies there that should not."""
+            """Run the command once more: its exit status, the state of OUT, and files that should not be there."""
             status, _ = run_forked(again, work)
             after = state(work / case.out, None, reference / case.out)
             return status, after, sorted(names(work) ^ expected)
@@ -408,7 +408,7 @@ def _inside(work: Path, out: str) -> set[str]:
 
 
 def _make_old(path: Path) -> None:
-    """Something that the command may replace, and that is not what it writes."""
+    """Write something that the command may replace and that differs from its output."""
     if path.suffix == ".safetensors":
         save_file({"old": np.zeros(1)}, path, metadata={"lpjax": '{"schema": "lpjax-calibration/1"}'})
         return
@@ -426,7 +426,7 @@ def _summed(row: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Every command, two at a time, a table, and the record."""
+    """Kill every command, two at a time; print a table and write the record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--one", help="one command, in this process; prints its rows")
     parser.add_argument("--part", nargs=2, type=int, default=(0, 1), help="of it, and of how many parts")

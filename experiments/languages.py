@@ -91,7 +91,7 @@ def some_of_each(sentences: dict[str, list[str]], count: int) -> list[str]:
 
 
 def _shuffled(path: Path) -> list[str]:
-    """Lines of a file, with the net's prefix, in an order that is the same in every run."""
+    """Lines of a file, with the net's prefix, in the same order in every run."""
     lines = [PREFIX + line for line in path.read_text(encoding="utf-8").splitlines()]
     random.Random(SEED).shuffle(lines)
     return lines

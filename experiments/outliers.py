@@ -56,7 +56,7 @@ def any_rows(matrix: np.ndarray, rng: np.random.Generator, spare: np.ndarray) ->
 
 
 def entries(matrix: np.ndarray, rng: np.random.Generator, spare: np.ndarray) -> np.ndarray:
-    """One entry in 10 000 multiplied by 64: what a flipped bit of the exponent does."""
+    """One entry in 10 000 multiplied by 64, as by a flipped bit of the exponent."""
     damaged = matrix.copy()
     flat = damaged.reshape(-1)
     flat[rng.choice(flat.size, max(1, flat.size // 10_000), replace=False)] *= 64
@@ -148,7 +148,7 @@ def measure(checkpoint: Checkpoint, dev: Prepared, layers: str, name: str) -> di
 
 
 def main() -> None:
-    """Compute what is missing."""
+    """Compute the missing records."""
     options = parser(__doc__).parse_args()
     done = {(r["net"], r["task"], r["layers"], r["variant"]) for r in read_lines(RESULTS)}
     for cell in chosen_cells(options):

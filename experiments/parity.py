@@ -42,7 +42,7 @@ _SPREAD = {"initializer_range": 0.05, "num_labels": 3}
 
 
 def torch_model(net: str, **sizes: Any) -> Any:
-    """A random model of `net` with a classification head, of base size unless told otherwise."""
+    """A random model of `net` with a classification head, of base size by default."""
     import torch
     from transformers import AutoConfig, AutoModelForSequenceClassification
 
@@ -82,7 +82,7 @@ def run_torch(model: Any, batch: dict[str, np.ndarray]) -> np.ndarray:
 
 
 def load_torch(kind: str, folder: Path) -> Any:
-    """`transformers.<kind>` of a folder, every key of which must be known and none missing."""
+    """`transformers.<kind>` of a folder, which must load without missing or unknown keys."""
     import transformers
 
     model, loading_info = getattr(transformers, kind).from_pretrained(folder, output_loading_info=True)
@@ -168,7 +168,7 @@ def measure(net: str, folder: Path, **sizes: Any) -> dict[str, float]:
 
 
 def _base(checkpoint: Checkpoint) -> Checkpoint:
-    """The base model alone; those of RoBERTa's and MPNet's classifiers get a pooler, which AutoModel has."""
+    """The base model alone. RoBERTa's and MPNet's classifiers lack a pooler, which AutoModel has: they get one."""
     inner = checkpoint.params[name_table(checkpoint.config).prefix]
     if checkpoint.config.model_type in ("roberta", "mpnet") and "pooler" not in inner:
         size = checkpoint.config.to_json()["hidden_size"]

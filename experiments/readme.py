@@ -140,7 +140,7 @@ def traffic_table(record: dict[str, Any]) -> str:
 
 
 def peers_table() -> str:
-    """Every peer beside the solver of lpjax that is as good."""
+    """Every peer beside the solver of lpjax that reaches its objective."""
     figures = "objective / SVD's | time / gesdd"
     lines = [f"| matrix | peer | scored on | {figures} | lpjax | iterations | {figures} |", "|---" * 9 + "|"]
     for matrix in _by_size("benchmarks/results/peers"):
@@ -477,7 +477,7 @@ def recovered_sizes_table(record: dict[str, Any]) -> str:
 
 
 def kills_table(record: dict[str, Any]) -> str:
-    """Command × signal × points × what went wrong, in Markdown."""
+    """Command × signal × points × faults, in Markdown."""
     lines = [
         "| command | signal | points | OUT lost | OUT mixed | left at once | left after one more run | other result |",
         "|---|---|---|---|---|---|---|---|",

@@ -28,7 +28,7 @@ SIZES = (5.0, 4.0)  # MB
 
 
 def main() -> None:
-    """Compress, recover, score what the file holds, and write the record."""
+    """Compress, recover, score the saved net, and write the record."""
     console, pairs = Console(), load_stsb()
     dense, held, others, calibration = calibrated_encoder(runs_parser(__doc__).parse_args().runs)
     divergence = lpjax.Divergence(dense, held)

@@ -136,7 +136,7 @@ class Bench:
 
 
 def main() -> int:
-    """Compute what is missing."""
+    """Compute the missing records."""
     options = parser(__doc__).parse_args()
     jax.config.update("jax_compilation_cache_dir", str((options.runs / ".compiled").resolve()))
     for cell in chosen_cells(options):
