@@ -71,9 +71,39 @@ def check_name(name: str, value: Any, known: Collection[str]) -> None:
         ValueError: listing the known names, and which one may be meant.
     """
     if not isinstance(value, str) or value not in known:
-        near = difflib.get_close_matches(str(value), known, 1, cutoff=0.4)
-        hint = f"; did you mean {near[0]}?" if near else ""
+        by_lower = {key.lower(): key for key in known}
+        near = difflib.get_close_matches(str(value).lower(), by_lower, 1, cutoff=0.4)
+        hint = f"; did you mean {by_lower[near[0]]}?" if near else ""
         raise ValueError(f"`{name}` is {shown(value)}; expected one of {', '.join(known)}{hint}")
+
+
+def check_number(name: str, value: Any) -> None:
+    """Refuse a number out of its range.
+
+    Args:
+        name: a key of `_RANGES`.
+        value: anything.
+
+    Raises:
+        ValueError: naming it and the range.
+    """
+    fits, expected = _RANGES[name]
+    if type(value) not in (int, float) or not fits(value):
+        raise ValueError(f"`{name}` is {shown(value)}; expected a number, {expected}")
+
+
+def check_all_finite(what: str, finite: Any) -> None:
+    """Refuse an array with a number that is not finite.
+
+    Args:
+        what: the array, for the message.
+        finite: whether all its numbers are finite.
+
+    Raises:
+        ValueError: naming the array.
+    """
+    if not finite:
+        raise ValueError(f"{what} holds NaN or infinite entries; expected finite numbers")
 
 
 def shown(value: Any) -> str:
@@ -103,6 +133,4 @@ def check_settings(settings: Any, counts: Mapping[str, int], numbers: Sequence[s
             continue
         check_whole(f"`{name}`", value, least, MOST_SEED if name == "seed" else MOST)
     for name in numbers:
-        value, (fits, expected) = getattr(settings, name), _RANGES[name]
-        if type(value) not in (int, float) or not fits(value):
-            raise ValueError(f"`{name}` is {shown(value)}; expected a number, {expected}")
+        check_number(name, getattr(settings, name))

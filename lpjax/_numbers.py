@@ -60,6 +60,18 @@ def numbers(name: str, value: Any) -> Any:
     return array.astype(np.float64) if array.dtype.itemsize > 8 else array
 
 
+def check_fit(shape: tuple[int, ...], row_weights: Any = None, metric: Any = None) -> None:
+    """Refuse row weights, or a metric of columns, that do not fit a matrix of this shape.
+
+    Raises:
+        ValueError: naming the first.
+    """
+    if row_weights is not None and row_weights.shape != shape[:1]:
+        raise ValueError(f"`row_weights` has shape {row_weights.shape}; expected {shape[:1]}, one a row")
+    if metric is not None and metric.shape != (shape[1], shape[1]):
+        raise ValueError(f"`metric` has shape {metric.shape}; expected {(shape[1], shape[1])}")
+
+
 def require_representable(name: str, array: Any, dtype: Any) -> None:
     """Refuse a host array with numbers outside the range of a narrower dtype; NaN and infinity are refused elsewhere.
 

@@ -19,6 +19,18 @@ def leaves_with_paths(params: Any) -> list[tuple[str, Any]]:
     return [(jax.tree_util.keystr(path, simple=True, separator="/"), leaf) for path, leaf in leaves]
 
 
+def check_tree(params: Any) -> None:
+    """Refuse anything but nested dicts of arrays.
+
+    Raises:
+        ValueError: naming its type.
+    """
+    if not isinstance(params, Mapping):
+        raise ValueError(
+            f"`params` is {type(params).__name__}, expected nested dicts of arrays, such as Checkpoint.params"
+        )
+
+
 def replace_leaves(params: Any, leaves: Mapping[str, Any]) -> Any:
     """`params` with the leaves at the paths of `leaves` replaced, as `leaves_with_paths` names them."""
 

@@ -12,7 +12,7 @@ largest ‖r_i‖_C of the rows with ω_i > 0.
 from __future__ import annotations
 
 import functools
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -21,8 +21,9 @@ from jax.core import Tracer
 from jax.dtypes import canonicalize_dtype
 from jaxtyping import Array, Float, Scalar
 
+from lpjax._check import check_name, check_whole
 from lpjax._exponents import largest_exponent, ldexp, scaled
-from lpjax._numbers import numbers, require_representable
+from lpjax._numbers import check_fit, numbers, require_representable
 from lpjax._powers import at_exponent, by_exponent, roots, size
 
 Over = Literal["entries", "rows"]
@@ -80,8 +81,7 @@ def check_over(over: Any, metric: Any) -> None:
     Raises:
         ValueError: saying which.
     """
-    if over not in ("entries", "rows"):
-        raise ValueError(f'`over` is {over!r}; expected "entries" or "rows"')
+    check_name("over", over, get_args(Over))
     if metric is not None and over == "entries":
         raise ValueError('`metric` measures whole rows; pass over="rows", or leave it out')
 
@@ -116,15 +116,11 @@ def lp_norm(
     residual = numbers("residual", residual)
     if residual.ndim != 2:
         raise ValueError(f"`residual` has shape {residual.shape}; expected a matrix (n, d)")
-    n, d = residual.shape
     if not isinstance(p, Tracer) and not (np.ndim(p) == 0 and np.asarray(p).dtype.kind in "iuf" and float(p) > 0):
         raise ValueError(f"`p` is {p}; expected a number above 0")
     row_weights = None if row_weights is None else numbers("row_weights", row_weights)
     metric = None if metric is None else numbers("metric", metric)
-    if row_weights is not None and row_weights.shape != (n,):
-        raise ValueError(f"`row_weights` has shape {row_weights.shape}; expected {(n,)}, one a row")
-    if metric is not None and metric.shape != (d, d):
-        raise ValueError(f"`metric` has shape {metric.shape}; expected {(d, d)}")
+    check_fit(residual.shape, row_weights, metric)
     # Half precision is not enough for p or for a sum of many terms.
     dtype = canonicalize_dtype(residual.dtype)
     dtype = canonicalize_dtype(np.float64) if not jnp.issubdtype(dtype, jnp.floating) else dtype
@@ -239,6 +235,6 @@ def _spectrum(values: Any) -> Array:
 
 
 def _nonnegative(rank: Any) -> int:
-    if not isinstance(rank, int | np.integer) or rank < 0:
-        raise ValueError(f"`rank` is {rank!r}; expected a whole number, 0 or more")
-    return int(rank)
+    rank = int(rank) if isinstance(rank, np.integer) else rank
+    check_whole("`rank`", rank, 0)
+    return rank

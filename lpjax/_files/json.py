@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, NoReturn, TypeVar
 
 import msgspec
 
-from lpjax._files.reading import decode, read_bytes
+from lpjax._files.reading import check_length, decode, read_bytes
 from lpjax._files.replacing import write_text
 
 JSON_LIMIT = 1 << 22
@@ -21,6 +21,7 @@ RECORD_LIMIT = 1 << 25
 """Bytes of a record or a file of results that are read at most."""
 
 _MOST_DEPTH = 200  # of objects and lists in each other; writing and walking them stays far from Python's own limit
+_TOO_DEEP = f"it is nested more than {_MOST_DEPTH} deep"
 _MOST_PARTS = 2_000_000  # objects and lists of a file: an empty one takes some 60 bytes in memory
 _MOST_DIGITS = 308  # of a whole number, so that it is a float, too: most operations make an OverflowError of more
 _MOST_LETTERS = 10_000  # of a string that is read as a field
@@ -55,8 +56,7 @@ def parse_json(text: bytes | str, *, limit: int = JSON_LIMIT, unique: bool = Fal
     Raises:
         ValueError: it is not JSON, longer than `limit`, nested too deeply, or has numbers of too many digits.
     """
-    if len(text) > limit:
-        raise ValueError(f"it is longer than {limit} bytes")
+    check_length(len(text), limit)
     text = decode(text) if isinstance(text, bytes) else text.removeprefix("\ufeff")
     if text.count("[") + text.count("{") > _MOST_PARTS:
         raise ValueError(f"it has more than {_MOST_PARTS} objects and lists")
@@ -82,7 +82,7 @@ def parse_json(text: bytes | str, *, limit: int = JSON_LIMIT, unique: bool = Fal
             object_pairs_hook=_unique if unique else None,
         )
     except RecursionError:
-        raise ValueError(f"it is nested more than {_MOST_DEPTH} deep") from None
+        raise ValueError(_TOO_DEEP) from None
     _check_depth(data)
     return data
 
@@ -279,4 +279,4 @@ def _check_depth(data: Any) -> None:
         ]
         if not level:
             return
-    raise ValueError(f"it is nested more than {_MOST_DEPTH} deep")
+    raise ValueError(_TOO_DEEP)

@@ -29,9 +29,18 @@ def read_bytes(path: Path, limit: int) -> bytes:
     _require_regular(path)
     with path.open("rb") as file:
         data = file.read(limit + 1)
-    if len(data) > limit:
-        raise ValueError(f"it is longer than {limit} bytes")
+    check_length(len(data), limit)
     return data
+
+
+def check_length(length: int, limit: int) -> None:
+    """Refuse what is longer than `limit` bytes.
+
+    Raises:
+        ValueError: naming the limit.
+    """
+    if length > limit:
+        raise ValueError(f"it is longer than {limit} bytes")
 
 
 def map_file(path: Path, *, copy: bool = False) -> mmap.mmap | bytes:

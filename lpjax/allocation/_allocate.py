@@ -44,6 +44,7 @@ from lpjax.weighting.weightings import (
     Weighting,
     check_weighting,
     leaf_metrics,
+    require_comparable,
     scale_of_errors,
 )
 from lpjax.weights.low_rank import LowRank
@@ -222,11 +223,8 @@ def check_allocation(
     for solver, p in methods or ():
         check_method(solver, p, name="solver", **options)
     check_sparse_share(sparse_share, budget_of=budget_of, break_even=break_even)
-    if allocation == "error" and weighting is not None and default_allocation(weighting) != "error":
-        raise ValueError(
-            f'`allocation` is "error", but errors of matrices are not comparable under the `weighting` {weighting!r}; '
-            f'expected "{DEFAULT}"'
-        )
+    if allocation == "error":
+        require_comparable(weighting, "`allocation` error")
 
 
 def require_budget(

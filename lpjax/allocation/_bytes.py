@@ -21,7 +21,7 @@ from lpjax.compression.rounding import Moments, moments_of, narrows, round_layer
 from lpjax.compression.threads import as_done
 from lpjax.select import Select
 from lpjax.weighting.statistics import Calibration
-from lpjax.weighting.weightings import DEFAULT, Weighting, leaf_metrics
+from lpjax.weighting.weightings import DEFAULT, Weighting, leaf_metrics, require_statistics
 from lpjax.weights.coded import stored_bytes
 from lpjax.weights.low_rank import LowRank
 from lpjax.weights.quantized import Quantized
@@ -136,7 +136,7 @@ def sketched(
         known = {path: tree[path] for path in paths if path in statistics.statistics}
         leaf_metrics(statistics, weighting or DEFAULT, known)
         if not known:
-            raise ValueError("`statistics` has none of the selected matrices; calibrate with the same `select`")
+            require_statistics(statistics, paths)
     rest = _rest_dtype(leaf for path, leaf in tree.items() if path not in paths)
     fixed = float(other_bytes) + sum(_rest_bytes(path, tree[path], rest) for path in tree if path not in paths)
 

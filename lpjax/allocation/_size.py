@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from lpjax._tree import leaves_with_paths
 from lpjax.select import Select, require_unquantized, select_paths
 from lpjax.weighting.statistics import Calibration
-from lpjax.weighting.weightings import DEFAULT, Weighting, check_weighting, weighting_named
+from lpjax.weighting.weightings import Weighting, check_weighting, require_comparable
 
 _FEWEST = 1 << 13  # parameters of a matrix that is worth rounding
 
@@ -28,10 +28,7 @@ def checked_size(
     size = parse_size(size) if isinstance(size, str) else size
     check_size(size)
     check_weighting(weighting, calibrated=statistics is not None)
-    if weighting is not None and not weighting_named(weighting).compares_layers:
-        raise ValueError(
-            f"`weighting` is {weighting!r}; `size` needs {DEFAULT}, under which errors of layers are comparable"
-        )
+    require_comparable(weighting, "`size`")
     return check_sized(params, size, select, other_bytes)
 
 

@@ -10,7 +10,16 @@ from lpjax._tree import is_table
 from lpjax.allocation._allocate import allocate, check_allocation, require_budget
 from lpjax.allocation._bytes import plan_for_size
 from lpjax.allocation._size import check_size, check_sized, parse_size
-from lpjax.compression import BreakEven, Plan, check_method, check_only_plan, check_uniform, check_units, uniform_plan
+from lpjax.compression import (
+    BreakEven,
+    Plan,
+    check_method,
+    check_only_plan,
+    check_smaller,
+    check_uniform,
+    check_units,
+    uniform_plan,
+)
 from lpjax.compression.defaults import (
     BUDGET,
     LAYERS,
@@ -143,6 +152,11 @@ class Request:
         return "measured" in (self.allocation, self.plan and self.plan.allocation)
 
     @property
+    def _goals(self) -> dict[str, float | None]:
+        """What layers are to get smaller by; all None for a plan."""
+        return {"keep": self.keep, "rank": self.rank, "budget": self.budget}
+
+    @property
     def _uniform(self) -> dict[str, Any]:
         """Arguments of `uniform_plan`, but for the layers."""
         names = ("keep", "rank", "solver", "p", "sparse_share", "weighting", "break_even")
@@ -183,7 +197,7 @@ class Request:
         plan = self.plan or uniform_plan(params, select=self.select or (), **self._uniform)
         plan.check_layers(params)
         self._check_weights(plan.layers)
-        self._check_smaller(plan, params)
+        check_smaller(plan, params, **self._goals)
         return plan
 
     def layers(self, params: Any) -> Callable[[str, Any], bool]:
@@ -217,7 +231,7 @@ class Request:
                 params, select=self.layers(params), statistics=statistics, measure=measure, progress=progress,
                 **self._shared, **self.options,
             )  # fmt: skip
-            self._check_smaller(plan, params)
+            check_smaller(plan, params, **self._goals)
         if self.size is not None:
             plan = plan_for_size(
                 params, self._bytes, statistics=statistics, weighting=self.weighting, select=self._rounded,
@@ -225,14 +239,6 @@ class Request:
             )  # fmt: skip
         assert plan is not None
         return plan
-
-    def _check_smaller(self, plan: Plan, params: Any) -> None:
-        reasons = plan.unchanged(params)  # what is rounded is not among these
-        if len(reasons) == len(plan.layers):
-            goals = {name: getattr(self, name) for name in ("keep", "rank", "budget")}
-            goal = next((f"`{name}` is {value:g}" for name, value in goals.items() if value is not None), "`plan`")
-            notes = "; ".join([*dict.fromkeys(reasons.values())][:3])
-            raise ValueError(f"{goal}: no layer gets smaller: {notes}")
 
     def _check_weights(self, paths: Iterable[str]) -> None:
         if self.weighting in (None, "none"):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lpjax._repr import short_repr
-from lpjax._tree import walk
+from lpjax._tree import check_tree, walk
 from lpjax.checkpoint._fit import fit, read_tree
 from lpjax.checkpoint._folder_hints import newer_lpjax
 from lpjax.checkpoint._weights import read_weights
@@ -195,8 +195,7 @@ def from_tree(params: Mapping[str, Any], config: Any, *, source: str | Path | No
             config = config_from_json(data)
         except ValueError as error:
             raise ValueError(f"`config` {error}") from error
-    if not isinstance(params, Mapping):
-        raise ValueError(f"`params` is {type(params).__name__}, expected nested dicts of arrays")
+    check_tree(params)
     table = name_table(config)
     tree = _plain(params["params"] if params.keys() == {"params"} else params)
     kept, misfits = read_tree(table, tree)

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from lpjax._check import check_name
 from lpjax._files.json import json_text
 from lpjax._files.replacing import check_parent, overlap, put_back, replacing_folder
 from lpjax._tree import nested, walk
@@ -161,8 +162,7 @@ def export_checkpoint(
         FileExistsError, FileNotFoundError, ValueError: as `save_checkpoint`; also a ValueError if a product
             overflows its dtype, with its path.
     """
-    if format not in FORMATS:
-        raise ValueError(f"`format` is {format!r}, expected one of {', '.join(map(repr, FORMATS))}")
+    check_name("format", format, FORMATS)
     target = check_target(folder, checkpoint.source, overwrite)
     _checked_pairs(checkpoint)
     dense = dataclasses.replace(checkpoint, params=densified(checkpoint.params), compression=None)
@@ -339,7 +339,7 @@ def check_target(folder: str | Path, source: Path | None, overwrite: bool) -> Pa
     if not target.is_dir():
         raise FileExistsError(f"{target} is a file, expected a folder that is not there yet")
     if not overwrite:
-        raise FileExistsError(f"{target} exists; choose another folder, or overwrite=True (--force) to replace it")
+        raise FileExistsError(f"{target} exists; choose another folder, or pass `overwrite=True` to replace it")
     if target.is_mount():
         raise FileExistsError(f"{target} is a mount point, which cannot be replaced; choose a folder inside it")
     inside = {path.name for path in target.iterdir()}

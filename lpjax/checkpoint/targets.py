@@ -60,7 +60,7 @@ def refuse_existing(path: Path, kind: str, *, overwrite: bool) -> None:
         FileExistsError: it is one of these.
     """
     if path.is_dir() or (path.exists() and not overwrite):
-        hint = "" if path.is_dir() else ", or overwrite=True (--force) to replace it"
+        hint = "" if path.is_dir() else ", or pass `overwrite=True` to replace it"
         raise FileExistsError(f"{path} exists; choose another name{hint}")
     check_replaceable(path, kind)
 
@@ -85,7 +85,9 @@ def check_replaceable(path: Path, kind: str) -> None:
                 continue
             raise FileExistsError(f"{path} is the name of a file of the checkpoint in {place.parent}; choose another")
     if path.is_file() and path.stat().st_size and not KINDS[kind](path):
-        raise FileExistsError(f"{path} exists but is not a {kind}, so --force does not replace it; choose another name")
+        raise FileExistsError(
+            f"{path} exists but is not a {kind}, so `overwrite=True` does not replace it; choose another name"
+        )
 
 
 def _is_calibration(path: Path) -> bool:

@@ -18,7 +18,13 @@ from lpjax._extras import MissingExtra
 
 INTERNAL = "a fault inside lpjax"
 _OUT_OF_MEMORY = "out of memory; select fewer layers, or run on a machine or device that has more"
-_ARGUMENTS = {"select": "layers", "solver": "method", "statistics": "calibrate", "sparse_share": "sparse"}
+_ARGUMENTS = {
+    "select": "layers",
+    "solver": "method",
+    "statistics": "calibrate",
+    "sparse_share": "sparse",
+    "overwrite=True": "force",
+}
 """Arguments of the library whose options have other names."""
 
 errors = Console(stderr=True)
@@ -69,7 +75,7 @@ def name_options(message: str, context: typer.Context) -> str:
     def option(match: re.Match[str]) -> str:
         return names.get(_ARGUMENTS.get(match[1], match[1])) or names.get(match[1]) or match[0]
 
-    return re.sub(r"`(\w+)`", option, message)
+    return re.sub(r"`(\w+(?:=\w+)?)`", option, message)
 
 
 def run(commands: typer.Typer) -> None:

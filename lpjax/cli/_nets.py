@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lpjax.cli._errors import Misuse, misuse
+from lpjax.cli._errors import misuse
 
 if TYPE_CHECKING:
     from lpjax.checkpoint import Checkpoint
@@ -30,11 +30,12 @@ def load_to_save(model: str, out: Path, force: bool) -> Checkpoint:
 def load_compressed(smaller: Path, out: Path, force: bool) -> tuple[Checkpoint, Record]:
     """As `load_to_save`, for a compressed checkpoint, with the record of its compression."""
     from lpjax.compression import record_of
+    from lpjax.compression.history import require_compressed
 
     checkpoint = load_to_save(str(smaller), out, force)
     record = record_of(checkpoint)
-    if not record.steps:
-        raise Misuse(f"{smaller} is a dense model; expected one that `lpjax compress` made")
+    with misuse():
+        require_compressed(record, smaller)
     return checkpoint, record
 
 

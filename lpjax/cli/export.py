@@ -31,7 +31,7 @@ def export(
 
     with misuse():
         if pooled and to in DENSE:
-            raise ValueError(f"`pooled` is for programs; expected --to {' or '.join(RUNTIMES)}")
+            raise ValueError(f"`pooled` is for programs; expected `to` {' or '.join(RUNTIMES)}")
         if to == "onnx":
             require("onnx", "--to onnx")
     checkpoint = load_to_save(model, out, force)

@@ -12,6 +12,7 @@ from lpjax.compression.plan import Choice as Choice
 from lpjax.compression.plan import Plan as Plan
 from lpjax.compression.plan import check_method as check_method
 from lpjax.compression.plan import check_only_plan as check_only_plan
+from lpjax.compression.plan import check_smaller as check_smaller
 from lpjax.compression.plan import check_sparse_share as check_sparse_share
 from lpjax.compression.plan import check_uniform as check_uniform
 from lpjax.compression.plan import check_units as check_units

@@ -69,14 +69,30 @@ def export_files(checkpoint: Checkpoint, model: str) -> dict[str, str]:
     return training_files(checkpoint.source) | {EXPORTED: json_text(document | run_record(None))}
 
 
-def export_note(folder: str | Path) -> str:
+def require_compressed(record: Record, folder: str | Path) -> None:
+    """Refuse a dense checkpoint.
+
+    Args:
+        record: of the checkpoint.
+        folder: of the checkpoint, for the message.
+
+    Raises:
+        ValueError: the record has no step; a dense export's source is named.
+    """
+    if not record.steps:
+        raise ValueError(
+            f"{folder} is a dense checkpoint; expected one that `lpjax compress` wrote{_export_note(folder)}"
+        )
+
+
+def _export_note(folder: str | Path) -> str:
     """The source of a dense export, as the end of a sentence; empty if the folder is not one."""
     path = Path(folder) / EXPORTED
     if not path.exists():
         return ""
     try:
         export = as_type(read_object(path, schema=EXPORT_SCHEMA), _Export, str(path))
-        return f"; it is the dense export of {export.model}, which has a page"
+        return f"; it is the dense export of {export.model}"
     except RecordError:
         return f"; it is a dense export, whose {path.name} is damaged"
 

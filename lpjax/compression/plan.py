@@ -30,10 +30,19 @@ from lpjax._tree import leaves_with_paths
 from lpjax.checkpoint.targets import refuse_existing
 from lpjax.compression.defaults import default_method, default_sparse_share
 from lpjax.compression.latency import BreakEven
+from lpjax.rounding.kernels import check_step
 from lpjax.select import InputAxes, MatrixView, Select, axes_of_leaves, matrix_views, rank_for, select_paths
 from lpjax.solvers import SOLVERS, Solution
 from lpjax.weighting.statistics import Calibration
-from lpjax.weighting.weightings import DEFAULT, WEIGHTINGS, Weighting, check_weighting, leaf_metrics, weighting_named
+from lpjax.weighting.weightings import (
+    DEFAULT,
+    WEIGHTINGS,
+    Weighting,
+    check_weighting,
+    leaf_metrics,
+    require_comparable,
+    weighting_named,
+)
 from lpjax.weights.low_rank import LowRank
 
 SCHEMA = "lpjax-plan/1"
@@ -86,10 +95,10 @@ class Choice(NamedTuple):
             check_whole("`rank`", int(self.rank) if isinstance(self.rank, np.integer) else self.rank, 1)
             check_method(self.method, self.p, name="method")
         check_share("sparse_share", self.sparse_share)
-        if self.step is not None and (self.bits is not None or not 0 < self.step < math.inf):
-            raise ValueError(
-                f"`step` is {self.step} and `bits` is {self.bits}; pass either, not both; `step` must be above 0"
-            )
+        if self.step is not None:
+            check_step(self.step)
+            if self.bits is not None:
+                raise ValueError(f"`step` is {self.step} and `bits` is {self.bits}; pass either, not both")
         if self.bits is not None and self.bits not in ROUNDED_BITS:
             raise ValueError(f"`bits` is {self.bits}; expected one of {', '.join(map(str, ROUNDED_BITS))}")
         if self.group is not None:
@@ -145,8 +154,8 @@ class Plan:
             leaf_metrics(
                 statistics, self.weighting or DEFAULT, {path: leaves[path] for path in self.weighted(statistics)}
             )
-            if any(choice.rounds for choice in self.layers.values()) and not self._compares_layers:
-                raise ValueError(f"`weighting` is {self.weighting!r}, but rounding supports only {DEFAULT}")
+            if any(choice.rounds for choice in self.layers.values()):
+                require_comparable(self.weighting, "rounding")
 
     def weighted(self, statistics: Calibration) -> list[str]:
         """Paths of the layers that need statistics: all layers, except those that are rounded to a given number of bits
@@ -156,10 +165,6 @@ class Plan:
             for path, choice in self.layers.items()
             if path in statistics.statistics or choice.rank is not None or choice.bits is None
         ]
-
-    @property
-    def _compares_layers(self) -> bool:
-        return weighting_named(self.weighting or DEFAULT).compares_layers
 
     def check_layers(self, params: Any, input_axes: InputAxes | None = None) -> None:
         """The part of `check` that needs no statistics.
@@ -231,6 +236,24 @@ def check_units(plan: Plan) -> None:
             "`plan` has no `weighting`: its steps were chosen without `statistics` and are in other units; compress "
             "without `statistics`, or make a plan for the size with them"
         )
+
+
+def check_smaller(plan: Plan, params: Any, **goals: float | None) -> None:
+    """Refuse a plan by which no layer gets smaller.
+
+    Args:
+        plan: as it is run on `params`.
+        params: the model.
+        **goals: the arguments that the plan was made of; the message names the first that is not None, else `plan`.
+
+    Raises:
+        ValueError: saying why.
+    """
+    reasons = plan.unchanged(params)  # what is rounded is not among these
+    if len(reasons) == len(plan.layers):
+        goal = next((f"`{name}` is {value:g}" for name, value in goals.items() if value is not None), "`plan`")
+        notes = "; ".join([*dict.fromkeys(reasons.values())][:3])
+        raise ValueError(f"{goal}: no layer gets smaller: {notes}")
 
 
 def uniform_plan(
@@ -347,7 +370,7 @@ def check_method(solver: Solver, p: float, *, name: str = "solver", **options: A
     check_name(name, solver, SOLVERS)
     smallest = jax.ShapeDtypeStruct((2, 2), np.float32)
     jax.eval_shape(lambda matrix: SOLVERS[solver](matrix, 1, p=p, **options), smallest)
-    SOLVERS[solver].check_p(p)
+    SOLVERS[solver].p_range.check(p)
 
 
 def save_plan(plan: Plan, path: str | Path, *, overwrite: bool = False) -> None:

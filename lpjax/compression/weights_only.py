@@ -35,7 +35,7 @@ from lpjax.checkpoint.formats import CONFIG
 from lpjax.checkpoint.links import check_inside, copy_inside
 from lpjax.checkpoint.safetensors import check_finite, read_tensors, write_tensors
 from lpjax.compression._compress import compress
-from lpjax.compression.plan import Choice, Solver, check_uniform, uniform_plan
+from lpjax.compression.plan import Choice, Solver, check_smaller, check_uniform, uniform_plan
 from lpjax.select import compiled_pattern
 from lpjax.solvers import solver_named
 from lpjax.weights.low_rank import LowRank
@@ -208,8 +208,7 @@ def choose_weights(
         )
     plan = uniform_plan(matrices, select=lambda name, _: name in names, keep=keep, rank=rank, solver=solver, p=p)
     factored = set(plan.factored(matrices))
-    if not factored:
-        raise ValueError(f"no selected matrix gets smaller: {next(iter(plan.unchanged(matrices).values()))}")
+    check_smaller(plan, matrices, keep=keep, rank=rank)
     if taken := [name for name in factored if tensors.keys() & {f"{name}.left", f"{name}.right"}]:
         raise ValueError(f"{min(taken)} can't be factored: another tensor has the name of its factor")
     layers = {name: choice if name in factored else choice._replace(rank=None) for name, choice in plan.layers.items()}

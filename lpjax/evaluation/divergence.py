@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
-from lpjax._check import check_whole
+from lpjax._check import check_number, check_whole
 from lpjax._mesh import by_rows, data_mesh, put_sharded, replicated
 from lpjax.checkpoint import Checkpoint
 from lpjax.data.batching import by_length, collate, round_up
@@ -84,8 +84,8 @@ class Divergence:
         Raises:
             ValueError: a batch size below 1, a weight below 0, or what `tokenize` refuses.
         """
-        if hidden is not None and not 0 <= hidden < float("inf"):
-            raise ValueError(f"`hidden` is {hidden}; expected a finite number, 0 or more")
+        if hidden is not None:
+            check_number("hidden", float(hidden))
         check_whole("`batch_size`", batch_size, 1)
         self._config, self._texts = checkpoint.config, len(first)
         self.kind = outputs_of(checkpoint)

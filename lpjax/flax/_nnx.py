@@ -13,6 +13,7 @@ from flax.core import FrozenDict
 from jaxtyping import Array
 
 from lpjax.compression import LayerRecord, compress
+from lpjax.compression.in_place import check_in_place, require_fitting
 from lpjax.flax._product import attend, dense, lookup, normalize, sizes_of
 from lpjax.select import InputAxes, Select, exactly, matrix_view, select_paths
 from lpjax.solvers import Solution
@@ -219,11 +220,8 @@ def compress_nnx(
             `nnx.Embed`, also belongs to another module, or belongs to a layer that cannot be replaced. The model
             is then unchanged.
     """
-    if options.get("sparse_share"):
-        raise ValueError("`sparse_share` is not for NNX models, whose factored layers are pairs alone")
+    check_in_place(options, "NNX")
     options["sparse_share"] = 0.0  # tables would have some by default with a calibration
-    if "input_axes" in options:
-        raise ValueError("`input_axes` is not for NNX models, whose layers say themselves what their inputs are")
     parameters = _find(model)
     factored = _factored(parameters)
     axes: InputAxes = {path: entry for path, uses in parameters.items() if (entry := _input_axes(uses)) is not None}
@@ -234,11 +232,8 @@ def compress_nnx(
             axes[path] = (stacked, 1)
     chosen = select_paths(tree, select, axes)
     dense = [path for path in chosen if path not in factored]
-    if unfit := [f"{path} ({fault})" for path in dense if (fault := _fault(parameters[path], path in axes))]:
-        raise ValueError(
-            f"`select` matches parameters that cannot be factored in place: {', '.join(unfit[:5])}"
-            f"{', …' if len(unfit) > 5 else ''}; expected weights of nnx.Linear, nnx.LinearGeneral and nnx.Embed"
-        )
+    unfit = [f"{path} ({fault})" for path in dense if (fault := _fault(parameters[path], path in axes))]
+    require_fitting(unfit, ("nnx.Linear", "nnx.LinearGeneral", "nnx.Embed"))
     params, records = compress(
         tree,
         select=exactly(chosen),

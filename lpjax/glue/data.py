@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from lpjax._check import check_name
 from lpjax._extras import MissingExtra, require
 from lpjax._files.hub import first_line, hub_or_cache
 from lpjax._files.json import parse_json
@@ -180,8 +181,7 @@ def load_stsb(folder: str | Path | None = None, split: str = "validation") -> Pa
             reached.
         ValueError: an unknown split.
     """
-    if split not in STSB_ROWS:
-        raise ValueError(f"`split` is {split!r}; expected one of {', '.join(STSB_ROWS)}")
+    check_name("split", split, STSB_ROWS)
     examples = load_examples(dataclasses.replace(TASKS["stsb"], splits=STSB_ROWS), split, folder)
     assert examples.second is not None
     return Pairs(examples.first, examples.second, examples.labels)

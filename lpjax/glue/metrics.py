@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 from scipy import stats
 
+from lpjax._check import check_all_finite
 from lpjax._extras import require
 from lpjax.glue.tasks import Task, find_task
 
@@ -117,8 +118,7 @@ def _checked(task: Task, predictions: Any, references: Any) -> tuple[np.ndarray,
         with np.errstate(over="ignore"):
             # Correlations are computed from float32, as in GLUE's script, where doubles can become equal or infinite.
             kept = array.astype(np.float32 if task.is_regression else np.float64)
-        if not np.isfinite(kept).all():
-            raise ValueError(f"`{name}` holds a NaN or an infinity; expected finite numbers")
+        check_all_finite(f"`{name}`", np.isfinite(kept).all())
         if not task.is_regression and not np.isin(kept, np.arange(task.num_outputs)).all():
             wrong = kept[~np.isin(kept, np.arange(task.num_outputs))][0]
             raise ValueError(f"`{name}` holds {wrong:g}; expected labels 0 to {task.num_outputs - 1} of {task.title}")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
+
+from lpjax._check import check_name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,9 +82,7 @@ def find_task(name: str | Task) -> Task:
     if isinstance(name, Task):
         return name
     known = {key: task for task in TASKS.values() for key in (task.name, task.title.lower())}
-    task = known.get(name.lower()) if isinstance(name, str) else None
-    if task is None:
-        near = difflib.get_close_matches(str(name).lower(), known, n=1, cutoff=0.5)
-        hint = f"; did you mean {known[near[0]].name!r}?" if near else ""
-        raise ValueError(f"`task` is {name!r}; expected one of {', '.join(TASKS)}{hint}")
-    return task
+    if isinstance(name, str) and name.lower() in known:
+        return known[name.lower()]
+    check_name("task", name, TASKS)
+    return TASKS[name]

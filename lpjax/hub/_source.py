@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from lpjax._files.reading import check_length
 from lpjax.checkpoint.cards import CARD, CARD_LIMIT, wrote_card
 from lpjax.checkpoint.error import printable
 from lpjax.checkpoint.links import LinkError, check_inside
@@ -57,8 +58,7 @@ def _metadata(folder: Path) -> dict[str, Any]:
         return {}
     try:
         check_inside(path, folder)
-        if path.stat().st_size > CARD_LIMIT:
-            raise ValueError(f"it is longer than {CARD_LIMIT} bytes")
+        check_length(path.stat().st_size, CARD_LIMIT)
         return metadata_load(path) or {}
     except LinkError:
         return {}

@@ -9,6 +9,7 @@ from typing import Any
 from keras import ops
 
 from lpjax.compression import LayerRecord, compress
+from lpjax.compression.in_place import check_in_place, require_fitting
 from lpjax.keras._layers import (
     FACTORED,
     factors_of,
@@ -59,9 +60,7 @@ def compress_keras(
             `EinsumDense`, `Embedding` or tied `ReversibleEmbedding`, or is that of one with LoRA, a regularizer or
             the like. The model is then unchanged.
     """
-    for name, reason in (("sparse_share", "are pairs alone"), ("input_axes", "say themselves what their inputs are")):
-        if options.get(name):
-            raise ValueError(f"`{name}` is not for Keras models, whose factored layers {reason}")
+    check_in_place(options, "Keras")
     options["sparse_share"] = 0.0  # tables would have some by default with a calibration
     layers_by_path = {
         f"{path}/{_leaf(layer)}": layers for path, layers in layers_of(model).items() for layer in layers[:1]
@@ -72,11 +71,8 @@ def compress_keras(
         if inputs is not None:
             axes[path] = inputs
     chosen = select_paths(tree, select, axes)
-    if unfit := [f"{path} ({fault})" for path in chosen if (fault := _fault(layers_by_path[path]))]:
-        raise ValueError(
-            f"`select` matches weights that cannot be factored in place: {', '.join(unfit[:5])}"
-            f"{', …' if len(unfit) > 5 else ''}; expected those of {', '.join(kind.__name__ for kind in FACTORED)}"
-        )
+    unfit = [f"{path} ({fault})" for path in chosen if (fault := _fault(layers_by_path[path]))]
+    require_fitting(unfit, [kind.__name__ for kind in FACTORED])
     params, records = compress(
         tree,
         select=exactly(chosen),

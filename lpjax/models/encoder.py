@@ -15,7 +15,7 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from lpjax._tree import is_table, replace_leaves, walk
+from lpjax._tree import check_tree, is_table, replace_leaves, walk
 from lpjax.models.architecture import ARCHITECTURES, Architecture, architecture_of
 from lpjax.models.config import ModelConfig
 from lpjax.models.layers import NO_DROPOUT, Dropout, Inputs, at_least_float32
@@ -138,8 +138,7 @@ def _run(
 ) -> Array:
     """Logits of a head, or hidden states without one; all arguments are checked."""
     net = architecture_of(config)
-    if not isinstance(params, Mapping):
-        raise ValueError(f"`params` is {type(params).__name__}, expected a nested dict such as Checkpoint.params")
+    check_tree(params)
     inputs = _checked(batch, config)
     mask = inputs["attention_mask"]
     last = head == "sequence" and net.head_slice(config) == slice(-1, None)

@@ -28,7 +28,14 @@ from lpjax.models.layers import (
     shift_by_query,
 )
 from lpjax.models.names import NameTable, Weight, dense, embedding, norm
-from lpjax.models.roberta import HEAD_GROUPS, head_weights, positions_after, two_layer_logits, word_logits
+from lpjax.models.roberta import (
+    HEAD_GROUPS,
+    head_weights,
+    positions_after,
+    too_few_positions,
+    two_layer_logits,
+    word_logits,
+)
 
 _PADDING = 1  # id and position of padding, whatever `pad_token_id` of config.json says
 _STARTS = np.array([1, 2, 3, 4, 5, 6, 7, 8, 12, 16, 23, 32, 46, 64, 91])
@@ -67,11 +74,8 @@ class MPNetConfig(ModelConfig):
     def conflicts(cls, values: Mapping[str, Any], data: Mapping[str, Any]) -> Iterator[str]:
         yield from super().conflicts(values, data)
         positions = values.get("max_position_embeddings")
-        if positions is not None and positions < _PADDING + 2:
-            yield (
-                f"`max_position_embeddings` is {positions}, expected at least {_PADDING + 2}: "
-                f"positions of tokens begin after that of padding, {_PADDING}"
-            )
+        if positions is not None:
+            yield from too_few_positions(positions, _PADDING)
 
     @property
     def max_length(self) -> int:

@@ -37,11 +37,8 @@ class RobertaConfig(BertConfig):
     def conflicts(cls, values: Mapping[str, Any], data: Mapping[str, Any]) -> Iterator[str]:
         yield from super().conflicts(values, data)
         pad, positions = values.get("pad_token_id"), values.get("max_position_embeddings")
-        if pad is not None and positions is not None and positions < pad + 2:
-            yield (
-                f"`max_position_embeddings` is {positions}, expected at least {pad + 2}: "
-                f"positions of tokens begin after `pad_token_id`, {pad}"
-            )
+        if pad is not None and positions is not None:
+            yield from too_few_positions(positions, pad)
 
     @property
     def max_length(self) -> int:
@@ -106,6 +103,15 @@ def head_weights(hidden: int, vocab: int, tied: bool) -> tuple[Weight, ...]:
 def forward(params: Mapping[str, Any], config: RobertaConfig, inputs: Inputs) -> Float[Array, "batch tokens hidden"]:
     """Hidden states of the last layer; `params` is the base model's tree."""
     return bert.forward(params, config, inputs, positions_after(inputs.ids, config.pad_token_id))
+
+
+def too_few_positions(positions: int, padding: int) -> Iterator[str]:
+    """A fault if no position is left behind that of padding."""
+    if positions < padding + 2:
+        yield (
+            f"`max_position_embeddings` is {positions}, expected at least {padding + 2}: "
+            f"positions of tokens begin after that of padding, {padding}"
+        )
 
 
 def positions_after(ids: Int[Array, "batch length"], padding: int) -> Int[Array, "batch length"]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
+from lpjax._check import check_name
+
 
 @dataclasses.dataclass(frozen=True)
 class TextRules:
@@ -35,6 +37,7 @@ class TextRules:
             return prompt
         name = self.default_prompt if name is None else name
         known = dict(self.prompts)
-        if name is not None and name not in known:
-            raise ValueError(f"`prompt_name` is {name!r}; expected one of {', '.join(map(repr, known))}")
-        return "" if name is None else known[name]
+        if name is None:
+            return ""
+        check_name("prompt_name", name, known)
+        return known[name]

@@ -14,7 +14,7 @@ from lpjax.checkpoint import Checkpoint, load_checkpoint
 from lpjax.checkpoint.int8 import FACTORS, INT8
 from lpjax.checkpoint.source import weight_bytes
 from lpjax.compression import LayerRecord
-from lpjax.compression.history import export_note, training_notes
+from lpjax.compression.history import require_compressed, training_notes
 from lpjax.compression.record import Record, record_of
 from lpjax.evaluation.errors import Errors, Spectrum, check_dense, cut_spectrum, relative_errors, spectrum_of
 from lpjax.evaluation.latency import Latency
@@ -110,8 +110,7 @@ def read_run(name: str | Path) -> Run:
     folder = Path(name)
     checkpoint = load_checkpoint(folder)
     record = record_of(checkpoint)
-    if not record.steps:
-        raise ValueError(f"{name} is a dense checkpoint; expected one that `lpjax compress` wrote{export_note(folder)}")
+    require_compressed(record, name)
     leaves = dict(walk(checkpoint.params))
     known = record.layers
     layers = [Layer(layer, step) for step, layer in (known[path] for path in leaves if path in known)]

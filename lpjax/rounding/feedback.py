@@ -25,6 +25,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
+from lpjax._check import check_all_finite
 from lpjax.rounding.triangle import Triangle
 
 _TILE = 64
@@ -57,8 +58,7 @@ def round_with_feedback(
         ValueError: the matrix is not finite.
     """
     matrix = np.asarray(matrix, np.float32)
-    if not np.all(np.isfinite(matrix)):
-        raise ValueError("`matrix` holds NaN or infinite entries; expected finite ones")
+    check_all_finite("`matrix`", np.all(np.isfinite(matrix)))
     steps = np.asarray(lattice.steps, np.float32)
     bounds = lattice.least, lattice.most
     if rows.upper is None and columns.upper is None:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Array, Float
 
+from lpjax._check import check_all_finite
 from lpjax.rounding.feedback import Lattice, round_with_feedback
 from lpjax.rounding.groups import round_groups
 from lpjax.rounding.kernels import check_step, of_codes, on_lattice, require_entries, side_steps
@@ -91,8 +92,7 @@ def round_pair(
     """
     check_step(step)
     left, right = np.asarray(left), None if right is None else np.asarray(right)
-    if not all(np.all(np.isfinite(part)) for part in (left, right) if part is not None):
-        raise ValueError("a factor holds NaN or infinite entries; expected finite ones")
+    check_all_finite("a factor", all(np.all(np.isfinite(part)) for part in (left, right) if part is not None))
     require_entries(left, *([] if right is None else [right]))
     rows, columns = present(rows), present(columns)
     left, right = factors_of(left, right)

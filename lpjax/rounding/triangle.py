@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from lpjax._check import check_all_finite
+
 DAMPING = 0.05
 """Multiple of its mean eigenvalue that is added to a metric before rounding under it. Feedback relies more than a
 decomposition on directions that hardly occur: 0.05 was the best of 0.001, 0.01, 0.05 and 0.1 on all-MiniLM-L6-v2."""
@@ -41,8 +43,7 @@ def triangle_of(metric: Any, size: int, damping: float = DAMPING) -> Triangle:
     metric = np.asarray(metric, np.float64)
     if metric.shape not in ((size,), (size, size)):
         raise ValueError(f"a metric has shape {metric.shape}; expected ({size},) or ({size}, {size})")
-    if not np.all(np.isfinite(metric)):
-        raise ValueError("a metric holds NaN or infinite entries; expected finite ones")
+    check_all_finite("a metric", np.all(np.isfinite(metric)))
     diagonal = metric if metric.ndim == 1 else np.diagonal(metric)
     with np.errstate(over="ignore"):
         mean = float(diagonal.mean()) if size else 0.0

@@ -11,6 +11,7 @@ from jax.core import Tracer
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, Scalar
 
+from lpjax._check import check_whole
 from lpjax._lapack import qr
 from lpjax.objectives import blocked_sum, power_sums
 from lpjax.solvers._above_two import admm_entries as above_two
@@ -106,10 +107,10 @@ def admm_entries(
     if schedule is None:
         schedules = jnp.ceil(jnp.log2(problem.num_iters.astype(jnp.float32) / _LONGEST_FIRST_SCHEDULE + 1))
         length = jnp.maximum(problem.num_iters // (2 ** schedules.astype(jnp.int32) - 1), 1)
-    elif isinstance(schedule, Tracer) or (isinstance(schedule, int | np.integer) and schedule >= 1):
-        length = only = jnp.asarray(schedule, jnp.int32)
     else:
-        raise ValueError(f"`schedule` is {schedule!r}; expected a whole number, 1 or more")
+        if not isinstance(schedule, Tracer):
+            check_whole("`schedule`", int(schedule) if isinstance(schedule, np.integer) else schedule, 1)
+        length = only = jnp.asarray(schedule, jnp.int32)
     whole = problem.high is not False  # above 2 the step for S may need the largest of all entries
     return run_sharded(_admm_entries, problem, jnp.asarray(rho, problem.p.dtype), length, only, whole=whole)
 

@@ -83,8 +83,8 @@ def partial_gaps(
             negative; single entries.
     """
     left, right = factors_of(solution)
-    if not isinstance(p, Tracer) and float(p) not in _RANGE:
-        raise ValueError(f"`p` is {p}; expected a number in {_RANGE}")
+    if not isinstance(p, Tracer):
+        _RANGE.check(p)
     problem = make_problem(
         matrix, left.shape[1], "admm_entries",
         p=p, num_iters=num_iters, tol=0.0, row_weights=row_weights, init=(left, right),

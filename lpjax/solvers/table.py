@@ -34,6 +34,15 @@ class Interval:
         low, high = self._ends
         return bool((self.low <= p if low else self.low < p) and (p <= self.high if high else p < self.high))
 
+    def check(self, p: Any) -> None:
+        """Refuse an exponent out of range.
+
+        Raises:
+            ValueError: naming it and the range.
+        """
+        if float(p) not in self:
+            raise ValueError(f"`p` is {p}; expected a number in {self}")
+
     def __str__(self) -> str:
         low, high = self._ends
         return f"{'[' if low else '('}{self.low:g}, {self.high:g}{']' if high else ')'}"
@@ -83,15 +92,6 @@ class Solver:
             return self.function
         module, _, name = self.function.partition(":")
         return getattr(importlib.import_module(module), name)
-
-    def check_p(self, p: Any) -> None:
-        """Refuse an exponent out of range.
-
-        Raises:
-            ValueError: naming it and the range.
-        """
-        if float(p) not in self.p_range:
-            raise ValueError(f"`p` is {p}; expected a number in {self.p_range}")
 
     def __call__(self, matrix: Any, rank: int, **options: Any) -> Solution:
         return self.solve(matrix, rank, **options)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from jax.sharding import Mesh
 
-from lpjax._check import check_settings
+from lpjax._check import check_name, check_settings
 from lpjax._mesh import by_rows, data_mesh, put_sharded
 from lpjax.checkpoint import Checkpoint
 from lpjax.data.batching import Batch, Tokens, collate, round_up
@@ -62,8 +62,7 @@ class Settings(CommonSettings):
             raise ValueError(
                 f"`batch_size` is {self.batch_size}; expected a multiple of `accumulate`, {self.accumulate}"
             )
-        if self.dtype not in ("float32", "bfloat16"):
-            raise ValueError(f"`dtype` is {self.dtype!r}; expected 'float32' or 'bfloat16'")
+        check_name("dtype", self.dtype, ("float32", "bfloat16"))
 
     @property
     def rows(self) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -131,6 +131,35 @@ def check_weighting(weighting: str | Weighting | None, *, calibrated: bool) -> N
         )
 
 
+def require_comparable(weighting: str | Weighting | None, what: str) -> None:
+    """Refuse a weighting under which errors of layers are not comparable.
+
+    Args:
+        weighting: or None for none.
+        what: needs a comparable one, for the message.
+
+    Raises:
+        ValueError: naming it.
+    """
+    if weighting is not None and not weighting_named(weighting).compares_layers:
+        raise ValueError(
+            f"`weighting` is {weighting!r}; {what} needs {DEFAULT}, under which errors of layers are comparable"
+        )
+
+
+def require_statistics(statistics: Calibration, paths: Iterable[str]) -> None:
+    """Refuse statistics that lack a matrix.
+
+    Raises:
+        ValueError: naming the first few.
+    """
+    if missing := [path for path in paths if path not in statistics.statistics]:
+        raise ValueError(
+            f"`statistics` has no statistics of {', '.join(missing[:5])}{', …' if len(missing) > 5 else ''}; "
+            "calibrate with the same `select`"
+        )
+
+
 def leaf_metrics(statistics: Calibration, weighting: str | Weighting, leaves: Mapping[str, Any]) -> dict[str, Metrics]:
     """The metrics of each leaf under a weighting, in the model's orientation.
 
@@ -138,11 +167,7 @@ def leaf_metrics(statistics: Calibration, weighting: str | Weighting, leaves: Ma
         ValueError: `statistics` lack a leaf or what the weighting needs, are not finite, or are those of another model.
     """
     weighting = weighting_named(weighting)
-    if missing := [path for path in leaves if path not in statistics.statistics]:
-        raise ValueError(
-            f"`statistics` has no statistics of {', '.join(missing[:5])}{', …' if len(missing) > 5 else ''}; "
-            "calibrate with the same `select`"
-        )
+    require_statistics(statistics, leaves)
     metrics = {}
     for path, leaf in leaves.items():
         known, shape = statistics.statistics[path], tuple(leaf.shape)

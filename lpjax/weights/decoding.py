@@ -114,7 +114,7 @@ def pack_codes(
     needed = _bits_needed(codes)
     if bits is not None:
         if needed.max(initial=0) > bits:
-            raise ValueError(f"`codes` go from {codes.min()} to {codes.max()}; expected numbers of {bits} bits")
+            raise codes_beyond(codes, f"{bits} bits")
         needed = np.full(length, bits)
     sorting = np.argsort(needed, kind="stable")
     order = None
@@ -125,13 +125,18 @@ def pack_codes(
     return tuple(_pack(run, b) for (b, _), run in zip(runs, cuts, strict=True)), runs, order
 
 
+def codes_beyond(codes: np.ndarray, bits: str) -> ValueError:
+    """The refusal of codes that `bits` cannot hold."""
+    return ValueError(f"`codes` go from {codes.min()} to {codes.max()}; expected numbers of {bits}")
+
+
 def _bits_needed(codes: np.ndarray) -> np.ndarray:
     """The fewest of `BITS` for the codes (lines, length) of each position."""
     low, high = codes.min(axis=0, initial=0).astype(np.float64), codes.max(axis=0, initial=0).astype(np.float64)
     most = np.maximum(high, -low - 1)  # fits in b bits if it is below 2^(b-1)
     needed = np.searchsorted([1 << bits - 1 for bits in BITS[1:]], most, side="right") + 1
     if needed.max(initial=0) == len(BITS):
-        raise ValueError(f"`codes` go from {codes.min()} to {codes.max()}; expected numbers of at most {BITS[-1]} bits")
+        raise codes_beyond(codes, f"at most {BITS[-1]} bits")
     return np.where((low == 0) & (high == 0), 0, np.asarray(BITS)[needed])
 
 

@@ -34,6 +34,7 @@ from lpjax.weights.decoding import (
     Header,
     Model,
     blocks_of,
+    codes_beyond,
     frequencies_of,
     low_bits,
     starts_of,
@@ -55,7 +56,7 @@ def encode_codes(codes: Any) -> UInt8[np.ndarray, " bytes"]:
     if codes.ndim != 2 or not codes.size or codes.dtype.kind not in "iu" or codes.size > MOST:
         raise ValueError(f"`codes` is {codes.dtype} of shape {codes.shape}; expected a matrix of whole numbers")
     if codes.min() < -(1 << 15) or codes.max() >= 1 << 15:
-        raise ValueError(f"`codes` goes from {codes.min()} to {codes.max()}; expected numbers that 16 bits hold")
+        raise codes_beyond(codes, "at most 16 bits")
     codes = np.ascontiguousarray(codes, np.dtype("<i2"))
     lines, length = codes.shape
     symbols = _symbols(codes)

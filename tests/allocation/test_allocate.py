@@ -179,7 +179,7 @@ def test_error_counts_what_the_tokens_of_all_matrices_lose(seed):
     others = [lpjax.allocate(tree, budget=0.5, allocation=name, **known) for name in ("uniform", "energy", "minimax")]
     assert achieved < min(loss([other.layers[path].rank for path in SHAPES]) for other in others)
     assert lpjax.allocate(tree, budget=0.5, weighting="drone", **known).allocation == "uniform"
-    with pytest.raises(ValueError, match="are not comparable under the `weighting` 'drone'"):
+    with pytest.raises(ValueError, match="`weighting` is 'drone'; `allocation` error needs gauss_newton"):
         lpjax.allocate(tree, budget=0.5, weighting="drone", allocation="error", **known)
     # Shared out, too: of work, in multiples, with single entries, and beside a pair, which gets smaller or stays.
     work = lpjax.allocate(tree, budget=0.5, budget_of="multiply_adds", **known)

@@ -245,7 +245,7 @@ def test_existing_folder_is_replaced_only_when_told_to(folder: Path, factored: C
     dense = load_checkpoint(folder)
     save_checkpoint(dense, target)
     before = files(target)
-    with pytest.raises(FileExistsError, match=r"exists; choose another folder, or overwrite=True"):
+    with pytest.raises(FileExistsError, match=r"exists; choose another folder, or pass `overwrite=True`"):
         save_checkpoint(factored, target)
     assert files(target) == before
     # The old weights stay readable through the leaves that view them.

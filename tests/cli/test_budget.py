@@ -134,14 +134,14 @@ def test_a_plan_of_several_methods(command, folder, tmp_path):
         (["--budget", "0.5", "--allocation", "measured"], "needs text to measure on"),
         (
             ["--budget", "0.5", "--allocation", "error", "--calibrate", "TEXT", "--weighting", "drone"],
-            "errors of matrices are not comparable under the --weighting 'drone'",
+            "--weighting is 'drone'; --allocation error needs gauss_newton, under which errors of layers are",
         ),
         (["--keep", "0.5", "--allocation", "uniform"], "--allocation needs a --budget"),
         (["--plan", "PLAN", "--method", "svd"], "--plan and --method both choose"),
         (["--plan", "PLAN"], "--weighting is 'drone', which needs --calibrate"),
         (["--plan", "TEXT"], "is not JSON"),
         (["--plan", "OTHER"], "which the model does not have"),
-        (["--keep", "0.5", "--plan-out", "TEXT"], "(--force) to replace it"),
+        (["--keep", "0.5", "--plan-out", "TEXT"], "or pass --force to replace it"),
         (["--keep", "0.5", "--plan-out", "nowhere/plan.json"], "there is no folder nowhere"),
     ],
 )

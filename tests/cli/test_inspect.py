@@ -145,7 +145,7 @@ def test_plot_is_written_and_not_overwritten(run, folder, tmp_path):
     assert len(np.unique(pixels.reshape(-1, pixels.shape[2]), axis=0)) > 50
     status, printed, err = run(folder, "--plot", picture)
     assert (status, printed) == (2, "")
-    assert "exists; choose another name, or overwrite=True (--force)" in " ".join(err.split())
+    assert "exists; choose another name, or pass --force to replace it" in " ".join(err.split())
     picture.write_bytes(first[:100])
     assert run(folder, "--plot", picture, "--force", "--json")[0] == 0
     assert picture.read_bytes() == first

@@ -254,7 +254,7 @@ def test_others_are_refused_with_what_can_be_done(llama: Path, tmp_path: Path):
         ({"rank": 2, "select": "layernorm"}, "no floating-point matrix"),
         ({"rank": 2, "select": "("}, "not a valid regular expression"),
         ({"rank": 2, "select": []}, "`select` is empty"),
-        ({"rank": 9, "select": "proj"}, "no selected matrix gets smaller: a pair of rank 9"),
+        ({"rank": 9, "select": "proj"}, "`rank` is 9: no layer gets smaller: a pair of rank 9"),
     ],
 )  # fmt: skip
 def test_misuse_is_refused_before_any_work(llama: Path, tmp_path: Path, arguments: dict[str, Any], words: str):
@@ -302,7 +302,7 @@ def test_out_is_not_in_the_source_and_not_replaced_unasked(llama: Path, tmp_path
         with pytest.raises(FileExistsError):
             lpjax.compress_weights(llama, out, select="proj", rank=2, overwrite=True)
     lpjax.compress_weights(llama, tmp_path / "out", select="up_proj", rank=2, solver="svd")
-    with pytest.raises(FileExistsError, match="--force"):
+    with pytest.raises(FileExistsError, match="overwrite=True"):
         lpjax.compress_weights(llama, tmp_path / "out", select="proj", rank=2)
     made = lpjax.compress_weights(llama, tmp_path / "out", select="down_proj", rank=2, solver="svd", overwrite=True)
     assert {record.name for record in made.records} == {LAYER.format(i, "mlp.down_proj") for i in range(2)}

@@ -49,9 +49,9 @@ def test_names_and_titles_are_found(name):
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("sst-3", "did you mean 'sst2'"),
-        ("sts", "did you mean 'stsb'"),
-        ("mnli_", "did you mean 'mnli'"),
+        ("sst-3", "did you mean sst2?"),
+        ("sts", "did you mean stsb?"),
+        ("mnli_", "did you mean mnli?"),
         ("zzzzz", "expected one of cola, sst2"),
         ("", "expected one of cola, sst2"),
         (None, "`task` is None"),

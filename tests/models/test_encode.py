@@ -208,7 +208,7 @@ def test_bad_params_config_and_dtype_are_refused(golden: Golden):
     params["encoder"]["layer"]["1"]["output"]["dense"]["kernel"] = np.zeros((3, 4), np.float32)
     with pytest.raises(ValueError, match=r"missing \(1\): embeddings/LayerNorm/scale\n.*\n?.*is \(3, 4\), expected"):
         encode(params, checkpoint.config, batch)
-    with pytest.raises(ValueError, match="`params` is Checkpoint, expected a nested dict"):
+    with pytest.raises(ValueError, match="`params` is Checkpoint, expected nested dicts"):
         encode(checkpoint, checkpoint.config, batch)  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match=r"`config` is builtins.dict, expected lpjax's BertConfig"):
         encode(checkpoint.params, {"model_type": "bert"}, batch)  # pyright: ignore[reportArgumentType]

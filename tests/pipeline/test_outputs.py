@@ -203,7 +203,7 @@ def test_what_is_refused():
     tokenizer = make_tokenizer(checkpoint.config)
     with pytest.raises(ValueError, match="`batch_size` is 0"):
         Divergence(checkpoint, TEXTS, tokenizer=tokenizer, batch_size=0)
-    with pytest.raises(ValueError, match="`hidden` is -1; expected a finite number, 0 or more"):
+    with pytest.raises(ValueError, match=r"`hidden` is -1\.0; expected a number, 0 or more"):
         Divergence(checkpoint, TEXTS, tokenizer=tokenizer, hidden=-1)
     with pytest.raises(ValueError, match="`sentences` is empty"):
         Divergence(checkpoint, [], tokenizer=tokenizer)

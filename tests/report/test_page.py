@@ -295,12 +295,12 @@ def test_an_interrupted_page_leaves_nothing_or_the_old_one(small, tmp_path, monk
 def test_a_page_is_replaced_only_where_that_is_wished(small, tmp_path):
     out = tmp_path / "page.html"
     out.write_text("mine")
-    for wished, words in ((False, "--force"), (True, "is not a page of lpjax report")):
+    for wished, words in ((False, "overwrite=True"), (True, "is not a page of lpjax report")):
         with pytest.raises(FileExistsError, match=words):
             write_report(out, [small], overwrite=wished)
     assert out.read_text() == "mine"
     out.write_text("<title>mine, lpjax report</title>")
-    with pytest.raises(FileExistsError, match="--force"):
+    with pytest.raises(FileExistsError, match="overwrite=True"):
         write_report(out, [small])
     assert "mine" in out.read_text()
     write_report(out, [small], overwrite=True)

@@ -265,7 +265,7 @@ def test_certify_is_sharper_and_hands_back_the_pair():
 def test_certify_refuses():
     matrix = heavy_tailed(9, 5).astype(np.float32)
     solution = lpjax.svd(matrix, 2)
-    with pytest.raises(ValueError, match='`over` is \'columns\'; expected "entries" or "rows"'):
+    with pytest.raises(ValueError, match="`over` is 'columns'; expected one of entries, rows"):
         lpjax.certify(matrix, solution, over="columns")
     with pytest.raises(ValueError, match="`metric` measures whole rows"):
         lpjax.certify(matrix, solution, over="entries", metric=np.eye(5))

@@ -558,7 +558,7 @@ def test_a_snapshot_that_is_damaged_is_refused(uninterrupted, begun, tmp_path):
         ({"warmup": 1.1}, "`warmup` is 1.1; expected a number, from 0 to 1"),
         ({"weight_decay": -0.1}, "`weight_decay` is -0.1; expected a number, 0 or more"),
         ({"weight_decay": math.inf}, "`weight_decay` is inf"),
-        ({"dtype": "float16"}, "`dtype` is 'float16'; expected 'float32' or 'bfloat16'"),
+        ({"dtype": "float16"}, "`dtype` is 'float16'; expected one of float32, bfloat16"),
     ],
 )
 def test_settings_out_of_range_are_told(changes, words):

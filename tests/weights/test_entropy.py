@@ -130,7 +130,7 @@ def test_time_is_that_of_a_real_table():
         (np.zeros((3, 0), int), "matrix of whole numbers"),
         (np.zeros(3, int), "matrix"),
         (np.zeros((2, 2)), "float64"),
-        (np.array([[40_000]]), "goes from 40000 to 40000"),
+        (np.array([[40_000]]), "go from 40000 to 40000"),
         (np.array([[-32_769]]), "16 bits"),
     ],
 )

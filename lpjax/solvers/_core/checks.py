@@ -12,9 +12,9 @@ from jax.core import Tracer
 from jax.dtypes import canonicalize_dtype
 from jaxtyping import Array
 
-from lpjax._check import check_whole
+from lpjax._check import check_all_finite, check_whole
 from lpjax._exponents import largest_bits
-from lpjax._numbers import numbers, require_representable, solving_dtype
+from lpjax._numbers import check_fit, numbers, require_representable, solving_dtype
 from lpjax.solvers._core.mapped import Mapped, map_matrix
 from lpjax.solvers._core.problem import Init, Problem
 from lpjax.solvers._core.solution import Solution
@@ -39,8 +39,7 @@ def _require_finite(name: str, value: Any) -> float | None:
     with jax.ensure_compile_time_eval():  # a constant inside a caller's jit is known, too
         # By a reduction: an array sharded over processes cannot be fetched whole, and a mask would be a copy.
         largest = float(np.asarray(largest_bits(value)).view(value.dtype))
-    if not math.isfinite(largest):
-        raise ValueError(f"`{name}` holds NaN or infinite entries; expected finite numbers")
+    check_all_finite(f"`{name}`", math.isfinite(largest))
     return largest
 
 
@@ -118,7 +117,7 @@ def _check_exponent(p: Any, solver: Solver, shape: tuple[int, ...], dtype: Any) 
         return
     if known.ndim or known.dtype.kind not in "iuf":
         raise ValueError(f"`p` is a {type(p).__name__}; expected a number in {solver.p_range}")
-    solver.check_p(p)
+    solver.p_range.check(p)
     # A sum of nd terms of order one to the power 1/p, and (n/d)^{1/p}, the size of a Lewis ellipsoid, must fit.
     least = np.log(max(2, shape[0] * shape[1])) / np.log(float(jnp.finfo(dtype).max)) / 0.9
     if known < least:
@@ -127,8 +126,7 @@ def _check_exponent(p: Any, solver: Solver, shape: tuple[int, ...], dtype: Any) 
 
 def _checked_weights(weights: Any, shape: tuple[int, ...], dtype: Any) -> Array:
     weights = jnp.asarray(numbers("row_weights", weights), dtype)
-    if weights.shape != shape[:1]:
-        raise ValueError(f"`row_weights` has shape {weights.shape}; expected {shape[:1]}, one a row")
+    check_fit(shape, row_weights=weights)
     heaviest = _require_finite("row_weights", weights)
     if not isinstance(weights, Tracer):
         with jax.ensure_compile_time_eval():  # as in `_require_finite`
@@ -140,8 +138,7 @@ def _checked_weights(weights: Any, shape: tuple[int, ...], dtype: Any) -> Array:
 
 def _checked_metric(metric: Any, shape: tuple[int, ...], dtype: Any) -> Array:
     metric = jnp.asarray(numbers("metric", metric), dtype)
-    if metric.shape != (shape[1], shape[1]):
-        raise ValueError(f"`metric` has shape {metric.shape}; expected {(shape[1], shape[1])}")
+    check_fit(shape, metric=metric)
     _require_finite("metric", metric)
     known = _concrete(metric)
     if known is not None and not np.allclose(known, known.T, rtol=1e-3, atol=1e-5 * np.abs(known).max()):
