@@ -58,6 +58,13 @@ def misuse() -> Iterator[None]:
 class Command(TyperCommand):
     """A command whose errors name its options in place of the library's arguments."""
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except typer.BadParameter as error:
+            error.message = name_options(error.message, ctx)
+            raise
+
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)

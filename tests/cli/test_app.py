@@ -6,16 +6,22 @@ import dataclasses
 import inspect
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
+import typer
 
 from lpjax import cli
+from lpjax.cli import _options
+from lpjax.cli._app import make_app
+from lpjax.cli.compress import compress
+from lpjax.select import GROUPS
 from lpjax.training import Recovery, Settings
 from tests.conftest import Command
 
@@ -58,6 +64,32 @@ def test_the_help_of_a_command_fits_a_screen(command: Command, monkeypatch: pyte
     assert status == 0
     assert "Example:" in printed
     assert len(printed.strip().splitlines()) <= 40
+
+
+def test_names_in_help_are_those_of_the_tables(monkeypatch: pytest.MonkeyPatch):
+    """Help is typed by hand, as tables import JAX: it has no other name, and all names unless it ends in "…"."""
+    helps: list[tuple[str, str]] = []
+    name_of = _options.name_of
+    monkeypatch.setattr(
+        _options, "name_of", lambda table, help, **more: helps.append((table, help)) or name_of(table, help, **more)
+    )
+    typer.main.get_command(make_app())
+    assert {"lpjax.solvers:SOLVERS", "lpjax.weighting:WEIGHTINGS", "lpjax.export:TARGETS"} <= {*dict(helps)}
+    for table, help in helps:
+        module, _, name = table.partition(":")
+        known = getattr(import_module(module), name)
+        words = set(re.findall(r"\w+", help)) - {"Count", "default", "for", "or", "transformers"}
+        assert words <= {*(get_args(known) or known)}, table
+        assert "…" in help or words == {*(get_args(known) or known)}, table
+    layers = inspect.signature(compress, eval_str=True).parameters["layers"].annotation.__metadata__[0].help
+    assert {*layers.partition(", …")[0].split(", ")} <= {*GROUPS}
+
+
+def test_an_unknown_name_is_refused_by_its_option(command: Command):
+    status, _, errors = command("compress", "net", "out", "--method", "lewi")
+    said = " ".join(errors.replace("│", " ").split())
+    assert (status, "`" in said) == (2, False)
+    assert "--method is 'lewi'; expected one of svd, lewis," in said
 
 
 def test_completion_knows_commands_and_options():

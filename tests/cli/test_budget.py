@@ -128,7 +128,7 @@ def test_a_plan_of_several_methods(command, folder, tmp_path):
         (["--budget", "0.5", "--keep", "0.5"], "exactly one of --size, --keep, --rank, --budget and --plan"),
         (
             ["--budget", "0.5", "--budget-of", "bytes"],
-            "'--budget-of': `budget_of` is 'bytes'; expected one of parameters, multiply_adds",
+            "'--budget-of': --budget-of is 'bytes'; expected one of parameters, multiply_adds",
         ),
         (["--budget", "0.5", "--allocation", "unifrom"], "did you mean uniform?"),
         (["--budget", "0.5", "--allocation", "measured"], "needs text to measure on"),
