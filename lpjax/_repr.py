@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 import jax
+import msgspec
 import numpy as np
 import wadler_lindig as wl
 from jax.core import Tracer
 
-_LONGEST_MAPPING = 60  # characters
+_LONGEST = 60  # characters of a mapping, or of a list of texts or mappings
+_MOST_ARRAYS = 8  # of a list
 
 
 def short_repr(value: Any) -> str:
     """One line for a dataclass, a NamedTuple or a tree of them, such as `LowRank(left=f32[30522,100], …)`.
 
-    Scalars that are known are printed as numbers, a mapping of arrays as their count. Fields of a dataclass that have
-    their default are left out. Fields may hold tracers, shapes and anything else that a tree function puts there.
+    Scalars that are known are printed as numbers, a mapping of arrays as their count, and so are records in a list, and
+    the items of a long one. Fields of a dataclass that have their default are left out. Fields may hold tracers, shapes
+    and anything else that a tree function puts there.
     """
     return wl.pformat(value, width=2**31, custom=_document)
 
@@ -30,7 +34,29 @@ def _document(value: Any) -> wl.AbstractDoc | None:
             kind = "numpy" if isinstance(value, np.ndarray) else None
             return wl.array_summary(value.shape, np.dtype(value.dtype).name, kind)
         return wl.TextDoc(text)
+    if type(value) is float:
+        return wl.TextDoc(f"{value:.6g}")
+    if isinstance(value, msgspec.Struct):
+        return wl.TextDoc(_struct(value))
+    if type(value) in (list, tuple) and (count := _count(value)):
+        return wl.TextDoc(count)
     return wl.TextDoc(_mapping(value)) if isinstance(value, Mapping) else None
+
+
+def _struct(value: msgspec.Struct) -> str:
+    fields = {field.name: (getattr(value, field.name), field.default) for field in msgspec.structs.fields(value)}
+    shown = [f"{name}={short_repr(item)}" for name, (item, default) in fields.items() if item is not default]
+    return f"{type(value).__name__}({', '.join(shown)})"
+
+
+def _count(items: list[Any] | tuple[Any, ...]) -> str:
+    """A list of records, or a long one of texts, mappings or arrays, as their number; empty for other lists."""
+    counted = all(isinstance(item, msgspec.Struct) or dataclasses.is_dataclass(item) for item in items)
+    if all(isinstance(item, str | Mapping) for item in items):
+        counted = len(items) > 1 and len(repr(items)) > _LONGEST
+    elif all(isinstance(item, np.ndarray) for item in items):
+        counted = len(items) > _MOST_ARRAYS
+    return f"{len(items)} of `{type(items[0]).__name__}`" if items and counted else ""
 
 
 def _scalar(value: Any) -> str | None:
@@ -48,4 +74,4 @@ def _mapping(value: Mapping[Any, Any]) -> str:
     if arrays:
         return f"{{{len(arrays)} arrays, {sum(leaf.size for leaf in arrays):,} numbers}}"
     text = repr(dict(value))
-    return text if len(text) <= _LONGEST_MAPPING else f"{{{len(value)} items}}"
+    return text if len(text) <= _LONGEST else f"{{{len(value)} items}}"

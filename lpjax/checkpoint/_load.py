@@ -9,6 +9,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import wadler_lindig as wl
+
 from lpjax._repr import short_repr
 from lpjax._tree import check_tree, walk
 from lpjax.checkpoint._fit import fit, read_tree
@@ -62,6 +64,10 @@ class Checkpoint:
     def extra_bytes(self) -> int:
         """Bytes that `extra` takes in a file, with its part of the header."""
         return sum(array.nbytes + len(name) + ENTRY for name, array in self.extra.items())
+
+    def __pdoc__(self, **options: Any) -> wl.AbstractDoc:
+        """As a field of a result."""
+        return wl.TextDoc(repr(self))
 
     def __repr__(self) -> str:
         """On one line: arrays are counted, and of the config only the class is named."""

@@ -36,7 +36,7 @@ class Compressed(NamedTuple):
     records: tuple[LayerRecord, ...]
 
     def __repr__(self) -> str:
-        return f"Compressed(params={short_repr(self.params)}, records={len(self.records)} of `LayerRecord`)"
+        return short_repr(self)
 
 
 Progress = Callable[[int, int, LayerRecord], None]

@@ -19,6 +19,7 @@ from scipy.optimize import isotonic_regression
 from lpjax._check import check_seed, check_whole
 from lpjax._files.json import Positive, as_type, read_object
 from lpjax._provenance import run_record
+from lpjax._repr import short_repr
 from lpjax._tree import is_table, leaves_with_paths
 from lpjax.compression.timing import least_seconds
 from lpjax.select import Select, max_rank, select_paths
@@ -85,6 +86,9 @@ class BreakEven:
 
     tokens: Positive
     timings: tuple[LayerTiming, ...]
+
+    def __repr__(self) -> str:
+        return short_repr(self)
 
     def ratio(self, path: str, shape: tuple[int, ...], rank: int) -> float | None:
         """Time of a leaf's pair as a share of the dense leaf's; None if the shape was not timed."""

@@ -13,6 +13,7 @@ import msgspec
 from lpjax._files import json
 from lpjax._files.json import Count, Exponent, Plain, Positive, RecordError, Text
 from lpjax._provenance import run_record
+from lpjax._repr import short_repr
 from lpjax._tree import walk
 from lpjax.checkpoint import Checkpoint, lowrank_ranks
 from lpjax.checkpoint.source import weight_bytes
@@ -81,6 +82,9 @@ class LayerRecord(msgspec.Struct, frozen=True, rename=_NAMES_IN_FILE):
     bits: Positive | None = None
     stored_bytes: Count | None = None
     gap: float | None = None
+
+    def __repr__(self) -> str:
+        return short_repr(self)
 
     @property
     def rounded(self) -> bool:

@@ -20,6 +20,7 @@ import numpy as np
 from lpjax._files.json import exponent_text, finite, json_text
 from lpjax._files.replacing import check_space, replacing_folder
 from lpjax._provenance import run_record
+from lpjax._repr import short_repr
 from lpjax.checkpoint import (
     CheckpointError,
     Deferred,
@@ -104,6 +105,9 @@ class CompressedWeights:
     records: tuple[WeightRecord, ...]
     bytes_before: int
     bytes_after: int
+
+    def __repr__(self) -> str:
+        return short_repr(self)
 
     @property
     def kinds(self) -> tuple[WeightKind, ...]:

@@ -16,6 +16,7 @@ from jaxtyping import Array, Float
 from scipy import stats
 
 from lpjax._check import check_seed, check_whole
+from lpjax._repr import short_repr
 from lpjax.checkpoint import Checkpoint
 from lpjax.data.batching import run_by_length
 from lpjax.evaluation.divergence import Divergence
@@ -39,6 +40,9 @@ class Embeddings(NamedTuple):
     vectors: Float[Array, "n size"]
     tokens: int
     seconds: float
+
+    def __repr__(self) -> str:
+        return short_repr(self)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,6 +16,7 @@ from lpjax._extras import MissingExtra, require
 from lpjax._files.hub import first_line, hub_or_cache
 from lpjax._files.json import parse_json
 from lpjax._files.reading import TextError, read_lines
+from lpjax._repr import short_repr
 from lpjax.glue.tasks import TASKS, Task, find_task
 
 STSB_ROWS = dict(TASKS["stsb"].splits)
@@ -60,6 +61,9 @@ class Pairs(NamedTuple):
     second: list[str]
     scores: np.ndarray
 
+    def __repr__(self) -> str:
+        return short_repr(self)
+
 
 class Examples(NamedTuple):
     """The labelled examples of one split, in the order of the file.
@@ -82,6 +86,9 @@ class Examples(NamedTuple):
     labels: np.ndarray
     source: str
     complete: bool
+
+    def __repr__(self) -> str:
+        return short_repr(self)
 
 
 class _Table(NamedTuple):

@@ -17,6 +17,7 @@ from jaxtyping import Array, Float
 
 from lpjax._check import check_whole
 from lpjax._mesh import by_rows, data_mesh, put_sharded, replicated
+from lpjax._repr import short_repr
 from lpjax._tree import walk
 from lpjax.checkpoint import Checkpoint
 from lpjax.data.batching import Tokens, check_known, round_up, run_by_length, tokenize
@@ -49,12 +50,18 @@ class Logits(NamedTuple):
     tokens: int
     seconds: float
 
+    def __repr__(self) -> str:
+        return short_repr(self)
+
 
 class Prepared(NamedTuple):
     """A split of a task, tokenized once for many evaluations."""
 
     examples: Examples
     tokens: Tokens
+
+    def __repr__(self) -> str:
+        return short_repr(self)
 
 
 @dataclasses.dataclass(frozen=True)

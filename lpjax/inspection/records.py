@@ -6,6 +6,8 @@ import dataclasses
 
 import numpy as np
 
+from lpjax._repr import short_repr
+
 ENERGY = 0.9
 """Share of ‖A‖_F² that `LeafRecord.rank_90` holds."""
 
@@ -78,6 +80,9 @@ class LeafRecord:
     singular_values: np.ndarray | None = dataclasses.field(default=None, repr=False, compare=False)
     row_norms: np.ndarray | None = dataclasses.field(default=None, repr=False, compare=False)
 
+    def __repr__(self) -> str:
+        return short_repr(self)
+
 
 @dataclasses.dataclass(frozen=True)
 class Inspection:
@@ -92,3 +97,6 @@ class Inspection:
     leaves: tuple[LeafRecord, ...]
     parameters: int
     num_leaves: int
+
+    def __repr__(self) -> str:
+        return short_repr(self)

@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 
 from lpjax._check import check_name, check_settings
 from lpjax._mesh import by_rows, data_mesh, put_sharded
+from lpjax._repr import short_repr
 from lpjax.checkpoint import Checkpoint
 from lpjax.data.batching import Batch, Tokens, collate, round_up
 from lpjax.glue.data import Examples
@@ -93,6 +94,9 @@ class Finetuned:
     fresh: tuple[str, ...]
     stopped_early: bool
     seconds: float
+
+    def __repr__(self) -> str:
+        return short_repr(self)
 
 
 def finetune(

@@ -18,6 +18,7 @@ from jaxtyping import Array, Float
 
 from lpjax._check import check_settings
 from lpjax._mesh import by_rows, data_mesh, put_sharded, replicated
+from lpjax._repr import short_repr
 from lpjax.checkpoint import Checkpoint
 from lpjax.data.batching import Batch, Tokens, collate, round_up
 from lpjax.evaluation.divergence import Divergence, disagreement
@@ -81,6 +82,9 @@ class Recovered:
     texts: int
     held_out: int
     seconds: float
+
+    def __repr__(self) -> str:
+        return short_repr(self)
 
 
 def recover(
