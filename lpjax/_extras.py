@@ -30,7 +30,7 @@ def require(extra: str, needed_by: str, *modules: str) -> None:
     Args:
         extra: key of `EXTRAS`.
         needed_by: what needs them, as a message names it.
-        modules: of the extra; by default all of them.
+        modules: modules of the extra; by default all of them.
 
     Raises:
         MissingExtra: naming the packages that are missing and the extra.

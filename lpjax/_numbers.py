@@ -18,7 +18,7 @@ def numbers(name: str, value: Any) -> Any:
     dtype of real numbers. Integers and booleans become floating-point, except those of an `np.memmap`.
 
     Args:
-        name: of the argument, for messages.
+        name: name of the argument, for messages.
         value: anything.
 
     Raises:

@@ -17,7 +17,7 @@ def run_record(seed: int | None, *packages: str) -> dict[str, Any]:
     """Seed, versions and machine of this run: what a reader needs to repeat it, without names of people.
 
     Args:
-        seed: of the random numbers, or None if there were none.
+        seed: seed of the random numbers, or None if there were none.
         packages: others whose versions matter; those that are not installed are left out.
     """
     import jax

@@ -76,7 +76,7 @@ def row_sizes(
 
 
 def check_over(over: Any, metric: Any) -> None:
-    """Refuse an objective that is none, and a metric for one that cannot have it.
+    """Refuse an unknown objective, and a metric for one over entries.
 
     Raises:
         ValueError: saying which.

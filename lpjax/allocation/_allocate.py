@@ -105,7 +105,7 @@ def allocate(
         rank_multiple: ranks are multiples of it, except in matrices whose largest rank is smaller.
         break_even: for shapes that were timed, no rank is chosen that is slower than dense.
         progress: called with (steps done, steps in all, the next step).
-        **options: of the solvers.
+        **options: options of the solvers.
 
     Raises:
         ValueError: even with the smallest pairs the model exceeds the budget (saying by how much), a value is out of
@@ -180,7 +180,7 @@ def _by_spectra(
         leaves: the matrices.
         spectra: path -> singular values; unused by "uniform".
         scales: path -> factor of squared errors; used by "error".
-        method: of all choices.
+        method: the one of all choices.
         allowed: the budget.
     """
     if allocation == "uniform":
@@ -208,8 +208,8 @@ def check_allocation(
 
     Args:
         budget, budget_of, allocation, methods, sparse_share, break_even: see `allocate`.
-        weighting: of errors; None for unweighted errors.
-        **options: of the solvers.
+        weighting: how errors are weighted; None for unweighted errors.
+        **options: options of the solvers.
 
     Raises:
         ValueError: naming the first.

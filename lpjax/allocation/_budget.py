@@ -18,7 +18,7 @@ class Leaf(NamedTuple):
     """A matrix whose rank is to be chosen.
 
     Attributes:
-        path, shape: of the dense leaf.
+        path, shape: those of the dense leaf.
         table: whether rows are looked up in it.
         least, most: ranks of its smallest and its largest pair.
         multiple: ranks between them are multiples of it.

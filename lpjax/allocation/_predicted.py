@@ -18,8 +18,8 @@ class PredictedSize(NamedTuple):
     """What a size would cost.
 
     Attributes:
-        size: of the file of weights, in bytes.
-        step: of the rounding, as in `Choice.step`.
+        size: size of the file of weights, in bytes.
+        step: step of the rounding, as in `Choice.step`.
         error: with statistics, the mean over their texts of the squared change of the outputs along the directions u of
             `calibrate`; twice the divergence of embeddings or classes, to second order. Without, the squared error of
             the rounded matrices, each divided by its squared norm, on average.

@@ -26,7 +26,7 @@ class Sketch(NamedTuple):
     Attributes:
         parts: some rows of the matrices that are rounded: of a table or pair, of its coefficients, and of its basis.
         shares: full number of rows divided by the number of rows here, for each part.
-        dead_zone: of the first part.
+        dead_zone: dead zone of the first part.
         largest: magnitude of all rows of all parts.
     """
 

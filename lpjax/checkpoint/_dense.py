@@ -16,7 +16,7 @@ class Deferred:
     """An array that is computed each time NumPy reads it; its shape and dtype are known before.
 
     Attributes:
-        shape, dtype, ndim, size: of the array.
+        shape, dtype, ndim, size: those of the array.
     """
 
     def __init__(self, make: Callable[[], np.ndarray], outline: np.ndarray):

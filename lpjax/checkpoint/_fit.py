@@ -70,7 +70,7 @@ def fit(table: NameTable, tensors: Mapping[str, Any], separator: str | None, gro
 
     Args:
         table: names of the model.
-        tensors: of a file, by name.
+        tensors: tensors of a file, by name.
         separator: between the parts of a Flax path; None for PyTorch's names.
         groups: weights that must be there besides the base.
 

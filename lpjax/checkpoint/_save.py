@@ -250,7 +250,7 @@ def _paths(tree: Mapping[str, Any], extra: Mapping[str, Any], separator: str) ->
     """(path, leaf) of a Flax tree and of arrays besides, whose names' parts are joined by ".".
 
     Raises:
-        ValueError: together they are no tree.
+        ValueError: together they do not form a tree.
     """
     odd = [name for name in extra if "/" in name or not all(name.split("."))]
     if odd:

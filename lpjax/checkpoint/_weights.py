@@ -37,7 +37,7 @@ def read_weights(folder: Path, source: str, architectures: Any, named: Any = Non
     Args:
         folder: where they are.
         source: what the user called it, a hub id perhaps, for advice on how to convert what is not read.
-        architectures: of config.json; the class that it names converts weights without losing a head.
+        architectures: architectures of config.json; the class that it names converts weights without losing a head.
         named: the file that config.json's block names, `FACTORED_WEIGHTS`; None if it names none.
         copy: whether the tensors are in memory, instead of views of the mapped files.
 

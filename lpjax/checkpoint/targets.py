@@ -36,7 +36,7 @@ def check_new_file(path: Path, kind: str, *, overwrite: bool, suffixes: tuple[st
         path: the file to write.
         kind: one of `KINDS`.
         overwrite: whether a file of that kind may be replaced.
-        suffixes: of its name, in lower case; any by default.
+        suffixes: suffixes of its name, in lower case; any by default.
 
     Raises:
         ValueError: its name ends otherwise.

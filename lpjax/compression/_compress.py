@@ -75,7 +75,7 @@ def compress(
         params: nested containers of arrays (NumPy or JAX); not changed.
         plan: a `Choice` for each path, from `uniform_plan`, `allocate`, `plan_for_size`, `load_plan` or by hand.
             Without one, `select`, `keep` or `rank`, `solver`, `p` and `sparse_share` make a `uniform_plan`.
-        statistics: of inputs and gradients of the matrices on text, from `lpjax.calibrate`; they weight errors.
+        statistics: the matrices' inputs and gradients on text, from `lpjax.calibrate`; they weight errors.
         select: the matrices; see `select_paths`.
         keep: largest share of a leaf's parameters that its pair (left, right) may have, in (0, 1]; gives the rank.
         rank: the rank of every pair; instead of `keep`.

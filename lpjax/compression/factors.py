@@ -57,7 +57,7 @@ class FactorResult(NamedTuple):
         bound: on `error_entries`, or None.
         norms: ‖A‖_p over entries and over rows.
         squares: weighted ‖·‖_F² of A − Â and of A; None without weights.
-        num_iters, converged: of the solver.
+        num_iters, converged: the solver's.
         solved: the objective that the solver minimised, of its pair, and the lower bound of the optimum; None without
             a bound that says something.
     """
@@ -91,7 +91,7 @@ def factor(
     """Minimise ‖B (A − LR) Dᵀ‖ for the metrics BᵀB of rows and DᵀD of columns: solve for B A Dᵀ, and map back.
 
     Args:
-        goal: of the program.
+        goal: what the program is for.
         matrix: A, or two factors of it.
         weights: ω of rows, or None.
         roots: B and D with their inverses; None for the identity.
@@ -133,7 +133,7 @@ class _Weights(NamedTuple):
     Attributes:
         rows: ω of its rows, or None.
         halves: B and D; None for the identity.
-        inverses: of these.
+        inverses: inverses of these.
     """
 
     rows: Array | None

@@ -73,8 +73,8 @@ def require_compressed(record: Record, folder: str | Path) -> None:
     """Refuse a dense checkpoint.
 
     Args:
-        record: of the checkpoint.
-        folder: of the checkpoint, for the message.
+        record: record of the checkpoint.
+        folder: folder of the checkpoint, for the message.
 
     Raises:
         ValueError: the record has no step; a dense export's source is named.

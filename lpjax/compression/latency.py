@@ -43,10 +43,10 @@ class LayerTiming:
     """How long one matrix takes, dense and as a pair.
 
     Attributes:
-        shape: of the dense leaf, (in, out), or (vocab, hidden) of a table.
+        shape: shape of the dense leaf, (in, out), or (vocab, hidden) of a table.
         table: whether rows are looked up in it, as in an embedding, instead of being multiplied by it.
         dense_seconds: for one batch.
-        ranks: of the pairs that were timed, ascending up to the largest that stores less than the dense matrix.
+        ranks: ranks of the pairs that were timed, ascending up to the largest that stores less than the dense matrix.
         ratios: time of each pair as a share of the dense one's, ascending: an isotonic regression on the rank, because
             a larger pair takes no less time.
     """
@@ -135,8 +135,8 @@ def measure_break_even(
         params: nested containers of arrays; only shapes matter. A factored leaf has the shape of the dense one.
         select: see `select_paths`.
         tokens: rows of a batch, texts times their length.
-        dtype: of weights and inputs.
-        seed: of the numbers.
+        dtype: dtype of weights and inputs.
+        seed: random seed of the numbers.
         progress: called with (shapes done, shapes in all, the next one).
 
     Raises:

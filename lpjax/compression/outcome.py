@@ -33,7 +33,7 @@ class Outcome(NamedTuple):
         files: the record, for `save_checkpoint`.
         methods: solvers and exponents that were used, in the order of the layers; `ROUNDING` has no exponent.
         sizes: parameters before and after.
-        records: of the layers, as `compress` returned them.
+        records: records of the layers, as `compress` returned them.
     """
 
     checkpoint: Checkpoint

@@ -170,7 +170,7 @@ class Plan:
         """The part of `check` that needs no statistics.
 
         Raises:
-            ValueError: no layer, unknown paths, leaves that are no matrices, an invalid choice, single entries for a
+            ValueError: no layer, unknown paths, leaves that are not matrices, an invalid choice, single entries for a
                 stack of matrices, or an unknown weighting.
         """
         leaves = dict(leaves_with_paths(params))
@@ -316,7 +316,7 @@ def check_uniform(
 
     Args:
         keep, rank, solver, p, sparse_share, weighting, break_even: see `uniform_plan`.
-        **options: of the solver, to be checked, too.
+        **options: options of the solver, to be checked, too.
 
     Raises:
         ValueError: naming the first.

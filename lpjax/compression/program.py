@@ -77,7 +77,7 @@ def solve_group(
     one matrix hardly gain from a second core.
 
     Args:
-        tasks: of one `program_key`.
+        tasks: tasks of one `program_key`.
         options: further keywords of the solver.
         batch_size: matrices that a device solves at a time, in one program; None for as many as its memory allows.
         mesh: devices, along the axis "data".

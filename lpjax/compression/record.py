@@ -42,21 +42,21 @@ class LayerRecord(msgspec.Struct, frozen=True, rename=_NAMES_IN_FILE):
 
     Attributes:
         path: keys joined by slashes.
-        shape: of the dense leaf, with all of its axes.
+        shape: shape of the dense leaf, with all of its axes.
         rank: rank of the pair; None if the leaf stayed dense.
         dense_size, stored_size: parameters before and after.
         error_entries, error_rows: ‖A − Â‖_p / ‖A‖_p, unweighted, of what is stored, single entries included,
             over entries and over rows (outputs of a kernel, tokens of an embedding); 0 if dense.
         bound: what the solver's ellipsoid guarantees for `error_entries`, before the factors are rounded
             to the leaf's dtype; None without an ellipsoid, or with weights, because then it bounds another norm.
-        num_iters, converged: of the solver; for a stack the most, and whether all did.
+        num_iters, converged: the solver's; for a stack the most, and whether all did.
         seconds: solve time excluding compilation, divided by the batch size.
         note: why it stayed as it was, or empty.
         time_ratio: time of the layer as a share of the dense one's, by `break_even`; None if not known.
         error_weighted: ‖A − Â‖ / ‖A‖ in the Frobenius norm under the weights, of rows or of statistics, that the
             pair was solved under; None without any.
         nnz: number of single entries beside the pair.
-        step, bits: of its codes, as in `Choice`; None if it is not rounded.
+        step, bits: those of its codes, as in `Choice`; None if it is not rounded.
         stored_bytes: what a rounded layer takes in the file, scales included; None if it is not rounded.
         gap: no pair of this rank has an objective that is smaller by a larger share, under the weights
             and before any rounding. 0 for "svd" at p = 2; None from solvers that minimise over entries, and with single
@@ -98,10 +98,10 @@ class Step:
 
     Attributes:
         model: what was compressed, as the command line named it.
-        method, p, keep, rank, options: of the solver; "several" if layers had different ones.
+        method, p, keep, rank, options: the solver's; "several" if layers had different ones.
         patterns: the requested layers.
-        parameters_before, parameters_after: of the whole model.
-        bytes_before, bytes_after: of the files of weights.
+        parameters_before, parameters_after: number of parameters of the whole model.
+        bytes_before, bytes_after: size of the files of weights.
         layers: the outcome for each selected leaf; an error that is not known is NaN.
         seed, versions, machine: see `run_record`.
         weighting: name of the weighting that the errors were under; None without statistics.

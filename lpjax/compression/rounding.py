@@ -47,7 +47,7 @@ def moments_of(statistics: Calibration | None, path: str, weighting: str | Weigh
 
     Args:
         statistics: need not have the matrix.
-        path: of the leaf.
+        path: path of the leaf.
         weighting: its `smoothing` is added to each count of a table.
 
     Raises:
@@ -70,7 +70,7 @@ def moments_of(statistics: Calibration | None, path: str, weighting: str | Weigh
         rows = smooth * ((total or 1) / smooth.sum() / statistics.tokens)
     else:
         rows = into * (known.tokens / statistics.tokens)
-    # Of a matrix without inputs, or on which no output depends, nothing is known.
+    # Nothing is known of a matrix without inputs, or on which no output depends.
     return Moments(rows, np.asarray(known.outputs, np.float64)) if rows.any() and np.any(known.outputs) else Moments()
 
 
@@ -134,7 +134,7 @@ def rounded_record(record: LayerRecord, choice: Choice, before: Any, after: Any,
     """The record of a rounded layer; its errors are those of what is stored.
 
     Args:
-        record: of the factored or the unchanged leaf.
+        record: record of the factored or the unchanged leaf.
         choice: for this layer.
         before, after: the dense leaf, and what replaces it.
         moments: the metrics that it was rounded under.

@@ -29,11 +29,11 @@ class MatrixTask(NamedTuple):
 
     Attributes:
         path, leaf, place: where it is.
-        height: of the stack: how many matrices the leaf has.
-        shape: of A.
+        height: height of the stack: how many matrices the leaf has.
+        shape: shape of A.
         transposed: whether A is the leaf's transpose.
         solve, p: the solver and its exponent.
-        rank: of the pair.
+        rank: rank of the pair.
         weights: ω of its rows, or None.
         metrics: metrics BᵀB of its rows and DᵀD of its columns; the solver gets B A Dᵀ.
         nnz: how many single entries of A are kept beside the pair.
@@ -127,7 +127,7 @@ def tasks_of_leaf(
     """The matrices of a leaf that are to be solved; a pair counts as the matrix that it stands for.
 
     Args:
-        path, leaf, view: of the leaf.
+        path, leaf, view: the leaf, its path, and its view as matrices.
         choice: its rank is not None.
         rows, row_weights, options: see `compress`.
         metrics: metrics of the leaf, in the model's orientation.

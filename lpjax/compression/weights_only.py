@@ -59,9 +59,9 @@ class WeightRecord:
     Attributes:
         name: in the file.
         shape: (rows, columns); rows are outputs of a kernel, tokens of an embedding.
-        rank: of its factors; None if it stayed dense.
+        rank: rank of its factors; None if it stayed dense.
         error: ‖A − LR‖_p / ‖A‖_p of what is stored, over entries or rows as the solver's objective is; 0 if dense.
-        bytes_before, bytes_after: of the matrix, and of its factors.
+        bytes_before, bytes_after: size of the matrix, and of its factors.
         converged: whether the solver did.
         seconds: solve time excluding compilation.
     """
@@ -95,8 +95,8 @@ class CompressedWeights:
 
     Attributes:
         method, p: the solver and its exponent.
-        records: of the selected matrices, in the order of the files.
-        bytes_before, bytes_after: of all files of weights: the source's, which are also those of the dense copy, and
+        records: records of the selected matrices, in the order of the files.
+        bytes_before, bytes_after: size of all files of weights: the source's, also that of the dense copy, and of
             the factored ones.
     """
 
@@ -158,7 +158,7 @@ def compress_weights(
         select: regular expressions, each searched for in the names of the floating-point matrices. By default all
             matrices of 8192 entries or more that get smaller.
         keep: largest share of a matrix's parameters that its factors may have, in (0, 1]; gives the rank.
-        rank: of all factors; instead of `keep`.
+        rank: rank of all factors; instead of `keep`.
         solver: a name in `SOLVERS`, or a function, see `compress`; by default "lewis".
         p: exponent; by default the solver's.
         overwrite: replace `out` if it is a checkpoint or empty; never `source` or a folder in it.

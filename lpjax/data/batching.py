@@ -71,9 +71,9 @@ def tokenize(
     """Tokenize n texts, or n pairs, as the model reads them.
 
     Args:
-        tokenizer: of transformers. Its special tokens are added; a pair that is too long loses the end of its longer
-            text.
-        config: of the model, for its positions, segments and padding.
+        tokenizer: a tokenizer of transformers. Its special tokens are added; a pair that is too long loses the end of
+            its longer text.
+        config: the model's config, for its positions, segments and padding.
         first: n strings, at least one.
         second: n strings, the other parts of pairs.
         max_length: the largest number of tokens of a text or pair. By default the number of positions of the model, or

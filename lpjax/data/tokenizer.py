@@ -24,7 +24,7 @@ def load_tokenizer(folder: str | Path, **options: Any) -> Any:
 
     Args:
         folder: a local folder, such as `Checkpoint.source`.
-        **options: of `AutoTokenizer.from_pretrained`.
+        **options: options of `AutoTokenizer.from_pretrained`.
 
     Raises:
         FileNotFoundError: no such folder, or no vocabulary in it.

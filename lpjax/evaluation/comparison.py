@@ -34,7 +34,7 @@ def score_task(
         task, split: what to score on.
         glue: GLUE folder, as for `load_examples`.
         progress: called with (examples done, examples in all, title).
-        **options: of `evaluate_task`.
+        **options: options of `evaluate_task`.
 
     Returns:
         For each model the fields of its `TaskResult`, and `warnings`.
@@ -75,7 +75,7 @@ def score_outputs(
         glue: GLUE folder, as for `load_stsb`.
         fetch: whether STS-B may be fetched from the hub.
         progress: called with (sentences done, sentences in all, what).
-        max_length, batch_size, **options: of `embed_sentences`.
+        max_length, batch_size, **options: as for `embed_sentences`.
 
     Returns:
         `stsb`, `baseline_stsb`, `fidelity` and `outputs`, as far as available; otherwise `stsb_missing` and

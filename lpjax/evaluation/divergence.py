@@ -30,9 +30,9 @@ def disagreement(
     """The divergence of outputs plus `hidden` times the relative squared error of hidden states, text by text.
 
     Args:
-        outputs, targets: of the two models, as `hidden_and_outputs` returns them; if `hidden` is 0, states are ignored.
-        inputs: of both models.
-        kind: of the outputs.
+        outputs, targets: the two models', as `hidden_and_outputs` returns them; if `hidden` is 0, states are ignored.
+        inputs: what both models read.
+        kind: kind of the outputs.
         hidden: weight of the hidden states.
     """
     losses = kind.divergence(outputs[1], targets[1], inputs)
@@ -76,7 +76,7 @@ class Divergence:
             second: the second texts.
             hidden: weight of the relative squared error of the last hidden states, beside the outputs that are computed
                 from them; by default 1 with a head, else 0: see `Outputs.hidden`.
-            tokenizer: of transformers; by default the one in `checkpoint.source`.
+            tokenizer: a tokenizer of transformers; by default the one in `checkpoint.source`.
             batch_size: texts of a batch over all devices.
             max_length: largest number of tokens of a text.
             mesh: devices, along an axis "data"; by default all.

@@ -23,9 +23,9 @@ class Errors(NamedTuple):
     """‖A − Â‖ / ‖A‖ of one layer, Â = LR plus its single entries; None for A = 0.
 
     Attributes:
-        frobenius: of (Σ_ij r_ij²)^½.
-        error_entries: of Σ_ij |r_ij|, the ℓ1 norm of the entries.
-        error_rows: of Σ_i ‖r_i‖₂, the (2,1) norm; rows are tokens of an embedding, outputs of a kernel.
+        frobenius: in the norm (Σ_ij r_ij²)^½.
+        error_entries: in Σ_ij |r_ij|, the ℓ1 norm of the entries.
+        error_rows: in Σ_i ‖r_i‖₂, the (2,1) norm; rows are tokens of an embedding, outputs of a kernel.
     """
 
     frobenius: float | None

@@ -56,7 +56,7 @@ def measure_latency(
     Args:
         dense, factored: two models of one config.
         shapes: (texts, tokens) of each batch; lengths are cut to the model's number of positions.
-        seed: of the tokens.
+        seed: random seed of the tokens.
     """
     nets = [device_params(net.params, jnp.float32, expand=True) for net in (dense, factored)]
     config = dense.config

@@ -72,7 +72,7 @@ class OutputsResult:
     """Closeness of the outputs of a model's head to those of the dense model.
 
     Attributes:
-        kind: of the outputs: "classes", "regression", "labels", "classes of tokens", "spans", "words".
+        kind: kind of the outputs: "classes", "regression", "labels", "classes of tokens", "spans", "words".
         divergence: mean over the texts, see `Outputs.divergence`: KL in nats, or squared differences of a regression.
         agreement: mean share of the predictions that are equal; None for a regression.
         texts: their number.
@@ -112,14 +112,14 @@ def embed_sentences(
     Args:
         checkpoint: the model; dense and `LowRank` leaves alike.
         sentences: n strings; equal ones are encoded once.
-        tokenizer: of transformers, used as it is; by default that of `checkpoint.source`, with its settings.
+        tokenizer: a tokenizer of transformers, used as it is; by default the one in `checkpoint.source`, as set there.
         batch_size: rows of a batch.
         max_length: largest number of tokens of a sentence; the rest is cut off. By default the limit in
             sentence_bert_config.json or of the tokenizer, at most the number of positions of the model (512 if it has
             no limit).
         prompt: text to put before every sentence in place of the folder's default prompt; "" for none.
         prompt_name: name of a prompt in config_sentence_transformers.json to use instead.
-        dtype: of the model, float32 or bfloat16; what follows it is computed in float32.
+        dtype: dtype of the model, float32 or bfloat16; what follows it is computed in float32.
         progress: called with (different sentences done, different sentences in all) after each batch.
 
     Raises:
@@ -161,7 +161,7 @@ def stsb(checkpoint: Checkpoint, pairs: Pairs, **options: Any) -> StsbResult:
     Args:
         checkpoint: the model.
         pairs: from `lpjax.glue.load_stsb`.
-        **options: of `embed_sentences`.
+        **options: options of `embed_sentences`.
 
     Raises:
         ValueError: fewer than two pairs, or scores or cosines that are all equal, whose correlation is not defined.
@@ -188,8 +188,8 @@ def fidelity(
         checkpoint: the compressed model.
         baseline: the dense model, or its embeddings of the same sentences.
         sentences: different strings, at least three; see `lpjax.glue.load_sentences`.
-        seed: of the pairs of sentences whose similarities are compared, ten pairs for each sentence.
-        **options: of `embed_sentences`.
+        seed: random seed of the pairs of sentences whose similarities are compared, ten pairs for each sentence.
+        **options: options of `embed_sentences`.
 
     Raises:
         ValueError: fewer than three sentences, embeddings of other sentences, or similarities that are all equal.

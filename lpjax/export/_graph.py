@@ -18,7 +18,7 @@ class Value(NamedTuple):
     """A tensor of the graph.
 
     Attributes:
-        name: of the tensor.
+        name: name of the tensor.
         shape: its shape. If an array of the traced program was broadcast, it may still have the size 1, or no
             dimension at all: ONNX's operators broadcast by themselves.
     """

@@ -67,7 +67,7 @@ def program_of(checkpoint: Checkpoint, *, pooled: bool = False) -> Program:
     Raises:
         ValueError: `pooled` of a model with a head, or of a folder whose pooling leaves out prompts; an XLNet that
             reads half of each batch backwards.
-        CheckpointError: of what `read_pipeline` refuses, if `pooled`.
+        CheckpointError: as `read_pipeline`, if `pooled`.
     """
     config = checkpoint.config
     if config.batch_multiple > 1:

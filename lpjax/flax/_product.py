@@ -54,8 +54,8 @@ def dense(
     Args:
         layer: its `precision` and `dot_general` (or `dot_general_cls`) are used, once for each factor.
         promote: called with (input, kernel, bias); the kernel is each factor in turn, expanded if it is quantized.
-        x, weight, bias: of the layer; the bias may be None.
-        axes, batch_axes: of x, normalized: those that are contracted, and those shared with the kernel's leading axes.
+        x, weight, bias: what the layer multiplies and adds; the bias may be None.
+        axes, batch_axes: axes of x, normalized: the contracted ones, and those shared with the kernel's leading axes.
         features: sizes of the output.
         **last: further keywords of the last product.
 

@@ -74,7 +74,7 @@ class TaskResult:
         complete: whether they are a whole official split; the scores of a subset are not GLUE scores.
         metrics: GLUE's metrics by name.
         tokens_per_second: tokens without padding, divided by `seconds`.
-        seconds: of encoding, including compilation for new shapes.
+        seconds: time of encoding, including compilation for new shapes.
         labels: the label assigned to each output; empty for a regression.
         labels_assumed: whether the model's config.json does not name its outputs, so that the hub's order was assumed.
         likelier_labels: the labels in an order that fits the examples far better, if there is one (see
@@ -122,7 +122,7 @@ def prepare(
     Args:
         checkpoint: the model.
         examples: from `load_examples`.
-        tokenizer: of transformers; by default the one in `checkpoint.source`.
+        tokenizer: a tokenizer of transformers; by default the one in `checkpoint.source`.
         max_length: largest number of tokens, the rest is cut off; by default 128, or the model's number of positions if
             that is smaller.
 
@@ -169,7 +169,7 @@ def predict(
         config: its config.
         tokens: n texts, from `tokenize` or `prepare(…).tokens`.
         batch_size: rows of a batch over all devices, rounded up to a multiple of their number.
-        dtype: of the computation.
+        dtype: dtype of the computation.
         mesh: devices, along an axis "data"; by default all.
         progress: called with (texts done, texts in all) after each batch.
 

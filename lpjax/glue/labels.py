@@ -33,7 +33,7 @@ def label_order(task: Task, config_json: Mapping[str, Any] | None, num_outputs: 
 
     Args:
         task: the task.
-        config_json: of the model. Its `id2label` (or, without one, `label2id`) names the outputs. Case, hyphens,
+        config_json: the model's. Its `id2label` (or, without one, `label2id`) names the outputs. Case, hyphens,
             underscores and spaces are ignored, and abbreviations such as "pos" are understood. LABEL_0, LABEL_1, … and
             0, 1, … are numbers in the order of the hub, which is also assumed for a model without names.
         num_outputs: number of outputs of the head.

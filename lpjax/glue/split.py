@@ -17,7 +17,7 @@ def hold_out(examples: Examples, rows: int, seed: int = 0) -> tuple[Examples, Ex
     Args:
         examples: n examples.
         rows: number of examples to hold out, at least 1 and fewer than n.
-        seed: of the choice; the same seed holds out the same rows.
+        seed: random seed of the choice; the same seed holds out the same rows.
 
     Returns:
         (the remaining examples, the held-out examples).

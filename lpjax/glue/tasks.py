@@ -15,7 +15,7 @@ class Task:
     """A GLUE task, as in `nyu-mll/glue` on the hub.
 
     Attributes:
-        name: of the configuration on the hub, such as "sst2".
+        name: name of the configuration on the hub, such as "sst2".
         title: name in papers and of the folder in GLUE's own download, such as "SST-2".
         columns: names of the one or two texts of an example.
         labels: label names in the order of their numbers; empty for the regression STS-B, scored from 0 to 5.

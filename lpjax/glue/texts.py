@@ -35,7 +35,7 @@ class TextSource:
     Attributes:
         text: UTF-8 file, one text per line.
         task: GLUE task, by name.
-        split: of the task; by default train.
+        split: split of the task; by default train.
         glue: GLUE folder, as for `load_examples`.
 
     Raises:

@@ -39,7 +39,7 @@ def loading(folder: Path, head: str | None, model_type: str) -> Iterator[str]:
     Args:
         folder: the folder.
         head: the one of `HEADS` that its files have, if any.
-        model_type: of its config.json.
+        model_type: model type of its config.json.
     """
     reads = any(any(folder.glob(pattern)) for pattern in _VOCABULARIES)
     inputs = _TOKENIZED if reads else _IDS

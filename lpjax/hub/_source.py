@@ -23,7 +23,7 @@ class Source(NamedTuple):
     Attributes:
         base_model: id of the model on the hub, or several; None if it is not known.
         relation: how the source itself relates to that model; None if it is that model, or made from it by lpjax.
-        pipeline_tag: of its card.
+        pipeline_tag: pipeline tag of its card.
         kept: metadata that holds for every model made from it.
     """
 

@@ -59,7 +59,7 @@ def card_text(folder: Path, checkpoint: Checkpoint, size: int, stored: Mapping[s
     Args:
         folder: the folder.
         checkpoint: what is in it; in an export as it was before.
-        size: of the weights or the program, in bytes.
+        size: size of the weights or the program, in bytes.
         stored: bytes that each weight takes there, by path; None if all are dense.
     """
     from huggingface_hub import ModelCardData  # late: it is slow

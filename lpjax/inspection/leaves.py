@@ -141,9 +141,9 @@ class _Item(NamedTuple):
     """A leaf, or a matrix of a stack.
 
     Attributes:
-        path: of the leaf, with the index in the stack.
+        path: path of the leaf, with the index in the stack.
         leaf: the array or the factors.
-        ranges: of the array, or of each factor; None if it is empty or not floating point.
+        ranges: ranges of the array, or of each factor; None if it is empty or not floating point.
         transpose: whether A is the transpose, if it is a matrix.
         chosen: whether it is selected.
     """

@@ -39,11 +39,11 @@ class LeafRecord:
 
     Attributes:
         path: keys joined by slashes.
-        shape: of the leaf; of the product if it is factored.
+        shape: shape of the leaf, or of the product if it is factored.
         dtype: its name.
         size: parameters that are stored.
-        share: of all parameters of the tree.
-        rank: of the factors; None for a dense leaf.
+        share: share of all parameters of the tree.
+        rank: rank of the factors; None for a dense leaf.
         tied: paths of weights that share this one: equal leaves, and weights that files repeat or leave out.
         stable_rank: ‖A‖_F²/‖A‖₂², 0 for A = 0.
         rank_90: smallest rank that holds 90 % of ‖A‖_F².
@@ -91,7 +91,7 @@ class Inspection:
     Attributes:
         leaves: the records.
         parameters: number stored in the whole tree.
-        num_leaves: of the whole tree; a factored weight counts as one, and so does every matrix of a stack.
+        num_leaves: number of leaves in the tree; a factored weight counts as one, and so does every matrix of a stack.
     """
 
     leaves: tuple[LeafRecord, ...]

@@ -48,7 +48,7 @@ def inspection_tables(
     Args:
         model: name of the model, for the first line.
         inspection: the records.
-        width: of the terminal, in columns.
+        width: width of the terminal, in columns.
         all_leaves: whether to list leaves that are not matrices, too.
         each: whether every leaf has a row, instead of equal-shaped leaves of all layers.
     """
@@ -70,7 +70,7 @@ def inspection_tables(
     if others and not all_leaves:
         size, share = (sum(getattr(leaf, name) for leaf in others) for name in ("size", "share"))
         parts.append(
-            f"{len(others)} other leaves, no matrices (--all shows them): {_count(size)} parameters, {_percent(share)}"
+            f"{len(others)} other leaves, not matrices (--all shows them): {_count(size)} parameters, {_percent(share)}"
         )
     return parts
 
@@ -92,7 +92,7 @@ def _leaves(kinds: Sequence[Kind], width: int, *, with_dtype: bool) -> Iterator[
     yield from _tables("Statistics of the leaves", kinds, columns, width)
     layers = ", layer:row. lo…hi: over the layers" if any(kind.layers for kind in kinds) else ""
     yield _explanation(
-        "share: of all parameters. stable rank: ‖A‖²_F / ‖A‖₂². kurtosis: excess kurtosis of the entries, 0 for a "
+        "share: part of all parameters. stable rank: ‖A‖²_F / ‖A‖₂². kurtosis: excess kurtosis of the entries, 0 for a "
         "Gaussian. entries: largest magnitude / median magnitude. rows (outputs of a kernel, tokens of an embedding): "
         f"largest norm / median norm; worst row: its number{layers}."
     )

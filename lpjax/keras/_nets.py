@@ -49,7 +49,7 @@ class Net(NamedTuple):
         names: attribute of a layer, without its leading underscore -> path below that of the layer.
         head: path in the tree -> attribute of the classifier; a dot leads into the backbone.
         activations: attribute of the classifier -> the activation that lpjax computes there.
-        epsilon: of layer normalizations, if lpjax's config does not say it.
+        epsilon: epsilon of layer normalizations, if lpjax's config does not say it.
     """
 
     model_types: tuple[str, ...]
@@ -104,7 +104,7 @@ class Parts(NamedTuple):
 
     Attributes:
         net: which it is.
-        config: of lpjax's model that computes the same.
+        config: config of lpjax's model that computes the same.
         base, head: path in the tree of the base model, or from its root -> Keras layer.
     """
 

@@ -65,7 +65,7 @@ def to_keras(checkpoint: Checkpoint, model: Any, *, factored: bool = False, appr
     word heads, and the head of a classifier if `model` is a backbone.
 
     Args:
-        checkpoint: of the same architecture and sizes.
+        checkpoint: one of the same architecture and sizes.
         model: as for `from_keras`; changed after everything is checked.
         factored: make a layer whose weight in the checkpoint is factored, without single entries, a factored layer in
             place, as `compress_keras` does. Quantized factors are expanded.

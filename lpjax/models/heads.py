@@ -50,9 +50,9 @@ def with_head(
 
     Args:
         params: a base model's tree, or one with heads; leaves may be `LowRank`.
-        config: of the model.
+        config: the model's config.
         num_outputs: labels, or 1 for a regression.
-        seed: of the fresh kernels.
+        seed: random seed of the fresh kernels.
 
     Returns:
         (params, paths): a new tree that shares the leaves, base model under its prefix; sorted paths of fresh leaves.

@@ -57,8 +57,8 @@ class Inputs:
         ids: token ids.
         mask: whether a token is there; the others are padding.
         token_types: the segment of each token; None if all are in segment 0.
-        dtype: of the activations.
-        dropout: of this pass.
+        dtype: dtype of the activations.
+        dropout: dropout in this pass.
         tokens: the slice of the tokens whose last hidden states are computed. In the last layer, all other tokens are
             only keys and values.
     """
@@ -94,7 +94,7 @@ def unembed(
 ) -> Float[Array, "batch length vocab"]:
     """Logits of words: x times the kernel of the decoder, or the transpose of the table if it has none, plus a bias.
 
-    The bias of the decoder, if it has one, takes the place of `bias`; None is no bias.
+    The bias of the decoder, if it has one, takes the place of `bias`; None adds no bias.
     """
     if "kernel" in decoder:
         product = linear(x, {"kernel": decoder["kernel"]})

@@ -63,7 +63,7 @@ class TappedWeight:
     """A weight with statistics taps.
 
     Attributes:
-        weight: of any kind.
+        weight: a weight of any kind.
         taps: the sums to report.
         tokens: 1 for tokens that count, 0 for padding.
         places: 1 for places that count, 0 for padding, if a head reads only some tokens, which differ between texts.

@@ -106,7 +106,7 @@ POOLINGS: dict[str, Callable[[Tokens, Mask, Array], Vectors]] = {
     "weightedmean": _weighted_mean,
     "lasttoken": _last,
 }
-"""Poolings by the names of sentence-transformers, in its order: of tokens, which of them count, and their places."""
+"""Poolings by the names of sentence-transformers, in its order: functions of tokens, those that count, and places."""
 
 
 def _take(tokens: Tokens, index: Array) -> Vectors:
@@ -221,7 +221,7 @@ def sentence_vectors(
     """The vectors that `stages` make of last hidden states; 0 for a row without any token.
 
     Args:
-        stages: of `read_pipeline`, or `MEAN`.
+        stages: stages of `read_pipeline`, or `MEAN`.
         hidden: last hidden states, float32.
         mask: whether a token is there; padding may be on either side.
     """

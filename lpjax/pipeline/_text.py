@@ -43,10 +43,10 @@ def tokenize_sentences(
 
     Args:
         checkpoint: the model.
-        pipeline: of its folder.
+        pipeline: its folder's pipeline.
         first: n texts, or the first of n pairs.
         second: the second texts.
-        tokenizer: of transformers, used unchanged; by default `sentence_tokenizer`.
+        tokenizer: a tokenizer of transformers, used unchanged; by default `sentence_tokenizer`.
         max_length: the largest number of tokens of a text. By default what the folder says, but at most the number of
             positions of the model.
         most: a further limit on that default.

@@ -67,7 +67,7 @@ class Outputs:
         Args:
             checkpoint: the model.
             first, second: as in `tokenize`.
-            tokenizer: of transformers; by default the one in `checkpoint.source`.
+            tokenizer: a tokenizer of transformers; by default the one in `checkpoint.source`.
             max_length: the largest number of tokens of a text; at most the number of positions of the model.
         """
         config = checkpoint.config
@@ -272,7 +272,7 @@ class TokenClasses(_Categorical):
     """Logits of classes for each token; those of padding and of special tokens, such as [CLS], do not count.
 
     Attributes:
-        count: of classes.
+        count: number of classes.
     """
 
     kind: ClassVar[str] = "classes of tokens"
@@ -405,7 +405,7 @@ def outputs_of(checkpoint: Checkpoint) -> Outputs:
 
     Raises:
         ValueError: the model has a head for spans that does not have two outputs.
-        CheckpointError, FileNotFoundError: of an embedding, as `read_pipeline`.
+        CheckpointError, FileNotFoundError: as `read_pipeline`, for an embedding.
     """
     params, config, data = checkpoint.params, checkpoint.config, checkpoint.config_json or {}
     count = num_outputs(params, config, config.head)

@@ -19,7 +19,7 @@ def draw_scores(axis: Any, points: Sequence[tuple[float, float, int]], dense: fl
     """A score against stored parameters, a marker for each run and a dashed line for the dense model.
 
     Args:
-        axis: of matplotlib.
+        axis: an axis of matplotlib.
         points: (share of the parameters, score, number of the run).
         dense: score of the dense model.
     """
@@ -39,7 +39,7 @@ def draw_curves(axis: Any, curves: Mapping[int, Sequence[tuple[float, float]]], 
     """A score against compression, a line for each method.
 
     Args:
-        axis: of matplotlib.
+        axis: an axis of matplotlib.
         curves: number of the method -> (compression, score), ascending.
         dense: score of the dense model.
     """
@@ -64,7 +64,7 @@ def draw_sizes(axis: Any, curves: Sequence[Sequence[tuple[float, float]]], dense
     """A score against megabytes on a logarithmic axis, a line for each method; the dense model is a dashed line.
 
     Args:
-        axis: of matplotlib.
+        axis: an axis of matplotlib.
         curves: (megabytes, score) of each method, ascending.
         dense: those of the dense model.
     """

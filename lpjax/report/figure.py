@@ -94,7 +94,7 @@ def svg_of(draw: Callable[..., None], *arguments: Any, number: int, title: str) 
     Args:
         draw: draws on an axis, its first argument.
         *arguments: its further arguments.
-        number: of the figure on its page, which keeps its ids apart from those of the others.
+        number: number of the figure on its page, which keeps its ids apart from those of the others.
         title: describes the chart to those who do not see it; without `"`, `<` or `&`.
     """
     with style(*_SVG, **{"svg.fonttype": "none", "svg.hashsalt": "lpjax", "font.size": 8}):

@@ -101,7 +101,7 @@ def plot_matrix(
         matrix: shape (n, d), not all 0.
         solutions: name -> what a solver returned, a `LowRank`, or a sequence of solutions after more and more
             iterations, which gives the line of the fourth panel; its last one gives the errors.
-        title: of the figure.
+        title: the figure's title.
 
     Returns:
         A matplotlib figure that belongs to no backend: a notebook shows it, `savefig` writes it.
@@ -167,7 +167,7 @@ def plot_inspection(path: str | Path, inspection: Inspection, *, title: str = ""
     Args:
         path: PNG to write, under a temporary name first.
         inspection: from `inspect_params`. At most 14 kinds are drawn, those with the most parameters.
-        title: of the figure.
+        title: the figure's title.
 
     Raises:
         ValueError: no leaf is a nonzero matrix with at least four singular values.

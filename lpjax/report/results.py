@@ -40,7 +40,7 @@ class Cell(_Source, kw_only=True):
         model, task, layers: what was compressed and scored; None if the file does not say.
         compression: share of the layers' parameters that was removed; in a file, 1 or more is percent.
         method, p: the solver and its exponent, None for a solver without one.
-        parameters: of the whole model; None if not known.
+        parameters: parameters of the whole model; None if not known.
         seconds: solve time; None if not known.
         complete: False if only a subset of the split was scored.
         scores: by name; None for a score that is not finite. In a file `scores`, `metrics` or, a number, `score`.
@@ -116,7 +116,7 @@ class Results:
     """The contents of a file of experiments.
 
     Attributes:
-        name: of the file, as given.
+        name: name of the file, as given.
         cells: in the order of the file, without the dense model.
         dense: (model, task, layers) -> scores of the dense model; layers "" if they hold for all.
         notes: what a reader should know.
@@ -204,7 +204,7 @@ def _results(name: str, rows: Sequence[Cell], sources: Sequence[_Source]) -> Res
             dense[row.key] = _by_name(row.dense)
     notes = []
     if subsets := sum(row.complete is False for row in rows):
-        notes.append(f"{subsets} of {len(rows)} were scored on a subset of the split: these are no GLUE scores.")
+        notes.append(f"{subsets} of {len(rows)} were scored on a subset of the split: these are not GLUE scores.")
     if missing := sum(value is None for cell in cells for value in _by_name(cell.scores).values()):
         notes.append(f"{missing} scores are not finite, or null: the table shows a dash, and no chart shows them.")
     seeds = dict.fromkeys(source.seed for source in sources if source.seed is not None)

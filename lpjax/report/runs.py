@@ -30,7 +30,7 @@ class Layer:
     """A selected leaf.
 
     Attributes:
-        record: of the step that factored it.
+        record: record of the step that factored it.
         step: number of that step, from 0.
         errors, spectrum: None if not measured.
     """
@@ -56,7 +56,7 @@ class Run:
         checkpoint: the model.
         record: how it was made.
         layers: the selected leaves, in the order of the model.
-        parameters, dense_parameters: of the whole model.
+        parameters, dense_parameters: number of parameters of the whole model.
         weight_bytes: size of the weight files; folder_bytes: of all files but reports.
         dense_bytes: size of the dense model's weight files; None if not known.
         scores: by name.

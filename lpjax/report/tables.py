@@ -1,4 +1,4 @@
-"""Tables for a terminal or a notebook: of what commands measure and make."""
+"""Tables of what commands measure and make, for a terminal or a notebook."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def layers_table(records: Sequence[LayerRecord]) -> Table:
         rows.append({heading: cell for heading, cell in row.items() if unknown.get(heading, True)})
     caption = "objective: ‖A − LR‖ₚ / ‖A‖ₚ over entries" + (", the single entries subtracted" if sparse else "")
     if rounded:
-        caption += "; bits: of the file for each weight"
+        caption += "; bits: those of the file for each weight"
     if certified:
         caption += "; gap: no pair of this rank is better by a larger share"
     if not all(record.converged for record in records):

@@ -96,7 +96,7 @@ def results_table(rows: Sequence[Mapping[str, Any]], *, score: str, dense: float
             seconds (None for dense).
         score: name of the score, for the title.
         dense: score of the dense model, from which losses are measured.
-        title: of the table.
+        title: the table's title.
     """
     from rich.box import SIMPLE
     from rich.markup import escape

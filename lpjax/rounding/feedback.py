@@ -35,7 +35,7 @@ class Lattice(NamedTuple):
     """The numbers that entries may have: whole numbers up to `most` in magnitude times steps.
 
     Attributes:
-        steps: of each entry, (n, d); entries whose step is 0 become 0.
+        steps: steps of each entry, (n, d); entries whose step is 0 become 0.
         least, most: the smallest and the largest of the whole numbers.
     """
 

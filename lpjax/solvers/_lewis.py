@@ -163,7 +163,7 @@ def fixed_point(coords: Coordinates, p: Scalar, tol: Scalar, num_iters: Scalar) 
         moved = jnp.abs(jnp.log(jnp.where(positive, weights / jnp.where(positive, state.weights, 1), 1)))
         change = over_devices(jax.lax.pmax, jnp.max(moved), rows.axes)
         # One more map would change w by the last change times the contraction, |1 − p/2| at most. Twice the contraction
-        # observed last is often far less; after the first map there is none, as w = 1 are no weights of a metric.
+        # observed last is often far less; after the first map there is none, as w = 1 does not come from a metric.
         observed = jnp.where(state.num_iters > 1, 2 * change / jnp.where(state.change > 0, state.change, 1), 1)
         contraction = jnp.minimum(jnp.abs(1 - p / 2), observed)
         return FixedPoint(

@@ -34,10 +34,10 @@ class Settings(CommonSettings):
         batch_size: examples of an update, over all devices and parts.
         learning_rate: peak, reached after the warm-up; then it falls linearly to 0.
         warmup: share of all updates in which the learning rate rises.
-        weight_decay: of AdamW, for all weights but biases and normalization.
+        weight_decay: weight decay of AdamW, for all weights but biases and normalization.
         clip: largest norm of a gradient.
         max_length: largest number of tokens of a text or pair, or the model's number of positions if that is smaller.
-        seed: of the new head, the order of the examples, and dropout.
+        seed: random seed of the new head, the order of the examples, and dropout.
         accumulate: parts that a batch is taken in, one after another, to save memory; the update is the same.
         dtype: "float32" or "bfloat16", of the computation; weights and moments are float32.
         eval_every: updates between evaluations; by default once an epoch.
@@ -124,7 +124,7 @@ def finetune(
         train: examples to learn from.
         dev: examples of the same task that choose the evaluation to keep.
         settings: by default `Settings()`.
-        tokenizer: of transformers; by default the one in `checkpoint.source`.
+        tokenizer: a tokenizer of transformers; by default the one in `checkpoint.source`.
         snapshot: file in which the state is saved from time to time, and from which training resumes if it exists. Of
             several processes the first writes it, and all read it. If it cannot be written, training goes on with a
             warning.

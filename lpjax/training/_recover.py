@@ -38,10 +38,10 @@ class Recovery(CommonSettings):
         batch_size: texts of an update, over all devices.
         learning_rate: peak of AdamW's learning rate, reached after the warm-up; then it falls linearly to 0.
         warmup: share of all updates in which the learning rate rises.
-        weight_decay: of AdamW.
+        weight_decay: weight decay of AdamW.
         clip: largest norm of a gradient.
         max_length: largest number of tokens of a text.
-        seed: of the order of the texts, and of the choice of held-out ones.
+        seed: random seed of the order of the texts, and of the choice of held-out ones.
         hidden: weight in the loss of the relative squared error of the last hidden states, beside the divergence.
         checks: number of checks per epoch on the held-out texts. If the divergence is no smaller than at the best
             check so far, training restarts from that one at a third of the learning rate: steps of AdamW do not get
@@ -73,7 +73,7 @@ class Recovered:
         best: the entry of `curve` that belongs to `checkpoint`.
         texts: number of training texts.
         held_out: number of held-out texts.
-        seconds: of training, including compilation, over all runs.
+        seconds: time of training, including compilation, over all runs.
     """
 
     checkpoint: Checkpoint
@@ -115,7 +115,7 @@ def recover(
         first: n texts, or the first of n pairs.
         second: the second texts.
         settings: by default `Recovery()`.
-        tokenizer: of transformers; by default the one in `dense.source`.
+        tokenizer: a tokenizer of transformers; by default the one in `dense.source`.
         snapshot: file in which the state is saved from time to time, and from which training resumes if it exists, as
             in `finetune`.
         save_every: seconds between snapshots; there is one at every check anyway.

@@ -57,7 +57,7 @@ class Problem(NamedTuple):
     """What is minimised, and which number measures the result.
 
     Attributes:
-        config: of the model.
+        config: the model's config.
         tokens: the training texts.
         parts: (batch, updates made) -> inputs, targets and weights of `train_step`.
         measure: params -> numbers by name, on held-out examples.
@@ -71,8 +71,8 @@ class Problem(NamedTuple):
             values that are not finite become infinite. Otherwise a loss that is not finite ends the run.
         patience: number of checks without a better one after which training stops.
         loss: sum over the rows, with the arguments of `loss_sum`.
-        dtype: of the computation; weights and moments are float32.
-        title: of the run, for `progress`.
+        dtype: dtype of the computation; weights and moments are float32.
+        title: title of the run, for `progress`.
     """
 
     config: ModelConfig

@@ -25,7 +25,7 @@ class Log:
     Attributes:
         about: what makes the run what it is: the model, task, splits, settings; compared when it goes on.
         step: updates made.
-        losses: of the updates since the last evaluation.
+        losses: losses of the updates since the last evaluation.
         curve: one entry per evaluation.
         best: index of the best of them.
         stopped: whether patience ran out.
@@ -56,7 +56,7 @@ def load_state(
 
     Args:
         path: the file.
-        state, best, log: of the run as it begins.
+        state, best, log: what the run begins with.
         from_start: the run is one of `recover`: its curve begins before the first update, its losses may be
             infinite, and it may have gone back to an earlier state, with the moments of that.
 

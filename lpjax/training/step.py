@@ -135,10 +135,10 @@ def train_step(
 
     Args:
         state: from `begin` or the step before; its buffers are reused.
-        inputs: of `classify`, each (parts, rows, length).
+        inputs: inputs of `classify`, each (parts, rows, length).
         labels: label indices or scores, or other targets of `loss`, (parts, rows, …).
         weights: 1 for an example, 0 for padding.
-        key: of dropout.
+        key: key of dropout.
         rate: the learning rate.
         config, optimizer, dtype: static.
         loss: sum over the rows, with the arguments of `loss_sum`; static.

@@ -68,10 +68,10 @@ def calibrate(
         gradients: whether to run the backward pass, too, which takes about three times as long; without it there are no
             `outputs`, `fisher`, `gradients`.
         select: the matrices; see `select_paths`.
-        tokenizer: of transformers; by default the one in `checkpoint.source`.
+        tokenizer: a tokenizer of transformers; by default the one in `checkpoint.source`.
         batch_size: texts per batch, over all devices.
         max_length: largest number of tokens of a text.
-        seed: of the directions.
+        seed: random seed of the directions.
         mesh: devices, along an axis "data"; by default all.
         progress: called with (texts done, texts in all) after each batch.
 

@@ -52,7 +52,7 @@ def check_same_net(calibration: Calibration, checkpoint: Checkpoint, name: objec
     Args:
         calibration: from a file; without checksums it is not checked.
         checkpoint: the model.
-        name: of the calibration, for the message.
+        name: name of the calibration, for the message.
 
     Raises:
         ValueError: naming the first matrix that differs.

@@ -77,7 +77,7 @@ class Calibration:
         target: what the gradients are of: "labels", "predictions", "embedding"; "" without gradients.
         texts: number of texts or pairs.
         tokens: number of their tokens.
-        seed: of the random directions.
+        seed: seed of the random directions.
         provenance: model, texts and versions, as JSON values.
     """
 

@@ -45,8 +45,8 @@ class CodedHeader(NamedTuple):
 
     Attributes:
         axis: 1 if lines are rows of the matrix, 0 if they are columns.
-        bits: of all codes in memory, or `FEWEST`.
-        dtype: of the expanded matrix, by its place in `FLOATS`.
+        bits: bits of all codes in memory, or `FEWEST`.
+        dtype: dtype of the expanded matrix, by its place in `FLOATS`.
         group: how many positions of a line share a scale.
     """
 

@@ -51,7 +51,7 @@ class Quantized:
         runs: (bits, width) of each run; bits in `BITS`.
         axis: 1 if lines are rows of the matrix (tables), 0 if they are columns (Flax kernels: one line per output).
         group: how many positions of a line share a scale.
-        dtype: of the expanded matrix.
+        dtype: dtype of the expanded matrix.
     """
 
     codes: Codes
@@ -87,7 +87,7 @@ class Quantized:
             axis: 1 if lines are rows of the matrix, 0 if they are columns.
             group: how many positions share a scale; None for one scale per line.
             bits: number of bits of all codes; None for the fewest that each position needs, positions sorted into runs.
-            dtype: of the expanded matrix.
+            dtype: dtype of the expanded matrix.
 
         Raises:
             ValueError: shapes do not fit each other, a code does not fit in its bits, a scale or step is not finite

@@ -86,7 +86,7 @@ def test_tables_bring_layers_together(run, folder):
     worst = int(np.argmax(ratios))
     assert query[-2:] == [f"{min(ratios):.2f}…{max(ratios):.2f}", f"{worst}:{ours[worst].row}"]
     vectors = [record for record in records.values() if len(record.shape) != 2]
-    assert f"{len(vectors)} other leaves, no matrices" in printed
+    assert f"{len(vectors)} other leaves, not matrices" in printed
     assert "bias" not in printed
     assert f"{len(records)}/{len(records)}" in err
     assert "…" not in "".join(re.sub(r"\d…", "", word) for row in rows for word in row if "lo…hi" not in word)

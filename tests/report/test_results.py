@@ -63,12 +63,12 @@ def test_lines_are_read_with_scores_of_any_kind(tmp_path):
     ]
     assert results.seeds == (3,)
     assert [versions for versions, _ in results.provenance] == [{"jax": "1"}, {"jax": "2"}]
-    assert results.notes == ("1 of 4 were scored on a subset of the split: these are no GLUE scores.",)
+    assert results.notes == ("1 of 4 were scored on a subset of the split: these are not GLUE scores.",)
     write_report(tmp_path / "page.html", [tmp_path / "cells.jsonl", DEMO])
     page = Page(tmp_path / "page.html")
     check_self_contained(page)
     assert "Seed 3." in page.text
-    assert "no GLUE scores" in page.text
+    assert "not GLUE scores" in page.text
     assert [row[3][1] for row in page.table("cells")] == [[0.9], [0.8], [0.7]]
 
 

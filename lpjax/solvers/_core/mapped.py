@@ -29,7 +29,7 @@ class Mapped:
         handle: which file.
         largest: largest magnitude of its entries.
         shape: (n, d).
-        dtype: of the rows that are read, whatever the file holds.
+        dtype: dtype of the rows that are read, whatever the file holds.
     """
 
     handle: Int[Array, ""]

@@ -148,7 +148,7 @@ def normalize(problem: Problem) -> tuple[Scaled, Scaling]:
 
 
 def _square_roots(metric: Float[Array, "d d"]) -> tuple[Float[Array, "d d"], Float[Array, "d d"], Scalar]:
-    """C^{1/2} and its pseudo-inverse, through eigenvalues: a singular C is no failure, unlike with Cholesky.
+    """C^{1/2} and its pseudo-inverse, through eigenvalues: a singular C does not fail, unlike with Cholesky.
 
     Also how much of its length a row can move by rounding errors of C^{1/2} and of the product with it: LAPACK's
     eigenvalues are right to eps of the largest, λ₁, so a root to eps·λ₁/√λ of the smallest one that is kept.

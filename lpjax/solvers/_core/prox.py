@@ -76,7 +76,7 @@ def _newton(y: Array, p: Scalar, rho: Scalar, slope: Scalar, steps: Array) -> Ar
 
     Args:
         slope: p − 1, or a little more than 0.
-        steps: of Newton's iteration.
+        steps: steps of Newton's iteration.
     """
     log_y = jnp.log(jnp.maximum(jnp.abs(y), jnp.finfo(y.dtype).tiny))
     kappa = jnp.log(p / rho) + (p - 2) * log_y

@@ -33,7 +33,7 @@ class Rows:
 
     Attributes:
         matrix: as given, shape (n, d): inside `shard_map` the rows of this device. Or one that stays in its file.
-        exponent: of the power of two that every entry is multiplied by, or None for 0. Subnormal entries count.
+        exponent: every entry is multiplied by 2 to this power; None for 0. Subnormal entries count.
         finite: if false, all rows read as zeros; None for true.
         turn: matrix by which rows are multiplied after that, shape (d, d), or None.
         limit: magnitude that entries are clipped to after that, or None.
@@ -119,7 +119,7 @@ def fold_rows(
             long as the others and may share rows with the one before it: those have weight 0 the second time.
         rows: the matrix.
         total: what blocks add to, a pytree of zeros.
-        weights: of the rows, shape (n,); None for ones.
+        weights: weights of the rows, shape (n,); None for ones.
         state: arrays (n, …) that the first arrays of `block` replace in place.
 
     Returns:

@@ -57,7 +57,7 @@ class Solution(NamedTuple):
             before any work).
         num_iters: iterations done after the start; 0 for a direct method.
         converged: whether the tolerance was met, rather than the iteration limit.
-        ellipsoid: of the geometric solvers, else None.
+        ellipsoid: what geometric solvers find, else None.
         lower_bound: no pair of this rank has a smaller objective: a bound of the global optimum, lowered so that
             rounding errors do not invalidate it (docs/algorithms/certificate.md). It scales with the matrix. None from
             a solver that has none.
