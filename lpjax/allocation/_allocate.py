@@ -14,8 +14,8 @@ from lpjax._check import check_name, check_share, check_whole
 from lpjax._tree import is_table, leaves_with_paths
 from lpjax.allocation._budget import (
     Leaf,
-    Method,
     Option,
+    PairMethod,
     by_level,
     choices_of,
     losses_of,
@@ -131,7 +131,7 @@ def allocate(
     tree, paths = dict(leaves_with_paths(params)), select_paths(params, select)
     by_time = budget_of != "parameters" or break_even is not None
     known_methods = [
-        Method(
+        PairMethod(
             solver,
             p,
             {path: default_sparse_share(sparse_share, path, weighting, solver, by_time=by_time) for path in paths},
@@ -170,7 +170,7 @@ def _by_spectra(
     leaves: Sequence[Leaf],
     spectra: Mapping[str, np.ndarray],
     scales: Mapping[str, float],
-    method: Method,
+    method: PairMethod,
     allowed: float,
 ) -> dict[str, Choice]:
     """The choices of an allocation that does not run the model.
@@ -252,7 +252,7 @@ def _spectra(
     return spectra
 
 
-def _by_rank(leaf: Leaf, errors: np.ndarray, method: Method) -> list[Option]:
+def _by_rank(leaf: Leaf, errors: np.ndarray, method: PairMethod) -> list[Option]:
     """Every rank of a leaf, and the leaf as it is."""
     pairs = [Option(leaf.cost(rank), float(errors[rank]), method.choice(leaf.path, rank)) for rank in leaf.ranks()]
     return [*pairs, Option(leaf.cost(None), 0.0, Choice(None))]

@@ -71,7 +71,7 @@ class Option(NamedTuple):
     choice: Choice
 
 
-class Method(NamedTuple):
+class PairMethod(NamedTuple):
     """How pairs are found.
 
     Attributes:
@@ -91,7 +91,7 @@ class Method(NamedTuple):
 Ranks = dict[str, int | None]
 
 
-def choices_of(ranks: Ranks, method: Method) -> dict[str, Choice]:
+def choices_of(ranks: Ranks, method: PairMethod) -> dict[str, Choice]:
     """The same method at all ranks."""
     return {path: method.choice(path, rank) for path, rank in ranks.items()}
 

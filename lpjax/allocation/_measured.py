@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from lpjax._tree import leaves_with_paths, replace_leaves
-from lpjax.allocation._budget import Leaf, Method, Option, choices_of, rank_of_share
+from lpjax.allocation._budget import Leaf, Option, PairMethod, choices_of, rank_of_share
 from lpjax.compression import compress
 from lpjax.compression.plan import Choice
 from lpjax.solvers import solver_named
@@ -31,7 +31,7 @@ def measured_options(
     leaves: Sequence[Leaf],
     around: Mapping[str, Choice],
     measure: Measure,
-    methods: Sequence[Method],
+    methods: Sequence[PairMethod],
     levels: Sequence[float],
     tell: Callable[[str], None],
     solve: Mapping[str, Any],

@@ -16,7 +16,7 @@ from lpjax._repr import short_repr
 from lpjax._tree import leaves_with_paths, replace_leaves
 from lpjax.compression.defaults import default_weighting
 from lpjax.compression.latency import BreakEven
-from lpjax.compression.plan import Choice, Plan, Solver, check_only_plan, check_units, uniform_plan
+from lpjax.compression.plan import Choice, Plan, SolverLike, check_only_plan, check_units, uniform_plan
 from lpjax.compression.program import program_key, rehearse, solve_group
 from lpjax.compression.record import LayerRecord
 from lpjax.compression.rounding import moments_of, round_layer, round_rest, rounded_record
@@ -50,7 +50,7 @@ def compress(
     select: Select | None = None,
     keep: float | None = None,
     rank: int | None = None,
-    solver: Solver | None = None,
+    solver: SolverLike | None = None,
     p: float | None = None,
     sparse_share: float | None = None,
     weighting: str | Weighting | None = None,

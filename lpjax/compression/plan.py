@@ -52,7 +52,8 @@ ROUNDED_BITS = (2, 3, 4, 5, 6, 8)
 
 Costs = Literal["parameters", "multiply_adds"]
 Rest = Literal["float16", "bfloat16"]
-Solver = str | Callable[..., Solution]
+SolverLike = str | Callable[..., Solution]
+"""A name in `SOLVERS`, or a function like one of its solvers."""
 
 
 class Choice(NamedTuple):
@@ -73,7 +74,7 @@ class Choice(NamedTuple):
     """
 
     rank: int | None
-    method: Solver = "svd"
+    method: SolverLike = "svd"
     p: float = 2.0
     sparse_share: float = 0.0
     step: float | None = None
@@ -262,7 +263,7 @@ def uniform_plan(
     select: Select | None,
     keep: float | None = None,
     rank: int | None = None,
-    solver: Solver | None = None,
+    solver: SolverLike | None = None,
     p: float | None = None,
     sparse_share: float | None = None,
     weighting: str | Weighting | None = None,
@@ -305,7 +306,7 @@ def check_uniform(
     *,
     keep: float | None,
     rank: int | None,
-    solver: Solver | None = None,
+    solver: SolverLike | None = None,
     p: float | None = None,
     sparse_share: float | None = None,
     weighting: str | Weighting | None = None,
@@ -359,7 +360,7 @@ def check_only_plan(**arguments: Any) -> None:
             raise ValueError(f"`plan` and `{name}` both choose for each layer; pass either, not both")
 
 
-def check_method(solver: Solver, p: float, *, name: str = "solver", **options: Any) -> None:
+def check_method(solver: SolverLike, p: float, *, name: str = "solver", **options: Any) -> None:
     """Refuse an unknown solver, and an exponent or options that it would refuse; a function is not asked.
 
     Raises:

@@ -36,7 +36,7 @@ from lpjax.checkpoint.formats import CONFIG
 from lpjax.checkpoint.links import check_inside, copy_inside
 from lpjax.checkpoint.safetensors import check_finite, read_tensors, write_tensors
 from lpjax.compression._compress import compress
-from lpjax.compression.plan import Choice, Solver, check_smaller, check_uniform, uniform_plan
+from lpjax.compression.plan import Choice, SolverLike, check_smaller, check_uniform, uniform_plan
 from lpjax.select import compiled_pattern
 from lpjax.solvers import solver_named
 from lpjax.weights.low_rank import LowRank
@@ -134,7 +134,7 @@ def compress_weights(
     select: Patterns | None = None,
     keep: float | None = None,
     rank: int | None = None,
-    solver: Solver | None = None,
+    solver: SolverLike | None = None,
     p: float | None = None,
     overwrite: bool = False,
     progress: Callable[[int, int, str], None] | None = None,
@@ -187,7 +187,7 @@ def choose_weights(
     *,
     keep: float | None,
     rank: int | None,
-    solver: Solver | None,
+    solver: SolverLike | None,
     p: float | None,
 ) -> dict[str, Choice]:
     """A choice for each selected matrix, its rank None if it would get no smaller; arguments of `compress_weights`.
