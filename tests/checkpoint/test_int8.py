@@ -167,7 +167,7 @@ def test_the_command(command, folder, tmp_path):
     assert "factors" not in json.loads((further / "config.json").read_text())["lpjax"]
     status, _, errors = command("quantize", folder, tmp_path / "out")
     assert status == 2
-    assert "is a dense model" in errors
+    assert "is a dense checkpoint" in errors
     status, _, errors = command("quantize", small, smallest)
     assert status == 2
     assert "--force" in errors

@@ -175,4 +175,4 @@ def test_misuse_writes_nothing(command, smaller, text, tmp_path, arguments, mess
 def test_a_dense_net_has_nothing_to_recover(command, folder, text, tmp_path):
     status, _, errors = command("recover", folder, tmp_path / "out", "--text", text)
     assert status == 2
-    assert "is a dense model" in errors
+    assert "is a dense checkpoint" in errors
