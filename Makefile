@@ -23,11 +23,13 @@ test: .venv/ready
 test-all: .venv/ready
 	$(BIN)/python -m pytest -m "" --default-flags
 
-# `make test`, what takes long, and a sixteenth of what is marked slow: sixteen commits in a row have all.
-# `make test-part PART=1/16` names a part.
-PART ?= $(shell echo $$(($$(git rev-list --count HEAD) % 16 + 1)))/16
+# `make test`, a quarter of what takes long, and a sixteenth of what is marked slow: sixteen commits in a row have all.
+# `make test-part LONG_PART=1/1 SLOW_PART=1/16` names the parts.
+COMMITS = $(shell git rev-list --count HEAD)
+LONG_PART ?= $(shell echo $$(($(COMMITS) % 4 + 1)))/4
+SLOW_PART ?= $(shell echo $$(($(COMMITS) % 16 + 1)))/16
 test-part: test
-	$(BIN)/python -m pytest -m "long or slow" --slow-part $(PART)
+	$(BIN)/python -m pytest -m "long or slow" --long-part $(LONG_PART) --slow-part $(SLOW_PART)
 
 # Measure which tests take long, and list them in tests/long.txt.
 long: .venv/ready

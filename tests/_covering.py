@@ -83,5 +83,5 @@ def in_part(nodeid: str, part: str) -> bool:
     """
     number, _, parts = part.partition("/")
     if not (number.isdecimal() and parts.isdecimal() and 1 <= int(number) <= int(parts)):
-        raise ValueError(f"the part of the slow tests is {part!r}; expected K/N with K from 1 to N, such as 1/4")
+        raise ValueError(f"the part of the tests is {part!r}; expected K/N with K from 1 to N, such as 1/4")
     return zlib.crc32(nodeid.encode()) % int(parts) == int(number) - 1

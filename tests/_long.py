@@ -1,4 +1,4 @@
-"""Which cases take long. `make test` leaves these out, `.ci/run` runs them all; tests/long.txt lists them.
+"""Which cases take long. `make test` leaves these out, `.ci/run` runs a quarter of them; tests/long.txt lists them.
 
 `make long` measures them anew.
 """

@@ -55,6 +55,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the options of the Makefile's targets."""
     parser.addoption("--slow-part", metavar="K/N", help="of the slow tests, run only part K of N")
+    parser.addoption("--long-part", metavar="K/N", help="of the long tests, run only part K of N")
     parser.addoption("--write-long", action="store_true", help="list the cases that take long in tests/long.txt")
     parser.addoption("--default-flags", action="store_true", help="let XLA emit code as it does for users")
 
@@ -64,9 +65,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     mark_the_rest_slow(items)
     mark_other_models_slow(items)
     mark_long(items)
-    part = config.getoption("--slow-part")
-    if part is not None:
-        items[:] = [item for item in items if item.get_closest_marker("slow") is None or in_part(item.nodeid, part)]
+    for mark in ("slow", "long"):
+        part = config.getoption(f"--{mark}-part")
+        if part is not None:
+            items[:] = [item for item in items if item.get_closest_marker(mark) is None or in_part(item.nodeid, part)]
 
 
 @pytest.fixture(autouse=True, scope="module")
