@@ -191,6 +191,41 @@ def test_other_precisions(kind: str, name: str, tmp_path: Path):
     assert {str(whole.state_dict()[name].dtype) for name in scales} <= {"torch.float16"}
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("in_file", [True, False])
+def test_rotary_positions_stay_in_float32(dtype: str, in_file: bool, tmp_path: Path):
+    """As in transformers: frequencies of half precision turn far positions by whole radians."""
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 50, "hidden_size": 48, "num_attention_heads": 3, "intermediate_size": 20}
+    tokens = {f"{name}_token_id": number for number, name in enumerate(("pad", "bos", "eos", "cls", "sep"))}
+    config = transformers.AutoConfig.for_model(
+        "modernbert", **sizes, **tokens, num_hidden_layers=3, local_attention=8, initializer_range=0.2
+    )
+    half = getattr(torch, dtype)
+    transformers.AutoModel.from_config(config).to(half if in_file else None).save_pretrained(tmp_path / "torch")
+    net = load_checkpoint(tmp_path / "torch")
+    params = lpjax.compress(net.params, select="embeddings", keep=0.6, solver="svd").params
+    save_checkpoint(dataclasses.replace(net, params=params), tmp_path / "small")
+    model = load(tmp_path / "small", **({} if in_file else {"dtype": half}))
+    assert model.dtype == half
+
+    positions = torch.tensor([[0, 1, 77, 8001]])
+    for kind, theta in (("full_attention", 160_000), ("sliding_attention", 10_000)):
+        turns, _ = model.rotary_emb(torch.zeros(1, dtype=torch.float64), positions, kind)
+        angles = positions[0].numpy()[:, None] * float(theta) ** (-np.arange(0, 16, 2) / 16)
+        np.testing.assert_allclose(turns[0].numpy(), np.tile(np.cos(angles), 2), rtol=0, atol=2e-3)
+
+    # The rounding of activations is that of transformers, bit for bit, with the weights multiplied out.
+    small = load_checkpoint(tmp_path / "small")
+    lpjax.export_checkpoint(small, tmp_path / "dense")
+    ids = np.random.default_rng(0).integers(5, 50, (2, 300))
+    batch = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
+    found = ask(model, batch)
+    theirs = ask(transformers.AutoModel.from_pretrained(tmp_path / "dense", dtype=half), batch)
+    expected = np.asarray(lpjax.encode(small.params, small.config, batch)).astype(np.float32)
+    assert np.abs(found - expected).max() <= 1.5 * np.abs(theirs - expected).max()
+
+
 def test_the_state_of_one_model_loads_into_another(tmp_path: Path):
     golden = load_golden("bert_classifier")
     folder = saved_in_kind(golden.checkpoint, STEP, tmp_path / "small")

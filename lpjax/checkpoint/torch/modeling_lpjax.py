@@ -35,9 +35,7 @@ def load_factored(folder, auto=None, *, config=None, dtype=None, device_map=None
     if unknown := hub.keys() - HUB:
         raise ValueError(f"a model that lpjax compressed does not take {', '.join(sorted(unknown))}")
     if isinstance(device_map, dict) or device_map in ("auto", "balanced", "balanced_low_0", "sequential"):
-        raise ValueError(
-            f"device_map is {device_map!r}; a model that lpjax compressed is on one device, such as 'cuda'"
-        )
+        raise ValueError(f"device_map is {device_map!r}; what lpjax compressed needs one device, such as 'cuda'")
     config = config or transformers.AutoConfig.from_pretrained(folder, **hub)
     auto = auto or getattr(transformers, max((name for name in config.auto_map if "Model" in name), key=len))
     options = {} if attn_implementation is None else {"attn_implementation": attn_implementation}
@@ -48,11 +46,14 @@ def load_factored(folder, auto=None, *, config=None, dtype=None, device_map=None
         _fill(model, load_file(path))
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"{path} can't be loaded: {error}") from error
+    # Not other buffers, such as the frequencies of rotary positions, which transformers keeps in float32.
+    parts = [*model.parameters(), *(module.like for module in model.modules() if isinstance(module, Weight))]
     if dtype in (None, "auto"):
-        parts = (*model.parameters(), *(module for module in model.modules() if isinstance(module, Weight)))
         dtype = functools.reduce(torch.promote_types, {part.dtype for part in parts})
+    for part in parts:
+        part.data = part.data.to(getattr(torch, dtype) if isinstance(dtype, str) else dtype)
     model.save_pretrained = _refuse_to_save
-    return model.to(device=device_map, dtype=getattr(torch, dtype) if isinstance(dtype, str) else dtype).eval()
+    return model.to(device=device_map).eval()
 
 
 def _fill(model, tensors):
@@ -78,7 +79,6 @@ def _fill(model, tensors):
             raise ValueError(f"{name}, which has the parts {', '.join(sorted(own))}, is refused: {error}") from error
         weight.shape, weight.transposed = shape, linear
         _replace(model, name, weight)
-
     head, tied = model.get_output_embeddings(), None
     if head is not None:
         stem = next(name for name, module in model.named_modules() if module is head)
