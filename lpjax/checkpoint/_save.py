@@ -68,6 +68,7 @@ _NET_FILES = {
     "tekken.json",
     *SENTENCE_CONFIGS,
 }
+_CHAT_TEMPLATES = "additional_chat_templates"
 _LICENSES = re.compile(r"(LICENSE|LICENCE|NOTICE|COPYING)(\.\w+)?", re.IGNORECASE)
 _log = logging.getLogger("lpjax")
 
@@ -445,6 +446,10 @@ def _side_files(source: Path) -> Iterator[tuple[Path, str]]:
             code = own_code and folder == source and path.suffix == ".py" and path.name not in TORCH_FILES
             if path.is_file() and (path.name in names or code or _LICENSES.fullmatch(path.name)):
                 yield path, path.name
+    if (inner / _CHAT_TEMPLATES).is_dir():
+        for path in files_inside(inner / _CHAT_TEMPLATES, source):
+            if path.suffix == ".jinja":
+                yield path, path.relative_to(inner).as_posix()
     yield from source_cards(source)
     for stage in stages[1:]:
         if stage.path and (source / stage.path).is_dir():

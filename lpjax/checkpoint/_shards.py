@@ -63,7 +63,7 @@ def read_shards(source: str | Path) -> Shards:
         CheckpointError: there are no such files, they are damaged or contradict each other, or their weights are codes.
         FileNotFoundError, NotADirectoryError, PermissionError, ConnectionError: as `load_checkpoint`.
     """
-    folder = find_folder(source)
+    folder = find_folder(source, any_net=True)
     inner = net_folder(folder)
     config = read_object(inner / CONFIG)
     if BLOCK in config:

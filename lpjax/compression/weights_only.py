@@ -35,6 +35,7 @@ from lpjax.checkpoint.cards import CARD
 from lpjax.checkpoint.formats import CONFIG
 from lpjax.checkpoint.links import check_inside, copy_inside
 from lpjax.checkpoint.safetensors import check_finite, read_tensors, write_tensors
+from lpjax.checkpoint.source import code_files
 from lpjax.compression._compress import compress
 from lpjax.compression.plan import Choice, SolverLike, check_smaller, check_uniform, uniform_plan
 from lpjax.select import compiled_pattern
@@ -47,7 +48,6 @@ FACTORS = "factors"
 """The folder, inside OUT, of the factored files."""
 LEAST = 8192
 """Entries of the smallest matrix that is factored by default."""
-_CODE = "auto_map"  # key of config.json: the classes are in files beside it, which are copied and not run
 
 Patterns = str | re.Pattern[str] | Sequence[str | re.Pattern[str]]
 
@@ -281,9 +281,9 @@ def write_weights(
 
 
 def _beside(shards: Shards) -> list[Path]:
-    """Files that are copied besides those of every folder: config.json, the index, and code that config.json names."""
+    """Files that are copied besides those of every folder: config.json, the index, and code that a config names."""
     own = [shards.inner / CONFIG, *([] if shards.index is None else [shards.index])]
-    return own + ([*shards.inner.glob("*.py")] if _CODE in shards.config else [])
+    return own + code_files(shards.inner)
 
 
 def _copy_beside(folder: Path, shards: Shards) -> None:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import ml_dtypes
 import numpy as np
 import pytest
+from huggingface_hub.utils import filter_repo_objects
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
@@ -334,6 +337,88 @@ def test_code_beside_the_config_is_copied_and_not_run(llama: Path, tmp_path: Pat
     (llama / "config.json").write_text('{"model_type": "own", "auto_map": {"AutoModel": "modeling_own.Own"}}')
     lpjax.compress_weights(llama, tmp_path / "out", select="up_proj", rank=2, solver="svd", overwrite=True)
     assert (tmp_path / "out" / "modeling_own.py").exists()
+
+
+@pytest.fixture
+def repository(llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """owner/llama on a hub whose snapshots hold the files that patterns name, as huggingface_hub chooses them."""
+    cache = tmp_path / "models--owner--llama" / "snapshots" / "f00"
+
+    def snapshot_download(repo: str, *, allow_patterns: Any, ignore_patterns: Any, **_: Any) -> str:
+        assert repo == "owner/llama"
+        there = [path.relative_to(llama).as_posix() for path in llama.rglob("*") if path.is_file()]
+        for name in filter_repo_objects(there, allow_patterns=allow_patterns, ignore_patterns=ignore_patterns):
+            (cache / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(llama / name, cache / name)
+        return str(cache)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    monkeypatch.chdir(tmp_path)
+    return llama
+
+
+TEMPLATES = {"chat_template.jinja": "{{ messages }}", "additional_chat_templates/tool_use.jinja": "{{ tools }}"}
+
+
+def write_texts(folder: Path, texts: dict[str, str]) -> None:
+    for name, text in texts.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(text)
+
+
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize("by_command", [False, True], ids=["python", "command"])
+def test_code_and_templates_of_a_repository_come_along(
+    repository: Path, command: Command, tmp_path: Path, by_command: bool
+):
+    code = {name: f"raise SystemExit({name!r})" for name in ("modeling_own.py", "tokenization_own.py")}
+    other = {"onnx/tool.py": "", "pytorch_model.bin": "", "notes.md": ""}
+    write_texts(repository, code | TEMPLATES | other | {"own.tiktoken": "AA== 0"})
+    write_texts(repository, {"config.json": '{"model_type": "own", "auto_map": {"AutoModel": "modeling_own.Own"}}'})
+    options = {"select": "up_proj", "rank": 2, "solver": "svd"}
+    if by_command:
+        status, _, errors = command("compress", "owner/llama", tmp_path / "out", "--weights-only", "--layers",
+                                    "up_proj", "--rank", 2, "--method", "svd")  # fmt: skip
+        assert status == 0, errors
+    else:
+        lpjax.compress_weights("owner/llama", tmp_path / "out", **options)
+    out = {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    assert {*code, *TEMPLATES, "own.tiktoken"} <= out
+    assert not other.keys() & out
+    for name, text in (code | TEMPLATES).items():
+        assert (tmp_path / "out" / name).read_text() == text
+    assert "base_model: owner/llama" in (tmp_path / "out" / "README.md").read_text()
+
+
+@pytest.mark.parametrize("named_by", ["tokenizer_config.json", "nothing", "a damaged file"])
+def test_code_that_is_not_named_stays_on_the_hub(repository: Path, tmp_path: Path, named_by: str):
+    configs = {
+        "tokenizer_config.json": '{"auto_map": {"AutoTokenizer": ["tokenization_own.Own", null]}}',
+        "nothing": "{}",
+        "a damaged file": '{"auto_map": ',
+    }
+    write_texts(repository, {"tokenization_own.py": "raise SystemExit", "tokenizer_config.json": configs[named_by]})
+    lpjax.compress_weights("owner/llama", tmp_path / "out", select="up_proj", rank=2, solver="svd")
+    named = named_by == "tokenizer_config.json"
+    for folder in (tmp_path / "out", tmp_path / "models--owner--llama" / "snapshots" / "f00"):
+        assert (folder / "tokenization_own.py").exists() == named
+
+
+def test_a_net_that_lpjax_runs_is_fetched_without_code(repository: Path, tmp_path: Path):
+    write_texts(repository, {"modeling_own.py": "", "config.json": '{"auto_map": {"AutoModel": "modeling_own.Own"}}'})
+    with pytest.raises(lpjax.CheckpointError):
+        lpjax.load_checkpoint("owner/llama")
+    (snapshot,) = tmp_path.glob("models--*/snapshots/*")
+    assert (snapshot / "tokenizer.json").exists()
+    assert not (snapshot / "modeling_own.py").exists()
+
+
+def test_weights_of_another_name_are_fetched(repository: Path, tmp_path: Path):
+    for name in (FIRST, SECOND, INDEX):
+        (repository / name).unlink()
+    save_file({"a": np.eye(9, 5, dtype=np.float32)}, repository / "diffusion_pytorch_model.safetensors")
+    lpjax.compress_weights("owner/llama", tmp_path / "out", select="a", rank=1, solver="svd")
+    assert (tmp_path / "out" / "factors" / "diffusion_pytorch_model.safetensors").exists()
 
 
 def test_the_card_keeps_the_license_and_a_persons_card_stays(llama: Path, tmp_path: Path):
