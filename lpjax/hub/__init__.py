@@ -1,5 +1,6 @@
 """The Hugging Face Hub: model cards, and uploading."""
 
+from lpjax.hub._upload import Sent as Sent
 from lpjax.hub._upload import Upload as Upload
 from lpjax.hub._upload import check_repo as check_repo
 from lpjax.hub._upload import upload_of as upload_of

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from lpjax._files.hub import first_line, out_of_reach
 from lpjax._files.replacing import put_back
@@ -15,6 +15,17 @@ from lpjax.checkpoint.formats import CONFIG, FORMATS
 from lpjax.checkpoint.links import check_inside, files_inside
 from lpjax.checkpoint.source import HUB_ID
 from lpjax.hub._loading import REPO
+
+_MESSAGE = "Upload by lpjax"
+"""Title of every commit by `Upload.send`."""
+
+
+class Sent(NamedTuple):
+    """What was uploaded: the commit's address, the names of the files, and what the user should know."""
+
+    address: str
+    names: tuple[str, ...]
+    notes: tuple[str, ...]
 
 
 class Upload(NamedTuple):
@@ -35,8 +46,15 @@ class Upload(NamedTuple):
             for name, content in self.files.items()
         }
 
-    def send(self, *, private: bool = False) -> tuple[str, list[str]]:
-        """Upload the files, and return the commit's address and what the user should know.
+    def send(self, *, private: bool = False, replace_card: bool = False) -> Sent:
+        """Upload the files.
+
+        A card that a person wrote on the hub stays. One that came from a folder by this function, and that nobody
+        changed since, is replaced by a person's card, as by a correction of it, but not by lpjax's.
+
+        Args:
+            private: make the repository private.
+            replace_card: replace the card that is there, whoever wrote it.
 
         Raises:
             PermissionError: nobody is logged in.
@@ -61,9 +79,9 @@ class Upload(NamedTuple):
             there = {file.rfilename for file in (info.siblings or ())} if info is not None else set()
             if info is None:
                 api.create_repo(self.repo, private=private or None)
-            elif CARD in there and not _is_own(api.hf_hub_download(self.repo, CARD, revision=info.sha)):
-                files.pop(CARD, None)
-                notes.append(f"the {CARD} of {self.repo} is not of lpjax, and is kept")
+            elif CARD in there and CARD in files and not replace_card and (reason := self._kept_card(api, info.sha)):
+                del files[CARD]
+                notes.append(f"{reason}, and is kept; `replace_card` replaces it")
             suffixes = tuple(format.suffix for format in FORMATS.values())
             if others := sorted(name for name in there - files.keys() if name.endswith(suffixes)):
                 notes.append(f"{self.repo} also holds other weights, which stay: {', '.join(others)}")
@@ -73,12 +91,27 @@ class Upload(NamedTuple):
             ]
             # If someone else writes there in the meantime, the hub refuses.
             parent = None if info is None else info.sha
-            commit = api.create_commit(self.repo, operations, commit_message="Upload by lpjax", parent_commit=parent)
+            commit = api.create_commit(self.repo, operations, commit_message=_MESSAGE, parent_commit=parent)
         except FileExistsError:
             raise
         except Exception as error:  # of whichever HTTP client the version of huggingface_hub has
             raise ConnectionError(f"{self.repo} was not uploaded: {first_line(error)}") from error
-        return str(commit.commit_url), notes
+        return Sent(str(commit.commit_url), tuple(files), tuple(notes))
+
+    def _kept_card(self, api: Any, revision: str | None) -> str:
+        """Why the card on the hub is not replaced; empty if it is."""
+        path = Path(api.hf_hub_download(self.repo, CARD, revision=revision))
+        there = path.read_bytes() if path.stat().st_size <= CARD_LIMIT else None
+        content = self.files[CARD]
+        content = content if isinstance(content, bytes) else content.read_bytes()
+        if there is not None and (there == content or is_own_card(there)):
+            return ""
+        if is_own_card(content):
+            return f"the {CARD} of {self.repo} is not of lpjax"
+        (file,) = api.get_paths_info(self.repo, CARD, expand=True, revision=revision)
+        if file.last_commit is not None and file.last_commit.title == _MESSAGE:
+            return ""
+        return f"the {CARD} of {self.repo} was written there"
 
 
 def upload_of(folder: Path, repo: str) -> Upload:
@@ -121,7 +154,3 @@ def _visible(folder: Path) -> Iterator[tuple[str, Path]]:
         if not any(part.startswith(".") for part in name.parts):
             check_inside(path, folder)
             yield name.as_posix(), path
-
-
-def _is_own(path: str) -> bool:
-    return Path(path).stat().st_size <= CARD_LIMIT and is_own_card(Path(path).read_bytes())

@@ -10,6 +10,7 @@ from unittest.mock import MagicMock
 
 import huggingface_hub
 import pytest
+from huggingface_hub import RepoFile
 from huggingface_hub.errors import RepositoryNotFoundError
 
 from lpjax.checkpoint.cards import MARKER
@@ -25,6 +26,7 @@ class Hub:
     def __init__(self) -> None:
         self.repos: dict[str, dict[str, bytes]] = {}
         self.private: dict[str, bool | None] = {}
+        self.titles: dict[str, dict[str, str]] = {}  # of the last commit that touched a file
         self.asked: list[str] = []
         self.fault: Exception | None = None
         self.folder = Path()
@@ -50,11 +52,23 @@ class Hub:
         path.write_bytes(self.repos[repo][name])
         return str(path)
 
+    def get_paths_info(self, repo: str, paths: str, *, expand: bool, revision: str) -> list[RepoFile]:
+        assert expand
+        commit = {
+            "id": revision,
+            "title": self.titles.get(repo, {}).get(paths, "By hand"),
+            "date": "2026-01-02T00:00:00.000Z",
+        }
+        return [RepoFile(path=paths, size=1, oid="0", lastCommit=commit)]
+
     def create_commit(self, repo: str, operations: Any, *, commit_message: str, parent_commit: str | None) -> Any:
         self.asked.append(f"create_commit after {parent_commit}")
         for operation in operations:
             with operation.as_file() as file:
-                self.repos[repo][operation.path_in_repo] = file.read()
+                content = file.read()
+            if self.repos[repo].get(operation.path_in_repo) != content:
+                self.titles.setdefault(repo, {})[operation.path_in_repo] = commit_message
+            self.repos[repo][operation.path_in_repo] = content
         return SimpleNamespace(commit_url=f"hub:/{repo}/commit/1")
 
 
@@ -112,10 +126,53 @@ def test_a_card_that_a_person_wrote_on_the_hub_is_kept(online: Command, small: P
     hub.repos[REPO] = {"README.md": b"mine", "model.safetensors": b"dense"}
     status, printed, _ = online("push", small, REPO)
     assert status == 0
-    assert "the README.md of me/small is not of lpjax, and is kept" in printed
+    assert "the README.md of me/small is not of lpjax, and is kept; --replace-card replaces it" in printed
     assert "also holds other weights, which stay: model.safetensors" in printed
     assert hub.repos[REPO]["README.md"] == b"mine"
     assert "lpjax.safetensors" in hub.repos[REPO]
+    # So does a card that a person wrote here, unless told to replace it.
+    (small / "README.md").write_text("another")
+    status, printed, _ = online("push", small, REPO, "--json")
+    result = json.loads(printed)
+    assert result["notes"][0] == "the README.md of me/small was written there, and is kept; --replace-card replaces it"
+    assert "README.md" not in {file["name"] for file in result["files"]}
+    assert hub.repos[REPO]["README.md"] == b"mine"
+    status, printed, _ = online("push", small, REPO, "--replace-card")
+    assert (status, "is kept" in printed, hub.repos[REPO]["README.md"]) == (0, False, b"another")
+
+
+def test_corrections_of_ones_own_card_go_up(online: Command, small: Path, hub: Hub):
+    assert online("push", small, REPO)[0] == 0
+    for text in ("# Mine\n", "# Mine, corrected\n", "# Mine, corrected\n"):  # the last changes nothing
+        (small / "README.md").write_text(text)
+        status, printed, err = online("push", small, REPO)
+        assert (status, "kept" in printed, err) == (0, False, "")
+        assert hub.repos[REPO]["README.md"] == text.encode()
+    # Someone corrects it on the hub.
+    hub.repos[REPO]["README.md"], hub.titles[REPO]["README.md"] = b"# Ours\n", "Update README.md"
+    (small / "README.md").write_text("# Mine, corrected again\n")
+    assert "is kept; --replace-card" in online("push", small, REPO)[1]
+    assert hub.repos[REPO]["README.md"] == b"# Ours\n"
+    # The same text here and there: nothing to keep, nothing to say.
+    (small / "README.md").write_text("# Ours\n")
+    assert "kept" not in online("push", small, REPO)[1]
+
+
+def test_a_card_of_lpjax_does_not_replace_what_a_person_pushed(online: Command, small: Path, hub: Hub):
+    generated = (small / "README.md").read_bytes()
+    (small / "README.md").write_text("# Mine\n")
+    assert online("push", small, REPO)[0] == 0
+    (small / "README.md").write_bytes(generated)
+    assert "is not of lpjax, and is kept" in online("push", small, REPO)[1]
+    assert hub.repos[REPO]["README.md"] == b"# Mine\n"
+
+
+def test_a_card_of_lpjax_is_renewed(online: Command, small: Path, hub: Hub):
+    assert online("push", small, REPO)[0] == 0
+    card = small / "README.md"
+    card.write_text(card.read_text().replace("## Load", "## How to load"))
+    assert "kept" not in online("push", small, REPO)[1]
+    assert b"## How to load" in hub.repos[REPO]["README.md"]
 
 
 def test_a_card_that_a_person_wrote_here_goes_up_as_it_is(online: Command, small: Path, hub: Hub):
