@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from jax.extend.core import Literal
 from jax.lax import GatherScatterMode
+from ml_dtypes import finfo
 
 from lpjax.export._graph import Dim, Graph, Value
 
@@ -149,8 +150,16 @@ def _convert(graph: Graph, eqn: Any, x: Value) -> Value:
     return x if before == after else Value(graph.cast(x.name, after), x.shape)
 
 
-@_rule("stop_gradient", "copy", "copy_p", "optimization_barrier", "reduce_precision")
+@_rule("stop_gradient", "copy", "copy_p", "optimization_barrier")
 def _same(graph: Graph, eqn: Any, x: Value) -> Value:
+    return x
+
+
+@_rule("reduce_precision")
+def _reduce_precision(graph: Graph, eqn: Any, x: Value) -> Value:
+    own = finfo(eqn.invars[0].aval.dtype)
+    if eqn.params["exponent_bits"] < own.nexp or eqn.params["mantissa_bits"] < own.nmant:
+        raise NotImplementedError("rounding to fewer bits by `reduce_precision` is not exported")
     return x
 
 

@@ -6,6 +6,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -149,6 +150,8 @@ def test_weights_beyond_the_limit_of_a_protobuf_go_beside_the_model(tmp_path: Pa
         (lambda x: jnp.sort(x, axis=1), "the primitive `sort` has no rule"),
         (lambda x: jnp.fft.fft(x), "the primitive `fft` has no rule"),
         (lambda x: x >> 1, "shifts of signed numbers"),
+        (lambda x: jax.lax.reduce_precision(x / 3, 8, 7), "rounding to fewer bits"),
+        (lambda x: jax.lax.reduce_precision(x / 3, 5, 23), "rounding to fewer bits"),
     ],
 )
 def test_what_has_no_rule_is_refused_by_name(function: Any, message: str):
@@ -160,6 +163,7 @@ def test_what_has_no_rule_is_refused_by_name(function: Any, message: str):
 OPERATIONS = {
     "arithmetic": lambda x: jnp.sin(x) * jnp.cos(x) - jnp.abs(x) / 3 + x**3 - jnp.sign(x) + jnp.floor(x),
     "near one": lambda x: jnp.log1p(jnp.abs(x)) + jnp.expm1(x / 50) + jnp.exp2(x / 50),
+    "all bits kept": lambda x: jax.lax.reduce_precision(x / 3, 8, 23),
     "comparisons": lambda x: jnp.where((x < 3) | (x >= 7) & ~(x == 9), x, -x),
     "bits": lambda x: ((x.astype(jnp.uint32) << 3 | 5) >> 1 & 1023).astype(jnp.float32),
     "shapes": lambda x: jnp.concatenate([x[:, ::-1], jnp.stack([x, 2 * x], 2)[:, :, 1]], axis=1).T.reshape(-1),
