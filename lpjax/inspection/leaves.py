@@ -64,7 +64,7 @@ def inspect_params(
             `input_axes` or `tied` that do not fit the tree, a leaf that is not an array, or selected leaves that hold
             NaN or infinite entries, by name.
     """
-    keeps = (float(keep),) if isinstance(keep, int | float) else tuple(map(float, keep))
+    keeps = tuple(map(float, np.ravel(np.asarray(keep, np.float64))))
     for share in keeps:
         rank_for((1, 1), share)
     check_name("rows", rows, ("auto", "first", "last"))

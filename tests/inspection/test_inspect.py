@@ -204,6 +204,21 @@ def test_the_rank_of_keep_90_is_rank_90():
             assert rank_for((n, d), keep) == record.rank_90
 
 
+@pytest.mark.parametrize("keep", [np.float32(0.5), np.float16(0.5), np.float64(0.5), jnp.float32(0.5), np.array([0.5])])
+def test_keep_may_be_a_number_of_numpy_or_jax(keep: Any):
+    params = {"kernel": gaussian(17, 11)}
+    assert inspect_params(params, keep=keep).leaves[0].keeps == inspect_params(params, keep=0.5).leaves[0].keeps
+
+
+@pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16, np.float64])
+@pytest.mark.parametrize("shape", [(4, 6), (5, 7)])
+def test_the_median_of_the_largest_entries_does_not_overflow(dtype: Any, shape: tuple[int, int]):
+    most = ml_dtypes.finfo(dtype).max
+    matrix = np.full(shape, most / 2, dtype)
+    matrix[0, :2] = most, -most
+    assert only({"kernel": matrix}).entry_ratio == pytest.approx(2, rel=0.01)
+
+
 def test_ranks_and_sizes_are_those_of_compress():
     params = {"a": {"kernel": gaussian(17, 11).astype(np.float32)}, "b": {"embedding": np.eye(5, dtype=np.float32)}}
     for keep in (0.9, 0.3):
