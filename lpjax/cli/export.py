@@ -24,10 +24,12 @@ def export(
 ) -> None:
     """Save a checkpoint for use without lpjax, dense or as a program."""
     from lpjax._extras import require
+    from lpjax._tree import walk
     from lpjax.checkpoint import export_checkpoint, lowrank_ranks
     from lpjax.checkpoint.source import weight_bytes
     from lpjax.compression.history import export_files
     from lpjax.export import DENSE, RUNTIMES, export_program, program_of
+    from lpjax.weights.quantized import Quantized
 
     with misuse():
         if pooled and to in DENSE:
@@ -36,17 +38,19 @@ def export(
             require("onnx", "--to onnx")
     checkpoint = load_to_save(model, out, force)
     files, ranks = export_files(checkpoint, model), lowrank_ranks(checkpoint.params)
+    codes = [path for path, leaf in walk(checkpoint.params) if isinstance(leaf, Quantized)]
     if to in DENSE:
         after = export_checkpoint(checkpoint, out, format=DENSE[to], overwrite=force, extra_files=files)
-        what = f"{len(ranks)} factored weights multiplied out"
+        what = f"{len(ranks)} factored weights multiplied out, {len(codes)} quantized weights expanded"
     else:
         if pooled:
             with misuse():
                 program_of(checkpoint, pooled=True)
         after = export_program(checkpoint, out, to, pooled=pooled, overwrite=force, extra_files=files)
-        what = f"{len(ranks)} factored weights kept as factors"
+        what = f"{len(ranks)} factored weights kept as factors, {len(codes)} quantized weights as codes"
     before = weight_bytes(checkpoint.source)
     result = {"model": model, "out": str(out), "to": to, "multiplied" if to in DENSE else "factors": ranks}
+    result["expanded" if to in DENSE else "codes"] = codes
     show(
         as_json,
         result | {"bytes_before": before, "bytes_after": after},

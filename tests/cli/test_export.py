@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import lpjax
-from lpjax._tree import walk
-from lpjax.checkpoint import load_checkpoint
+from lpjax._tree import replace_leaves, walk
+from lpjax.checkpoint import load_checkpoint, save_checkpoint
 from lpjax.checkpoint._torch import TORCH_FILES
-from tests.conftest import Command
+from tests.conftest import GOLDENS, Command
 from tests.helpers.checkpoints import assert_same, files
+from tests.helpers.nets import quantize
 
 pytestmark = pytest.mark.filterwarnings("default")
 
@@ -61,6 +64,20 @@ def test_dense_checkpoint_goes_from_format_to_format(run, folder: Path, tmp_path
     assert "(flax)" in printed
     assert run("export", tmp_path / "flax", tmp_path / "torch")[0] == 0
     assert_same(load_checkpoint(tmp_path / "torch").params, load_checkpoint(folder).params)
+
+
+def test_factored_and_quantized_weights_are_counted(run, tmp_path: Path):
+    net, out = load_checkpoint(GOLDENS / "bert_base"), tmp_path / "out"
+    params = replace_leaves(quantize(net.params), {"pooler/dense/kernel": lpjax.LowRank(np.eye(12, 3), np.eye(3, 12))})
+    save_checkpoint(dataclasses.replace(net, params=params), tmp_path / "small")
+    codes = [path for path, leaf in walk(params) if isinstance(leaf, lpjax.Quantized)]
+    for to, words in (("dense", "multiplied out, {} quantized weights expanded"),
+                      ("stablehlo", "kept as factors, {} quantized weights as codes")):  # fmt: skip
+        status, printed, err = run("export", tmp_path / "small", out, "--to", to, "--force")
+        assert status == 0, err
+        assert f"1 factored weights {words.format(len(codes))}" in printed
+    status, printed, _ = run("export", tmp_path / "small", out, "--to", "stablehlo", "--force", "--json")
+    assert sorted(json.loads(printed)["codes"]) == sorted(codes)
 
 
 def test_out_is_replaced_only_when_told_to(run, folder: Path, tmp_path: Path):
