@@ -1,4 +1,4 @@
-"""The demo: one real encoder at several sizes and by every fast solver, what each cost, and a smaller checkpoint.
+"""The demo: compress a real encoder to several sizes and with every fast solver, score each, and save one.
 
 python -m examples.demo [--out FOLDER] [--model CHECKPOINT] [--glue FOLDER]
 """

@@ -1,4 +1,4 @@
-"""Score against size: plain rounding, an SVD whose factors have 8 bits, and rounding under weights from text."""
+"""Score against size, of plain rounding, the SVD with factors in 8 bits, and rounding weighted by text."""
 
 from __future__ import annotations
 
