@@ -19,6 +19,7 @@ _RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
 _SHARES: dict[str, tuple[Callable[[float], bool], str]] = {
     "keep": (lambda x: 0 < x <= 1, "a share of the dense parameters in (0, 1], such as 0.72"),
     "budget": (lambda x: 0 < x < 1, "a share of the whole model, above 0 and below 1, such as 0.5"),
+    "time": (lambda x: 0 < x < 1, "a share of the dense matrices' time, above 0 and below 1, such as 0.7"),
     "sparse_share": (lambda x: 0 <= x < 1, "a share of what a pair stores in [0, 1), such as 0.2"),
 }
 

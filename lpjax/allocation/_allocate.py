@@ -19,6 +19,7 @@ from lpjax.allocation._budget import (
     by_level,
     choices_of,
     losses_of,
+    nanoseconds,
     rank_of_loss,
     rank_of_share,
     share_out,
@@ -34,7 +35,7 @@ from lpjax.compression.defaults import (
     default_sparse_share,
     default_weighting,
 )
-from lpjax.compression.latency import BreakEven
+from lpjax.compression.latency import BreakEven, LayerTiming
 from lpjax.compression.plan import Choice, Costs, Plan
 from lpjax.select import Select, in_group, max_rank, require_unquantized, select_paths
 from lpjax.weighting.metric import UNWEIGHTED, Metrics
@@ -90,8 +91,9 @@ def allocate(
     Args:
         params: nested containers of arrays.
         budget: share of the cost of the whole dense model, above 0 and below 1; leaves that are not selected count too.
-        budget_of: "parameters", or "multiply_adds": per token, in the products with the encoder's kernels. Looking up
-            a row costs 0 in a dense table, and rank·hidden in a factored one.
+        budget_of: "parameters"; "multiply_adds" per token in the products with the encoder's kernels, where looking up
+            a row costs 0 in a dense table and rank·hidden in a factored one; or "time" per batch by `break_even`, where
+            leaves that were not timed cost nothing.
         select: the matrices; see `select_paths`. A leaf that is a pair already gets a smaller pair, or stays as it is.
         allocation: one of the above; by default "measured" if there is a `measure`, else "error" if there are
             `statistics` and the weighting is the default one, else "uniform".
@@ -269,10 +271,17 @@ def _leaf(path: str, leaf: Any, of: Costs, multiple: int, break_even: BreakEven 
         by_token = leaf.rank * d if is_table(path) else n * d if leaf.sparse is not None else leaf.size
         pair = by_token if of == "multiply_adds" else leaf.size
         most = min(most, (leaf.size - 1) // (n + d))
-    timed = None if break_even is None else break_even.rank(path, (n, d))
-    most = most if timed is None else min(most, timed)
+    timing = None if break_even is None else break_even.timing(path, (n, d))
+    if timing is not None and most:
+        most = min(most, timing.rank)
+        pair = _time(leaf, timing) if pair is not None and of == "time" else pair
     most = most // multiple * multiple or most
-    return Leaf(path, (n, d), is_table(path), min(multiple, most), most, multiple, of, pair) if most else None
+    return Leaf(path, (n, d), is_table(path), min(multiple, most), most, multiple, of, pair, timing) if most else None
+
+
+def _time(leaf: Any, timing: LayerTiming) -> int:
+    """Nanoseconds per batch of a leaf as it is. With single entries, it is multiplied by as a dense matrix."""
+    return nanoseconds(timing, leaf.rank if isinstance(leaf, LowRank) and leaf.sparse is None else None)
 
 
 def _within(
@@ -286,17 +295,19 @@ def _within(
     """The leaves that a pair makes cheaper, and the largest total cost that they may have.
 
     Raises:
-        ValueError: their smallest pairs cost more, or some are quantized.
+        ValueError: their smallest pairs cost more, some are quantized, or a budget of time lacks their timings.
     """
     require_unquantized({path: tree[path] for path in paths})
+    if of == "time":
+        _require_timings({path: tree[path].shape for path in paths}, break_even)
     smaller = [_leaf(path, tree[path], of, multiple, break_even) for path in paths]
     leaves = [leaf for leaf in smaller if leaf is not None and leaf.shrinks]
     chosen = {leaf.path for leaf in leaves}
     rest = {path: leaf for path, leaf in tree.items() if path not in chosen}
-    others = sum(_cost(path, leaf, of) for path, leaf in rest.items())
+    others = sum(_cost(path, leaf, of, break_even) for path, leaf in rest.items())
     least = sum(leaf.cost(leaf.least) for leaf in leaves)
     dense = sum(leaf.cost_of_matrix(None) for leaf in leaves)
-    dense += sum(_cost(path, leaf, of, dense=True) for path, leaf in rest.items())
+    dense += sum(_cost(path, leaf, of, break_even, dense=True) for path, leaf in rest.items())
     allowed = budget * dense - others
     if least > allowed or not leaves:
         share = (least + others) / (dense or 1)
@@ -308,12 +319,25 @@ def _within(
     return leaves, allowed
 
 
-def _cost(path: str, leaf: Any, of: Costs, *, dense: bool = False) -> int:
+def _require_timings(shapes: Mapping[str, tuple[int, ...]], break_even: BreakEven | None) -> None:
+    """Refuse matrices of shapes that were not timed."""
+    for path, shape in shapes.items():
+        if len(shape) == 2 and (break_even is None or break_even.timing(path, shape) is None):
+            raise ValueError(
+                f"`break_even` has no timing of {path}, {shape[0]} × {shape[1]}; a budget of time needs one of each "
+                "selected shape, from `measure_break_even` (lpjax bench)"
+            )
+
+
+def _cost(path: str, leaf: Any, of: Costs, break_even: BreakEven | None, *, dense: bool = False) -> int:
     """Cost of a leaf that stays as it is or, with `dense`, of the dense matrix in place of a pair."""
     if dense and isinstance(leaf, LowRank):
         leaf = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
     if of == "parameters":
         return leaf.size
+    if of == "time":
+        timing = None if break_even is None else break_even.timing(path, leaf.shape)
+        return 0 if timing is None else _time(leaf, timing)
     if is_table(path):
         return leaf.rank * leaf.shape[-1] if isinstance(leaf, LowRank) else 0
     if isinstance(leaf, LowRank) and leaf.sparse is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -9,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from lpjax.compression.latency import LayerTiming
 from lpjax.compression.plan import Choice, Costs
 
 _BISECTIONS = 60
@@ -24,6 +26,7 @@ class Leaf(NamedTuple):
         multiple: ranks between them are multiples of it.
         of: what costs count.
         pair: cost of a leaf that is a pair already; None for a dense matrix.
+        timing: how long it takes by rank; only for costs in time.
     """
 
     path: str
@@ -34,14 +37,17 @@ class Leaf(NamedTuple):
     multiple: int
     of: Costs = "parameters"
     pair: int | None = None
+    timing: LayerTiming | None = None
 
     def cost(self, rank: int | None) -> int:
-        """Parameters, or multiply-adds per token, at a rank; for None those of the leaf as it is."""
+        """Parameters, multiply-adds per token, or nanoseconds per batch at a rank; None is the leaf as it is."""
         return self.pair if rank is None and self.pair is not None else self.cost_of_matrix(rank)
 
     def cost_of_matrix(self, rank: int | None) -> int:
         """The cost of a rank; None is the dense matrix, even if a pair is at hand."""
         n, d = self.shape
+        if self.of == "time" and self.timing is not None:
+            return nanoseconds(self.timing, rank)
         if self.of == "multiply_adds" and self.table:
             return 0 if rank is None else rank * d
         return n * d if rank is None else rank * (n + d)
@@ -57,10 +63,20 @@ class Leaf(NamedTuple):
             yield rank
             rank = (rank // self.multiple + 1) * self.multiple
 
+    def rank_within(self, cost: float) -> int:
+        """The largest allowed rank of at most this cost; the smallest one if there is none."""
+        ranks = list(self.ranks())
+        return ranks[max(bisect.bisect_right(ranks, cost, key=self.cost) - 1, 0)]
+
     @property
     def shrinks(self) -> bool:
         """Whether its smallest pair costs less than the leaf as it is."""
         return self.cost(self.least) < self.cost(None)
+
+
+def nanoseconds(timing: LayerTiming, rank: int | None) -> int:
+    """Time per batch of a pair of this rank, or of the dense matrix; whole numbers, as other costs."""
+    return round(1e9 * timing.dense_seconds * (1.0 if rank is None else timing.ratio(rank)))
 
 
 class Option(NamedTuple):
@@ -185,8 +201,8 @@ def share_out(leaves: Sequence[Leaf], options: Mapping[str, Sequence[Option]], b
             left -= end.cost - start.cost
             continue
         stopped.add(leaf.path)
-        rank = leaf.allowed(min(leaf.most, (start.cost + left) / leaf.cost(1)))
-        if rank is not None and start.choice.rank is not None and rank > start.choice.rank:
+        rank = leaf.rank_within(start.cost + left)
+        if start.choice.rank is not None and rank > start.choice.rank:
             choices[leaf.path] = end.choice._replace(rank=rank) if end.choice.rank else start.choice._replace(rank=rank)
             left -= leaf.cost(rank) - start.cost
     return choices

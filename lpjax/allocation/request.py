@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from lpjax._check import check_share
 from lpjax._tree import is_table
 from lpjax.allocation._allocate import allocate, check_allocation, require_budget
 from lpjax.allocation._bytes import plan_for_size
@@ -18,6 +19,7 @@ from lpjax.compression import (
     check_smaller,
     check_uniform,
     check_units,
+    measure_break_even,
     uniform_plan,
 )
 from lpjax.compression.defaults import (
@@ -40,9 +42,10 @@ class Request:
 
     Attributes:
         select: patterns of layers; by default embeddings, and with a budget the encoder, too; a plan names its own.
-        keep, rank, budget, size, plan: exactly one; or a budget and a size, for ranks by the budget and then rounding
-            to the size. By default, with statistics, a tenth of the size, or, with options of factorization, a budget
-            of one half. `size` may be a text such as "9MB", as `parse_size` reads it.
+        keep, rank, budget, time, size, plan: exactly one; or a budget or time, and a size, for ranks by the budget and
+            then rounding to the size. By default, with statistics, a tenth of the size, or, with options of
+            factorization, a budget of one half. `size` may be a text such as "9MB", as `parse_size` reads it.
+        time: share of the dense matrices' time; sets `budget`, and `budget_of` to "time".
         budget_of, allocation: what a `budget` counts, and how it is divided.
         solver, p, sparse_share: None for the defaults, or if a plan gives them.
         weighting: how statistics weight errors; None for the plan's or the default.
@@ -59,6 +62,7 @@ class Request:
     keep: float | None = None
     rank: int | None = None
     budget: float | None = None
+    time: float | None = None
     size: str | float | None = None
     plan: Plan | None = None
     budget_of: str = "parameters"
@@ -73,13 +77,18 @@ class Request:
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if self.time is not None:
+            if self.budget is not None or self.budget_of != "parameters":
+                raise ValueError("`time` is itself a budget; pass either `time` or `budget` and `budget_of`, not both")
+            check_share("time", self.time)
+            self._set(budget=self.time, budget_of="time")
         goals = sum(value is not None for value in (self.keep, self.rank, self.budget, self.size, self.plan))
         if goals == 0 and self.calibrated:
             self._set(**({"budget": BUDGET} if self._factors else {"size": SIZE}))
         elif goals != 1 and not (goals == 2 and self.budget is not None and self.size is not None):
             raise ValueError(
-                "expected exactly one of `size`, `keep`, `rank`, `budget` and `plan`, e.g. `keep` 0.72; "
-                "or `size` and `budget`; or `statistics` alone, for 10% of the size"
+                "expected exactly one of `size`, `keep`, `rank`, `budget`, `time` and `plan`, e.g. `keep` 0.72; "
+                "or `size` and `budget` or `time`; or `statistics` alone, for 10% of the size"
             )
         if self.budget is None and self.allocation is not None:
             raise ValueError("`allocation` needs a `budget`")
@@ -170,6 +179,17 @@ class Request:
             "allocation": self.allocation or default_allocation(self.weighting),
             "methods": [default_method(self.solver, self.p, calibrated=self.calibrated)],
         }
+
+    def timed(self, params: Any, progress: Callable[[int, int, str], None] | None = None) -> Request:
+        """The request, with timings of this machine if a budget of time has none; arguments are those of the measuring.
+
+        Raises:
+            ValueError: as `measure_break_even`.
+        """
+        if self.budget_of != "time" or self.break_even is not None:
+            return self
+        timings = measure_break_even(params, select=self.select or LAYERS_OF_BUDGET, progress=progress)
+        return dataclasses.replace(self, time=None, break_even=timings)
 
     def limit(self, params: Any, other_bytes: int = 0) -> float | None:
         """The size in bytes; None if none is asked for. Arguments and errors are those of `check_sized`."""

@@ -31,14 +31,12 @@ def compress(
     size: Annotated[str | None, opt.option("SIZE", "Size of the file: 9MB, …; default with text: 10%.")] = None,
     layers: Annotated[str | None, opt.option("NAMES", "embeddings, encoder, attention, … or a regex.")] = None,
     budget: Annotated[float | None, opt.option("SHARE", "Share of the whole model to keep.", **_much)] = None,
+    time: Annotated[float | None, opt.option("SHARE", "Share of the matrices' time to keep.", **_much)] = None,
     keep: Annotated[float | None, opt.option("SHARE", "Share of each layer to keep.", **_much)] = None,
     rank: Annotated[int | None, opt.at_least(1, "Rank of each layer.", **_much)] = None,
     plan: Annotated[Path | None, opt.option("FILE", "Run the plan in this file.", **_much)] = None,
-    budget_of: Annotated[
-        str,
-        opt.name_of(
-            "lpjax.compression.plan:Costs", "Count parameters (default) or multiply_adds.", show_default=False, **_much
-        ),
+    budget_of: Annotated[  # hidden: the help fits a screen, and --time is short for what most people need
+        str, opt.name_of("lpjax.compression.plan:Costs", "parameters, multiply_adds or time.", hidden=True)
     ] = "parameters",
     allocation: Annotated[
         str | None, opt.name_of("lpjax.allocation:Allocation", "uniform, energy, minimax, error or measured.", **_much)
@@ -81,8 +79,8 @@ def compress(
         require("report", "--report")
     with misuse():
         request = Request(
-            select=None if layers is None else split_patterns(layers), keep=keep, rank=rank, budget=budget, size=size,
-            plan=None if plan is None else lpjax.load_plan(plan), budget_of=budget_of, allocation=allocation,
+            select=None if layers is None else split_patterns(layers), keep=keep, rank=rank, budget=budget, time=time,
+            size=size, plan=None if plan is None else lpjax.load_plan(plan), budget_of=budget_of, allocation=allocation,
             solver=method, p=p, sparse_share=sparse, weighting=weighting, calibrated=calibrate is not None,
             texts=calibrate is not None and not is_statistics(calibrate),
             break_even=None if break_even is None else read_break_even(break_even), options=options,
@@ -90,7 +88,8 @@ def compress(
         if plan_out is not None:
             check_new_file(plan_out, "plan", overwrite=force)
     checkpoint = load_to_save(model, out, force)
-    with misuse():
+    with misuse(), progress() as advance:
+        request = request.timed(checkpoint.params, advance)
         made = request.plan_before_statistics(checkpoint.params, checkpoint.extra_bytes)
     # The record of training that an earlier step's pairs had goes with them.
     history = training_files(checkpoint.source) if record_of(checkpoint).steps else {}
@@ -119,7 +118,13 @@ def compress(
     total, left = outcome.sizes
     saved = f"parameters {total / 1e6:.2f} M → {left / 1e6:.2f} M; {sizes(before, after)}; saved in {out}"
     result = outcome.document(model, out) | {"bytes_before": before, "bytes_after": after} | files
-    notes = [] if request.break_even is None else request.break_even.notes(compressed.records, str(break_even))
+    notes = []
+    if request.break_even is not None:
+        timings = "the timings just made" if break_even is None else str(break_even)
+        result["time_share"] = request.break_even.share(compressed.records)
+        notes += request.break_even.notes(compressed.records, timings)
+        if request.budget_of == "time":
+            notes.append(f"these layers take {result['time_share']:.2f} of the dense layers' time, by {timings}")
     notes += [WITHOUT_TEXT] if size is not None and statistics is None else []
     limit = request.limit(checkpoint.params, checkpoint.extra_bytes)
     if limit is not None and after > limit:

@@ -92,18 +92,24 @@ class BreakEven:
 
     def ratio(self, path: str, shape: tuple[int, ...], rank: int) -> float | None:
         """Time of a leaf's pair as a share of the dense leaf's; None if the shape was not timed."""
-        timing = self._timing(path, shape)
+        timing = self.timing(path, shape)
         return None if timing is None else timing.ratio(rank)
 
     def rank(self, path: str, shape: tuple[int, ...]) -> int | None:
         """The largest rank at which a leaf takes no longer than dense; None for a shape that was not timed."""
-        timing = self._timing(path, shape)
+        timing = self.timing(path, shape)
         return None if timing is None else timing.rank
 
     def added_seconds(self, path: str, shape: tuple[int, ...], rank: int) -> float | None:
         """Seconds per batch that a leaf's pair takes beyond the dense leaf's; negative if it takes less."""
-        timing = self._timing(path, shape)
+        timing = self.timing(path, shape)
         return None if timing is None else (timing.ratio(rank) - 1) * timing.dense_seconds
+
+    def share(self, records: Sequence[LayerRecord]) -> float | None:
+        """Time of all layers whose shapes were timed, as a share of the dense layers' time; None if there are none."""
+        dense = [timing and timing.dense_seconds for timing in (self.timing(r.path, r.shape) for r in records)]
+        seconds = [(part, record.time_ratio or 1.0) for part, record in zip(dense, records, strict=True) if part]
+        return sum(part * ratio for part, ratio in seconds) / sum(part for part, _ in seconds) if seconds else None
 
     def notes(self, records: Sequence[LayerRecord], source: str) -> list[str]:
         """A line about layers that are slower than dense by these timings, called `source`; no line if none is."""
@@ -112,7 +118,8 @@ class BreakEven:
         text = f"{len(slower)} of {len(records)} layers take longer than dense, by {source}: {1e3 * more:.2f} ms in all"
         return [f"{text} for {self.tokens} tokens"] if slower else []
 
-    def _timing(self, path: str, shape: tuple[int, ...]) -> LayerTiming | None:
+    def timing(self, path: str, shape: tuple[int, ...]) -> LayerTiming | None:
+        """The timing of a leaf's shape; None if the shape was not timed."""
         key = (tuple(shape), is_table(path))
         return next((timing for timing in self.timings if (timing.shape, timing.table) == key), None)
 

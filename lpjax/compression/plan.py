@@ -50,7 +50,7 @@ SCHEMA = "lpjax-plan/1"
 ROUNDED_BITS = (2, 3, 4, 5, 6, 8)
 """The numbers of bits that a `Choice` may give."""
 
-Costs = Literal["parameters", "multiply_adds"]
+Costs = Literal["parameters", "multiply_adds", "time"]
 Rest = Literal["float16", "bfloat16"]
 SolverLike = str | Callable[..., Solution]
 """A name in `SOLVERS`, or a function like one of its solvers."""
@@ -116,7 +116,7 @@ class Plan:
         layers: path -> `Choice`.
         weighting: how errors are weighted, a `Weighting` or its name; None for unweighted errors.
         budget: share of `budget_of` that the whole model may keep; None if the choices were not made by a budget.
-        budget_of: "parameters" or "multiply_adds".
+        budget_of: "parameters", "multiply_adds" or "time".
         allocation: how ranks were chosen, as `allocate` names it; None without a budget.
         provenance: model, texts, versions; what JSON can say.
         keep: share that each matrix may keep; None if ranks were chosen otherwise. Not written to the plan's file.
@@ -448,10 +448,10 @@ def load_plan(path: str | Path) -> Plan:
         if layer.path in layers:
             raise RecordError(f"{path}: {layer.path} appears twice; keep one")
         layers[layer.path] = _choice(layer, f"{path}: layers[{i}]")
-    if stored.budget_of == "multiply_adds" and any(choice.sparse_share for choice in layers.values()):
+    if stored.budget_of not in (None, "parameters") and any(choice.sparse_share for choice in layers.values()):
         raise RecordError(
-            f'{path}: budget_of is "multiply_adds"; expected "parameters" or null, because single entries (sparse) '
-            "save no multiply-adds"
+            f'{path}: budget_of is "{stored.budget_of}"; expected "parameters" or null, because single entries '
+            "(sparse) save no multiply-adds"
         )
     head = (stored.weighting, stored.budget, stored.budget_of, stored.allocation, stored.provenance)
     return Plan(layers, *head, rest=stored.rest)

@@ -331,6 +331,93 @@ def test_multiply_adds_count_what_a_token_takes():
     assert 0.5 * whole - 52 < used <= 0.5 * whole
 
 
+def timings(**ratios: tuple[float, ...]) -> BreakEven:
+    """Of each shape: the dense matrix takes as many microseconds as it has entries, pairs what `ratios` say or half."""
+    steps = {(12, 12): (2, 4, 5), (12, 40): (3, 6, 9), (60, 12): (3, 6, 9)}
+    return BreakEven(
+        64,
+        tuple(
+            LayerTiming(
+                shape, "embedding" in path, 1e-6 * math.prod(shape), steps[shape], ratios.get(path, (0.2, 0.4, 0.6))
+            )
+            for path, shape in SHAPES.items()
+        ),
+    )
+
+
+@pytest.mark.parametrize("allocation", ["uniform", "energy", "minimax", "error"])
+@pytest.mark.parametrize("budget", [0.3, 0.5, 0.7])
+def test_a_budget_of_time_is_kept_and_used(allocation, budget):
+    """Against the sum of the table's own times; one more rank for any matrix would exceed it, except on a plateau."""
+    table = timings()
+    plan = lpjax.allocate(params(), budget=budget, budget_of="time", allocation=allocation, break_even=table)
+
+    def seconds(ranks: dict[str, int | None]) -> float:
+        each = {path: table.timing(path, shape) for path, shape in SHAPES.items()}
+        return sum(
+            timing.dense_seconds * (1 if ranks[path] is None else timing.ratio(ranks[path] or 0))
+            for path, timing in each.items()
+            if timing is not None
+        )
+
+    ranks = {path: choice.rank for path, choice in plan.layers.items()}
+    allowed = budget * seconds(dict.fromkeys(SHAPES))
+    assert seconds(ranks) <= allowed * (1 + 1e-5)
+    records = lpjax.compress(params(), plan, break_even=table).records
+    assert table.share(records) == pytest.approx(seconds(ranks) / allowed * budget)
+    if allocation == "error":
+        for path, rank in ranks.items():
+            if rank is not None and rank < 9:
+                assert seconds(ranks | {path: rank + 1}) > allowed * (1 - 1e-5) or rank == 5
+
+
+def test_error_by_time_is_that_of_brute_force():
+    """But for the remainder, over all ranks of two matrices; one takes far longer than its parameters say."""
+    path, other = "layer/ffn/up/kernel", "layer/attention/query/kernel"
+    table = timings(**{path: (0.3, 0.5, 0.9)})
+    options: dict[str, Any] = {"budget": 0.8, "budget_of": "time", "select": "kernel", "allocation": "error"}
+    plan = lpjax.allocate(params(), **options, break_even=table)
+    tree = dict(leaves_with_paths(params()))
+    errors = {
+        key: np.append(np.cumsum(np.linalg.svd(tree[key], compute_uv=False)[::-1] ** 2)[::-1], 0)
+        for key in (path, other)
+    }
+
+    def cost(key: str, rank: int | None) -> float:
+        timing = table.timing(key, SHAPES[key])
+        assert timing is not None
+        return timing.dense_seconds * (1 if rank is None else timing.ratio(rank))
+
+    choices = {key: [*range(1, 10 if key == path else 6), None] for key in (path, other)}
+    words = table.timing("words/embedding", SHAPES["words/embedding"])
+    assert words is not None
+    allowed = 0.8 * (cost(path, None) + cost(other, None) + words.dense_seconds) - words.dense_seconds
+    best = min(
+        sum(0 if rank is None else errors[key][rank] for key, rank in zip((path, other), ranks, strict=True))
+        for ranks in itertools.product(*choices.values())
+        if cost(path, ranks[0]) + cost(other, ranks[1]) <= allowed
+    )
+    reached = sum(0 if choice.rank is None else float(errors[key][choice.rank]) for key, choice in plan.layers.items())
+    assert best <= reached <= 1.1 * best
+
+
+def test_a_pair_keeps_its_time():
+    """It takes what a pair of its rank takes, and may stay."""
+    tree = lpjax.compress(params(), select="embeddings", rank=4, solver="svd").params
+    table = timings()
+    plan = lpjax.allocate(tree, budget=0.5, budget_of="time", break_even=table)
+    records = lpjax.compress(tree, plan, break_even=table).records
+    assert all(record.rank is None or record.rank <= 9 for record in records)
+    small = lpjax.compress(tree, plan).params
+    assert small["words"]["embedding"].rank <= 4
+
+
+@pytest.mark.parametrize("table", [None, BreakEven(64, timings().timings[1:])])
+def test_a_budget_of_time_needs_all_timings(table):
+    with pytest.raises(ValueError, match="no timing of layer/attention/query/kernel, 12 × 12; a budget of time needs"):
+        lpjax.allocate(params(), budget=0.5, budget_of="time", break_even=table)
+
+
 @pytest.mark.parametrize("budget", [0.45, 0.7])
 def test_what_is_a_pair_already_gets_smaller_or_stays(budget):
     """Within a budget that is a share of the dense model."""
@@ -435,7 +522,10 @@ def test_progress_ends_where_it_says(weighted):
     [
         ({"budget": 0.0}, "`budget` is 0.0"),
         ({"budget": 1.0}, "`budget` is 1.0"),
-        ({"budget": 0.5, "budget_of": "bytes"}, "`budget_of` is 'bytes'; expected one of parameters, multiply_adds"),
+        (
+            {"budget": 0.5, "budget_of": "bytes"},
+            "`budget_of` is 'bytes'; expected one of parameters, multiply_adds, time",
+        ),
         ({"budget": 0.5, "methods": [("sdv", 2.0)]}, "`solver` is 'sdv'; expected one of svd"),
         ({"budget": 0.5, "weighting": "drone"}, "which needs `statistics`"),
         ({"budget": 0.5, "allocation": "best"}, "`allocation` is 'best'; expected one of uniform"),

@@ -107,7 +107,7 @@ def test_completion_knows_commands_and_options():
     assert completed("lpjax compress a b --method irls_") == ["irls_entries", "irls_rows"]
     assert completed("lpjax compress a b --weighting g") == ["gauss_newton"]
     assert completed("lpjax compress a b --allocation m") == ["measured", "minimax"]
-    assert completed("lpjax compress a b --budget-of ") == ["multiply_adds", "parameters"]
+    assert completed("lpjax compress a b --budget-of ") == ["multiply_adds", "parameters", "time"]
     assert "--calibrate" in completed("lpjax compress a b --cal")
     assert completed("lpjax evaluate a --dtype b") == ["bfloat16"]
 

@@ -125,10 +125,10 @@ def test_a_plan_of_several_methods(command, folder, tmp_path):
     ("arguments", "message"),
     [
         (["--budget", "1.5"], "--budget is 1.5"),
-        (["--budget", "0.5", "--keep", "0.5"], "exactly one of --size, --keep, --rank, --budget and --plan"),
+        (["--budget", "0.5", "--keep", "0.5"], "exactly one of --size, --keep, --rank, --budget, --time and --plan"),
         (
             ["--budget", "0.5", "--budget-of", "bytes"],
-            "'--budget-of': --budget-of is 'bytes'; expected one of parameters, multiply_adds",
+            "'--budget-of': --budget-of is 'bytes'; expected one of parameters, multiply_adds, time",
         ),
         (["--budget", "0.5", "--allocation", "unifrom"], "did you mean uniform?"),
         (["--budget", "0.5", "--allocation", "measured"], "needs text to measure on"),
@@ -137,6 +137,10 @@ def test_a_plan_of_several_methods(command, folder, tmp_path):
             "--weighting is 'drone'; --allocation error needs gauss_newton, under which errors of layers are",
         ),
         (["--keep", "0.5", "--allocation", "uniform"], "--allocation needs a --budget"),
+        (["--time", "1.5"], "--time is 1.5; expected a share of the dense matrices' time"),
+        (["--time", "0.5", "--budget", "0.5"], "pass either --time or --budget and --budget-of, not both"),
+        (["--time", "0.5", "--keep", "0.5"], "exactly one of --size, --keep, --rank, --budget, --time and --plan"),
+        (["--time", "0.5", "--sparse", "0.1"], "--sparse saves parameters, not time"),
         (["--plan", "PLAN", "--method", "svd"], "--plan and --method both choose"),
         (["--plan", "PLAN"], "--weighting is 'drone', which needs --calibrate"),
         (["--plan", "TEXT"], "is not JSON"),

@@ -66,8 +66,8 @@ def test_compress_prints_a_table(run, folder, tmp_path):
     [
         (["--keep", "0"], "--keep is 0"),
         (["--keep", "1.5"], "--keep is 1.5"),
-        (["--keep", "0.5", "--rank", "2"], "exactly one of --size, --keep, --rank, --budget and --plan"),
-        ([], "exactly one of --size, --keep, --rank, --budget and --plan"),
+        (["--keep", "0.5", "--rank", "2"], "exactly one of --size, --keep, --rank, --budget, --time and --plan"),
+        ([], "exactly one of --size, --keep, --rank, --budget, --time and --plan"),
         (["--rank", "0"], f"Invalid value for '--rank': {below(0, 1)}"),
         (["--keep", "0.5", "--method", "irls_rows", "--p", "0.5"], "--p is 0.5"),
         (["--keep", "0.5", "--method", "admm"], "did you mean admm_entries"),

@@ -57,6 +57,24 @@ def test_fast_and_small(command, roomy, tmp_path):
     assert all(layer["step"] for layer in layers)
 
 
+def test_time_and_size(command, roomy, tmp_path):
+    """The timings are made on the spot, or come from a file; the plan names the budget."""
+    options = ["--size", "25%", "--time", 0.6, "--layers", "encoder"]
+    status, output, errors = command("compress", roomy, tmp_path / "out", *options, "--json")
+    assert status == 0, errors
+    result = json.loads(output)
+    assert result["time_share"] <= 0.6 + 1e-6
+    assert all(layer["step"] for layer in result["layers"])
+    assert command("bench", roomy, "--layers", "encoder", "--out", tmp_path / "times.json")[0] == 0
+    options = ["--time", 0.6, "--layers", "encoder", "--break-even", tmp_path / "times.json"]
+    options += ["--plan-out", tmp_path / "plan.json"]
+    status, output, errors = command("compress", roomy, tmp_path / "fast", *options)
+    assert status == 0, errors
+    assert "of the dense layers' time, by" in " ".join(output.split())
+    plan = lpjax.load_plan(tmp_path / "plan.json")
+    assert (plan.budget, plan.budget_of) == (0.6, "time")
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
