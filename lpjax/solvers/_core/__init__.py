@@ -1,1 +1,1 @@
-"""What every solver does around its algorithm."""
+"""Code that all solvers share."""

@@ -6,8 +6,8 @@ Let Q be the projection onto the complement of any k-dimensional subspace, x_i t
 
     p ≤ 2:  as t_i ≤ ‖x_i‖,  t_i^p ≥ ‖x_i‖^{p−2} t_i²;  so  Σ ω_i t_i^p ≥ τ(v),  v_i = ω_i‖x_i‖^{p−2}.
     p > 2:  Hölder's inequality,  (Σ ω_i t_i^p)^{2/p} ≥ τ(v) / (Σ ω_i u_i^q)^{1/q},  v_i = ω_i u_i,  q = p/(p − 2),
-            for every u ≥ 0. With u_i = r_i^{p−2} of a solution's residuals r_i it is exact if its subspace is the top
-            one of Σ v_i x_i x_iᵀ: for p > 2 a fixed point of IRLS is optimal.
+            for every u ≥ 0. With u_i = r_i^{p−2} of a solution's residuals r_i the bound is tight if the solution's
+            subspace is the dominant one of Σ v_i x_i x_iᵀ: for p > 2 fixed points of IRLS are optimal.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from lpjax.solvers._core.rows import Rows, map_rows, over_devices
 from lpjax.solvers._core.solution import Solution
 from lpjax.solvers._core.spectrum import gram_of_rows, triangle_of_rows
 
-_LARGEST_POWER = 32.0  # of residuals, as a weight: at p = ∞ one row alone would have a weight, and no tail
-_SMALL = 2**-7  # the share of the tail that rounding may take before QR replaces the Gram matrix
+_LARGEST_POWER = 32.0  # of residuals in weights: at p = ∞ one row would have all the weight, and no tail
+_SMALL = 2**-7  # fraction of the tail that its margin may take before QR replaces the Gram matrix
 
 
 def factors_of(solution: Any) -> tuple[Any, Any]:
     """Left and right of a `Solution`, a `LowRank` or a pair.
 
     Raises:
-        ValueError: there are single entries besides; bounds are of factors alone.
+        ValueError: it has sparse entries; bounds hold for factors alone.
     """
     if getattr(solution, "sparse", None) is not None:
         raise ValueError("`solution` has single entries besides its factors; expected factors alone")
@@ -42,12 +42,12 @@ def factors_of(solution: Any) -> tuple[Any, Any]:
 
 
 def certified(problem: Scaled, solution: Solution, over: Over, singular: Float[Array, " d"] | None = None) -> Solution:
-    """`solution`, whose right factor has orthonormal rows, with its lower bound.
+    """`solution` with its lower bound.
 
     Args:
-        problem, solution: before `finish`.
-        over: its objective.
-        singular: singular values of diag(√ω) A, if they are known: at p = 2 they give the bound.
+        problem, solution: before `finish`; the rows of the right factor are orthonormal.
+        over: objective of the bound.
+        singular: singular values of diag(√ω) A, if known: at p = 2 they give the bound.
     """
 
     def anew() -> Scalar:
@@ -64,7 +64,7 @@ def certified(problem: Scaled, solution: Solution, over: Over, singular: Float[A
 
 
 def from_rows(problem: Scaled, over: Over) -> Scalar | float:
-    """The factor that makes a bound over rows one over `over`.
+    """The factor that turns a bound over rows into one over `over`.
 
     By power means, Σ_j |r_j|^p ≥ ‖r‖^p for p ≤ 2, and ≥ d^{1−p/2}‖r‖^p for p ≥ 2.
     """
@@ -73,11 +73,11 @@ def from_rows(problem: Scaled, over: Over) -> Scalar | float:
 
 
 def rows_bound(problem: Scaled, right: Float[Array, "k d"]) -> Scalar:
-    """At most (Σ_i ω_i ‖x_i − l_i R‖^p)^{1/p} of every pair of the rank, p > 0; not differentiated.
+    """A lower bound of (Σ_i ω_i ‖x_i − l_i R‖^p)^{1/p} over all pairs of the rank, p > 0; not differentiated.
 
     Args:
         problem: rows and weights; p may be infinite.
-        right: R of a solution, orthonormal rows. Any R gives a bound; it is used for p > 2.
+        right: R of a solution, with orthonormal rows; only used for p > 2, for which any R gives a bound.
     """
     known = jax.lax.stop_gradient((problem.rows, problem.row_weights, problem.p, right))
     problem, right = problem._replace(rows=known[0], row_weights=known[1], p=known[2]), known[3]
@@ -86,7 +86,7 @@ def rows_bound(problem: Scaled, right: Float[Array, "k d"]) -> Scalar:
 
     def by_length() -> tuple[Array, Array]:
         lengths = map_rows(norms, problem.rows)
-        # A row whose square is below the dtype's range is left out, which only lowers the bound.
+        # Rows whose squares are below the dtype's range are left out, which only lowers the bound.
         seen = lengths > jnp.sqrt(info.tiny / info.eps)
         factors = jnp.where(seen, jnp.where(seen, lengths, 1) ** (p - 2), 0)
         return factors, jnp.ones((), dtype)
@@ -100,7 +100,7 @@ def rows_bound(problem: Scaled, right: Float[Array, "k d"]) -> Scalar:
 
 
 def holder_weights(problem: Scaled, squares: Float[Array, " n"]) -> tuple[Float[Array, " n"], Scalar]:
-    """u_i = t_i^{p−2} and (Σ ω_i u_i^q)^{1/q} for p > 2, of squares t², in units of the largest."""
+    """u_i = t_i^{p−2} and (Σ ω_i u_i^q)^{1/q} for p > 2, from squares t² relative to the largest."""
     p, tiny = problem.p, jnp.finfo(squares.dtype).tiny
     largest = over_devices(jax.lax.pmax, jnp.max(squares), problem.rows.axes)
     factors = (squares / jnp.where(largest > 0, largest, 1)) ** (jnp.minimum(p - 2, _LARGEST_POWER) / 2)
@@ -118,7 +118,7 @@ def weighted_rows(problem: Scaled, factors: Float[Array, " n"]) -> Rows:
 
 
 def lowered_root(power: Scalar, p: Scalar) -> Scalar:
-    """power^{1/p}, lowered by the rounding errors of powers: a few eps of the exponent that they take."""
+    """power^{1/p}, lowered by its rounding errors, which grow with |log power|/p."""
     info = jnp.finfo(power.dtype)
     known = power >= info.tiny
     some = jnp.where(known, power, 1)
@@ -127,16 +127,16 @@ def lowered_root(power: Scalar, p: Scalar) -> Scalar:
 
 
 def least_tail(rows: Rows, rank: int) -> Scalar:
-    """At most Σ_{j>k} σ_j², by a margin for rounding errors.
+    """Σ_{j>k} σ_j², lowered by a margin for rounding errors.
 
-    The Gram matrix of n rows has an error of √n·eps of its trace, a sum of as many rounding errors of either sign, and
-    LAPACK's eigenvalues one of eps of the largest each; four times these is the margin. If it takes more than a small
-    share of the tail, the singular values of the triangle of a QR decomposition take the place of the eigenvalues. They
-    are those of a matrix that is nearer than √d·eps·‖A‖_F, which the root of the tail is lowered by (Mirsky).
+    The Gram matrix of n rows has an error of √n·eps of its trace, a sum of n rounding errors of random sign, and each
+    of LAPACK's eigenvalues one of eps·λ₁; the margin is four times their sum. If it exceeds a small fraction of the
+    tail, singular values from a QR decomposition replace the eigenvalues. They are exact for a matrix within
+    √d·eps·‖A‖_F of A, by which the root of the tail is lowered (Mirsky).
     """
     n, d = rows.shape
     if n < d:
-        # Every device has all rows of a wide matrix. Its transpose has the same singular values.
+        # Every device has all rows of a wide matrix, whose transpose has the same singular values.
         return least_tail(Rows(rows.read().T), rank)
     if rank >= d:
         return jnp.zeros((), rows.dtype)
@@ -153,7 +153,7 @@ def least_tail(rows: Rows, rank: int) -> Scalar:
 
 
 def lowered_tail(values: Float[Array, " d"], rank: int, n: int) -> Scalar:
-    """Σ_{j>k} λ_j of a Gram matrix of n rows, less the margin of `least_tail`; λ descending. May be below 0."""
+    """Σ_{j>k} λ_j of a Gram matrix of n rows, minus the margin of `least_tail`; may be negative. λ descends."""
     d, eps = values.shape[0], jnp.finfo(values.dtype).eps
     margin = 4 * eps * ((d - rank) * values[0] + n**0.5 * jnp.sum(values))
     return jnp.sum(values[rank:]) - margin

@@ -1,4 +1,4 @@
-"""The arguments of solvers: refused before any work, or brought to one dtype."""
+"""Checks of solver arguments, before any work, and conversion to one dtype."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _concrete(value: Any) -> np.ndarray | None:
 
 
 def _require_finite(name: str, value: Any) -> float | None:
-    """The largest magnitude, subnormal or not; None inside a trace.
+    """The largest magnitude, exact if subnormal; None inside a trace.
 
     Raises:
         ValueError: a number is NaN or infinite.
@@ -36,8 +36,8 @@ def _require_finite(name: str, value: Any) -> float | None:
     value = value.largest if isinstance(value, Mapped) else value
     if isinstance(value, Tracer):
         return None
-    with jax.ensure_compile_time_eval():  # a constant inside a caller's jit is known, too
-        # By a reduction: an array sharded over processes cannot be fetched whole, and a mask would be a copy.
+    with jax.ensure_compile_time_eval():  # the value of a constant is known inside a caller's jit, too
+        # A reduction, as an array sharded over processes cannot be fetched whole, and a mask would be a copy.
         largest = float(np.asarray(largest_bits(value)).view(value.dtype))
     check_all_finite(f"`{name}`", math.isfinite(largest))
     return largest
@@ -69,7 +69,7 @@ def make_problem(
     (`np.memmap`) stays in its file if the solver reads A by row blocks.
 
     Args:
-        solver: name in `SOLVERS`, whose entry has the range of p, the default of `tol` and the starts.
+        solver: name in `SOLVERS`, whose entry gives the range of p, the default `tol` and the starts.
         matrix, rank, p, num_iters, tol, row_weights, metric, init: as for the solver.
 
     Raises:
@@ -105,7 +105,7 @@ def make_problem(
         None if pair is None else _checked_pair(pair, rank, shape, dtype),
         rank=int(rank),
         start=start,
-        # A row of A may be longer than any number of its dtype, so that a sum in a product of factors may be, too.
+        # The norm of a row of A may exceed its dtype, and so may sums within left @ right.
         high=known_above_two() if isinstance(p, Tracer) else bool(np.asarray(p) > 2),
         at_the_end=largest is not None and largest > float(jnp.finfo(dtype).max) / math.sqrt(shape[1]),
     )
@@ -118,7 +118,7 @@ def _check_exponent(p: Any, solver: Solver, shape: tuple[int, ...], dtype: Any) 
     if known.ndim or known.dtype.kind not in "iuf":
         raise ValueError(f"`p` is a {type(p).__name__}; expected a number in {solver.p_range}")
     solver.p_range.check(p)
-    # A sum of nd terms of order one to the power 1/p, and (n/d)^{1/p}, the size of a Lewis ellipsoid, must fit.
+    # (nd)^{1/p}, the size of the objective, and (n/d)^{1/p}, that of a Lewis ellipsoid, must not overflow.
     least = np.log(max(2, shape[0] * shape[1])) / np.log(float(jnp.finfo(dtype).max)) / 0.9
     if known < least:
         raise ValueError(f"`p` is {p}; expected {least:.2g} or more: below, norms of {shape} matrices overflow {dtype}")
@@ -160,10 +160,10 @@ def _checked_pair(init: Any, rank: int, shape: tuple[int, ...], dtype: Any) -> t
 
 
 def require_products(solution: Solution) -> Solution:
-    """`solution`, if left @ right has no NaN, as a sum of +∞ and −∞ would be.
+    """Refuse a solution whose product left @ right overflows to ∞ − ∞ = NaN; return any other.
 
     Raises:
-        ValueError: it has one; the matrix is too near the end of its dtype's range.
+        ValueError: the product has a NaN, as the matrix is too near the end of its dtype's range.
     """
     if bool(jnp.any(jnp.isnan(solution.left @ solution.right))):
         raise ValueError(

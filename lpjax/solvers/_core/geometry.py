@@ -1,4 +1,4 @@
-"""Shared by the geometric solvers: coordinates in which AᵀA is the identity, and truncation of the axes."""
+"""Shared by the geometric solvers: coordinates in which AᵀA is the identity, and truncation to rank k."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from lpjax.solvers._core.spectrum import right_singular
 class Coordinates(NamedTuple):
     """Rows B = diag(ω^{1/p}) A of a problem, and the whitening T = V diag(1/s) of B = Q diag(s) Vᵀ; r = min(n, d).
 
-    The ellipsoids of B are those of Q = BT, turned and stretched, and QᵀQ = I makes everything computed from Q well
-    conditioned however A is. Past the rank of A, columns of T are zero and `active` is false.
+    The ellipsoids of B are those of Q = BT under a linear map, and as QᵀQ = I everything computed from Q is well
+    conditioned whatever A is. Past the rank of A, columns of T are zero and `active` is false.
     """
 
     rows: Rows
@@ -33,15 +33,15 @@ class Coordinates(NamedTuple):
 
     @property
     def dimension(self) -> Array:
-        """rank A, a floating scalar, 1 at the least."""
+        """rank A, a floating scalar, at least 1."""
         return jnp.maximum(jnp.sum(self.active), 1).astype(self.rows.dtype)
 
 
 def coordinates(problem: Scaled, *, for_start: bool = False) -> Coordinates:
     """Coordinates of a problem; with `for_start`, cheaper ones that are good enough for a start.
 
-    These come from the Gram matrix if it is accurate at the rank, and leave out directions that may be rounding errors
-    of AᵀA. A QR decomposition would tell, but costs more than a start is worth.
+    These come from the Gram matrix if it is accurate up to the rank k, and leave out directions that may be rounding
+    errors of AᵀA. A QR decomposition would resolve them, but costs more than a start is worth.
     """
     weights = problem.row_weights
     factors = None
@@ -58,7 +58,7 @@ def coordinates(problem: Scaled, *, for_start: bool = False) -> Coordinates:
 
 
 def axes(coords: Coordinates, factor: Float[Array, "r r"]) -> tuple[Float[Array, " r"], Float[Array, "d r"]]:
-    """D and V of M = V D² Vᵀ, for the metric FᵀF in coordinates: the SVD of F diag(s), by which D is not squared."""
+    """D and V of M = V D² Vᵀ for the metric FᵀF in coordinates, by the SVD of F diag(s): D is never squared."""
     _, values, transposed = svd(factor * coords.singular_values[None, :])
     return values, coords.vectors @ transposed.T
 

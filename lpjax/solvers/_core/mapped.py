@@ -21,15 +21,15 @@ _CHECKED_ENTRIES = 2**22  # at a time: 16 MiB in float32
 @functools.partial(jax.tree_util.register_dataclass, data_fields=["handle", "largest"], meta_fields=["shape", "dtype"])
 @dataclasses.dataclass(frozen=True)
 class Mapped:
-    """A memory-mapped matrix as compiled programs see it: a number that stands for the file, and its shape.
+    """A memory-mapped matrix as compiled programs see it: a handle of the file, and its shape.
 
     The file itself is not part of a program, so all files of one shape share one program.
 
     Attributes:
-        handle: which file.
+        handle: key of the file in `_files`.
         largest: largest magnitude of its entries.
         shape: (n, d).
-        dtype: dtype of the rows that are read, whatever the file holds.
+        dtype: dtype of the rows as read, which the file's may differ from.
     """
 
     handle: Int[Array, ""]

@@ -1,4 +1,4 @@
-"""What every solver does around its algorithm: scale to order one, measure the objective, scale back."""
+"""The steps around every algorithm: scale to order one, measure the objective, scale back."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ class Problem:
     """A matrix with its weights and settings; the arguments of a jitted solver core, a pytree.
 
     Attributes:
-        matrix: A, shape (n, d), floating; inside `shard_map` the rows of this device, as for all arrays with n
-            rows. Or a matrix that stays in its file.
+        matrix: A, shape (n, d), floating, or a matrix that stays in its file. Inside `shard_map`, A and all arrays with
+            n rows have the rows of this device.
         p: exponent, a scalar of A's dtype.
         row_weights: ω, shape (n,), or None for ones.
         metric: C, shape (d, d), or None for the identity.
@@ -43,8 +43,8 @@ class Problem:
         rank: k.
         start: name of the start if there is no pair.
         axes: names of the mesh axes over which the rows are sharded, if the core runs inside `shard_map`.
-        at_the_end: whether products of factors of A may exceed the dtype; false if values are not known.
-        high: whether p is above 2; None if p is traced and nothing is known of it.
+        at_the_end: whether products of factors of A may overflow; false if values are unknown.
+        high: whether p is above 2; None if p is traced and that is unknown.
     """
 
     matrix: Float[Array, "n d"] | Mapped
@@ -62,7 +62,7 @@ class Problem:
 
 
 class Scaled(NamedTuple):
-    """A problem of order one, without a metric: what algorithms work on. Attributes as in `Problem`."""
+    """A problem scaled to order one, without a metric, as algorithms get it. Attributes as in `Problem`."""
 
     rows: Rows
     p: Scalar
@@ -79,12 +79,12 @@ class Scaling(NamedTuple):
     """How `normalize` scaled a problem, for `finish`.
 
     Attributes:
-        matrix, row_weights, metric: exponents of powers of two; of 4 for the metric.
-        metric_inverse_half: pseudo-inverse of the root of the scaled metric.
-        finite: whether all numbers of the problem were.
+        matrix, row_weights, metric: exponents of the scale factors, powers of 2; powers of 4 for the metric.
+        metric_inverse_half: pseudo-inverse of the square root of the scaled metric.
+        finite: whether all numbers of the problem are finite.
         axes: as in `Problem`.
-        slack: how far rounding errors of the metric's root can move any objective of the scaled problem; None without
-            a metric.
+        slack: bound on the change of any objective of the scaled problem by rounding errors of the metric's root; None
+            without a metric.
     """
 
     matrix: Int[Array, ""]
@@ -97,17 +97,16 @@ class Scaling(NamedTuple):
 
 
 def normalize(problem: Problem) -> tuple[Scaled, Scaling]:
-    """Scale to order one by powers of two (exact) and fold the metric into the matrix; if not finite, it becomes 0.
+    """Scale to order one by powers of two (exact) and fold the metric into the matrix; a non-finite one becomes 0.
 
-    Σ ω_i ‖a_i − l_i R‖_C^p is Σ ω_i ‖b_i − l_i S‖^p with b = a C^{1/2} and S = R C^{1/2}: no algorithm below needs to
-    know of C.
+    Σ ω_i ‖a_i − l_i R‖_C^p is Σ ω_i ‖b_i − l_i S‖^p with b = a C^{1/2} and S = R C^{1/2}, so algorithms need no C.
     """
     matrix, weights, metric = problem.matrix, problem.row_weights, problem.metric
     rows = Rows(matrix, axes=problem.axes)
     dtype = rows.dtype
     bits = rows.largest_bits()
     finite = finite_bits(bits, dtype)
-    # One less than the largest: its inverse is a normal number, and one product scales an entry.
+    # At most the second largest exponent, whose inverse is a normal number: one product scales an entry.
     exponent = jnp.minimum(exponent_of(bits, dtype), jnp.finfo(dtype).maxexp - 2)
     none = jnp.zeros((), jnp.int32)
     weight_exponent = metric_exponent = none
@@ -128,11 +127,11 @@ def normalize(problem: Problem) -> tuple[Scaled, Scaling]:
     rows = dataclasses.replace(rows, exponent=-exponent, finite=finite)
     init = problem.init
     if init is not None:
-        # A pair may come with its scale on either side.
+        # Either factor of a pair may hold its scale.
         inner = largest_exponent(init[1])
         init = scaled(init[0], inner - exponent), scaled(init[1], -inner)
     if half is not None:
-        # By Minkowski's inequality, of rows that move by that much of their lengths. Not read, it is not computed.
+        # Minkowski's inequality, for rows that change by a fraction `error` of their lengths. XLA drops it if unused.
         lengths = jax.lax.stop_gradient(map_rows(lambda piece: jnp.sqrt(jnp.sum(piece**2, axis=1)), rows))
         slack = jax.lax.stop_gradient(error) * _root_of_powers(lengths, weights, problem.p, problem.axes)
         if isinstance(matrix, Mapped):
@@ -150,8 +149,8 @@ def normalize(problem: Problem) -> tuple[Scaled, Scaling]:
 def _square_roots(metric: Float[Array, "d d"]) -> tuple[Float[Array, "d d"], Float[Array, "d d"], Scalar]:
     """C^{1/2} and its pseudo-inverse, through eigenvalues: a singular C does not fail, unlike with Cholesky.
 
-    Also how much of its length a row can move by rounding errors of C^{1/2} and of the product with it: LAPACK's
-    eigenvalues are right to eps of the largest, λ₁, so a root to eps·λ₁/√λ of the smallest one that is kept.
+    The third value bounds the relative change of a row by rounding errors of C^{1/2} and of the product with it:
+    LAPACK's eigenvalues have errors of eps·λ₁, so a root has one of eps·λ₁/√λ for the smallest λ that is kept.
     """
     values, vectors = eigh(metric)
     eps, largest = jnp.finfo(values.dtype).eps, jnp.maximum(values[-1], 0)
@@ -163,7 +162,7 @@ def _square_roots(metric: Float[Array, "d d"]) -> tuple[Float[Array, "d d"], Flo
 
 
 def project(problem: Scaled, right: Float[Array, "k d"], over: Over) -> tuple[Float[Array, "n k"], Scalar]:
-    """left = A Rᵀ for R of orthonormal rows, and the ℓp objective of the pair."""
+    """left = A Rᵀ for R with orthonormal rows, and the ℓp objective of the pair."""
 
     def of_rows(rows: Array) -> tuple[Array, Array]:
         left = rows @ right.T
@@ -176,7 +175,7 @@ def project(problem: Scaled, right: Float[Array, "k d"], over: Over) -> tuple[Fl
 def orthonormalize(
     left: Float[Array, "n k"], right: Float[Array, "k d"]
 ) -> tuple[Float[Array, "n k"], Float[Array, "k d"]]:
-    """The same product, the rows of R orthonormal."""
+    """Factors of the same product, with orthonormal rows of R."""
     orthonormal, triangle = qr(right.T)
     return left @ triangle.T, orthonormal.T
 
@@ -190,12 +189,12 @@ def objective(problem: Scaled, left: Float[Array, "n k"], right: Float[Array, "k
 def over_residual(
     problem: Scaled, left: Float[Array, "n k"], right: Float[Array, "k d"], summary: Callable[[Array], Any]
 ) -> Any:
-    """`summary` of the rows of A − LR, arrays of n rows, computed by blocks."""
+    """`summary` of A − LR, block by block; it maps m rows to arrays of m rows."""
     return map_rows(lambda rows, left: summary(rows - left @ right), problem.rows, left)
 
 
 def row_measures(problem: Scaled, residual: Float[Array, "m d"], over: Over) -> Float[Array, " m"]:
-    """What `whole_measure` needs to know of each row: Σ_j |r_ij|^p or ‖r_i‖^p; for p > 2 the p-th root of that."""
+    """The terms of `whole_measure`: Σ_j |r_ij|^p or ‖r_i‖^p of each row; for p > 2 their p-th roots."""
     return (row_sizes if problem.high else power_sums)(residual, problem.p, over)
 
 
@@ -227,9 +226,10 @@ def root_of_sum(problem: Scaled, sums: Float[Array, " n"]) -> Scalar:
 
 
 def on_either_side(core: Callable[..., Solution]) -> Callable[..., Solution]:
-    """A core of a problem with p up to 2 or above, from one that knows which: `problem.high` is never None.
+    """Extend a core that needs `problem.high` to problems in which it is None.
 
-    If p is traced the program has both, and chooses when it runs. Each is given a p of its own range whatever p is.
+    The program then has a branch for p ≤ 2 and one for p > 2, and chooses at run time. Each branch gets a p of its own
+    range, even if it is not taken.
     """
 
     @functools.wraps(core)
@@ -261,7 +261,7 @@ def finish(solution: Solution, scaling: Scaling, p: Scalar) -> Solution:
     alone = (inside[0] & inside[1]) | (largest == 0)
     shared = (scaling.matrix + sizes[1] - sizes[0]) // 2
     a, b = jnp.where(alone, a, shared), jnp.where(alone, b, scaling.matrix - shared)
-    # The p-th root of the weights' power of two: a power of two times a factor.
+    # The p-th root of the weights' scale, as a power of two times a factor.
     root = scaling.row_weights.astype(dtype) / p
     whole = jnp.floor(root)
     factor, exponent = jnp.exp2(root - whole), scaling.matrix + scaling.metric + whole.astype(jnp.int32)
@@ -269,7 +269,7 @@ def finish(solution: Solution, scaling: Scaling, p: Scalar) -> Solution:
         ellipsoid = ellipsoid._replace(values=ldexp(ellipsoid.values * factor, exponent))
     finite, lower_bound = scaling.finite, solution.lower_bound
     if lower_bound is not None:
-        # A bound beyond the dtype's range is cut there, which leaves it one.
+        # A bound above the dtype's largest number may be lowered to it.
         if scaling.slack is not None:
             lower_bound = jnp.maximum(lower_bound - scaling.slack, 0)
         lower_bound = jnp.minimum(ldexp(lower_bound * factor, exponent), info.max)

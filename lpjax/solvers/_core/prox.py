@@ -11,8 +11,8 @@ def prox(y: Array, p: Scalar, rho: Scalar) -> Array:
     """argmin over s of |s|^p + ρ/2·(s − y)², entrywise, for p in [1, 2].
 
     Soft threshold at p = 1 and a scaling at p = 2; at p = 4/3 and 3/2 the root of a cubic and of a quadratic equation
-    in x = |s|^{p−1}. Between, s = y·e^u by `_newton`. The result is right to a few eps of |y|; where |s| is much
-    smaller than |y| it is a (p − 1)-th root, and its own relative error is of order eps/(p − 1).
+    in x = |s|^{p−1}; otherwise s = y·e^u by `_newton`. The error is a few eps of |y|. If |s| ≪ |y|, s is a (p − 1)-th
+    root, with a relative error of order eps/(p − 1).
     """
 
     def soft(y: Array) -> Array:
@@ -31,8 +31,8 @@ def prox(y: Array, p: Scalar, rho: Scalar) -> Array:
     def newton(y: Array) -> Array:
         finfo = jnp.finfo(y.dtype)
         slope = jnp.maximum(p - 1, finfo.eps)
-        # Only κ and p enter: the number of steps that the worst κ takes was found by search, over p − 1 from
-        # eps to 1, and grows with log(1/(p − 1)).
+        # The iteration depends on κ and p alone. The number of steps for the worst κ was found by search over p − 1
+        # from eps to 1, and grows with log(1/(p − 1)).
         steps = jnp.ceil((2 if finfo.bits == 32 else 4) - 2 * jnp.log10(slope)).astype(jnp.int32)
         return _newton(y, p, rho, slope, steps)
 
@@ -42,10 +42,10 @@ def prox(y: Array, p: Scalar, rho: Scalar) -> Array:
 
 
 def _cubic_root(linear: Scalar, y: Array) -> Array:
-    """x with x³ + linear·x = y ≥ 0, a hyperbolic sine of a third of an angle: Cardano's root without cancellation."""
+    """x with x³ + linear·x = y ≥ 0, by the hyperbolic form of Cardano's root, which has no cancellation."""
     root = jnp.sqrt(linear / 3)
     x = 2 * root * jnp.sinh(jnp.arcsinh(1.5 * y / (linear * root)) / 3)
-    return (2 * x**3 + y) / (3 * x**2 + linear)  # a step of Newton, as the roundings of a large angle count as often
+    return (2 * x**3 + y) / (3 * x**2 + linear)  # a Newton step corrects rounding errors of a large angle
 
 
 def prox_above_two(y: Array, p: Scalar, rho: Scalar) -> Array:
@@ -61,7 +61,7 @@ def prox_above_two(y: Array, p: Scalar, rho: Scalar) -> Array:
         return jnp.sign(y) * _cubic_root(rho / 4, rho / 4 * jnp.abs(y))
 
     def newton(y: Array) -> Array:
-        # As many steps as the worst κ takes, found by search over p from 2 to 10⁵.
+        # The number of steps for the worst κ, found by search over p from 2 to 10⁵.
         least = 3 if jnp.finfo(y.dtype).bits == 32 else 5
         return _newton(y, p, rho, p - 1, jnp.ceil(least + 0.6 * jnp.log2(p - 1)).astype(jnp.int32))
 
@@ -71,19 +71,19 @@ def prox_above_two(y: Array, p: Scalar, rho: Scalar) -> Array:
 def _newton(y: Array, p: Scalar, rho: Scalar, slope: Scalar, steps: Array) -> Array:
     """s = y·e^u with e^u + e^{κ + (p−1)u} = 1 and e^κ = (p/ρ)·|y|^{p−2}, the equation p|s|^{p−1} + ρ(|s| − |y|) = 0.
 
-    The logarithm of the left side is convex in u with slopes between 1 and p − 1: Newton from the right of the root
-    descends to it and needs no safeguard, however small y, ρ or p − 1, or large p.
+    The logarithm of the left side is convex in u with slopes between 1 and p − 1, so Newton's iteration from the right
+    of the root descends to it without a safeguard, for any y, ρ and p.
 
     Args:
-        slope: p − 1, or a little more than 0.
-        steps: steps of Newton's iteration.
+        slope: p − 1, at least eps.
+        steps: number of Newton steps.
     """
     log_y = jnp.log(jnp.maximum(jnp.abs(y), jnp.finfo(y.dtype).tiny))
     kappa = jnp.log(p / rho) + (p - 2) * log_y
 
     def improve(_: Array, u: Array) -> Array:
         second = kappa + (p - 1) * u
-        # The smaller of the two terms relative to the larger, so that no exponential overflows.
+        # The ratio of the smaller to the larger term, so that no exponential overflows.
         share = jnp.exp(-jnp.abs(u - second))
         value = jnp.maximum(u, second) + jnp.log1p(share)
         large, small = jnp.where(u > second, 1, p - 1), jnp.where(u > second, p - 1, 1)
@@ -94,9 +94,9 @@ def _newton(y: Array, p: Scalar, rho: Scalar, slope: Scalar, steps: Array) -> Ar
 
 
 def prox_largest(y: Float[Array, "n d"], rho: Scalar, counted: Bool[Array, " n"]) -> Float[Array, "n d"]:
-    """argmin over S of max |s_ij| over the counted rows + ρ/2·‖S − Y‖²: the rows are clipped at a τ.
+    """argmin over S of max |s_ij| over the counted rows + ρ/2·‖S − Y‖²: these are clipped at a τ.
 
-    By Moreau's decomposition S is Y less its projection onto the ℓ1 ball of radius 1/ρ, so that Σ (|y_ij| − τ)₊ = 1/ρ,
+    By Moreau's decomposition S is Y minus its projection onto the ℓ1 ball of radius 1/ρ, so that Σ (|y_ij| − τ)₊ = 1/ρ,
     or τ = 0 if Y is within the ball. The sum is convex and piecewise linear in τ: Newton from below rises to the root
     in a few steps, and ends at it (Michelot, J. Optim. Theory Appl. 1986; Condat, Math. Program. 2016). Rows that are
     not counted stay as they are.

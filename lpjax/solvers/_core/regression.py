@@ -1,4 +1,4 @@
-"""The weighted least squares of one factor, given the other."""
+"""Weighted least squares for one factor, given the other."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from lpjax._lapack import solve_definite
 
 
 def regress(gram: Float[Array, "k k"], moment: Float[Array, "k d"], fallback: Float[Array, "k d"]) -> Array:
-    """R of least Σ ω_i ‖t_i − l_i R‖², from LᵀΩL and LᵀΩT, by Cholesky.
+    """argmin over R of Σ ω_i ‖t_i − l_i R‖², from LᵀΩL and LᵀΩT, by Cholesky; `fallback` if that is not finite.
 
-    Columns of L, images of nearly singular directions, are nearly orthogonal: scaled to one length, LᵀΩL is close to
-    the identity however their lengths differ. The ridge of rounding size keeps a singular one solvable.
+    The columns of L are nearly orthogonal, as images of approximately singular vectors. With them scaled to unit
+    length, LᵀΩL is close to the identity. A ridge of rounding size keeps a singular one solvable.
     """
     diagonal = jnp.diagonal(gram)
     scale = jnp.where(diagonal > 0, 1 / jnp.sqrt(jnp.where(diagonal > 0, diagonal, 1)), 0)
@@ -27,10 +27,10 @@ def regress(gram: Float[Array, "k k"], moment: Float[Array, "k d"], fallback: Fl
 def regress_rows(
     design: Float[Array, "k d"], weights: Float[Array, "n d"], residual: Float[Array, "n d"]
 ) -> Float[Array, "n k"]:
-    """For every row i, argmin over x of Σ_j w_ij (r_ij − Σ_l x_l design_lj)², as a step from where r was taken.
+    """For every row i, argmin over x of Σ_j w_ij (r_ij − Σ_l x_l design_lj)², the step of the factor with residual r.
 
-    The ridge of rounding size keeps singular systems (a zero column, k above the number of weighty entries)
-    solvable. As the unknown is a step, it damps and does not bias.
+    A ridge of rounding size keeps singular systems (a zero column, fewer than k entries with weight) solvable. As the
+    unknown is a step, the ridge damps it without a bias.
     """
     k, d = design.shape
     n = weights.shape[0]

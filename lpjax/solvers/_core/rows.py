@@ -1,6 +1,6 @@
 """Row blocks: one pass over a matrix in pieces that stay in cache, with no temporary of the matrix's size.
 
-If the rows are sharded, each device passes over its own, and sums are taken over all devices.
+If rows are sharded, each device passes over its own rows, and sums are taken over all devices.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ class Rows:
     """The rows of a matrix as an algorithm sees them: scaled, clipped and weighted as they are read, never copied.
 
     Attributes:
-        matrix: as given, shape (n, d): inside `shard_map` the rows of this device. Or one that stays in its file.
-        exponent: every entry is multiplied by 2 to this power; None for 0. Subnormal entries count.
+        matrix: given matrix, shape (n, d), or one that stays in its file; inside `shard_map` the rows of this device.
+        exponent: power of 2 by which entries, subnormal ones included, are multiplied; None for 0.
         finite: if false, all rows read as zeros; None for true.
         turn: matrix by which rows are multiplied after that, shape (d, d), or None.
         limit: magnitude that entries are clipped to after that, or None.
@@ -96,7 +96,7 @@ class Rows:
 
 
 def map_rows(f: Callable[..., Any], rows: Rows, *given: Array) -> Any:
-    """`f` of all rows, a block at a time.
+    """Apply `f` to all rows, a block at a time.
 
     Args:
         f: (m rows, *their rows of `given`) -> pytree of arrays (m, …).
@@ -112,15 +112,15 @@ def map_rows(f: Callable[..., Any], rows: Rows, *given: Array) -> Any:
 def fold_rows(
     block: Callable[..., tuple[Any, ...]], rows: Rows, total: Any, weights: Float[Array, " n"] | None, *state: Array
 ) -> tuple[Any, ...]:
-    """Sum over blocks of rows, counting each row once; on the way, compute arrays by rows.
+    """Sum over all rows, a block at a time; the same pass computes arrays with a row for each.
 
     Args:
-        block: (total, m rows, their weights, *their rows of `state`) -> (total, *arrays (m, …)). The last block is as
-            long as the others and may share rows with the one before it: those have weight 0 the second time.
+        block: (total, m rows, their weights, *their rows of `state`) -> (total, *arrays (m, …)). All blocks have the
+            same length, so the last one may repeat rows of the one before it; their weight is then 0.
         rows: the matrix.
-        total: what blocks add to, a pytree of zeros.
+        total: initial sum, a pytree of zeros.
         weights: weights of the rows, shape (n,); None for ones.
-        state: arrays (n, …) that the first arrays of `block` replace in place.
+        state: arrays (n, …), which the first arrays of `block` replace in place.
 
     Returns:
         (total, *arrays (n, …)): the sum over all devices, and arrays for the n rows of this one.
@@ -158,7 +158,7 @@ def _visit(
         unvisited = start + jnp.arange(height) >= index * height
         total, *new = visit(total, (*arrays[:updated], *given[updated:]), start, unvisited)
         if updated:
-            # Rows that were visited before were computed from arrays that had already been replaced.
+            # Repeated rows were computed from arrays already replaced: their first results are kept.
             new = jax.tree.map(lambda a, b: jnp.where(_along(unvisited, a), a, b), new, pieces(arrays, start))
         write = functools.partial(jax.lax.dynamic_update_slice_in_dim, start_index=start, axis=0)
         return total, jax.tree.map(write, arrays, new)

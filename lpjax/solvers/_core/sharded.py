@@ -1,7 +1,7 @@
-"""Rows sharded over devices and hosts: a solver's core runs on every device, on the rows that it has.
+"""Rows sharded over devices and hosts: a solver's core runs on every device, on that device's rows.
 
-The devices exchange sums of small matrices and numbers, whose size does not depend on n. `Rows` and `Problem` carry the
-names of the mesh axes for these sums.
+Devices exchange sums of small matrices and of scalars, whose size does not depend on n. `Rows` and `Problem` have the
+names of the mesh axes of these sums.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ Core = Callable[..., Solution]
 def run_sharded(core: Core, problem: Problem, *given: Array, whole: bool = False, **static: Any) -> Solution:
     """Run a jitted core on the devices that have the rows of its matrix.
 
-    All its products have the highest precision of the device, whatever precision the caller has set. The precision is
-    set outside of the core, as jit's cache depends on it: a caller's setting neither leaks in nor recompiles.
+    All its products have the highest precision of the device, whatever precision the caller has set. It is set outside
+    the core, because jit's cache depends on it: a caller's setting neither leaks in nor recompiles.
 
-    Every device solves the whole of a matrix with fewer rows than columns. Inside a caller's jit shardings are not
-    known, and XLA partitions the core.
+    If a matrix has fewer rows than columns, every device solves all of it. Inside a caller's jit shardings are unknown,
+    and XLA partitions the core.
 
     Args:
         core: (problem, *given, **static) -> `Solution`.
-        problem: its arguments. `left` and other results with n rows are sharded like the matrix.
-        given: further arguments, scalars.
-        whole: whether the core needs all rows, so that every device solves the whole.
-        static: static arguments.
+        problem: arguments of the core. `left` and other results with n rows are sharded like the matrix.
+        given: further scalar arguments.
+        whole: whether the core needs all rows, so that every device solves the whole matrix.
+        static: further static arguments.
 
     Raises:
         ValueError: the columns of the matrix are sharded.
@@ -105,7 +105,7 @@ def _on_devices(
         mesh=mesh,
         in_specs=(_specs(problem), *(P() for _ in given)),
         out_specs=out_specs,
-        check_vma=False,  # what a while loop carries would have to be cast to varying, one by one
+        check_vma=False,  # else every carry of a while loop would have to be cast to varying
     )(problem, *given)
 
 

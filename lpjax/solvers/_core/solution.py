@@ -1,4 +1,4 @@
-"""What every solver returns."""
+"""The result of every solver."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from lpjax._repr import short_repr
 
 
 class Ellipsoid(NamedTuple):
-    """An ellipsoid xᵀMx ≤ 1 around the level set ‖Ax‖_p ≤ 1, M = V D² Vᵀ, with r = min(n, d).
+    """An ellipsoid xᵀMx ≤ 1 near the level set ‖Ax‖_p ≤ 1, M = V D² Vᵀ, with r = min(n, d).
 
-    It is the ‖·‖_p-SVD A = U D Vᵀ, U = A V D⁻¹, and comes with lower·‖x‖_M ≤ ‖Ax‖_p ≤ upper·‖x‖_M for all x
+    It defines the ‖·‖_p-SVD A = U D Vᵀ, U = A V D⁻¹, and satisfies lower·‖x‖_M ≤ ‖Ax‖_p ≤ upper·‖x‖_M for all x
     (up to the solver's tolerance). With row weights ω, ‖Ax‖_p stands for (Σ ω_i |a_iᵀx|^p)^{1/p}.
 
     Attributes:
-        values: D, descending, shape (r,); zero past the rank of A.
+        values: diagonal of D, descending, shape (r,); zero past the rank of A.
         vectors: V with orthonormal columns, shape (d, r).
-        lower: largest known factor of the lower side; 1 for p ≤ 2.
-        upper: smallest known factor of the upper side.
-        weights: Lewis weights w, shape (n,), with Σw = rank A; None from a solver that has none.
-        log_volumes: log of the volume over that of the first ellipsoid after every cut, shape (num_iters,), padded
-            with its last value; None from a solver that does not cut.
+        lower: largest known factor of the lower bound, a scalar; 1 for p ≤ 2.
+        upper: smallest known factor of the upper bound, a scalar.
+        weights: Lewis weights w, shape (n,), with Σw = rank A; None from solvers without them.
+        log_volumes: log of the volume after every cut, relative to the first ellipsoid, shape (num_iters,), padded
+            with its last value; None from solvers that do not cut.
     """
 
     values: Float[Array, "*batch r"]
@@ -48,19 +48,17 @@ class Solution(NamedTuple):
 
     Attributes:
         left: shape (n, rank).
-        right: shape (rank, d); rows orthonormal, in the metric's inverse if one was given. Near either end of the
-            dtype's range left alone would overflow or be subnormal: then right shares the scale of the matrix, and its
-            rows have one length, a power of two, instead of 1.
-        objective: the ℓp objective of `matrix − left @ right` that the solver's docstring names; it scales with
-            the matrix. Infinite if it exceeds the dtype, though the factors are finite; and infinite, with factors of
-            zero, if the input was not finite (inside jit nothing can be raised; called directly, the solver raises
-            before any work).
+        right: shape (rank, d), with orthonormal rows; with a metric C, R C Rᵀ = I. If left would overflow or be
+            subnormal, both factors share the scale of the matrix: the rows of right then have a power of two as their
+            length instead of 1.
+        objective: ℓp objective of `matrix − left @ right` that the solver's docstring names; it scales with the matrix.
+            Infinite if it exceeds the dtype, though the factors are finite; and infinite, with factors of zero, if the
+            input is not finite inside jit (outside, the solver raises before any work).
         num_iters: iterations done after the start; 0 for a direct method.
         converged: whether the tolerance was met, rather than the iteration limit.
-        ellipsoid: what geometric solvers find, else None.
-        lower_bound: no pair of this rank has a smaller objective: a bound of the global optimum, lowered so that
-            rounding errors do not invalidate it (docs/algorithms/certificate.md). It scales with the matrix. None from
-            a solver that has none.
+        ellipsoid: `Ellipsoid` of a geometric solver, else None.
+        lower_bound: lower bound of the objective over all pairs of this rank, valid despite rounding errors
+            (docs/algorithms/certificate.md); it scales with the matrix. None from solvers without one.
     """
 
     left: Float[Array, "*batch n rank"]
@@ -76,9 +74,9 @@ class Solution(NamedTuple):
 
     @property
     def gap(self) -> Scalar | Float[Array, "*batch"] | None:
-        """1 − lower_bound/objective, from 0 to 1: the optimum is smaller than `objective` by no larger share.
+        """1 − lower_bound/objective, from 0 to 1: the largest possible relative decrease of the objective.
 
-        0 means optimal, and 1 that nothing is known. None without a lower bound.
+        0 means optimal, 1 that nothing is known. None without a lower bound.
         """
         return None if self.lower_bound is None else gap_of(self.objective, self.lower_bound)
 

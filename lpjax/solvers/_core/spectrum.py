@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 from lpjax._lapack import descending_eigh, qr, qr_triangle, svd
 from lpjax.solvers._core.rows import Rows, fold_rows
 
-_PANEL = 128  # rows of a panel at the least: thinner ones cost more than they save
+_PANEL = 128  # smallest height of a panel: thinner ones cost more than they save
 
 Panels = tuple[Float[Array, "_ _"], ...]
 
@@ -21,8 +21,8 @@ Panels = tuple[Float[Array, "_ _"], ...]
 def no_gram(d: int, dtype: Any) -> Panels:
     """Zeros for `add_gram` to add to: the rows of a d × d matrix in up to four panels, each from its diagonal on.
 
-    A Gram matrix is symmetric. Without what lies below the panels' diagonals there is up to 3/8 less to compute and
-    to exchange between devices.
+    A Gram matrix is symmetric: leaving out the blocks below the diagonal saves up to 3/8 of the products and of the
+    exchange between devices.
     """
     height = math.ceil(d / min(max(d // _PANEL, 1), 4))
     return tuple(jnp.zeros((min(height, d - start), d - start), dtype) for start in range(0, d, height))
@@ -41,7 +41,7 @@ def add_gram(total: Panels, matrix: Float[Array, "m d"], weights: Float[Array, "
 
 
 def whole_gram(total: Panels) -> Float[Array, "d d"]:
-    """The matrix, exactly symmetric."""
+    """The whole matrix of the panels, exactly symmetric."""
     d = total[0].shape[1]
     upper = jnp.concatenate([jnp.pad(panel, ((0, 0), (d - panel.shape[1], 0))) for panel in total])
     return jnp.triu(upper) + jnp.triu(upper, 1).T
@@ -57,14 +57,14 @@ def gram_of_rows(rows: Rows) -> Float[Array, "d d"]:
 
 
 def triangle_of_rows(rows: Rows) -> Float[Array, "d d"]:
-    """R of A = QR, of a tall matrix, up to signs: the R of all rows so far and the next block, one after another.
+    """R of A = QR for a tall matrix, up to signs: block by block, the R of the last R stacked on the next block.
 
-    Several devices compute an R each, then the R of these: TSQR (Demmel et al., arXiv 0808.2664) in one round, d²
+    Each device computes an R, then the R of all of these: TSQR (Demmel et al., arXiv 0808.2664) in one round, d²
     numbers from each device.
     """
 
     def block(total: Array, piece: Array, weights: Array) -> tuple[Array]:
-        # Flattened, which has one layout only: for LAPACK's column order XLA would copy the whole matrix.
+        # Flattened, to have one layout only: else XLA copies the whole matrix to LAPACK's column order.
         flat = jax.lax.optimization_barrier(jnp.where(weights[:, None] > 0, piece, 0).reshape(-1))
         return (qr_triangle(jnp.concatenate([total, flat.reshape(piece.shape)])),)
 
@@ -83,8 +83,8 @@ def right_singular(
 
     Eigenvectors of AᵀA cost a fifth of LAPACK's gesdd, but rounding perturbs AᵀA by about eps·σ₁², and smaller
     eigenvalues are lost. They are used only if the mean of σ_i², i ≥ `tail_start`, is far enough above that; the
-    error of the tail is then of second order in eps·σ₁²/σ², below 1e-6 (f32) or 1e-12 (f64) of it. Otherwise QR
-    first, then the SVD of R: backward stable like gesdd, without forming n × d singular vectors.
+    relative error of the tail is then of second order in eps·σ₁²/σ², below 1e-6 (f32) or 1e-12 (f64). Otherwise the
+    SVD of R from a QR decomposition is used: backward stable like gesdd, without forming n × d singular vectors.
 
     Args:
         rows: the matrix, its entries of order one.
@@ -94,7 +94,7 @@ def right_singular(
     n, d = rows.shape
     if n < d:
         # Left vectors of A are right vectors of Aᵀ. QR keeps V orthonormal past the rank, where AᵀU/σ is noise,
-        # and keeps the span of the leading columns.
+        # and preserves the spans of leading columns.
         transposed = rows.read().T
         _, left = right_singular(Rows(transposed), tail_start, count)
         vectors, triangle = qr(transposed @ left)

@@ -19,7 +19,7 @@ from lpjax.solvers._core.rows import Rows, multiply, over_devices
 from lpjax.solvers._lewis import fixed_point
 from lpjax.solvers._svd import svd_right, svd_vectors
 
-# One map brings a tall matrix within 20 % of its Lewis weights, and the objective within 1e-5: enough for a start.
+# One map brings the weights of a tall matrix within 20 % of Lewis's, and the objective within 1e-5: enough here.
 _LEWIS_MAPS = 1
 # A start is chosen on a sample of rows, at least this many and eight times the columns: all rows of a small matrix.
 _SAMPLED_ROWS = 2048
@@ -47,8 +47,8 @@ def starting_pair(problem: Scaled) -> Pair:
     """The named start, or the best of three by entrywise error, which is measured on a sample of a tall matrix.
 
     The three are svd, lewis, and the SVD of the matrix clipped at three times its median magnitude. If a few entries
-    are huge, the first two fit them exactly, and no iteration leaves such a start. On planted outliers the third made
-    the difference between a failed and an exact recovery in every case tried.
+    are huge, the first two fit them exactly, and no iteration leaves such a start. With planted outliers only the third
+    led to an exact recovery in every case tried.
     """
     if problem.init is not None:
         left, right = problem.init
@@ -74,7 +74,7 @@ def starting_pair(problem: Scaled) -> Pair:
 
 
 def _sample(problem: Scaled) -> Scaled | None:
-    """Evenly spaced rows, an eighth of them or more, to choose the start by; None if the matrix has few rows."""
+    """At least an eighth of the rows, evenly spaced, to choose the start on; None if the matrix has few rows."""
     (n, d), own = problem.rows.shape, problem.rows.matrix.shape[0]
     stride = min(8, n // max(_SAMPLED_ROWS, 8 * d))
     if stride < 2 or own < stride:
@@ -85,7 +85,7 @@ def _sample(problem: Scaled) -> Scaled | None:
 
 
 def _switch(values: list[Scalar], names: tuple[Init, ...], make: Callable[[Init], T]) -> T:
-    """`make` of the name with the least value, or of the first, the SVD, if no other value is clearly less.
+    """`make` of the name with the least value, or of the first (the SVD) unless another value is clearly less.
 
     A slightly better start saves no iteration, and the SVD costs least.
     """
@@ -94,8 +94,10 @@ def _switch(values: list[Scalar], names: tuple[Init, ...], make: Callable[[Init]
 
 
 def _svd_and_lewis(problem: Scaled) -> list[Float[Array, "d r"]]:
-    """Bases of both starts; without row weights they share one spectrum. For n ≤ d the SVD alone: if the rows are
-    independent, their Lewis weights are 1 and both are equal."""
+    """Bases of both starts, which share one spectrum without row weights; for n ≤ d that of the SVD alone.
+
+    For n ≤ d, Lewis weights of independent rows are 1, and both starts are equal.
+    """
     n, d = problem.rows.shape
     if n <= d:
         return [svd_vectors(problem)]
@@ -108,7 +110,7 @@ def _lewis_vectors(problem: Scaled, shared: Coordinates) -> Float[Array, "d r"]:
     """Axes of an ellipsoid near Lewis's. Eigenvectors are accurate enough for a start."""
     maps, none = jnp.asarray(_LEWIS_MAPS, jnp.int32), jnp.zeros_like(problem.tol)
     if problem.high:
-        factor = design(shared, problem.p, none, maps + 1)[0].factor  # weights are measured in the pass after
+        factor = design(shared, problem.p, none, maps + 1)[0].factor  # weights are measured one pass later
     else:
         factor = fixed_point(shared, problem.p, none, maps).factor
     root = factor * shared.singular_values[None, :]
@@ -169,10 +171,10 @@ def descend(
 
     Args:
         step: state -> (state, candidate, its objective, whether it settled).
-        state: first state.
-        candidate: the start, which is returned if nothing better is found; any pytree.
-        value: its objective.
-        num_iters: limit on the steps.
+        state: initial state.
+        candidate: the start, any pytree; returned if no step improves on it.
+        value: objective of the start.
+        num_iters: limit on the number of steps.
         optimal: whether the start is known to be optimal, so that no step is needed.
     """
 
