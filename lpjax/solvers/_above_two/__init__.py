@@ -1,1 +1,1 @@
-"""The algorithms for p above 2, ∞ included, one a file as those for p up to 2."""
+"""Algorithms for p > 2, ∞ included, one per file."""

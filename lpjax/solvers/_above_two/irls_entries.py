@@ -1,4 +1,4 @@
-"""IRLS for entries, p above 2: alternating weighted least squares with a line search a row."""
+"""IRLS for entries, p > 2: alternating weighted least squares with a line search for every row."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lpjax.solvers._core.solution import Solution
 from lpjax.solvers._core.start import descend, starting_pair
 
 _HALVINGS = 12
-_PADDING = 0.4  # of weights, relative to the largest of a row: eps to this power
+_PADDING = 0.4  # weights are padded by eps to this power, relative to the largest of a row
 
 
 class _State(NamedTuple):
@@ -30,17 +30,17 @@ class _State(NamedTuple):
 def solve(problem: Scaled) -> Solution:
     """Lower (Σ_i ω_i Σ_j |a_ij − (LR)_ij|^p)^{1/p} for p > 2.
 
-    With the other factor fixed, a row's problem is convex: min over x of Σ_j |r_j − xᵀy_j|^p. Its weighted least
-    squares problem, w_j = |r_j|^{p−2}, has the direction Δ of Newton's method, which goes Δ/(p − 1) far; IRLS would go
-    all of Δ, and need not descend (Adil, Peng & Sachdeva, arXiv 1907.07167, who pad the small weights, too). Here every
-    row takes the best of Δ/(p − 1), of Δ/2^j, and of no step, so that the objective falls in every half of a sweep.
+    With the other factor fixed, a row's problem is convex: min over x of Σ_j |r_j − xᵀy_j|^p. Weighted least squares
+    with w_j = |r_j|^{p−2} gives the step Δ; Newton's step is Δ/(p − 1). The full step Δ of IRLS need not descend (Adil,
+    Peng & Sachdeva, arXiv 1907.07167, who also pad small weights). Here every row takes the best of Δ/(p − 1), Δ/2^j
+    and no step, so that the objective falls in every half of a sweep.
 
     A large p is reached in stages q = 4, 8, …, 1024 (`stages.py`); the best pair at p itself is returned.
     """
     p, matrix = problem.p, problem.rows.read()
 
     def half(design: Array, residual: Array, root: Array, q: Scalar) -> Array:
-        """The step for every row of `residual`, whose entry j counts root_j^q times."""
+        """The step for every row of `residual`; entry j has the weight root_j^q."""
         counted = root * jnp.abs(residual)
         largest = jnp.max(counted, axis=1, keepdims=True)
         heavy = root**2 * over_largest(counted, largest) ** (q - 2)

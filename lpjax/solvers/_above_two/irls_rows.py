@@ -1,4 +1,4 @@
-"""IRLS for rows, p above 2: weighted least squares with a step that descends."""
+"""IRLS for rows, p > 2: damped weighted least squares."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from lpjax.solvers._core.rows import fold_rows, multiply
 from lpjax.solvers._core.solution import Solution
 from lpjax.solvers._core.start import descend, select_tree, starting_bases
 
-_GROW, _SHRINK = 1.5, 0.3  # of t after a step that lowers the objective, and after one that does not
+_GROW, _SHRINK = 1.5, 0.3  # factors on t after an accepted and after a rejected step
 _SHORTEST = 1e-6
 
 
 class _Point(NamedTuple):
-    """A subspace as one pass over the rows saw it.
+    """A subspace, and what one pass over the rows measures of it.
 
     Attributes:
         basis: V, with orthonormal columns.
         exponent: q of the stage.
-        value: the objective at q, of this V.
-        objective: that at p.
+        value: objective at exponent q.
+        objective: objective at exponent p.
         gram, moment: LᵀWL and LᵀW(A − LVᵀ) for L = AV.
     """
 
@@ -51,27 +51,26 @@ class _State(NamedTuple):
 def solve(problem: Scaled) -> Solution:
     """Lower (Σ_i ω_i ‖a_i − l_i R‖^p)^{1/p} for p > 2; n ≥ d.
 
-    For L = AV fixed the objective is convex in R, and its weighted least squares problem, with the weights
-    w_i = ω_i ‖a_i − l_iVᵀ‖^{p−2}, gives a direction Δ of descent at R = Vᵀ: V ← orth(V + tΔᵀ). With t = 1, and with V
-    the leading eigenvectors of AᵀWA as for p ≤ 2, IRLS oscillates if p is large; damping makes it converge (Adil, Peng
-    & Sachdeva, arXiv 1907.07167, for regression). Here t grows after a step that lowers the objective; a step that does
-    not is undone, and t shrinks. So the objective of what is accepted falls in every step of a stage.
+    For L = AV fixed the objective is convex in R, and weighted least squares with w_i = ω_i ‖a_i − l_iVᵀ‖^{p−2} gives a
+    descent direction Δ at R = Vᵀ: V ← orth(V + tΔᵀ). With t = 1, or with V the leading eigenvectors of AᵀWA as for
+    p ≤ 2, IRLS oscillates if p is large; damping makes it converge (Adil, Peng & Sachdeva, arXiv 1907.07167, for
+    regression). Here t grows after a step that lowers the objective; other steps are undone, and t shrinks. So the
+    objective at q falls with every accepted step.
 
-    A large p is reached in stages q = 4, 8, …, 1024 (`stages.py`), each from the end of the one before; the best V at p
-    itself is returned.
+    A large p is reached in stages q = 4, 8, …, 1024 (`stages.py`); the best V at p itself is returned.
     """
     p, dtype, rank = problem.p, problem.rows.dtype, problem.rank
     d = problem.rows.shape[1]
 
     def measure(basis: Array, q: Scalar, scale: Scalar) -> _Point:
-        """One pass; residuals are counted in units of `scale`, so that their powers stay in range."""
+        """One pass over the rows; residuals are divided by `scale`, so that their powers stay in range."""
 
         def block(total: tuple[Array, Array], rows: Array, weights: Array) -> tuple[tuple[Array, Array], Array]:
             left = rows @ basis
             outside = rows - left @ basis.T
             norms = jnp.sqrt(jnp.sum(outside**2, axis=1))
             root = roots(weights, q)
-            # ω (r/s)^{q−2}, with b = ω^{1/q} r at most the objective, s.
+            # ω (r/s)^{q−2} as ω^{2/q} (ω^{1/q} r/s)^{q−2}, as ω^{1/q} r is at most the objective s.
             heavy = root**2 * (root * norms / scale) ** (q - 2)
             weighted = (heavy[:, None] * left).T
             return (total[0] + weighted @ left, total[1] + weighted @ outside), norms

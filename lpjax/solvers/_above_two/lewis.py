@@ -1,4 +1,4 @@
-"""Lewis weights for p above 2, ∞ included: weights of a convex program, as in the design of experiments."""
+"""Lewis weights for p > 2, ∞ included, by convex optimisation as in the design of experiments."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from lpjax.solvers._core.rows import fold_rows, over_devices
 from lpjax.solvers._core.spectrum import Panels, add_gram, no_gram, whole_gram
 
 _LONGEST_STEP = 50.0
-_LARGEST_GROWTH = 5.0  # of log w in a step: e⁵ times, so that no weight overflows
-_NO_WEIGHT = -1e9  # log w of a row of zeros
+_LARGEST_GROWTH = 5.0  # of log w per step, so that no weight overflows
+_NO_WEIGHT = -1e9  # log w of a zero row
 
 
 class Design(NamedTuple):
@@ -39,12 +39,12 @@ class _State(NamedTuple):
 
     Attributes:
         log_weights: log w.
-        violations: v of the weights before.
-        moved: log w less that of the weights before.
+        violations: v of the previous weights.
+        moved: change of log w in the last step.
         factor, inverse: F of M(w), and F⁻¹, zero past the rank of A.
         step: δ.
-        best: the weights with the least residual so far.
-        num_iters: passes done.
+        best: weights with the smallest residual so far.
+        num_iters: number of passes.
     """
 
     log_weights: Float[Array, " n"]
@@ -66,16 +66,15 @@ def design(coords: Coordinates, p: Scalar, tol: Scalar, num_iters: Scalar) -> tu
 
         log w ← log w + δv,  then w scaled to Σw = r.
 
-    δ = p/2 is the map of Cohen & Peng, which converges for p < 4 only. δ = 1 is w_i ← w_i^{1−2/p} q_i, each row's
-    leverage, and at ∞ Titterington's algorithm for designs. Under it log det M grows for every p: by Cauchy & Binet it
-    is the logarithm of a sum of exponentials of log w, so convex, and leverages maximise its linear minorant over
-    Σw = r. It is safe but slow (Yu, arXiv 1001.3859): −∂v/∂log w has eigenvalues from 2/p to 1. As that matrix is
-    self-adjoint in the inner product weighted by leverages, Barzilai & Borwein's δ (IMA J. Numer. Anal. 1988) takes a
-    half to a seventh of the steps: ⟨m, m⟩ / −⟨m, change of v⟩ of the last move m, one step late, so that a step is one
-    pass.
+    δ = p/2 is the map of Cohen & Peng, which converges for p < 4 only. δ = 1 sets w_i to the leverage w_i^{1−2/p} q_i;
+    at ∞ this is Titterington's algorithm for designs. It increases log det M for every p: by Cauchy–Binet log det M is
+    a log-sum-exp of log w, hence convex, and leverages maximise its linear minorant over Σw = r. It is safe but slow
+    (Yu, arXiv 1001.3859): −∂v/∂log w has eigenvalues from 2/p to 1. As that matrix is self-adjoint in the inner product
+    weighted by leverages, the step of Barzilai & Borwein (IMA J. Numer. Anal. 1988) needs a half to a seventh of the
+    steps: δ = ⟨m, m⟩ / −⟨m, change of v⟩ for the last move m, used one step later, so that a step is one pass.
 
     Returns:
-        The weights of the least residual, and the number of passes.
+        The weights with the smallest residual, and the number of passes.
     """
     rows, dtype = coords.rows, coords.rows.dtype
     twice = 2 / p
@@ -134,7 +133,7 @@ def design(coords: Coordinates, p: Scalar, tol: Scalar, num_iters: Scalar) -> tu
 
     own, infinite = rows.matrix.shape[0], jnp.full((), jnp.inf, dtype)
     share = coords.dimension / rows.shape[0]
-    root = share ** (0.5 - 1 / p)  # of M(w) at w = r/n, as AᵀA is the identity
+    root = share ** (0.5 - 1 / p)  # of M(w) at w = r/n, as QᵀQ is the identity
     active = coords.active.astype(dtype)
     log_weights, zeros = jnp.full(own, jnp.log(share)), jnp.zeros(own, dtype)
     factor, none = jnp.diag(root * active), jnp.zeros((), jnp.int32)

@@ -1,4 +1,4 @@
-"""Exponents that grow towards p: a large p, or ∞, is approached from where a smaller one has led."""
+"""Continuation in the exponent: a large p, or ∞, is reached in stages, each started from the one before."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from jaxtyping import Array, Bool, Scalar
 
 _FIRST = 4.0
 _LAST = 1024.0  # the ℓp norm of m equal numbers is then m^{1/1024} times the largest: 0.7 % more for 1000
-_TOLERANCE = 0.01  # of a stage, over its exponent: norms at q and 2q differ by a share of order 1/q
+_TOLERANCE = 0.01  # relative tolerance of a stage, times its q: norms at q and 2q differ by a factor 1 + O(1/q)
 
 
 def first_exponent(p: Scalar) -> Scalar:
-    """q of the first stage, p itself up to 4."""
+    """q of the first stage: p itself up to 4."""
     return jnp.minimum(p, _FIRST)
 
 
@@ -26,5 +26,5 @@ def is_last(q: Scalar, p: Scalar) -> Bool[Array, ""]:
 
 
 def stage_tolerance(q: Scalar, p: Scalar, tol: Scalar) -> Scalar:
-    """Share of the objective that a step must gain for the stage to go on."""
+    """Relative decrease of the objective per step below which the stage at q ends."""
     return jnp.where(is_last(q, p), tol, jnp.maximum(tol, _TOLERANCE / q))
