@@ -34,7 +34,7 @@ _MODULES = {
 
 
 def __getattr__(name: str) -> _Any:
-    # On first use: these need JAX, and readers of the table do not.
+    # Imported on first use: these need JAX, the table does not.
     if name in SOLVERS:
         return SOLVERS[name].solve
     if name not in _MODULES:

@@ -34,7 +34,7 @@ from lpjax.solvers._core.solution import Solution
 from lpjax.solvers._core.start import select_tree, starting_pair
 
 _LONGEST_FIRST_SCHEDULE = 20
-_SPARSE = 0.25  # a residual is sparse if the share of nonzero entries, as `measure` estimates it, is less
+_SPARSE = 0.25  # a residual counts as sparse if `measure` estimates a smaller fraction of nonzero entries
 
 
 def admm_entries(
@@ -67,12 +67,12 @@ def admm_entries(
     step, and the best iterate is returned.
 
     ρ, α and δ follow a schedule over a number of steps: a small ρ moves L and R far, a large one at the end makes them
-    settle. A schedule of 16 steps comes closer to the optimum than 60 steps with a steadily growing ρ. The next
-    schedule has at least twice the length and starts from the best pair so far. If the residual is by then concentrated
-    on few entries, it is one of plain ADMM (α = δ = 1) under a growing ρ, which recovers a low-rank matrix with
-    outliers to the last digits.
+    settle. A schedule of 16 steps comes closer to the optimum than 60 steps with a steadily growing ρ. Each further
+    schedule starts from the best pair so far and is twice as long; the last one takes all remaining steps. If the
+    residual is then concentrated on few entries, the schedule is plain ADMM (α = δ = 1) with a growing ρ, which
+    recovers a low-rank matrix with outliers to the last digits.
 
-    For p > 2 the norm itself is minimised instead of its p-th power, under a plain schedule; see
+    For p > 2 the norm itself is minimised instead of its p-th power, under one plain schedule; see
     `lpjax/solvers/_above_two/admm_entries.py`. At p = ∞ the objective is the largest |a_ij − (LR)_ij| of the rows with
     ω_i > 0, and the step for S projects onto an ℓ1 ball.
 
@@ -80,22 +80,21 @@ def admm_entries(
         matrix: A, shape (n, d), of finite numbers.
         rank: k, from 1 to min(n, d); static under jit.
         p: exponent from 1 to ∞; may be traced. At p = 2 the start is optimal and is returned.
-        num_iters: iteration limit; three schedules by default.
-        tol: the run ends if a whole schedule lowers the best objective by a smaller share than this; eps^{0.5} by
-            default.
+        num_iters: iteration limit; the default fits three schedules.
+        tol: relative decrease of the best objective per schedule below which the run ends; √eps by default.
         row_weights: ω ≥ 0, shape (n,); ones by default.
         init: "svd", "lewis", "clipped" (the SVD after clipping large entries), "best" of the three (default), a pair
             (left, right), a `LowRank` or a `Solution`.
-        rho: factor, above 0, on every ρ of the schedules.
-        schedule: steps of the first schedule, 1 or more; by default at most 20, and such that the ones after it fit
-            into `num_iters`. At p = 1, on a real embedding, a schedule of 4 steps comes within 5 % of the best
-            objective known, one of 16 within 1 %.
+        rho: factor on every ρ of the schedules, above 0.
+        schedule: length of the first schedule in steps, 1 or more; by default at most 20, and such that later ones fit
+            into `num_iters`. On a real embedding at p = 1, 4 steps come within 5 % of the best known objective, 16
+            within 1 %. For p > 2 the length of the only schedule, `num_iters` by default.
 
     Returns:
         `Solution` with the best iterate, never worse than the start; its objective is over entries.
 
     Raises:
-        ValueError: matrix not 2-D, not numbers, not finite; rank or p out of range; weights or init of the wrong
+        ValueError: matrix not 2-D, not numeric, not finite; rank or p out of range; weights or init of the wrong
             shape or negative; rho or schedule out of range.
     """
     problem = make_problem(
@@ -111,7 +110,7 @@ def admm_entries(
         if not isinstance(schedule, Tracer):
             check_whole("`schedule`", int(schedule) if isinstance(schedule, np.integer) else schedule, 1)
         length = only = jnp.asarray(schedule, jnp.int32)
-    whole = problem.high is not False  # above 2 the step for S may need the largest of all entries
+    whole = problem.high is not False  # above 2 the step for S may need the largest magnitude of all rows
     return run_sharded(_admm_entries, problem, jnp.asarray(rho, problem.p.dtype), length, only, whole=whole)
 
 
@@ -138,7 +137,7 @@ class Constants(NamedTuple):
 
 
 # Fitted by gradient descent through the iteration, to the objective after 4, 8, 16 and 32 steps on rows of a real
-# embedding at p = 1, k/d = 0.52: `python -m benchmarks.admm_schedule`. `solve_scheduled` takes others.
+# embedding at p = 1, k/d = 0.52: `python -m benchmarks.admm_schedule`, which passes others to `solve_scheduled`.
 FITTED = Constants(
     begin=-0.19,
     begin_slope=-0.29,
@@ -171,13 +170,16 @@ def _scheduled(
     """Step `age`, from 0, of a schedule of `length`.
 
     log ρ is the parabola through its beginning, middle and end: the longer the schedule, the lower it begins and the
-    higher it ends. How the constants depend on p and k/d was found by hand and checked on kernels and synthetic
-    matrices. Near p = 2 hardly anything matters, except that nothing settles under a ρ below half of this.
+    higher it ends. The dependence on p and k/d was found by hand and checked on kernels and synthetic matrices. Near
+    p = 2 the constants hardly matter, but with less than half of this ρ the iteration does not settle.
 
     Args:
-        share: k/d. The steps are in proportion to what R leaves of a row, 1 − k/d.
-        sparse: plain ADMM instead, its ρ growing to 30: a damped U forgets the outliers that it has to hold.
-        constants: those of the schedule.
+        age: index of the step, from 0.
+        length: number of steps.
+        p: exponent.
+        share: k/d; ρ grows with 1 − k/d, the fraction of dimensions that R leaves out.
+        sparse: whether to run plain ADMM instead, with ρ growing to 30, as a damped U would lose the outliers.
+        constants: constants of the schedule.
     """
     c, doublings = constants, jnp.log2(length.astype(p.dtype) / 4)
     begin = (c.begin + c.begin_slope * doublings) * (3 - p) / 2
@@ -207,7 +209,7 @@ class _State(NamedTuple):
 
 
 class _Run(NamedTuple):
-    """Between schedules: the state; and for the next one the unit of ρ, the length, whether the residual is sparse."""
+    """Between schedules: the state, and for the next one the unit of ρ, its length and `sparse`."""
 
     state: _State
     unit: Scalar
@@ -240,8 +242,8 @@ def solve_scheduled(problem: Problem, rho: Scalar, length: Int[Array, ""], const
         def block(TtL: Array, A: Array, omega: Array, L: Array, C: Array) -> tuple[Array, ...]:
             residual = A - L @ state.R
             E_and_U = alpha * residual + kept * C
-            # The condition always holds. Without it XLA computes E + U twice if p is a constant, in two fusions: with
-            # two readers of C, one of which overwrites it, all of it is copied at every block.
+            # The condition always holds. Without it, if p is a constant, XLA computes E + U in two fusions. Both read C
+            # and one overwrites it, so that all of C would be copied at every block.
             S = jax.lax.cond(run.unit > 0, lambda y: prox(y, p, now.rho * run.unit), lambda y: y, E_and_U)
             U = E_and_U - S
             T = A - S + U
@@ -262,7 +264,7 @@ def solve_scheduled(problem: Problem, rho: Scalar, length: Int[Array, ""], const
     def measure(L: Array, R: Array) -> tuple[Scalar, Scalar, Bool[Array, ""]]:
         """The objective of LR; the unit of ρ; and whether the residual is sparse.
 
-        The unit does not depend on the weights, as the prox does not; but rows of weight 0 are left out.
+        Like the prox, the unit does not depend on the weights, but it leaves out rows of weight 0.
         (mean |r|^{p/2})² / mean |r|^p is the share of nonzero entries if these are all equal; for Gaussian entries it
         is 0.85 (p = 1) to 0.64 (p = 2).
         """
@@ -285,9 +287,9 @@ def solve_scheduled(problem: Problem, rho: Scalar, length: Int[Array, ""], const
         value, unit, sparse = measure(state.L, state.R)
         state = _consider(state, value)
         settled = (state.age == run.length) & (lowest - state.lowest <= scaled.tol * state.lowest)
-        settled &= sparse == run.sparse  # the other kind of schedule has not had its turn
+        settled &= sparse == run.sparse  # else the other kind of schedule is still to be tried
         left_over = scaled.num_iters - state.steps
-        # The last schedule takes what is left: cut short, a schedule is worth little.
+        # The last schedule takes all remaining steps: a schedule that is cut short is worth little.
         length = jnp.where(left_over < 4 * run.length, jnp.maximum(left_over, 1), 2 * run.length)
         return _Run(state, unit, length, sparse, settled | (state.lowest == 0))
 

@@ -1,4 +1,4 @@
-"""A sharper lower bound than the one that every solve comes with: a point of the dual of a convex relaxation."""
+"""A sharper lower bound than `Solution.lower_bound`, from the dual of a convex relaxation."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from lpjax.solvers._core.sharded import run_sharded
 from lpjax.solvers._core.solution import Solution
 from lpjax.solvers._core.spectrum import gram_of_rows
 
-_NEAR = 0.05  # rows of which the residual is nearer to the whole than this share have the chord as their minorant
+_NEAR = 0.05  # rows whose residual is within this fraction of their length have the chord as minorant
 _BISECTIONS = 60
 
 
@@ -44,31 +44,30 @@ def certify(
     metric: ArrayLike | None = None,
     num_iters: int = 3,
 ) -> Solution:
-    """Bound what any other pair of this rank could still gain, more sharply than `Solution.lower_bound` does.
+    """Bound the optimum over all pairs of this rank from below, more sharply than `Solution.lower_bound` does.
 
-    The optimum over projections Q of rank d − k is at least that over Fantope, the symmetric matrices 0 ≼ Q ≼ I of
-    trace d − k, of a convex function of Q. At p = 1 it is Σ ω_i ‖Qx_i‖ (REAPER: Lerman, McCoy, Tropp & Zhang, Robust
+    The minimum over projections Q of rank d − k is relaxed to one over the Fantope, the symmetric matrices 0 ≼ Q ≼ I of
+    trace d − k, of a convex function of Q: at p = 1, Σ ω_i ‖Qx_i‖ (REAPER: Lerman, McCoy, Tropp & Zhang, Robust
     computation of linear models by convex relaxation, arXiv 1202.4044); for p > 2, Σ ω_i (x_iᵀQx_i)^{p/2}. Every
-    iteration takes a point of the dual problem from the relaxation's IRLS (there, §4), or from a step of Frank and
-    Wolfe for p > 2; a bound is valid whether or not the iteration has converged. docs/algorithms/certificate.md has the
-    derivation.
+    iteration gives a dual point, by IRLS on the relaxation (ibid., §4) for p ≤ 2 and by a Frank–Wolfe step for p > 2.
+    Its bound is valid whether or not the iteration has converged. docs/algorithms/certificate.md has the derivation.
 
     Args:
         matrix: A, shape (n, d), of finite numbers. An `np.memmap` with n ≥ d stays in its file.
         solution: a `Solution`, a `LowRank` or a pair (left, right). The better it is, the better the bound.
         p: exponent, in the range of `irls_rows`; may be traced.
-        over: objective, "rows" or "entries". The bound of rows is one for entries, too, but far below the optimum.
+        over: objective, "rows" or "entries". A bound over rows also bounds entries, but far below the optimum.
         row_weights: ω ≥ 0, shape (n,); ones by default.
-        metric: C, symmetric positive semidefinite, shape (d, d); the identity by default. Only over rows.
-        num_iters: how many points of the dual are tried, each at the cost of about two Gram matrices and two
-            eigendecompositions. The first one has nearly all of the gain.
+        metric: C, symmetric positive semidefinite, shape (d, d); the identity by default. Requires `over="rows"`.
+        num_iters: number of dual points, each of which costs about two Gram matrices and two eigendecompositions. The
+            first one brings nearly all of the gain.
 
     Returns:
-        A `Solution` of the same factors with their objective and the best lower bound found; `gap` tells both.
+        A `Solution` of the same factors with their objective and the best lower bound found; see its `gap`.
 
     Raises:
-        ValueError: matrix not 2-D, not numbers, not finite; p out of range; weights, metric or factors of the wrong
-            shape, negative or asymmetric; a metric for entries; single entries.
+        ValueError: matrix not 2-D, not numeric, not finite; p out of range; weights, metric or factors of the wrong
+            shape, negative or asymmetric; a metric with `over="entries"`; a solution with sparse entries.
     """
     check_over(over, metric)
     left, right = factors_of(solution)
@@ -90,7 +89,7 @@ def _certify(problem: Problem, over: Over) -> Solution:
     value = objective(scaled, left, right, over)
     (n, d), small = scaled.rows.shape, scaled
     if n < d:
-        # All rows lie in n dimensions, and so does what any subspace has of them.
+        # All rows lie in n dimensions, so only the part of R in these matters.
         span, triangle = qr(scaled.rows.read().T)
         small, right = scaled._replace(rows=Rows(triangle.T)), right @ span
     _, right = orthonormalize(left, right)
@@ -101,7 +100,7 @@ def _certify(problem: Problem, over: Over) -> Solution:
 
 
 class _Minorant(NamedTuple):
-    """α t² + β t + γ ≤ t^p of every row for 0 ≤ t ≤ ‖x_i‖, with equality at t = r_i, α, β ≥ 0."""
+    """α, β ≥ 0 and γ of every row, with α t² + β t + γ ≤ t^p for 0 ≤ t ≤ ‖x_i‖."""
 
     square: Float[Array, " n"]
     linear: Float[Array, " n"]
@@ -109,17 +108,17 @@ class _Minorant(NamedTuple):
 
 
 def _minorant(length: Float[Array, " n"], residual: Float[Array, " n"], p: Scalar) -> _Minorant:
-    """The largest α for which the parabola that touches t^p at r is not above it at ‖x_i‖, the worst place.
+    """The parabola of largest α that is tangent to t^p at t = r and not above it at ‖x_i‖.
 
-    t^p − αt² − βt − γ is convex and then concave, and 0 with its slope at r: it is least at r or at an end. At p = 1 it
-    is the line t, at p = 2 the parabola t².
+    t^p − αt² − βt − γ is first convex, then concave, and vanishes with its slope at r, so it is least at r or at an
+    end. At p = 1 the minorant is the line t, at p = 2 the parabola t². If r is near ‖x_i‖ it is ‖x_i‖^{p−2} t².
     """
     eps = jnp.finfo(length.dtype).eps
     chord = (residual > (1 - _NEAR) * length) & (p > 1)
     r = jnp.where(chord, length / 2, residual)
     away = jnp.where(length > 0, length - r, 1)
     above = length**p - r**p - p * r ** (p - 1) * away
-    # Lowered by its rounding errors; the parabola has then less curvature, and stays below.
+    # Lowered by its rounding errors: a smaller curvature keeps the parabola below.
     most = jnp.maximum(above - 16 * eps * length**p, 0) / away**2
     some = jnp.where(r > 0, r, 1)
     square = jnp.where(r > 0, jnp.minimum(most, p / 2 * some ** (p - 2)), most)
@@ -134,7 +133,7 @@ def _minorant(length: Float[Array, " n"], residual: Float[Array, " n"], p: Scala
 
 
 class _State(NamedTuple):
-    """Between iterations: eigenvalues and eigenvectors of the weighted Gram matrix, and the best Σ ω_i t_i^p."""
+    """Between iterations: eigenvalues and eigenvectors of the weighted Gram matrix, and the best bound so far."""
 
     values: Float[Array, " d"]
     vectors: Float[Array, "d d"]
@@ -149,8 +148,8 @@ def _reaper(problem: Scaled, right: Float[Array, "k d"]) -> Scalar:
 
         Σ ω_i ‖Qx_i‖^p ≥ tr(Q Σ ω_i (α_i x_i x_iᵀ + β_i x_i y_iᵀ)) + Σ ω_i γ_i,
 
-    whose least value over Q is a sum of eigenvalues. M minimises tr(M G M) over Fantope, where G is the Gram matrix of
-    weights β_i/‖Mx_i‖ of the M before; it has the eigenvectors of G, and eigenvalues min(1, θ/λ_j).
+    whose minimum over Q is a sum of eigenvalues. M minimises tr(M G M) over the Fantope, where G is the Gram matrix
+    with weights β_i/‖Mx_i‖ for the previous M; it has the eigenvectors of G, and eigenvalues min(1, θ/λ_j).
     """
     rows, p, (n, d), rank = problem.rows, problem.p, problem.rows.shape, problem.rank
     dtype = rows.dtype
@@ -159,7 +158,7 @@ def _reaper(problem: Scaled, right: Float[Array, "k d"]) -> Scalar:
     residual = jnp.minimum(residual_norms(rows, right), length)
     omega = jnp.ones_like(length) if problem.row_weights is None else problem.row_weights
     minorant = _minorant(length, residual, p)
-    # A row whose square is below the dtype's range is left out; its constant, at most 0, is not.
+    # A row whose square is below the dtype's range only counts with its constant, which is at most 0.
     seen = length > jnp.sqrt(tiny / eps)
 
     def gram(weights: Float[Array, " n"]) -> Float[Array, "d d"]:
@@ -171,14 +170,14 @@ def _reaper(problem: Scaled, right: Float[Array, "k d"]) -> Scalar:
 
     def step(state: _State) -> _State:
         shares = _water_filling(state.values, d - rank)
-        # ‖Mx‖, a little more than it may be by rounding.
+        # ‖Mx‖, raised by its rounding errors.
         shrunk = map_rows(lambda piece: norms((piece @ state.vectors) * shares[None, :]), rows)
         shrunk = shrunk + 4 * d**0.5 * eps * length
         weighted = gram(minorant.linear / jnp.where(seen, shrunk, 1))
         product = ((weighted @ state.vectors) * shares[None, :]) @ state.vectors.T
         spectrum = eigenvalues((product + product.T) / 2 + squares)  # ascending
         size = jnp.trace(weighted) + jnp.trace(squares)
-        # As in `least_tail`; and the sums of ω_i γ_i and ω_i r_i^p.
+        # As in `least_tail`, plus a margin for the sums of ω_i γ_i and ω_i r_i^p.
         margin = 4 * eps * ((d - rank) * jnp.max(jnp.abs(spectrum)) + n**0.5 * (size + whole))
         bound = jnp.sum(spectrum[: d - rank]) + constant - margin
         values, vectors = descending_eigh(weighted)
@@ -207,7 +206,7 @@ def _water_filling(values: Float[Array, " d"], count: int) -> Float[Array, " d"]
 
 
 class _Point(NamedTuple):
-    """A point of Fantope, and the best square of the bound."""
+    """A point Q of the Fantope, and the largest squared bound."""
 
     point: Float[Array, "d d"]
     best: Scalar
@@ -215,10 +214,10 @@ class _Point(NamedTuple):
 
 
 def _frank_wolfe(problem: Scaled, right: Float[Array, "k d"]) -> Scalar:
-    """The bound for p > 2: the one by Hölder's inequality, with u_i = (x_iᵀQx_i)^{(p−2)/2}.
+    """The bound for p > 2, by Hölder's inequality (`certificate.py`) with u_i = (x_iᵀQx_i)^{(p−2)/2}.
 
-    Q takes steps of Frank and Wolfe towards the minimum of Σ ω_i (x_iᵀQx_i)^{p/2} over Fantope, whose gradient is the
-    Gram matrix of weights ω_i u_i: the vertex to go to is the projection onto its d − k last eigenvectors.
+    Frank–Wolfe steps minimise Σ ω_i (x_iᵀQx_i)^{p/2} over the Fantope. The gradient is a multiple of the Gram matrix
+    with weights ω_i u_i, so a step moves Q towards the projection onto its last d − k eigenvectors.
     """
     rows, (n, d), rank = problem.rows, problem.rows.shape, problem.rank
 

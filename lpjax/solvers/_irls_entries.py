@@ -33,11 +33,11 @@ def irls_entries(
     """Lower (Σ_i ω_i Σ_j |a_ij − (LR)_ij|^p)^{1/p} over rank-k LR by alternating reweighted least squares.
 
     Each half of a sweep solves, for every row of L (then every column of R), the least squares problem weighted by
-    w_ij = max(|r_ij|, ε)^{p−2}, the quadratic that touches |r|^p from above; so the objective smoothed at ε falls in
-    every half. ε falls to eps^{2/3} of the mean entry. A sweep solves n + d systems of k unknowns, O(ndk²). This is the
-    reference for small matrices; use `admm_entries` for large ones.
+    w_ij = max(|r_ij|, ε)^{p−2}. Its quadratic majorizes |r|^p, so the objective smoothed at ε falls in every half. ε
+    falls threefold per sweep, to eps^{2/3} of the root mean square of entries. A sweep solves n + d systems of k
+    unknowns, O(ndk²). This is the reference for small matrices; use `admm_entries` for large ones.
 
-    For p > 2 every row takes a step of least squares as far as it lowers the objective, with no smoothing; see
+    For p > 2 every row takes a least squares step with a line search, without smoothing; see
     `lpjax/solvers/_above_two/irls_entries.py`. At p = ∞ the objective is the largest |a_ij − (LR)_ij| of the rows with
     ω_i > 0.
 
@@ -45,8 +45,8 @@ def irls_entries(
         matrix: A, shape (n, d), of finite numbers.
         rank: k, from 1 to min(n, d); static under jit.
         p: exponent from 1 to ∞; may be traced. At p = 2 the start is optimal and is returned.
-        num_iters: limit on the sweeps.
-        tol: the run ends if a sweep lowers the objective by a smaller share than this; eps^{0.6} by default.
+        num_iters: limit on the number of sweeps.
+        tol: relative decrease of the objective per sweep below which the run ends; eps^{0.6} by default.
         row_weights: ω ≥ 0, shape (n,); ones by default.
         init: "svd", "lewis", "clipped" (the SVD after clipping large entries), "best" of the three (default), a pair
             (left, right), a `LowRank` or a `Solution`.
@@ -55,7 +55,7 @@ def irls_entries(
         `Solution` with the best iterate, never worse than the start; its objective is over entries.
 
     Raises:
-        ValueError: matrix not 2-D, not numbers, not finite; rank or p out of range; weights or init of the wrong
+        ValueError: matrix not 2-D, not numeric, not finite; rank or p out of range; weights or init of the wrong
             shape or negative.
     """
     problem = make_problem(
@@ -101,7 +101,7 @@ def _irls_entries(problem: Problem) -> Solution:
         right = right + regress_rows(left.T, weights.T, residual.T).T
         residual = residual_of(left, right)
         value = root_of_sum(scaled, power_sums(residual, p))
-        # |r|^p, and below ε the quadratic that touches it there: what a half lowers.
+        # |r|^p, replaced below ε by the quadratic tangent at ε: every half lowers its sum.
         magnitude = jnp.abs(residual)
         smoothed = jnp.maximum(magnitude, smoothing)
         majorizer = smoothed**p + p / 2 * smoothed ** (p - 2) * (magnitude**2 - smoothed**2)

@@ -36,20 +36,20 @@ def irls_rows(
     """Lower (Σ_i ω_i ‖a_i − l_i R‖_C^p)^{1/p} over rank-k LR by iteratively reweighted least squares.
 
     V ← top-k eigenvectors of Aᵀ diag(w) A, w_i = ω_i max(‖a_i − a_iVVᵀ‖, ε)^{p−2} (fast median subspace, Lerman &
-    Maunu, arXiv 1406.6145, algorithm 1, without their spherical weighting). Each step lowers the objective
-    smoothed at ε; ε falls tenfold per step, to eps^{2/3} of the mean row. Eigenvectors are exact, as the authors warn
-    that a randomised SVD inside is unstable.
+    Maunu, arXiv 1406.6145, algorithm 1, without their spherical weighting). Each step lowers the objective smoothed at
+    ε. ε falls tenfold per step, to eps^{2/3} of the root mean square of row norms. Eigenvectors are exact, as the
+    authors warn that a randomised SVD is unstable here.
 
-    For p > 2 that iteration need not descend. There R ← R + t·(least squares under w for the left factor at hand), with
-    a t that lowers the objective; see `lpjax/solvers/_above_two/irls_rows.py`. At p = ∞ the objective is the largest
-    ‖a_i − l_i R‖_C of the rows with ω_i > 0.
+    For p > 2 that iteration need not descend; R takes damped steps R ← R + tΔ instead, where R + Δ is the least squares
+    solution under w for the current left factor: see `lpjax/solvers/_above_two/irls_rows.py`. At p = ∞ the objective is
+    the largest ‖a_i − l_i R‖_C of the rows with ω_i > 0.
 
     Args:
         matrix: A, shape (n, d), of finite numbers. An `np.memmap` with n ≥ d stays in its file.
         rank: k, from 1 to min(n, d); static under jit.
         p: exponent from 1 to ∞; may be traced. At p = 2 the SVD is optimal and is returned.
         num_iters: iteration limit.
-        tol: the run ends if an iteration lowers the objective by a smaller share than this; eps^{0.6} by default.
+        tol: relative decrease of the objective per iteration below which the run ends; eps^{0.6} by default.
         row_weights: ω ≥ 0, shape (n,); ones by default.
         init: "svd", "lewis", "best" of the two (default), a pair (left, right), a `LowRank` or a `Solution`.
         metric: C, symmetric positive semidefinite, shape (d, d), possibly singular; the identity by default.
@@ -58,7 +58,7 @@ def irls_rows(
         `Solution` with the best iterate, never worse than the start; its objective is over rows.
 
     Raises:
-        ValueError: matrix not 2-D, not numbers, not finite; rank or p out of range; weights, metric or init of the
+        ValueError: matrix not 2-D, not numeric, not finite; rank or p out of range; weights, metric or init of the
             wrong shape, negative or asymmetric.
     """
     problem = make_problem(
@@ -74,7 +74,7 @@ def _irls_rows(problem: Problem) -> Solution:
     solve = above_two.solve if scaled.high else _solve
     n, d = scaled.rows.shape
     if n < d:
-        # All rows lie in n dimensions: solve in these, since eigenvectors then cost n³ instead of d³.
+        # All rows lie in n dimensions; solving there, eigenvectors cost n³ instead of d³.
         span, triangle = qr(scaled.rows.read().T)
         narrow = scaled._replace(rows=Rows(triangle.T))
         if scaled.init is not None:
@@ -107,12 +107,12 @@ def _solve(problem: Scaled) -> Solution:
         complement = basis[:, rank:]
 
         def block(total: Panels, rows: Array, weights: Array) -> tuple[Panels, Array, Array]:
-            # Projected onto the complement, not subtracted: a small residual keeps its digits.
+            # Projected onto the complement instead of subtracted, so that a small residual keeps its digits.
             outside = rows @ complement
             norm = jnp.sqrt(jnp.sum(outside**2, axis=1))
             smoothed = jnp.maximum(norm, smoothing)
             total = add_gram(total, rows, weights * smoothed ** (p - 2))
-            # |r|^p, and below ε the quadratic that touches it there: what a step lowers.
+            # |r|^p, replaced below ε by the quadratic tangent at ε: every step lowers its sum.
             majorizer = smoothed**p + p / 2 * smoothed ** (p - 2) * (norm**2 - smoothed**2)
             return total, norm**p, majorizer
 

@@ -34,13 +34,13 @@ def lewis(
     init: None = None,
     over: Over = "entries",
 ) -> Solution:
-    """Truncate the ‖·‖_p-SVD A = U D Vᵀ of the Lewis ellipsoid to its k longest axes: A_k = A V_k V_kᵀ.
+    """Truncate the ‖·‖_p-SVD A = U D Vᵀ of the Lewis ellipsoid to its k largest values: A_k = A V_k V_kᵀ.
 
     The Lewis weights are the fixed point w_i = (a_iᵀ M⁻¹ a_i)^{p/2}, M = Σ_i w_i^{1−2/p} a_i a_iᵀ = V D² Vᵀ
     (Cohen & Peng, arXiv 1412.0588, §3). At p = 2 they are the leverage scores, and A_k is the truncated SVD.
     With c = r^{1/p−1/2}, r = rank A:  ‖x‖_M ≤ ‖Ax‖_p ≤ c‖x‖_M  for p ≤ 2,  c‖x‖_M ≤ ‖Ax‖_p ≤ ‖x‖_M  for p ≥ 2.
     At p = ∞ the ellipsoid is John's, the largest one inside the polytope |a_iᵀx| ≤ 1, and w is a D-optimal design:
-    a_iᵀM⁻¹a_i is 1 where w_i > 0, and at most 1 elsewhere. For p > 2 `upper` is e^{(1/2−1/p)·max v} with
+    a_iᵀM⁻¹a_i is 1 if w_i > 0, and at most 1 otherwise. For p > 2 `upper` is e^{(1/2−1/p)·max v} with
     v_i = log(a_iᵀM⁻¹a_i) − (2/p) log w_i, and holds whether or not the iteration has converged.
 
     Args:
@@ -49,16 +49,16 @@ def lewis(
         p: exponent above 0, ∞ included; may be traced.
         num_iters: iteration limit.
         tol: largest relative residual of the fixed point, max_i |log w_i − log (a_iᵀM⁻¹a_i)^{p/2}|, at p = ∞
-            max_i a_iᵀM⁻¹a_i − 1; √eps by default. From p = 100 on it may take more than `num_iters` steps.
+            max_i a_iᵀM⁻¹a_i − 1; √eps by default. For p ≥ 100 the default `num_iters` may not suffice.
         row_weights: ω ≥ 0, shape (n,): the level set is then that of (Σ ω_i |a_iᵀx|^p)^{1/p}.
         init: unused, as the iteration converges from any start; accepted so that solvers are interchangeable.
-        over: objective that is reported, "entries" or "rows".
+        over: reported objective, "entries" or "rows".
 
     Returns:
         `Solution` with an `Ellipsoid` that holds the weights.
 
     Raises:
-        ValueError: matrix not 2-D, not numbers, not finite; rank or p out of range; weights of the wrong shape or
+        ValueError: matrix not 2-D, not numeric, not finite; rank or p out of range; weights of the wrong shape or
             negative.
     """
     problem = make_problem(matrix, rank, "lewis", p=p, num_iters=num_iters, tol=tol, row_weights=row_weights)
@@ -91,15 +91,15 @@ def _lewis(problem: Problem, over: Over) -> Solution:
 
 
 class FixedPoint(NamedTuple):
-    """A state of the iteration.
+    """State of the iteration.
 
     Attributes:
         weights: w with Σw = r, shape (n,).
         factor: F of the metric M(w) = FᵀF in whitened coordinates, shape (r, r).
         inverse: F⁻¹, zero past the rank of A.
-        change: max |log w − log of the w before|.
+        change: max_i |log w_i − log w_i of the previous map|.
         residual: estimate of the relative distance of w from the fixed point.
-        num_iters: maps done.
+        num_iters: number of maps.
     """
 
     weights: Float[Array, " n"]
@@ -121,7 +121,7 @@ def _bounded(coords: Coordinates, values: Array, vectors: Array, weights: Array,
 
 
 def _of_design(coords: Coordinates, best: Design, p: Scalar) -> Ellipsoid:
-    """The ellipsoid of weights for p > 2: both sides of its bound hold for any w with Σw = r."""
+    """The ellipsoid of a design for p > 2; both sides of its bound hold for any w with Σw = r."""
     lower = coords.dimension ** (1 / p - 0.5)
     upper = jnp.exp((0.5 - 1 / p) * jnp.maximum(best.excess, 0))
     return Ellipsoid(*axes(coords, best.factor), lower, upper, jnp.exp(best.log_weights))
@@ -130,12 +130,12 @@ def _of_design(coords: Coordinates, best: Design, p: Scalar) -> Ellipsoid:
 def fixed_point(coords: Coordinates, p: Scalar, tol: Scalar, num_iters: Scalar) -> FixedPoint:
     """Iterate w ← (qᵀM(w)⁻¹q)^{p/2} from w = 1, whose metric is AᵀA, scaling w to Σw = r.
 
-    Cohen & Peng's map contracts log w by |1 − p/2|: the constant direction by exactly that, other directions also by
-    the eigenvalues of a stochastic matrix, which are small if n ≫ d. Σw = r holds at the fixed point, so scaling does
-    not move it, but removes the slow direction: 3 to 6 maps are enough instead of 30.
+    Cohen & Peng's map contracts log w by |1 − p/2| along the constant direction, and along others additionally by the
+    eigenvalues of a stochastic matrix, which are small if n ≫ d. Σw = r holds at the fixed point, so scaling does not
+    move it, but removes the slow direction: 3 to 6 maps suffice instead of 30.
 
-    One map is one pass over row blocks: rows whitened by the last metric give both their new weights and their share
-    of the new metric, in coordinates where that metric is near the identity.
+    One map is one pass over row blocks: rows whitened by the previous metric give both their new weights and their
+    terms of the new metric, in coordinates in which that metric is near the identity.
     """
     rows, dtype = coords.rows, coords.rows.dtype
 
@@ -145,7 +145,7 @@ def fixed_point(coords: Coordinates, p: Scalar, tol: Scalar, num_iters: Scalar) 
         def block(total: Panels, rows: Array, once: Array) -> tuple[Panels, Array]:
             white = rows @ whitening
             mapped = jnp.sum(white**2, axis=1) ** (p / 2)
-            # w^{1−2/p}; a row of zeros has weight zero and no share in the metric.
+            # w^{1−2/p}; a row of zeros has weight 0 and adds nothing to the metric.
             counted = (once > 0) & (mapped > 0)
             powers = jnp.where(counted, jnp.where(counted, mapped, 1) ** (1 - 2 / p), 0)
             return add_gram(total, white, powers), mapped
@@ -162,8 +162,8 @@ def fixed_point(coords: Coordinates, p: Scalar, tol: Scalar, num_iters: Scalar) 
         positive = (weights > 0) & (state.weights > 0)
         moved = jnp.abs(jnp.log(jnp.where(positive, weights / jnp.where(positive, state.weights, 1), 1)))
         change = over_devices(jax.lax.pmax, jnp.max(moved), rows.axes)
-        # One more map would change w by the last change times the contraction, |1 − p/2| at most. Twice the contraction
-        # observed last is often far less; after the first map there is none, as w = 1 does not come from a metric.
+        # The next map would change log w by this change times the contraction, which is at most |1 − p/2|. Twice the
+        # last observed contraction is often far less; the first map gives none, as w = 1 does not come from a metric.
         observed = jnp.where(state.num_iters > 1, 2 * change / jnp.where(state.change > 0, state.change, 1), 1)
         contraction = jnp.minimum(jnp.abs(1 - p / 2), observed)
         return FixedPoint(

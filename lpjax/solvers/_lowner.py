@@ -1,4 +1,4 @@
-"""The paper's route: an ellipsoid shrunk around the ℓp level set by cuts; a reference for small d."""
+"""Löwner ellipsoids by shallow cuts, after Tukan et al. (arXiv 2009.05647); a reference for small d."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from lpjax.solvers._core.problem import Problem, finish, normalize, on_either_si
 from lpjax.solvers._core.sharded import run_sharded
 from lpjax.solvers._core.solution import Ellipsoid, Solution
 
-_ASCENTS = 4  # steps from the longest axis towards the farthest point of the ellipsoid, for a deeper cut
+_ASCENTS = 4  # steps towards the farthest point of the ellipsoid, for a deeper cut
 
 
 def lowner(
@@ -34,7 +34,7 @@ def lowner(
     init: None = None,
     over: Over = "entries",
 ) -> Solution:
-    """Truncate the ‖·‖_p-SVD A = U D Vᵀ of a shallow-cut Löwner ellipsoid to its k longest axes: A_k = A V_k V_kᵀ.
+    """Truncate the ‖·‖_p-SVD A = U D Vᵀ of a shallow-cut Löwner ellipsoid to its k largest values: A_k = A V_k V_kᵀ.
 
     E = {x : xᵀG⁻¹x ≤ 1} starts as the level set of ‖A·‖₂, which contains that of ‖A·‖_p for p ≤ 2; for p > 2, where
     ‖y‖₂ ≤ m^{1/2−1/p}‖y‖_p for m nonzero numbers, as that of ‖A·‖₂ / m^{1/2−1/p}. While a point x of E has
@@ -44,26 +44,26 @@ def lowner(
 
         G ← r(1−α²)/(r−1)·(G − bbᵀ) + rα²·bbᵀ.
 
-    At p = ∞ the subgradient is the row with the largest a_iᵀGa_i, which makes the deepest cut there is.
+    At p = ∞ the subgradient is the row with the largest a_iᵀGa_i, which gives the deepest cut.
 
-    So E always encloses the level set and its volume falls at every cut. It need not end at the smallest enclosing
-    ellipsoid, which no known method finds in polynomial time; no further cut of this kind can shrink it.
+    E always encloses the level set, and its volume falls with every cut. The final E need not be the smallest enclosing
+    ellipsoid, which no known method finds in polynomial time; but no further cut of this kind can shrink it.
 
     Args:
         matrix: A, shape (n, d), of finite numbers.
         rank: k, from 1 to min(n, d); static under jit.
-        p: exponent from 1 to ∞; may be traced. At p = 2 the first ellipsoid is exact and there is no cut.
-        num_iters: limit on the number of cuts; static under jit. Each costs a few products with A.
-        tol: the cuts end when √(gᵀGg) ≤ (1 + tol)·√r at the farthest point that was found.
+        p: exponent from 1 to ∞; may be traced. At p = 2 the first ellipsoid is exact and is not cut.
+        num_iters: limit on the number of cuts, each of which costs a few products with A; static under jit.
+        tol: relative tolerance: cuts end when √(gᵀGg) ≤ (1 + tol)·√r at the farthest point found.
         row_weights: ω ≥ 0, shape (n,): the level set is then that of (Σ ω_i |a_iᵀx|^p)^{1/p}.
         init: unused, as the start must enclose the level set; accepted so that solvers are interchangeable.
-        over: objective that is reported, "entries" or "rows".
+        over: reported objective, "entries" or "rows".
 
     Returns:
         `Solution` with an `Ellipsoid`, whose `upper` is certified, at most r, and whose `log_volumes` record the cuts.
 
     Raises:
-        ValueError: matrix not 2-D, not numbers, not finite; rank or p out of range; weights of the wrong shape or
+        ValueError: matrix not 2-D, not numeric, not finite; rank or p out of range; weights of the wrong shape or
             negative.
     """
     problem = make_problem(matrix, rank, "lowner", p=p, num_iters=num_iters, tol=tol, row_weights=row_weights)
@@ -88,8 +88,8 @@ def _lowner(problem: Problem, over: Over, limit: int) -> Solution:
 class _Cuts(NamedTuple):
     """E in whitened coordinates, and the cut at its farthest point.
 
-    E = {Xc : ‖c‖₂ ≤ 1}, G = XXᵀ; columns of X are conjugate, not principal axes: principal axes are not unique
-    after a cut, and rounding would choose among them irreproducibly.
+    E = {Xc : ‖c‖₂ ≤ 1}, G = XXᵀ, with X in `points`. Its columns are conjugate, not principal axes: after a cut these
+    are not unique, and rounding errors would choose among them irreproducibly.
     """
 
     points: Float[Array, "r r"]
@@ -112,25 +112,25 @@ def _cut(coords: Coordinates, p: Scalar, tol: Scalar, limit: int, high: bool) ->
         return jnp.sum(jnp.abs(values) ** p, axis=0) ** (1 / p)
 
     def look(points: Array, log_volumes: Array, num_iters: Array) -> _Cuts:
-        """Find the subgradient at (nearly) the farthest point of E from the level set, and bound that distance."""
+        """Find the subgradient at nearly the farthest point of E from the level set, and bound ‖A·‖_p on E."""
         images = basis @ points
         lengths = norm(images)
 
         def subgradient(image: Array) -> Array:
             if high:
-                # Shares of the norm, whose powers do not overflow; at ∞ the largest row alone.
+                # Relative to the norm, so that powers do not overflow; at ∞ the row of the largest entry alone.
                 only = jax.nn.one_hot(jnp.argmax(jnp.abs(image)), image.shape[0], dtype=dtype)
                 shares = jnp.minimum(over_largest(image, norm(image)), 1)
                 powers = jnp.where(jnp.isinf(p), only, unit_power(shares, p - 1))
                 return basis.T @ (jnp.sign(image) * powers)
-            # A sign that rounding decides would make the cuts irreproducible; 0 is a valid choice, too.
+            # A sign decided by rounding would make the cuts irreproducible; 0 is a valid subgradient, too.
             small = jnp.abs(image) <= jnp.sqrt(jnp.finfo(dtype).eps) * jnp.max(jnp.abs(image))
             powers = jnp.where(small, 0, jnp.sign(image) * jnp.abs(image) ** (p - 1))
             scale = jnp.maximum(norm(image), jnp.finfo(dtype).tiny) ** (p - 1)
             return basis.T @ powers / scale
 
         def ascend(_: Array, normal: Array) -> Array:
-            # The point of E farthest along g is Gg/√(gᵀGg); ‖A·‖_p, convex, is no smaller there.
+            # The point of E farthest along g is Gg/√(gᵀGg); ‖A·‖_p is convex, so no smaller there.
             along = points.T @ normal
             unit = along / jnp.maximum(jnp.linalg.norm(along), jnp.finfo(dtype).tiny)
             return subgradient(images @ unit)
@@ -141,7 +141,7 @@ def _cut(coords: Coordinates, p: Scalar, tol: Scalar, limit: int, high: bool) ->
             start = jnp.where(jnp.isinf(p), basis[longest], start)
         normal = jax.lax.fori_loop(0, _ASCENTS, ascend, start)
         reach = jnp.linalg.norm(points.T @ normal)
-        # Any point of E is Σ c_j x_j over the columns with ‖c‖₂ ≤ 1; and |a_iᵀx|² ≤ a_iᵀGa_i there.
+        # A point of E is x = Σ c_j x_j over columns of X with ‖c‖₂ ≤ 1, and has |a_iᵀx|² ≤ a_iᵀGa_i.
         upper = jnp.minimum(jnp.linalg.norm(lengths), norm(jnp.sqrt(jnp.sum(images**2, axis=1))))
         converged = reach <= (1 + tol) * jnp.sqrt(dimension)
         return _Cuts(points, normal, reach, upper, log_volumes, num_iters, converged)
@@ -150,9 +150,9 @@ def _cut(coords: Coordinates, p: Scalar, tol: Scalar, limit: int, high: bool) ->
         alpha_squared = 1 / state.reach**2
         unit = state.points.T @ state.normal / state.reach
         b = state.points @ unit
-        # r = 1: G = bbᵀ, and the first term is gone.
+        # If r = 1, G = bbᵀ, and the first term vanishes.
         growth = jnp.where(dimension > 1, dimension * (1 - alpha_squared) / jnp.maximum(dimension - 1, 1), 1)
-        # G = XXᵀ and b = Xu with ‖u‖ = 1, so the cut of G is √growth·X(I − uuᵀ) + √(rα²)·Xuuᵀ of X.
+        # G = XXᵀ and b = Xu with ‖u‖ = 1, so the cut maps X to √growth·X(I − uuᵀ) + √(rα²)·Xuuᵀ.
         along = jnp.sqrt(dimension * alpha_squared) - jnp.sqrt(growth)
         points = jnp.sqrt(growth) * state.points + along * b[:, None] * unit[None, :]
         log_volume = ((dimension - 1) * jnp.log(growth) + jnp.log(dimension * alpha_squared)) / 2

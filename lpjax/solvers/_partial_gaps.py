@@ -1,4 +1,4 @@
-"""What a change of one factor alone could still gain, for objectives over entries: two convex problems, by duality."""
+"""Lower bounds of the objective over entries if only one factor changes: two convex problems, by duality."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from lpjax.solvers._core.solution import gap_of
 from lpjax.solvers.table import Interval
 
 _RANGE = Interval(1, 2)
-_LOOK = 20  # iterations between two looks at the bound
+_LOOK = 20  # iterations between two evaluations of the bound
 
 
 class PartialGaps(NamedTuple):
-    """Lower bounds of what one factor alone can reach; a pytree.
+    """Lower bounds of the objective if only one factor changes; a pytree.
 
     Attributes:
         objective: (Σ_i ω_i Σ_j |a_ij − (LR)_ij|^p)^{1/p} of the pair.
-        left_bound: no left factor has a smaller objective with this right one.
-        right_bound: no right factor has a smaller objective with this left one.
+        left_bound: lower bound of the objective over all left factors, for this right one.
+        right_bound: lower bound of the objective over all right factors, for this left one.
     """
 
     objective: Scalar | Float[Array, "*batch"]
@@ -43,12 +43,12 @@ class PartialGaps(NamedTuple):
 
     @property
     def left(self) -> Scalar | Float[Array, "*batch"]:
-        """1 − left_bound/objective: a change of left alone lowers the objective by no larger share."""
+        """1 − left_bound/objective: the largest relative decrease that a change of left alone could bring."""
         return gap_of(self.objective, self.left_bound)
 
     @property
     def right(self) -> Scalar | Float[Array, "*batch"]:
-        """1 − right_bound/objective: a change of right alone lowers the objective by no larger share."""
+        """1 − right_bound/objective: the largest relative decrease that a change of right alone could bring."""
         return gap_of(self.objective, self.right_bound)
 
 
@@ -60,27 +60,27 @@ def partial_gaps(
     row_weights: ArrayLike | None = None,
     num_iters: int = 200,
 ) -> PartialGaps:
-    """Bound what a change of the left factor alone, or of the right one alone, could still gain over entries.
+    """Bound the objective over entries from below if only the left, or only the right factor changes.
 
     With R fixed the rows are independent convex problems, and by Hölder's inequality, 1/p + 1/q = 1,
 
         ‖a_i − l R‖_p ≥ y_iᵀ a_i / ‖y_i‖_q   for every l and every y_i with R y_i = 0.
 
-    Candidates for y_i are the scaled dual of ADMM, which runs on these problems from the given pair, and the derivative
-    of |r|^p. Each is projected onto the null space of R, and the best value of each row counts: a bound is valid
-    however far ADMM has come. With L fixed, the same is done for columns. A small gap says that alternating between the
-    factors has come to an end; it says nothing of pairs that differ in both.
+    Candidates for y_i are the derivative of |r|^p and the scaled dual of ADMM, which runs on these problems from the
+    given pair. Each is projected onto the null space of R, and every row takes its best value, so a bound is valid
+    whether or not ADMM has converged. With L fixed, the same holds for columns. A small gap means that alternating
+    minimisation has converged; it does not bound pairs that differ in both factors.
 
     Args:
-        matrix: A, shape (n, d), of finite numbers; with its temporaries three times in memory.
-        solution: a `Solution`, a `LowRank` without single entries, or a pair (left, right).
-        p: exponent, from 1 to 2; may be traced. Above 2 the dual's powers leave the range of floating-point numbers.
+        matrix: A, shape (n, d), of finite numbers; memory peaks at about three times its size.
+        solution: a `Solution`, a `LowRank` without sparse entries, or a pair (left, right).
+        p: exponent, from 1 to 2; may be traced. Above 2 powers of the dual would overflow or underflow.
         row_weights: ω ≥ 0, shape (n,); ones by default.
-        num_iters: steps of ADMM for each factor. More bring the bounds nearer to what can be reached.
+        num_iters: number of ADMM steps for each factor; more of them tighten the bounds.
 
     Raises:
-        ValueError: matrix not 2-D, not numbers, not finite; p out of range; weights or factors of the wrong shape or
-            negative; single entries.
+        ValueError: matrix not 2-D, not numeric, not finite; p out of range; weights or factors of the wrong shape or
+            negative; a solution with sparse entries.
     """
     left, right = factors_of(solution)
     if not isinstance(p, Tracer):
@@ -119,7 +119,7 @@ def _least_norms(
 ) -> Float[Array, " m"]:
     """Lower bounds of min over x of ‖r_i − xB‖_p, for every row r_i."""
     basis = qr(basis.T)[0]
-    # In units of a row's mean magnitude one penalty suits all rows.
+    # Relative to its mean magnitude, one penalty suits every row.
     mean = jnp.mean(jnp.abs(residual), axis=1, keepdims=True)
     rows = residual / jnp.where(mean > 0, mean, 1)
     dtype, length = rows.dtype, rows.shape[1]
@@ -133,7 +133,7 @@ def _least_norms(
 
     def bound(dual: Array) -> Array:
         dual = dual - inside(dual)
-        dual = dual - inside(dual)  # what is left in the span is rounding
+        dual = dual - inside(dual)  # twice, as the first projection leaves rounding errors
         size = jnp.sqrt(jnp.sum(dual**2, axis=1))
         slip = jnp.sqrt(jnp.sum((dual @ basis) ** 2, axis=1)) + 2 * eps * size
         margin = slip * reach + 2 * eps * length**0.5 * size * euclidean

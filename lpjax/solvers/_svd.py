@@ -32,7 +32,7 @@ def svd(
     metric: ArrayLike | None = None,
     over: Over = "entries",
 ) -> Solution:
-    """argmin over rank-k LR of Σ_i ω_i ‖a_i − l_i R‖_C² (Eckart–Young), whatever p the objective is reported in.
+    """argmin over rank-k LR of Σ_i ω_i ‖a_i − l_i R‖_C² (Eckart–Young); p only affects the reported objective.
 
     Args:
         matrix: A, shape (n, d), of finite numbers. An `np.memmap` with n ≥ d stays in its file.
@@ -42,13 +42,13 @@ def svd(
         row_weights: ω ≥ 0, shape (n,); ones by default.
         metric: C, symmetric positive semidefinite, shape (d, d), possibly singular; the identity by default.
             The objective is then taken over rows.
-        over: objective that is reported, "entries" or "rows".
+        over: reported objective, "entries" or "rows".
 
     Returns:
         `Solution`; right has orthonormal rows (R C Rᵀ = I with a metric).
 
     Raises:
-        ValueError: matrix not 2-D, not numbers, not finite; rank or p out of range; weights or metric of the wrong
+        ValueError: matrix not 2-D, not numeric, not finite; rank or p out of range; weights or metric of the wrong
             shape, negative or asymmetric.
     """
     problem = make_problem(
@@ -62,7 +62,7 @@ def svd(
 def _svd(problem: Problem, over: Over) -> Solution:
     scaled, scaling = normalize(problem)
     (n, d), rank = scaled.rows.shape, scaled.rank
-    # All singular values of a tall matrix, for the bound; of a wide one they would cost more.
+    # The bound needs all singular values of a tall matrix; of a wide one they would cost more.
     singular, vectors = _decomposed(scaled, None if n >= d else rank)
     right = vectors[:, :rank].T
     left, value = project(scaled, right, over)

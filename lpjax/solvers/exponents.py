@@ -1,4 +1,4 @@
-"""What is known of an exponent that is traced: programs for p up to 2 and above it differ."""
+"""Whether a traced exponent is above 2, if the caller knows: programs for p ≤ 2 and for p > 2 differ."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _ABOVE_TWO: ContextVar[bool | None] = ContextVar("above_two", default=None)
 
 @contextlib.contextmanager
 def exponent_above_two(known: bool) -> Iterator[None]:
-    """Within it a traced p is known to be above 2, or not, so that a program is compiled for one case only."""
+    """Declare whether traced exponents are above 2, so that only one of the two programs is compiled."""
     token = _ABOVE_TWO.set(known)
     try:
         yield
@@ -20,5 +20,5 @@ def exponent_above_two(known: bool) -> Iterator[None]:
 
 
 def known_above_two() -> bool | None:
-    """Whether a traced p is above 2; None if nothing is known of it."""
+    """Whether a traced p is above 2; None if unknown."""
     return _ABOVE_TWO.get()

@@ -1,6 +1,6 @@
-"""The table of solvers: what each one minimises, at which exponents, and what its callers may rely on.
+"""The table of solvers: their objectives, their exponents and properties that callers rely on.
 
-It loads no JAX: help texts, checks and reports read it, too.
+This module does not import JAX, because help texts, checks and reports read the table, too.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Interval:
         """Refuse an exponent out of range.
 
         Raises:
-            ValueError: naming it and the range.
+            ValueError: `p` is outside the interval.
         """
         if float(p) not in self:
             raise ValueError(f"`p` is {p}; expected a number in {self}")
@@ -49,7 +49,7 @@ class Interval:
 
 
 FROM_ONE = Interval(1, math.inf)
-"""Every exponent of a norm, ∞ included."""
+"""The exponents of norms, ∞ included."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,20 +57,21 @@ class Solver:
     """An entry of the table; calling it calls its function.
 
     Attributes:
-        function: (matrix, rank, *, p, …) -> `Solution`, a function that jit and vmap can transform; or its place,
-            "module:name", from which it is imported on first use.
-        objective: what it minimises or, if it is geometric, is measured by: "entries" or "rows" (`lpjax.objectives`).
-        p_range: exponents that it takes.
-        default_p: the exponent if none is given.
-        uses_p: whether the factors depend on p; otherwise they minimise the sum of squares, and any root of a metric
-            will do.
-        direct: whether it is one factorization, cheap enough to be repeated.
-        nested: whether one solve serves all smaller ranks: their factors are its first columns and rows.
+        function: (matrix, rank, *, p, …) -> `Solution`, compatible with jit and vmap; or "module:name", from which it
+            is imported on first use.
+        objective: minimised objective, or the reported one of a geometric solver: "entries" or "rows"
+            (`lpjax.objectives`).
+        p_range: accepted exponents.
+        default_p: exponent if none is given.
+        uses_p: whether the factors depend on p; if not, they minimise the sum of squares, for which any square root
+            of a metric will do.
+        direct: whether it is a single factorization, cheap enough to be repeated.
+        nested: whether one solve serves all smaller ranks, whose factors are its leading columns and rows.
+        equivariant: whether rotations commute with it: for orthogonal Q, the factors of AQ are L and RQ if those of A
+            are L and R. A factored matrix A = BQᵀ is then solved as B.
         from_file: whether it reads A by blocks of rows, so that a memory-mapped matrix stays in its file.
-        tol_power: its tolerance is eps**tol_power by default.
-        equivariant: whether it sees only lengths of rows in subspaces, so that for orthogonal Q the factors of AQ are
-            those of A, the right one times Q. A given pair A = BQᵀ is then solved as B.
-        starts: names that `init` may have, if the solver descends from a start; empty for others.
+        tol_power: exponent of the default tolerance, eps**tol_power.
+        starts: accepted names for `init`; empty if the solver does not descend from a start.
     """
 
     function: str | Callable[..., Solution]
@@ -87,7 +88,7 @@ class Solver:
 
     @functools.cached_property
     def solve(self) -> Callable[..., Solution]:
-        """The function itself."""
+        """The function, imported if necessary."""
         if not isinstance(self.function, str):
             return self.function
         module, _, name = self.function.partition(":")
@@ -100,7 +101,7 @@ class Solver:
 _ENTRY_STARTS = ("best", "svd", "lewis", "clipped")
 
 SOLVERS: dict[str, Solver] = {
-    # lewis and lowner nest, too, but the certificate that they come with is of one rank.
+    # lewis and lowner nest, too, but the lower bound of a solve holds for its own rank only.
     "svd": Solver(
         "lpjax.solvers._svd:svd",
         p_range=FROM_ONE,
@@ -132,7 +133,7 @@ SOLVERS: dict[str, Solver] = {
 
 
 def solver_named(solver: str | Solver | Callable[..., Solution]) -> Solver:
-    """The entry of a name or of a function; a new one for a function that the table does not have.
+    """The table's entry for a name or a function; a new entry for a function outside the table.
 
     Raises:
         ValueError: no solver has that name.
