@@ -67,7 +67,7 @@ def certify(
 
     Raises:
         ValueError: matrix not 2-D, not numeric, not finite; p out of range; weights, metric or factors of the wrong
-            shape, negative or asymmetric; a metric with `over="entries"`; a solution with sparse entries.
+            shape, negative or asymmetric; a metric with `over="entries"`; a solution with single entries.
     """
     check_over(over, metric)
     left, right = factors_of(solution)

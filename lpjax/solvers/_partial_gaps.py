@@ -73,14 +73,14 @@ def partial_gaps(
 
     Args:
         matrix: A, shape (n, d), of finite numbers; memory peaks at about three times its size.
-        solution: a `Solution`, a `LowRank` without sparse entries, or a pair (left, right).
+        solution: a `Solution`, a `LowRank` without single entries, or a pair (left, right).
         p: exponent, from 1 to 2; may be traced. Above 2 powers of the dual would overflow or underflow.
         row_weights: ω ≥ 0, shape (n,); ones by default.
         num_iters: number of ADMM steps for each factor; more of them tighten the bounds.
 
     Raises:
         ValueError: matrix not 2-D, not numeric, not finite; p out of range; weights or factors of the wrong shape or
-            negative; a solution with sparse entries.
+            negative; a solution with single entries.
     """
     left, right = factors_of(solution)
     if not isinstance(p, Tracer):

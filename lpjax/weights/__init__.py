@@ -1,4 +1,4 @@
-"""What can take the place of a dense weight, and the functions that dispatch on it."""
+"""Compressed weights that replace dense arrays, and the functions that dispatch on them."""
 
 from lpjax.weights.dispatch import densify as densify
 from lpjax.weights.dispatch import matmul as matmul

@@ -1,7 +1,6 @@
 """`Coded`: a quantized matrix as stored in files, with entropy-coded codes.
 
-All matrices of all-MiniLM-L6-v2 are saved in 1.6 s and loaded in 1.5 s; in the file they take half of the bytes that
-packed codes take in memory.
+All matrices of all-MiniLM-L6-v2 are saved in 1.6 s and loaded in 1.5 s; the file takes half the bytes of packed codes.
 """
 
 from __future__ import annotations
@@ -35,13 +34,13 @@ _DTYPES = tuple(np.dtype(getattr(np, name, None) or getattr(ml_dtypes, name)) fo
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Coded:
-    """A `Quantized` matrix before decoding; its shape is known, so that it can be checked first.
+    """A `Quantized` matrix before decoding, whose shape is known, so that it can be checked first.
 
     Attributes:
-        codes: a header (axis, bits, dtype, group) and the stream of `entropy.encode_codes`, uint8.
-        scales: (lines, groups); or of float16 compressed by zlib, uint8, if that is smaller.
-        steps: (length,), the same; None for ones.
-        transposed: whether it stands for the transpose of the matrix that was coded.
+        codes: header (axis, bits, dtype, group) and stream of `entropy.encode_codes`, uint8.
+        scales: array (lines, groups); or, if that is smaller, float16 numbers compressed by zlib, uint8.
+        steps: array (length,), stored like `scales`; None for ones.
+        transposed: whether this is the transpose of the coded matrix.
     """
 
     codes: np.ndarray
@@ -51,7 +50,7 @@ class Coded:
 
     @classmethod
     def of(cls, quantized: Quantized) -> Coded:
-        """`quantized`, coded."""
+        """The coded form of `quantized`."""
         bits = quantized.runs[0][0] if len(quantized.runs) == 1 else FEWEST
         header = CodedHeader(quantized.axis, bits, _DTYPES.index(quantized.dtype), quantized.group).packed()
         codes = np.concatenate([np.frombuffer(header, np.uint8), encode_codes(quantized.host_codes())])
@@ -60,7 +59,7 @@ class Coded:
 
     @classmethod
     def recognises(cls, codes: Any) -> bool:
-        """Whether an array of a file begins as codes do."""
+        """Whether an array of a file begins like codes."""
         return codes.dtype == np.uint8 and codes.ndim == 1 and codes[:3].tobytes() == CODED_MAGIC[:3]
 
     @property
@@ -111,7 +110,7 @@ class Coded:
                 raise ValueError(f"its {name} are {kind}, expected floating-point numbers {shape}")
 
     def decoded(self) -> Quantized:
-        """The matrix, its codes packed.
+        """The matrix with packed codes.
 
         Raises:
             ValueError: as `check`, the codes are damaged, or scales or steps are not finite.
@@ -123,7 +122,7 @@ class Coded:
         fitting = {} if bits == FEWEST else {"bits": bits}
         zeros = np.zeros(floats["scales"].shape, np.float16)
         quantized = Quantized.from_codes(codes, zeros, axis=self._axis, group=group, dtype=self.dtype, **fitting)
-        quantized = dataclasses.replace(quantized, **floats)  # of another dtype than float16 perhaps
+        quantized = dataclasses.replace(quantized, **floats)  # not necessarily float16
         check_range(quantized, codes)
         return quantized
 
@@ -146,7 +145,7 @@ def stored_bytes(weight: Any) -> int:
 
 
 def join_coded(tensors: Mapping[str, Any]) -> dict[str, Any]:
-    """The tensors of a file, with a `Coded` N in the place of `N.codes`, `N.scales` and `N.steps`.
+    """The tensors of a file, with a `Coded` N in place of `N.codes`, `N.scales` and `N.steps`.
 
     Raises:
         ValueError: codes lack their scales, or a matrix is refused by `Coded.check`.
@@ -170,8 +169,7 @@ def join_coded(tensors: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def split_coded(pairs: list[tuple[str, Any]]) -> list[tuple[str, Any]]:
-    """The inverse of `join_coded`: (name, array) pairs of a file, for pairs of which some are `Quantized` or
-    `Coded`."""
+    """The inverse of `join_coded`: (name, array) pairs of a file, from pairs that may be `Quantized` or `Coded`."""
     return [
         (f"{name}.{part}", array) if part else (name, array)
         for name, weight in pairs
@@ -185,7 +183,7 @@ def _file_parts(weight: Any) -> dict[str, Any]:
 
 
 def _compressed(floats: Any) -> np.ndarray:
-    """Float16, compressed by zlib if that is smaller: many scales by counts of tokens are equal."""
+    """Float16 numbers, compressed by zlib if that is smaller: many scales from token counts are equal."""
     floats = np.asarray(floats)
     if floats.dtype != np.float16:
         return floats

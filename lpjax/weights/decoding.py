@@ -1,10 +1,10 @@
 """Decoding the codes of a quantized matrix: interleaved rANS with a static model.
 
-This file needs NumPy alone: lpjax writes a copy of it, lpjax_codes.py, into compressed folders for PyTorch. The encoder
+This file needs only NumPy: lpjax writes a copy of it, lpjax_codes.py, into compressed folders for PyTorch. The encoder
 is lpjax/weights/entropy.py.
 
-A magnitude below 16 is a symbol of its own; above, a symbol is an eighth of an octave, and the bits below it are stored
-as they are, like signs. Symbols are coded by the range variant of asymmetric numeral systems (Duda, arXiv 1311.2540),
+A magnitude below 16 is its own symbol; above, a symbol is an eighth of an octave, and the lower bits are stored
+uncoded, like signs. Symbols are coded by the range variant of asymmetric numeral systems (Duda, arXiv 1311.2540),
 interleaved (Giesen, arXiv 1402.3392): `lanes` coders run side by side, one NumPy operation for all. Decoding uses whole
 numbers only, so a stream means the same on every machine.
 """
@@ -20,23 +20,23 @@ import numpy as np
 
 MAGIC = b"LPQ\x01"  # the last byte is the version
 HEADER = struct.Struct("<4s9I")
-DIRECT = 16  # magnitudes below are symbols of their own
+DIRECT = 16  # smaller magnitudes are their own symbols
 SYMBOLS = 112  # 16, and 8 for each of the 12 octaves up to 2^16
-PRECISION = 14  # of precision of frequencies
+PRECISION = 14  # bits of frequencies, which have the sum 2^14 in each class
 LOW = 1 << 16  # states are in [2^16, 2^32); 16 bits are moved at a time
-STEPS = 1 << 14  # symbols of a lane at most, so that no short stream decodes for long
-MOST = 1 << 31  # codes of a stream
+STEPS = 1 << 14  # largest number of symbols of a lane, so that no short stream decodes for long
+MOST = 1 << 31  # largest number of codes of a stream
 LEVELS = 8  # steps of a logarithmic frequency per bit
 ABSENT = 255  # the level of a symbol that does not occur
-# round(2^(24 - i / 8)), as whole numbers so that no machine rounds them otherwise.
+# round(2^(24 - i / 8)), as integers, so that they are the same on every machine.
 _POWERS = np.array([16777216, 15384775, 14107901, 12937003, 11863283, 10878678, 9975792, 9147842], np.int64)
 
 _CODED = struct.Struct("<4sBBBxI")
 CODED_SIZE = _CODED.size  # bytes of the header before the stream of a matrix
 CODED_MAGIC = b"LPW\x01"  # the last byte is the version
 BITS = (0, 2, 3, 4, 5, 6, 8, 16)
-"""Bits that a code may have in memory. 0: the code is 0, and nothing is stored."""
-FEWEST = 255  # in place of the number of bits: each position has the fewest bits that it needs
+"""Numbers of bits of a code in memory. With 0 bits the code is 0, and nothing is stored."""
+FEWEST = 255  # instead of a number of bits: each position has the fewest bits that it needs
 FLOATS = ("float32", "float16", "bfloat16", "float64")
 
 
@@ -45,9 +45,9 @@ class CodedHeader(NamedTuple):
 
     Attributes:
         axis: 1 if lines are rows of the matrix, 0 if they are columns.
-        bits: bits of all codes in memory, or `FEWEST`.
-        dtype: dtype of the expanded matrix, by its place in `FLOATS`.
-        group: how many positions of a line share a scale.
+        bits: number of bits of all codes in memory, or `FEWEST`.
+        dtype: index in `FLOATS` of the dtype of the expanded matrix.
+        group: number of positions of a line that share a scale.
     """
 
     axis: int
@@ -56,7 +56,7 @@ class CodedHeader(NamedTuple):
     group: int
 
     def packed(self) -> bytes:
-        """Its bytes."""
+        """The header as bytes."""
         return _CODED.pack(CODED_MAGIC, *self)
 
 
@@ -85,7 +85,7 @@ def decode_matrix(codes: np.ndarray, largest: int) -> tuple[CodedHeader, np.ndar
     """The header and the codes, int16 (lines, length), of a matrix whose sides are at most `largest`.
 
     Raises:
-        ValueError: they are damaged, or the matrix is larger, for few bytes can hold many zeros.
+        ValueError: they are damaged, or the matrix is larger: few bytes may hold many zeros.
     """
     header = read_coded_header(codes)
     shape = coded_shape(codes[CODED_SIZE:])
@@ -104,8 +104,8 @@ def pack_codes(
         bits: number of bits of all codes; None for the fewest that each position needs, positions sorted into runs.
 
     Returns:
-        The bytes of each run (lines, bytes), (bits, width) of each, and the place of each position in the runs, or None
-        if positions stand in order.
+        The bytes of each run (lines, bytes), (bits, width) of each, and the index of each position in the runs, or None
+        if positions are in order.
 
     Raises:
         ValueError: a code does not fit in its bits.
@@ -126,7 +126,7 @@ def pack_codes(
 
 
 def codes_beyond(codes: np.ndarray, bits: str) -> ValueError:
-    """The refusal of codes that `bits` cannot hold."""
+    """The error for codes that `bits` cannot hold."""
     return ValueError(f"`codes` go from {codes.min()} to {codes.max()}; expected numbers of {bits}")
 
 
@@ -159,7 +159,7 @@ def _pack(codes: np.ndarray, bits: int) -> np.ndarray:
 
 
 def inflated_floats(name: str, array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Finite numbers of this shape: `array` itself, or those of float16 that it holds compressed by zlib.
+    """Finite numbers of this shape: `array` itself, or the float16 numbers that it holds compressed by zlib.
 
     Raises:
         ValueError: they are damaged, or not finite.
@@ -187,9 +187,10 @@ class Header(NamedTuple):
         lines, length: shape of the codes.
         checksum: CRC-32 of the codes as little-endian int16.
         lanes: number of interleaved coders.
-        low: sum of scales that the first class begins with; smaller sums are of that class, too.
-        classes: number of classes; larger sums are of the last one.
-        sides: bytes of the compressed scales of lines, and of positions, and of the frequencies.
+        low: sum of scales of the first class; smaller sums belong to it, too.
+        classes: number of classes; larger sums belong to the last one.
+        line_bytes, position_bytes, level_bytes: sizes of the compressed scales of lines, those of positions, and levels
+            of the frequencies.
     """
 
     magic: bytes
@@ -209,7 +210,7 @@ class Model(NamedTuple):
 
     Attributes:
         lines, positions: scales, (lines,) and (length,).
-        low: the sum of scales that class 0 begins with.
+        low: sum of scales of class 0.
         levels: -8·log2 of the frequency of each symbol in each class, (classes, symbols).
     """
 
@@ -296,7 +297,7 @@ def read_header(stream: np.ndarray) -> tuple[memoryview, Header]:
 
 
 def frequencies_of(levels: np.ndarray) -> np.ndarray:
-    """Frequencies of symbols, (classes, symbols), of sum 2^14 in each class; whole numbers throughout."""
+    """Frequencies of symbols, (classes, symbols), with the sum 2^14 in each class; in integer arithmetic."""
     wide = levels.astype(np.int64)
     there = levels != ABSENT
     if not there.any(axis=1).all():
@@ -318,12 +319,12 @@ def blocks_of(lines: int, length: int) -> Iterator[slice]:
 
 
 def low_bits(symbols: np.ndarray) -> np.ndarray:
-    """Bits of a magnitude below its symbol."""
+    """Number of bits of a magnitude that its symbol does not determine."""
     return np.where(symbols < DIRECT, 0, (symbols.astype(np.int64) - DIRECT) // 8 + 1)
 
 
 def _unpack_raw(symbols: np.ndarray, words: np.ndarray, least: int) -> np.ndarray:
-    """The codes, from their symbols and from what `_pack_raw` returned, padded with zeros to at least `least` words."""
+    """The codes, from their symbols and the words of `_pack_raw`, padded with zeros to at least `least` words."""
     bits = np.unpackbits(words.astype("<u2").view(np.uint8), bitorder="little")
     codes, used = np.zeros(len(symbols), np.dtype("<i2")), 0
     for block in blocks_of(len(symbols), 1):
@@ -347,7 +348,7 @@ def _unpack_raw(symbols: np.ndarray, words: np.ndarray, least: int) -> np.ndarra
 
 
 def starts_of(low: np.ndarray) -> tuple[np.ndarray, int]:
-    """Where the bits of each code start, and how many there are."""
+    """The position of each code's first bit, and the number of all bits."""
     ends = np.cumsum(low + 1)
     return ends - low - 1, int(ends[-1]) if len(ends) else 0
 
@@ -355,7 +356,7 @@ def starts_of(low: np.ndarray) -> tuple[np.ndarray, int]:
 def _decode_symbols(
     classes: np.ndarray, frequencies: np.ndarray, states: np.ndarray, words: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, int]:
-    """The symbols, the states after them, and how many words were used."""
+    """The symbols, the final states, and the number of words used."""
     of_slot = np.repeat(np.tile(np.arange(SYMBOLS, dtype=np.uint8), len(frequencies)), frequencies.reshape(-1))
     starts = (np.cumsum(frequencies, axis=1) - frequencies).astype(np.uint64).reshape(-1)
     shares = frequencies.astype(np.uint64).reshape(-1)
@@ -379,7 +380,7 @@ def _decode_symbols(
 
 
 def _inflate(content: memoryview, size: int) -> np.ndarray:
-    """The inverse of `_deflate`: the `size` bytes that `content` was before it."""
+    """The inverse of `_deflate`; the result has `size` bytes."""
     decompressor = zlib.decompressobj(-15)
     try:
         whole = decompressor.decompress(content, size + 1)

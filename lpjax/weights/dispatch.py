@@ -15,7 +15,7 @@ from lpjax.weights.low_rank import LowRank
 from lpjax.weights.quantized import Quantized, expanded
 
 Weight = Array | np.ndarray | Quantized | LowRank
-"""What can take the place of a dense weight. Every kind has `shape`, `ndim`, `size`, `nbytes`, `dtype`, `T`."""
+"""A weight of any kind. Every kind has `shape`, `ndim`, `size`, `nbytes`, `dtype`, `T`."""
 
 
 def is_weight(leaf: Any) -> bool:
@@ -33,17 +33,18 @@ def is_quantized(leaf: Any) -> bool:
 def matmul(x: Float[Array, "*batch n"], weight: Weight) -> Float[Array, "*batch d"]:
     """`x @ weight`.
 
-    A `LowRank` is two thin products, `rank·(in + out)` multiply-adds per row of x. Single entries save no time: an x of
-    few rows is multiplied by the factors and by the entries, an x of many rows by the dense matrix. A `Quantized`
-    matrix is expanded for the product; if it is large and its lines are outputs, a block of lines at a time.
+    A `LowRank` takes two thin products, `rank·(in + out)` multiply-adds per row of x. With single entries it saves no
+    time: few rows of x are multiplied by the factors and the expanded entries, many rows by the dense matrix. A
+    `Quantized` matrix is expanded for the product; if it is large and its lines are outputs, a block of lines at a
+    time.
     """
     return x @ weight
 
 
 def matmul_transposed(x: Float[Array, "*batch d"], weight: Weight) -> Float[Array, "*batch n"]:
-    """`x @ weight.T`, also under jit and with single entries; for a word head that is tied to a table."""
+    """`x @ weight.T`, also under jit and with single entries; for a word head tied to an embedding."""
     if isinstance(weight, LowRank) and weight.sparse is not None:
-        return x @ weight.multiplied().T  # entries can't be transposed under jit
+        return x @ weight.multiplied().T  # single entries can't be transposed under jit
     return x @ weight.T
 
 
@@ -68,19 +69,19 @@ def take_rows(weight: Weight, ids: Integer[Array | np.ndarray, "*batch"]) -> Flo
 
 
 def densify(weight: Weight) -> Array:
-    """The dense matrix that `weight` stands for, multiplied at the highest precision the device has."""
+    """The dense matrix that `weight` represents, multiplied at the highest precision of the device."""
     if isinstance(weight, LowRank):
         return weight.multiplied(jax.lax.Precision.HIGHEST)
     return jnp.asarray(expanded(weight))
 
 
 def cast(weight: Any, dtype: Any) -> Any:
-    """A weight of any kind, numpy or jax, as jax arrays of `dtype`; codes and scales of a `Quantized` stay."""
+    """A weight of any kind, NumPy or JAX, as JAX arrays of `dtype`; codes and scales of a `Quantized` stay."""
     return weight.astype(dtype) if is_weight(weight) else jnp.asarray(weight).astype(dtype)
 
 
 def floats_of(tree: Any) -> Any:
-    """`tree` without the arrays that have no gradient: indices of single entries, codes and their order."""
+    """`tree` without arrays that have no gradient: indices of single entries, codes and their order."""
 
     def bare(leaf: Any) -> Any:
         if isinstance(leaf, Quantized):

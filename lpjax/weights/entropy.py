@@ -1,15 +1,15 @@
 """Entropy coding of the codes of a quantized matrix: interleaved rANS with a static model, in NumPy.
 
-Codes are rounded in units of one step, so that most are 0 and few are large. Their spread differs from line to line and
-from position to position. The model has a scale for each line and each position, in half octaves. The class of a code
-is the sum of the two, and each class has a table of frequencies. The order of lines and positions does not matter.
+Codes are rounded in units of one step, so that most are 0 and few are large. Their spread differs between lines and
+between positions. The model has a scale for each line and each position, in half octaves. The class of a code is the
+sum of the two, and each class has a table of frequencies. The order of lines and positions does not matter.
 
 `decoding.py` describes the stream, and decodes it.
 
 On the matrices of all-MiniLM-L6-v2, 22 million codes at 0.7 to 2.1 bits each, streams are 0.4 to 0.8 % larger than the
-entropy under the model and its scales (the smallest, of 12 kB, 2 %), written in 2 s and read in 1 to 2 s. The standard
-library's compressors see neither scale: lzma's streams are 8 to 37 % larger than these, zlib's 19 to 77 %, most so at
-low rates and for tables.
+entropy under the model and its scales (2 % for the smallest, of 12 kB), written in 2 s and read in 1 to 2 s. The
+standard library's compressors do not model the scales: lzma's streams are 8 to 37 % larger, zlib's 19 to 77 %, most so
+at low rates and for tables.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from lpjax.weights.decoding import (
     starts_of,
 )
 
-_FEW = 64  # codes that the first and the last class have at least
+_FEW = 64  # smallest number of codes of the first and of the last class
 
 
 def encode_codes(codes: Any) -> UInt8[np.ndarray, " bytes"]:
@@ -61,7 +61,7 @@ def encode_codes(codes: Any) -> UInt8[np.ndarray, " bytes"]:
     lines, length = codes.shape
     symbols = _symbols(codes)
     scales = _scales(codes)
-    # Coarse scales of lines cost less: they pay if lines have few codes that are not 0. None pays if lines are alike.
+    # Coarse scales of lines take less space, which pays off if lines have few nonzero codes; None, if lines are alike.
     size, model, sides = min(
         (_model(symbols, *scales, coarse) for coarse in (1, 2, None)), key=lambda candidate: candidate[0]
     )
@@ -76,7 +76,7 @@ def encode_codes(codes: Any) -> UInt8[np.ndarray, " bytes"]:
 
 
 def estimated_bytes(codes: Integer[np.ndarray, "lines length"]) -> float:
-    """About how many bytes `encode_codes` would make of `codes`, from their entropy, in a fraction of its time."""
+    """Approximate size in bytes of `encode_codes(codes)`, from their entropy, in a fraction of its time."""
     symbols = _symbols(codes)
     low, scales = low_bits(symbols[symbols > 0]), _scales(codes)
     size = min(_model(symbols, *scales, coarse)[0] for coarse in (1, None))
@@ -106,7 +106,7 @@ def _model(
         places = classes[part].astype(np.int32) * SYMBOLS + symbols[part]
         cells += np.bincount(places.reshape(-1), minlength=len(cells))
     counts = cells.reshape(256, SYMBOLS)
-    # Rare classes at both ends are joined.
+    # Rare classes at both ends are merged.
     below = np.cumsum(counts.sum(axis=1))
     few = min(_FEW, symbols.size)
     low, high = np.searchsorted(below, few), np.searchsorted(below, symbols.size - few, side="right")
@@ -135,7 +135,7 @@ def _scales(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _levels(counts: np.ndarray) -> np.ndarray:
-    """-8·log2 of the frequencies of symbols; a class without codes gets those of the class before it."""
+    """-8·log2 of the frequencies of symbols; a class without codes takes those of the class before it."""
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     with np.errstate(divide="ignore"):
         levels = np.minimum(np.round(-LEVELS * np.log2(shares)), LEVELS * PRECISION)
@@ -146,11 +146,11 @@ def _levels(counts: np.ndarray) -> np.ndarray:
     return levels
 
 
-# Symbols, and the bits beside them
+# Symbols and raw bits
 
 
 def _symbols(codes: np.ndarray) -> UInt8[np.ndarray, "lines length"]:
-    """The symbol of every code: its magnitude, or the eighth of an octave that this is in."""
+    """The symbol of every code: its magnitude, or the eighth of an octave that contains it."""
     magnitudes = np.arange(1 << 15 | 1)
     octaves = np.maximum(np.frexp(magnitudes)[1] - 1, 4)
     eighths = DIRECT + 8 * (octaves - 4) + (magnitudes >> (octaves - 3)) % 8
@@ -162,7 +162,7 @@ def _symbols(codes: np.ndarray) -> UInt8[np.ndarray, "lines length"]:
 
 
 def _pack_raw(codes: np.ndarray, symbols: np.ndarray) -> np.ndarray:
-    """Signs and low bits of the codes that are not 0, as 16-bit words."""
+    """Signs and low bits of the nonzero codes, as 16-bit words."""
     parts = [np.zeros(0, np.uint8)]
     for block in blocks_of(len(codes), 1):
         at = np.flatnonzero(symbols[block])
@@ -185,9 +185,9 @@ def _pack_raw(codes: np.ndarray, symbols: np.ndarray) -> np.ndarray:
 def _encode_symbols(
     symbols: np.ndarray, classes: np.ndarray, frequencies: np.ndarray, lanes: int, seeds: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Final states, and the words that were moved out of them, in the order in which decoding takes them.
+    """Final states, and the words that were moved out of them, in the order in which the decoder reads them.
 
-    States begin with `seeds`, bits that need a place anyway: else each lane would lose two bytes.
+    Initial states hold `seeds`, raw bits that are stored anyway; otherwise each lane would waste two bytes.
     """
     starts = (np.cumsum(frequencies, axis=1) - frequencies).astype(np.uint64).reshape(-1)
     shares = frequencies.astype(np.uint64).reshape(-1)

@@ -1,4 +1,4 @@
-"""Whether a program is traced for another runtime, which changes how weights are read."""
+"""Tracing of programs for another runtime, which changes how weights are read."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _EXPORTING: ContextVar[bool] = ContextVar("exporting", default=False)
 
 @contextlib.contextmanager
 def exporting() -> Iterator[None]:
-    """Inside, large quantized matrices are expanded whole, not a block at a time, and ids of rows are not clamped.
+    """Trace programs for export: large quantized matrices are expanded whole, and row ids are not clamped.
 
-    Another runtime expands constants once, when it loads a program, and treats ids outside a table in its own way.
+    Other runtimes expand constants once, when they load a program, and treat ids outside a table in their own way.
     """
     token = _EXPORTING.set(True)
     try:

@@ -1,4 +1,4 @@
-"""`LowRank`: a product of two thin matrices that takes the place of a dense weight."""
+"""`LowRank`: a product of two thin matrices in place of a dense weight."""
 
 from __future__ import annotations
 
@@ -28,31 +28,31 @@ else:  # what tree functions put there may be anything: shapes, None, marks of a
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)  # arrays have no single truth value, nor a hash
 class LowRank:
-    """The weight `left @ right`, kept as its two factors, plus single entries if there are any.
+    """The weight `left @ right`, stored as its two factors, plus optional single entries.
 
     A registered pytree, so jit, vmap, tree_map and optimizers see two arrays where there was one. Leading
     dimensions, if any, are batch dimensions (a stack of layers, or under vmap). Either factor may be `Quantized`. With
-    single entries there are five arrays, two of which hold indices: `floats_of` leaves these out, for gradients, and
+    single entries there are five arrays, two of which are indices: `floats_of` leaves these out, for gradients, and
     `astype` does not convert them.
 
     Attributes:
-        left: shape (..., in, rank).
-        right: shape (..., rank, out).
-        sparse: entries that are added to the product of one pair, (in, out); None for none.
+        left: first factor, shape (..., in, rank).
+        right: second factor, shape (..., rank, out).
+        sparse: `Sparse` matrix (in, out) added to the product, without batch dimensions; or None.
     """
 
     left: Left
     right: Right
     sparse: Entries = None
 
-    # Else a NumPy array on the left of `@` would try to convert this to an array. Now it calls `__rmatmul__`.
+    # Makes a NumPy array on the left of `@` call `__rmatmul__` instead of converting this to an array.
     __array_ufunc__ = None
 
     def __repr__(self) -> str:
         return short_repr(self)
 
     def __rmatmul__(self, x: Any) -> Array:
-        """`x @ self`, so that a model that ties its head by `x @ embedding.T` need not change."""
+        """`x @ self`, so that a model with a tied head, `x @ embedding.T`, need not change."""
         x = jnp.asarray(x)
         if self.sparse is None:
             return (x @ self.left) @ self.right
@@ -74,7 +74,7 @@ class LowRank:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of the dense weight this stands for."""
+        """Shape of the dense weight."""
         return (*self.left.shape[:-1], self.right.shape[-1])
 
     @property
@@ -94,12 +94,12 @@ class LowRank:
 
     @property
     def size(self) -> int:
-        """Number of stored parameters: those of both factors and of the single entries with their indices."""
+        """Number of stored parameters: of both factors, and of the single entries with their indices."""
         return self.left.size + self.right.size + (0 if self.sparse is None else self.sparse.size)
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the arrays that are stored."""
+        """Bytes of the stored arrays."""
         return sum(leaf.nbytes for leaf in jax.tree.leaves(self))
 
     @property
@@ -108,7 +108,7 @@ class LowRank:
         return 0 if self.sparse is None else self.sparse.values.size
 
     def astype(self, dtype: Any) -> LowRank:
-        """The same weight in another dtype, of JAX arrays."""
+        """The same weight in another dtype, as JAX arrays."""
         left, right = (
             factor.astype(dtype) if isinstance(factor, Quantized) else jnp.asarray(factor).astype(dtype)
             for factor in (self.left, self.right)
@@ -126,7 +126,7 @@ class LowRank:
 
 
 def row_blocks(weight: Any, height: int) -> Iterator[tuple[int, np.ndarray]]:
-    """As `LowRank.blocks`, of a weight of any kind."""
+    """`LowRank.blocks` for a weight of any kind."""
     if isinstance(weight, Quantized | LowRank):
         yield from weight.blocks(height)
     else:

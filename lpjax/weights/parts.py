@@ -1,9 +1,8 @@
-"""The table of kinds of weights: the arrays that each consists of, and how these are named, written, read and checked.
+"""The table of kinds of weights: the arrays of each, and how these are named, written, read and checked.
 
 In a file, a dense weight N is one array, N; any other kind has several, such as `N.left` and `N.right`. A new kind of
-weight is a class with `shape`, `dtype` and `blocks` as `LowRank` has them, and an entry here. A quantized matrix may
-stand in the place of an array, so that factors may have parts of their own: `N.left.codes` and `N.left.scales`
-(`Coded`).
+weight is a class with the `shape`, `dtype` and `blocks` of `LowRank`, and an entry here. A quantized matrix may replace
+an array, so that factors may have parts of their own: `N.left.codes` and `N.left.scales` (`Coded`).
 """
 
 from __future__ import annotations
@@ -40,15 +39,15 @@ class Kind(NamedTuple):
     """A kind of weight. Functions take its arrays in the order of `parts`.
 
     Attributes:
-        parts: the names of its arrays: `N.left` for "left", N itself for "".
+        parts: names of its arrays: `N.left` for "left", N itself for "".
         holds: whether a leaf of a tree is of this kind.
         split: leaf -> its arrays, without a copy.
         join: arrays -> leaf.
-        factors: how many of the first arrays are the factors of a product, in messages about shapes.
-        floating: how many of the first arrays must hold floating-point numbers.
+        factors: number of leading arrays that are factors of a product, for messages about shapes.
+        floating: number of leading arrays that must hold floating-point numbers.
         shape: factors -> shape of the dense weight, or None if they do not fit each other.
-        fault: (shape of the dense weight, look_inside, arrays) -> what else is wrong, or None. If `look_inside` is
-            false, arrays may be traced and only their shapes and dtypes are known.
+        fault: (shape of the dense weight, look_inside, arrays) -> any other fault, or None. If `look_inside` is false,
+            only shapes and dtypes are checked, as arrays may be traced.
         transpose: arrays -> those of the transpose; None if that needs more than views.
     """
 
@@ -107,9 +106,9 @@ def kind_of(leaf: Any) -> Kind:
 
 
 def kind_with(parts: Mapping[str, Any]) -> Kind:
-    """The kind of a weight whose `parts`, one array or more by name, were found.
+    """The kind of a weight, given some of its arrays by the names of their parts.
 
-    It is the kind that has all of these parts; if there is none, the first that has one of them.
+    It is the kind that has all of these parts; if none has, the first kind that has one of them.
     """
     if parts.keys() == {""}:
         return kind_of(parts[""])
@@ -140,7 +139,7 @@ def part_name(name: str, part: str) -> str:
 
 
 def split_name(array_name: str) -> tuple[str, str]:
-    """(name of a weight, part) of the name of an array; the inverse of `part_name`."""
+    """(name of the weight, part) from the name of an array; the inverse of `part_name`."""
     names = {part for kind in KINDS.values() for part in kind.parts}
     part = max((part for part in names if array_name.endswith(f".{part}")), key=len, default="")
     return (array_name.removesuffix(f".{part}"), part) if part else (array_name, "")

@@ -1,4 +1,4 @@
-"""`Quantized`: a matrix of few-bit integers times scales, packed in memory and expanded where it is used."""
+"""`Quantized`: a matrix of few-bit integers times scales, packed in memory and expanded for use."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 else:  # what tree functions put there may be anything, as with `LowRank`
     Codes = Scales = Steps = Order = Any
 
-_BLOCK = 1 << 22  # numbers of a large matrix that are expanded at a time
+_BLOCK = 1 << 22  # entries of a large matrix expanded at a time
 
 
 @jax.tree_util.register_dataclass
@@ -33,7 +33,7 @@ _BLOCK = 1 << 22  # numbers of a large matrix that are expanded at a time
 class Quantized:
     """A matrix whose entries are whole numbers, called codes, times scales.
 
-    It is `lines` × `length`, or the transpose of that. Position j of line i holds
+    It has `lines` rows of `length` positions, or is the transpose of that. Position j of line i holds
 
         scales[i, j // group] · steps[j] · code[i, j].
 
@@ -43,14 +43,14 @@ class Quantized:
     `scales` and `steps` alone, for gradients.
 
     Attributes:
-        codes: for each run, (..., lines, bytes) of uint8, bytes = ceil(width · bits / 8).
-        scales: (..., lines, groups), groups = ceil(length / group); float16, or float32 if that cannot hold
+        codes: packed codes of each run, uint8, shape (..., lines, bytes) with bytes = ceil(width · bits / 8).
+        scales: shape (..., lines, groups), groups = ceil(length / group); float16, or float32 if float16 cannot hold
             them, or while they are trained.
-        steps: (..., length), as `scales`; None for ones.
-        order: position j is number order[j] among the positions of all runs; None if they stand in order.
+        steps: shape (..., length), dtype as for `scales`; None for ones.
+        order: index of each position among the positions of all runs, shape (..., length); None if they are in order.
         runs: (bits, width) of each run; bits in `BITS`.
         axis: 1 if lines are rows of the matrix (tables), 0 if they are columns (Flax kernels: one line per output).
-        group: how many positions of a line share a scale.
+        group: number of positions of a line that share a scale.
         dtype: dtype of the expanded matrix.
     """
 
@@ -63,7 +63,7 @@ class Quantized:
     group: int = dataclasses.field(metadata={"static": True})
     dtype: np.dtype = dataclasses.field(metadata={"static": True})
 
-    # Else a NumPy array on the left of `@` would try to convert this to an array. Now it calls `__rmatmul__`.
+    # Makes a NumPy array on the left of `@` call `__rmatmul__` instead of converting this to an array.
     __array_ufunc__ = None
 
     @classmethod
@@ -81,17 +81,17 @@ class Quantized:
         """Pack codes on the host.
 
         Args:
-            codes: whole numbers, (lines, length).
-            scales: (lines, groups); stored as float16 if that can hold them (`narrowed`).
-            steps: (length,), the same; None for ones.
+            codes: integers, shape (lines, length).
+            scales: shape (lines, groups); stored as float16 if that can hold them (`narrowed`).
+            steps: shape (length,), stored like `scales`; None for ones.
             axis: 1 if lines are rows of the matrix, 0 if they are columns.
-            group: how many positions share a scale; None for one scale per line.
+            group: number of positions that share a scale; None for one scale per line.
             bits: number of bits of all codes; None for the fewest that each position needs, positions sorted into runs.
             dtype: dtype of the expanded matrix.
 
         Raises:
             ValueError: shapes do not fit each other, a code does not fit in its bits, a scale or step is not finite
-                in float16, or `axis`, `group` or `bits` is out of range.
+                in float32, or `axis`, `group` or `bits` is out of range.
         """
         codes = np.asarray(codes)
         if codes.ndim != 2 or codes.dtype.kind not in "iu":
@@ -123,7 +123,7 @@ class Quantized:
         """The transpose, with the same arrays; batch dimensions stay in front."""
         return dataclasses.replace(self, axis=1 - self.axis)
 
-    mT = T  # as arrays have it
+    mT = T  # the name that arrays use for it
 
     @property
     def length(self) -> int:
@@ -148,7 +148,7 @@ class Quantized:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the arrays that are stored."""
+        """Bytes of the stored arrays."""
         return sum(leaf.nbytes for leaf in jax.tree.leaves(self))
 
     def astype(self, dtype: Any) -> Quantized:
@@ -156,10 +156,10 @@ class Quantized:
         return dataclasses.replace(self, dtype=np.dtype(dtype))
 
     def unpacked(self) -> Integer[Array, "*batch lines length"]:
-        """All codes, in the order of positions; also under jit."""
+        """All codes (..., lines, length), in the order of positions; also under jit."""
         if self.order is None and len(self.runs) == 1:
             return _unpack(self.codes[0], *self.runs[0], jnp)
-        # All runs at once, by where the bits of each position begin: a program of few operations, which compiles fast.
+        # All runs at once, from the first bit of each position: a program of few operations, which compiles fast.
         places = _layout(self.runs)
         if self.order is not None:
             order = jnp.asarray(self.order).astype(np.int32)
@@ -173,7 +173,7 @@ class Quantized:
         return (word.astype(np.int32) - half).astype(np.int16)
 
     def host_codes(self) -> Integer[np.ndarray, "*batch lines length"]:
-        """`unpacked` by NumPy, which compiles nothing; of a large matrix some lines at a time."""
+        """`unpacked` in NumPy, which compiles nothing; a large matrix is unpacked some lines at a time."""
         host = jax.tree.map(np.asarray, self)
         if not self._large:
             return host._unpacked_on_host()
@@ -185,12 +185,12 @@ class Quantized:
         return codes
 
     def dense(self) -> Float[Array, "*batch n d"]:
-        """The matrix, expanded; a large one a block of lines at a time."""
+        """The expanded matrix; a large one is expanded a block of lines at a time."""
         lines = self._map_lines(lambda line: line) if self._large else self._lines(jnp, self.dtype)
         return lines if self.axis == 1 else lines.mT
 
     def take(self, ids: Integer[Array | np.ndarray, "*batch"]) -> Float[Array, "*batch d"]:
-        """Rows `ids`; ids outside the matrix are clamped. If lines are rows, only these are expanded."""
+        """Rows `ids`; ids outside the matrix are clamped. If lines are rows, only the rows `ids` are expanded."""
         if self.axis == 0:
             return rows_of(self.dense(), ids)
         codes = tuple(rows_of(run, jnp.ravel(ids)) for run in self.codes)
@@ -230,7 +230,7 @@ class Quantized:
     def _unpacked_on_host(self) -> np.ndarray:
         """`unpacked`, a run at a time: NumPy compiles nothing, so operations may be many."""
         runs = [_unpack(run, *kind, np) for run, kind in zip(self.codes, self.runs, strict=True)]
-        if not runs:  # lines of no positions
+        if not runs:  # lines without positions
             return np.zeros((*self.scales.shape[:-1], 0), np.int16)
         codes = runs[0] if len(runs) == 1 else np.concatenate(runs, axis=-1)
         if self.order is None:
@@ -251,12 +251,12 @@ class Quantized:
 
 
 def expanded(matrix: Any) -> Any:
-    """The dense matrix of a `Quantized`; an array as it is."""
+    """The dense matrix of a `Quantized`; an array is returned unchanged."""
     return matrix.dense() if isinstance(matrix, Quantized) else matrix
 
 
 def host_array(matrix: Any) -> np.ndarray:
-    """The dense matrix of a `Quantized` on the host, in its dtype; an array as NumPy's."""
+    """The dense matrix of a `Quantized` or an array, in its dtype, as a NumPy array."""
     if not isinstance(matrix, Quantized):
         return np.asarray(matrix)
     return np.concatenate([rows.astype(matrix.dtype) for _, rows in matrix.blocks(4096)])
@@ -267,10 +267,10 @@ def check_range(matrix: Quantized, codes: np.ndarray | None = None) -> None:
 
     Args:
         matrix: without batch dimensions.
-        codes: its codes, if they are at hand; else they are unpacked if the largest scales leave it open.
+        codes: its codes, if known; otherwise they are unpacked if scales alone do not decide.
 
     Raises:
-        ValueError: saying how large they are.
+        ValueError: there is one; says how large it is.
     """
     limit = float(jnp.finfo(matrix.dtype).max)
     scales, steps = (
@@ -304,7 +304,7 @@ def narrowed(values: Any) -> np.ndarray:
 
 
 def _narrow(name: str, values: Any, shape: tuple[int, ...]) -> np.ndarray:
-    """`values`, `narrowed`, if they are finite and have this shape."""
+    """`narrowed` values; refused unless they are finite and have this shape."""
     with np.errstate(over="ignore"):
         values = narrowed(values)
     if values.shape != shape or not np.all(np.isfinite(values)):
@@ -315,10 +315,10 @@ def _narrow(name: str, values: Any, shape: tuple[int, ...]) -> np.ndarray:
 
 @functools.lru_cache(maxsize=256)
 def _layout(runs: tuple[tuple[int, int], ...]) -> tuple[np.ndarray, ...]:
-    """Where the bits of each position of the joined runs are, in four arrays.
+    """The location of each position's bits in the joined runs, as four arrays.
 
-    Its first byte, of two that hold it at most; the number of bits before it in that byte; ones in place of its bits;
-    and half of their range.
+    They are the first of its at most two bytes; the number of bits before it in that byte; the mask of its bits; and
+    half of their range.
     """
     bits = np.repeat([b for b, _ in runs], [width for _, width in runs]).astype(np.int32)
     starts, begin = [np.zeros(0, np.int32)], 0

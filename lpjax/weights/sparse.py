@@ -24,13 +24,14 @@ else:  # what tree functions put there may be anything, as with `LowRank`
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
 class Sparse:
-    """Entries of a matrix (n, d), row by row, as compressed sparse rows (CSR) have them.
+    """Entries of a matrix (n, d) as compressed sparse rows (CSR).
 
     Attributes:
-        values: the entries; SciPy's `data`.
-        columns: column of each entry, rising within a row; uint16 if that suffices, else int32; SciPy's `indices`.
-        starts: index of the first entry of each row, then the number of entries; int32; SciPy's `indptr`.
-        most: entries of the longest row; static, so that shapes are known under jit.
+        values: entries, shape (nnz,); SciPy's `data`.
+        columns: column of each entry, ascending within a row, shape (nnz,); uint16 if that suffices, else int32;
+            SciPy's `indices`.
+        starts: index of the first entry of each row, then nnz, shape (n + 1,); int32; SciPy's `indptr`.
+        most: largest number of entries of a row; static, so that shapes are known under jit.
     """
 
     values: Values
@@ -50,12 +51,12 @@ class Sparse:
 
     @classmethod
     def from_parts(cls, values: Any, columns: Any, starts: Any) -> Sparse:
-        """With `most` found from `starts`, on the host."""
+        """A `Sparse` whose `most` is computed from `starts`, on the host."""
         return cls(values, columns, starts, max(np.diff(np.asarray(starts)).tolist(), default=0))
 
     @property
     def size(self) -> int:
-        """What it stores, in units of one value: the values, and the indices by their bytes."""
+        """Stored parameters: the number of values, and the bytes of the indices in units of one value."""
         width = np.dtype(self.values.dtype).itemsize
         indices = sum(part.size * np.dtype(part.dtype).itemsize for part in (self.columns, self.starts))
         return self.values.size + -(-indices // width)
@@ -84,7 +85,7 @@ class Sparse:
     def take(self, ids: Integer[Array | np.ndarray, "*batch"], width: int) -> Float[Array, "*batch d"]:
         """Rows `ids` of `dense(width)`; ids outside it are clamped."""
         starts, values, columns = jnp.asarray(self.starts), jnp.asarray(self.values), jnp.asarray(self.columns)
-        # In the dtype of `starts`, because the number of rows may not fit that of `ids`.
+        # In the dtype of `starts`, as that of `ids` may not hold the number of rows.
         flat = jnp.clip(jnp.ravel(ids).astype(starts.dtype), 0, starts.shape[0] - 2)
         places = starts[flat][:, None] + jnp.arange(self.most, dtype=starts.dtype)[None]
         in_row = places < starts[flat + 1][:, None]
@@ -98,7 +99,7 @@ class Sparse:
         """The entries of the transpose of `dense(width)`, sorted on the host.
 
         Raises:
-            ValueError: under jit, where indices cannot be sorted on the host.
+            ValueError: called under jit, as indices are sorted on the host.
         """
         if isinstance(self.starts, Tracer) or isinstance(self.columns, Tracer):
             raise ValueError("single entries can't be transposed under jit; transpose before it, or `densify`")
@@ -116,14 +117,14 @@ def index_dtype(width: int) -> np.dtype:
 
 
 def entries_for(parameters: float, shape: tuple[int, int], dtype: Any) -> int:
-    """How many entries, with their indices, take as many bytes as `parameters` numbers of a matrix of this kind."""
+    """The number of entries that, with their indices, take the bytes of `parameters` numbers of `dtype`."""
     width = np.dtype(dtype).itemsize
     left = parameters * width - 4 * (shape[0] + 1)
     return max(0, int(left // (width + index_dtype(shape[1]).itemsize)))
 
 
 def fault_of(values: Any, columns: Any, starts: Any, shape: tuple[int, ...], *, look_inside: bool = True) -> str | None:
-    """What is wrong with the arrays of a `Sparse` for a matrix of this shape; None if nothing is.
+    """The fault of the arrays of a `Sparse` for a matrix of this shape; None if they are valid.
 
     Without `look_inside`, as for traced arrays, only shapes and dtypes are checked.
     """
@@ -138,7 +139,7 @@ def fault_of(values: Any, columns: Any, starts: Any, shape: tuple[int, ...], *, 
     if not look_inside:
         return None
     columns, starts = np.asarray(columns).astype(np.int64), np.asarray(starts).astype(np.int64)
-    # The range is checked first, because differences of huge numbers wrap around.
+    # The range is checked first, as differences of huge numbers wrap around.
     inside = starts.min() >= 0 and starts.max() <= values.size
     if not inside or starts[0] != 0 or starts[-1] != values.size or np.any(np.diff(starts) < 0):
         return f"starts goes from {starts[0]} to {starts[-1]}, expected to rise from 0 to {values.size}"

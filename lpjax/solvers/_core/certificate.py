@@ -34,7 +34,7 @@ def factors_of(solution: Any) -> tuple[Any, Any]:
     """Left and right of a `Solution`, a `LowRank` or a pair.
 
     Raises:
-        ValueError: it has sparse entries; bounds hold for factors alone.
+        ValueError: it has single entries; bounds hold for factors alone.
     """
     if getattr(solution, "sparse", None) is not None:
         raise ValueError("`solution` has single entries besides its factors; expected factors alone")
