@@ -1,6 +1,6 @@
-"""Rounding matrices to whole numbers times scales, so that the weighted error is small.
+"""Rounding of matrices to integers times scales, with a small weighted error.
 
-Errors of W are measured as everywhere in lpjax: ‖H^{1/2} (W − Ŵ) G^{1/2}‖², with metrics H of rows and G of columns.
+As everywhere in lpjax, errors of W are ‖H^{1/2} (W − Ŵ) G^{1/2}‖², with metrics H of rows and G of columns.
 """
 
 from lpjax.rounding.feedback import Lattice as Lattice

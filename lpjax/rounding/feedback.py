@@ -1,17 +1,17 @@
-"""Rounding with error feedback under the metrics of both sides.
+"""Rounding with error feedback under metrics of rows and columns.
 
 With H = Uᵀ diag(d) U and G = Vᵀ diag(e) V (`Triangle`) and E = W − Ŵ,
 
     ‖H^{1/2} E G^{1/2}‖² = Σ_ij d_i e_j (U E Vᵀ)_ij².
 
 Entry (i, j) of U E Vᵀ is E_ij plus terms of entries further down or further right. So entries are rounded from the last
-to the first, and each compensates for the errors of those after it: Ŵ_ij is W_ij plus those terms, rounded. At most
-half a step is left in every (U E Vᵀ)_ij. With V = I this is GPTQ (Frantar et al., arXiv 2210.17323), which is LDLQ
-(Chee et al., arXiv 2307.13304). With both sides it is YAQA's objective (Tseng et al., arXiv 2505.22988), here minimised
-entry by entry; YAQA iterates.
+to the first, and each compensates for the errors of later ones: Ŵ_ij is W_ij plus those terms, rounded, which leaves
+at most half a step in every (U E Vᵀ)_ij. With V = I this is GPTQ (Frantar et al., arXiv 2210.17323), which equals LDLQ
+(Chee et al., arXiv 2307.13304). With both metrics it is the objective of YAQA (Tseng et al., arXiv 2505.22988), which
+iterates; here it is minimised entry by entry.
 
-Entries of a diagonal i + j = const of a tile do not depend on each other and are rounded together. Tiles are rounded
-one after another, and other tiles contribute by two matrix products.
+Entries on an antidiagonal i + j = const of a tile do not depend on each other and are rounded together. Tiles are
+rounded one after another; other tiles contribute by two matrix products.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ _TILE = 64
 
 
 class Lattice(NamedTuple):
-    """The numbers that entries may have: whole numbers up to `most` in magnitude times steps.
+    """The values that entries may take: integers from `least` to `most` times steps.
 
     Attributes:
-        steps: steps of each entry, (n, d); entries whose step is 0 become 0.
-        least, most: the smallest and the largest of the whole numbers.
+        steps: step of each entry, shape (n, d); entries with step 0 become 0.
+        least, most: smallest and largest integer.
     """
 
     steps: Float[np.ndarray, "n d"]
@@ -47,12 +47,12 @@ class Lattice(NamedTuple):
 def round_with_feedback(
     matrix: Float[Array | np.ndarray, "n d"], lattice: Lattice, rows: Triangle, columns: Triangle
 ) -> np.ndarray:
-    """Whole numbers (n, d), to be multiplied by the lattice's steps.
+    """Round a matrix to integers (n, d), to be multiplied by the lattice's steps.
 
     Args:
-        matrix: W.
-        lattice: see `Lattice`.
-        rows, columns: the triangles of H and G.
+        matrix: W, shape (n, d).
+        lattice: allowed values.
+        rows, columns: triangles of H and G.
 
     Raises:
         ValueError: the matrix is not finite.
@@ -78,14 +78,14 @@ def _off_diagonal(triangle: Triangle) -> np.ndarray:
 
 
 def _rounded(xp: Any, target: Any, steps: Any, bounds: tuple[Any, Any]) -> Any:
-    """The nearest allowed whole number of each entry."""
+    """The nearest allowed integer of each entry."""
     whole = xp.round(target / xp.where(steps > 0, steps, 1))
     return xp.where(steps > 0, xp.clip(whole, *bounds), 0)
 
 
 @functools.partial(jax.jit, static_argnames="bounds")
 def _by_columns(matrix: Array, steps: Array, bounds: tuple[int, int], upper: Array) -> Array:
-    """Rows do not depend on each other: columns, from the last to the first, all rows at once."""
+    """Independent rows: columns are rounded from the last to the first, all rows at once."""
 
     def column(errors: Array, j: Array) -> tuple[Array, Array]:
         terms = jnp.matmul(errors, upper[j], precision="highest")
@@ -101,7 +101,7 @@ def _by_columns(matrix: Array, steps: Array, bounds: tuple[int, int], upper: Arr
 def _by_tiles(
     matrix: np.ndarray, steps: np.ndarray, bounds: tuple[int, int], above: np.ndarray, beside: np.ndarray
 ) -> np.ndarray:
-    """All entries depend on those further down and right; `above` and `beside` are U and V without their diagonals."""
+    """Entries depend on all those below and to the right; `above` and `beside` are U and V without diagonals."""
     n, d = matrix.shape
     padding = [(0, -n % _TILE), (0, -d % _TILE)]
     parts = np.pad(matrix, padding), np.pad(steps, padding)
@@ -114,7 +114,7 @@ def _tiles(matrix: Array, steps: Array, bounds: tuple[int, int], above: Array, b
     n, d = (size // _TILE for size in matrix.shape)
 
     def tile(t: Array, state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        # `errors` is E, and `partial` is U E; both are 0 in what is not rounded yet.
+        # `errors` is E, and `partial` is U E; both are 0 for tiles that are not rounded yet.
         errors, partial, _ = state
         i, j = (n - 1 - t // d) * _TILE, (d - 1 - t % d) * _TILE
         at = functools.partial(lax.dynamic_slice, slice_sizes=(_TILE, _TILE))
@@ -137,7 +137,7 @@ def _tile(
     rows = jnp.arange(_TILE)
 
     def diagonal(t: Array, state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        errors, partial, _ = state  # the transposes: a diagonal's columns are gathered as rows
+        errors, partial, _ = state  # transposed, so that an antidiagonal's columns are gathered as rows
         j = 2 * _TILE - 2 - t - rows
         inside = (j >= 0) & (j < _TILE)
         at = jnp.clip(j, 0, _TILE - 1)

@@ -1,4 +1,4 @@
-"""Rounding to few bits with one scale per group: scales are fitted by least squares, larger entries are clipped."""
+"""Rounding to few bits with one scale per group, fitted by least squares; larger entries are clipped."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lpjax.rounding.kernels import require_entries
 from lpjax.rounding.triangle import present, triangle_of
 from lpjax.weights.quantized import BITS, Quantized, narrowed
 
-_SHARES = np.linspace(0.4, 1.0, 25)  # shares of a group's largest magnitude that its largest code may stand for
+_SHARES = np.linspace(0.4, 1.0, 25)  # candidates for the largest code's value, as fractions of a group's largest magnitude
 _BLOCK = 1 << 20
 
 
@@ -25,15 +25,15 @@ def round_groups(
     rows: Any = None,
     columns: Any = None,
 ) -> Quantized:
-    """Codes of `bits` bits, one scale for each `group` of entries along a line.
+    """Round a matrix to codes of `bits` bits, with one scale for each `group` of entries along a line.
 
     Each scale is the best of 25 candidates in squared error. Without metrics each entry is then rounded to the nearest
     code; with metrics, with error feedback under them (GPTQ, arXiv 2210.17323).
 
     Args:
-        matrix: (n, d).
-        bits: one of `BITS` from 2 on.
-        group: entries that share a scale; None for a whole line.
+        matrix: W, shape (n, d).
+        bits: number of bits of a code, one of `BITS`, at least 2.
+        group: number of entries that share a scale; None for a whole line.
         axis: 1 if lines are rows (tables), 0 if they are columns (kernels).
         rows, columns: metrics H (n, n) and G (d, d), or their diagonals; None for the identity.
 
@@ -61,7 +61,7 @@ def round_groups(
 
 
 def group_scales(lines: np.ndarray, most: int, group: int) -> np.ndarray:
-    """The scale of each group of `lines` (lines, length) with the least squared error, `narrowed`."""
+    """The scale of each group of `lines` (lines, length) with the smallest squared error, `narrowed`."""
     length = lines.shape[1]
     padded = np.pad(lines, [(0, 0), (0, -length % group)])
     groups = padded.reshape(-1, group)
@@ -76,7 +76,7 @@ def group_scales(lines: np.ndarray, most: int, group: int) -> np.ndarray:
 def _fitted(groups: np.ndarray, most: int, dtype: np.dtype) -> np.ndarray:
     largest = np.abs(groups).max(axis=1) / most
     best, least = largest, np.full(len(groups), np.inf)
-    units = np.where(largest > 0, largest, 1)[:, None]  # squares stay in range
+    units = np.where(largest > 0, largest, 1)[:, None]  # keeps squares in range
     for share in _SHARES:
         with np.errstate(over="ignore"):
             scale = (share * largest).astype(dtype).astype(np.float32)

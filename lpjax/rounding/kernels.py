@@ -1,4 +1,4 @@
-"""Rounding a kernel in its own basis, by one step under the metrics of both sides."""
+"""Rounding of a kernel in its own basis, by one step under metrics of rows and columns."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from lpjax.rounding.feedback import Lattice, round_with_feedback
 from lpjax.rounding.triangle import Triangle, present, triangle_of
 from lpjax.weights.quantized import Quantized, narrowed
 
-_SMALLEST = 1e-37  # float32 has fewer bits below
+_SMALLEST = 1e-37  # smaller float32 numbers have fewer bits
 
 
 def round_kernel(
     matrix: Float[Array | np.ndarray, "n d"], step: float, rows: Any = None, columns: Any = None, *, axis: int = 0
 ) -> Quantized:
-    """Codes whose error is at most half of `step` in every coordinate under the metrics (see `feedback`).
+    """Round a matrix with an error of at most half of `step` in every coordinate under the metrics (see `feedback`).
 
-    Entry (i, j) has the step step/√(d_i e_j), d and e the pivots of H and G. At high rates the weighted error is
-    nd·step²/12, and equal steps of all matrices are optimal for entropy-coded codes: rate and error then have equal
-    slopes everywhere (reverse water-filling; Cover & Thomas, Elements of Information Theory, §10.3).
+    Entry (i, j) has the step step/√(d_i e_j), with the pivots d of H and e of G. At high rates the weighted error is
+    nd·step²/12, and one step for all matrices is optimal for entropy-coded codes, because the slope of error over rate
+    is then the same everywhere (reverse water-filling; Cover & Thomas, Elements of Information Theory, §10.3).
 
     Args:
-        matrix: W, (n, d).
-        step: above 0, in units of H^{1/2} W G^{1/2}.
+        matrix: W, shape (n, d).
+        step: rounding step, above 0, in units of H^{1/2} W G^{1/2}.
         rows, columns: metrics H (n, n) and G (d, d), or their diagonals; None for the identity.
         axis: 0 if the lines of the result are columns, as for kernels; 1 if they are rows.
 
@@ -42,10 +42,10 @@ def round_kernel(
 
 
 def require_entries(*matrices: np.ndarray) -> None:
-    """Refuse an empty matrix, and anything but a matrix.
+    """Refuse empty arrays and arrays that are not matrices.
 
     Raises:
-        ValueError: saying its shape.
+        ValueError: there is one; gives its shape.
     """
     for matrix in matrices:
         if matrix.ndim != 2 or not matrix.size:
@@ -56,23 +56,23 @@ def check_step(step: float) -> None:
     """Refuse a step that is not a positive number.
 
     Raises:
-        ValueError: saying what it is.
+        ValueError: `step` is not a positive number.
     """
     if not 0 < step < np.inf:
         raise ValueError(f"`step` is {step}; expected a number above 0")
 
 
 def on_lattice(matrix: np.ndarray, step: float, rows: Triangle, columns: Triangle, *, axis: int) -> Quantized:
-    """`round_kernel`, given the triangles of the metrics."""
+    """`round_kernel` from the triangles of the metrics."""
     sides = side_steps(step, rows.pivots, columns.pivots)
     codes = round_with_feedback(matrix, Lattice(np.outer(*sides)), rows, columns)
     return of_codes(codes, sides, axis=axis)
 
 
 def side_steps(step: float, rows: np.ndarray, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Steps of rows and of columns as they are stored (`narrowed`), whose outer product is the steps of entries.
+    """Steps of rows and of columns as stored (`narrowed`); their outer product gives the steps of entries.
 
-    A side of equal steps is all ones, and need not be stored.
+    A side with equal steps is all ones and need not be stored.
 
     Raises:
         ValueError: the steps are outside of float32's range.
@@ -93,10 +93,10 @@ def side_steps(step: float, rows: np.ndarray, columns: np.ndarray) -> tuple[np.n
 
 
 def of_codes(codes: np.ndarray, sides: tuple[np.ndarray, np.ndarray], *, axis: int) -> Quantized:
-    """The matrix of codes times the outer product of two sides.
+    """The `Quantized` matrix of codes times the outer product of two sides.
 
     Raises:
-        ValueError: a code is at the end of the range, so it may have been clipped.
+        ValueError: a code is at the end of the range, so that it may have been clipped.
     """
     if codes.max(initial=0) >= 2**15 - 1 or codes.min(initial=0) <= -(2**15 - 1):
         raise ValueError("`step` is too small: codes need more than 16 bits; expected a larger step")

@@ -1,8 +1,8 @@
-"""Rounding the factors of a product under one step; a table is the product of its coefficients and a basis.
+"""Rounding of the factors of a product by one step; a table is the product of its coefficients and a basis.
 
-Transform coding: under the weights W is C Vᵀ, with columns of C that fall off as the singular values do. One step for
-all coefficients is optimal for entropy-coded codes (reverse water-filling); a direction whose coefficients all round to
-0 is left out. So rounding at low rates yields low rank: one choice, the step, determines both.
+Transform coding: under the weights W is C Vᵀ, where columns of C decay like the singular values. One step for all
+coefficients is optimal for entropy-coded codes (reverse water-filling); a direction whose coefficients all round to 0
+is left out. So the step determines both rate and rank.
 """
 
 from __future__ import annotations
@@ -22,10 +22,11 @@ from lpjax.weights.low_rank import LowRank
 from lpjax.weights.quantized import Quantized
 
 DEAD_ZONE = 0.1
-"""Coefficients below 0.5 + this in units of the step become 0. A code of ±1 costs several bits where most are 0, more
-than its error is worth (rate–distortion optimised quantization; Sullivan, IEEE Trans. Inf. Theory 42, 1996)."""
+"""Coefficients below 0.5 + `DEAD_ZONE` in units of the step become 0. If most codes are 0, a code of ±1 costs several
+bits, more than its error is worth (rate–distortion optimised quantization; Sullivan, IEEE Trans. Inf. Theory 42,
+1996)."""
 
-_BLOCK = 1 << 22  # entries of a large left factor that are in memory in double precision
+_BLOCK = 1 << 22  # entries of a large left factor held in double precision
 
 
 def rotation(
@@ -34,7 +35,7 @@ def rotation(
     """T (k, r), R (r, d) and s (r,) with LT·R = L·right, R G Rᵀ = I, and (LT)ᵀ H (LT) = diag(s)², descending.
 
     Args:
-        left, right: the factors; right is None for the identity.
+        left, right: factors (n, k) and (k, d); right is None for the identity.
         rows, columns: metrics H and G, or their diagonals; None for the identity. G is damped as for rounding.
     """
     size = left.shape[1] if right is None else right.shape[1]
@@ -43,7 +44,7 @@ def rotation(
     if right is None:
         root = scales[:, None] * (np.eye(size) if triangle.upper is None else triangle.upper)
         turn, basis = root.T, np.linalg.inv(root).T
-    elif triangle.upper is None:  # no work in the cube of a long row
+    elif triangle.upper is None:  # avoids O(d³) work for long rows
         orthonormal, small = np.linalg.qr(np.asarray(right, np.float64).T * scales[:, None])
         turn, basis = small.T, orthonormal.T / scales
     else:
@@ -56,7 +57,7 @@ def rotation(
 
 
 def factors_of(left: np.ndarray, right: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None]:
-    """The factors of a product; of a matrix with fewer rows than columns two, so that its coefficients are as few."""
+    """The given factors; a matrix with fewer rows than columns is split by QR, so that it has few coefficients."""
     if right is not None or left.shape[0] >= left.shape[1]:
         return left, right
     orthonormal, small = np.linalg.qr(left.T.astype(np.float64))
@@ -72,20 +73,20 @@ def round_pair(
     *,
     dead_zone: float = DEAD_ZONE,
 ) -> LowRank:
-    """A product LR with both factors rounded by one step under the weights.
+    """Round both factors of a product LR by one step under the weights.
 
-    The factors are rotated (`rotation`), so that steps of all coefficients are equal. The left factor is rounded under
-    H. The right one is then solved again for the rounded left one (CALDERA, Saha et al., arXiv 2405.18886, alternates
-    these), and rounded under the metrics that the left factor and G give it.
+    The factors are rotated (`rotation`), so that all coefficients have equal steps. The left factor is rounded under H.
+    The right factor is then solved for again, given the rounded left one (CALDERA, Saha et al., arXiv 2405.18886,
+    alternates these), and rounded under the Gram matrix of the left factor and G.
 
     Args:
         left, right: factors of the matrix, (n, k) and (k, d); right is None for the identity, so that left is W itself.
-        step: above 0, in units of H^{1/2} W G^{1/2}.
+        step: rounding step, above 0, in units of H^{1/2} W G^{1/2}.
         rows, columns: metrics H (n, n) and G (d, d), or their diagonals; None for the identity.
-        dead_zone: see `DEAD_ZONE`; only for a diagonal H.
+        dead_zone: see `DEAD_ZONE`; only used for a diagonal H.
 
     Returns:
-        A pair of two `Quantized` factors; its rank is the number of directions that are left, at least 1.
+        A pair of `Quantized` factors; its rank is the number of remaining directions, at least 1.
 
     Raises:
         ValueError: as `round_kernel`.
@@ -98,14 +99,14 @@ def round_pair(
     left, right = factors_of(left, right)
     turn, basis, _ = rotation(left, right, rows, columns)
     triangle = triangle_of(rows, len(left))
-    # The left factor is in units in which its steps are about 1, so that float16 holds them.
+    # Scales the left factor so that its steps are about 1, which float16 holds.
     unit = step * float(np.exp(-np.mean(np.log(triangle.pivots)) / 2))
     turn = turn / unit
     sides = side_steps(step / unit, triangle.pivots, np.ones(turn.shape[1]))
     codes = np.empty((len(left), turn.shape[1]), np.int32 if triangle.upper is not None else np.int16)
     for at in _blocks(left) if triangle.upper is None else (slice(None),):
         coefficients, steps = (left[at] @ turn).astype(np.float32), np.outer(sides[0][at], sides[1])
-        if triangle.upper is None:  # without feedback no entry makes up for another
+        if triangle.upper is None:  # without feedback no entry compensates for another
             coefficients[np.abs(coefficients) < (0.5 + dead_zone) * steps] = 0
         part = Triangle(triangle.upper, triangle.pivots[at])
         codes[at] = round_with_feedback(coefficients, Lattice(steps), part, triangle_of(None, turn.shape[1]))
@@ -116,7 +117,7 @@ def round_pair(
     rounded = of_codes(codes, sides, axis=1)
     gram, turned = _solved_anew(rounded, left, rows)
     solved = unit * (turned @ turn @ basis)
-    # A direction that hardly any row uses must not have an infinite step.
+    # The shift keeps the step of a direction that hardly any row uses finite.
     inner = triangle_of(gram + (step / unit) ** 2 / 12 * np.eye(len(gram)), len(used), damping=0)
     outer = triangle_of(columns, basis.shape[1])
     return LowRank(rounded, on_lattice(solved.astype(np.float32), step, inner, outer, axis=1))
@@ -130,7 +131,7 @@ def round_pair_groups(
     rows: Any = None,
     columns: Any = None,
 ) -> LowRank:
-    """As `round_pair`, with codes of `bits` bits and one scale per group (`round_groups`); the rank stays as it is.
+    """Like `round_pair`, with codes of `bits` bits and one scale per group (`round_groups`); the rank is kept.
 
     Raises:
         ValueError: as `round_groups`.
@@ -145,7 +146,7 @@ def round_pair_groups(
 
 
 def _solved_anew(rounded: Quantized, left: np.ndarray, rows: Any) -> tuple[np.ndarray, np.ndarray]:
-    """QᵀHQ of the rounded left factor Q, and the T that makes QT nearest to `left` under H."""
+    """QᵀHQ for the rounded left factor Q, and the T for which QT is nearest to `left` under H."""
     gram, moments = np.zeros((rounded.shape[1],) * 2), np.zeros((rounded.shape[1], left.shape[1]))
     height = len(left) if rows is not None and np.ndim(rows) == 2 else max(1, _BLOCK // max(left.shape[1], 1))
     for start, block in rounded.blocks(height):
@@ -158,7 +159,7 @@ def _solved_anew(rounded: Quantized, left: np.ndarray, rows: Any) -> tuple[np.nd
 
 
 def _moments(matrix: np.ndarray, metric: Any) -> np.ndarray:
-    """AᵀHA, in double precision."""
+    """AᵀHA in double precision."""
     full = metric is not None and np.ndim(metric) == 2
     total = np.zeros((matrix.shape[1],) * 2)
     for at in (slice(None),) if full else _blocks(matrix):

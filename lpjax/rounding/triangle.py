@@ -1,4 +1,4 @@
-"""The unit triangle and the pivots of a metric: M = Uᵀ diag(d) U."""
+"""The unit triangular factor and the pivots of a metric: M = Uᵀ diag(d) U."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from jaxtyping import Float
 from lpjax._check import check_all_finite
 
 DAMPING = 0.05
-"""Multiple of its mean eigenvalue that is added to a metric before rounding under it. Feedback relies more than a
-decomposition on directions that hardly occur: 0.05 was the best of 0.001, 0.01, 0.05 and 0.1 on all-MiniLM-L6-v2."""
+"""Multiple of its mean eigenvalue that is added to a metric before rounding under it. Feedback relies on rare directions
+more than a factorization does: 0.05 was the best of 0.001, 0.01, 0.05 and 0.1 on all-MiniLM-L6-v2."""
 
 
 class Triangle(NamedTuple):
     """M = Uᵀ diag(d) U, so that ‖x‖_M² = Σ_i d_i (x_i + Σ_{j>i} U_ij x_j)².
 
     Attributes:
-        upper: U, unit upper triangular, (m, m); None for the identity.
-        pivots: d > 0, (m,).
+        upper: U, unit upper triangular, shape (m, m); None for the identity.
+        pivots: d > 0, shape (m,).
     """
 
     upper: Float[np.ndarray, "m m"] | None
@@ -30,10 +30,10 @@ def triangle_of(metric: Any, size: int, damping: float = DAMPING) -> Triangle:
     """The triangle of a metric with `damping` times its mean eigenvalue added.
 
     Args:
-        metric: symmetric and positive semidefinite, (size, size); a diagonal one as a vector, which is not damped; or
+        metric: symmetric positive semidefinite matrix (size, size), the diagonal (size,) of one, which is not damped, or
             None for the identity.
         size: number of rows.
-        damping: above 0.
+        damping: 0 or more.
 
     Raises:
         ValueError: the metric has another shape, is not finite, or is not positive semidefinite.
@@ -51,7 +51,7 @@ def triangle_of(metric: Any, size: int, damping: float = DAMPING) -> Triangle:
         raise ValueError("a metric is too large for double precision; expected a smaller multiple of it")
     if np.any(diagonal < 0):
         raise ValueError("a metric has a negative diagonal entry; expected a positive semidefinite one")
-    if mean == 0:  # no row has a weight: all get the same one
+    if mean == 0:  # all weights are 0: use equal ones
         return Triangle(None, np.ones(size))
     if metric.ndim == 1:
         return Triangle(None, np.maximum(metric, mean * 1e-6))
@@ -65,12 +65,12 @@ def triangle_of(metric: Any, size: int, damping: float = DAMPING) -> Triangle:
 
 
 def present(metric: Any) -> Any:
-    """A metric, or None if it is all zeros: then no row counts more than another, and all count alike."""
+    """`metric`, or None, for equal weights, if it is all zeros."""
     return None if metric is None or not np.any(metric) else metric
 
 
 def under_metric(metric: Any, part: np.ndarray, at: slice) -> np.ndarray:
-    """H times rows `at` of a matrix, which are all rows unless H is diagonal."""
+    """H times `part`, rows `at` of a matrix: all of them unless H is diagonal."""
     if metric is None:
         return part
     metric = np.asarray(metric, np.float64)
