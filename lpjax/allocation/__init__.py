@@ -1,4 +1,4 @@
-"""One budget, divided among all matrices of a model."""
+"""Division of one budget among all matrices of a model."""
 
 from lpjax.allocation._allocate import Allocation as Allocation
 from lpjax.allocation._allocate import allocate as allocate

@@ -1,4 +1,4 @@
-"""One budget for all matrices of a model: the rank of each."""
+"""Division of a budget of parameters or multiply-adds: the rank of each matrix."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ from lpjax.weights.low_rank import LowRank
 Allocation = Literal["uniform", "energy", "minimax", "error", "measured"]
 Progress = Callable[[int, int, str], None]
 LEVELS = (0.1, 0.2, 0.35, 0.5, 0.65, 0.8)
-"""Shares of a matrix that "measured" tries."""
+"""Shares of a matrix's parameters that "measured" tries."""
 
 
 def allocate(
@@ -76,42 +76,42 @@ def allocate(
 ) -> Plan:
     """Divide one budget among the matrices of a model.
 
-    - "uniform": every matrix keeps the same share.
+    - "uniform": every matrix keeps the same share of its parameters.
     - "energy": every matrix loses the same share of ‖A‖_F², weighted if there are statistics.
     - "minimax": every matrix has the same relative error in the spectral norm, σ_{k+1}/σ_1, as small as possible
-      (ALDS, Liebenwein et al., arXiv 2107.11442, without its splits of a matrix).
-    - "error": the least sum of squared errors: ‖A − LR‖_F² or, with statistics, under the default weighting only,
-      tokens·‖H^{1/2}(A − LR)G^{1/2}‖_F². The latter estimates the loss in the model's outputs (block-diagonal
-      Gauss–Newton, each block a product of two metrics: K-FAC, Martens & Grosse, arXiv 1503.05671). So errors of
-      different matrices are comparable, and the model is not run. Single entries are left out of these errors.
-    - "measured": the least sum of measured losses. Each loss is the `measure` of the model with one matrix at one of
-      `levels`, by one of `methods`, while the others have the ranks of "error", or of "uniform" under another
+      (ALDS, Liebenwein et al., arXiv 2107.11442, without splitting matrices).
+    - "error": the sum of squared errors is minimised: ‖A − LR‖_F² or, with statistics (default weighting only),
+      tokens·‖H^{1/2}(A − LR)G^{1/2}‖_F². The latter estimates the loss in the model's outputs without running the
+      model (block-diagonal Gauss–Newton, each block a product of two metrics: K-FAC, Martens & Grosse, arXiv
+      1503.05671), so that errors of different matrices are comparable. Errors ignore single entries.
+    - "measured": the sum of measured losses is minimised. A loss is the `measure` of the model with one matrix at one
+      of `levels`, by one of `methods`, while the others have the ranks of "error", or of "uniform" under another
       weighting. Layer errors are not additive, but nearly so close to the final model.
 
     Args:
         params: nested containers of arrays.
         budget: share of the cost of the whole dense model, above 0 and below 1; leaves that are not selected count too.
-        budget_of: "parameters"; "multiply_adds" per token in the products with the encoder's kernels, where looking up
-            a row costs 0 in a dense table and rank·hidden in a factored one; or "time" per batch by `break_even`, where
-            leaves that were not timed cost nothing.
-        select: the matrices; see `select_paths`. A leaf that is a pair already gets a smaller pair, or stays as it is.
+        budget_of: "parameters"; "multiply_adds" per token in products with the encoder's kernels, where a lookup costs 0
+            in a dense table and rank·hidden in a factored one; or "time" per batch by `break_even`, where leaves that
+            were not timed cost nothing.
+        select: matrices to factor; see `select_paths`. A leaf that is already a pair gets a smaller one or is kept.
         allocation: one of the above; by default "measured" if there is a `measure`, else "error" if there are
             `statistics` and the weighting is the default one, else "uniform".
         statistics, weighting: see `compress`.
         measure: params, all leaves dense -> loss of the model, such as its `Divergence` from the dense model.
-        methods: (solver, p) to choose from; all allocations but "measured" use the first. By default that of
+        methods: pairs (solver, p) to choose from; all allocations except "measured" use the first. By default that of
             `compress`: "lewis" at p = 1, or "svd" with `statistics`.
-        sparse_share: share of each pair for single entries, see `compress`; only for a budget of parameters. By
-            default 0 for another budget, or with a `break_even`.
+        sparse_share: share of each pair for single entries, see `compress`; only for a budget of parameters. The
+            default is 0 for other budgets and with `break_even`.
         levels: shares of a matrix's parameters that "measured" tries, ascending.
         rank_multiple: ranks are multiples of it, except in matrices whose largest rank is smaller.
-        break_even: for shapes that were timed, no rank is chosen that is slower than dense.
+        break_even: timings; for timed shapes no chosen rank is slower than dense.
         progress: called with (steps done, steps in all, the next step).
         **options: options of the solvers.
 
     Raises:
-        ValueError: even with the smallest pairs the model exceeds the budget (saying by how much), a value is out of
-            range, or what `compress` refuses.
+        ValueError: the model exceeds the budget even with the smallest pairs (saying by how much), a value is out of
+            range, or an argument is refused by `compress`.
     """
     check_weighting(weighting, calibrated=statistics is not None)
     weighting = default_weighting(weighting, calibrated=statistics is not None)
@@ -182,8 +182,8 @@ def _by_spectra(
         leaves: the matrices.
         spectra: path -> singular values; unused by "uniform".
         scales: path -> factor of squared errors; used by "error".
-        method: the one of all choices.
-        allowed: the budget.
+        method: method of all choices.
+        allowed: largest total cost.
     """
     if allocation == "uniform":
         return choices_of(by_level(leaves, allowed, rank_of_share), method)
@@ -210,7 +210,7 @@ def check_allocation(
 
     Args:
         budget, budget_of, allocation, methods, sparse_share, break_even: see `allocate`.
-        weighting: how errors are weighted; None for unweighted errors.
+        weighting: weighting of errors; None for unweighted errors.
         **options: options of the solvers.
 
     Raises:
@@ -232,7 +232,7 @@ def check_allocation(
 def require_budget(
     params: Any, budget: float, budget_of: Any, select: Select, break_even: BreakEven | None = None
 ) -> None:
-    """Refuse a budget that even the smallest pairs exceed, before there is a calibration or a measure.
+    """Refuse a budget that even the smallest pairs exceed, before any calibration or measure.
 
     Raises:
         ValueError: as `allocate`.
@@ -255,13 +255,13 @@ def _spectra(
 
 
 def _by_rank(leaf: Leaf, errors: np.ndarray, method: PairMethod) -> list[Option]:
-    """Every rank of a leaf, and the leaf as it is."""
+    """An option for every rank of a leaf, and one for the unchanged leaf."""
     pairs = [Option(leaf.cost(rank), float(errors[rank]), method.choice(leaf.path, rank)) for rank in leaf.ranks()]
     return [*pairs, Option(leaf.cost(None), 0.0, Choice(None))]
 
 
 def _leaf(path: str, leaf: Any, of: Costs, multiple: int, break_even: BreakEven | None) -> Leaf | None:
-    """Shape, ranks and costs of a leaf; None if no pair, or no smaller pair, exists."""
+    """Shape, ranks and costs of a leaf; None if it has no pair, or no smaller one."""
     if leaf.ndim != 2:
         return None
     n, d = leaf.shape
@@ -292,7 +292,7 @@ def _within(
     multiple: int = 1,
     break_even: BreakEven | None = None,
 ) -> tuple[list[Leaf], float]:
-    """The leaves that a pair makes cheaper, and the largest total cost that they may have.
+    """The leaves that a pair makes cheaper, and their largest total cost.
 
     Raises:
         ValueError: their smallest pairs cost more, some are quantized, or a budget of time lacks their timings.
@@ -330,7 +330,7 @@ def _require_timings(shapes: Mapping[str, tuple[int, ...]], break_even: BreakEve
 
 
 def _cost(path: str, leaf: Any, of: Costs, break_even: BreakEven | None, *, dense: bool = False) -> int:
-    """Cost of a leaf that stays as it is or, with `dense`, of the dense matrix in place of a pair."""
+    """Cost of an unchanged leaf or, with `dense`, of the dense matrix in place of a pair."""
     if dense and isinstance(leaf, LowRank):
         leaf = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
     if of == "parameters":
@@ -341,5 +341,5 @@ def _cost(path: str, leaf: Any, of: Costs, break_even: BreakEven | None, *, dens
     if is_table(path):
         return leaf.rank * leaf.shape[-1] if isinstance(leaf, LowRank) else 0
     if isinstance(leaf, LowRank) and leaf.sparse is not None:
-        return math.prod(leaf.shape)  # with single entries, it is multiplied by as a dense matrix
+        return math.prod(leaf.shape)  # with single entries, products use the dense matrix
     return leaf.size if in_group(path, "encoder") else 0

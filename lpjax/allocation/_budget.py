@@ -1,4 +1,4 @@
-"""Sharing out a budget among matrices: by one level for all, or by the loss of each."""
+"""Division of a budget among matrices: by a common level, or by their losses."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ class Leaf(NamedTuple):
     """A matrix whose rank is to be chosen.
 
     Attributes:
-        path, shape: those of the dense leaf.
+        path, shape: path of the leaf, and shape (n, d) of its dense matrix.
         table: whether rows are looked up in it.
-        least, most: ranks of its smallest and its largest pair.
-        multiple: ranks between them are multiples of it.
-        of: what costs count.
-        pair: cost of a leaf that is a pair already; None for a dense matrix.
-        timing: how long it takes by rank; only for costs in time.
+        least, most: ranks of its smallest and largest pair.
+        multiple: divisor of the ranks between these.
+        of: unit of costs.
+        pair: cost of a leaf that is already a pair; None for a dense matrix.
+        timing: time by rank, if it was measured.
     """
 
     path: str
@@ -40,11 +40,11 @@ class Leaf(NamedTuple):
     timing: LayerTiming | None = None
 
     def cost(self, rank: int | None) -> int:
-        """Parameters, multiply-adds per token, or nanoseconds per batch at a rank; None is the leaf as it is."""
+        """Parameters, multiply-adds per token, or nanoseconds per batch at a rank; None for the unchanged leaf."""
         return self.pair if rank is None and self.pair is not None else self.cost_of_matrix(rank)
 
     def cost_of_matrix(self, rank: int | None) -> int:
-        """The cost of a rank; None is the dense matrix, even if a pair is at hand."""
+        """The cost at a rank; None for the dense matrix, even if the leaf is a pair."""
         n, d = self.shape
         if self.of == "time" and self.timing is not None:
             return nanoseconds(self.timing, rank)
@@ -53,7 +53,7 @@ class Leaf(NamedTuple):
         return n * d if rank is None else rank * (n + d)
 
     def allowed(self, rank: float) -> int | None:
-        """The largest allowed rank up to `rank`, at least `least`; None, the leaf as it is, above `most`."""
+        """The largest allowed rank up to `rank`, at least `least`; None (unchanged) if `rank` exceeds `most`."""
         return None if rank > self.most else max(self.least, int(rank) // self.multiple * self.multiple)
 
     def ranks(self) -> Iterator[int]:
@@ -70,7 +70,7 @@ class Leaf(NamedTuple):
 
     @property
     def shrinks(self) -> bool:
-        """Whether its smallest pair costs less than the leaf as it is."""
+        """Whether its smallest pair costs less than the unchanged leaf."""
         return self.cost(self.least) < self.cost(None)
 
 
@@ -88,11 +88,11 @@ class Option(NamedTuple):
 
 
 class PairMethod(NamedTuple):
-    """How pairs are found.
+    """How pairs are computed.
 
     Attributes:
         solver, p: see `Choice`.
-        sparse_shares: path -> the share of single entries.
+        sparse_shares: path -> share of single entries.
     """
 
     solver: str
@@ -108,17 +108,17 @@ Ranks = dict[str, int | None]
 
 
 def choices_of(ranks: Ranks, method: PairMethod) -> dict[str, Choice]:
-    """The same method at all ranks."""
+    """Choices of one method at the given ranks."""
     return {path: method.choice(path, rank) for path, rank in ranks.items()}
 
 
 def by_level(leaves: Sequence[Leaf], budget: float, rank: Callable[[Leaf, float], float]) -> Ranks:
-    """The ranks at the lowest level, from 0 to 1, at which all leaves fit the budget; at 1 all ranks are the least.
+    """The ranks at the lowest level in [0, 1] at which all leaves fit the budget; at 1 all ranks are `Leaf.least`.
 
     Args:
         leaves: the matrices.
-        budget: total cost at most.
-        rank: (leaf, level) -> the rank at a level, which falls as the level rises; infinite for dense.
+        budget: largest total cost.
+        rank: (leaf, level) -> rank at a level, which falls as the level rises; infinite for dense.
     """
 
     def ranks(level: float) -> Ranks:
@@ -144,7 +144,7 @@ def rank_of_share(leaf: Leaf, level: float) -> float:
 
 
 def rank_of_loss(losses: np.ndarray, level: float) -> float:
-    """The least rank k whose `losses[k]`, descending from rank 0, is at most `level`; infinite if none may be lost."""
+    """The smallest rank k with `losses[k]` ≤ `level`, losses descending from rank 0; infinite at level 0."""
     return math.inf if level == 0 else int(np.argmax(losses <= level))
 
 
@@ -163,7 +163,7 @@ def losses_of(values: np.ndarray, spectral: bool) -> np.ndarray:
 
 
 def hull(options: Iterable[Option]) -> list[Option]:
-    """The options on the lower convex hull of loss over cost, from the cheapest one to the one of least loss."""
+    """The options on the lower convex hull of loss over cost, from the cheapest to the one with the least loss."""
     vertices: list[Option] = []
     for option in sorted(options):
         if vertices and option.loss >= vertices[-1].loss:
@@ -181,11 +181,11 @@ def _slope(a: Option, b: Option) -> float:
 
 
 def share_out(leaves: Sequence[Leaf], options: Mapping[str, Sequence[Option]], budget: float) -> dict[str, Choice]:
-    """One option per leaf, with the least sum of losses that the budget allows.
+    """One option per leaf, with the least sum of losses within the budget.
 
-    Each step moves one leaf to the next option on its hull, the leaf whose loss falls most per unit of cost. That is
-    optimal for sums of convex functions but for the remainder (Fox, Operations Research 14, 1966), which is spent on
-    ranks between two options.
+    Each step moves the leaf whose loss falls most per unit of cost to the next option on its hull. For sums of convex
+    functions that is optimal up to the remainder (Fox, Operations Research 14, 1966), which is spent on ranks between
+    two options.
     """
     hulls = {leaf.path: hull(options[leaf.path]) for leaf in leaves}
     chosen = {path: vertices[0] for path, vertices in hulls.items()}

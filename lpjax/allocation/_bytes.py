@@ -1,4 +1,4 @@
-"""One budget of bytes for all matrices of a model: the rounding step at which their codes fill it."""
+"""Division of a budget of bytes among all matrices: the rounding step at which their codes fill it."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ from lpjax.weights.quantized import Quantized
 Progress = Callable[[int, int, str], None]
 
 _BITS = {True: Choice(None, bits=6, group=32), False: Choice(None, bits=4, group=32)}
-"""Choices for tables and for kernels that statistics lack."""
-_LARGE = 1 << 24  # entries of a table that is rounded whole to correct its estimate
-_PARTS = {"step": 3, "pair": 5}  # arrays of a rounded matrix
-_ROUNDS = 4  # corrections of the estimate
+"""Choices for tables and for kernels without statistics."""
+_LARGE = 1 << 24  # entries of the largest table that is rounded whole to correct its estimate
+_PARTS = {"step": 3, "pair": 5}  # number of arrays of a rounded matrix
+_ROUNDS = 4  # largest number of corrections of the estimate
 
 
 def plan_for_size(
@@ -48,33 +48,33 @@ def plan_for_size(
 ) -> Plan:
     """The plan with which the file of a model's weights has a given size in bytes.
 
-    All matrices that `statistics` have are rounded by one step under the weights, tables in a rotated basis. Their
-    codes are entropy coded in the file (`lpjax.rounding`). One step for all is optimal: one more byte then lowers the
-    error equally much wherever it is spent. So a matrix whose errors matter more in the model's outputs gets more bits,
-    and a table more directions. Matrices that `statistics` lack, or that had no effect on the outputs for their texts,
-    get 6 bits (tables) or 4 bits (kernels) in groups of 32. Without any statistics, the step is in units of each
-    matrix's root mean square, so all have the same relative error. All other arrays become float16, unless a number is
-    too large for it.
+    All matrices in `statistics` are rounded by one step under the weights, tables in a rotated basis, and their codes
+    are entropy coded in the file (`lpjax.rounding`). One step for all is optimal: a further byte then lowers the error
+    by the same amount in every matrix. So matrices with more influence on the model's outputs get more bits, and tables
+    more directions. Matrices that are missing in `statistics`, or had no effect on the outputs for the calibration
+    texts, get 6 bits (tables) or 4 bits (kernels) in groups of 32. Without any statistics, the step is in units of each
+    matrix's root mean square, so that all have the same relative error. All other arrays become float16, unless a
+    number is too large for it.
 
-    The size is estimated from the entropy of codes rounded without feedback. All matrices are then rounded, and the
-    estimates are corrected by their actual sizes.
+    The size is estimated from the entropy of codes rounded without feedback. Then all matrices are rounded, and the
+    estimates are corrected by the actual sizes.
 
     Args:
         params: nested containers of arrays.
-        size: size of the file of weights, in bytes; up to 1, a share of its present size; or a text such as "9MB" or
-            "10%", see `parse_size`.
-        statistics: from `calibrate`, with gradients.
-        weighting: only the default one, under which errors of matrices are comparable; its smoothing is used.
-        select: the matrices that are rounded; by default all of at least 8,192 parameters.
-        ranks: a plan, such as one by `allocate` for multiply-adds, whose pairs are made first and then rounded: for a
-            model that is fast and small. Its other layers are ignored.
-        other_bytes: bytes of what the file holds besides `params`, such as the `extra` tensors of a checkpoint.
+        size: size of the file of weights in bytes; a number up to 1 is a share of its present size; or a text such as
+            "9MB" or "10%", see `parse_size`.
+        statistics: result of `calibrate`, with gradients.
+        weighting: weighting under which errors of matrices are comparable, as the default; its smoothing is used.
+        select: matrices to round; by default all with 8,192 parameters or more.
+        ranks: a plan, such as one from `allocate` for multiply-adds, whose pairs are solved first and then rounded, for
+            a model that is both fast and small. Its other layers are ignored.
+        other_bytes: bytes of the file besides `params`, such as the `extra` tensors of a checkpoint.
         progress: called with (steps done, steps in all, the next step).
 
     Raises:
-        ValueError: `size` is not a positive number, larger than the present size, or smaller than the size at the
-            largest step, which is named; a leaf is not finite, `statistics` are of another model, or `ranks` has single
-            entries.
+        ValueError: `size` is not a positive number, not below the present size, or below the size at the largest step,
+            which is named; a leaf is not finite; `statistics` are those of another model; or `ranks` has single entries
+            or rounded layers.
     """
     paths, limit = checked_size(params, size, statistics, weighting, select, other_bytes)
     bases = {} if ranks is None else {path: choice for path, choice in ranks.layers.items() if choice.rank is not None}
@@ -92,7 +92,7 @@ def plan_for_size(
     rest, fixed, layers, sizes = sketched(tree, paths, statistics, weighting, other_bytes, kinds, tell)
     step = sizes.step_of(MARGIN * limit - fixed, limit, fixed)
     for number in range(_ROUNDS if sizes.paths else 0):
-        # All matrices first; then those that stand for others, since the step changes little.
+        # All matrices first, then only those that represent others, as the step changes little.
         before = sizes.total(step)
         to_round = [path for path in sizes.paths if number == 0 or sizes.stands_for_others(path)]
 
@@ -127,7 +127,7 @@ def sketched(
     kinds: list[list[str]],
     tell: Callable[[str], None],
 ) -> tuple[Literal["float16"] | None, float, dict[str, Choice], Sizes]:
-    """The dtype of what is not rounded, bytes that depend on no step, choices of matrices without one, and the others.
+    """The dtype of unrounded arrays, bytes independent of the step, choices of matrices without one, and `Sizes`.
 
     Raises:
         ValueError: a leaf is not finite, or `statistics` are of another model or of none of the matrices.
@@ -144,7 +144,7 @@ def sketched(
         require_finite(path, tree[path])
 
     def look(path: str) -> tuple[str, Sketch | None, int]:
-        """The sketch of a matrix, if it has a step, and its bytes that depend on none."""
+        """The sketch of a matrix, if it has a step, and its bytes that do not depend on the step."""
         leaf, moments = tree[path], moments_of(statistics, path, weighting)
         if statistics is not None and moments.columns is None:
             rounded = round_layer(path, leaf, _BITS[is_table(path)], moments)
@@ -166,14 +166,14 @@ def sketched(
 
 
 def _with_progress(paths: Iterable[str], what: str, tell: Callable[[str], None]) -> Iterator[str]:
-    """The paths; calls `tell` before each."""
+    """The paths; calls `tell` before each one."""
     for path in paths:
         tell(f"{what} {path}")
         yield path
 
 
 def _factored(params: Any, ranks: Plan, bases: dict[str, Choice], statistics: Calibration | None) -> Any:
-    """`params` with the pairs of a plan, whose layers that have a rank are `bases`."""
+    """`params` with the pairs of a plan; `bases` are its layers with a rank."""
     if any(choice.sparse_share or choice.rounds for choice in bases.values()):
         raise ValueError("`ranks` has single entries or rounded layers; expected pairs of floating-point numbers")
     return compress(params, dataclasses.replace(ranks, layers=bases), statistics).params if bases else params
@@ -188,7 +188,7 @@ def kinds_of(tree: dict[str, Any], paths: Sequence[str]) -> list[list[str]]:
 
 
 def _rounded_bytes(path: str, leaf: Any, step: float, moments: Moments) -> float:
-    """Bytes of a matrix that is rounded by `step`; a large table is represented by some of its rows."""
+    """Bytes of a matrix rounded by `step`; those of a large table are extrapolated from some of its rows."""
     choice = Choice(None, step=step)
     if not is_table(path) or isinstance(leaf, LowRank) or leaf.size <= _LARGE:
         rounded = round_layer(path, leaf, choice, moments)
@@ -202,26 +202,26 @@ def _rounded_bytes(path: str, leaf: Any, step: float, moments: Moments) -> float
         moments._replace(rows=None if moments.rows is None else moments.rows[some]),
     )
     share = len(leaf) / len(np.asarray(leaf)[some])
-    # All rows determine the basis more finely: its error counts `share` times as much.
+    # With all rows the basis has finer steps, as its error counts `share` times as much.
     basis = stored_bytes(part.right) + math.prod(part.right.shape) * math.log2(share) / 2 / 8
     return share * stored_bytes(part.left) + basis
 
 
 def _rest_dtype(leaves: Iterable[Any]) -> Literal["float16"] | None:
-    """The dtype of all arrays that are not rounded: float16 if it can hold their numbers, else their own."""
+    """The dtype of all unrounded arrays: float16 if it can hold their numbers, else None for their own."""
     most = float(np.finfo(np.float16).max)
     fits = all(np.abs(np.asarray(leaf)).max(initial=0) <= most for leaf in leaves if narrows(leaf))
     return "float16" if fits else None
 
 
 def _rest_bytes(path: str, leaf: Any, rest: str | None) -> int:
-    """Bytes of an array or weight that stays as it is, but for its dtype, with its place in the header."""
+    """Bytes of an unrounded array or weight in its new dtype, with its entries in the header."""
     size = leaf.size * 2 if rest is not None and narrows(leaf) else stored_bytes(leaf)
     return size + _arrays(leaf) * _header(path)
 
 
 def _arrays(weight: Any) -> int:
-    """The number of arrays that a weight of any kind has in a file."""
+    """The number of arrays of a weight of any kind in a file."""
     if isinstance(weight, Quantized):
         return 2 if weight.steps is None else 3
     if isinstance(weight, LowRank):

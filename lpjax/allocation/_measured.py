@@ -1,4 +1,4 @@
-"""The loss of each matrix of a model at some ranks, by a measure of whole models."""
+"""The losses of each matrix at some ranks, by a measure of whole models."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ def measured_options(
     tell: Callable[[str], None],
     solve: Mapping[str, Any],
 ) -> dict[str, list[Option]]:
-    """The loss for each leaf, as it is and at every level by every method, while the others are as in `around`.
+    """Options of each leaf: unchanged and at every level by every method, while other leaves are as in `around`.
 
-    `tell` is called before each of the `steps` with its name.
+    `tell` is called with the name of each of the `steps` before it.
     """
     tree = dict(leaves_with_paths(params))
     plans: list[tuple[float, dict[str, Choice]]] = []
-    for level in (0.0, *levels):  # at 0 the least rank
+    for level in (0.0, *levels):  # at 0 the smallest rank
         ranks = {leaf.path: leaf.allowed(rank_of_share(leaf, 1 - level)) for leaf in leaves}
         for method in methods:
             plan = choices_of({path: rank for path, rank in ranks.items() if rank is not None}, method)
@@ -67,7 +67,7 @@ def measured_options(
                 pairs[path] = LowRank(largest[path].left[:, :rank], largest[path].right[:rank])
         return {path: densify(jax.tree.map(jnp.asarray, pair)) for path, pair in pairs.items()}
 
-    # This includes leaves that are pairs already: a `LowRank` has a dtype.
+    # Includes leaves that are already pairs, as a `LowRank` has a dtype.
     on_device = {path: jax.tree.map(jnp.asarray, leaf) for path, leaf in tree.items() if hasattr(leaf, "dtype")}
     net = replace_leaves(params, on_device | solved(around))
 
@@ -95,7 +95,7 @@ def measured_options(
 
 
 def _largest_nested(plans: Sequence[Mapping[str, Choice]]) -> dict[str, Choice]:
-    """The largest rank of each leaf by a nested solver, whose pair holds those of all smaller ranks."""
+    """The largest rank of each leaf by a nested solver, whose pair contains those of all smaller ranks."""
     largest: dict[str, Choice] = {}
     for path, choice in (item for plan in plans for item in plan.items()):
         if choice.rank is not None and _nests(choice):
@@ -104,5 +104,5 @@ def _largest_nested(plans: Sequence[Mapping[str, Choice]]) -> dict[str, Choice]:
 
 
 def _nests(choice: Choice) -> bool:
-    """Whether pairs of smaller ranks are parts of pairs of larger ranks."""
+    """Whether a pair of larger rank contains those of smaller ranks."""
     return solver_named(choice.method).nested and not choice.sparse_share

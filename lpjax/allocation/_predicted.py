@@ -1,4 +1,4 @@
-"""What sizes would cost, before anything is compressed."""
+"""Prediction of the error at given sizes, before anything is compressed."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from lpjax.weighting.weightings import Weighting
 
 
 class PredictedSize(NamedTuple):
-    """What a size would cost.
+    """The predicted error at a size.
 
     Attributes:
         size: size of the file of weights, in bytes.
-        step: step of the rounding, as in `Choice.step`.
+        step: rounding step, as in `Choice.step`.
         error: with statistics, the mean over their texts of the squared change of the outputs along the directions u of
-            `calibrate`; twice the divergence of embeddings or classes, to second order. Without, the squared error of
-            the rounded matrices, each divided by its squared norm, on average.
+            `calibrate`, which to second order is twice the divergence of embeddings or classes; without, the mean
+            relative squared error of the rounded matrices.
     """
 
     size: float
@@ -40,10 +40,10 @@ def predict_sizes(
     other_bytes: int = 0,
     progress: Progress | None = None,
 ) -> list[PredictedSize]:
-    """What each size would cost, from the entropy and the rounding of some rows of each matrix; nothing is compressed.
+    """Predict the error at each size from the entropy and the rounding of some rows of each matrix.
 
-    Steps are within a few percent of those that `plan_for_size` finds. Errors are of the matrices that `statistics`
-    have, on the texts that these were made of; on other texts they are larger the fewer texts there were.
+    Nothing is compressed. Steps are within a few percent of those of `plan_for_size`. Errors are those of the matrices
+    in `statistics`, on the calibration texts; on other texts errors are larger, the more so the fewer texts these were.
 
     Args:
         params, statistics, weighting, select, other_bytes, progress: as for `plan_for_size`.

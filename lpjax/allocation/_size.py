@@ -1,4 +1,4 @@
-"""A size in bytes: read from a text, and checked against a model."""
+"""Sizes in bytes: parsed from a text, and checked against a model."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lpjax.select import Select, require_unquantized, select_paths
 from lpjax.weighting.statistics import Calibration
 from lpjax.weighting.weightings import Weighting, check_weighting, require_comparable
 
-_FEWEST = 1 << 13  # parameters of a matrix that is worth rounding
+_FEWEST = 1 << 13  # parameters of the smallest matrix that is worth rounding
 
 
 def checked_size(
@@ -36,14 +36,14 @@ def check_size(size: float) -> None:
     """Refuse a size that no model can have.
 
     Raises:
-        ValueError: it is not a number above 0.
+        ValueError: it is not a finite number above 0.
     """
     if not 0 < size < math.inf:
         raise ValueError(f"`size` is {size}; expected bytes, or a share from 0 to 1")
 
 
 def parse_size(text: str) -> float:
-    """Bytes, or a share of at most 1, of a text such as "9MB", "512 KiB", "9000000" or "10%".
+    """The bytes, or the share below 1, that a text such as "9MB", "512 KiB", "9000000" or "10%" gives.
 
     Raises:
         ValueError: it is none of these.

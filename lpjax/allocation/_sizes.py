@@ -1,4 +1,4 @@
-"""Sizes of rounded matrices by the step, from the entropy of some rows."""
+"""Sizes of rounded matrices as functions of the step, from the entropy of some rows."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from lpjax.rounding import DEAD_ZONE, factors_of, rotation, triangle_of
 from lpjax.weights.entropy import estimated_bytes
 from lpjax.weights.low_rank import LowRank, row_blocks
 
-MARGIN = 0.997  # share of the size that is aimed at, since the size is a limit
-_SAMPLE = {True: 1 << 20, False: 1 << 17}  # entries of a table, and of a kernel, from which its size is estimated
+MARGIN = 0.997  # fraction of the size that is aimed at, as the size is a limit
+_SAMPLE = {True: 1 << 20, False: 1 << 17}  # entries of a table, and of a kernel, that its size is estimated from
 _BLOCK = 1 << 13  # rows of a table that are rotated at a time
 
 
 class Sketch(NamedTuple):
-    """A matrix in units in which every step is 1.
+    """A sample of a matrix, scaled so that every entry has the same step.
 
     Attributes:
-        parts: some rows of the matrices that are rounded: of a table or pair, of its coefficients, and of its basis.
-        shares: full number of rows divided by the number of rows here, for each part.
+        parts: some rows of the rounded matrices; for a table or pair, of its coefficients and of its basis.
+        shares: number of all rows divided by the number of sampled rows, for each part.
         dead_zone: dead zone of the first part.
-        largest: magnitude of all rows of all parts.
+        largest: largest magnitude in all rows of all parts.
     """
 
     parts: tuple[np.ndarray, ...]
@@ -78,7 +78,7 @@ def _times(matrix: np.ndarray, sides: Sequence[np.ndarray], scale: float) -> np.
 
 
 class Sizes:
-    """Bytes of codes by the step: estimates, corrected by the actual sizes of matrices."""
+    """Bytes of codes as a function of the step: estimates, corrected by actual sizes of matrices."""
 
     def __init__(self, sketches: dict[str, Sketch], kinds: Sequence[Sequence[str]]) -> None:
         self._sketches, self._kinds = sketches, [[path for path in kind if path in sketches] for kind in kinds]
@@ -91,7 +91,7 @@ class Sizes:
         return list(self._sketches)
 
     def error(self, step: float, *, relative: bool = False) -> float:
-        """The sum over all matrices of the squared error, in the units of the step; or of its share of the squares."""
+        """The sum over all matrices of squared errors, in units of the step; or of relative squared errors."""
         both = [self._error(path, self.step_for(path, step)) for path in self._sketches]
         return sum(error / square if relative else error for error, square in both if square)
 
@@ -100,30 +100,30 @@ class Sizes:
         return sum(self._factors[path] * self._estimate(path, step) for path in self._sketches)
 
     def step_for(self, path: str, step: float) -> float:
-        """The step of a matrix: codes of more than 15 bits are refused, so a matrix with large entries needs more."""
+        """The step of a matrix: larger for a matrix with large entries, so that its codes are at most 2^14."""
         return max(step, self._sketches[path].largest / 2**14)
 
     def stands_for_others(self, path: str) -> bool:
-        """Whether a matrix is the first of its kind."""
+        """Whether a matrix is the first of its kind, which represents the others."""
         return any(kind and kind[0] == path for kind in self._kinds)
 
     def correct(self, path: str, step: float, size: float, *, alone: bool) -> None:
-        """Learn that a matrix takes `size` bytes; unless `alone`, take matrices of its kind to change alike."""
+        """Correct the estimate of a matrix that takes `size` bytes and, unless `alone`, those of its kind alike."""
         factor = size / self._estimate(path, step)
         change = factor / self._factors[path]
         others = () if alone else next(kind for kind in self._kinds if path in kind)
         self._factors |= {other: self._factors[other] * change for other in others} | {path: factor}
 
     def step_of(self, room: float, limit: float, fixed: float) -> float:
-        """The step, to a thousandth, whose codes take `room` bytes; `limit` and `fixed` are for the message.
+        """The step, to a thousandth, at which codes take `room` bytes; `limit` and `fixed` are for the message.
 
         Raises:
-            ValueError: even at the largest step they do not.
+            ValueError: codes take more even at the largest step.
         """
         largest = [max(sketch.largest, 1e-30) for sketch in self._sketches.values()]
         low, high = math.log(min(largest, default=1.0) / 2**14), math.log(max(largest, default=1.0))
         if (least := self.total(math.exp(high))) > room:
-            needed = 1.001 * (fixed + least) / MARGIN / 1e6  # so that no digit that is left out matters
+            needed = 1.001 * (fixed + least) / MARGIN / 1e6  # rounded up, as the message has four digits
             least_of = "the size if all codes are 0" if self.paths else "the size in which no matrix has a step"
             raise ValueError(f"`size` is {limit / 1e6:.4g} MB; expected at least {needed:.4g} MB, {least_of}")
         if self.total(math.exp(low)) <= room:
@@ -132,9 +132,9 @@ class Sizes:
         return math.exp(level)
 
     def _rounded(self, path: str, step: float) -> Iterator[tuple[float, np.ndarray, np.ndarray, np.ndarray]]:
-        """(share, part, its codes, those that are stored) of each part of a matrix.
+        """(share, part, its codes, its stored codes) of each part of a matrix.
 
-        Directions whose coefficients are all 0 are left out of the codes that are stored, and of the basis.
+        Stored codes and the basis leave out directions whose coefficients are all 0.
         """
         sketch, used = self._sketches[path], None
         for number, (part, share) in enumerate(zip(sketch.parts, sketch.shares, strict=True)):
@@ -146,7 +146,7 @@ class Sizes:
             yield share, part, codes, codes[:, used] if number == 0 and used is not None else codes
 
     def _error(self, path: str, step: float) -> tuple[float, float]:
-        """The squared error of a matrix that is rounded by `step`, and the squares of its entries."""
+        """The squared error of a matrix rounded by `step`, and the sum of squares of its entries."""
         sketch = self._sketches[path]
         error = sum(
             share * float(np.sum(np.square(part - step * codes), dtype=np.float64))
@@ -165,6 +165,6 @@ class Sizes:
 
 
 def _codes(scaled: np.ndarray, dead_zone: float) -> np.ndarray:
-    """Whole numbers near `scaled`; 0 also a little beyond a half."""
+    """Integers nearest to `scaled`; 0 for magnitudes below 0.5 + dead_zone."""
     scaled = np.where(np.abs(scaled) < 0.5 + dead_zone, 0, scaled)
     return np.round(scaled).astype(np.int32).clip(-(2**15), 2**15 - 1)

@@ -16,9 +16,9 @@ from lpjax.weights.low_rank import LowRank
 def weighted_singular_values(leaf: Any, metrics: Metrics) -> np.ndarray:
     """Singular values of H^{1/2} A G^{1/2}, descending, on the host.
 
-    The larger metric needs no root: with X = A G^{1/2}, and H the larger metric, they are the roots of the eigenvalues
-    of XᵀHX, computed in double precision as in `singular_values`. The eigenvectors of a 3072 × 3072 metric would take
-    several times as long. Those of a pair come from the QR factors of its weighted factors.
+    The larger metric needs no root. If it is H, and X = A G^{1/2}, they are the square roots of the eigenvalues of
+    XᵀHX, computed in double precision as in `singular_values`; eigenvectors of a 3072 × 3072 metric would take several
+    times as long. For a pair, they are computed from the QR decompositions of its weighted factors.
     """
     if isinstance(leaf, LowRank) and leaf.sparse is None:
         return _of_pair(leaf, metrics)

@@ -1,4 +1,4 @@
-"""A request for compression: options checked as early as possible, then made into a plan."""
+"""A request for compression: options, checked as early as possible, that become a plan."""
 
 from __future__ import annotations
 
@@ -41,16 +41,16 @@ class Request:
     """Options that decide how each layer is compressed.
 
     Attributes:
-        select: patterns of layers; by default embeddings, and with a budget the encoder, too; a plan names its own.
-        keep, rank, budget, time, size, plan: exactly one; or a budget or time, and a size, for ranks by the budget and
-            then rounding to the size. By default, with statistics, a tenth of the size, or, with options of
-            factorization, a budget of one half. `size` may be a text such as "9MB", as `parse_size` reads it.
+        select: patterns of layers; by default embeddings, and with a budget the encoder, too; None with a plan.
+        keep, rank, budget, time, size, plan: exactly one of these; or a budget or time, and a size, for ranks by the
+            budget and then rounding to the size. By default, with statistics, a tenth of the size or, with options of
+            factorization, a budget of one half. `size` may be a text such as "9MB", see `parse_size`.
         time: share of the dense matrices' time; sets `budget`, and `budget_of` to "time".
-        budget_of, allocation: what a `budget` counts, and how it is divided.
-        solver, p, sparse_share: None for the defaults, or if a plan gives them.
-        weighting: how statistics weight errors; None for the plan's or the default.
+        budget_of, allocation: unit of a `budget`, and how it is divided.
+        solver, p, sparse_share: see `compress`; None for the defaults, or with a plan.
+        weighting: weighting of errors by statistics; None for the plan's or the default.
         calibrated: whether there will be statistics.
-        texts: whether they will be computed from texts.
+        texts: whether statistics will be computed from texts.
         break_even: timings of layers.
         options: further keywords of the solver.
 
@@ -117,7 +117,7 @@ class Request:
             raise ValueError("`allocation` measured needs text to measure on; pass it as `statistics`")
 
     def _check_sized(self) -> None:
-        """Refuse what a size without ranks leaves no room for."""
+        """Refuse options of a factorization for a size without a budget."""
         check_size(self._bytes)
         if self.budget is not None:
             self._set(sparse_share=self.sparse_share or 0.0)
@@ -129,7 +129,7 @@ class Request:
 
     @property
     def _of_factors(self) -> dict[str, Any]:
-        """The options given that only a factorization has."""
+        """The given options that only a factorization has."""
         names = ("solver", "p", "sparse_share", "break_even")
         options = {name: getattr(self, name) for name in names} | self.options
         return {name: value for name, value in options.items() if value is not None}
@@ -152,28 +152,28 @@ class Request:
 
     @property
     def _rounded(self) -> Sequence[str] | None:
-        """The layers that a size rounds; a budget chooses ranks among some of them."""
+        """The `select` of layers that a size rounds; None for all with a budget, whose ranks `select` is for."""
         return None if self.budget is not None else self.select
 
     @property
     def measured(self) -> bool:
-        """Whether ranks are chosen, or for a plan were chosen, by running the model."""
+        """Whether ranks are chosen, or were for a plan, by running the model."""
         return "measured" in (self.allocation, self.plan and self.plan.allocation)
 
     @property
     def _goals(self) -> dict[str, float | None]:
-        """What layers are to get smaller by; all None for a plan."""
+        """The options that make layers smaller; all None for a plan."""
         return {"keep": self.keep, "rank": self.rank, "budget": self.budget}
 
     @property
     def _uniform(self) -> dict[str, Any]:
-        """Arguments of `uniform_plan`, but for the layers."""
+        """Arguments of `uniform_plan`, except for the layers."""
         names = ("keep", "rank", "solver", "p", "sparse_share", "weighting", "break_even")
         return {name: getattr(self, name) for name in names}
 
     @property
     def _shared(self) -> dict[str, Any]:
-        """Arguments of `allocate`, but for the layers, the statistics and the measure."""
+        """Arguments of `allocate`, except for the layers, the statistics and the measure."""
         names = ("budget", "budget_of", "sparse_share", "weighting", "break_even")
         return {name: getattr(self, name) for name in names} | {
             "allocation": self.allocation or default_allocation(self.weighting),
@@ -192,19 +192,19 @@ class Request:
         return dataclasses.replace(self, time=None, break_even=timings)
 
     def limit(self, params: Any, other_bytes: int = 0) -> float | None:
-        """The size in bytes; None if none is asked for. Arguments and errors are those of `check_sized`."""
+        """The requested size in bytes, or None. Arguments and errors are those of `check_sized`."""
         return None if self.size is None else check_sized(params, self._bytes, self._rounded, other_bytes)[1]
 
     def plan_before_statistics(self, params: Any, other_bytes: int = 0) -> Plan | None:
-        """The plan, checked against the model; None for a budget or size, which are divided once there are statistics.
+        """The plan, checked against the model; None for a budget or size, which `share_out` divides later.
 
         Args:
             params: the model.
-            other_bytes: bytes of what the file holds besides `params`.
+            other_bytes: bytes of the file besides `params`.
 
         Raises:
             ValueError: patterns match nothing, no layer would get smaller, the weighting has no weights for any layer,
-                the budget is too small, or the plan is of another model.
+                the budget is too small, or the plan belongs to another model.
         """
         self.limit(params, other_bytes)
         if self.size is not None and self.budget is None:
@@ -221,12 +221,12 @@ class Request:
         return plan
 
     def layers(self, params: Any) -> Callable[[str, Any], bool]:
-        """A pattern that selects the layers that need statistics."""
+        """A pattern for the layers that need statistics."""
         if self.size is not None:
             return exactly(select_paths(params, self.select or LAYERS_OF_BUDGET))
         if self.plan is None:
             return exactly(select_paths(params, self.select or ()))
-        # Layers that a size rounded to a fixed number of bits had no statistics; they are to become the same again.
+        # Layers rounded to a fixed number of bits for a size had no statistics, and are rounded in the same way again.
         layers = self.plan.layers
         return exactly(
             [path for path, choice in layers.items() if choice.rank is not None or choice.bits is None] or layers
@@ -240,7 +240,7 @@ class Request:
         progress: Callable[[int, int, str], None],
         other_bytes: int = 0,
     ) -> Plan:
-        """The plan that divides the budget; the arguments are those of `allocate` and `plan_for_size`.
+        """The plan that divides the budget or size; arguments are those of `allocate` and `plan_for_size`.
 
         Raises:
             ValueError: no layer would get smaller; else as `allocate`.

@@ -12,7 +12,7 @@ from lpjax.rounding.kernels import require_entries
 from lpjax.rounding.triangle import present, triangle_of
 from lpjax.weights.quantized import BITS, Quantized, narrowed
 
-_SHARES = np.linspace(0.4, 1.0, 25)  # candidates for the largest code's value, as fractions of a group's largest magnitude
+_SHARES = np.linspace(0.4, 1.0, 25)  # candidates for the largest code's value, relative to a group's largest entry
 _BLOCK = 1 << 20
 
 

@@ -10,8 +10,8 @@ from jaxtyping import Float
 from lpjax._check import check_all_finite
 
 DAMPING = 0.05
-"""Multiple of its mean eigenvalue that is added to a metric before rounding under it. Feedback relies on rare directions
-more than a factorization does: 0.05 was the best of 0.001, 0.01, 0.05 and 0.1 on all-MiniLM-L6-v2."""
+"""Multiple of its mean eigenvalue that is added to a metric before rounding under it. Feedback relies on rare
+directions more than a factorization does: 0.05 was the best of 0.001, 0.01, 0.05 and 0.1 on all-MiniLM-L6-v2."""
 
 
 class Triangle(NamedTuple):
@@ -30,8 +30,8 @@ def triangle_of(metric: Any, size: int, damping: float = DAMPING) -> Triangle:
     """The triangle of a metric with `damping` times its mean eigenvalue added.
 
     Args:
-        metric: symmetric positive semidefinite matrix (size, size), the diagonal (size,) of one, which is not damped, or
-            None for the identity.
+        metric: symmetric positive semidefinite matrix (size, size); its diagonal (size,) if it is diagonal, which is
+            not damped; or None for the identity.
         size: number of rows.
         damping: 0 or more.
 
