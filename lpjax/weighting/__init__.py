@@ -1,4 +1,4 @@
-"""Statistics of a model on text, and how they weight the errors of its layers."""
+"""Statistics of a model on text, and weightings of layer errors by them."""
 
 from lpjax.weighting._calibrate import calibrate as calibrate
 from lpjax.weighting.statistics import Calibration as Calibration

@@ -1,4 +1,4 @@
-"""Calibration: statistics on text that say which rows and directions of a model's matrices matter."""
+"""Calibration: statistics of a model on text that weight rows and directions of its matrices."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from lpjax.weighting.statistics import SUMS, Calibration, Statistics
 
 Progress = Callable[[int, int], None]
 
-_MOST_OUTPUTS = 1 << 14  # outputs of a kernel: 1 GB of second moments
-_ADDED_IN_FLOAT32 = 32  # batches whose sum is float32, before it goes to the host's float64
+_MOST_OUTPUTS = 1 << 14  # largest number of outputs of a kernel: 1 GB of second moments
+_ADDED_IN_FLOAT32 = 32  # batches summed in float32 before they are added to the float64 total on the host
 
 
 def calibrate(
@@ -45,30 +45,30 @@ def calibrate(
     mesh: Mesh | None = None,
     progress: Progress | None = None,
 ) -> Calibration:
-    """Run texts through a model once, and sum statistics of the inputs and gradients of its matrices.
+    """Run texts through a model once, and sum statistics of its matrices' inputs and gradients.
 
     Memory does not grow with the number of texts. Sums over a few batches are float32, on the devices; their totals are
     float64, on the host.
 
-    Gradients are those of uᵀ outputs, with a new random direction u for each text: then the mean of g gᵀ says how much
-    an error in a layer changes the squared norm of the outputs (Gauss–Newton). For a classification head, u is the
-    gradient of the log-likelihood of labels that are drawn from the model's own predictions (Fisher information), or of
-    the given `labels`; for a regression it is Gaussian. Without a head it is Gaussian as well, and the output is the
+    Gradients are those of uᵀ outputs, with a new random direction u for each text, so that the mean of g gᵀ gives the
+    expected squared change of the outputs by an error in a layer (Gauss–Newton). For a classification head, u is the
+    gradient of the log-likelihood of labels drawn from the model's own predictions (Fisher information), or of the
+    given `labels`; for a regression it is Gaussian. Without a head it is Gaussian as well, and the output is the
     embedding at length 1: see `lpjax.evaluation.embed_sentences`.
     Multi-label outputs are drawn independently of each other, token classes for each token except padding and special
-    ones, and the first and last token of an answer among the tokens of the text. A masked language model sees the text
-    with 15 % of its tokens masked, and words are drawn for those.
+    ones, and the first and last token of an answer among the tokens of the text. For a masked language model, 15 % of
+    the tokens are masked, and words are drawn for these.
 
     Args:
-        checkpoint: the model; dense and `LowRank` leaves alike.
-        first: n texts, or the first of n pairs.
-        second: the second texts.
-        labels: class indices in the order of the model's outputs, or values of a regression; for a multi-label model
-            0 or 1 for each label, shape (n, labels). Not for heads of tokens, spans or words.
-        gradients: whether to run the backward pass, too, which takes about three times as long; without it there are no
-            `outputs`, `fisher`, `gradients`.
-        select: the matrices; see `select_paths`.
-        tokenizer: a tokenizer of transformers; by default the one in `checkpoint.source`.
+        checkpoint: model with dense or `LowRank` leaves.
+        first: n texts, or the first texts of n pairs.
+        second: the second texts of the pairs.
+        labels: class indices in the order of the model's outputs, or values of a regression, shape (n,); for a
+            multi-label model 0 or 1, shape (n, labels). Not for heads of tokens, spans or words.
+        gradients: whether to run the backward pass, too, which triples the time; without it there are no `outputs`,
+            `fisher` and `gradients`.
+        select: matrices to collect statistics of; see `select_paths`.
+        tokenizer: tokenizer of transformers; by default that of `checkpoint.source`.
         batch_size: texts per batch, over all devices.
         max_length: largest number of tokens of a text.
         seed: random seed of the directions.
@@ -127,7 +127,7 @@ def calibrate(
 
 
 def _require_narrow(shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Refuse kernels with so many outputs, such as an untied decoder's words, that second moments would fill memory."""
+    """Refuse kernels with too many outputs for second moments, such as an untied decoder's."""
     for path, (_, d) in shapes.items():
         if not is_table(path) and d > _MOST_OUTPUTS:
             raise ValueError(
@@ -137,7 +137,7 @@ def _require_narrow(shapes: Mapping[str, tuple[int, ...]]) -> None:
 
 
 def _require_run(sums: dict[str, Taps]) -> None:
-    """Refuse matrices that the model has but does not use, such as word heads: they have no statistics."""
+    """Refuse matrices that the model does not use on text, such as word heads, which have no statistics."""
     seen = fetch({path: taps.tokens for path, taps in sums.items()})
     if idle := [path for path, count in seen.items() if not count]:
         more = ", …" if len(idle) > 5 else ""
@@ -161,7 +161,7 @@ def _taps(path: str, shape: tuple[int, ...], gradients: bool, words: bool) -> Ta
 
 
 class Sums:
-    """Sums over many batches: over some in float32 on the devices, their totals in float64 on the host."""
+    """Sums over many batches: partial sums in float32 on the devices, totals in float64 on the host."""
 
     def __init__(self) -> None:
         self._some: Any = None
@@ -169,7 +169,7 @@ class Sums:
         self._all: Any = None
 
     def add(self, batch_sums: Any) -> None:
-        """Add the sums of a batch, once those before it are computed, so that batches do not pile up on the devices."""
+        """Add the sums of a batch after those of earlier ones are computed, so that batches do not pile up."""
         self._some = batch_sums if self._some is None else _plus(jax.block_until_ready(self._some), batch_sums)
         self._added += 1
         if self._added == _ADDED_IN_FLOAT32:
@@ -185,7 +185,7 @@ class Sums:
 
     def total(self) -> Any:
         """The sums over all batches."""
-        if self._added and self._all is None:  # float64 gains nothing for few batches
+        if self._added and self._all is None:  # for few batches float64 gains nothing
             return fetch(self._some)
         if self._added:
             self._flush()
@@ -209,11 +209,11 @@ def _statistics(sums: Taps, texts: int) -> Statistics:
 
 
 def _with_decoder(statistics: Statistics, sums: Taps) -> Statistics:
-    """Statistics of a table that is also the decoder of a word head, for both uses together.
+    """Joint statistics of a table that is also the decoder of a word head.
 
-    Its Gauss–Newton matrix is the sum of two products, diag(c) ⊗ mean g gᵀ as a table with counts c, and
-    diag(Σ u²) ⊗ mean x xᵀ as a decoder. It is replaced by the one product that has the same partial traces, scaled so
-    that the mean of ‖g‖² stays: `counts` are then those of the tokens plus what the predictions add.
+    Its Gauss–Newton matrix is the sum of two Kronecker products, diag(c) ⊗ mean g gᵀ as a table with counts c, and
+    diag(Σ u²) ⊗ mean x xᵀ as a decoder. It is approximated by the Kronecker product with the same partial traces,
+    scaled to keep the mean of ‖g‖²: `counts` are then those of the tokens plus a term from the predictions.
     """
     if sums.places is None or not float(np.asarray(sums.places)):
         return statistics
@@ -239,7 +239,7 @@ def _with_decoder(statistics: Statistics, sums: Taps) -> Statistics:
 def _sums(
     params: dict[str, Any],
     inputs: dict[str, Array],
-    labels: Array,  # a row per text
+    labels: Array,  # one row per text
     key: Array,
     watched: tuple[tuple[str, tuple[int, ...]], ...],
     config: ModelConfig,

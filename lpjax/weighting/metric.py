@@ -1,4 +1,4 @@
-"""Metrics of a matrix's rows and columns, and their roots: the metric norm of A is the plain norm of B A Dᵀ."""
+"""Metrics of a matrix's rows and columns, and their roots: ‖A‖ under metrics BᵀB and DᵀD is ‖B A Dᵀ‖."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class Metric:
 
     Attributes:
         base: C, shape (m, m), or its diagonal, shape (m,).
-        shrinkage: a scalar.
-        power: static.
+        shrinkage: multiple of the mean eigenvalue that is added, a scalar.
+        power: exponent; static.
     """
 
     base: Any
@@ -46,17 +46,17 @@ Roots = tuple[Array, Array]
 
 
 def shrunk(metric: Metric, dtype: Any, xp: Any = jnp) -> Any:
-    """C / mean eigenvalue of C + shrinkage·I, of a matrix C, by JAX or, with xp=numpy, on the host."""
+    """C / mean eigenvalue of C + shrinkage·I for a matrix C, in JAX or, with xp=numpy, on the host."""
     base, shrinkage = (xp.asarray(part).astype(dtype) for part in (metric.base, metric.shrinkage))
     mean = xp.trace(base) / base.shape[0]
     return base / xp.where(mean > 0, mean, 1) + shrinkage * xp.eye(base.shape[0], dtype=dtype)
 
 
 def symmetric_roots(metric: Metric, dtype: Any) -> Roots:
-    """M^{1/2} and M^{−1/2}, as matrices, or diagonals like its base.
+    """M^{1/2} and M^{−1/2}, as matrices, or as diagonals if the base is one.
 
-    Computed from eigenvalues, since a Cholesky factor may not exist. With shrinkage, eigenvalues are clipped from below
-    at it, against rounding; without, the second is the pseudo-inverse if M is singular.
+    Computed from eigenvalues, as a Cholesky factor may not exist. Eigenvalues are at least the shrinkage, despite
+    rounding; without shrinkage, the second root is the pseudo-inverse if M is singular.
     """
     base, shrinkage = (jnp.asarray(part).astype(dtype) for part in (metric.base, metric.shrinkage))
     values, vectors = (base, None) if base.ndim == 1 else descending_eigh(base)
@@ -71,16 +71,15 @@ def symmetric_roots(metric: Metric, dtype: Any) -> Roots:
 
 
 def roots_of_batch(metric: Metric, dtype: Any, *, symmetric: bool) -> Roots:
-    """`symmetric_roots` of a batch of metrics, along a leading axis, or the cheapest roots."""
+    """Roots of a batch of metrics along a leading axis: `symmetric_roots`, or the cheapest ones."""
     if symmetric:
         return jax.vmap(lambda metric: symmetric_roots(metric, dtype))(metric)
     return _any_roots(metric, dtype)
 
 
 def _any_roots(metric: Metric, dtype: Any) -> Roots:
-    """The Cholesky factor and its inverse, much faster than eigenvectors, if shrinkage keeps every metric of the batch
-    away from singular. If rounding makes one singular nevertheless, or for a power other than 1, `symmetric_roots`.
-    """
+    """Cholesky factors and their inverses, much faster than eigenvectors; `symmetric_roots` for diagonals, for a power
+    other than 1, and if a metric of the batch is singular up to rounding."""
     symmetric = functools.partial(roots_of_batch, dtype=dtype, symmetric=True)
     if metric.base.ndim < 3 or metric.power != 1:
         return symmetric(metric)
@@ -92,17 +91,17 @@ def _triangles(metric: Metric, dtype: Any) -> tuple[Roots, Array]:
     """Roots by Cholesky, and whether they are accurate enough."""
     shrinkage = jnp.asarray(metric.shrinkage).astype(dtype)
     roots = triangle(shrunk(metric, dtype))
-    pivots = jnp.diagonal(roots[0]) ** 2  # at least the shrinkage, up to rounding; or NaN
+    pivots = jnp.diagonal(roots[0]) ** 2  # at least the shrinkage up to rounding, or NaN
     return roots, (shrinkage > 0) & jnp.all(pivots >= shrinkage / 2)
 
 
 def on_the_left(root: Array | None, matrix: Any) -> Any:
-    """The product with a root, a matrix or a diagonal; None for the identity."""
+    """The product of a root, given as a matrix, a diagonal or None (identity), with a matrix."""
     if root is None:
         return matrix
     return root[:, None] * matrix if root.ndim == 1 else jnp.matmul(root, matrix, precision="highest")
 
 
 def on_both_sides(halves: Sequence[Array | None], matrix: Any) -> Any:
-    """B A Dᵀ, of roots B of the metric of rows and D of that of columns; None for the identity."""
+    """B A Dᵀ for roots B and D of the metrics of rows and columns; None for the identity."""
     return on_the_left(halves[1], on_the_left(halves[0], matrix).T).T

@@ -29,9 +29,9 @@ def with_provenance(
     """`calibration` with the names of model and texts, a digest of the texts, and checksums of the matrices.
 
     Args:
-        calibration: what `calibrate` returned for the following.
+        calibration: result of `calibrate` for this checkpoint and these texts.
         checkpoint, first, second: the model and the texts.
-        model, source: their names.
+        model, source: names of the model and of the texts.
     """
     digest = hashlib.sha256("\n".join([*first, *(second or ())]).encode("utf-8", "replace")).hexdigest()
     provenance = {"model": model, "source": source, "sha256": digest, **run_record(calibration.seed)}
@@ -40,7 +40,7 @@ def with_provenance(
 
 
 def origin(calibration: Calibration) -> dict[str, str]:
-    """The origin of a calibration, for the record of a model that was compressed with it."""
+    """The origin of a calibration, for the record of a model compressed with it."""
     named = {key: calibration.provenance[key] for key in ("model", "source", "sha256") if key in calibration.provenance}
     counts = {key: getattr(calibration, key) for key in ("texts", "tokens", "target", "seed")}
     return {key: str(value) for key, value in (named | counts).items()}
@@ -50,7 +50,7 @@ def check_same_net(calibration: Calibration, checkpoint: Checkpoint, name: objec
     """Refuse the calibration of another model, or of this one before it was trained further.
 
     Args:
-        calibration: from a file; without checksums it is not checked.
+        calibration: calibration from a file; not checked if it has no checksums.
         checkpoint: the model.
         name: name of the calibration, for the message.
 
@@ -70,6 +70,6 @@ def check_same_net(calibration: Calibration, checkpoint: Checkpoint, name: objec
 
 
 def _checksums(params: Any, paths: Collection[str]) -> dict[str, int]:
-    """CRC-32 of the dense matrices at `paths`, as far as the tree has them."""
+    """CRC-32 of the dense matrices among `paths`."""
     dense = {path: leaf for path, leaf in walk(params) if path in paths and not is_weight(leaf)}
     return {path: zlib.crc32(np.ascontiguousarray(leaf).view(np.uint8).data) for path, leaf in dense.items()}

@@ -1,6 +1,6 @@
-"""`Calibration`: statistics on text that say which rows and directions of a model's matrices matter; and their file.
+"""`Calibration`: statistics of a model's matrices on text, and their file.
 
-The file is safetensors; its metadata say, as JSON, what the statistics were made from.
+The file is safetensors; its metadata hold the origin of the statistics as JSON.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SCHEMA = "lpjax-calibration/1"
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Statistics:
-    """Statistics of one matrix: means over tokens, or sums for a table; None for statistics that were not collected.
+    """Statistics of one matrix: means over tokens, or sums for a table; None if not collected.
 
     x is the input of a kernel. g is the gradient of `Calibration.target` with respect to the output of a kernel or
     table; Σ gᵀδ over tokens is the effect of small errors δ on the model's output.
@@ -35,7 +35,7 @@ class Statistics:
         tokens: number of tokens. In the last layer of a model whose head reads one token per text, the number of texts.
             Inputs that all texts share, such as positions, count once per batch.
         inputs: mean of x xᵀ, shape (in, in), the metric of DRONE and SVD-LLM.
-        mean: mean of x, shape (in,). No weighting uses it; a caller may correct a bias by it for its kernel's error.
+        mean: mean of x, shape (in,). No weighting uses it; it allows bias correction for the kernel's error.
         magnitude: mean of |x|, shape (in,), the scales of ASVD.
         outputs: mean of g gᵀ, shape (out, out).
         fisher: squared gradients with respect to the kernel, summed over its outputs, mean over the texts, shape (in,):
@@ -44,7 +44,7 @@ class Statistics:
         gradients: sum of ‖g‖² over the tokens of each row, shape (rows,).
 
     For a table that is also the decoder of a word head, `counts`, `outputs` and `gradients` cover both uses, if there
-    are gradients: a word counts by how often it is read, and by the effect of its logit on the predictions.
+    are gradients: the weight of a word has a term for its occurrences, and one for its logit's effect on predictions.
     """
 
     tokens: int
@@ -60,7 +60,7 @@ class Statistics:
         return short_repr(self)
 
     def not_finite(self) -> str | None:
-        """Name of the first statistic that holds NaN or infinity."""
+        """Name of the first statistic with NaN or infinity; None if all are finite."""
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if value is not None and not np.all(np.isfinite(value)):
@@ -73,8 +73,8 @@ class Calibration:
     """Statistics of a model's matrices, and their origin.
 
     Attributes:
-        statistics: by path.
-        target: what the gradients are of: "labels", "predictions", "embedding"; "" without gradients.
+        statistics: path -> `Statistics`.
+        target: quantity that is differentiated: "labels", "predictions", "embedding"; "" without gradients.
         texts: number of texts or pairs.
         tokens: number of their tokens.
         seed: seed of the random directions.
@@ -103,7 +103,7 @@ def save_calibration(calibration: Calibration, path: str | Path, *, overwrite: b
 
     Raises:
         FileExistsError: the file exists, and `overwrite` is not given.
-        ValueError: `provenance` holds what JSON cannot represent.
+        ValueError: `provenance` has values that JSON cannot represent.
         OSError: it cannot be written.
     """
     path = Path(path)
@@ -129,7 +129,7 @@ def save_calibration(calibration: Calibration, path: str | Path, *, overwrite: b
 
 
 def load_calibration(path: str | Path) -> Calibration:
-    """The calibration in a file, its arrays views of it.
+    """The calibration in a file; its arrays are views of the file.
 
     Raises:
         RecordError: it is not a calibration of lpjax; names the file and the key.

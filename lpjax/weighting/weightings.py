@@ -1,4 +1,4 @@
-"""Weightings: from the statistics of a matrix to the weights of its objective."""
+"""Weightings: maps from the statistics of a matrix to the weights of its objective."""
 
 from __future__ import annotations
 
@@ -22,28 +22,28 @@ Tokens = Literal["none", "counts", "gradients"]
 class Weighting:
     """The weighted objective of a matrix W that takes x to xW: ‖H^{1/2} (W − LR) G^{1/2}‖ in the solver's norm.
 
-    H is a metric of the inputs, G one of the outputs, each a statistic to a power. Let H = mean x xᵀ and G = mean g gᵀ,
-    for the gradient g of the model's output with respect to xW. If x and g are independent, the square of this
-    objective, in the Frobenius norm, is the mean of (gᵀ(W − LR)ᵀx)²: the effect on the output, to first order (K-FAC,
-    Martens & Grosse, arXiv 1503.05671, §3). The input of a table selects one row: H is diagonal, the tokens of each
-    row. At p < 2 the solver's rows are those of the weighted matrix, the outputs of a kernel. The diagonal H of a table
-    becomes the solver's row weights instead: (Σ_i h_i ‖G^{1/2}(a_i − l_i R)‖^p)^{1/p}.
+    H is a metric of the inputs, G one of the outputs, each a power of a statistic. With H = mean x xᵀ and
+    G = mean g gᵀ, for the gradient g of the model's output with respect to xW, and independent x and g, the squared
+    objective in the Frobenius norm is the mean of (gᵀ(W − LR)ᵀx)²: the effect on the output to first order (K-FAC,
+    Martens & Grosse, arXiv 1503.05671, §3). The input of a table selects one row, so H is diagonal and counts the
+    tokens of each row. For p ≠ 2 the solver's rows are those of the weighted matrix, the outputs of a kernel. The
+    diagonal H of a table gives the solver's row weights instead: (Σ_i h_i ‖G^{1/2}(a_i − l_i R)‖^p)^{1/p}.
 
-    Known methods are special cases; `WEIGHTINGS` has them by name.
+    Known methods are special cases; see `WEIGHTINGS`.
 
     Attributes:
         inputs: statistic of a kernel's inputs: "moment", mean x xᵀ; "magnitude", the squares of mean |x|; "fisher",
             the sums of squared gradients; or "none".
-        inputs_power: exponent of that.
+        inputs_power: exponent of the inputs' statistic.
         outputs: statistic of the outputs, of kernels and tables: "moment", mean g gᵀ, or "none".
-        outputs_power: exponent of that.
+        outputs_power: exponent of the outputs' statistic.
         tokens: statistic of a table's rows: "counts", "gradients" (the sum of ‖g‖²), or "none".
-        tokens_power: exponent of that.
-        smoothing: added to each count, since a token that calibration did not see can occur later; for `gradients`,
-            in multiples of their mean per token.
-        shrinkage: multiple of its mean eigenvalue that is added to a metric (except counts, which have `smoothing`):
-            the smallest eigenvalues are estimated badly from few samples, and errors in the null space of a singular
-            metric would be unbounded.
+        tokens_power: exponent of the rows' statistic.
+        smoothing: number added to each count, as tokens that are missing in the calibration may occur later; for
+            "gradients", in multiples of their mean per token.
+        shrinkage: multiple of its mean eigenvalue that is added to a metric (not to tokens, which have `smoothing`):
+            few samples estimate the smallest eigenvalues badly, and errors in the null space of a singular metric would
+            be unbounded.
 
     Raises:
         ValueError: an unknown statistic, a power outside [0, 2], a smoothing or shrinkage below 0.
@@ -60,13 +60,13 @@ class Weighting:
 
     @property
     def wants_gradients(self) -> bool:
-        """Whether it uses statistics of a backward pass."""
+        """Whether it needs statistics of a backward pass."""
         outputs = self.outputs == "moment" and self.outputs_power
         return bool(outputs or (self.inputs == "fisher" and self.inputs_power)
                     or (self.tokens == "gradients" and self.tokens_power))  # fmt: skip
 
     def weights(self, *, table: bool) -> bool:
-        """Whether it has any weights for tables, or for kernels."""
+        """Whether it weights tables, or kernels."""
         kind, power = (self.tokens, self.tokens_power) if table else (self.inputs, self.inputs_power)
         return bool((kind != "none" and power) or (self.outputs != "none" and self.outputs_power))
 
@@ -96,7 +96,7 @@ WEIGHTINGS: dict[str, Weighting] = {
     "fwsvd": dataclasses.replace(_NONE, inputs="fisher", inputs_power=1, tokens="gradients", tokens_power=1),
     "gauss_newton": Weighting(),
 }
-"""Weightings by name: "none", the plain SVD's; "counts", rows of tables by the tokens that use them; "drone", inputs by
+"""Weightings by name: "none", as in the plain SVD; "counts", rows of tables by their numbers of tokens; "drone", inputs by
 their second moment (DRONE, Chen et al., NeurIPS 2021, and SVD-LLM, arXiv 2403.07378); "asvd", inputs by (mean |x|)^½
 (ASVD, arXiv 2312.05821); "fwsvd", rows of W by Fisher information (FWSVD, arXiv 2207.00112); "gauss_newton", all."""
 
@@ -104,10 +104,10 @@ DEFAULT = "gauss_newton"
 
 
 def weighting_named(weighting: str | Weighting) -> Weighting:
-    """The `Weighting`, given itself or by name.
+    """The `Weighting` of a name; a `Weighting` is returned unchanged.
 
     Raises:
-        ValueError: a name that is not in `WEIGHTINGS`.
+        ValueError: the name is not in `WEIGHTINGS`.
     """
     if isinstance(weighting, Weighting):
         return weighting
@@ -116,7 +116,7 @@ def weighting_named(weighting: str | Weighting) -> Weighting:
 
 
 def check_weighting(weighting: str | Weighting | None, *, calibrated: bool) -> None:
-    """Refuse an unknown weighting, and one without statistics to weight by.
+    """Refuse an unknown weighting, and any weighting without statistics.
 
     Raises:
         ValueError: naming it.
@@ -135,8 +135,8 @@ def require_comparable(weighting: str | Weighting | None, what: str) -> None:
     """Refuse a weighting under which errors of layers are not comparable.
 
     Args:
-        weighting: or None for none.
-        what: needs a comparable one, for the message.
+        weighting: `Weighting`, its name, or None for unweighted errors.
+        what: what needs comparable errors, for the message.
 
     Raises:
         ValueError: naming it.
@@ -161,10 +161,10 @@ def require_statistics(statistics: Calibration, paths: Iterable[str]) -> None:
 
 
 def leaf_metrics(statistics: Calibration, weighting: str | Weighting, leaves: Mapping[str, Any]) -> dict[str, Metrics]:
-    """The metrics of each leaf under a weighting, in the model's orientation.
+    """path -> metrics of each leaf under a weighting, in the model's orientation.
 
     Raises:
-        ValueError: `statistics` lack a leaf or what the weighting needs, are not finite, or are those of another model.
+        ValueError: `statistics` lack a leaf or a needed statistic, are not finite, or are those of another model.
     """
     weighting = weighting_named(weighting)
     require_statistics(statistics, leaves)
@@ -188,7 +188,7 @@ def leaf_metrics(statistics: Calibration, weighting: str | Weighting, leaves: Ma
 
 
 def scale_of_errors(statistics: Statistics, table: bool) -> float:
-    """The factor from squared errors under the default metrics, whose mean eigenvalue is 1, to those of all tokens.
+    """The factor from squared errors under the default metrics, whose mean eigenvalue is 1, to sums over all tokens.
 
     The result is in units of the model's outputs. Smoothing moves weight between rows and adds none. The factor is 0
     for a matrix without inputs, or on which no output depends.
