@@ -96,7 +96,7 @@ WEIGHTINGS: dict[str, Weighting] = {
     "fwsvd": dataclasses.replace(_NONE, inputs="fisher", inputs_power=1, tokens="gradients", tokens_power=1),
     "gauss_newton": Weighting(),
 }
-"""Weightings by name: "none", as in the plain SVD; "counts", rows of tables by their numbers of tokens; "drone", inputs by
+"""Weightings by name: "none", as in the plain SVD; "counts", rows of tables by token counts; "drone", inputs by
 their second moment (DRONE, Chen et al., NeurIPS 2021, and SVD-LLM, arXiv 2403.07378); "asvd", inputs by (mean |x|)^½
 (ASVD, arXiv 2312.05821); "fwsvd", rows of W by Fisher information (FWSVD, arXiv 2207.00112); "gauss_newton", all."""
 
