@@ -91,8 +91,8 @@ def allocate(
     Args:
         params: nested containers of arrays.
         budget: share of the cost of the whole dense model, above 0 and below 1; leaves that are not selected count too.
-        budget_of: "parameters"; "multiply_adds" per token in products with the encoder's kernels, where a lookup costs 0
-            in a dense table and rank·hidden in a factored one; or "time" per batch by `break_even`, where leaves that
+        budget_of: "parameters"; "multiply_adds" per token in products with the encoder's kernels, where a lookup costs
+            0 in a dense table and rank·hidden in a factored one; or "time" per batch by `break_even`, where leaves that
             were not timed cost nothing.
         select: matrices to factor; see `select_paths`. A leaf that is already a pair gets a smaller one or is kept.
         allocation: one of the above; by default "measured" if there is a `measure`, else "error" if there are

@@ -1,4 +1,4 @@
-"""Compress a tree of params as a plan says, and record the outcome for each leaf."""
+"""Compression of a params tree by a plan, with a record for each leaf."""
 
 from lpjax.compression._compress import Compressed as Compressed
 from lpjax.compression._compress import compress as compress

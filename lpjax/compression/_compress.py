@@ -1,4 +1,4 @@
-"""`compress`: the same tree with chosen leaves factored, and a record of each."""
+"""`compress`: factor or round selected leaves of a tree, with a record of each."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from lpjax.weights.low_rank import LowRank
 
 
 class Compressed(NamedTuple):
-    """The tree with its factored leaves, and a record for each selected leaf, in tree order."""
+    """The compressed tree, and a record for each selected leaf, in tree order."""
 
     params: Any
     records: tuple[LayerRecord, ...]
@@ -65,9 +65,9 @@ def compress(
 ) -> Compressed:
     """Replace matrices of a params tree by `LowRank` pairs or `Quantized` matrices, as a plan says.
 
-    An embedding (vocab, hidden) is factored as it is: its rows are tokens. A kernel (in, out) is factored as its
-    transpose: its rows are the outputs ("neurons") of the layer. A row objective looks for outliers among the rows, and
-    each row constrains the level set of a geometric solver. `input_axes` says how to view a kernel of more axes as a
+    An embedding (vocab, hidden) is factored directly, so that rows are tokens. A kernel (in, out) is factored as its
+    transpose, so that rows are the outputs ("neurons") of the layer. In a row objective outliers are rows, and each row
+    constrains the level set of a geometric solver. `input_axes` says how to view a kernel of more axes as a
     matrix (inputs, outputs); its factors, left (∏ inputs, rank) and right (rank, ∏ outputs), run in `lpjax.flax`.
     Matrices of equal shape and dtype are solved together, `batch_size` at a time.
 
@@ -75,47 +75,46 @@ def compress(
         params: nested containers of arrays (NumPy or JAX); not changed.
         plan: a `Choice` for each path, from `uniform_plan`, `allocate`, `plan_for_size`, `load_plan` or by hand.
             Without one, `select`, `keep` or `rank`, `solver`, `p` and `sparse_share` make a `uniform_plan`.
-        statistics: the matrices' inputs and gradients on text, from `lpjax.calibrate`; they weight errors.
-        select: the matrices; see `select_paths`.
-        keep: largest share of a leaf's parameters that its pair (left, right) may have, in (0, 1]; gives the rank.
-        rank: the rank of every pair; instead of `keep`.
-        solver: a name in `SOLVERS`, or a function matrix, rank, *, p -> `Solution` that jit and vmap can
-            transform. By default "lewis", with `statistics` "svd".
-        p: exponent, by default 1; 2 for "svd", which solves for that norm whatever p is.
-        sparse_share: share of the parameters of each pair, in [0, 1), that goes to single entries instead: those where
-            the smaller pair has the largest weighted errors (GoDec, Zhou & Tao, ICML 2011). The model has the same size
-            and is usually closer to the dense one, but its kernels take the time of dense ones. Rounded down to whole
-            ranks. For a custom solver, errors are ranked by |e|^p. By default 0.2 for embeddings solved by "svd" under
-            the default weighting and without `break_even`, else 0. A matrix is solved 16 times instead of once, with
-            more memory.
-        weighting: how `statistics` weight errors, a `Weighting` or a name in `WEIGHTINGS`; by default the plan's, or
-            else "gauss_newton".
-        row_weights: path -> ω ≥ 0, one a row: (vocab,) for an embedding, (out,) for a kernel; after the axes of a
-            stack.
-        rows: axis of a leaf that holds its rows, "first", "last", or "auto": first for a leaf that is called
-            `embedding`, last for others.
-        input_axes: path -> how many leading axes of that leaf are its inputs, for leaves of more than two axes; or
-            a pair (stacked, inputs) if its first axes only stack such kernels, each of which then gets a pair of
-            its own, all of one rank. `lpjax.flax.input_axes` finds them for a linen module.
-        batch_size: matrices that a device solves at a time, by vmap. By default as many as fit into a quarter of its
-            memory; on a CPU one on each core.
+        statistics: result of `lpjax.calibrate`, which weights errors.
+        select: matrices to compress; see `select_paths`.
+        keep: largest share of a leaf's parameters that its pair (left, right) may have, in (0, 1]; determines the rank.
+        rank: rank of every pair, instead of `keep`.
+        solver: name in `SOLVERS`, or a function (matrix, rank, *, p) -> `Solution` that jit and vmap can transform. By
+            default "lewis", with `statistics` "svd".
+        p: exponent, by default that of the solver: 1, or 2 for "svd", which minimises that norm for any p.
+        sparse_share: share of the parameters of each pair, in [0, 1), that is spent on single entries instead, those
+            with the largest weighted errors of the smaller pair (GoDec, Zhou & Tao, ICML 2011); rounded down to whole
+            ranks. The model has the same size and is usually closer to the dense one, but its kernels take the time of
+            dense ones, and a matrix is solved 16 times instead of once, with more memory. For a custom solver, errors
+            are ranked by |e|^p. By default 0.2 for embeddings solved by "svd" under the default weighting and without
+            `break_even`, else 0.
+        weighting: weighting of errors by `statistics`, a `Weighting` or its name; by default the plan's, or
+            "gauss_newton".
+        row_weights: path -> ω ≥ 0, one per row: shape (vocab,) for an embedding, (out,) for a kernel; with leading axes
+            for a stack.
+        rows: axis of the rows in a leaf, "first", "last", or "auto": first for a leaf called `embedding`, else last.
+        input_axes: path -> number of leading axes of the leaf that are inputs, for leaves of more than two axes; or a
+            pair (stacked, inputs) if its first axes stack such kernels, each of which gets its own pair, all of one
+            rank. `lpjax.flax.input_axes` finds them for a linen module.
+        batch_size: number of matrices that a device solves at a time, by vmap. By default as many as fit into a quarter
+            of its memory; on a CPU one on each core.
         mesh: devices, along an axis "data", over which matrices of equal shape are spread, `batch_size` on each. By
             default all devices of all processes; all processes must then call with the same arguments, and each gets
             the whole result.
-        break_even: timings of this machine, from `measure_break_even`; records then give the time of a pair as a share
-            of the dense leaf's.
+        break_even: timings of this machine, from `measure_break_even`; records then give the time of a pair relative
+            to the dense leaf's.
         progress: called with (leaves done, leaves in all, record) after each leaf.
         **options: further keywords for the solver: num_iters, tol, init, …
 
     Returns:
-        `Compressed(params, records)`; factors have the leaf's dtype and are NumPy arrays on the host. A matrix that is
-        rounded becomes `Quantized`, or a pair of two. A pair that would not be smaller stays dense, and the record says
-        so.
+        `Compressed(params, records)`; factors have the leaf's dtype and are NumPy arrays on the host. A rounded
+        matrix becomes `Quantized`, or a pair of `Quantized` factors. A leaf whose pair would not be
+        smaller is unchanged, as its record notes.
 
     Raises:
-        ValueError: before any solving: what `uniform_plan` and `Plan.check` refuse, a leaf that is not finite, what
-            the solver refuses, or a function that does not return a `Solution` of the right shapes.
-        TypeError: an option that the solver does not have, before any solving.
+        ValueError: before any solving: an argument that `uniform_plan`, `Plan.check` or the solver refuses, a leaf that
+            is not finite, or a function that does not return a `Solution` of the right shapes.
+        TypeError: before any solving: an option that the solver does not have.
     """
     check_name("rows", rows, ("auto", "first", "last"))
     if batch_size is not None:
@@ -186,7 +185,7 @@ def _tasks(
     input_axes: InputAxes | None,
     options: Mapping[str, Any],
 ) -> tuple[list[MatrixTask], list[LayerRecord]]:
-    """The matrices that are to be solved, in tree order, and the records of the leaves that stay as they are.
+    """The matrices to be solved, in tree order, and the records of unchanged leaves.
 
     Raises:
         ValueError: `row_weights` do not fit, or a leaf is not finite.
@@ -209,7 +208,7 @@ def _tasks(
     tasks: list[MatrixTask] = []
     for path, (leaf, view) in views.items():
         if path not in factored and plan.layers[path].rounds:
-            require_finite(path, leaf)  # before any work; of the others, their tasks see to it
+            require_finite(path, leaf)  # before any work; `tasks_of_leaf` checks the others
         if path in factored:
             known: dict[str, Any] = {"row_weights": row_weights.get(path), "metrics": metrics.get(path, UNWEIGHTED)}
             tasks += tasks_of_leaf(path, leaf, view, plan.layers[path], rows=rows, options=options, **known)

@@ -9,16 +9,16 @@ from lpjax.solvers import solver_named
 from lpjax.weighting.weightings import DEFAULT, Weighting, weighting_named
 
 LAYERS = ("embeddings",)
-"""The layers that the command compresses; Python has no default."""
+"""Layers that the command line compresses by default; Python has no default."""
 
 LAYERS_OF_BUDGET = ("embeddings", "encoder")
-"""The layers that share a budget."""
+"""Layers that share a budget by default."""
 
 SIZE = 0.1
-"""The share of its bytes that the command gives a model if it has text, and no other goal."""
+"""Share of a model's bytes that is the goal with text and no other goal."""
 
 BUDGET = 0.5
-"""The share of the parameters that it keeps instead if options of factorization are given."""
+"""Share of the parameters that is the goal instead if options of factorization are given."""
 
 SPARSE_SHARE_OF_TABLES = 0.2
 
@@ -59,9 +59,9 @@ def default_sparse_share(
 ) -> float:
     """The requested share; by default 0.2 for embeddings solved directly under the default weighting, else 0.
 
-    Looking up rows of a table takes little of a model's time, also with single entries. A kernel with single entries
-    takes the time of a dense one. If ranks are chosen or judged by time (`by_time`), the default is 0, because the time
-    of single entries is not known.
+    Lookups in a table take little of a model's time, even with single entries. A kernel with single entries takes the
+    time of a dense one. If ranks are chosen or judged by time (`by_time`), the default is 0, as the time of single
+    entries is unknown.
     """
     if share is not None:
         return share

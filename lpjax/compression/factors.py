@@ -1,4 +1,4 @@
-"""Factor one matrix under weights, and measure the error: what a program runs for each of its tasks."""
+"""Factorization of one matrix under weights, with its errors: the computation of a program for each task."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from lpjax.solvers import Solution, Solver, with_entries
 from lpjax.solvers.exponents import exponent_above_two
 from lpjax.weighting.metric import Roots, on_both_sides, on_the_left
 
-_ENTRIES = 2**20  # entries of a product that are formed at a time
+_ENTRIES = 2**20  # entries of a product formed at a time
 
 
 class Goal(NamedTuple):
-    """What all tasks of a program have in common.
+    """The common settings of all tasks of a program.
 
     Attributes:
-        solver: an entry of `SOLVERS`, or a custom one.
-        rank: the largest rank of all tasks.
-        smaller: whether some task has a smaller rank, of a nested solver.
+        solver: entry of `SOLVERS`, or a custom one.
+        rank: largest rank of all tasks.
+        smaller: whether some task has a smaller rank, with a nested solver.
         sparse: whether single entries are kept beside the pairs.
         high: whether p is above 2.
-        options: (name, type, value) of the solver's further keywords; types tell programs apart, as 1 from True.
+        options: (name, type, value) of further keywords of the solver; types distinguish, e.g., 1 and True.
     """
 
     solver: Solver
@@ -41,25 +41,24 @@ class Goal(NamedTuple):
     options: tuple[tuple[str, type, Any], ...]
 
     def solve(self, matrix: Array, weights: Array | None, p: Array) -> Solution:
-        """The solver's solution at the largest rank, under weights of rows if there are any."""
+        """The solver's solution at the largest rank, under row weights if given."""
         options = {name: value for name, _, value in self.options}
         with exponent_above_two(self.high):
             return self.solver(matrix, self.rank, p=p, **with_weights(options, weights))
 
 
 class FactorResult(NamedTuple):
-    """Factors of one matrix A, as the task scales it, and their errors.
+    """Factors of one matrix A, as scaled by its task, and their errors.
 
     Attributes:
-        left, right: in the leaf's dtype.
-        sparse: matrix of single entries, 0 elsewhere; None without any.
-        error_entries, error_rows: ‖A − Â‖_p over entries and over rows, as shares of `norms`.
-        bound: on `error_entries`, or None.
+        left, right: factors in the leaf's dtype.
+        sparse: dense matrix of the single entries, or None.
+        error_entries, error_rows: ‖A − Â‖_p over entries and over rows, relative to `norms`.
+        bound: upper bound of `error_entries`, or None.
         norms: ‖A‖_p over entries and over rows.
         squares: weighted ‖·‖_F² of A − Â and of A; None without weights.
-        num_iters, converged: the solver's.
-        solved: the objective that the solver minimised, of its pair, and the lower bound of the optimum; None without
-            a bound that says something.
+        num_iters, converged: results of the solver.
+        solved: the solver's objective, and its lower bound of the optimum; None without a useful bound.
     """
 
     left: Array
@@ -76,7 +75,7 @@ class FactorResult(NamedTuple):
 
 
 def with_weights(options: dict[str, Any], weights: Any) -> dict[str, Any]:
-    """The solver's keywords, with weights of rows if there are any."""
+    """The solver's keywords, with row weights if given."""
     return options if weights is None else options | {"row_weights": weights}
 
 
@@ -91,11 +90,11 @@ def factor(
     """Minimise ‖B (A − LR) Dᵀ‖ for the metrics BᵀB of rows and DᵀD of columns: solve for B A Dᵀ, and map back.
 
     Args:
-        goal: what the program is for.
+        goal: settings of the program.
         matrix: A, or two factors of it.
-        weights: ω of rows, or None.
+        weights: ω, shape (n,), or None.
         roots: B and D with their inverses; None for the identity.
-        sizes: rank of the task, and its number of single entries.
+        sizes: rank and number of single entries of the task, shape (2,).
         p: exponent.
     """
     halves, inverses = zip(*((None, None) if root is None else root for root in roots), strict=True)
@@ -120,7 +119,7 @@ def factor(
         None if lost.square is None or whole.square is None else (lost.square, whole.square),
         solution.num_iters,
         solution.converged,
-        # Over entries the bound is one of the rows, far below any pair. Not read, it is not computed either.
+        # Over entries the bound is that of rows, far below any pair. XLA drops it, as it is unused.
         None
         if solution.lower_bound is None or goal.solver.objective == "entries" or sparse is not None
         else (solution.objective, solution.lower_bound),
@@ -131,9 +130,9 @@ class _Weights(NamedTuple):
     """The weights of a matrix's errors.
 
     Attributes:
-        rows: ω of its rows, or None.
+        rows: ω of the rows, or None.
         halves: B and D; None for the identity.
-        inverses: inverses of these.
+        inverses: inverses of B and D.
     """
 
     rows: Array | None
@@ -151,7 +150,7 @@ class _Weights(NamedTuple):
         return left, right
 
     def importance(self, matrix: Array, p: Array) -> Array:
-        """The weight of an error in each entry, a factor on its magnitude; metrics enter by their diagonals."""
+        """A factor on the magnitude of each entry's error; metrics enter by their diagonals."""
         sides = []
         for root, length in zip(self.halves, matrix.shape, strict=True):
             half = jnp.ones(length, matrix.dtype) if root is None else root
@@ -170,7 +169,7 @@ class _Norms(NamedTuple):
 
 
 _Factored = tuple[Array, Array, Array | None, _Norms, _Norms, Solution]
-"""Left, right, single entries or None, the norms of A − Â and of A, and the solver's solution."""
+"""Left, right, single entries or None, norms of A − Â and of A, and the solver's solution."""
 
 
 def _factor_matrix(goal: Goal, matrix: Array, under: _Weights, sizes: Array, p: Array) -> _Factored:
@@ -188,7 +187,7 @@ def _factor_matrix(goal: Goal, matrix: Array, under: _Weights, sizes: Array, p: 
     else:
         solution, sparse = solve(wide), None
     left, right = solution.left.astype(matrix.dtype), solution.right.astype(matrix.dtype)
-    # Measured on the factors as they will be stored, after any rounding to half precision.
+    # Measured on the stored factors, after any rounding to half precision.
     residual = wide - jnp.matmul(left.astype(wide.dtype), right.astype(wide.dtype), precision="highest")
     if sparse is not None:
         sparse = jnp.where(sparse != 0, residual, 0).astype(matrix.dtype)
@@ -203,7 +202,7 @@ def _factor_matrix(goal: Goal, matrix: Array, under: _Weights, sizes: Array, p: 
 
 
 def _factor_pair(goal: Goal, factors: tuple[Array, Array], under: _Weights, sizes: Array, p: Array) -> _Factored:
-    """As `_factor_matrix`, of a product LR: with the weighted Rᵀ = QT, an equivariant solver gets LTᵀ."""
+    """`_factor_matrix` for a product LR: with the weighted Rᵀ = QT, an equivariant solver gets LTᵀ."""
     dtype = solving_dtype(factors[0].dtype)
     outer, inner = (part.astype(dtype) for part in factors)
     basis, triangle = qr(on_the_left(under.halves[1], inner.T))
@@ -215,7 +214,7 @@ def _factor_pair(goal: Goal, factors: tuple[Array, Array], under: _Weights, size
     scale = jnp.ones(outer.shape[0], dtype) if under.rows is None else under.rows.astype(dtype)
 
     def norms(x: Array, y: Array) -> _Norms:
-        """Norms of a product; its rows are formed a block at a time."""
+        """Norms of a product xy, whose rows are formed a block at a time."""
         entries, rows, _ = _row_measures(goal, x, y, p)
         square = None
         if under:

@@ -22,7 +22,7 @@ _SINCE = "Errors and bounds of layers are those of the model before this trainin
 
 
 def training_files(folder: str | Path | None) -> dict[str, str]:
-    """The training files in a folder, name -> text, to be copied beside a model that is made from it.
+    """The training files in a folder, name -> text, to be copied beside a model made from it.
 
     Raises:
         RecordError: one is not a regular file, or too large.
@@ -42,7 +42,7 @@ def training_files(folder: str | Path | None) -> dict[str, str]:
 
 
 def history_files(folder: str | Path | None, record: Record) -> dict[str, str]:
-    """`training_files`, and the record of compression if one was kept."""
+    """`training_files`, and the record of compression if it is complete."""
     return training_files(folder) | ({RECORD: record_text(record)} if record.complete else {})
 
 
@@ -126,7 +126,7 @@ def training_notes(folder: str | Path) -> list[str]:
 
 
 def training_scores(folder: Path) -> dict[str, str]:
-    """What each training file in a folder measured, as a sentence, by its name."""
+    """name -> the measured scores, as a sentence, of each training file in a folder."""
     scores = {}
     for name, kind in ((RECOVERED, _Recovery), (TUNED, _Scores)):
         if (folder / name).exists():
@@ -158,7 +158,7 @@ class _Split(msgspec.Struct):
 
 
 class _Scores(msgspec.Struct):
-    """What a model card reads of finetune.json."""
+    """The part of finetune.json that a model card uses."""
 
     best: dict[_Word, float | None]
     train: _Rows
@@ -181,7 +181,7 @@ class _Divergence(msgspec.Struct):
 
 
 class _Recovery(msgspec.Struct):
-    """What is read of recover.json."""
+    """The part of recover.json that is read."""
 
     best: _Divergence
     curve: Annotated[tuple[_Divergence, ...], msgspec.Meta(min_length=1)]
@@ -214,7 +214,7 @@ class _Recovery(msgspec.Struct):
 
 
 class _Tuning(msgspec.Struct):
-    """What is read of finetune.json."""
+    """The part of finetune.json that is read."""
 
     best: _Best
     train: _Rows

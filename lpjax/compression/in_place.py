@@ -1,4 +1,4 @@
-"""What `compress` cannot do to layers of a model that are replaced in place, in NNX and in Keras."""
+"""Limits of `compress` for layers that are replaced in place, in NNX and in Keras."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _NOT_FOR_LAYERS = {"sparse_share": "are pairs alone", "input_axes": "say themsel
 
 
 def check_in_place(options: Mapping[str, Any], models: str) -> None:
-    """Refuse options of `compress` that factored layers have no place for.
+    """Refuse options of `compress` that factored layers do not support.
 
     Args:
         options: keywords of `compress`.
@@ -19,7 +19,7 @@ def check_in_place(options: Mapping[str, Any], models: str) -> None:
         ValueError: naming the first.
     """
     for name, reason in _NOT_FOR_LAYERS.items():
-        if name in options and (options[name] or name == "input_axes"):  # a share of 0 is what they have
+        if name in options and (options[name] or name == "input_axes"):  # a share of 0 is the default
             raise ValueError(f"`{name}` is not for {models} models, whose factored layers {reason}")
 
 
@@ -27,8 +27,8 @@ def require_fitting(unfit: Sequence[str], kinds: Iterable[str]) -> None:
     """Refuse weights that cannot be factored in place.
 
     Args:
-        unfit: their paths, and why.
-        kinds: names of the layers whose weights can be.
+        unfit: paths of such weights, with the reason.
+        kinds: names of the supported layers.
 
     Raises:
         ValueError: naming the first few, if there are any.

@@ -1,4 +1,4 @@
-"""The rank above which a factored layer is slower than the dense one: measured, and kept in a file for `allocate`."""
+"""The rank above which a factored layer is slower than the dense one: measured, and stored for `allocate`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from lpjax.compression.record import LayerRecord
 
 TOKENS = 2048
-"""Tokens of a batch, by default: 32 texts of 64."""
+"""Default number of tokens of a batch: 32 texts of 64."""
 
 SCHEMA = "lpjax-break-even/1"
 
@@ -40,15 +40,15 @@ _SECONDS, _LEAST = 0.15, 5  # seconds per rank, and the least number of rounds
 
 @dataclasses.dataclass(frozen=True)
 class LayerTiming:
-    """How long one matrix takes, dense and as a pair.
+    """Times of one matrix, dense and as a pair.
 
     Attributes:
         shape: shape of the dense leaf, (in, out), or (vocab, hidden) of a table.
         table: whether rows are looked up in it, as in an embedding, instead of being multiplied by it.
-        dense_seconds: for one batch.
-        ranks: ranks of the pairs that were timed, ascending up to the largest that stores less than the dense matrix.
-        ratios: time of each pair as a share of the dense one's, ascending: an isotonic regression on the rank, because
-            a larger pair takes no less time.
+        dense_seconds: seconds per batch of the dense matrix.
+        ranks: ranks of the timed pairs, ascending, up to the largest that stores less than the dense matrix.
+        ratios: time of each pair relative to the dense matrix, ascending: an isotonic regression on the rank, as a
+            larger pair takes no less time.
     """
 
     shape: tuple[Positive, Positive]
@@ -64,7 +64,7 @@ class LayerTiming:
             raise ValueError(f"`ratios` is {self.ratios}; expected {len(self.ranks)} numbers, one for each rank")
 
     def ratio(self, rank: int) -> float:
-        """Time of a pair of this rank as a share of the dense matrix's, interpolated."""
+        """Time of a pair of this rank relative to the dense matrix, interpolated."""
         return float(np.interp(rank, self.ranks, self.ratios))
 
     @property
@@ -91,7 +91,7 @@ class BreakEven:
         return short_repr(self)
 
     def ratio(self, path: str, shape: tuple[int, ...], rank: int) -> float | None:
-        """Time of a leaf's pair as a share of the dense leaf's; None if the shape was not timed."""
+        """Time of a leaf's pair relative to the dense leaf; None if the shape was not timed."""
         timing = self.timing(path, shape)
         return None if timing is None else timing.ratio(rank)
 
@@ -112,7 +112,7 @@ class BreakEven:
         return sum(part * ratio for part, ratio in seconds) / sum(part for part, _ in seconds) if seconds else None
 
     def notes(self, records: Sequence[LayerRecord], source: str) -> list[str]:
-        """A line about layers that are slower than dense by these timings, called `source`; no line if none is."""
+        """A line about layers slower than dense by these timings, named `source`; empty if there are none."""
         slower = [record for record in records if (record.time_ratio or 0) > 1]
         more = sum(self.added_seconds(record.path, record.shape, record.rank or 0) or 0 for record in slower)
         text = f"{len(slower)} of {len(records)} layers take longer than dense, by {source}: {1e3 * more:.2f} ms in all"
@@ -135,8 +135,8 @@ def measure_break_even(
 ) -> BreakEven:
     """Time every shape among the selected matrices of a tree, on random numbers and without the rest of the model.
 
-    The dense matrix and the pairs take turns. Each is compiled before, and every result is waited for. The least time
-    of each counts, because disturbances only add time.
+    The dense matrix and the pairs take turns. Each is compiled first, and every result is waited for. The minimum time
+    is used, as disturbances only add time.
 
     Args:
         params: nested containers of arrays; only shapes matter. A factored leaf has the shape of the dense one.
@@ -147,7 +147,7 @@ def measure_break_even(
         progress: called with (shapes done, shapes in all, the next one).
 
     Raises:
-        ValueError: nothing matches; tokens below 1.
+        ValueError: `select` matches nothing, or `tokens` is below 1.
     """
     tokens = operator.index(tokens) if isinstance(tokens, np.integer) else tokens
     check_whole("`tokens`", tokens, 1)

@@ -1,4 +1,4 @@
-"""The checkpoint that `compress` made, with the record of how it was made."""
+"""The compressed checkpoint, with its record."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from lpjax.weighting.provenance import origin
 from lpjax.weighting.statistics import Calibration
 
 ROUNDING = "rounding"
-"""The method of layers that are rounded and not factored by a solver."""
+"""Method of layers that are rounded but not factored by a solver."""
 
 
 class Outcome(NamedTuple):
     """A compressed checkpoint.
 
     Attributes:
-        checkpoint: with its smaller params, and a block for config.json that says which solver made which pair.
-        plan: the choices, to be used again.
-        files: the record, for `save_checkpoint`.
-        methods: solvers and exponents that were used, in the order of the layers; `ROUNDING` has no exponent.
-        sizes: parameters before and after.
+        checkpoint: checkpoint with the compressed params, and a block for config.json with the solver of each pair.
+        plan: plan with its provenance, for reuse.
+        files: record, for `save_checkpoint`.
+        methods: solvers and exponents in use, in the order of the layers; `ROUNDING` has no exponent.
+        sizes: number of parameters before and after.
         records: records of the layers, as `compress` returned them.
     """
 
@@ -54,7 +54,7 @@ class Outcome(NamedTuple):
         return " and ".join(name if p is None else f"{name}, p = {p:g}" for name, p in self.methods)
 
     def document(self, model: str, out: Path) -> dict[str, Any]:
-        """A summary of the outcome for `model`, saved in the folder `out`, as JSON can say it."""
+        """A summary of the outcome for `model`, saved in the folder `out`, as JSON values."""
         return {
             "model": model,
             "out": str(out),
@@ -81,11 +81,11 @@ def outcome_of(
     """The checkpoint that `compressed` makes of `before`, with its record.
 
     Args:
-        before: what was compressed.
-        compressed: what `compress` returned.
-        plan, statistics, options: the arguments of `compress`.
-        model: name of `before`; the plan's provenance tells it.
-        keep, rank, patterns: what the plan was made from, for the record.
+        before: checkpoint before compression.
+        compressed: result of `compress`.
+        plan, statistics, options: arguments of `compress`.
+        model: name of `before`, for the plan's provenance.
+        keep, rank, patterns: options that the plan was made from, for the record.
 
     Raises:
         RecordError: the record of `before` is damaged.
@@ -97,7 +97,7 @@ def outcome_of(
     total, left = (sum(leaf.size for _, leaf in leaves_with_paths(tree)) for tree in (before.params, params))
     whole = sum(math.prod(leaf.shape) for _, leaf in leaves_with_paths(before.params))
     if plan.budget_of == "parameters" and left > (plan.budget or 1) * whole:
-        plan = dataclasses.replace(plan, budget=None, budget_of=None)  # its ranks were raised by hand
+        plan = dataclasses.replace(plan, budget=None, budget_of=None)  # ranks were raised by hand
     paths: dict[Any, list[str]] = {}
     for record in new_records:
         choice = plan.layers[record.path]

@@ -1,4 +1,4 @@
-"""`Plan`: the rank and method of each matrix of a model; and its file, one line per layer, to be edited and reused."""
+"""`Plan`: the rank and method of each matrix of a model; its file has one line per layer, for editing and reuse."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ from lpjax.weights.low_rank import LowRank
 SCHEMA = "lpjax-plan/1"
 
 ROUNDED_BITS = (2, 3, 4, 5, 6, 8)
-"""The numbers of bits that a `Choice` may give."""
+"""Allowed `bits` of a `Choice`."""
 
 Costs = Literal["parameters", "multiply_adds", "time"]
 Rest = Literal["float16", "bfloat16"]
@@ -60,17 +60,17 @@ class Choice(NamedTuple):
     """The rank and the method of one matrix.
 
     Attributes:
-        rank: rank of its pair; None if it stays dense.
-        method: a name in `SOLVERS`, or a solver itself.
-        p: exponent; "svd" solves for p = 2 whatever it is.
-        sparse_share: share of the parameters of a pair of that rank that goes to single entries instead; the rank of
-            the pair itself is then lower.
-        step: the step to which the matrix, or both factors, are rounded (`lpjax.rounding`), in units of the weighted
-            error; without statistics, in units of the root mean square of the matrix. A table without a rank is rounded
-            in a rotated basis; its rank is then the number of directions that are left. None to keep floating-point
-            numbers.
-        bits: instead of a step, the bits of each code, one of 2, 3, 4, 5, 6, 8.
-        group: with `bits`, how many codes share a scale; None for one scale per row of a table or output of a kernel.
+        rank: rank of the pair; None to keep the matrix dense.
+        method: name in `SOLVERS`, or a solver function.
+        p: exponent; "svd" minimises for p = 2 regardless.
+        sparse_share: share of the parameters of a pair of that rank that is spent on single entries instead; the pair
+            itself then has a lower rank.
+        step: rounding step of the matrix or of both factors (`lpjax.rounding`), in units of the weighted error; without
+            statistics, in units of the root mean square of the matrix. A table without a rank is rounded in a rotated
+            basis; its rank is then the number of remaining directions. None to keep floating-point numbers.
+        bits: number of bits of each code, instead of a step, one of 2, 3, 4, 5, 6, 8.
+        group: number of codes that share a scale, with `bits`; None for one scale per row of a table or output of a
+            kernel.
     """
 
     rank: int | None
@@ -87,10 +87,10 @@ class Choice(NamedTuple):
         return self.step is not None or self.bits is not None
 
     def check(self) -> None:
-        """Refuse a choice that is valid for no matrix.
+        """Refuse a choice that is invalid for any matrix.
 
         Raises:
-            ValueError: a rank, share, method or exponent out of range.
+            ValueError: a field is out of range, or `step`, `bits` and `group` do not go together.
         """
         if self.rank is not None:
             check_whole("`rank`", int(self.rank) if isinstance(self.rank, np.integer) else self.rank, 1)
@@ -110,15 +110,15 @@ class Choice(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """A choice for each matrix, and what they were chosen for.
+    """A choice for each matrix, and the goal of these choices.
 
     Attributes:
         layers: path -> `Choice`.
-        weighting: how errors are weighted, a `Weighting` or its name; None for unweighted errors.
+        weighting: weighting of errors, a `Weighting` or its name; None for unweighted errors.
         budget: share of `budget_of` that the whole model may keep; None if the choices were not made by a budget.
         budget_of: "parameters", "multiply_adds" or "time".
-        allocation: how ranks were chosen, as `allocate` names it; None without a budget.
-        provenance: model, texts, versions; what JSON can say.
+        allocation: method of `allocate` that chose the ranks; None without a budget.
+        provenance: model, texts and versions, as JSON values.
         keep: share that each matrix may keep; None if ranks were chosen otherwise. Not written to the plan's file.
         rest: dtype of all other floating-point arrays of the model, such as biases and norms; None to leave them.
     """
@@ -136,16 +136,16 @@ class Plan:
         return short_repr(self)
 
     def check(self, params: Any, statistics: Calibration | None = None, input_axes: InputAxes | None = None) -> None:
-        """Refuse all that can be refused before any work.
+        """Check the plan against a model and statistics, before any work.
 
         Args:
             params: the model.
-            statistics: what errors are weighted by; see `compress`.
+            statistics: statistics that weight errors; see `compress`.
             input_axes: see `compress`.
 
         Raises:
-            ValueError: as `check_layers`; a weighting without statistics, or statistics that lack a layer or what the
-                weighting needs, are not finite, or are those of another model.
+            ValueError: as `check_layers`; a weighting without statistics, or statistics that lack a layer or a needed
+                statistic, are not finite, or are those of another model.
         """
         self.check_layers(params, input_axes)
         check_weighting(self.weighting, calibrated=statistics is not None)
@@ -159,8 +159,7 @@ class Plan:
                 require_comparable(self.weighting, "rounding")
 
     def weighted(self, statistics: Calibration) -> list[str]:
-        """Paths of the layers that need statistics: all layers, except those that are rounded to a given number of bits
-        and that `statistics` lack."""
+        """Paths of the layers weighted by statistics: all but those rounded to given bits that `statistics` lack."""
         return [
             path
             for path, choice in self.layers.items()
@@ -199,7 +198,7 @@ class Plan:
             weighting_named(self.weighting)
 
     def unchanged(self, params: Any, input_axes: InputAxes | None = None) -> dict[str, str]:
-        """path -> why its leaf stays unchanged, for the leaves that do."""
+        """path -> reason, for each leaf that stays unchanged."""
         views = matrix_views(params, self.layers, input_axes)
         reasons = {path: self._reason(choice, *views[path]) for path, choice in self.layers.items()}
         return {path: reason for path, reason in reasons.items() if reason and not self.layers[path].rounds}
@@ -240,17 +239,17 @@ def check_units(plan: Plan) -> None:
 
 
 def check_smaller(plan: Plan, params: Any, **goals: float | None) -> None:
-    """Refuse a plan by which no layer gets smaller.
+    """Refuse a plan that makes no layer smaller.
 
     Args:
-        plan: as it is run on `params`.
+        plan: plan for `params`.
         params: the model.
-        **goals: the arguments that the plan was made of; the message names the first that is not None, else `plan`.
+        **goals: arguments that the plan was made from; the message names the first that is not None, else `plan`.
 
     Raises:
-        ValueError: saying why.
+        ValueError: no layer gets smaller; gives the reasons.
     """
-    reasons = plan.unchanged(params)  # what is rounded is not among these
+    reasons = plan.unchanged(params)  # without rounded layers
     if len(reasons) == len(plan.layers):
         goal = next((f"`{name}` is {value:g}" for name, value in goals.items() if value is not None), "`plan`")
         notes = "; ".join([*dict.fromkeys(reasons.values())][:3])
@@ -275,8 +274,8 @@ def uniform_plan(
     Args:
         params: nested containers of arrays.
         select, keep, rank, solver, p, sparse_share, input_axes: see `compress`.
-        weighting: how errors are weighted, by statistics that are passed to `compress`; None for unweighted errors.
-        break_even: if given, `sparse_share` is 0 by default, because the time of single entries is not known.
+        weighting: weighting of errors by the statistics for `compress`; None for unweighted errors.
+        break_even: timings; with them `sparse_share` is 0 by default, as the time of single entries is unknown.
 
     Raises:
         ValueError: an argument out of range, `select` matches nothing or no matrix, or `input_axes` do not fit.
@@ -313,11 +312,11 @@ def check_uniform(
     break_even: Any = None,
     **options: Any,
 ) -> None:
-    """Refuse arguments of `uniform_plan` that fit no model.
+    """Refuse arguments of `uniform_plan` that are invalid for any model.
 
     Args:
         keep, rank, solver, p, sparse_share, weighting, break_even: see `uniform_plan`.
-        **options: options of the solver, to be checked, too.
+        **options: options of the solver.
 
     Raises:
         ValueError: naming the first.
@@ -335,10 +334,10 @@ def check_uniform(
 
 
 def check_sparse_share(share: float | None, *, budget_of: str = "parameters", break_even: Any = None) -> None:
-    """Refuse a share of single entries out of range, or beside a budget or timings that they do not help.
+    """Refuse a share of single entries out of range, or together with a goal in time, which they do not serve.
 
     Raises:
-        ValueError: saying which.
+        ValueError: either.
     """
     if share is None:
         return
@@ -350,7 +349,7 @@ def check_sparse_share(share: float | None, *, budget_of: str = "parameters", br
 
 
 def check_only_plan(**arguments: Any) -> None:
-    """Refuse arguments for what a plan already gives.
+    """Refuse arguments that a plan already determines.
 
     Raises:
         ValueError: naming the first that is not None.
@@ -361,7 +360,7 @@ def check_only_plan(**arguments: Any) -> None:
 
 
 def check_method(solver: SolverLike, p: float, *, name: str = "solver", **options: Any) -> None:
-    """Refuse an unknown solver, and an exponent or options that it would refuse; a function is not asked.
+    """Refuse an unknown solver, and an exponent or options that it refuses; functions are not checked.
 
     Raises:
         ValueError: naming it.
@@ -378,8 +377,8 @@ def save_plan(plan: Plan, path: str | Path, *, overwrite: bool = False) -> None:
     """Write a plan as JSON, whole or not at all.
 
     Raises:
-        FileExistsError: the file is there, and `overwrite` is not given.
-        ValueError: `provenance` holds what JSON cannot say, or the weighting or a method has no name.
+        FileExistsError: the file exists, and `overwrite` is not given.
+        ValueError: `provenance` has values that JSON cannot represent, or the weighting or a method has no name.
         OSError: it cannot be written.
     """
     path = Path(path)
@@ -398,7 +397,7 @@ def save_plan(plan: Plan, path: str | Path, *, overwrite: bool = False) -> None:
 
 
 def _plain(choice: Choice) -> dict[str, Any]:
-    """A choice in Python's own numbers."""
+    """A choice as JSON values."""
     rank = None if choice.rank is None else int(choice.rank)
     plain = {"rank": rank, "method": choice.method, "p": exponent_text(float(choice.p))}
     plain |= {"sparse": float(choice.sparse_share)} if choice.sparse_share else {}

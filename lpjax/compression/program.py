@@ -1,4 +1,4 @@
-"""Matrices of one shape, solved together: several at a time on each device, all devices at once."""
+"""Programs that solve matrices of one shape together: several at a time on each device, on all devices at once."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from lpjax.weights.low_rank import LowRank
 
 
 def program_key(task: MatrixTask) -> Hashable:
-    """Tasks of one key are solved by one program."""
+    """A key that is equal for tasks of the same program."""
     weighted = jax.tree.structure((task.weights, task.metrics))
     dimensions = tuple(leaf.ndim for leaf in jax.tree.leaves(task.metrics))
     rank = None if task.solve.nested else task.rank
@@ -35,10 +35,10 @@ def program_key(task: MatrixTask) -> Hashable:
 
 
 def rehearse(tasks: Sequence[MatrixTask], options: dict[str, Any]) -> None:
-    """Run the solver's own checks of tasks of one program, without solving, and check what it would return.
+    """Run the solver's own checks for tasks of one program, and check the shapes of its result, without solving.
 
     Raises:
-        ValueError: as the solver, or it returns no `Solution` of the right shapes.
+        ValueError: as the solver; or it does not return a `Solution` of the right shapes.
     """
     task = max(tasks, key=lambda task: task.rank)
     dtype = solving_dtype(canonicalize_dtype(task.dtype))
@@ -57,12 +57,12 @@ def rehearse(tasks: Sequence[MatrixTask], options: dict[str, Any]) -> None:
 
 
 def _default_batch(task: MatrixTask) -> int:
-    """How many such matrices one program solves: 1 on CPU, elsewhere what a quarter of a device's memory holds."""
+    """The number of matrices per program: 1 on a CPU, else as many as fit in a quarter of the device's memory."""
     device = jax.local_devices()[0]
     if device.platform == "cpu":
         return 1
     available = (device.memory_stats() or {}).get("bytes_limit", 2**33) / 4
-    # Seven of each metric's size: itself, scaled, its triangle or eigenvectors, both roots, and what LAPACK works in.
+    # Seven times each metric's size: itself, scaled, its triangle or eigenvectors, both roots, LAPACK's workspace.
     metrics = sum(7 * metric.base.size for metric in task.metrics if metric is not None)
     matrices = 18 if task.nnz else 8  # of A's size
     return max(1, int(available // (4 * (matrices * task.shape[0] * task.shape[1] + metrics))))
@@ -71,15 +71,15 @@ def _default_batch(task: MatrixTask) -> int:
 def solve_group(
     tasks: Sequence[MatrixTask], options: dict[str, Any], batch_size: int | None, mesh: Mesh
 ) -> Iterator[TaskResult]:
-    """Solve tasks of one program, in their order.
+    """Solve tasks of one program, in order.
 
-    If the only device is a CPU, every core runs one program at a time, with LAPACK on one thread: its eigenvectors of
+    If the only device is a CPU, every core runs one program at a time, with LAPACK on one thread, as eigenvectors of
     one matrix hardly gain from a second core.
 
     Args:
         tasks: tasks of one `program_key`.
         options: further keywords of the solver.
-        batch_size: matrices that a device solves at a time, in one program; None for as many as its memory allows.
+        batch_size: number of matrices that a device solves at a time; None for as many as its memory allows.
         mesh: devices, along the axis "data".
     """
     rank = max(task.rank for task in tasks)
@@ -91,7 +91,7 @@ def solve_group(
         mesh = data_mesh(mesh.devices.flat[: len(tasks)].tolist())  # the others would only repeat the last task
     by_task, everywhere_alike = by_rows(mesh), replicated(mesh)
     if mesh.size == 1:
-        # Arrays on a mesh are assembled on their way to the host and back: a copy, even for one device.
+        # On a mesh, transfers to and from the host assemble arrays, which costs a copy even for one device.
         by_task = everywhere_alike = SingleDeviceSharding(mesh.devices.flat[0])
     one_cpu = mesh.size == 1 and mesh.devices.flat[0].platform == "cpu"
     workers = min(cores(), len(tasks)) if one_cpu and batch_size is None else 1
@@ -127,7 +127,7 @@ def solve_group(
 
 
 def _cut(solved: FactorResult, rank: int) -> FactorResult:
-    """Without the part of the factors beyond a rank, which is 0."""
+    """The factors cut to a rank; the rest is 0."""
     if solved.left.shape[1] == rank:
         return solved
     left, right = (np.ascontiguousarray(part) for part in (solved.left[:, :rank], solved.right[:rank]))
@@ -137,7 +137,7 @@ def _cut(solved: FactorResult, rank: int) -> FactorResult:
 def _compiled(goal: Goal, mesh: Mesh, arguments: tuple[Any, ...]) -> Callable[..., FactorResult]:
     """The program for arguments like these; compiled once for all calls if the options can be compared."""
     kinds = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), arguments)
-    # The settings of JAX that a program depends on.
+    # JAX settings that a program depends on.
     precision = getattr(jax.config, "jax_default_matmul_precision")  # noqa: B009, not in jax's stubs
     settings = canonicalize_dtype(np.float64), precision, jax.config.read("jax_disable_most_optimizations")
     try:
@@ -149,19 +149,19 @@ def _compiled(goal: Goal, mesh: Mesh, arguments: tuple[Any, ...]) -> Callable[..
 
 @functools.lru_cache(maxsize=64)
 def _compile(goal: Goal, mesh: Mesh, kinds: tuple[Any, ...], settings: tuple[Any, ...]) -> Callable[..., FactorResult]:
-    """The program that solves arguments of these kinds; `settings` only tell programs apart."""
+    """The program for arguments of these kinds; `settings` are part of the cache key only."""
 
     def several(matrices: Any, known: tuple[Array | None, Metrics], sizes: Array, p: Array) -> FactorResult:
         weights, metrics = known
         first = jax.tree.leaves(matrices)[0]
         dtype = solving_dtype(first.dtype)
-        # For sums of squares any roots will do; otherwise the objective is that of the rows under the symmetric ones.
+        # For sums of squares any root will do; otherwise the objective is defined by the symmetric ones.
         find = functools.partial(roots_of_batch, dtype=dtype, symmetric=goal.solver.uses_p)
         roots = jax.tree.map(find, metrics, is_leaf=lambda part: isinstance(part, Metric))
         factor_one = functools.partial(factor, goal)
         if first.shape[0] > 1:
             return jax.vmap(factor_one, in_axes=(0, 0, 0, 0, None))(matrices, weights, roots, sizes, p)
-        # A single matrix is not vmapped: under vmap both sides of a solver's branches would be computed.
+        # A single matrix is not vmapped: vmap computes both branches of a solver's conditionals.
         matrix, weights, roots = jax.tree.map(lambda x: x[0], (matrices, weights, roots))
         return factor_one(matrix, weights, roots, sizes[0], p)
 
@@ -177,4 +177,4 @@ def _compile(goal: Goal, mesh: Mesh, kinds: tuple[Any, ...], settings: tuple[Any
 
 
 def _stack(arrays: Sequence[np.ndarray]) -> np.ndarray:
-    return np.stack(arrays) if len(arrays) > 1 else arrays[0][None]  # of one, no copy
+    return np.stack(arrays) if len(arrays) > 1 else arrays[0][None]  # a single array is not copied

@@ -45,22 +45,21 @@ class LayerRecord(msgspec.Struct, frozen=True, rename=_NAMES_IN_FILE):
         shape: shape of the dense leaf, with all of its axes.
         rank: rank of the pair; None if the leaf stayed dense.
         dense_size, stored_size: parameters before and after.
-        error_entries, error_rows: ‖A − Â‖_p / ‖A‖_p, unweighted, of what is stored, single entries included,
-            over entries and over rows (outputs of a kernel, tokens of an embedding); 0 if dense.
-        bound: what the solver's ellipsoid guarantees for `error_entries`, before the factors are rounded
-            to the leaf's dtype; None without an ellipsoid, or with weights, because then it bounds another norm.
-        num_iters, converged: the solver's; for a stack the most, and whether all did.
+        error_entries, error_rows: ‖A − Â‖_p / ‖A‖_p, unweighted, of the stored Â with single entries, over entries and
+            over rows (outputs of a kernel, tokens of an embedding); 0 if dense.
+        bound: upper bound of `error_entries` by the solver's ellipsoid, before factors are rounded to the leaf's dtype;
+            None without an ellipsoid, and with weights, as it then bounds another norm.
+        num_iters, converged: results of the solver; for a stack the largest number, and whether all converged.
         seconds: solve time excluding compilation, divided by the batch size.
-        note: why it stayed as it was, or empty.
-        time_ratio: time of the layer as a share of the dense one's, by `break_even`; None if not known.
-        error_weighted: ‖A − Â‖ / ‖A‖ in the Frobenius norm under the weights, of rows or of statistics, that the
-            pair was solved under; None without any.
+        note: why the leaf is unchanged; empty if it is not.
+        time_ratio: time of the layer relative to the dense one, by `break_even`; None if unknown.
+        error_weighted: ‖A − Â‖ / ‖A‖ in the Frobenius norm under the row weights or statistics of the solve; None
+            without any.
         nnz: number of single entries beside the pair.
-        step, bits: those of its codes, as in `Choice`; None if it is not rounded.
-        stored_bytes: what a rounded layer takes in the file, scales included; None if it is not rounded.
-        gap: no pair of this rank has an objective that is smaller by a larger share, under the weights
-            and before any rounding. 0 for "svd" at p = 2; None from solvers that minimise over entries, and with single
-            entries.
+        step, bits: rounding step or bits, as in `Choice`; None if not given, or not rounded.
+        stored_bytes: bytes of a rounded layer in the file, scales included; None if it is not rounded.
+        gap: largest relative decrease of the objective by any other pair of this rank, under the weights and before any
+            rounding. 0 for "svd" at p = 2; None from solvers that minimise over entries, and with single entries.
     """
 
     path: Text
@@ -88,26 +87,26 @@ class LayerRecord(msgspec.Struct, frozen=True, rename=_NAMES_IN_FILE):
 
     @property
     def rounded(self) -> bool:
-        """Whether its numbers are stored as whole numbers times scales."""
+        """Whether it is stored as integers times scales."""
         return self.stored_bytes is not None
 
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """One `lpjax compress`. What is not known is None.
+    """One run of `lpjax compress`; unknown fields are None.
 
     Attributes:
-        model: what was compressed, as the command line named it.
-        method, p, keep, rank, options: the solver's; "several" if layers had different ones.
+        model: name of the compressed model, as on the command line.
+        method, p, keep, rank, options: settings of the solver; the method is "several" if layers differ.
         patterns: the requested layers.
         parameters_before, parameters_after: number of parameters of the whole model.
         bytes_before, bytes_after: size of the files of weights.
-        layers: the outcome for each selected leaf; an error that is not known is NaN.
+        layers: records of the selected leaves; an unknown error is NaN.
         seed, versions, machine: see `run_record`.
-        weighting: name of the weighting that the errors were under; None without statistics.
-        calibration: where those came from: model, source, sha256 of the texts, how many texts and tokens, target, seed.
-        budget, budget_of, allocation: see `Plan`; None if ranks came otherwise.
-        sparse: largest share of a pair's parameters that single entries got, over all layers; 0 without any.
+        weighting: name of the weighting of errors; None without statistics.
+        calibration: origin of the statistics: model, source, sha256, texts, tokens, target, seed.
+        budget, budget_of, allocation: see `Plan`; None if ranks were chosen otherwise.
+        sparse: largest share of a pair's parameters spent on single entries, over all layers; 0 without any.
     """
 
     model: Text | None = None
@@ -138,7 +137,7 @@ class Record:
     """The steps that made a checkpoint, the first one first.
 
     Attributes:
-        steps: at least one.
+        steps: runs of `lpjax compress`; empty for a dense checkpoint.
         complete: whether a record was kept; otherwise the steps come from config.json and the weights.
     """
 
@@ -147,12 +146,12 @@ class Record:
 
     @property
     def source(self) -> str | None:
-        """The dense model, as it was named."""
+        """Name of the dense model."""
         return self.steps[0].model if self.steps else None
 
     @property
     def layers(self) -> dict[str, tuple[int, LayerRecord]]:
-        """path -> (step, record) of every selected leaf: of the last step that factored it, or else the last."""
+        """path -> (step, record) of every selected leaf, from the last step that changed it, or else the last one."""
         layers: dict[str, tuple[int, LayerRecord]] = {}
         for i, step in enumerate(self.steps):
             for layer in step.layers:
@@ -174,7 +173,7 @@ def record_text(record: Record) -> str:
 
 
 def steps_document(record: Record) -> list[dict[str, Any]]:
-    """The steps of `record` as JSON can say them; numbers that are not finite become null."""
+    """The steps of `record` as JSON values; numbers that are not finite become null."""
     steps = [{**step, "p": json.exponent_text(step["p"])} for step in msgspec.to_builtins(record.steps)]
     return json.finite(steps)
 
@@ -182,15 +181,15 @@ def steps_document(record: Record) -> list[dict[str, Any]]:
 def record_files(
     before: Checkpoint, params: Any, records: Sequence[LayerRecord], **settings: Any
 ) -> dict[str, Callable[[int], str]]:
-    """The record of one `lpjax.compress`, as `save_checkpoint` takes it by `extra_files`.
+    """The record of one `lpjax.compress`, for `extra_files` of `save_checkpoint`.
 
     Sizes, versions and the machine are filled in, and the steps that made `before` come first.
 
     Args:
-        before: what was compressed.
-        params, records: what `lpjax.compress` returned.
-        **settings: further fields of `Step`, which the page of `lpjax report` shows: model (the
-            name of the dense model, by which `lpjax recover` finds it), method, p, keep, rank, options, ….
+        before: checkpoint before compression.
+        params, records: results of `lpjax.compress`.
+        **settings: further fields of `Step`, shown by `lpjax report`: model (name of the dense model, by which
+            `lpjax recover` finds it), method, p, keep, rank, options, ….
 
     Raises:
         TypeError: a setting that `Step` does not have.
@@ -208,10 +207,10 @@ def record_files(
 
 
 def record_of(checkpoint: Checkpoint) -> Record:
-    """How `checkpoint` was made: the record in its folder, or else what its config and weights say; no steps if dense.
+    """How `checkpoint` was made: the record in its folder, or one from its config and weights; no steps if dense.
 
     Raises:
-        RecordError: the record has another schema, or is that of other weights.
+        RecordError: the record has another schema, or belongs to other weights.
     """
     ranks = lowrank_ranks(checkpoint.params)
     if not ranks and not any(is_quantized(leaf) for _, leaf in walk(checkpoint.params)):
@@ -267,12 +266,12 @@ def _step(stored: _StoredStep) -> Step:
 
 
 def _without_file(checkpoint: Checkpoint) -> Record:
-    """The steps by config.json, and the layers by the weights."""
+    """A record with the steps of config.json and the layers of the weights."""
     leaves = {path: leaf for path, leaf in walk(checkpoint.params) if is_weight(leaf)}
     block = checkpoint.compression or {}
     past = block.get("steps")
     past = past if isinstance(past, list) and all(isinstance(step, dict) for step in past) else [block]
-    # A pair is that of the last step that made one of its leaf.
+    # A pair was made by the last step that names its path.
     last = {
         path: i
         for i, step in enumerate(past)

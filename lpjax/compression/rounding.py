@@ -1,4 +1,4 @@
-"""Rounding the layers of a plan: each leaf, or the pair that it was factored into, to whole numbers times scales."""
+"""Rounding of the layers of a plan: leaves, or the pairs that they were factored into, to integers times scales."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ from lpjax.weights.dispatch import is_weight
 from lpjax.weights.low_rank import LowRank, row_blocks
 from lpjax.weights.quantized import check_range
 
-_BLOCK = 4096  # rows whose errors are computed at a time
+_BLOCK = 4096  # number of rows whose errors are computed at a time
 
 
 class Moments(NamedTuple):
     """The metrics under which a matrix is rounded; None for the identity.
 
     Attributes:
-        rows: H: mean x xᵀ of a kernel's inputs, (n, n); for a table the share of all tokens that each row has, (n,).
-        columns: G: mean g gᵀ, (d, d).
+        rows: H, mean x xᵀ of a kernel's inputs, shape (n, n); for a table each row's share of the tokens, shape (n,).
+        columns: G, mean g gᵀ, shape (d, d).
     """
 
     rows: Float[np.ndarray, "*sides"] | None = None
@@ -41,14 +41,14 @@ class Moments(NamedTuple):
 
 
 def moments_of(statistics: Calibration | None, path: str, weighting: str | Weighting | None = None) -> Moments:
-    """The metrics of a matrix, in units of the loss in outputs per token, so that steps of matrices are comparable.
+    """The metrics of a matrix, scaled to the model's loss per token, so that steps of matrices are comparable.
 
-    A matrix whose statistics are all zeros has none.
+    They are None for a matrix whose statistics are all zeros.
 
     Args:
-        statistics: need not have the matrix.
+        statistics: result of `calibrate`, possibly without this matrix.
         path: path of the leaf.
-        weighting: its `smoothing` is added to each count of a table.
+        weighting: weighting whose `smoothing` is added to each count of a table.
 
     Raises:
         ValueError: `statistics` have no gradients.
@@ -70,17 +70,17 @@ def moments_of(statistics: Calibration | None, path: str, weighting: str | Weigh
         rows = smooth * ((total or 1) / smooth.sum() / statistics.tokens)
     else:
         rows = into * (known.tokens / statistics.tokens)
-    # Nothing is known of a matrix without inputs, or on which no output depends.
+    # Statistics say nothing about a matrix without inputs, or on which no output depends.
     return Moments(rows, np.asarray(known.outputs, np.float64)) if rows.any() and np.any(known.outputs) else Moments()
 
 
 def round_layer(path: str, leaf: Any, choice: Choice, moments: Moments) -> Any:
-    """A leaf, dense or a pair, rounded as its choice says; a pair's single entries stay as they are.
+    """A leaf, dense or a pair, rounded by its choice; a pair's single entries are kept.
 
     Without statistics, the step is in units of the root mean square of the matrix.
 
     Raises:
-        ValueError: naming the path: the leaf is not finite, has more than two axes, or cannot be rounded so.
+        ValueError: the leaf is not finite, has more than two axes, or cannot be rounded by this choice; names the path.
     """
     if len(leaf.shape) != 2:
         raise ValueError(f"{path} has shape {tuple(leaf.shape)}; expected a matrix to round")
@@ -92,7 +92,7 @@ def round_layer(path: str, leaf: Any, choice: Choice, moments: Moments) -> Any:
 
 
 def _rounded(leaf: Any, choice: Choice, moments: Moments, *, table: bool) -> Any:
-    """`round_layer`, with entries in float32."""
+    """`round_layer` with entries in float32."""
     rows, columns = moments
     if isinstance(leaf, LowRank):
         left, right = (np.asarray(part, np.float32) for part in (leaf.left, leaf.right))
@@ -117,10 +117,10 @@ def step_scale(leaf: Any, moments: Moments) -> float:
 
 
 def _as_dtype(rounded: Any, dtype: Any) -> Any:
-    """Quantized matrices that expand to `dtype`.
+    """The same quantized matrices, expanding to `dtype`.
 
     Raises:
-        ValueError: it cannot hold an entry.
+        ValueError: `dtype` cannot hold an entry.
     """
     if isinstance(rounded, LowRank):
         left, right = (_as_dtype(part, dtype) for part in (rounded.left, rounded.right))
@@ -131,13 +131,13 @@ def _as_dtype(rounded: Any, dtype: Any) -> Any:
 
 
 def rounded_record(record: LayerRecord, choice: Choice, before: Any, after: Any, moments: Moments) -> LayerRecord:
-    """The record of a rounded layer; its errors are those of what is stored.
+    """The record of a rounded layer, with the errors of the stored weight.
 
     Args:
         record: record of the factored or the unchanged leaf.
-        choice: for this layer.
-        before, after: the dense leaf, and what replaces it.
-        moments: the metrics that it was rounded under.
+        choice: choice for this layer.
+        before, after: original leaf, and the weight that replaces it.
+        moments: metrics of the rounding.
     """
     rows, columns = moments
     table, stored, rank = is_table(record.path), stored_bytes(after), after.rank if isinstance(after, LowRank) else None
@@ -151,7 +151,7 @@ def rounded_record(record: LayerRecord, choice: Choice, before: Any, after: Any,
             if rows is not None and columns is not None:
                 heavy = under_metric(rows, part, slice(start, start + height))
                 squares[i] += np.sum(heavy * (part @ columns))
-    # Of blocks of A − Â and of A in turn; over entries, and over rows.
+    # `sizes` alternates between blocks of A − Â and of A; each has norms over entries and over rows.
     changed, whole = ([size_on_host(each, choice.p) for each in zip(*sizes[i::2], strict=True)] for i in (0, 1))
     error_entries, error_rows = map(_share, changed, whole)
     return msgspec.structs.replace(
@@ -179,10 +179,10 @@ def narrows(leaf: Any) -> bool:
 
 
 def round_rest(params: Any, layers: Mapping[str, Any], dtype: str) -> Any:
-    """`params` with all floating-point arrays that are not among `layers` in a narrower dtype.
+    """`params` with all floating-point arrays outside `layers` in a narrower dtype.
 
     Raises:
-        ValueError: an array is not finite in it.
+        ValueError: an array is not finite in that dtype.
     """
     leaves = {}
     for path, leaf in leaves_with_paths(params):

@@ -1,4 +1,4 @@
-"""The matrices of a leaf as tasks for solvers, and the leaf that their results make."""
+"""Tasks for the solvers from the matrices of a leaf, and the leaf from their results."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ class MatrixTask(NamedTuple):
     """A matrix A to be factored, `leaf[place]` of a stack, after any transposition.
 
     Attributes:
-        path, leaf, place: where it is.
-        height: height of the stack: how many matrices the leaf has.
+        path, leaf, place: path of the leaf, the leaf, and index of the matrix in its stack.
+        height: number of matrices of the leaf.
         shape: shape of A.
         transposed: whether A is the leaf's transpose.
         solve, p: the solver and its exponent.
         rank: rank of the pair.
-        weights: ω of its rows, or None.
-        metrics: metrics BᵀB of its rows and DᵀD of its columns; the solver gets B A Dᵀ.
-        nnz: how many single entries of A are kept beside the pair.
-        exponent: A is solved as A·2^−exponent, which is exact; not 0 near either end of its dtype's range.
-        as_factors: whether the leaf is a pair that the solver gets as its two factors, never multiplied out.
+        weights: ω of the rows, shape (n,), or None.
+        metrics: metrics BᵀB of the rows and DᵀD of the columns; the solver gets B A Dᵀ.
+        nnz: number of single entries of A beside the pair.
+        exponent: exponent e of the exact scaling A·2^−e that is solved; 0 except near the ends of the dtype's range.
+        as_factors: whether the leaf is a pair that is solved from its factors, without forming the product.
     """
 
     path: str
@@ -63,7 +63,7 @@ class MatrixTask(NamedTuple):
 
     @property
     def dtype(self) -> np.dtype:
-        """Dtype of the leaf, as it is stored, with x64 or without."""
+        """Dtype of the stored leaf, with x64 or without."""
         if isinstance(self.leaf, LowRank):
             return np.promote_types(self.leaf.left.dtype, self.leaf.right.dtype)
         return self.leaf.dtype
@@ -83,7 +83,7 @@ class MatrixTask(NamedTuple):
     def _factors(self) -> tuple[np.ndarray, np.ndarray]:
         pair = self._pair()
         pair = pair.T if self.transposed else pair
-        # The two exponents add up to that of the matrix.
+        # The exponents of both factors add up to that of the matrix.
         inner = exponent_of(pair.right)
         dtype = self.dtype
         return tuple(  # pyright: ignore[reportReturnType]
@@ -124,11 +124,11 @@ def tasks_of_leaf(
     metrics: Metrics = UNWEIGHTED,
     options: Mapping[str, Any],
 ) -> list[MatrixTask]:
-    """The matrices of a leaf that are to be solved; a pair counts as the matrix that it stands for.
+    """The matrices of a leaf to be solved; a pair counts as the matrix that it represents.
 
     Args:
-        path, leaf, view: the leaf, its path, and its view as matrices.
-        choice: its rank is not None.
+        path, leaf, view: path of the leaf, the leaf, and its view as matrices.
+        choice: choice with a rank.
         rows, row_weights, options: see `compress`.
         metrics: metrics of the leaf, in the model's orientation.
 
@@ -143,13 +143,13 @@ def tasks_of_leaf(
     if transposed:
         metrics = Metrics(metrics.columns, metrics.rows)
     if metrics.rows is not None and metrics.rows.base.ndim == 1 and weights is None:
-        # Row weights go to the solver as such: at p < 2 a row's error counts to the power p, its weight to the power 1.
+        # Passed as row weights, which multiply ‖·‖^p of a row's error; a metric would enter to the power p/2.
         base = metrics.rows.base
         weights = (base / np.mean(base, dtype=np.float64) + metrics.rows.shrinkage) ** metrics.rows.power
         weights = weights.astype(jax.dtypes.canonicalize_dtype(np.float64))
         metrics = Metrics(None, metrics.columns)
     solve = solver_named(choice.method)
-    # A start or a metric that the caller gives is for the whole matrix.
+    # A start or a metric from the caller applies to the whole matrix.
     as_factors = isinstance(leaf, LowRank) and leaf.sparse is None and not nnz and solve.equivariant
     as_factors = as_factors and not options.keys() & {"init", "metric"}
     task = MatrixTask(
@@ -170,7 +170,7 @@ def _split(choice: Choice, view: MatrixView, dtype: Any) -> tuple[int, int]:
     rank, (n, d) = int(choice.rank or 0), view[1:]
     if not choice.sparse_share:
         return rank, 0
-    # A share of 0.1 of rank 10 must not miss a whole rank by a rounding.
+    # Guards against rounding: a share of 0.1 of rank 10 is a whole rank.
     smaller = max(1, rank - int(choice.sparse_share * rank * (1 + 1e-12)))
     nnz = entries_for((rank - smaller) * (n + d), (n, d), dtype)
     return (smaller, nnz) if nnz else (rank, 0)
@@ -193,23 +193,23 @@ def shifted(array: np.ndarray, exponent: int) -> np.ndarray:
 
 
 def exponent_of(array: Any) -> int:
-    """The least e with |x| < 2^e for all of an array on the host; 0 for zeros."""
+    """The least e with |x| < 2^e for all entries of a host array; 0 for zeros."""
     largest = max((float(np.max(np.abs(array[i : i + 4096]))) for i in range(0, len(array), 4096)), default=0.0)
     return int(np.frexp(largest)[1])
 
 
 def require_finite(path: str, leaf: Any) -> float:
-    """The largest magnitude in a leaf, or in the factors of a pair; NaN and infinity are refused.
+    """The largest magnitude in a leaf, or in the factors of a pair.
 
     Raises:
-        ValueError: naming it.
+        ValueError: it holds NaN or infinity; names the path.
     """
     if isinstance(leaf, LowRank):
         parts = (leaf.left, leaf.right) if leaf.sparse is None else (leaf.left, leaf.right, leaf.sparse.values)
         return max(require_finite(path, part) for part in parts)
     largest = 0.0
-    dtype = jax.dtypes.canonicalize_dtype(leaf.dtype)  # without x64, what float32 cannot hold is infinite
-    for start in range(0, leaf.shape[0], 4096):  # in pieces: a mask of the whole would be a copy
+    dtype = jax.dtypes.canonicalize_dtype(leaf.dtype)  # without x64, numbers beyond float32 are infinite
+    for start in range(0, leaf.shape[0], 4096):  # in pieces, as a mask of the whole array needs memory
         with np.errstate(over="ignore"):
             whole = np.asarray(leaf[start : start + 4096])
             piece = whole.astype(dtype)
@@ -223,7 +223,7 @@ def require_finite(path: str, leaf: Any) -> float:
 
 
 def _comfortable(dtype: Any) -> tuple[float, float]:
-    """The range of the largest entry of a matrix within which nothing computed from it over- or underflows."""
+    """The range of a matrix's largest entry in which computations with it neither overflow nor underflow."""
     info = jax.numpy.finfo(jax.dtypes.canonicalize_dtype(dtype))
     # Subnormal numbers of half precision are normal in the dtype that computes with them.
     least = 8 * float(info.tiny) if info.bits == 16 and info.nmant > 8 else float(info.tiny) / float(info.eps)
@@ -231,7 +231,7 @@ def _comfortable(dtype: Any) -> tuple[float, float]:
 
 
 def _exponent(largest: float, dtype: Any) -> int:
-    """The exponent of the power of two that a matrix is divided by; 0 in the comfortable range."""
+    """The exponent of the power of two by which a matrix is divided; 0 in the comfortable range."""
     least, most = _comfortable(dtype)
     return 0 if largest == 0 or least <= largest <= most else math.frexp(largest)[1]
 
@@ -242,7 +242,7 @@ def _pair_exponent(leaf: LowRank, place: tuple[int, ...]) -> int:
 
 
 def _rescaled(left: np.ndarray, right: np.ndarray, exponent: int) -> tuple[np.ndarray, np.ndarray]:
-    """Factors of 2^exponent times their product: left has the scale if that leaves it comfortable, else both."""
+    """Factors of 2^exponent·LR: left takes the scale if it stays in the comfortable range, else both share it."""
     sizes = exponent_of(left), exponent_of(right)
     least, most = _comfortable(left.dtype)
     a = exponent
@@ -252,7 +252,7 @@ def _rescaled(left: np.ndarray, right: np.ndarray, exponent: int) -> tuple[np.nd
 
 
 def leaf_of_results(results: Sequence[TaskResult]) -> tuple[LayerRecord, LowRank]:
-    """The record and the pair of a leaf, from the results of all of its matrices in their order."""
+    """The record and the pair of a leaf, from the results of all its matrices in order."""
     task, solved = results[0].task, [result.factors for result in results]
     stack = task.leaf.shape[: len(task.place)]
 
@@ -274,7 +274,7 @@ def leaf_of_results(results: Sequence[TaskResult]) -> tuple[LayerRecord, LowRank
     if solved[0].sparse is not None:
         sparse = shifted(np.asarray(solved[0].sparse, task.dtype), task.exponent)
         pair = dataclasses.replace(pair, sparse=Sparse.of(sparse.T if task.transposed else sparse))
-    # Scales of a stack's matrices, in units of the largest.
+    # Scales of a stack's matrices, relative to the largest.
     most = max(result.task.exponent for result in results)
     scales = [math.ldexp(1.0, max(result.task.exponent - most, -1074)) for result in results]
     norms, row_norms = (
@@ -301,10 +301,10 @@ def leaf_of_results(results: Sequence[TaskResult]) -> tuple[LayerRecord, LowRank
 
 
 def _gap(results: Sequence[TaskResult], scales: Sequence[float]) -> float | None:
-    """1 − lower bound / objective of all solves together; None if a solve has no bound."""
+    """1 − lower bound / objective for all solves together; None if a solve has no bound."""
     task, solved = results[0].task, [result.factors for result in results]
     if task.solve is SOLVERS["svd"] and task.p == 2 and not task.nnz:
-        return 0.0  # by the theorem of Eckart and Young, at any rank of a nested solve
+        return 0.0  # Eckart–Young, at any rank of a nested solve
     pairs = [(part.solved, scale) for part, scale in zip(solved, scales, strict=True) if part.solved is not None]
     if len(pairs) < len(solved):
         return None
@@ -323,7 +323,7 @@ def _weighted(solved: Sequence[FactorResult], scales: Sequence[float]) -> float 
 
 
 def _joint(shares: list[float], totals: list[float], p: float) -> float:
-    """(Σ (share_i·total_i)^p)^{1/p} / (Σ total_i^p)^{1/p}: the share of a stack, from the shares of its matrices."""
+    """(Σ (share_i·total_i)^p)^{1/p} / (Σ total_i^p)^{1/p}: the relative error of a stack from those of its matrices."""
     if len(shares) == 1 or not max(totals):
         return shares[0]
     scaled = np.asarray(totals) / max(totals)

@@ -1,4 +1,4 @@
-"""Functions of many matrices, on all cores of a machine."""
+"""Functions mapped over many matrices, on all cores of a machine."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from threadpoolctl import threadpool_limits
 T = TypeVar("T")
 U = TypeVar("U")
 
-_MOST = 8  # matrices that are rounded at a time: each needs a few copies of its metrics
+_MOST = 8  # matrices rounded at a time: each needs a few copies of its metrics
 
 
 def cores() -> int:
@@ -26,8 +26,7 @@ def cores() -> int:
 def in_order(function: Callable[[T], U], items: Iterable[T], workers: int) -> Iterator[U]:
     """`function` of each item, in order.
 
-    With several workers LAPACK has one thread, and there is one item for each worker at a time, and one more that waits
-    for a core.
+    With several workers LAPACK has one thread; each worker has one item at a time, and one more item is queued.
     """
     if workers == 1:
         yield from map(function, items)
@@ -47,11 +46,10 @@ def in_order(function: Callable[[T], U], items: Iterable[T], workers: int) -> It
 
 
 def as_done(function: Callable[[T], U], items: Iterable[T]) -> Iterator[U]:
-    """`function` of each item, as they are done, so that none waits for a large one.
+    """`function` of each item in the order of completion, so that none waits for a large one.
 
-    Rounding goes from entry to entry, and one matrix keeps one core busy: a core for each matrix takes two thirds of
-    the time on two cores. An item is taken when fewer are at work than there are cores. What is at work is finished
-    even after an interruption.
+    Rounding is sequential and one matrix keeps one core busy; with one matrix per core it takes two thirds of the time
+    on two cores. An item is taken as soon as a core is free. Running items are finished even after an interruption.
     """
     workers = min(cores(), _MOST)
     running: set[Future[U]] = set()
@@ -70,7 +68,7 @@ def as_done(function: Callable[[T], U], items: Iterable[T]) -> Iterator[U]:
 
 
 def as_here(function: Callable[[T], U]) -> Callable[[T], U]:
-    """`function`, for any thread, under the settings of this one: each thread has its own of JAX and NumPy."""
+    """`function` under this thread's settings of JAX and NumPy, which other threads do not inherit."""
     context = contextvars.copy_context()
     device, wide, precision = (
         getattr(jax.config, f"jax_{name}") for name in ("default_device", "enable_x64", "default_matmul_precision")

@@ -1,4 +1,4 @@
-"""Times of several runs, to be compared with each other."""
+"""Comparable run times of several functions."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ import numpy as np
 def least_seconds(
     runs: Sequence[Callable[[], Any]], *, rounds: int, seconds: float = 0.0, in_a_row: int = 1
 ) -> list[float]:
-    """Least seconds of each run; runs take turns, so that a machine that slows down slows all of them.
+    """Minimum seconds of each run; runs take turns, so that a slowdown of the machine affects all of them.
 
-    Each is first run twice, to compile and to warm up, and every result is waited for. The least time counts, because
+    Each is first run twice, to compile and to warm up, and every result is waited for. The minimum is used, as
     disturbances only add time.
 
     Args:
-        runs: functions whose results JAX may still be computing when they return.
-        rounds: the least number of rounds.
-        seconds: further rounds follow until this time is over.
-        in_a_row: how often each is run in a round.
+        runs: functions to time, whose results JAX may compute asynchronously.
+        rounds: smallest number of rounds.
+        seconds: smallest total time; further rounds follow until it is over.
+        in_a_row: number of times that each is run in a round.
     """
     for run in (*runs, *runs):
         jax.block_until_ready(run())

@@ -1,7 +1,7 @@
-"""Factor the matrices of any safetensors checkpoint without running its model: one matrix in memory at a time.
+"""Factor the matrices of any safetensors checkpoint without running its model, one matrix in memory at a time.
 
-The factors are written first, and the dense files from them: each matrix is solved once, and what is dense is the
-product of what is stored.
+The factors are written first, and the dense files are computed from them: each matrix is solved once, and a dense
+matrix is the product of its stored factors.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ from lpjax.weights.low_rank import LowRank
 RECORD = "lpjax_weights_only.json"
 SCHEMA = "lpjax-weights-only/1"
 FACTORS = "factors"
-"""The folder, inside OUT, of the factored files."""
+"""Folder of the factored files, inside OUT."""
 LEAST = 8192
-"""Entries of the smallest matrix that is factored by default."""
+"""Smallest number of entries of a matrix that is factored by default."""
 
 Patterns = str | re.Pattern[str] | Sequence[str | re.Pattern[str]]
 
@@ -57,12 +57,12 @@ class WeightRecord:
     """The outcome for one selected matrix.
 
     Attributes:
-        name: in the file.
-        shape: (rows, columns); rows are outputs of a kernel, tokens of an embedding.
+        name: name of the tensor in the file.
+        shape: (rows, columns); rows are outputs of a kernel or tokens of an embedding.
         rank: rank of its factors; None if it stayed dense.
-        error: ‖A − LR‖_p / ‖A‖_p of what is stored, over entries or rows as the solver's objective is; 0 if dense.
-        bytes_before, bytes_after: size of the matrix, and of its factors.
-        converged: whether the solver did.
+        error: ‖A − LR‖_p / ‖A‖_p of the stored factors, over entries or rows like the solver's objective; 0 if dense.
+        bytes_before, bytes_after: bytes of the matrix, and of its factors.
+        converged: whether the solver converged.
         seconds: solve time excluding compilation.
     """
 
@@ -78,7 +78,7 @@ class WeightRecord:
 
 @dataclasses.dataclass(frozen=True)
 class WeightKind:
-    """Matrices whose names differ in numbers alone, of one shape and rank; `errors`: the least and the largest."""
+    """Matrices of one shape and rank whose names differ only in numbers; `errors` are the smallest and largest."""
 
     name: str
     count: int
@@ -91,13 +91,13 @@ class WeightKind:
 
 @dataclasses.dataclass(frozen=True)
 class CompressedWeights:
-    """What `compress_weights` did.
+    """The outcome of `compress_weights`.
 
     Attributes:
         method, p: the solver and its exponent.
         records: records of the selected matrices, in the order of the files.
-        bytes_before, bytes_after: size of all files of weights: the source's, also that of the dense copy, and of
-            the factored ones.
+        bytes_before, bytes_after: bytes of all files of weights of the source (as of the dense copy), and of the
+            factored files.
     """
 
     method: str
@@ -111,7 +111,7 @@ class CompressedWeights:
 
     @property
     def kinds(self) -> tuple[WeightKind, ...]:
-        """The records, those of like matrices together."""
+        """The records, grouped by kind of matrix."""
         groups: dict[Any, list[WeightRecord]] = {}
         for record in self.records:
             # Only whole parts of a name: fc1 and fc2 are different matrices of a layer.
@@ -140,36 +140,36 @@ def compress_weights(
     progress: Callable[[int, int, str], None] | None = None,
     **options: Any,
 ) -> CompressedWeights:
-    """Factor the matrices of a safetensors checkpoint of any model, by their weights alone.
+    """Factor the matrices of a safetensors checkpoint of any model, from their weights alone.
 
-    Nothing is run, so that errors are not weighted by text, and models are read that lpjax has no forward pass of:
-    decoders, vision models, encoder-decoders. Each matrix A (rows, columns) is factored as it is, L (rows, rank) times
-    R (rank, columns): PyTorch's kernels are (out, in), embeddings (tokens, hidden). Memory is that of one matrix, its
-    factors and the solver. `out` gets
+    The model is not run, so errors are not weighted by text, and the model may be one without a forward pass in lpjax:
+    a decoder, a vision model, an encoder-decoder. Each matrix A (rows, columns) is factored directly into L (rows,
+    rank) and R (rank, columns): PyTorch's kernels are (out, in), embeddings (tokens, hidden). Memory holds one matrix,
+    its factors and the solver's arrays. `out` gets
 
-    - the layout of `source` (file names, index, config.json, tokenizer), each factored matrix multiplied out in its
-      dtype, all other tensors bit for bit: other libraries load it as they load `source`;
-    - factors/, files of the same names with `N.left` and `N.right` in the place of N: the small ones;
+    - the files of `source` (same names, index, config.json, tokenizer), with each factored matrix replaced by its
+      product in its dtype and all other tensors unchanged: other libraries load it like `source`;
+    - factors/, smaller files of the same names with `N.left` and `N.right` in place of N;
     - lpjax_weights_only.json, the record.
 
     Args:
-        source: a folder with config.json and safetensors, in one file or in shards with an index; or a hub id.
-        out: the folder to write, whole or not at all.
-        select: regular expressions, each searched for in the names of the floating-point matrices. By default all
-            matrices of 8192 entries or more that get smaller.
-        keep: largest share of a matrix's parameters that its factors may have, in (0, 1]; gives the rank.
+        source: folder with config.json and safetensors, in one file or in shards with an index; or a hub id.
+        out: folder to write, whole or not at all.
+        select: regular expressions that are searched for in the names of floating-point matrices. By default all
+            matrices with 8192 entries or more that get smaller.
+        keep: largest share of a matrix's parameters that its factors may have, in (0, 1]; determines the rank.
         rank: rank of all factors; instead of `keep`.
-        solver: a name in `SOLVERS`, or a function, see `compress`; by default "lewis".
-        p: exponent; by default the solver's.
-        overwrite: replace `out` if it is a checkpoint or empty; never `source` or a folder in it.
+        solver: name in `SOLVERS`, or a function, see `compress`; by default "lewis".
+        p: exponent; by default that of the solver.
+        overwrite: whether to replace `out` if it is a checkpoint or empty; never `source` or a folder in it.
         progress: called with (matrices done, matrices in all, name).
         **options: further keywords for the solver: num_iters, tol, …
 
     Raises:
-        ValueError: before any solving: an argument out of range, or a selection that matches no matrix or only such as
-            get no smaller. Later: a product that its dtype cannot hold. `out` is then not written.
-        CheckpointError: as `load_checkpoint`, of files; also weights that are codes, or selected matrices that hold NaN
-            or infinities, by name.
+        ValueError: before any solving: an argument out of range, or a selection without a matrix that gets smaller.
+            Later: a product that its dtype cannot hold. `out` is then not written.
+        CheckpointError: as `load_checkpoint`, for files; also quantized weights, or selected matrices with NaN or
+            infinities, by name.
         FileExistsError, FileNotFoundError, OSError: as `load_checkpoint` and `save_checkpoint`.
     """
     check_uniform(keep=keep, rank=rank, solver=solver, p=p, **options)
@@ -190,7 +190,7 @@ def choose_weights(
     solver: SolverLike | None,
     p: float | None,
 ) -> dict[str, Choice]:
-    """A choice for each selected matrix, its rank None if it would get no smaller; arguments of `compress_weights`.
+    """A choice for each selected matrix, with rank None if it would get no smaller; arguments of `compress_weights`.
 
     Raises:
         ValueError: as `compress_weights`, before any solving.
@@ -229,12 +229,12 @@ def write_weights(
     progress: Callable[[int, int, str], None] | None = None,
     options: Mapping[str, Any],
 ) -> CompressedWeights:
-    """Solve and write what `choose_weights` chose; `model`: how the record names the source.
+    """Solve and write the choices of `choose_weights`; `model` is the name of the source in the record.
 
     Raises:
         ValueError, CheckpointError, OSError: as `compress_weights`.
     """
-    from lpjax.hub import weights_card  # Late: the package imports this module.
+    from lpjax.hub import weights_card  # imported here, as that package imports this module
 
     target = check_target(out, shards.source, overwrite)
     for path in _beside(shards):
@@ -281,13 +281,13 @@ def write_weights(
 
 
 def _beside(shards: Shards) -> list[Path]:
-    """Files that are copied besides those of every folder: config.json, the index, and code that a config names."""
+    """Files to copy besides those of every folder: config.json, the index, and code that a config names."""
     own = [shards.inner / CONFIG, *([] if shards.index is None else [shards.index])]
     return own + code_files(shards.inner)
 
 
 def _copy_beside(folder: Path, shards: Shards) -> None:
-    """Copy what is beside the weights; nothing is run or unpickled."""
+    """Copy the files beside the weights; nothing is run or unpickled."""
     for path in _beside(shards):
         copy_inside(path, folder / path.name, shards.source)
     copy_side_files(shards.source, folder)
@@ -298,7 +298,7 @@ def _copy_beside(folder: Path, shards: Shards) -> None:
 def _parts(
     name: str, tensor: np.ndarray, choice: Choice | None, solved: Callable[[str], LowRank]
 ) -> Iterator[tuple[str, Any]]:
-    """(name, array) of the factors of a tensor, which are solved when they are written; or of itself."""
+    """(name, array) of a tensor, or of its factors, which are solved for when they are written."""
     if choice is None or choice.rank is None:
         yield name, tensor
         return
@@ -309,7 +309,7 @@ def _parts(
 
 
 def _write_dense(folder: Path, file: str, metadata: Mapping[str, str], tensors: Mapping[str, np.ndarray]) -> None:
-    """Multiply out the factors in FACTORS/file, in the order of the source."""
+    """Write the products of the factors in FACTORS/file, in the order of the source."""
     stored, _ = read_tensors(folder / FACTORS / file)
     dense = {
         name: stored[name] if name in stored else LowRank(stored[f"{name}.left"], stored[f"{name}.right"])
