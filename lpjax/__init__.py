@@ -24,7 +24,7 @@ __all__ = ["__version__", *_MODULES]  # pyright: ignore[reportUnsupportedDunderA
 
 
 def __getattr__(name: str) -> _Any:
-    # On first use: JAX takes a second to import, and --help needs none of it.
+    # Imported on first use: JAX takes a second to import, and --help does not need it.
     if name == "__version__":
         from importlib.metadata import version
 

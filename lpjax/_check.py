@@ -1,4 +1,4 @@
-"""Ranges and names of arguments, and the sentences that refuse others."""
+"""Checks of ranges and names of arguments, with their error messages."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ _SHARES: dict[str, tuple[Callable[[float], bool], str]] = {
 }
 
 MOST = 2**31 - 1
-"""Largest whole number of a setting: sizes and counts are int32 on devices."""
+"""Largest integer setting, as sizes and counts are int32 on devices."""
 MOST_SEED = 2**32 - 1
-"""JAX takes only the last 32 bits of larger seeds: 2³² would be 0 again."""
+"""Largest seed, as JAX uses only the last 32 bits: 2³² would be equivalent to 0."""
 
 
 def check_whole(name: str, value: Any, least: int, most: int = MOST) -> None:
@@ -66,10 +66,10 @@ def check_share(name: str, value: Any) -> None:
 
 
 def check_name(name: str, value: Any, known: Collection[str]) -> None:
-    """Refuse a name that is not known.
+    """Refuse an unknown name.
 
     Raises:
-        ValueError: listing the known names, and which one may be meant.
+        ValueError: it is unknown; lists the known names, and the closest one.
     """
     if not isinstance(value, str) or value not in known:
         by_lower = {key.lower(): key for key in known}
@@ -94,11 +94,11 @@ def check_number(name: str, value: Any) -> None:
 
 
 def check_all_finite(what: str, finite: Any) -> None:
-    """Refuse an array with a number that is not finite.
+    """Refuse an array with NaN or infinite entries.
 
     Args:
-        what: the array, for the message.
-        finite: whether all its numbers are finite.
+        what: name of the array, for the message.
+        finite: whether all its entries are finite.
 
     Raises:
         ValueError: naming the array.
@@ -108,10 +108,10 @@ def check_all_finite(what: str, finite: Any) -> None:
 
 
 def shown(value: Any) -> str:
-    """`value` as a message shows it: numbers beyond 60 digits are cut."""
+    """`value` as shown in a message, cut to 60 characters."""
     try:
         text = repr(value)
-    except ValueError:  # Python writes no number of more than 4300 digits
+    except ValueError:  # Python does not print integers of more than 4300 digits
         return "a number of thousands of digits"
     return text if len(text) <= 60 else f"{text[:60]}…"
 
@@ -121,8 +121,8 @@ def check_settings(settings: Any, counts: Mapping[str, int], numbers: Sequence[s
 
     Args:
         settings: a dataclass.
-        counts: fields that are whole numbers, and their least; None is allowed if it is the default.
-        numbers: fields that are numbers, by the names of `_RANGES`.
+        counts: integer field -> its smallest value; None is allowed if it is the default.
+        numbers: fields whose ranges are in `_RANGES`.
 
     Raises:
         ValueError: naming the first.

@@ -1,7 +1,7 @@
 """Exact scaling by powers of two, up to both ends of a dtype's range.
 
-XLA flushes subnormal numbers to zero in arithmetic on most devices. Here they are read and made from their bits, so
-that a matrix of them is not taken for zeros.
+XLA flushes subnormal numbers to zero in arithmetic on most devices. Here they are converted through their bits, so that
+a matrix of subnormal numbers is not treated as zero.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-_PIECE = 2**16  # entries whose bits are read at a time
+_PIECE = 2**16  # number of entries whose bits are read at a time
 
 
 class _Layout(NamedTuple):
@@ -24,12 +24,12 @@ class _Layout(NamedTuple):
 
     @property
     def infinity(self) -> int:
-        """The bits of infinity; those of NaN are above."""
+        """The bits of infinity; those of NaN are larger."""
         return (2 * self.bias + 1) << self.mantissa
 
     @property
     def least(self) -> int:
-        """The exponent of the least subnormal number, which is 2 to its power."""
+        """e of the least subnormal number, 2^e."""
         return 1 - self.bias - self.mantissa
 
 
@@ -57,25 +57,25 @@ def exponent_of(bits: Array, dtype: Any) -> Array:
     def of_normal(bits: Array) -> Array:
         return (bits >> kind.mantissa).astype(jnp.int32) - (kind.bias - 1)
 
-    whole = magnitude_bits(bits.astype(dtype))  # of a subnormal number in units of the least one: a normal number
+    whole = magnitude_bits(bits.astype(dtype))  # a subnormal number in units of the least one, as a normal number
     exponent = jnp.where(bits >> kind.mantissa == 0, of_normal(whole) + kind.least, of_normal(bits))
     return jnp.where((bits > 0) & finite_bits(bits, dtype), exponent, 0)
 
 
 @jax.jit
 def largest_bits(x: Array) -> Array:
-    """`magnitude_bits` of the largest magnitude in x; of NaN if there is one, and 0 if x is empty."""
+    """`magnitude_bits` of the largest magnitude in x: those of NaN if x has one, and 0 if x is empty."""
     x = jax.lax.stop_gradient(x)
-    # On CPUs a maximum of integers takes ten times as long, and a copy of x.
+    # On CPUs an integer maximum takes ten times as long, and a copy of x.
     largest = jnp.max(jnp.abs(x), initial=0)
     subnormal = largest < jnp.finfo(x.dtype).tiny
     return jax.lax.cond(subnormal, lambda: _largest_bits_by_pieces(x), lambda: magnitude_bits(largest))
 
 
 def _largest_bits_by_pieces(x: Array) -> Array:
-    """`largest_bits`, read from the bits of a piece of x at a time."""
+    """`largest_bits` from the bits of one piece of x at a time."""
     none = jnp.zeros((), _layout(x.dtype).integer)
-    sharded = any(axis is not None for axis in jax.typeof(x).sharding.spec)  # XLA goes by pieces by itself
+    sharded = any(axis is not None for axis in jax.typeof(x).sharding.spec)  # XLA divides it by itself
     if not x.ndim or not x.size or sharded:
         return jnp.max(magnitude_bits(x), initial=0)
     rows = min(x.shape[0], max(1, _PIECE * x.shape[0] // x.size))
@@ -93,19 +93,19 @@ def largest_exponent(x: Array) -> Array:
 
 
 def power_of_two(exponent: Array, dtype: Any) -> Array:
-    """2^exponent; 0 below the least normal number, and the largest power of two above."""
+    """2^exponent; 0 below the least normal number, and at most the largest power of two."""
     kind = _layout(dtype)
     field = jnp.clip(exponent + kind.bias, 0, 2 * kind.bias).astype(kind.integer)
     return jax.lax.bitcast_convert_type(field << kind.mantissa, jnp.dtype(dtype))
 
 
 def scaled(x: Array, exponent: Array, *, once: bool = False) -> Array:
-    """x·2^exponent, also for subnormal x; a result below the least normal number becomes 0 or a subnormal number.
+    """x·2^exponent, also for subnormal x; results below the least normal number may be flushed to 0.
 
     Args:
         x: array of float32 or float64.
         exponent: int32 scalar.
-        once: whether one multiplication is enough for normal x: |exponent| is below the dtype's largest.
+        once: whether a single multiplication suffices for normal x, as |exponent| is below the dtype's largest.
     """
     kind = _layout(x.dtype)
     bits = jax.lax.bitcast_convert_type(x, kind.integer)

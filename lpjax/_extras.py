@@ -1,4 +1,4 @@
-"""Optional packages: if one is missing, the error names the extra that installs it."""
+"""Optional packages: the error for a missing one names the extra that installs it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ EXTRAS: dict[str, dict[str, str]] = {
     "keras": {"keras": "keras"},
     "sentencepiece": {"sentencepiece": "sentencepiece", "google.protobuf": "protobuf"},
 }
-"""extra -> the modules that it brings -> their packages; pyarrow comes with datasets."""
+"""extra -> module -> package that provides it; pyarrow comes with datasets."""
 
 _ADVICE = "TRANSFORMERS_NO_ADVISORY_WARNINGS"
 
@@ -25,15 +25,15 @@ class MissingExtra(ModuleNotFoundError):
 
 
 def require(extra: str, needed_by: str, *modules: str) -> None:
-    """Refuse to go on without optional packages. Nothing is imported, so it can be called before any work.
+    """Require optional packages. Nothing is imported, so it can be called before any work.
 
     Args:
         extra: key of `EXTRAS`.
-        needed_by: what needs them, as a message names it.
+        needed_by: name of the feature that needs them, for the message.
         modules: modules of the extra; by default all of them.
 
     Raises:
-        MissingExtra: naming the packages that are missing and the extra.
+        MissingExtra: packages are missing; names them and the extra.
     """
     packages = EXTRAS[extra]
     missing = [module for module in modules or packages if not _is_installed(module)]
@@ -44,7 +44,7 @@ def require(extra: str, needed_by: str, *modules: str) -> None:
 
 @contextmanager
 def without_advice() -> Iterator[None]:
-    """Suppress the remark of transformers, on its import, that PyTorch is not installed."""
+    """Suppress the warning of transformers at its import that PyTorch is not installed."""
     before = _ADVICE in os.environ
     os.environ.setdefault(_ADVICE, "1")
     try:

@@ -1,8 +1,8 @@
 """LAPACK's factorizations; on a CPU, the matrices of a batch are factored one after another.
 
-jaxlib divides a batch among the threads of the pool that it runs on, and waits there for them. If as many such calls as
-there are threads run at once, in one program or several, they wait forever (seen with jaxlib 0.10.2: two batched QRs on
-two cores). Accelerators factor a batch in one call.
+jaxlib divides a batch among the threads of the pool that the call itself runs on, and waits there. If as many such
+calls as threads run at once, in one program or several, they deadlock (seen with jaxlib 0.10.2: two batched QRs on two
+cores). Accelerators factor a batch in one call.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def _in_turns(function: _Function) -> _Function:
         )
         return out, jax.tree.map(lambda _: True, out)
 
-    # `custom_vmap` has no reverse mode, so the function itself is differentiated; its batches are one call.
+    # `custom_vmap` has no reverse mode, so the function itself is differentiated, with batches in one call.
     differentiable: Any = jax.custom_jvp(lambda *arrays: sequential(*arrays))
     differentiable.defjvp(lambda primals, tangents: jax.jvp(function, primals, tangents))
     return differentiable
@@ -58,7 +58,7 @@ def qr_triangle(matrix: Float[Array, "n d"]) -> Float[Array, "k d"]:
 
 @_in_turns
 def complete_basis(matrix: Float[Array, "n d"]) -> Float[Array, "n n"]:
-    """Q, with the complement of the columns' span after it."""
+    """An orthonormal basis: Q of the columns, then a basis of the orthogonal complement."""
     return jnp.linalg.qr(matrix, mode="complete")[0]
 
 
@@ -77,13 +77,13 @@ def eigenvalues(symmetric: Float[Array, "d d"]) -> Float[Array, " d"]:
 
 @_in_turns
 def singular_values(matrix: Float[Array, "n n"]) -> Float[Array, " n"]:
-    """The singular values alone, descending, of a square matrix."""
+    """Singular values alone, descending, of a square matrix."""
     return jnp.linalg.svd(matrix, compute_uv=False)
 
 
 @_in_turns
 def svd(matrix: Float[Array, "n n"]) -> tuple[Float[Array, "n n"], Float[Array, " n"], Float[Array, "n n"]]:
-    """U, the singular values, descending, and Vᵀ, of a square matrix."""
+    """U, singular values, descending, and Vᵀ of a square matrix."""
     decomposition = jnp.linalg.svd(matrix, full_matrices=False)  # the same, but differentiable in every version of JAX
     return decomposition[0], decomposition[1], decomposition[2]
 
@@ -103,13 +103,13 @@ def solve_definite(definite: Float[Array, "k k"], right: Float[Array, "k ..."]) 
 
 
 def descending_eigh(symmetric: Float[Array, "d d"]) -> tuple[Float[Array, " d"], Float[Array, "d d"]]:
-    """Eigenvalues, largest first and not below zero, and eigenvectors as columns."""
+    """Eigenvalues, descending and clipped at 0, and eigenvectors as columns."""
     values, vectors = eigh(symmetric)
     return jnp.maximum(values[::-1], 0), vectors[:, ::-1]
 
 
 def with_pseudo_inverse(vectors: Float[Array, "d d"], values: Float[Array, " d"]) -> tuple[Array, Array]:
-    """V diag(values) Vᵀ and its pseudo-inverse, for values that are 0 or far enough from it."""
+    """V diag(values) Vᵀ and its pseudo-inverse, for values that are 0 or well above it."""
     inverse = jnp.where(values > 0, 1 / jnp.where(values > 0, values, 1), 0)
 
     def matrix(diagonal: Array) -> Array:

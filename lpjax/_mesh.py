@@ -16,12 +16,12 @@ def data_mesh(devices: Sequence[Any] | None = None) -> Mesh:
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """The same on every device."""
+    """Sharding with a copy on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def by_rows(mesh: Mesh, axis: int = 0) -> NamedSharding:
-    """Sharded over the devices along `axis`."""
+    """Sharding over the devices along `axis`."""
     return NamedSharding(mesh, PartitionSpec(*[None] * axis, "data"))
 
 
@@ -29,7 +29,7 @@ def put_sharded(tree: Any, sharding: Sharding) -> Any:
     """Host arrays, the same in every process, as arrays on the devices of all processes."""
     if sharding.is_fully_addressable:
         return jax.device_put(tree, sharding)
-    # Each process copies its own part; device_put would have them all compare the whole first, at every call.
+    # Each process copies its own part; device_put would first compare the whole arrays of all processes.
     return jax.tree.map(lambda x: jax.make_array_from_callback(np.shape(x), sharding, lambda at: x[at]), tree)
 
 

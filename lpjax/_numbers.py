@@ -1,4 +1,4 @@
-"""Which arguments count as arrays of numbers, and the messages that refuse others."""
+"""Conversion of arguments to arrays of numbers, with error messages for others."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from jax.experimental.sparse import JAXSparse
 
 
 def numbers(name: str, value: Any) -> Any:
-    """`value` as an array of real numbers, of JAX or NumPy; `np.memmap` stays one.
+    """`value` as a JAX or NumPy array of real numbers; an `np.memmap` is returned unchanged.
 
-    Accepts arrays of JAX and NumPy, lists, data frames, CPU tensors of PyTorch and anything with `__array__`, of any
-    dtype of real numbers. Integers and booleans become floating-point, except those of an `np.memmap`.
+    Accepts arrays of JAX and NumPy, lists, data frames, CPU tensors of PyTorch and anything with `__array__`, with any
+    real dtype. Integers and booleans become floating-point, except those of an `np.memmap`.
 
     Args:
         name: name of the argument, for messages.
-        value: anything.
+        value: the argument.
 
     Raises:
         ValueError: it is not an array of real numbers; the message names its type, not its content.
@@ -61,7 +61,7 @@ def numbers(name: str, value: Any) -> Any:
 
 
 def check_fit(shape: tuple[int, ...], row_weights: Any = None, metric: Any = None) -> None:
-    """Refuse row weights, or a metric of columns, that do not fit a matrix of this shape.
+    """Refuse row weights or a metric that do not fit a matrix of this shape.
 
     Raises:
         ValueError: naming the first.
@@ -76,7 +76,7 @@ def require_representable(name: str, array: Any, dtype: Any) -> None:
     """Refuse a host array with numbers outside the range of a narrower dtype; NaN and infinity are refused elsewhere.
 
     Raises:
-        ValueError: saying how large its numbers are.
+        ValueError: it has such numbers; says how large they are.
     """
     if isinstance(array, jax.Array) or not jnp.issubdtype(array.dtype, jnp.floating) or not array.size:
         return
@@ -111,7 +111,7 @@ def _kind(value: Any) -> str:
 
 
 def solving_dtype(dtype: Any) -> jnp.dtype:
-    """The dtype that a matrix of `dtype` is solved in. LAPACK has no half precision."""
+    """The dtype in which a matrix of `dtype` is solved, as LAPACK has no half precision."""
     if not jnp.issubdtype(dtype, jnp.floating):
-        return canonicalize_dtype(np.float64)  # whole numbers
+        return canonicalize_dtype(np.float64)  # integers
     return jnp.dtype(jnp.float32) if jnp.finfo(dtype).bits < 32 else jnp.dtype(dtype)

@@ -1,4 +1,4 @@
-"""ℓp sizes for p above 2, ∞ included: powers are taken of numbers up to 1, so that none overflows or vanishes."""
+"""ℓp norms for p above 2, ∞ included: powers are taken of numbers up to 1, so that none overflows."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from lpjax._exponents import magnitude_bits
 
 
 def unit_power(x: Array, exponent: Scalar) -> Array:
-    """x^exponent for x in [0, 1]; at ∞ it is 1 at x = 1, and 0 below, but a rounding below counts as either."""
+    """x^exponent for x in [0, 1]; at ∞, 1 for x = 1 and 0 for smaller x."""
     infinite = jnp.isinf(exponent)
-    # Not x**∞: an implementation by exp(∞·log x) has NaN at x = 1.
+    # Not x**∞, which is NaN at x = 1 if computed as exp(∞·log x).
     return jnp.where(infinite, (x >= 1).astype(x.dtype), x ** jnp.where(infinite, 1, exponent))
 
 
@@ -29,10 +29,10 @@ def over_largest(values: Array, largest: Array) -> Array:
 def size(values: Array, p: Scalar, axis: int | None = None) -> Array:
     """(Σ |x|^p)^{1/p} along an axis; at ∞ the largest |x|.
 
-    Its gradient is that of the norm; at ∞ it is shared by the largest entries.
+    It is differentiable; at ∞ the largest entries share the gradient.
     """
     largest = jnp.max(jnp.abs(values), axis=axis, keepdims=True, initial=0)
-    # The norm does not depend on the scale that it is computed in, and neither does its gradient.
+    # Neither the norm nor its gradient depends on the scale in which it is computed.
     unit = jax.lax.stop_gradient(jnp.where(jnp.isinf(p), 0, largest))
     largest, unit = (jnp.squeeze(x, axis) if axis is not None else x.reshape(()) for x in (largest, unit))
     kept = unit if axis is None else jnp.expand_dims(unit, axis)
@@ -44,17 +44,17 @@ def size(values: Array, p: Scalar, axis: int | None = None) -> Array:
 
 
 def at_exponent(weights: Float[Array, " n"], p: Scalar) -> Float[Array, " n"]:
-    """Weights of rows as they count: ω, and at ∞, where ω^{1/p} is 1 for every ω > 0, however small, 1 instead."""
+    """Effective row weights: ω, and at p = ∞, where ω^{1/p} = 1 for every ω > 0, 1 instead of ω > 0."""
     return jnp.where(jnp.isinf(p), (magnitude_bits(weights) > 0).astype(weights.dtype), weights)
 
 
 def roots(weights: Float[Array, " n"], p: Scalar) -> Float[Array, " n"]:
-    """ω^{1/p}: what a row's size counts by."""
+    """ω^{1/p}, the factor on a row's norm; 0 for ω = 0."""
     return jnp.where(weights > 0, jnp.where(weights > 0, weights, 1) ** (1 / p), 0)
 
 
 def by_exponent(p: Scalar, low: Callable[[Scalar], Array], high: Callable[[Scalar], Array]) -> Array:
-    """`low` of p up to 2, `high` of p above; each is given a p of its own range whatever p is."""
+    """`low(p)` for p ≤ 2, `high(p)` for p > 2; each gets a p of its own range even if it is not taken."""
     return jax.lax.cond(p > 2, lambda: high(jnp.where(p > 2, p, 3)), lambda: low(jnp.where(p > 2, 2, p)))
 
 

@@ -14,11 +14,11 @@ _PACKAGES = ("lpjax", "jax", "jaxlib", "numpy", "scipy", "transformers", "safete
 
 
 def run_record(seed: int | None, *packages: str) -> dict[str, Any]:
-    """Seed, versions and machine of this run: what a reader needs to repeat it, without names of people.
+    """Seed, versions and machine of this run, for reproduction, without personal data.
 
     Args:
         seed: seed of the random numbers, or None if there were none.
-        packages: others whose versions matter; those that are not installed are left out.
+        packages: further packages whose versions to record, if installed.
     """
     import jax
 
@@ -44,7 +44,7 @@ def run_record(seed: int | None, *packages: str) -> dict[str, Any]:
 
 
 def method_label(method: str, p: float | None) -> str:
-    """The method, with its exponent if that matters."""
+    """The method, with its exponent if the method depends on it."""
     unused = p is None or (method in SOLVERS and not SOLVERS[method].uses_p)
     return method if unused else f"{method}, p = {p:g}"
 

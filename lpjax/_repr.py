@@ -1,4 +1,4 @@
-"""Short representations of objects that hold arrays: shapes and dtypes in place of numbers, as Equinox prints them."""
+"""Short representations of objects with arrays: shapes and dtypes in place of numbers, as in Equinox."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ import numpy as np
 import wadler_lindig as wl
 from jax.core import Tracer
 
-_LONGEST = 60  # characters of a mapping, or of a list of texts or mappings
-_MOST_ARRAYS = 8  # of a list
+_LONGEST = 60  # characters of a mapping, or of a list of strings or mappings
+_MOST_ARRAYS = 8  # largest number of arrays that a list shows
 
 
 def short_repr(value: Any) -> str:
     """One line for a dataclass, a NamedTuple or a tree of them, such as `LowRank(left=f32[30522,100], …)`.
 
-    Scalars that are known are printed as numbers, a mapping of arrays as their count, and so are records in a list, and
-    the items of a long one. Fields of a dataclass that have their default are left out. Fields may hold tracers, shapes
-    and anything else that a tree function puts there.
+    Concrete scalars are printed as numbers; mappings of arrays, lists of records and long lists as their counts. Fields
+    of a dataclass with their default are left out. Fields may hold tracers, shapes and anything else that a tree
+    function puts there.
     """
     return wl.pformat(value, width=2**31, custom=_document)
 
@@ -50,7 +50,7 @@ def _struct(value: msgspec.Struct) -> str:
 
 
 def _count(items: list[Any] | tuple[Any, ...]) -> str:
-    """A list of records, or a long one of texts, mappings or arrays, as their number; empty for other lists."""
+    """The count of a list of records, or of a long list of strings, mappings or arrays; empty for other lists."""
     counted = all(isinstance(item, msgspec.Struct) or dataclasses.is_dataclass(item) for item in items)
     if all(isinstance(item, str | Mapping) for item in items):
         counted = len(items) > 1 and len(repr(items)) > _LONGEST
@@ -60,7 +60,7 @@ def _count(items: list[Any] | tuple[Any, ...]) -> str:
 
 
 def _scalar(value: Any) -> str | None:
-    """The number that a scalar is, if it can be read."""
+    """The value of a scalar as text; None if it cannot be read."""
     unreadable = isinstance(value, Tracer | jax.ShapeDtypeStruct) or (
         isinstance(value, jax.Array) and (value.is_deleted() or not value.is_fully_addressable)
     )

@@ -41,7 +41,7 @@ def replace_leaves(params: Any, leaves: Mapping[str, Any]) -> Any:
 
 
 def walk(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """(path, leaf) for every leaf of nested dicts, in their own order; leaves may be anything, None too."""
+    """(path, leaf) for every leaf of nested dicts, in insertion order; leaves may be anything, including None."""
     if not isinstance(tree, Mapping):
         yield path, tree
         return
@@ -50,7 +50,7 @@ def walk(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def put(tree: dict, keys: Iterable[str], leaf: Any) -> None:
-    """Set a leaf of nested dicts, with the dicts on its way."""
+    """Set a leaf of nested dicts, creating the dicts on its path."""
     *parents, last = keys
     for key in parents:
         tree = tree.setdefault(key, {})
@@ -58,7 +58,7 @@ def put(tree: dict, keys: Iterable[str], leaf: Any) -> None:
 
 
 def nested(leaves: Mapping[str, Any], separator: str) -> dict[str, Any]:
-    """The nested dicts that paths joined by `separator` stand for.
+    """The nested dicts of leaves by paths joined by `separator`.
 
     Raises:
         ValueError: a path leads through a leaf, or has more than `MAX_DEPTH` keys.
@@ -80,6 +80,6 @@ def nested(leaves: Mapping[str, Any], separator: str) -> dict[str, Any]:
 
 
 def is_table(path: str) -> bool:
-    """Whether a leaf holds rows that are looked up, not a kernel that inputs are multiplied by: by its name."""
-    # flax's boxes, such as nn.Partitioned, call what they hold value
+    """Whether a leaf is a table whose rows are looked up, not a kernel, judged by its name."""
+    # Flax's boxes, such as nn.Partitioned, call their content value
     return path.removesuffix("/value").split("/")[-1] == "embedding"

@@ -1,8 +1,8 @@
-"""The ℓp objectives that solvers minimise, and the bounds that the geometric solvers come with.
+"""The ℓp objectives that solvers minimise, and the error bounds of the geometric solvers.
 
-Two objectives, named after what one outlier is (docs/algorithms/index.md):
+Two objectives, named after the unit of an outlier (docs/algorithms/index.md):
 
-    entries:  (Σ_i ω_i Σ_j |r_ij|^p)^{1/p}          an outlier is one number
+    entries:  (Σ_i ω_i Σ_j |r_ij|^p)^{1/p}          an outlier is one entry
     rows:     (Σ_i ω_i ‖r_i‖_C^p)^{1/p}             an outlier is one row, ‖x‖_C² = xᵀCx
 
 They are equal at p = 2 with C = I, where both are the Frobenius norm. At p = ∞ they are the largest |r_ij| and the
@@ -30,7 +30,7 @@ Over = Literal["entries", "rows"]
 
 
 def blocked_sum(values: Float[Array, " n"]) -> Scalar:
-    """Sum of a long vector in blocks of about √n, so that float32 loses √n instead of n roundings."""
+    """Sum of a long vector in blocks of about √n, so that √n instead of n rounding errors add up."""
     block = max(1, round(values.shape[0] ** 0.5))
     padded = jnp.pad(values, (0, -values.shape[0] % block))
     return jnp.sum(jnp.sum(padded.reshape(-1, block), axis=1))
@@ -76,10 +76,10 @@ def row_sizes(
 
 
 def check_over(over: Any, metric: Any) -> None:
-    """Refuse an unknown objective, and a metric for one over entries.
+    """Refuse an unknown objective, and a metric for entries.
 
     Raises:
-        ValueError: saying which.
+        ValueError: either.
     """
     check_name("over", over, get_args(Over))
     if metric is not None and over == "entries":
@@ -94,22 +94,22 @@ def lp_norm(
     row_weights: Any = None,
     metric: Any = None,
 ) -> Scalar:
-    """ℓp size of a residual: (Σ_i ω_i Σ_j |r_ij|^p)^{1/p}, or (Σ_i ω_i ‖r_i‖_C^p)^{1/p} over rows.
+    """ℓp norm of a residual: (Σ_i ω_i Σ_j |r_ij|^p)^{1/p}, or (Σ_i ω_i ‖r_i‖_C^p)^{1/p} over rows.
 
     Args:
-        residual: matrix (n, d) of real numbers: an array, a list, a data frame. Scaled inside, so that numbers at
-            either end of their dtype's range, subnormal ones included, neither overflow nor vanish.
+        residual: matrix (n, d) of real numbers: an array, a list, a data frame. It is scaled inside, so that numbers
+            near either end of the dtype's range, subnormal ones included, neither overflow nor vanish.
         p: exponent, above 0, ∞ included; may be traced.
         over: "entries" or "rows".
-        row_weights: ω ≥ 0, shape (n,); ones by default. A row of weight 0 does not count, however large.
+        row_weights: ω ≥ 0, shape (n,); ones by default. Rows of weight 0 are ignored.
         metric: C, symmetric positive semidefinite, shape (d, d); the identity by default. Only over "rows".
 
     Returns:
-        A scalar of the residual's dtype, float32 for half precision and, without x64, for whole numbers; NaN or
-        infinite if the residual is, and infinite if the norm exceeds that dtype.
+        A scalar of the residual's dtype; float32 for half precision, and for integers without x64. NaN or infinite if
+        the residual is, and infinite if the norm exceeds that dtype.
 
     Raises:
-        ValueError: `over` is neither name, p is not above 0, an argument is not an array of real numbers, weights or
+        ValueError: `over` is unknown, p is not above 0, an argument is not an array of real numbers, weights or
             metric do not fit the residual, or a metric is given for entries.
     """
     check_over(over, metric)
@@ -160,7 +160,7 @@ def _norm(residual: Array, p: Scalar, over: Over, row_weights: Array | None, met
 
 
 def tail(singular_values: Any, rank: int) -> Scalar:
-    """(Σ_{i>k} s_i²)^{1/2} of a descending spectrum."""
+    """(Σ_{i>k} s_i²)^{1/2} for descending singular values, shape (r,), and k = rank."""
     beyond = _spectrum(singular_values)[_nonnegative(rank) :]
     exponent = largest_exponent(beyond)
     return ldexp(jnp.sqrt(jnp.sum(scaled(beyond, -exponent) ** 2)), exponent)
@@ -185,18 +185,18 @@ def lower_bound(
     p: float | Scalar = 2.0,
     over: Over = "entries",
 ) -> Scalar:
-    """Lower bound of ‖A − B‖_p over every B of rank k: distortion · s_{k+1}, over entries for p > 2 · d^{1/p−1/2}.
+    """Lower bound of ‖A − B‖_p over all B of rank k: distortion · s_{k+1}, times d^{1/p−1/2} over entries for p > 2.
 
-    Some unit x of the span of the first k + 1 axes has Bx = 0, so ‖(A − B)x‖_p = ‖Ax‖_p ≥ c‖x‖_M ≥ c·s_{k+1}. By
-    Hölder's inequality |⟨e, x⟩| ≤ ‖e‖₂ for each row e of A − B, and ‖e‖₂ ≤ ‖e‖_p for p ≤ 2, ‖e‖₂ ≤ d^{1/2−1/p}‖e‖_p
-    for p ≥ 2.
+    Some unit x in the span of the first k + 1 axes has Bx = 0, so ‖(A − B)x‖_p = ‖Ax‖_p ≥ c‖x‖_M ≥ c·s_{k+1}. For each
+    row e of A − B, |⟨e, x⟩| ≤ ‖e‖₂, and ‖e‖₂ ≤ ‖e‖_p for p ≤ 2, ‖e‖₂ ≤ d^{1/2−1/p}‖e‖_p for p ≥ 2 by Hölder's
+    inequality.
 
     Args:
         singular_values: D of the ‖·‖_p-SVD of A, descending, shape (r,).
         rank: k.
         distortion: c with c‖x‖_M ≤ ‖Ax‖_p, `Ellipsoid.lower`; 1 for p ≤ 2.
-        dim: d, the number of columns of A; only for p > 2 over entries.
-        p: exponent, 1 or more, ∞ included; what matters is only whether it is above 2.
+        dim: d, the number of columns of A; only used for p > 2 over entries.
+        p: exponent, 1 or more, ∞ included; only used over entries.
         over: "entries" or "rows".
     """
     spread = dim ** (0.5 - 1 / jnp.maximum(p, 2)) if over == "entries" else 1.0
@@ -221,7 +221,7 @@ def entries_bound(singular_values: Any, rank: int, distortion: float | Scalar, d
 
 
 def _next(singular_values: Any, rank: int) -> Scalar:
-    """s_{k+1}, 0 past the last."""
+    """s_{k+1}; 0 past the last."""
     values = _spectrum(singular_values)
     known = _nonnegative(rank) < values.shape[0]
     return jnp.asarray(values[rank] if known else 0, values.dtype)

@@ -1,4 +1,4 @@
-"""Which leaves of a params tree to factor, and to what rank."""
+"""Selection of the leaves of a params tree to factor, and of their ranks."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from lpjax.weights.low_rank import LowRank
 Pattern: TypeAlias = str | re.Pattern[str] | Callable[[str, Any], bool]
 Select: TypeAlias = Pattern | Sequence[Pattern]
 InputAxes: TypeAlias = Mapping[str, int | tuple[int, int]]
-"""path -> how many leading axes a kernel contracts with its input; for a stack of kernels, such as `nn.scan` makes,
-the pair (leading axes of the stack, contracted axes after them)."""
+"""path -> number of leading axes that a kernel contracts with its input; for a stack of kernels, such as that of
+`nn.scan`, the pair (leading axes of the stack, contracted axes after them)."""
 
 _GROUPS = {
-    # Token tables only: position and type tables are small, and every token of a text shares their rows. Keras has a
-    # token_and_position_embedding, with a token_embedding in it.
+    # Token tables only: position and type tables are small, and all texts share their rows. Keras has a
+    # token_and_position_embedding that contains a token_embedding.
     "embeddings": r"^(?!.*((?<!token_and_)position|pos_|wpe|token_type|segment|seg_|type_emb|relative)).*embedding$",
     "attention": r"(^|/)\w*(attention|attn)\w*/(.*/)?kernel$",
     "feed_forward": r"(^|/)(\w*_)?(ffn?|feed_?forward|mlp)\w*/(.*/)?kernel$",
@@ -33,18 +33,18 @@ _GROUPS = {
 """Names that most Flax models use; models with other names have `groups` of their own."""
 
 GROUPS = {name: (name,) for name in _GROUPS} | {"encoder": ("attention", "feed_forward")}
-"""Groups of `select`, and the parts of each."""
+"""group of `select` -> its parts."""
 
 
 def in_group(path: str, group: str) -> bool:
-    """Whether a path belongs to one of `GROUPS`, by its name: in any case, and as any model of lpjax names it."""
+    """Whether a path belongs to one of `GROUPS` by its name, ignoring case, under the names of any model of lpjax."""
     nets = (net.config.groups for net in ARCHITECTURES.values())
     patterns = [known[part] for known in (_GROUPS, *nets) for part in GROUPS[group] if part in known]
     return re.search("|".join(dict.fromkeys(patterns)), path, re.IGNORECASE) is not None
 
 
 def exactly(paths: Iterable[str]) -> Callable[[str, Any], bool]:
-    """The `select` of just these paths."""
+    """A `select` function for exactly these paths."""
     chosen = frozenset(paths)
     return lambda path, _: path in chosen
 
@@ -57,13 +57,13 @@ def select_paths(params: Any, select: Select, input_axes: InputAxes | None = Non
 
     Args:
         params: nested containers of arrays.
-        select: a group ("embeddings", "attention", "feed_forward", or "encoder", the two before it), a
-            regular expression searched for in the path, a function (path, leaf) -> bool, or a sequence of these.
+        select: group ("embeddings", "attention", "feed_forward", or "encoder" for the latter two), regular
+            expression to search for in paths, function (path, leaf) -> bool, or a sequence of these.
         input_axes: see `compress`; leaves of more than two axes that it names count as matrices.
 
     Raises:
         ValueError: a pattern is not a regular expression or matches nothing, or a leaf that it matches is not a
-            floating matrix; the nearest paths are named. Also if two selected leaves have one path.
+            floating matrix; the nearest paths are named. Also if two selected leaves have the same path.
     """
     viewed = input_axes or {}
 
@@ -130,7 +130,7 @@ def rank_for(shape: tuple[int, int], keep: float) -> int:
     n, d = shape
     if min(n, d) < 1:
         raise ValueError(f"`shape` is {tuple(shape)}; expected (n, d), both 1 or more")
-    # A product such as 0.1·30 must not floor to 2 because of one rounding error.
+    # Guards against rounding: 0.1·30 must not floor to 2.
     return int(np.floor(keep * n * d / (n + d) * (1 + 4 * np.finfo(float).eps)))
 
 
@@ -141,7 +141,7 @@ def max_rank(shape: Sequence[int]) -> int:
 
 
 class MatrixView(NamedTuple):
-    """A leaf as a stack of matrices, each of shape (inputs, outputs); `stack` is the shape of the stack, () for one."""
+    """A leaf as a stack of matrices of shape (inputs, outputs); `stack` is the stack's shape, () for a single one."""
 
     stack: tuple[int, ...]
     inputs: int
@@ -149,9 +149,9 @@ class MatrixView(NamedTuple):
 
 
 def matrix_view(leaf: Any, axes: tuple[int, int] = (0, 1)) -> MatrixView:
-    """The leaf as a stack of matrices, by its numbers of stacked axes and of input axes, see `axes_of_leaves`."""
+    """The leaf as a stack of matrices, from its numbers of stacked and of input axes (`axes_of_leaves`)."""
     shape, (stacked, inputs) = tuple(leaf.shape), axes
-    if isinstance(leaf, LowRank):  # a matrix already, or a stack of such
+    if isinstance(leaf, LowRank):  # already a matrix or a stack of matrices
         stacked, inputs = len(shape) - 2, 1
     first_output = stacked + inputs
     return MatrixView(shape[:stacked], math.prod(shape[stacked:first_output]), math.prod(shape[first_output:]))
@@ -186,7 +186,7 @@ def require_unquantized(leaves: Mapping[str, Any]) -> None:
 
 
 def axes_of_leaves(leaves: Mapping[str, Any], input_axes: InputAxes | None) -> dict[str, tuple[int, int]]:
-    """The entries of `input_axes` as pairs: how many axes stack kernels, and how many after them are inputs.
+    """The entries of `input_axes` as pairs: the number of axes that stack kernels, and of input axes after them.
 
     Raises:
         ValueError: an entry does not fit its leaf.
@@ -230,10 +230,10 @@ def _matcher(pattern: Any, fits: Callable[[str, Any], bool]) -> Callable[[str, A
 
 
 def compiled_pattern(pattern: str | re.Pattern[str]) -> re.Pattern[str]:
-    """A regular expression of `select`.
+    """A compiled regular expression of `select`.
 
     Raises:
-        ValueError: it is not valid.
+        ValueError: it is invalid.
     """
     try:
         return re.compile(pattern)
@@ -250,7 +250,7 @@ def _is_floating(leaf: Any) -> bool:
 
 
 def _describe(leaf: Any) -> str:
-    # A `LowRank` has a shape that NumPy does not see.
+    # NumPy cannot read the shape of a `LowRank`.
     return f"({getattr(leaf, 'dtype', type(leaf).__name__)}{list(getattr(leaf, 'shape', np.shape(leaf)))})"
 
 
