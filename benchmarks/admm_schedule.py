@@ -27,7 +27,8 @@ from benchmarks.matrices import EMBEDDING, of_minilm
 from lpjax._files.json import write_json
 from lpjax._provenance import run_record
 from lpjax.solvers import svd
-from lpjax.solvers._admm_entries import FITTED, Constants, solve_scheduled
+from lpjax.solvers._admm_entries import solve_scheduled
+from lpjax.solvers._admm_schedule import FITTED, Constants
 from lpjax.solvers._core.checks import make_problem
 
 RESULTS = Path(__file__).parent / "results" / "admm_schedule.json"

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks.admm_schedule import START, fit, loss_of
-from lpjax.solvers._admm_entries import FITTED
+from lpjax.solvers._admm_schedule import FITTED
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import lpjax
-from lpjax.solvers._admm_entries import _scheduled
+from lpjax.solvers._admm_schedule import scheduled_step
 from tests.helpers import heavy_tailed
 
 pytestmark = pytest.mark.optimized
@@ -67,7 +67,7 @@ def test_what_a_schedule_says(p, sparse, x64):
     for length in (1, 2, 3, 5, 16, 100, 3000):
         for share in (0.01, 0.5, 1.0):
             steps = [
-                _scheduled(jnp.asarray(age), jnp.asarray(length), jnp.asarray(p), share, jnp.asarray(sparse))
+                scheduled_step(jnp.asarray(age), jnp.asarray(length), jnp.asarray(p), share, jnp.asarray(sparse))
                 for age in range(0, length, 7)
             ]
             rho = np.asarray([step.rho for step in steps])
