@@ -143,16 +143,15 @@ def rounded_record(record: LayerRecord, choice: Choice, before: Any, after: Any,
     table, stored, rank = is_table(record.path), stored_bytes(after), after.rank if isinstance(after, LowRank) else None
     if not table:
         before, after, rows, columns = before.T, after.T, columns, rows
-    squares, sizes = np.zeros(2), []
+    squares, norms = np.zeros(2), ([], [])  # of A − Â and of A; norms by block, over entries and over rows
     height = before.shape[0] if rows is not None and rows.ndim == 2 else _BLOCK
     for (start, old), (_, new) in zip(row_blocks(before, height), row_blocks(after, height), strict=True):
         for i, part in enumerate((old - new, old)):
-            sizes.append((size_on_host(part, choice.p), size_on_host(np.linalg.norm(part, axis=1), choice.p)))
+            norms[i].append((size_on_host(part, choice.p), size_on_host(np.linalg.norm(part, axis=1), choice.p)))
             if rows is not None and columns is not None:
                 heavy = under_metric(rows, part, slice(start, start + height))
                 squares[i] += np.sum(heavy * (part @ columns))
-    # `sizes` alternates between blocks of A − Â and of A; each has norms over entries and over rows.
-    changed, whole = ([size_on_host(each, choice.p) for each in zip(*sizes[i::2], strict=True)] for i in (0, 1))
+    changed, whole = ([size_on_host(each, choice.p) for each in zip(*blocks, strict=True)] for blocks in norms)
     error_entries, error_rows = map(_share, changed, whole)
     return msgspec.structs.replace(
         record,
