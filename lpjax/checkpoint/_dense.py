@@ -1,4 +1,4 @@
-"""Dense weights in place of factored ones, multiplied when they are written and not before."""
+"""Dense weights in place of factored ones; each product is computed only when it is written."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ import numpy as np
 
 from lpjax.weights.parts import DENSE, kind_of
 
-_ROWS = 2048  # multiplied at a time, in double precision
+_ROWS = 2048  # rows multiplied at a time, in double precision
 
 
 class Deferred:
-    """An array that is computed each time NumPy reads it; its shape and dtype are known before.
+    """An array that is computed each time NumPy reads it.
 
     Attributes:
-        shape, dtype, ndim, size: those of the array.
+        shape, dtype, ndim, size: as in `numpy.ndarray`; known without computing the array.
     """
 
     def __init__(self, make: Callable[[], np.ndarray], outline: np.ndarray):
-        self._make, self._outline = make, outline  # of the same shape and dtype, but one number in memory
+        self._make, self._outline = make, outline  # a broadcast scalar with the array's shape and dtype
         self.shape, self.dtype, self.ndim, self.size = outline.shape, outline.dtype, outline.ndim, outline.size
 
     @property
@@ -37,10 +37,10 @@ class Deferred:
 
 
 def densified(params: Mapping[str, Any], path: str = "") -> dict[str, Any]:
-    """`params` with a `Deferred` product in the place of every weight that is not dense.
+    """`params` with a `Deferred` product in place of every weight that is not dense.
 
-    Products are summed in double precision and rounded once, to the leaf's dtype. One that overflows it raises a
-    ValueError that names the path, when it is made.
+    Products are summed in double precision and rounded once, to the leaf's dtype. If one overflows that dtype,
+    computing it raises a ValueError that names the path.
     """
     tree = {}
     for key, child in params.items():
@@ -54,17 +54,17 @@ def densified(params: Mapping[str, Any], path: str = "") -> dict[str, Any]:
 
 def _product(path: str, weight: Any) -> Deferred:
     kind = kind_of(weight)
-    # Not jax's view of NumPy's float64, which is float32 without x64.
+    # From the factors: without x64, JAX takes NumPy's float64 for float32.
     dtypes = {np.dtype(factor.dtype) for factor in kind.split(weight)[: kind.factors]}
     dtype = dtypes.pop() if len(dtypes) == 1 else np.dtype(weight.dtype)
 
     def multiply() -> np.ndarray:
         dense = np.empty(weight.shape, dtype)
-        with np.errstate(over="ignore", invalid="ignore"):  # refused below
+        with np.errstate(over="ignore", invalid="ignore"):  # checked below
             for start, rows in weight.blocks(_ROWS):
                 dense[start : start + len(rows)] = rows
         if not np.isfinite(dense).all():
-            raise ValueError(f"`params` holds at {path} a product of factors that {dtype} cannot hold")
+            raise ValueError(f"`params` holds factors at {path} whose product overflows {dtype}")
         return dense
 
     return Deferred(multiply, np.broadcast_to(np.zeros((), dtype), weight.shape))

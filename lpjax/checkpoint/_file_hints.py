@@ -1,4 +1,4 @@
-"""Hints on a file that cannot be read: what its first bytes show it to be, and what to do."""
+"""Hints on a file that cannot be read: what it is, judged by its first bytes, and what to do."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 TORCH = "load it in PyTorch and save it by `save_pretrained`"
-_HEAD = 512  # bytes of a file that are read
+_HEAD = 512  # bytes read
 
 _CONTENTS: tuple[tuple[bytes, str], ...] = (
     (rb"version https://git-lfs", "a git-lfs pointer instead of the file: run `git lfs pull` in its folder"),
@@ -25,7 +25,7 @@ _CONTENTS: tuple[tuple[bytes, str], ...] = (
     (rb"\x80[\x02-\x05][^\x00]", f"a pickle, which may run code: {TORCH}"),
     (rb"\x00{512}", "full of zeros at its beginning, as from a download that was not finished: download it again"),
 )
-"""(pattern of the first bytes, what such a file is and what to do); the first pattern that matches counts."""
+"""(pattern of the first bytes, what the file is and what to do); the first match counts."""
 
 
 def file_hint(path: Path) -> str:
@@ -43,7 +43,7 @@ def file_hint(path: Path) -> str:
 
 
 def link_hint(path: Path) -> str:
-    """What to do about a link that leads nowhere; empty for anything else."""
+    """What to do about a broken symlink; empty for anything else."""
     if not path.is_symlink() or path.exists():
         return ""
     target = str(path.readlink())

@@ -1,9 +1,9 @@
-"""Matching the tensors of a file with the weights of a model: prefixes are removed, extra tensors are set apart.
+"""Match the tensors of a file with the weights of a model: prefixes are removed, extra tensors are set apart.
 
 A state dict that was saved from a wrapper (torch.compile, DataParallel, a Lightning module) has a prefix before every
-name; a model of the user's own has tensors besides those of the class (weights of a loss, a CRF, a projection). Both
-are accepted if the rest fits whole. What would change the encoder's own outputs is not: adapters, quantized weights,
-layers beyond the config's, misspelt names.
+name; a user's own model has extra tensors (weights of a loss, a CRF, a projection). Both are accepted if everything
+else fits. Tensors that would change the encoder's outputs are refused: adapters, quantized weights, layers beyond the
+config's, misspelt names.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from lpjax._tree import nested
 from lpjax.models.names import Misfits, NameTable, listed
 
 _INNER = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module"}
-"""Parts of names that PyTorch's wrappers of single layers insert; no module has such a name."""
+"""Name parts that PyTorch's wrappers of single layers insert; no other module has such a name."""
 
 _HINTED = 200  # unknown names that are searched for a hint
-_LONGEST = 256  # characters of the name of a tensor that is kept; a longer one, or one that does not print, is damage
+_LONGEST = 256  # characters in an extra tensor's name; longer or unprintable names are refused as damage
 
 _FOREIGN = (
     (
@@ -48,12 +48,12 @@ class Fit(NamedTuple):
 
     Attributes:
         params: the parameter tree; empty if something does not fit.
-        extra: tensors that are not weights of the model, by their names without the prefix, parts joined by ".".
-        beside: names of the same tensors in the file.
+        extra: extra tensors by name, without the prefix and with parts joined by ".".
+        beside: names of the extra tensors in the file.
         wrapper: the prefix that was removed from names, such as "module.", or "".
-        outside: names of heads of the model that lack this prefix in the file.
-        misfits: what does not fit.
-        hints: sentences on what does not fit.
+        outside: names of head weights that lack this prefix in the file.
+        misfits: names and shapes that do not fit.
+        hints: likely causes of the misfits, one sentence each.
     """
 
     params: dict[str, Any]
@@ -66,13 +66,13 @@ class Fit(NamedTuple):
 
 
 def fit(table: NameTable, tensors: Mapping[str, Any], separator: str | None, groups: Iterable[str] = ()) -> Fit:
-    """Lay out `tensors` as the model of `table`, with extra ones apart.
+    """Lay out `tensors` as the parameter tree of a model, with extra ones apart.
 
     Args:
-        table: names of the model.
+        table: name table of the model.
         tensors: tensors of a file, by name.
-        separator: between the parts of a Flax path; None for PyTorch's names.
-        groups: weights that must be there besides the base.
+        separator: separator of the parts of a Flax path; None for PyTorch's names.
+        groups: groups of weights that are required besides the base.
 
     Raises:
         ValueError: the paths of a Flax tree do not form a tree.
@@ -103,7 +103,7 @@ def fit(table: NameTable, tensors: Mapping[str, Any], separator: str | None, gro
 
 
 def read_tree(table: NameTable, tree: Mapping[str, Any], groups: Iterable[str] = ()) -> tuple[dict, Misfits]:
-    """`tree` as `table.read` would lay it out, and what does not fit, by path."""
+    """`tree` in the layout of `table.read`, and the misfits, by path."""
     pairs, misfits = table.write(tree, groups)
     return ({}, misfits) if misfits else table.read(dict(pairs))
 
@@ -129,7 +129,7 @@ class _OwnNames:
         return (self._table.stem(name) if self._torch else name) in self._heads
 
     def before(self, full_name: str) -> tuple[str, str] | None:
-        """(what precedes the name of a base weight, with or without the prefix of the base model, that name)."""
+        """Split a name into (what precedes a base weight, the base weight's name without the base model's prefix)."""
         parts = (self._table.stem(full_name) if self._torch else full_name).split(self.separator)
         for start in range(max(0, len(parts) - self._depth), len(parts)):
             name = self.separator.join(parts[start:]).removeprefix(self._prefix)
@@ -184,7 +184,7 @@ class _OwnNames:
 def _unwrapped(
     own: _OwnNames, tensor_names: Iterable[str]
 ) -> tuple[dict[str, str], str, tuple[str, ...], tuple[str, ...]]:
-    """(names without the prefix -> names in the file, the prefix, heads without it, hints if it is ambiguous)."""
+    """(names without the prefix -> names in the file, the prefix, heads that lack it, hints if it is ambiguous)."""
     names = list(tensor_names)
     cleared = {own.separator.join(p for p in n.split(own.separator) if p not in _INNER): n for n in names}
     inside = len(cleared) == len(names) and list(cleared) != names
@@ -208,7 +208,7 @@ def _unwrapped(
     outside = tuple(name for name in cleared if not name.startswith(wrapper) and own.is_head(name))
     if not inside:
         return bare, wrapper, outside, ()
-    # As in the file: "_orig_mod.module." begins with a part that was removed before.
+    # Report the prefix as it is in the file: of "_orig_mod.module.", the first part was removed above.
     parts = next(parts for name in names if not _INNER.isdisjoint(parts := name.split(own.separator)))
     inner = next(part for part in parts if part in _INNER) + own.separator
     return bare, inner + wrapper if wrapper and parts[0] in _INNER else wrapper or inner, outside, ()
@@ -223,10 +223,10 @@ def _read(
 
 
 def _is_misspelled(word: str, other: str) -> bool:
-    """Whether two words differ by one or two letters, but not only by digits: those number heads of a kind."""
+    """Whether two words differ by one or two letters, but not only in digits, which number heads of a kind."""
     if re.sub(r"\d", "", word) == re.sub(r"\d", "", other) or abs(len(word) - len(other)) > 2:
         return False
-    row = list(range(len(other) + 1))  # Levenshtein's distance
+    row = list(range(len(other) + 1))  # Levenshtein distance
     for i, letter in enumerate(word, 1):
         before, row = row, [i]
         for j, theirs in enumerate(other, 1):

@@ -1,4 +1,4 @@
-"""Hints on a folder that holds no checkpoint: what the names in it show it to be, and what to do."""
+"""Hints on a folder that holds no checkpoint: what it is, judged by the names in it, and what to do."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from lpjax._files.json import read_json
 from lpjax.checkpoint._file_hints import TORCH, link_hint
 from lpjax.checkpoint.formats import CONFIG, FORMATS, PROGRAM_FILES
 
-_TRAINING = "training_args|optimizer|scheduler|rng_state"  # beginnings of the names of a Trainer's own files
+_TRAINING = "training_args|optimizer|scheduler|rng_state"  # prefixes of a Trainer's own files
 _MOST_FOLDERS = 1000
 
 
 class _Folder(NamedTuple):
-    """A folder, and the sorted names of what is in it."""
+    """A folder and its sorted entries."""
 
     path: Path
     names: tuple[str, ...]
 
     def first(self, pattern: str) -> str | None:
-        """The first name that a regular expression matches as a whole."""
+        """The first name that fully matches a regular expression."""
         return next((name for name in self.names if re.fullmatch(pattern, name)), None)
 
     def nets(self) -> list[Path]:
@@ -137,7 +137,7 @@ def _named(pattern: str, hint: str) -> _Recogniser:
 
 
 def _program(folder: _Folder) -> str | None:
-    # Many folders of the hub hold a program beside weights; this says more of those that `lpjax export` wrote.
+    # Only what `lpjax export` wrote: many folders of the hub hold a program for another runtime beside weights.
     exported = "lpjax_export.json" in folder.names
     runtime = next((name for name in PROGRAM_FILES if exported and name in folder.names), None)
     return None if runtime is None else f"{runtime} is a program for another runtime: {_SOURCE}"
@@ -179,7 +179,7 @@ _FOLDERS: tuple[_Recogniser, ...] = (
 
 
 def newer_lpjax(block: Any) -> str:
-    """A hint if config.json's block was written by a later version of lpjax than this one, else an empty string."""
+    """A hint if a newer version of lpjax wrote config.json's block, else an empty string."""
     from lpjax import __version__
 
     version = block.get("version") if isinstance(block, dict) else None

@@ -1,4 +1,4 @@
-"""Loading a checkpoint, and making one of a tree in memory."""
+"""Load a checkpoint, or make one from a tree in memory."""
 
 from __future__ import annotations
 
@@ -43,14 +43,12 @@ class Checkpoint:
         params: nested dict in the layout of Hugging Face's Flax models; leaves are arrays, `Quantized` or
             `LowRank`.
         config: static config of the forward pass.
-        source: folder of the files of the tokenizer and of sentence-transformers, which say how a text becomes a vector
-            and which `save_checkpoint` copies; or None.
+        source: folder with the files of the tokenizer and of sentence-transformers, which `save_checkpoint` copies; or
+            None.
         compression: how the weights were compressed (method, p, ranks by path, file), or None.
-        config_json: the object of the config.json that was read, or None. Saving keeps those of its keys that `config`
-            does not have.
-        extra: arrays of any dtype, by name, that the file holds besides the weights of the model (weights of a loss, a
-            CRF, a projection). They are not used; `save_checkpoint` and `export_checkpoint` write them back bit for
-            bit.
+        config_json: contents of the config.json that was read, or None. Saving keeps its keys that `config` lacks.
+        extra: arrays of any dtype, by name, that the file holds besides the model's weights (weights of a loss, a CRF,
+            a projection). They are not used; `save_checkpoint` and `export_checkpoint` write them back bit for bit.
     """
 
     params: dict[str, Any]
@@ -62,15 +60,15 @@ class Checkpoint:
 
     @property
     def extra_bytes(self) -> int:
-        """Bytes that `extra` takes in a file, with its part of the header."""
+        """Size of `extra` in a file, in bytes, including its header entries."""
         return sum(array.nbytes + len(name) + ENTRY for name, array in self.extra.items())
 
     def __pdoc__(self, **options: Any) -> wl.AbstractDoc:
-        """As a field of a result."""
+        """One line, also as a field of a printed result."""
         return wl.TextDoc(repr(self))
 
     def __repr__(self) -> str:
-        """On one line: arrays are counted, and of the config only the class is named."""
+        """One line: arrays are counted, and the config is shown as its class."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         shown = {name: short_repr(value) for name, value in values.items() if value not in (None, {})}
         shown["config"] = f"{type(self.config).__name__}(…)"
@@ -82,26 +80,25 @@ def load_checkpoint(source: str | Path, *, copy: bool = False) -> Checkpoint:
 
     Reads config.json and the weights: lpjax.safetensors if config.json names it, as `save_checkpoint` does for a model
     with factors, else model.safetensors (or its shards), else flax_model.msgpack. If modules.json says that the model
-    is in a folder such as 0_Transformer, as in old folders of sentence-transformers, they are read there. Leaves are
-    read-only views of the file in its dtype: memory is used as weights are used. Factors in int8 become arrays of their
-    own, in the dtype that they had before; the codes of quantized weights are decoded to packed ones in memory.
+    is in a subfolder such as 0_Transformer, as in old folders of sentence-transformers, they are read from there.
+    Leaves are read-only views of the memory-mapped file, in its dtype, so memory is used only as weights are read. int8
+    factors become new arrays in their original dtype; the codes of quantized weights are decoded to packed codes.
 
-    Views follow the file. If another program writes into it, the weights change; if one makes it shorter, reading the
-    weights ends the process by SIGBUS. A file that is replaced or deleted does no harm, and lpjax itself only replaces
+    Views follow the file. If another program overwrites it, the weights change; if one truncates it, reading the
+    weights kills the process with SIGBUS. Replacing or deleting the file is harmless, and lpjax itself only replaces
     files. Use `copy` if another program may write to the folder while the checkpoint is in use.
 
-    If the rest of the file fits, the prefix of a wrapper ("module.", "_orig_mod.") is removed from names, and tensors
-    that are not weights of the model are kept in `extra`; the logger "lpjax" warns of each in one line. A tensor that
-    may change what the model computes is refused: a layer beyond those of the config, an adapter, quantized weights, a
-    name that is one letter from that of a weight.
+    If the rest of the file fits, the prefix of a wrapper ("module.", "_orig_mod.") is removed from names, and extra
+    tensors are kept in `extra`; the logger "lpjax" warns of each in one line. Tensors that may change what the model
+    computes are refused: layers beyond the config's, adapters, quantized weights of other libraries, misspelt names.
 
     Args:
         source: a folder, or a hub id such as "sentence-transformers/all-MiniLM-L6-v2".
-        copy: read the weights into memory, which takes as many bytes as the files have, and check them there.
+        copy: whether to read the files into memory instead of mapping them.
 
     Raises:
-        CheckpointError: naming the file and what in it is missing, unknown, repeated, mis-shaped, not finite, or not
-            supported: the first ten of each kind.
+        CheckpointError: something is missing, unknown, repeated, mis-shaped, not finite or not supported; names the
+            file and the first ten tensors of each kind.
         FileNotFoundError, NotADirectoryError, PermissionError, ConnectionError: `source` is neither a folder nor a
             repository of the hub, or cannot be fetched.
     """
@@ -155,7 +152,7 @@ def _load(source: str | Path, folder: Path, inner: Path, data: dict[str, Any], c
                     + ", ".join(dict.fromkeys(name for name, _ in differing))
                 )
     if fitted.wrapper:
-        # A user's `self.bert` may be any model, but the two files may also be of different models.
+        # The wrapper may be a user's `self.bert` that holds any model, or config.json may belong to another model.
         last = re.split(r"[./]", fitted.wrapper)[-2]
         other = last in ARCHITECTURES and last != table.prefix
         kind = f" (but config.json says that the model is {config.model_type})" if other else ""
@@ -177,21 +174,21 @@ def _load(source: str | Path, folder: Path, inner: Path, data: dict[str, Any], c
 
 
 def from_tree(params: Mapping[str, Any], config: Any, *, source: str | Path | None = None) -> Checkpoint:
-    """A checkpoint of a tree in memory, such as `FlaxBertForSequenceClassification.params`.
+    """Make a checkpoint from a tree in memory, such as `FlaxBertForSequenceClassification.params`.
 
     Args:
         params: nested mappings (dict, flax's FrozenDict, …) in the layout of Hugging Face's Flax models, with or
             without a head, and also with {"params": …} around them; leaves are arrays or `LowRank`, and are
             not copied.
-        config: the transformers model's `config`, the object of a config.json, or a config of lpjax.
+        config: the transformers model's `config`, the contents of a config.json, or a config of lpjax.
         source: folder with the tokenizer's files, for `save_checkpoint`.
 
     Returns:
         A `Checkpoint`; its tree has the base model under its prefix if there is a head.
 
     Raises:
-        ValueError: params are not such a tree, do not fit the config or are not finite, with every path; or lpjax does
-            not support the config.
+        ValueError: `params` is not such a tree, does not fit the config or is not finite (names every path); or lpjax
+            does not support the config.
     """
     data: dict[str, Any] | None = None
     if isinstance(config, Mapping) or hasattr(config, "to_diff_dict"):
@@ -216,12 +213,12 @@ def lowrank_ranks(params: Mapping[str, Any]) -> dict[str, int]:
 
 
 def quantized_groups(params: Mapping[str, Any]) -> dict[str, int]:
-    """How many numbers share a scale, for every quantized weight or factor, by path ("….kernel.left")."""
+    """Group size (numbers that share a scale) of every quantized weight or factor, by path ("….kernel.left")."""
     return {name: matrix.group for name, matrix in _matrices(params) if isinstance(matrix, Quantized)}
 
 
 def _matrices(params: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """(path, leaf), and (path with "left" or "right", factor) of what is factored."""
+    """(path, leaf) of every leaf; a `LowRank` leaf gives (path.left, factor) and (path.right, factor) instead."""
     for path, leaf in walk(params):
         if isinstance(leaf, LowRank):
             yield from ((part_name(path, part), getattr(leaf, part)) for part in ("left", "right"))
@@ -230,7 +227,7 @@ def _matrices(params: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _check_rank(pair: LowRank, file: Path, path: str) -> None:
-    """Refuse coded factors larger than their matrix before they are decoded: few bytes can hold many zeros."""
+    """Refuse coded factors larger than their matrix before decoding: a few bytes can expand to very many zeros."""
     if isinstance(pair.left, Coded) and pair.rank > max(pair.shape):
         raise CheckpointError(f"{file}: {path} is refused: its rank is {pair.rank}, more than its shape {pair.shape}")
 
@@ -270,7 +267,7 @@ def _plain(tree: Mapping[Any, Any], path: str = "") -> dict[str, Any]:
 
 
 def _arrays(params: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """(path, array) for every array, the parts of a `LowRank` apart."""
+    """(path, array) for every array, including each part of a weight that is not dense."""
     for path, leaf in walk(params):
         yield from ((part_name(path, part), array) for part, array in parts_of(leaf).items())
 

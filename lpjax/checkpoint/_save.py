@@ -1,4 +1,4 @@
-"""Saving a checkpoint, all of it or nothing."""
+"""Save and export checkpoints, each folder whole or not at all."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ from lpjax.weights.parts import DENSE, kind_of, part_name, parts_of
 Text = str | Callable[[int], str]
 """A text, or a function that makes it from the size of the weights in bytes."""
 
-# The files that a tokenizer and sentence-transformers read. Only these are copied: a source folder also holds weights
-# in other formats, logs, and anything else.
+# The files that a tokenizer and sentence-transformers read. Only these are copied, since a source folder may also hold
+# weights in other formats, logs, and anything else.
 _ROOT_FILES = {MODULES, "config_sentence_transformers.json"}
 _NET_FILES = {
     "tokenizer.json",
@@ -84,36 +84,35 @@ def save_checkpoint(
     """Save `checkpoint` as a Hugging Face folder that `load_checkpoint` reads back bit-exactly.
 
     Writes the weights with PyTorch's names, config.json, and the tokenizer's and sentence-transformers' files of
-    `checkpoint.source`, including all of its stages. The model itself is in the root even if it was in 0_Transformer. A
-    dense checkpoint is in model.safetensors, and loads in transformers and sentence-transformers, too. One with factors
-    or quantized weights is in lpjax.safetensors, and config.json says so under "lpjax". Both libraries refuse it,
-    except with `trust_remote_code=True`: then modeling_lpjax.py, which is written beside it, builds their models from
-    it. A `LowRank` weight N becomes `N.left` (in, rank) and `N.right` (rank, out), with single entries also `N.values`,
-    `N.columns` and `N.starts` (`Sparse`). A `Quantized` weight or factor N becomes `N.codes`, entropy coded,
-    `N.scales`, and `N.steps` if it has any. README.md is a model card for the hub; a card without lpjax's own line, of
-    `folder` or in `extra_files`, stays instead. Everything is written beside `folder` and then renamed, so that
-    `folder` is never half written.
+    `checkpoint.source`, including all of its stages. The model itself goes to the root even if it was in 0_Transformer.
+    Dense weights go to model.safetensors, which transformers and sentence-transformers load, too. If any weight is
+    factored or quantized, the weights go to lpjax.safetensors, which config.json names under "lpjax"; both libraries
+    load it only with `trust_remote_code=True`, through modeling_lpjax.py in the same folder. A `LowRank` weight N
+    becomes `N.left` (in, rank) and `N.right` (rank, out), with single entries also `N.values`, `N.columns` and
+    `N.starts` (`Sparse`). A `Quantized` weight or factor N becomes `N.codes`, entropy coded, `N.scales`, and `N.steps`
+    if it has any. README.md is a model card for the hub, unless `extra_files` has one or `folder` has one without
+    lpjax's own line. Everything is written beside `folder` and then renamed, so `folder` is never half written.
 
     Args:
-        checkpoint: what to save; leaves keep their dtype.
+        checkpoint: the checkpoint; leaves keep their dtype.
         folder: the folder to write; parent folders are made.
-        overwrite: replace `folder` if it is a checkpoint or empty, and does not hold `checkpoint.source`.
-        int8: round factors to 8 bits, a quarter of their bytes: symmetrically, with a scale for each column of left and
-            each row of right, `N.left_scale` and `N.right_scale`, (rank,). Loading turns them into floating-point
-            numbers again, so only the file is smaller, and a model that is trained further must be rounded again.
+        overwrite: whether to replace `folder` if it is a checkpoint or empty, and does not hold `checkpoint.source`.
+        int8: whether to round factors to 8 bits, symmetrically, with a scale for each column of left and each row of
+            right: `N.left_scale` and `N.right_scale`, (rank,). Loading restores floating-point factors, so only the
+            file is smaller, and a model that is trained further must be rounded again.
         extra_files: texts to write beside the weights, by file name, such as a record of the run; or functions that
-            make such a text from the size of the file of weights in bytes.
+            make such a text from the size of the weight file in bytes.
 
     Returns:
-        Size of the weights' file in bytes.
+        Size of the weight file in bytes.
 
     Raises:
         FileExistsError: `folder` exists and may not be replaced.
         FileNotFoundError: `checkpoint.source` is no longer there.
         CheckpointError: modules.json of `checkpoint.source` is damaged, or a file to be copied is a link that leads
-            out of that folder, and not into the blobs of the hub's cache. Weights are read through such links, too.
-        ValueError: params that do not fit the config or are not finite, with every path, or `int8` of a model without
-            factors; nothing is written.
+            out of that folder, and not into the blobs of the hub's cache.
+        ValueError: `params` does not fit the config or is not finite (names every path), or `int8` is set for a model
+            without factors or with quantized weights; nothing is written.
     """
     target = check_target(folder, checkpoint.source, overwrite)
     pairs = _checked_pairs(checkpoint)
@@ -150,14 +149,14 @@ def export_checkpoint(
     XLNet never had a Flax class: its tree is lpjax's own. Export needs memory for one dense weight at a time.
 
     Args:
-        checkpoint: what to export, dense or factored.
+        checkpoint: the checkpoint to export, dense or compressed.
         folder: the folder to write, as in `save_checkpoint`.
         format: "safetensors" (model.safetensors, PyTorch's names) or "msgpack" (flax_model.msgpack, the tree of
             Hugging Face's Flax models).
         overwrite, extra_files: as in `save_checkpoint`.
 
     Returns:
-        Size of the file of weights in bytes.
+        Size of the weight file in bytes.
 
     Raises:
         FileExistsError, FileNotFoundError, ValueError: as `save_checkpoint`; also a ValueError if a product
@@ -171,7 +170,7 @@ def export_checkpoint(
     base = dense.params.get(table.prefix)
     head = table.groups_of((dense.config_json or {}).get("architectures"))
     if base is not None and head and "pooler" not in head:
-        # Left over from pre-training; PyTorch's class has none and would complain.
+        # Left over from pre-training; PyTorch's class has none and would warn.
         params = dense.params | {table.prefix: {key: leaf for key, leaf in base.items() if key != "pooler"}}
         dense = dataclasses.replace(dense, params=params)
     pairs = table.write(dense.params)[0]
@@ -179,7 +178,7 @@ def export_checkpoint(
     if kind.separator is None:
         pairs = [*pairs, *dense.extra.items()]
     else:
-        # Read back, so that the base model is where Hugging Face's trees have it.
+        # Read back to put the base model where Hugging Face's trees have it.
         pairs = _paths(table.read(dict(pairs))[0], dense.extra, kind.separator)
     texts = {CONFIG: json_text(_config_data(dense)), **(extra_files or {})}
     return _write_folder(target, checkpoint, overwrite, texts, lambda staging: kind.write(staging / kind.file, pairs))
@@ -194,20 +193,21 @@ def export_folder(
     extra_files: Mapping[str, Text] | None = None,
     stored: Mapping[str, int] | None = None,
 ) -> int:
-    """Save a folder for another runtime: its own files, config.json, and the files of tokenizer and stages.
+    """Save a folder for another runtime: its own files, config.json, and the files of the tokenizer and the stages.
 
     Args:
-        checkpoint: what to export.
+        checkpoint: the checkpoint to export.
         folder: the folder to write, as in `save_checkpoint`.
-        write: writes the runtime's files into a new folder, and returns their size in bytes.
+        write: function that writes the runtime's files into a new folder, and returns their size in bytes.
         overwrite, extra_files: as in `save_checkpoint`.
         stored: bytes that each weight takes in these files, by path, for the model card; None if all are dense.
 
     Returns:
-        What `write` returned.
+        Size of the runtime's files in bytes.
 
     Raises:
-        FileExistsError, FileNotFoundError, ValueError: as `save_checkpoint`.
+        FileExistsError, FileNotFoundError, ValueError: as `save_checkpoint`; also a ValueError if a stage lies in a
+            folder that an exported program uses.
     """
     target = check_target(folder, checkpoint.source, overwrite)
     _checked_pairs(checkpoint)
@@ -217,13 +217,13 @@ def export_folder(
     if checkpoint.source is not None:
         taken = [stage.path for stage in read_stages(checkpoint.source) if stage.path.split("/")[0] in PROGRAM_FILES]
         if taken:
-            raise ValueError(f"a stage of the folder is in {taken[0]}, which is the place of exported programs")
+            raise ValueError(f"a stage of the folder is in {taken[0]}, which is reserved for exported programs")
     texts = {CONFIG: json_text(data), **(extra_files or {})}
     return _write_folder(target, checkpoint, overwrite, texts, write, stored=stored)
 
 
 def _checked_pairs(checkpoint: Checkpoint) -> list[tuple[str, Any]]:
-    """The (name, tensor) pairs of a file for `checkpoint`; a ValueError names all that cannot be saved."""
+    """The (name, tensor) pairs of a file for `checkpoint`; a ValueError names everything that cannot be saved."""
     pairs, misfits = name_table(checkpoint.config).write(checkpoint.params)
     misfits.refuse()
     strange = [f"{name} ({array.dtype})" for name, array in pairs if np.dtype(array.dtype) not in DTYPES.values()]
@@ -236,19 +236,19 @@ def _checked_pairs(checkpoint: Checkpoint) -> list[tuple[str, Any]]:
     formats = {str(dtype) for dtype in DTYPES.values()}
     odd = [name for name, array in checkpoint.extra.items() if str(getattr(array, "dtype", "")) not in formats]
     if odd:
-        raise ValueError(f"`checkpoint.extra` holds what is not an array of a dtype that files can hold: {listed(odd)}")
+        raise ValueError(f"`checkpoint.extra` holds values that are not arrays of a supported dtype: {listed(odd)}")
     return pairs
 
 
 def _refuse_names(extra: Mapping[str, Any], pairs: list[tuple[str, Any]]) -> None:
-    """Refuse further tensors that have names of the model's own."""
+    """Refuse extra tensors named like the model's own weights."""
     repeated = sorted(extra.keys() & {name for name, _ in pairs})
     if repeated:
         raise ValueError(f"`checkpoint.extra` holds names of the model's own weights: {listed(repeated)}")
 
 
 def _paths(tree: Mapping[str, Any], extra: Mapping[str, Any], separator: str) -> list[tuple[str, Any]]:
-    """(path, leaf) of a Flax tree and of arrays besides, whose names' parts are joined by ".".
+    """(path, leaf) of a Flax tree and of extra arrays, whose names become paths at each ".".
 
     Raises:
         ValueError: together they do not form a tree.
@@ -271,7 +271,7 @@ def _paths(tree: Mapping[str, Any], extra: Mapping[str, Any], separator: str) ->
 
 
 def _bytes_by_path(checkpoint: Checkpoint, pairs: Collection[tuple[str, Any]]) -> dict[str, int]:
-    """Bytes that each weight takes in a file of these pairs, all of its parts together."""
+    """Size of each weight in a file of these pairs, in bytes, over all its parts, by path."""
     table = name_table(checkpoint.config)
     nbytes = {name: 0 for _, name, _ in table.located(table.prefix in checkpoint.params)}
     for name, array in pairs:
@@ -292,9 +292,9 @@ def _write_folder(
     *,
     stored: Mapping[str, int] | None = None,
 ) -> int:
-    """Put a folder with what `write` makes in the place of `target`, whole or not at all, and return what it returns.
+    """Replace `target` by a folder that `write` fills, whole or not at all, and return what `write` returns.
 
-    Files are created, never truncated: leaves may be views of files that are replaced.
+    Files are created, never truncated: leaves may be views of the files that are replaced.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     with replacing_folder(target, overwrite) as staging:
@@ -314,7 +314,7 @@ def write_card(folder: Path, old: Path, make: Callable[[], str]) -> None:
     """Write the model card of a new folder, or keep the old one if a person wrote it."""
     if old.is_file() and not old.is_symlink() and not wrote_card(old):
         shutil.copyfile(old, folder / CARD)
-        _log.warning(printable(f"{old} is not of lpjax, and is kept: see that it describes the new model"))
+        _log.warning(printable(f"{old} was not written by lpjax and is kept: check that it describes the new model"))
     else:
         (folder / CARD).write_text(make(), encoding="utf-8")
 
@@ -350,7 +350,7 @@ def check_target(folder: str | Path, source: Path | None, overwrite: bool) -> Pa
 
 
 def holds_weights(folder: Path) -> bool:
-    """Whether a folder has a file of weights, or a program."""
+    """Whether a folder has a weight file, or an exported program."""
     suffixes = tuple(format.suffix for format in FORMATS.values())
     programs = (folder / runtime / file for runtime, file in PROGRAM_FILES.items())
     return any(path.name.endswith(suffixes) for path in folder.iterdir()) or any(path.is_file() for path in programs)
@@ -368,10 +368,10 @@ def _config_data(checkpoint: Checkpoint, int8: bool = False) -> dict[str, Any]:
     head = checkpoint.config.head
     if (head_named(data.get("architectures")) or "sequence") != head:
         data["architectures"] = [checkpoint.config.class_for(head)]
-    data["model_type"] = checkpoint.config.model_type  # which the first checkpoints lack, and transformers wants
+    data["model_type"] = checkpoint.config.model_type  # transformers needs it; the first checkpoints lack it
     table = name_table(checkpoint.config)
     if table.write(checkpoint.params, table.groups_of(data.get("architectures")))[1]:
-        # The base model of a classifier: under the name of the classifier, loading would fail for lack of the head.
+        # The base model of a classifier: with the classifier's class name, loading would fail for lack of the head.
         data["architectures"] = [f"{str(data['architectures'][0]).split('For')[0]}Model"]
     labels = _num_labels(table, checkpoint.params)
     if labels is not None and labels != _declared_labels(data):
@@ -382,7 +382,7 @@ def _config_data(checkpoint: Checkpoint, int8: bool = False) -> dict[str, Any]:
     compressed = _has_parts(checkpoint.params)
     if compressed:
         groups = table.head_groups.get(head)
-        # Nothing of others: their files are not copied, and whoever trusts this folder trusts three files alone.
+        # No entries of others: their files are not copied, and who trusts this folder should trust lpjax's files only.
         code = auto_map(head if groups and not table.write(checkpoint.params, groups)[1] else None)
     data |= {AUTO_MAP: code} if code else {}
     if checkpoint.compression is not None or compressed:
@@ -396,12 +396,12 @@ def _config_data(checkpoint: Checkpoint, int8: bool = False) -> dict[str, Any]:
 
 
 def _has_parts(params: Mapping[str, Any]) -> bool:
-    """Whether a weight is not dense, so that other libraries must not read its file."""
+    """Whether any weight is not dense, so that other libraries must not read the file."""
     return any(kind_of(leaf) is not DENSE for _, leaf in walk(params))
 
 
 def _num_labels(table: NameTable, params: Mapping[str, Any]) -> int | None:
-    """Outputs of the classification head, or None without one."""
+    """Number of outputs of the classification head, or None without one."""
     paths = dict(walk(params))
     for weight in table.heads:
         if "labels" in weight.shape and weight.path in paths:
@@ -419,7 +419,7 @@ def check_side_files(source: Path) -> None:
     """Refuse a folder whose side files are links that lead out of it, before any work.
 
     Raises:
-        LinkError: naming the first.
+        LinkError: there is one; names the first.
     """
     for path, _ in _side_files(source):
         check_inside(path, source)

@@ -19,7 +19,7 @@ from lpjax.checkpoint.stages import net_folder
 
 
 class Shard(NamedTuple):
-    """A file: its tensors by name, read-only views of it, and its metadata."""
+    """A safetensors file: its tensors by name, as read-only views, and its metadata."""
 
     tensors: Mapping[str, np.ndarray]
     metadata: Mapping[str, str]
@@ -27,14 +27,14 @@ class Shard(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Shards:
-    """The files of weights of a folder.
+    """The weight files of a folder.
 
     Attributes:
         source: the folder.
-        inner: where config.json and the weights are, `source` in all but old folders of sentence-transformers.
-        config: the object of config.json; it may be of any model.
-        index: the file that says which shard holds which tensor; None for a single file.
-        files: by name.
+        inner: folder of config.json and the weights: `source`, except in old folders of sentence-transformers.
+        config: contents of config.json, of any model.
+        index: file that says which shard holds which tensor; None for a single file.
+        files: shards by file name.
     """
 
     source: Path
@@ -55,19 +55,20 @@ class Shards:
 
 
 def read_shards(source: str | Path) -> Shards:
-    """The tensors of a folder or a repository of the hub, whatever the model is; memory is used as they are used.
+    """Read the tensors of a folder or a repository of the hub, whatever the model, as memory-mapped views.
 
     Reads model.safetensors, else the shards of its index, else the only index or safetensors file of another name.
 
     Raises:
-        CheckpointError: there are no such files, they are damaged or contradict each other, or their weights are codes.
+        CheckpointError: there are no such files, they are damaged or contradict each other, or the weights are
+            quantized or were compressed by lpjax.
         FileNotFoundError, NotADirectoryError, PermissionError, ConnectionError: as `load_checkpoint`.
     """
     folder = find_folder(source, any_net=True)
     inner = net_folder(folder)
     config = read_object(inner / CONFIG)
     if BLOCK in config:
-        raise CheckpointError(f"{inner} holds what lpjax compressed before; `lpjax export` makes a dense folder of it")
+        raise CheckpointError(f"{inner} holds a model that lpjax compressed; `lpjax export` makes a dense folder of it")
     if config.get("quantization_config") is not None:
         raise CheckpointError(
             f"{inner / CONFIG} has a `quantization_config`: the weights are codes; expected floating-point numbers"

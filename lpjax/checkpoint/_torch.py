@@ -1,4 +1,4 @@
-"""The files by which PyTorch loads a compressed folder without lpjax, and the entry of config.json that names them."""
+"""The files with which PyTorch loads a compressed folder without lpjax, and the entry of config.json for them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SOURCES = {
 TORCH_FILES = frozenset(_SOURCES)
 """Names of these files in a folder."""
 AUTO_MAP = "auto_map"
-"""Key of config.json: which class of which file transformers runs, if its caller trusts the folder's code."""
+"""Key of config.json: which class of which file transformers runs, with `trust_remote_code=True`."""
 
 _HEADS = {
     "sequence": "ForSequenceClassification",
@@ -33,7 +33,7 @@ def torch_texts() -> dict[str, str]:
 
 
 def auto_map(head: str | None) -> dict[str, str]:
-    """Classes of these files by the class of transformers that they stand in for.
+    """Class of transformers -> the class of these files that stands in for it.
 
     Args:
         head: one of `HEADS`; None for a model without a head.
@@ -43,6 +43,6 @@ def auto_map(head: str | None) -> dict[str, str]:
 
 
 def others_code(entries: Any) -> dict[str, Any]:
-    """What is left of an `auto_map` without the entries that lpjax wrote."""
+    """The entries of an `auto_map` that lpjax did not write."""
     entries = entries if isinstance(entries, Mapping) else {}
     return {name: where for name, where in entries.items() if not str(where).startswith(f"{OWN_CODE}.")}

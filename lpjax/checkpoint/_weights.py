@@ -1,4 +1,4 @@
-"""The weights of a checkpoint's folder, in whichever of the formats they are."""
+"""Read the weights of a checkpoint's folder, in any of the formats."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _OTHERS = ("tf_model.h5", "model.onnx")
 
 
 class Weights(NamedTuple):
-    """What a folder holds.
+    """The weights of a folder.
 
     Attributes:
-        file: the file to blame.
-        tensors: by name, in PyTorch's orientation; or of a Flax tree by the keys of their paths.
-        separator: between those keys ("/" or "."), or None for PyTorch's names.
+        file: file to name in errors.
+        tensors: tensors by PyTorch's names, in PyTorch's orientation; or leaves of a Flax tree by path.
+        separator: separator of the keys in these paths ("/" or "."), or None for PyTorch's names.
     """
 
     file: Path
@@ -35,11 +35,11 @@ def read_weights(folder: Path, source: str, architectures: Any, named: Any = Non
     """The weights of `folder`: the file that config.json names, or else the first of `FORMATS`, one file or shards.
 
     Args:
-        folder: where they are.
-        source: what the user called it, a hub id perhaps, for advice on how to convert what is not read.
-        architectures: architectures of config.json; the class that it names converts weights without losing a head.
+        folder: folder of the weights.
+        source: the user's name for it, such as a hub id, for advice on how to convert other formats.
+        architectures: `architectures` of config.json, whose class the same advice names.
         named: the file that config.json's block names, `FACTORED_WEIGHTS`; None if it names none.
-        copy: whether the tensors are in memory, instead of views of the mapped files.
+        copy: whether to read the files into memory instead of mapping them.
 
     Raises:
         CheckpointError: there are none, they cannot be read, or config.json and the files contradict each other.
@@ -72,7 +72,7 @@ def no_weights(folder: Path, source: str, architectures: Any) -> str:
         f'.from_pretrained("{source}").save_pretrained("<new folder>")'
     )
     files = [format.file for format in FORMATS.values()]
-    if not any([*folder.glob(f"*{format.suffix}*")] for format in FORMATS.values()):  # nor a link or pointer to one
+    if not any([*folder.glob(f"*{format.suffix}*")] for format in FORMATS.values()):  # nor a pointer to one
         reasons = dict.fromkeys(_PICKLES, "a pickle, which may run code")
         reasons |= dict.fromkeys(_OTHERS, f"expected {' or '.join(files)}")
         for name, reason in reasons.items():
@@ -93,8 +93,8 @@ def listed_shards(path: Path, suffix: str) -> dict[str, set[str]]:
         raise CheckpointError(f"{path}: `weight_map` is missing or not an object of file names")
     expected: dict[str, set[str]] = {}
     for name, shard in names.items():
-        # The index is input like any other: it may not reach out of its folder. A link may, for the hub's cache
-        # is made of them.
+        # The index is not trusted: it may not name files outside its folder. A link may lead there, as in the hub's
+        # cache.
         if Path(shard).name != shard or "\\" in shard or not shard.endswith(suffix):
             raise CheckpointError(f"{path} names the shard {shard!r} for {name}, expected a {suffix} file beside it")
         expected.setdefault(shard, set()).add(name)
@@ -105,10 +105,10 @@ def listed_shards(path: Path, suffix: str) -> dict[str, set[str]]:
 
 
 def check_shard(index: Path, shard: str, listed: Set[str], present: Set[str]) -> None:
-    """Refuse a shard that holds other tensors than its index lists.
+    """Refuse a shard whose tensors are not those that its index lists.
 
     Raises:
-        CheckpointError: naming them.
+        CheckpointError: they differ; names the tensors.
     """
     if listed != present:
         raise CheckpointError(f"{index} and {shard} differ at {', '.join(sorted(listed ^ present))}")

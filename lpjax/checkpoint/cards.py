@@ -1,4 +1,4 @@
-"""README.md, the model card of a folder: who wrote it, and which cards of a source folder go along."""
+"""README.md, the model card of a folder: who wrote it, and which card of a source folder is copied."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from lpjax.checkpoint.links import LinkError, check_inside
 
 CARD = "README.md"
 SOURCE_CARD = "README.source.md"
-"""The card that a person wrote for the model that a folder was made from."""
+"""Name for a copy of the card that a person wrote for the source model."""
 CARD_LIMIT = 1 << 20
-"""Bytes of a card that are read at most."""
+"""Largest number of bytes of a card that are read."""
 MARKER = "<!-- written by lpjax, which replaces it; delete this line to keep what you change -->"
 
 
@@ -22,7 +22,7 @@ def is_own_card(content: bytes) -> bool:
 
 
 def wrote_card(path: Path) -> bool:
-    """Whether a file is a card that lpjax wrote; what cannot be read is a person's."""
+    """Whether lpjax wrote a card; a file that cannot be read counts as a person's."""
     try:
         return is_own_card(read_bytes(path, CARD_LIMIT))
     except (OSError, ValueError):
@@ -30,7 +30,7 @@ def wrote_card(path: Path) -> bool:
 
 
 def source_cards(source: Path) -> Iterator[tuple[Path, str]]:
-    """The card of a source folder that a person wrote, and its name beside a new card."""
+    """The card of a source folder, if a person wrote it, and its name in the new folder."""
     for path in (source / CARD, source / SOURCE_CARD):
         if path.is_file() and _is_inside(path, source) and not wrote_card(path):
             yield path, SOURCE_CARD

@@ -1,4 +1,4 @@
-"""The one exception for what is wrong in a checkpoint's files."""
+"""The exception for faults in a checkpoint's files."""
 
 _LONGEST = 1 << 14
 
@@ -15,7 +15,7 @@ class CheckpointError(ValueError):
 
 
 def printable(message: str) -> str:
-    """`message` as a `CheckpointError` has it."""
+    """`message`, escaped and shortened as in a `CheckpointError`."""
     kept = message[:_LONGEST]
     if not kept.isprintable():
         kept = "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in kept)

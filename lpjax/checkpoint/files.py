@@ -28,7 +28,7 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def read_any(path: Path) -> Any:
-    """What a JSON file holds.
+    """The contents of a JSON file.
 
     Raises:
         CheckpointError: it cannot be read, or is not JSON.

@@ -1,4 +1,4 @@
-"""Files of a checkpoint, and the table of formats of weights: a new one is a file such as `msgpack.py` and a line."""
+"""Files of a checkpoint, and the table of weight formats. A new one is a file such as `msgpack.py` and a line here."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ RANKS = "ranks"
 QUANTIZED = "quantized"
 """Key of that block: how many numbers share a scale, for each quantized weight or factor, by path."""
 FACTORED_WEIGHTS = "lpjax.safetensors"
-"""The file of weights if some are factored or quantized. No other library reads a file of this name by itself: it would
-load the dense weights and initialize the others at random. The files of `_torch.py` read it in PyTorch."""
+"""The weight file if some weights are factored or quantized. Other libraries do not look for this name; under theirs
+they would load the dense weights and initialize the others at random. The files of `_torch.py` read it in PyTorch."""
 
 
 PROGRAM_FILES = {"onnx": "model.onnx", "stablehlo": "program.bin"}
-"""Folders, inside that of an export, with the program of another runtime, and its file."""
+"""Subfolder of an export, by runtime -> the file of its program."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,12 +34,12 @@ class Format:
     """A file format of weights.
 
     Attributes:
-        file: name of the file in a checkpoint's folder; shards of it are "model-00001-of-00002.safetensors", say.
-        read: (path, copy=…) -> tensors by name, and the separator between the parts of these names if they are paths of
-            a Flax tree; None for PyTorch's names. With `copy`, tensors are in memory, else views of the file.
+        file: name of the file in a checkpoint's folder; shards are called "model-00001-of-00002.safetensors" and so on.
+        read: (path, copy=…) -> tensors by name, and the separator in these names if they are paths of a Flax tree, else
+            None for PyTorch's names. With `copy`, tensors are in memory, else views of the file.
         write: (path, pairs of name and tensor) -> size of the file in bytes.
-        separator: between the parts of the names that `write` takes; None for PyTorch's names.
-        target: what `lpjax export --to` calls it, if not by its key in the table.
+        separator: separator in the names that `write` takes; None for PyTorch's names.
+        target: name for `lpjax export --to`, if not the key in the table.
     """
 
     file: str

@@ -1,4 +1,4 @@
-"""Factors in 8 bits: a quarter of their bytes in a file; loading makes them floating numbers again."""
+"""Factors in 8 bits, a quarter of the bytes of float32 in a file; loading restores floating-point factors."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ from typing import Any
 import numpy as np
 
 FACTORS, INT8 = "factors", "int8"  # of config.json's block
-_AXES = {".left": 0, ".right": 1}  # that scales are the largest over: one a column of left, one a row of right
+_AXES = {".left": 0, ".right": 1}  # axes of the maximum: one scale per column of left, one per row of right
 _SCALE = "_scale"
 _MOST = 127
 
 
 def rounded_factors(pairs: Sequence[tuple[str, Any]]) -> list[tuple[str, Any]]:
-    """The (name, tensor) pairs of a file, factors as int8, with the scales that they are to be multiplied by.
+    """The (name, tensor) pairs of a file, with factors as int8 and their scales.
 
     `N.left` (in, rank) and `N.right` (rank, out) have scales of shape (rank,), `N.left_scale` and `N.right_scale`, in
-    the dtype that the factors had: an error is at most half a scale, 1/254 of the largest entry of that column or row.
+    the factors' original dtype. An entry's error is at most half a scale, 1/254 of the largest entry of its column or
+    row.
     """
     factors = {name for name, _ in pairs}
     rounded: list[tuple[str, Any]] = []

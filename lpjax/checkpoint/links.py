@@ -45,10 +45,10 @@ def copy_inside(path: Path, target: Path, folder: Path) -> None:
 
 
 def files_inside(part: Path, folder: Path) -> Iterator[Path]:
-    """All files in `part`, a folder in `folder`, and in the folders in it.
+    """All files in `part`, a subfolder of `folder`, recursively.
 
     Raises:
-        LinkError: one of the folders is a link that leads out of `folder`, or to one that holds it.
+        LinkError: a subfolder is a link that leads out of `folder`, or to a folder that holds it.
     """
     check_inside(part, folder)
     real = Path(os.path.realpath(part))

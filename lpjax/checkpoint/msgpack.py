@@ -24,7 +24,7 @@ from lpjax.checkpoint.error import CheckpointError
 from lpjax.checkpoint.safetensors import DTYPES, MAX_NDIM
 
 _CHUNKED = "__msgpack_chunked_array__"
-_CHUNK_BYTES = 1 << 30  # flax's: the bytes that an unchunked leaf has at most
+_CHUNK_BYTES = 1 << 30  # flax's limit for an unchunked leaf
 _ARRAY, _SCALAR = 1, 3
 _FLAT_DTYPES = {dtype.name: dtype for dtype in DTYPES.values()}
 
@@ -51,11 +51,10 @@ _MAPS = {*range(0x80, 0x90), 0xDE, 0xDF}
 
 
 def read_tree(path: Path, *, copy: bool = False) -> dict[str, np.ndarray]:
-    """Every array of a flax msgpack file, by its keys joined by "/", as read-only views of the mapped file.
+    """Every array of a flax msgpack file, by its keys joined by "/".
 
-    With `copy` they are views of its bytes in memory.
-
-    The views are unaligned, because msgpack does not pad; NumPy and jax accept them. A chunked array is a copy.
+    Arrays are read-only views of the mapped file, or with `copy` of its bytes in memory. The views are unaligned,
+    because msgpack does not pad; NumPy and jax accept them. A chunked array is a copy.
 
     Raises:
         CheckpointError: the file cannot be read or is not whole, repeats a key, nests or claims more than a params tree
@@ -91,7 +90,7 @@ def read_paths(path: Path, *, copy: bool = False) -> tuple[dict[str, np.ndarray]
 
 
 class _Reader:
-    """Walks over msgpack objects; every fault is a ValueError that names the key."""
+    """Reads msgpack objects; every fault is a ValueError that names the key."""
 
     def __init__(self, content: Any):
         self._content = content
@@ -99,7 +98,7 @@ class _Reader:
         self._keys = 0
 
     def left(self) -> int:
-        """Bytes that were not read yet."""
+        """Number of bytes that are not read yet."""
         return len(self._content) - self._at
 
     def value(self, where: tuple[str, ...]) -> Any:
@@ -120,7 +119,7 @@ class _Reader:
         return self._content[self._at - count : self._at]
 
     def _head(self, where: tuple[str, ...]) -> tuple[str, Any]:
-        """Kind of the next object, and the number that it is or its length; moves to its content."""
+        """Kind of the next object, and its value (of a number) or its length; moves to its content."""
         (first,) = self._take(1, where)
         if first in _SIZED:
             kind, format = _SIZED[first]
@@ -252,7 +251,7 @@ def write_tree(path: Path, tree: Mapping[str, Any]) -> int:
 
 
 def write_paths(path: Path, leaves: Iterable[tuple[str, Any]]) -> int:
-    """`write_tree` of leaves by their paths, whose keys are joined by "/"."""
+    """`write_tree` for leaves by path, with keys joined by "/"."""
     return write_tree(path, nested(dict(leaves), "/"))
 
 

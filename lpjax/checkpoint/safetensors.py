@@ -32,11 +32,11 @@ DTYPES = {
     "U8": np.dtype(np.uint8),
     "BOOL": np.dtype(np.bool_),
 }
-MAX_NDIM = 8  # of an array in a file; so that no product of sizes is long
+MAX_NDIM = 8  # of an array in a file; bounds the product of its sizes
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 ENTRY = 78
-"""Bytes that an array's entry in the header of a file takes besides its name, about."""
-_CHUNK = 1 << 18  # elements that are checked at a time: small beside any weight, large beside a call
+"""Approximate size of an array's entry in the header of a file, in bytes, without its name."""
+_CHUNK = 1 << 18  # elements checked at a time: small beside any weight, large beside the cost of a call
 
 
 def read_tensors(path: Path, *, copy: bool = False) -> tuple[dict[str, np.ndarray], dict[str, str]]:
@@ -46,8 +46,8 @@ def read_tensors(path: Path, *, copy: bool = False) -> tuple[dict[str, np.ndarra
     because the safetensors library accepts shapes that NumPy does not, and rarely says which tensor is at fault.
 
     Raises:
-        CheckpointError: the file cannot be read, is not whole, or holds a number format that lpjax does not know; names
-            every tensor at fault.
+        CheckpointError: the file cannot be read, is not whole, or holds an unknown number format; names every tensor at
+            fault.
     """
     try:
         content = map_file(path, copy=copy)
@@ -101,7 +101,7 @@ def _header(content: Any) -> tuple[dict[str, Any], int]:
 
 
 def _check_layout(header: Mapping[str, Any], size: int) -> None:
-    """Refuse invalid entries, and tensors that do not fill the `size` bytes of data without gap or overlap."""
+    """Check that entries are valid, and that tensors fill the `size` bytes of data without gap or overlap."""
     faults = [f"{name} {fault}" for name, entry in header.items() if (fault := _fault(entry, size))]
     if faults:
         raise ValueError(_first_few(faults))
@@ -120,7 +120,7 @@ def _check_layout(header: Mapping[str, Any], size: int) -> None:
 
 
 def _first_few(faults: list[str]) -> str:
-    """The first few of many: if a file is cut off, every tensor after the cut is a fault."""
+    """The first few of many faults: in a file that is cut off, every tensor after the cut is one."""
     more = [f"and {len(faults) - 3} more"] if len(faults) > 4 else []
     return "; ".join([*(faults[:3] if more else faults), *more])
 
@@ -155,7 +155,7 @@ def _view(data: np.ndarray, name: str, entry: Mapping[str, Any]) -> np.ndarray:
 def write_tensors(path: Path, tensors: Iterable[tuple[str, Any]], metadata: Mapping[str, str] | None = None) -> int:
     """Write (name, array) pairs as a safetensors file, one array in memory at a time, and return its size.
 
-    Arrays are of NumPy, of JAX, or what NumPy can convert; views may be in any memory order. Names must differ.
+    Arrays are NumPy's, JAX's, or anything that NumPy can convert; views may be in any memory order. Names must differ.
     `metadata` is {"format": "pt"} by default: transformers refuses a file without it.
     """
     pairs = list(tensors)
@@ -195,7 +195,7 @@ def check_finite(arrays: Iterable[tuple[str, Any]], owner: str, error: type[Valu
     """Refuse arrays that hold NaN or an infinity.
 
     Raises:
-        ValueError, or `error`: naming `owner` and every such array.
+        ValueError, or `error`: there are some; names `owner` and every such array.
     """
     if bad := [*not_finite(arrays)]:
         raise error(f"{owner} holds NaN or infinite weights: {', '.join(bad)}")

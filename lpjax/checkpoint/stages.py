@@ -15,7 +15,8 @@ SENTENCE_CONFIGS = tuple(
     f"sentence_{net}_config.json"
     for net in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
 )
-"""Names of the file that says how the first stage reads text; sentence-transformers takes the first that is there."""
+"""Possible names of the file that says how the first stage reads text; the first that exists counts, as in
+sentence-transformers."""
 OWN_TYPES = "sentence_transformers."  # classes of the package itself; all others are code in the folder
 
 
@@ -32,7 +33,7 @@ class Stage(NamedTuple):
 
     @property
     def name(self) -> str:
-        """How messages refer to it."""
+        """Name of the stage in messages."""
         return self.path or self.type or "the first stage"
 
 
@@ -47,7 +48,7 @@ def read_stages(folder: Path) -> tuple[Stage, ...]:
 
 
 def net_folder(folder: Path) -> Path:
-    """Where the model itself is: the path of the first stage, `folder` itself in all but old folders.
+    """The folder of the model itself: that of the first stage, which is `folder` itself except in old folders.
 
     Raises:
         CheckpointError: as `read_stages`, or if modules.json names a folder that is not there or holds no model.

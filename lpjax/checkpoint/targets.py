@@ -1,4 +1,4 @@
-"""Which files a command may write and, with --force, replace: no file of a checkpoint, and no other kind of file."""
+"""Which files a command may write or, with --force, replace: only files of its own kind, and none of a checkpoint."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ def check_new_file(path: Path, kind: str, *, overwrite: bool, suffixes: tuple[st
         path: the file to write.
         kind: one of `KINDS`.
         overwrite: whether a file of that kind may be replaced.
-        suffixes: suffixes of its name, in lower case; any by default.
+        suffixes: allowed suffixes of its name, in lower case; any by default.
 
     Raises:
-        ValueError: its name ends otherwise.
+        ValueError: its name has another suffix.
         FileNotFoundError: its folder does not exist.
         FileExistsError: as `refuse_existing`, or it is not a regular file.
         PermissionError: its folder is not writable.
@@ -54,10 +54,10 @@ def check_new_file(path: Path, kind: str, *, overwrite: bool, suffixes: tuple[st
 
 
 def refuse_existing(path: Path, kind: str, *, overwrite: bool) -> None:
-    """Refuse to write over a folder, over a file unless told to, and over files of another kind or of a checkpoint.
+    """Refuse to overwrite a folder, a file unless `overwrite` is true, a file of another kind, or a checkpoint's file.
 
     Raises:
-        FileExistsError: it is one of these.
+        FileExistsError: `path` is one of these.
     """
     if path.is_dir() or (path.exists() and not overwrite):
         hint = "" if path.is_dir() else ", or pass `overwrite=True` to replace it"
@@ -66,21 +66,19 @@ def refuse_existing(path: Path, kind: str, *, overwrite: bool) -> None:
 
 
 def check_replaceable(path: Path, kind: str) -> None:
-    """Refuse to write a file of a kind in place of a checkpoint's own file, or over a file of another kind.
-
-    An empty file may be replaced.
+    """Refuse to overwrite a checkpoint's own file, or a file of another kind. An empty file may be replaced.
 
     Args:
-        path: what is to be written.
+        path: the file to write.
         kind: one of `KINDS`.
 
     Raises:
-        FileExistsError: it is a file of a checkpoint, or holds something else than such a file.
+        FileExistsError: `path` is a checkpoint's own file, or a file of another kind.
     """
     for place in {path, path.resolve()}:
         own = _OWN.fullmatch(place.name) or place.name.endswith(tuple(format.suffix for format in FORMATS.values()))
         if (place.parent / CONFIG).exists() and own:
-            # A calibration may lie beside the weights, under a name that is not theirs.
+            # A calibration may lie beside the weights, under another name than theirs.
             if kind == "calibration" and _CALIBRATION.fullmatch(place.name) and not _WEIGHTS.fullmatch(place.name):
                 continue
             raise FileExistsError(f"{path} is the name of a file of the checkpoint in {place.parent}; choose another")

@@ -1,4 +1,4 @@
-"""How to load a folder in each library that can: paragraphs and code for its card."""
+"""How to load a folder in each library that can read it: paragraphs and code for its card."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from lpjax.checkpoint.formats import FACTORED_WEIGHTS, PROGRAM_FILES, WEIGHTS
 from lpjax.models import ARCHITECTURES
 
 REPO = "OWNER/NAME"
-"""Stands in the code for the id of the folder on the hub, which `lpjax push` knows."""
+"""Placeholder in example code for the folder's id on the hub, which `lpjax push` fills in."""
 
 _HEADS = {
     "sequence": ("ForSequenceClassification", "classify"),
@@ -34,11 +34,11 @@ def runtime_of(folder: Path) -> str | None:
 
 
 def loading(folder: Path, head: str | None, model_type: str) -> Iterator[str]:
-    """What a card says of loading a folder whose other files are written.
+    """The card's paragraphs on loading a folder, whose other files are already written.
 
     Args:
         folder: the folder.
-        head: the one of `HEADS` that its files have, if any.
+        head: head of the saved model, one of `HEADS`, or None.
         model_type: model type of its config.json.
     """
     reads = any(any(folder.glob(pattern)) for pattern in _VOCABULARIES)

@@ -1,4 +1,4 @@
-"""What a card keeps of the card of the model that a folder was made from."""
+"""Metadata that a card takes from the card of the source model."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class Source(NamedTuple):
     """The model that a folder was made from, as the hub knows it.
 
     Attributes:
-        base_model: id of the model on the hub, or several; None if it is not known.
-        relation: how the source itself relates to that model; None if it is that model, or made from it by lpjax.
-        pipeline_tag: pipeline tag of its card.
-        kept: metadata that holds for every model made from it.
+        base_model: id of the base model on the hub, or several; None if it is not known.
+        relation: relation of the source to the base model; None if it is that model, or lpjax made it from that.
+        pipeline_tag: pipeline tag of the source's card.
+        kept: metadata that also hold for models made from the source, such as the license.
     """
 
     base_model: str | list[str] | None
@@ -34,7 +34,7 @@ class Source(NamedTuple):
 
 
 def read_source(folder: Path | None) -> Source:
-    """The source of a checkpoint; all unknown for None."""
+    """Read the source of a checkpoint from its folder; nothing is known for None."""
     if folder is None:
         return Source(None, None, None, {})
     data = _metadata(folder)
@@ -45,7 +45,7 @@ def read_source(folder: Path | None) -> Source:
     elif base is None or not all(map(HUB_ID.fullmatch, [base] if isinstance(base, str) else base)):
         base, relation = None, None
     elif relation not in _RELATIONS:
-        # What a person trained from a base model is a finetune of it, also to the hub.
+        # As the hub assumes: a person's model with a base model is a finetune of it.
         relation = None if wrote_card(folder / CARD) else "finetune"
     return Source(base, relation, pipeline if isinstance(pipeline, str) else None, texts)
 
@@ -63,7 +63,7 @@ def _metadata(folder: Path) -> dict[str, Any]:
     except LinkError:
         return {}
     except Exception as error:  # of YAML, which raises many kinds
-        reason = f"{path} can't be read, so that its license is not in the new card: {type(error).__name__}"
+        reason = f"{path} can't be read, so its license is not in the new card: {type(error).__name__}"
         _log.warning(printable(reason))
         return {}
 

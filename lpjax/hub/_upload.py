@@ -21,7 +21,7 @@ _MESSAGE = "Upload by lpjax"
 
 
 class Sent(NamedTuple):
-    """What was uploaded: the commit's address, the names of the files, and what the user should know."""
+    """A finished upload: the commit's address, the names of the files, and notes for the user."""
 
     address: str
     names: tuple[str, ...]
@@ -29,18 +29,18 @@ class Sent(NamedTuple):
 
 
 class Upload(NamedTuple):
-    """What is to be uploaded.
+    """The files to upload.
 
     Attributes:
-        repo: OWNER/NAME.
-        files: contents by name in the repository: a path, or the bytes of the card, which names the repository.
+        repo: repository, OWNER/NAME.
+        files: name in the repository -> path of the file, or for the card its bytes, which name the repository.
     """
 
     repo: str
     files: dict[str, Path | bytes]
 
     def sizes(self) -> dict[str, int]:
-        """Bytes of each file."""
+        """Size of each file in bytes."""
         return {
             name: len(content) if isinstance(content, bytes) else content.stat().st_size
             for name, content in self.files.items()
@@ -49,17 +49,17 @@ class Upload(NamedTuple):
     def send(self, *, private: bool = False, replace_card: bool = False) -> Sent:
         """Upload the files.
 
-        A card that a person wrote on the hub stays. One that came from a folder by this function, and that nobody
-        changed since, is replaced by a person's card, as by a correction of it, but not by lpjax's.
+        A card that was written or edited on the hub stays. A person's card that this function uploaded, and that nobody
+        changed since, is replaced by a person's card, such as a corrected one, but not by lpjax's.
 
         Args:
-            private: make the repository private.
-            replace_card: replace the card that is there, whoever wrote it.
+            private: whether to make the repository private.
+            replace_card: whether to replace the card on the hub, whoever wrote it.
 
         Raises:
             PermissionError: nobody is logged in.
             ConnectionError: the hub cannot be reached, or refuses.
-            FileExistsError: the repository is public, and `private` is asked for.
+            FileExistsError: `private` is set, but the repository exists and is public.
         """
         from huggingface_hub import CommitOperationAdd, HfApi, get_token
         from huggingface_hub.errors import RepositoryNotFoundError
@@ -81,7 +81,7 @@ class Upload(NamedTuple):
                 api.create_repo(self.repo, private=private or None)
             elif CARD in there and CARD in files and not replace_card and (reason := self._kept_card(api, info.sha)):
                 del files[CARD]
-                notes.append(f"{reason}, and is kept; `replace_card` replaces it")
+                notes.append(f"{reason} and is kept; `replace_card` replaces it")
             suffixes = tuple(format.suffix for format in FORMATS.values())
             if others := sorted(name for name in there - files.keys() if name.endswith(suffixes)):
                 notes.append(f"{self.repo} also holds other weights, which stay: {', '.join(others)}")
@@ -89,12 +89,12 @@ class Upload(NamedTuple):
                 CommitOperationAdd(name, content if isinstance(content, bytes) else str(content))
                 for name, content in files.items()
             ]
-            # If someone else writes there in the meantime, the hub refuses.
+            # With a parent, the hub refuses the commit if someone else has written there in the meantime.
             parent = None if info is None else info.sha
             commit = api.create_commit(self.repo, operations, commit_message=_MESSAGE, parent_commit=parent)
         except FileExistsError:
             raise
-        except Exception as error:  # of whichever HTTP client the version of huggingface_hub has
+        except Exception as error:  # its class depends on the HTTP client of huggingface_hub
             raise ConnectionError(f"{self.repo} was not uploaded: {first_line(error)}") from error
         return Sent(str(commit.commit_url), tuple(files), tuple(notes))
 
@@ -107,15 +107,15 @@ class Upload(NamedTuple):
         if there is not None and (there == content or is_own_card(there)):
             return ""
         if is_own_card(content):
-            return f"the {CARD} of {self.repo} is not of lpjax"
+            return f"the {CARD} of {self.repo} was not written by lpjax"
         (file,) = api.get_paths_info(self.repo, CARD, expand=True, revision=revision)
         if file.last_commit is not None and file.last_commit.title == _MESSAGE:
             return ""
-        return f"the {CARD} of {self.repo} was written there"
+        return f"the {CARD} of {self.repo} was edited there"
 
 
 def upload_of(folder: Path, repo: str) -> Upload:
-    """What to upload of a folder: all files but hidden ones; nothing is asked of the hub.
+    """Collect the files of a folder to upload: all but hidden ones. Needs no network.
 
     Raises:
         CheckpointError: it is not a folder that lpjax writes, or a file is a link that leads out of it.
@@ -126,7 +126,7 @@ def upload_of(folder: Path, repo: str) -> Upload:
         raise CheckpointError(f"{folder} holds neither weights nor a program; expected a folder that lpjax wrote")
     files: dict[str, Path | bytes] = dict(_visible(folder))
     if CARD in files and wrote_card(folder / CARD):
-        # Quoted, it is an argument in a piece of code.
+        # In quotation marks, the placeholder is an argument in example code.
         files[CARD] = (folder / CARD).read_bytes().replace(f'"{REPO}"'.encode(), f'"{repo}"'.encode())
     return Upload(repo, files)
 
@@ -135,7 +135,7 @@ def check_repo(repo: str) -> None:
     """Refuse a name that is not OWNER/NAME.
 
     Raises:
-        ValueError: naming it.
+        ValueError: it is not; names it.
     """
     from huggingface_hub.utils import validate_repo_id
 

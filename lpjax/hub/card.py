@@ -1,6 +1,6 @@
 """The model card of a folder that lpjax writes: what was done, what it costs, and how to load the result.
 
-Everything in a card comes from the checkpoint and from the folder's files: nothing depends on time, place or machine.
+A card depends only on the checkpoint and the folder's files, not on time, place or machine.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _SOURCE = ("## Source", f"[{SOURCE_CARD}]({SOURCE_CARD}) is the card of the mode
 
 
 class _Matrix(NamedTuple):
-    """A weight: its name without the number of its layer, how it is stored, and its bytes. `form`: "" if dense."""
+    """A weight: its name without the layer number, how it is stored, and its size in bytes. `form` is "" if dense."""
 
     kind: str
     method: str
@@ -54,13 +54,13 @@ class _Matrix(NamedTuple):
 
 
 def card_text(folder: Path, checkpoint: Checkpoint, size: int, stored: Mapping[str, int] | None = None) -> str:
-    """The card of a folder whose other files are written.
+    """The card of a folder, whose other files are already written.
 
     Args:
         folder: the folder.
-        checkpoint: what is in it; in an export as it was before.
+        checkpoint: the checkpoint in it; for an export, the exported checkpoint.
         size: size of the weights or the program, in bytes.
-        stored: bytes that each weight takes there, by path; None if all are dense.
+        stored: size of each weight there, in bytes, by path; None if all are dense.
     """
     from huggingface_hub import ModelCardData  # late: it is slow
 
@@ -116,7 +116,7 @@ def card_text(folder: Path, checkpoint: Checkpoint, size: int, stored: Mapping[s
 
 
 def _code(name: str) -> str:
-    """A name of an untrusted file as code in a cell of a table: without what would end either."""
+    """A name from an untrusted file as code in a table cell, without characters that would end the code or the cell."""
     return f"`{re.sub(r'[`|<>]|[^ -~]', '·', name)}`"
 
 
@@ -124,9 +124,9 @@ def weights_card(folder: Path, source: Path, made: CompressedWeights) -> str:
     """The card of a folder that `compress_weights` wrote.
 
     Args:
-        folder: the folder, its other files written.
-        source: the folder that it was made from.
-        made: what was done.
+        folder: the folder; its other files are already written.
+        source: folder of the source model.
+        made: the result of the compression.
     """
     from huggingface_hub import ModelCardData
 
@@ -162,7 +162,7 @@ def weights_card(folder: Path, source: Path, made: CompressedWeights) -> str:
 
 
 def _is_old(path: Path, source: Path | None) -> bool:
-    """Whether a record of training is only that of the source: it was written before this step."""
+    """Whether a record of training is copied from the source, so it precedes this step."""
     other = None if source is None else source / path.name
     return other is not None and other.is_file() and path.exists() and other.read_bytes() == path.read_bytes()
 
@@ -170,7 +170,7 @@ def _is_old(path: Path, source: Path | None) -> bool:
 def _matrices(
     checkpoint: Checkpoint, config: Mapping[str, Any], stored: Mapping[str, int] | None, layers: Mapping[str, Any]
 ) -> Iterator[_Matrix]:
-    """Every weight that the folder has; `layers`: as `Record.layers`, for their errors."""
+    """Every weight of the folder; `layers`, as in `Record.layers`, has their errors."""
     block = checkpoint.compression or {}
     steps = [step for step in _listed(block.get("steps")) if isinstance(step, dict)]
     methods = {str(path): _method(step) for step in steps for path in _listed(step.get("paths"))}
@@ -178,7 +178,7 @@ def _matrices(
     table = name_table(checkpoint.config)
     names = {path: name for _, name, path in table.located(table.prefix in checkpoint.params)}
     leaves = dict(walk(checkpoint.params))
-    # What stayed dense may have been rounded to a narrower dtype.
+    # Dense weights may have been rounded to a narrower dtype, so the widest one counts as the original.
     width = max(np.dtype(leaf.dtype).itemsize for leaf in leaves.values())
     for path in names:
         if path not in (leaves if stored is None else stored):  # a program leaves out what it does not read
@@ -214,7 +214,7 @@ def _method(step: Mapping[str, Any]) -> str:
 
 
 def _word(text: object) -> str:
-    """A text that means nothing to Markdown."""
+    """`text` without characters that Markdown interprets."""
     return re.sub(r"[^\w.+-]", "", str(text))[:40]
 
 
@@ -229,7 +229,7 @@ def _form(leaf: Any, int8: bool) -> str:
 
 
 def _table(matrices: Iterable[_Matrix], kept: bool) -> str:
-    """A row for each kind of matrix; columns that say nothing are left out."""
+    """A row for each kind of matrix; empty columns are left out."""
     groups: dict[tuple[str, ...], list[_Matrix]] = {}
     for matrix in sorted(matrices, key=lambda matrix: not matrix.form):
         groups.setdefault(matrix[:3] if matrix.form else ("", "", ""), []).append(matrix)

@@ -288,7 +288,7 @@ def test_names_that_cannot_be_written_are_refused(folder: Path, tmp_path: Path):
     loaded = load_checkpoint(folder)
     for extra, format, message in (
         ({"pooler.dense.bias": np.ones(3)}, "safetensors", "holds names of the model's own weights: pooler.dense.bias"),
-        ({"loss": [1.0]}, "safetensors", "holds what is not an array of a dtype that files can hold: loss"),
+        ({"loss": [1.0]}, "safetensors", "holds values that are not arrays of a supported dtype: loss"),
         ({"a": np.ones(1), "a.b": np.ones(1)}, "msgpack", "cannot be written as a Flax tree: "),
         ({"pooler.dense.bias.x": np.ones(1)}, "msgpack", "leads through another array"),
         ({"head/scale": np.ones(1)}, "msgpack", "head/scale has a slash or an empty part; "),

@@ -227,7 +227,7 @@ def test_a_persons_card_is_kept(folder: Path, tmp_path: Path, caplog: pytest.Log
     assert (out / CARD).read_text() == "mine"
     save_checkpoint(factored(folder), out, overwrite=True)
     assert (out / CARD).read_text() == "mine"
-    assert "README.md is not of lpjax, and is kept" in caplog.text
+    assert "README.md was not written by lpjax and is kept" in caplog.text
     (out / CARD).write_text(f"{MARKER}\nold")
     save_checkpoint(factored(folder), out, overwrite=True)
     assert "compressed" in card_of(out).text

@@ -126,7 +126,7 @@ def test_a_card_that_a_person_wrote_on_the_hub_is_kept(online: Command, small: P
     hub.repos[REPO] = {"README.md": b"mine", "model.safetensors": b"dense"}
     status, printed, _ = online("push", small, REPO)
     assert status == 0
-    assert "the README.md of me/small is not of lpjax, and is kept; --replace-card replaces it" in printed
+    assert "the README.md of me/small was not written by lpjax and is kept; --replace-card replaces it" in printed
     assert "also holds other weights, which stay: model.safetensors" in printed
     assert hub.repos[REPO]["README.md"] == b"mine"
     assert "lpjax.safetensors" in hub.repos[REPO]
@@ -134,7 +134,7 @@ def test_a_card_that_a_person_wrote_on_the_hub_is_kept(online: Command, small: P
     (small / "README.md").write_text("another")
     status, printed, _ = online("push", small, REPO, "--json")
     result = json.loads(printed)
-    assert result["notes"][0] == "the README.md of me/small was written there, and is kept; --replace-card replaces it"
+    assert result["notes"][0] == "the README.md of me/small was edited there and is kept; --replace-card replaces it"
     assert "README.md" not in {file["name"] for file in result["files"]}
     assert hub.repos[REPO]["README.md"] == b"mine"
     status, printed, _ = online("push", small, REPO, "--replace-card")
@@ -163,7 +163,7 @@ def test_a_card_of_lpjax_does_not_replace_what_a_person_pushed(online: Command, 
     (small / "README.md").write_text("# Mine\n")
     assert online("push", small, REPO)[0] == 0
     (small / "README.md").write_bytes(generated)
-    assert "is not of lpjax, and is kept" in online("push", small, REPO)[1]
+    assert "was not written by lpjax and is kept" in online("push", small, REPO)[1]
     assert hub.repos[REPO]["README.md"] == b"# Mine\n"
 
 

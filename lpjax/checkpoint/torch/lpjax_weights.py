@@ -1,6 +1,6 @@
-"""Weights in parts, as lpjax.safetensors has them, in PyTorch; modeling_lpjax.py puts them in the place of parameters.
+"""The factored and quantized weights of lpjax.safetensors in PyTorch; modeling_lpjax.py replaces parameters by them.
 
-A `Weight` is a matrix. PyTorch calls `__torch_function__` of what it takes for a tensor: so `torch.nn.Linear`,
+A `Weight` is a matrix. PyTorch's functions dispatch to its `__torch_function__`, so `torch.nn.Linear`,
 `torch.nn.Embedding` and tied decoders work with a `Weight` as with a parameter.
 """
 
@@ -17,7 +17,7 @@ except ImportError:  # if this file is imported from its folder, not by transfor
 
 
 class Weight(nn.Module):
-    """A matrix; or its transpose if `transposed`, as linear layers have it. Each kind has `times` and `rows`."""
+    """A matrix, or its transpose if `transposed`, as in linear layers. Subclasses define `times` and `rows`."""
 
     def __init__(self, rows, columns, dtype):
         super().__init__()
@@ -41,7 +41,7 @@ def _linear(x, weight, bias=None):
 
 
 def _einsum(equation, x, weight):
-    """A kernel of XLNet, whose parameters are (hidden, heads, size); it maps from the last axes of x."""
+    """The product with an XLNet kernel, a parameter of shape (hidden, heads, size), over the last axes of x."""
     if equation.endswith("hnd->ibh"):
         return weight.times(x.flatten(2), False)
     return weight.times(x, False).unflatten(-1, weight.shape[1:])
@@ -56,11 +56,11 @@ COMPUTED = {
 
 
 def weight_of(parts, largest):
-    """The `Weight` of the parts of one in a file, by their names.
+    """Make a `Weight` from its parts in a file, by name.
 
     A product has `left` and `right`, and with single entries `values`, `columns` and `starts`. A quantized matrix has
-    `codes`, `scales` and perhaps `steps`, and so may either factor, `left.codes`. A factor in int8 has `left_scale`.
-    Sides of matrices are at most `largest`.
+    `codes`, `scales` and perhaps `steps`, and so may a factor (`left.codes`, …). An int8 factor has `left_scale`.
+    Quantized matrices with a side above `largest` are refused.
     """
     parts = dict(parts)
     if "codes" in parts:
@@ -102,7 +102,7 @@ class LowRank(Weight):
             places = torch.arange(rows).repeat_interleave(starts.diff()) * width + columns
             if len(places) and (columns.min() < 0 or columns.max() >= width or (places.diff() <= 0).any()):
                 raise ValueError("the columns of its single entries are damaged")
-            # As few bytes as in the file; PyTorch computes little with uint16.
+            # As few bytes as in the file; PyTorch has few operations on uint16.
             self.register_buffer("columns", columns.to(torch.int16) if width <= 1 << 16 else columns)
             self.register_buffer("starts", starts.to(torch.int32))
 
@@ -131,10 +131,10 @@ class LowRank(Weight):
 
 
 class Quantized(Weight):
-    """Lines, rows of the matrix if `axis` is 1, else columns: scales[i, j // group] · steps[j] · code[i, j].
+    """A quantized matrix in lines: entry j of line i is scales[i, j // group] · steps[j] · codes[i, j].
 
-    Codes stay packed as `pack_codes` packs them: in runs of positions j with equal numbers of bits. Lines are expanded
-    where they are used.
+    Lines are the matrix's rows if `axis` is 1, else its columns. Codes stay packed as by `pack_codes`: in runs of
+    positions j with equal numbers of bits. Lines are expanded when they are used.
     """
 
     def __init__(self, codes, scales, steps=None, *, largest):
@@ -156,7 +156,7 @@ class Quantized(Weight):
             raise ValueError(f"its scales times its codes are more than {self.dtype} can hold")
 
     def _apply(self, fn, *args, **options):
-        # Scales move to other devices as bytes, so that .half() and .bfloat16() do not round them.
+        # Scales are moved as bytes, so that .half() and .bfloat16() do not round them.
         kept = {name: getattr(self, name) for name in ("scales", "steps") if getattr(self, name) is not None}
         super()._apply(fn, *args, **options)
         for name, floats in kept.items():
@@ -189,7 +189,7 @@ class Quantized(Weight):
 
 
 def _unpacked(packed, bits, width, dtype):
-    """Codes (lines, width) of packed ones, `count` of which take `size` bytes."""
+    """Unpack codes, (lines, width); every `count` codes take `size` bytes."""
     if not bits:
         return packed.new_zeros(len(packed), width, dtype=dtype)
     count = 8 // math.gcd(bits, 8)
@@ -215,7 +215,7 @@ def _blockwise(x, lines, count, length, outputs):
 
 
 def _floats(name, floats, shape):
-    """Finite scales or steps of this shape; float16 may be compressed."""
+    """Scales or steps, checked to be finite and of this shape; those in uint8 are float16, compressed."""
     if floats.dtype == torch.uint8:
         return torch.from_numpy(inflated_floats(name, floats.numpy(), shape).copy())
     if floats.shape != shape or not floats.is_floating_point() or not floats.isfinite().all():

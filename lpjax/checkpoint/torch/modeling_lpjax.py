@@ -1,9 +1,10 @@
 """Load this folder, which lpjax compressed, in PyTorch without lpjax. Weights stay compressed in memory.
 
 `AutoModel.from_pretrained(folder, trust_remote_code=True)` and `SentenceTransformer(folder, trust_remote_code=True)`
-come here by `auto_map` in config.json. `load_factored(folder)` needs the files lpjax_weights.py and lpjax_codes.py.
+use this file through `auto_map` in config.json; `load_factored(folder)` can also be called directly. The file needs
+lpjax_weights.py and lpjax_codes.py beside it.
 
-The model is that of transformers. A `Weight` takes the place of each parameter that lpjax.safetensors has in parts.
+The model is that of transformers, with a `Weight` in place of each factored or quantized parameter.
 """
 
 import contextlib
@@ -28,14 +29,14 @@ IDLE = {"trust_remote_code", "adapter_kwargs", "_from_auto", "use_safetensors", 
 
 
 def load_factored(folder, auto=None, *, config=None, dtype=None, device_map=None, attn_implementation=None, **hub):
-    """The model in a folder or in a repository of the hub, in eval mode.
+    """Load the model in a folder or a repository of the hub, in eval mode.
 
-    `auto` is a class of transformers such as AutoModelForMaskedLM, by default that of the head that the folder has.
-    `dtype` is by default that of the file, `device_map` one device. Other arguments are those of transformers."""
+    `auto` is a class of transformers such as AutoModelForMaskedLM, by default that of the head in the folder. `dtype`
+    is the file's by default; `device_map` is one device. Other arguments are those of transformers."""
     if unknown := hub.keys() - HUB:
         raise ValueError(f"a model that lpjax compressed does not take {', '.join(sorted(unknown))}")
     if isinstance(device_map, dict) or device_map in ("auto", "balanced", "balanced_low_0", "sequential"):
-        raise ValueError(f"device_map is {device_map!r}; what lpjax compressed needs one device, such as 'cuda'")
+        raise ValueError(f"device_map is {device_map!r}; a compressed model needs one device, such as 'cuda'")
     config = config or transformers.AutoConfig.from_pretrained(folder, **hub)
     auto = auto or getattr(transformers, max((name for name in config.auto_map if "Model" in name), key=len))
     options = {} if attn_implementation is None else {"attn_implementation": attn_implementation}
@@ -46,7 +47,7 @@ def load_factored(folder, auto=None, *, config=None, dtype=None, device_map=None
         _fill(model, load_file(path))
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"{path} can't be loaded: {error}") from error
-    # Not other buffers, such as the frequencies of rotary positions, which transformers keeps in float32.
+    # Other buffers keep their dtype: transformers has the frequencies of rotary positions in float32.
     parts = [*model.parameters(), *(module.like for module in model.modules() if isinstance(module, Weight))]
     if dtype in (None, "auto"):
         dtype = functools.reduce(torch.promote_types, {part.dtype for part in parts})
@@ -57,12 +58,12 @@ def load_factored(folder, auto=None, *, config=None, dtype=None, device_map=None
 
 
 def _fill(model, tensors):
-    """Give a model the tensors of a file; a `Weight` takes the place of a parameter that the file has in parts."""
+    """Load a file's tensors into a model, with a `Weight` in place of each parameter that the file has in parts."""
     prefix = f"{model.base_model_prefix}."
     if model.base_model is model and any(name.startswith(prefix) for name in tensors):  # the file has a head, too
         tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
     if model.base_model is model and not any(name.startswith("pooler.") for name in tensors):
-        model.pooler = None  # as in the file; it would be random
+        model.pooler = None  # the file has none, and a new one would be random
     parameters, parts = dict(model.named_parameters(remove_duplicate=False)), {}
     for name in [*tensors]:
         match = PART.fullmatch(name)
@@ -104,7 +105,7 @@ def _replace(model, name, weight):
 
 @contextlib.contextmanager
 def _parameters_on_meta():
-    """Parameters of modules that are made meanwhile take no memory, and no time to initialize; buffers are made."""
+    """Make the parameters of new modules on the meta device, without memory or initialization; not their buffers."""
     register = nn.Module.register_parameter
 
     def on_meta(module, name, parameter):
@@ -122,13 +123,13 @@ def _refuse_to_save(*args, **options):
 
 
 class LpjaxModel:
-    """What `auto_map` names; `from_pretrained` returns the model of transformers that the class `auto` would make."""
+    """The class that `auto_map` names; `from_pretrained` returns a model of transformers, of the class of `auto`."""
 
     auto = transformers.AutoModel
 
     @classmethod
     def register_for_auto_class(cls, auto_class="AutoModel"):
-        """Nothing: saving, which would copy this file, is refused."""
+        """Do nothing: registering is for saving, which is refused."""
 
     @classmethod
     def from_pretrained(cls, folder, *args, output_loading_info=False, torch_dtype=None, **options):
