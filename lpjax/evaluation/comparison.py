@@ -27,20 +27,20 @@ def score_task(
     progress: Progress,
     **options: Any,
 ) -> dict[str, dict[str, Any]]:
-    """Scores of several models on one GLUE task, by their heads.
+    """Scores of several models with heads on one GLUE task.
 
     Args:
         models: models by name.
-        task, split: what to score on.
+        task, split: task and split to score on.
         glue: GLUE folder, as for `load_examples`.
         progress: called with (examples done, examples in all, title).
         **options: options of `evaluate_task`.
 
     Returns:
-        For each model the fields of its `TaskResult`, and `warnings`.
+        The fields of each model's `TaskResult`, and `warnings`, by the models' names.
 
     Raises:
-        ValueError: before any data is read: a model has no head for the task; else as `evaluate_task`.
+        ValueError: a model has no head for the task (raised before any data is read), or as `evaluate_task`.
         DataError: as `load_examples`.
     """
     for net in nets.values():
@@ -66,12 +66,12 @@ def score_outputs(
     batch_size: int = 32,
     **options: Any,
 ) -> dict[str, Any]:
-    """STS-B by embeddings, and how close the embeddings and the outputs of heads are to the dense model's.
+    """STS-B by embeddings, and how close the embeddings and the head's outputs are to the dense model's.
 
     Args:
         checkpoint: the model.
-        dense: the dense model, if there is one to compare with.
-        sentences: to compare on.
+        dense: the dense model to compare with, or None.
+        sentences: texts to compare on.
         glue: GLUE folder, as for `load_stsb`.
         fetch: whether STS-B may be fetched from the hub.
         progress: called with (sentences done, sentences in all, what).

@@ -1,4 +1,4 @@
-"""How far the outputs of a smaller model are from those of the dense one."""
+"""Divergence of a compressed model's outputs from the dense model's."""
 
 from __future__ import annotations
 
@@ -30,8 +30,9 @@ def disagreement(
     """The divergence of outputs plus `hidden` times the relative squared error of hidden states, text by text.
 
     Args:
-        outputs, targets: the two models', as `hidden_and_outputs` returns them; if `hidden` is 0, states are ignored.
-        inputs: what both models read.
+        outputs, targets: hidden states and outputs of the two models, as from `hidden_and_outputs`; if `hidden` is 0,
+            the states are ignored.
+        inputs: inputs of both models.
         kind: kind of the outputs.
         hidden: weight of the hidden states.
     """
@@ -48,12 +49,12 @@ def disagreement(
 class Divergence:
     """Mean of `disagreement` with a dense model over some texts, as a function of params.
 
-    Tokens and outputs of the dense model stay on the devices. It is compiled once per batch shape and structure of
-    params: to compare many ranks, call it with dense leaves.
+    Tokens and the dense model's outputs stay on the devices. The function is compiled once per batch shape and
+    structure of params: to compare many ranks without recompilation, call it with dense leaves.
 
     Attributes:
         tokens: the texts.
-        kind: the kind of outputs that are compared.
+        kind: the kind of the compared outputs.
     """
 
     def __init__(
@@ -68,14 +69,14 @@ class Divergence:
         max_length: int | None = 128,
         mesh: Mesh | None = None,
     ) -> None:
-        """Run the dense model.
+        """Run the dense model on the texts.
 
         Args:
             checkpoint: the dense model.
             first: n texts, or the first of n pairs.
             second: the second texts.
-            hidden: weight of the relative squared error of the last hidden states, beside the outputs that are computed
-                from them; by default 1 with a head, else 0: see `Outputs.hidden`.
+            hidden: weight of the relative squared error of the last hidden states, added to the divergence of the
+                outputs; by default 1 with a head, else 0: see `Outputs.hidden`.
             tokenizer: a tokenizer of transformers; by default the one in `checkpoint.source`.
             batch_size: texts of a batch over all devices.
             max_length: largest number of tokens of a text.
@@ -105,7 +106,7 @@ class Divergence:
         self._targets = [self._kept(params, inputs) for inputs in self._batches]
 
     def _kept(self, params: Any, inputs: dict[str, Array]) -> tuple[Array, Array | None]:
-        """Hidden states and outputs of the dense model to be kept; if outputs are wide, states alone."""
+        """The dense model's hidden states and outputs to keep; only the states if the outputs are wide."""
         states, outputs = _outputs(params, self._config, inputs, self.kind, self.kind.wide or bool(self._hidden))
         return states, None if self.kind.wide else outputs
 
@@ -153,7 +154,7 @@ def _sum_over(
     dense: dict[str, Any] | None,
     agreement: bool,
 ) -> Array:
-    """Sum over the texts of a batch of disagreement or agreement."""
+    """Disagreement or agreement, summed over the texts of a batch."""
     compared, mask = _outputs(params, config, inputs, kind, bool(hidden)), inputs["attention_mask"]
     states, outputs = targets
     if outputs is None:

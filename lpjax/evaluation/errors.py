@@ -16,7 +16,7 @@ from lpjax.weights.dispatch import is_weight
 from lpjax.weights.low_rank import LowRank
 from lpjax.weights.quantized import Quantized
 
-_ENTRIES = 2**20  # of a block in double precision
+_ENTRIES = 2**20  # entries of a block in double precision
 
 
 class Errors(NamedTuple):
@@ -46,10 +46,10 @@ class Spectrum(NamedTuple):
 
 
 def relative_errors(dense: Any, factors: LowRank | Quantized, *, transpose: bool) -> Errors:
-    """Errors of `factors` with respect to the matrix it replaced, in double precision, one block of rows at a time.
+    """Errors of `factors` with respect to the matrix they replace, in double precision, one block of rows at a time.
 
     Args:
-        dense: the leaf, (n, d).
+        dense: the dense leaf, (n, d).
         factors: its replacement.
         transpose: whether the rows of A are the leaf's columns, as for a kernel.
     """
@@ -74,17 +74,17 @@ def spectrum_of(dense: Any, *, transpose: bool) -> np.ndarray:
 
 
 def cut_spectrum(values: np.ndarray, rank: int) -> Spectrum:
-    """The spectrum with the error of its best matrix of `rank`."""
+    """The spectrum, and the error of the best approximation of this rank."""
     squares = (values / values[0]) ** 2 if values[0] > 0 else values
     total = float(squares.sum())
     return Spectrum(values, float(np.sqrt(squares[rank:].sum() / total)) if total else None)
 
 
 def check_dense(checkpoint: Checkpoint, name: str) -> None:
-    """Refuse a checkpoint, called `name`, that is factored or quantized where the dense model is expected.
+    """Refuse a factored or quantized checkpoint, called `name`, as the dense model.
 
     Raises:
-        ValueError: naming the first such leaf.
+        ValueError: a leaf is factored or quantized; names the first.
     """
     for path, leaf in walk(checkpoint.params):
         if is_weight(leaf):
@@ -93,14 +93,15 @@ def check_dense(checkpoint: Checkpoint, name: str) -> None:
 
 
 def load_dense(named: str | None, record: Record, smaller: Path) -> tuple[str, Checkpoint]:
-    """The dense model that a compressed one is compared with, and its name.
+    """Load the dense model to compare a compressed one with; returns its name, too.
 
     Args:
-        named: its folder or hub id; by default the one in the record.
+        named: folder or hub id of the dense model; by default the one in the record.
         record, smaller: record and folder of the compressed model.
 
     Raises:
-        ValueError: neither names it, it does not exist, or it is factored; otherwise as `load_checkpoint`.
+        ValueError: no dense model is named or recorded, the recorded one cannot be loaded, or it is itself compressed.
+        OSError, CheckpointError: as `load_checkpoint`, if `named` is given.
     """
     name = named or record.source
     if name is None:
@@ -110,7 +111,7 @@ def load_dense(named: str | None, record: Record, smaller: Path) -> tuple[str, C
     except (OSError, ValueError) as error:
         if named:
             raise
-        where = f"{smaller} records that as its dense model; pass its present place as `baseline`"
+        where = f"{smaller} records that as its dense model; pass its current location as `baseline`"
         raise ValueError(f"{error}; {where}") from error
     check_dense(dense, name)
     return name, dense

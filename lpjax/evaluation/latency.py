@@ -1,4 +1,4 @@
-"""Time of a forward pass of the dense and the factored model."""
+"""Latency of the forward pass, dense and factored."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from lpjax.checkpoint import Checkpoint
 from lpjax.models import device_params, encode
 
 SHAPES = ((32, 64), (1, 32))
-"""(texts, tokens) of the batches: many texts, and a single one."""
+"""Batch shapes (texts, tokens): many texts, and a single one."""
 
 _LEAST, _MOST = 5, 40  # number of runs of each model
-_SECONDS = 2.5  # after which no further run is started
+_SECONDS = 2.5  # after this time no further run starts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Latency:
 
     Attributes:
         batch, length: number of texts, and tokens of each.
-        dense, factored: seconds of every run but the first.
+        dense, factored: seconds of each run after compilation and warm-up.
     """
 
     batch: int
@@ -49,12 +49,12 @@ class Latency:
 def measure_latency(
     dense: Checkpoint, factored: Checkpoint, *, shapes: Sequence[tuple[int, int]] = SHAPES, seed: int = 0
 ) -> list[Latency]:
-    """Time the hidden states of random tokens in float32, after compilation, waiting for each run.
+    """Time the computation of hidden states of random tokens in float32, after compilation and one warm-up run.
 
     The models take turns, so that other work on the machine slows both.
 
     Args:
-        dense, factored: two models of one config.
+        dense, factored: two models with the same config.
         shapes: (texts, tokens) of each batch; lengths are cut to the model's number of positions.
         seed: random seed of the tokens.
     """
@@ -65,7 +65,7 @@ def measure_latency(
     for batch, tokens in shapes:
         length = min(tokens, config.max_length or tokens)
         ids = rng.integers(0, config.vocab_size, (batch, length), dtype=np.int32)
-        # RoBERTa gives padding no position.
+        # RoBERTa does not count padding in positions.
         if config.padding_id is not None:
             ids[ids == config.padding_id] = config.vocab_size - 1
         inputs = {"input_ids": jnp.asarray(ids)}

@@ -1,4 +1,4 @@
-"""Scores of models: functions from a checkpoint to numbers by name."""
+"""Scorers: functions from a checkpoint to scores by name."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from lpjax.glue.tasks import Task
 from lpjax.pipeline import sentence_tokenizer
 
 Scorer = Callable[[Checkpoint], Mapping[str, float]]
-"""Scores of a model by name, larger is better; called with the dense model and with every run."""
+"""checkpoint -> scores by name, larger is better; called with the dense model and with every run."""
 
 _SENTENCES = 320
 
 
 def fidelity_scorer(dense: Checkpoint, sentences: Sequence[str] | None = None) -> Scorer:
-    """Closeness of a model's embeddings to the dense model's.
+    """A scorer for the closeness of a model's embeddings to the dense model's.
 
     Args:
-        dense: the dense model, whose tokenizer is used for all models.
-        sentences: by default 320 sentences of Python's language reference.
+        dense: the dense model; its tokenizer is used for all models.
+        sentences: texts to embed; by default 320 sentences of Python's language reference.
     """
     from lpjax.evaluation.sentences import (  # late: slow to import, and a table needs none of it
         embed_sentences,
@@ -44,7 +44,7 @@ def fidelity_scorer(dense: Checkpoint, sentences: Sequence[str] | None = None) -
 
 
 def stsb_scorer(dense: Checkpoint, glue: str | Path | None = None) -> Scorer:
-    """Spearman of cosines with the gold scores of STS-B dev, without a head.
+    """A scorer for STS-B dev: Spearman correlation of the embeddings' cosines with the gold scores, without a head.
 
     Raises:
         DataError: STS-B is not found, as `load_stsb`.
@@ -57,7 +57,7 @@ def stsb_scorer(dense: Checkpoint, glue: str | Path | None = None) -> Scorer:
 
 
 def task_scorer(dense: Checkpoint, task: Task, glue: str | Path | None = None) -> Scorer:
-    """GLUE's metrics of the dev split of a task, for models with a head for it.
+    """A scorer for GLUE's metrics on the dev split of a task, for models with a head for it.
 
     Raises:
         DataError: the task is not found, as `load_examples`.
@@ -66,7 +66,7 @@ def task_scorer(dense: Checkpoint, task: Task, glue: str | Path | None = None) -
     from lpjax.glue.labels import is_assumed
 
     prepared = prepare(dense, load_examples(task, "validation", glue))
-    # In the name of the score, since it holds for all models of a page.
+    # Part of the score's name, since it holds for all models on a page.
     assumed = " (order of the labels assumed)" if is_assumed(task, dense.config_json) else ""
 
     def score(checkpoint: Checkpoint) -> Mapping[str, float]:

@@ -33,8 +33,8 @@ class Embeddings(NamedTuple):
 
     Attributes:
         vectors: shape (n, size), float32, in the order of the sentences, on the device.
-        tokens: number of encoded tokens, without padding, each different sentence once.
-        seconds: from the first batch to the last embedding, including compilation for new shapes.
+        tokens: number of encoded tokens, without padding; each distinct sentence counts once.
+        seconds: time from the first batch to the last embedding, including compilation for new shapes.
     """
 
     vectors: Float[Array, "n size"]
@@ -74,10 +74,10 @@ class OutputsResult:
     Attributes:
         kind: kind of the outputs: "classes", "regression", "labels", "classes of tokens", "spans", "words".
         divergence: mean over the texts, see `Outputs.divergence`: KL in nats, or squared differences of a regression.
-        agreement: mean share of the predictions that are equal; None for a regression.
-        texts: their number.
+        agreement: mean share of equal predictions; None for a regression.
+        texts: number of texts.
         truncated: number of texts that were cut off at `max_length` tokens.
-        max_length: that limit.
+        max_length: largest number of tokens of a text.
     """
 
     kind: str
@@ -100,32 +100,33 @@ def embed_sentences(
     dtype: DTypeLike = jnp.float32,
     progress: Progress | None = None,
 ) -> Embeddings:
-    """The vectors of sentences, equal up to rounding to those of `encode` in sentence-transformers.
+    """Embed sentences; the vectors equal those of `encode` in sentence-transformers up to rounding.
 
-    A folder of sentence-transformers says how they are computed from the hidden states: poolings, dense layers and
+    A folder of sentence-transformers defines how they are computed from the hidden states: poolings, dense layers and
     norms, prompts, length and case of the text. Without such a folder, the hidden states of all tokens are averaged.
-    Modules that lpjax does not compute are refused by name: see docs/reference/sentence_transformers.md.
+    Modules that lpjax does not support are refused by name: see docs/reference/sentence_transformers.md.
 
     Sentences are sorted by length and padded to one of a few lengths (8, 16, 24, 32, …), batches to `batch_size`
-    rows: at most twenty compilations per structure of params. Embeddings stay on the device.
+    rows, so there are at most twenty compilations per structure of params. Embeddings stay on the device.
 
     Args:
         checkpoint: the model; dense and `LowRank` leaves alike.
         sentences: n strings; equal ones are encoded once.
-        tokenizer: a tokenizer of transformers, used as it is; by default the one in `checkpoint.source`, as set there.
+        tokenizer: a tokenizer of transformers, used unchanged; by default the one in `checkpoint.source`, set up as the
+            folder says.
         batch_size: rows of a batch.
         max_length: largest number of tokens of a sentence; the rest is cut off. By default the limit in
             sentence_bert_config.json or of the tokenizer, at most the number of positions of the model (512 if it has
             no limit).
         prompt: text to put before every sentence in place of the folder's default prompt; "" for none.
         prompt_name: name of a prompt in config_sentence_transformers.json to use instead.
-        dtype: dtype of the model, float32 or bfloat16; what follows it is computed in float32.
-        progress: called with (different sentences done, different sentences in all) after each batch.
+        dtype: dtype of the model, float32 or bfloat16; the stages after it are computed in float32.
+        progress: called with (distinct sentences done, distinct sentences in all) after each batch.
 
     Raises:
         ValueError: no sentence, an element that is not a string, a batch size or length out of range, or an unknown
             prompt.
-        CheckpointError: the folder needs what lpjax does not compute.
+        CheckpointError: the folder needs a module that lpjax does not support.
     """
     check_whole("`batch_size`", batch_size, 1)
     unique = {sentence: i for i, sentence in enumerate(dict.fromkeys(sentences))}
@@ -164,7 +165,7 @@ def stsb(checkpoint: Checkpoint, pairs: Pairs, **options: Any) -> StsbResult:
         **options: options of `embed_sentences`.
 
     Raises:
-        ValueError: fewer than two pairs, or scores or cosines that are all equal, whose correlation is not defined.
+        ValueError: fewer than two pairs, or all scores or all cosines are equal, so their correlation is not defined.
     """
     n = len(pairs.scores)
     embeddings = embed_sentences(checkpoint, [*pairs.first, *pairs.second], **options)
@@ -187,8 +188,8 @@ def fidelity(
     Args:
         checkpoint: the compressed model.
         baseline: the dense model, or its embeddings of the same sentences.
-        sentences: different strings, at least three; see `lpjax.glue.load_sentences`.
-        seed: random seed of the pairs of sentences whose similarities are compared, ten pairs for each sentence.
+        sentences: distinct strings, at least three; see `lpjax.glue.load_sentences`.
+        seed: random seed for the sentence pairs whose similarities are compared, ten pairs per sentence.
         **options: options of `embed_sentences`.
 
     Raises:

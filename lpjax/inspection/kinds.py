@@ -1,4 +1,4 @@
-"""Groups of leaves that are alike in all layers."""
+"""Groups of leaves that occur in each layer."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ Leaf = TypeVar("Leaf", bound=_HasPath)
 
 @dataclasses.dataclass(frozen=True)
 class Kind(Generic[Leaf]):
-    """Leaves that are alike and whose paths differ in one number, that of the layer.
+    """Similar leaves whose paths differ only in the layer number.
 
     Attributes:
-        before, after: the path around the number; for a leaf of no layer the whole path, and "".
-        layers: the numbers, ascending; empty for a leaf of no layer.
-        leaves: the records, in the same order.
+        before, after: parts of the path before and after the number; for a leaf outside of layers, the path and "".
+        layers: layer numbers, ascending; empty for a leaf outside of layers.
+        leaves: records of the leaves, in the same order.
     """
 
     before: str
@@ -44,21 +44,21 @@ class Kind(Generic[Leaf]):
 
     @property
     def name(self) -> str:
-        """The path, with its layers as ranges."""
+        """The path, with the layer number replaced by `span`."""
         return f"{self.before}{self.span}{self.after}"
 
 
 def kinds_of(
     leaves: Iterable[Leaf], alike: Callable[[Any], Hashable] = lambda leaf: (leaf.shape, leaf.dtype, leaf.rank)
 ) -> list[Kind[Leaf]]:
-    """Leaves of layers 0, 1, … that are alike, brought together in the order in which they first occur.
+    """Group similar leaves of different layers, in the order in which the groups first occur.
 
-    The layer is the first number in the path (a key, the end of a key after an underscore, or in brackets) that differs
-    among paths that are equal except for their numbers.
+    Among paths that are equal except for their numbers, the layer is the first number that differs. A number is a key,
+    the end of a key after an underscore, or an index in brackets.
 
     Args:
         leaves: records with a `path`.
-        alike: what the leaves of a kind have in common; by default shape, dtype and rank.
+        alike: function of a leaf that is equal for all leaves of a kind; by default shape, dtype and rank.
     """
     templates: dict[tuple[str, ...], list[tuple[int, list[str], Leaf]]] = {}
     for position, leaf in enumerate(leaves):

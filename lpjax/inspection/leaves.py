@@ -45,18 +45,18 @@ def inspect_params(
 ) -> Inspection:
     """Compute statistics of the leaves of a params tree, and the rank that each `keep` would give.
 
-    Works on the host in double precision, one leaf at a time. Besides the tree it holds a copy of the magnitudes of one
-    leaf and a square matrix of its smaller side.
+    Works on the host in double precision, one leaf at a time. Besides the tree, memory holds a copy of one leaf's
+    magnitudes and a square matrix of the size of its smaller side.
 
     Args:
         params: nested containers of arrays (NumPy or JAX), `LowRank` and `Quantized`; not changed.
-        select: matrices to inspect, as for `select_paths`; by default all leaves, matrices or not.
+        select: matrices to inspect, as for `select_paths`; by default all leaves, including vectors and scalars.
         keep: shares of a matrix's parameters, each in (0, 1], for which to give ranks.
         rows: axis that holds the rows, "first", "last", or "auto", as for `compress`.
         input_axes: how to view leaves of more than two axes as matrices (inputs, outputs), as for `compress`. Each
             matrix of a stack, or of stacked factors, has its own record, "path[0]" and so on.
-        tied: path of a weight that the tree leaves out -> path of the leaf that it shares, see `tied_paths`. Equal
-            matrices in the tree are found in any case.
+        tied: path of a weight that is not in the tree -> path of the leaf that it shares, see `tied_paths`. Equal
+            matrices in the tree are found without it.
         progress: called with (leaves done, leaves in all, path) after each leaf.
 
     Raises:
@@ -97,9 +97,9 @@ def inspect_params(
 
 
 def tied_paths(params: Mapping[str, Any], table: NameTable) -> dict[str, str]:
-    """Paths of weights that `params` leaves out because they are tied -> paths of the leaves that they share.
+    """Paths of tied weights that are not in `params` -> paths of the leaves that they share.
 
-    Only weights whose group is in the tree count, such as the decoder of a masked-word head that is there.
+    A head's weight counts only if the rest of the head is in the tree, as for the tied decoder of a word head.
     """
     weights = [(path, weight) for weight, _, path in table.located(table.prefix in params)]
     known = {path for path, _ in leaves_with_paths(params)}
@@ -116,7 +116,7 @@ def tied_paths(params: Mapping[str, Any], table: NameTable) -> dict[str, str]:
 
 
 def _leaves(params: Any) -> list[tuple[str, Any]]:
-    """Paths and leaves, numbers as arrays.
+    """Paths and leaves, with Python numbers as arrays.
 
     Raises:
         ValueError: a leaf is not an array, or its factors do not fit together.
@@ -142,10 +142,10 @@ class _Item(NamedTuple):
 
     Attributes:
         path: path of the leaf, with the index in the stack.
-        leaf: the array or the factors.
-        ranges: ranges of the array, or of each factor; None if it is empty or not floating point.
-        transpose: whether A is the transpose, if it is a matrix.
-        chosen: whether it is selected.
+        leaf: array or factors.
+        ranges: range of the array, or of each factor; None if it is empty or not floating point.
+        transpose: whether A is the transpose of the leaf, if that is a matrix.
+        chosen: whether the leaf is selected.
     """
 
     path: str
@@ -175,9 +175,9 @@ def _items(path: str, leaf: Any, axes: tuple[int, int] | None, rows: str, chosen
 
 
 def _parts(leaf: Any) -> tuple[Any, ...]:
-    """The leaf, or its two factors; the dense matrix for factors with single entries, which the factors lack.
+    """The leaf, or its two factors; the dense matrix for factors with single entries.
 
-    Quantized matrices are expanded, each time again: all leaves together would take the memory of the dense model.
+    Quantized matrices are expanded at every call: to keep all of them would take the memory of the dense model.
     """
     if isinstance(leaf, Quantized):
         return (host_array(leaf),)
@@ -229,7 +229,7 @@ def _record(item: _Item, keeps: tuple[float, ...]) -> LeafRecord:
 def _matrix(
     arrays: tuple[np.ndarray, ...], factors: tuple[float, ...], keeps: tuple[float, ...], stored: int
 ) -> dict[str, Any]:
-    """Statistics of the rows and singular values of A, or of a product of two factors; `stored` is its parameters."""
+    """Statistics of the rows and singular values of A, one array or the product of two; it has `stored` parameters."""
     if len(arrays) == 1:
         norms = row_norms(arrays[0], factors[0])
         values = singular_values(arrays[0], factors[0])
@@ -239,9 +239,9 @@ def _matrix(
         norms = row_norms(arrays[0], factors[0], right.T)
         values = np.linalg.svd(left @ right.T, compute_uv=False)
     n, d = arrays[0].shape[0], arrays[-1].shape[1]
-    energies = np.cumsum((values / (values[0] or 1)) ** 2)  # of the ranks 1, 2, … over that of rank 1
+    energies = np.cumsum((values / (values[0] or 1)) ** 2)  # entry k is that of rank k + 1, relative to rank 1
     total = float(energies[-1])
-    # The first 9 of 10 values of an identity must not miss 0.9 by rounding.
+    # Rounding must not make 9 of 10 equal singular values miss a share of 0.9.
     rank_90 = int(np.searchsorted(energies, ENERGY * total * (1 - 1e-12))) + 1 if total else 0
     records = []
     for keep in keeps:
@@ -267,7 +267,7 @@ def _matrix(
 
 
 def _equal_leaves(items: list[_Item], tied: Mapping[str, str]) -> dict[str, list[str]]:
-    """The paths of leaves that are the same, by path: equal matrices, transposed or not, and `tied`."""
+    """Path -> paths of the same weight elsewhere: equal matrices, transposed or not, and `tied`."""
     alike: dict[Any, list[tuple[str, Any]]] = {}
     for path, leaf, ranges, *_ in items:
         # Zero biases and scales of one are equal but not tied; neither are constant matrices.

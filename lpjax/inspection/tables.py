@@ -23,11 +23,11 @@ from lpjax.inspection.records import Inspection, LeafRecord
 Column = tuple[str, Callable[[Kind], str]]
 """A heading, and the text below it for a kind of leaf."""
 
-_LEAST_LABEL = 34  # columns for the paths, if they need as many
+_LEAST_LABEL = 34  # columns reserved for paths, if they need that many
 
 
 def inspection_document(model: str, inspection: Inspection) -> dict[str, Any]:
-    """An inspection as JSON can say it: arrays of numbers with seven digits, null for what is not finite."""
+    """An inspection as a JSON document: numbers in arrays have seven digits, and null stands for nonfinite ones."""
 
     def plain(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         return {
@@ -50,7 +50,7 @@ def inspection_tables(
         inspection: the records.
         width: width of the terminal, in columns.
         all_leaves: whether to list leaves that are not matrices, too.
-        each: whether every leaf has a row, instead of equal-shaped leaves of all layers.
+        each: whether every leaf has a row of its own, instead of one row for similar leaves of all layers.
     """
     matrices = [leaf for leaf in inspection.leaves if leaf.singular_values is not None]
     listed = list(inspection.leaves) if all_leaves else matrices
@@ -118,7 +118,7 @@ def _keeps(kinds: Sequence[Kind], width: int) -> Iterator[RenderableType]:
 
 
 def _tables(title: str, kinds: Sequence[Kind], columns: Sequence[Column], width: int) -> Iterator[RenderableType]:
-    """A table with a row for each kind, in as many parts as leave room for the paths.
+    """A table with a row for each kind, split by columns into parts that leave room for the paths.
 
     Kinds of the same layers are indented below a line that names the layers.
     """

@@ -129,7 +129,7 @@ def test_the_dense_net_has_moved(command, folder, smaller, text, tmp_path):
     status, _, errors = command("recover", smaller, tmp_path / "out", "--text", text)
     assert status == 2
     errors = " ".join(errors.split())
-    assert "records that as its dense model; pass its present place as --baseline" in errors
+    assert "records that as its dense model; pass its current location as --baseline" in errors
     options = ["--text", text, "--baseline", tmp_path / "elsewhere", *OPTIONS]
     assert command("recover", smaller, tmp_path / "out", *options)[0] == 0
 
