@@ -25,7 +25,7 @@ def main() -> None:
 
 
 def make_app() -> typer.Typer:
-    """The app with all commands in this package. Their modules import JAX only once a command runs."""
+    """The app with all commands in this package; JAX is imported only when a command runs."""
     from lpjax import cli
 
     app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_enable=False)

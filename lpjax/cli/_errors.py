@@ -25,7 +25,7 @@ _ARGUMENTS = {
     "sparse_share": "sparse",
     "overwrite=True": "force",
 }
-"""Arguments of the library whose options have other names."""
+"""Argument of the library -> the name of its option, if they differ."""
 
 errors = Console(stderr=True)
 

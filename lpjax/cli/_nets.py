@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def load_to_save(model: str, out: Path, force: bool) -> Checkpoint:
-    """The checkpoint from which a command makes another, in `out`. If `out` may not be written, nothing is read."""
+    """Load the checkpoint from which a command makes another in `out`, after checking that `out` may be written."""
     from lpjax.checkpoint import check_target, load_checkpoint
     from lpjax.checkpoint.source import find_model
 
@@ -28,7 +28,7 @@ def load_to_save(model: str, out: Path, force: bool) -> Checkpoint:
 
 
 def load_compressed(smaller: Path, out: Path, force: bool) -> tuple[Checkpoint, Record]:
-    """As `load_to_save`, for a compressed checkpoint, with the record of its compression."""
+    """`load_to_save` for a compressed checkpoint, with the record of its compression."""
     from lpjax.compression import record_of
     from lpjax.compression.history import require_compressed
 
@@ -40,7 +40,7 @@ def load_compressed(smaller: Path, out: Path, force: bool) -> tuple[Checkpoint, 
 
 
 def load_selected(model: str, layers: str | None) -> tuple[Checkpoint, list[str] | None]:
-    """A checkpoint, and the patterns of --layers, each of which matches a leaf; None without."""
+    """Load a checkpoint, and split the patterns of --layers, each of which must match a leaf; None without --layers."""
     from lpjax.checkpoint import load_checkpoint
     from lpjax.checkpoint.source import find_model
     from lpjax.select import select_paths

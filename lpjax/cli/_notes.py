@@ -34,7 +34,7 @@ class _Lines(logging.Handler):
 
 @contextmanager
 def prints_notes() -> Iterator[None]:
-    """Inside, warnings of the logger "lpjax" and of Python are printed in a line."""
+    """Print warnings of the logger "lpjax" and of Python, each on one line."""
     logger, lines = logging.getLogger("lpjax"), _Lines()
 
     def show(message: Warning | str, category: type[Warning], *rest: Any, **more: Any) -> None:
@@ -53,7 +53,7 @@ def prints_notes() -> Iterator[None]:
 
 @contextmanager
 def ends_by_signals() -> Iterator[None]:
-    """Inside, SIGTERM and SIGHUP end the process with one line and the exit status 128 + number, as in shells."""
+    """End the process at SIGTERM and SIGHUP with one line and the exit status 128 + number, as in shells."""
     with stopped_by_signals() as received:
         try:
             yield

@@ -1,4 +1,4 @@
-"""Arguments and options that several commands have, and how options are declared."""
+"""Arguments and options that several commands share, and functions that declare options."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def flag(name: str, help: str, **more: Any) -> Any:
 
 
 def at_least(least: int, help: str, *, metavar: str = "N", most: int = MOST, **more: Any) -> Any:
-    """An option for a number, by default a whole one. Typer's own `max` would print that bound in every line of help.
+    """An option for a number in a range. Typer's own `max` would print the upper bound in every line of help.
 
     Args:
-        least, most: its range.
+        least, most: range of the number.
         help, metavar, **more: as for `option`.
     """
 
@@ -44,7 +44,7 @@ def name_of(table: str, help: str, **more: Any) -> Any:
     """An option for a name in a table of the library; shells complete it.
 
     Args:
-        table: "module:name" of a mapping or a `Literal`; imported only once a name is given, as that may import JAX.
+        table: "module:name" of a mapping or a `Literal`; imported only once a name is given, because it may import JAX.
         help, **more: as for `option`.
     """
 
@@ -92,6 +92,6 @@ AsJson = Annotated[bool, flag("--json", "Print one JSON document instead.")]
 
 
 def settings_from(context: typer.Context, kind: type[T]) -> T:
-    """A dataclass of settings made of the command's options of the same names."""
+    """Make a dataclass of settings from the command's options of the same names."""
     names = [field.name for field in dataclasses.fields(kind)]  # pyright: ignore[reportArgumentType]
     return kind(**{name: context.params[name] for name in names if name in context.params})

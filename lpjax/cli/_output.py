@@ -14,7 +14,7 @@ from lpjax.cli._errors import errors
 
 
 def show(as_json: bool, document: Mapping[str, Any], *parts: RenderableType) -> None:
-    """Print `document` as JSON, or tables and lines of text."""
+    """Print `document` as JSON, or else `parts`: tables and lines of text."""
     if as_json:
         print(json_line(finite(document)))
         return
@@ -33,7 +33,7 @@ def note(lines: Iterable[object]) -> None:
 
 
 def sizes(before: int, after: int) -> str:
-    """The bytes of a model's weights before and after."""
+    """The size of a model's weights before and after, from bytes."""
     return f"weights {before / 1e6:.1f} MB → {after / 1e6:.1f} MB"
 
 

@@ -15,18 +15,18 @@ if TYPE_CHECKING:
     from lpjax.weighting import Calibration
 
 MOST_TEXTS = 4000
-"""Largest number of texts to calibrate on, by default."""
+"""Default for the largest number of texts to calibrate on."""
 
 
 def is_statistics(source: Path) -> bool:
-    """Whether a file was written by `lpjax calibrate`, by its name."""
+    """Whether a file holds statistics of `lpjax calibrate`, judged by its name."""
     return source.suffix == ".safetensors"
 
 
 def statistics_and_measure(
     source: Path | None, request: Request, checkpoint: Checkpoint, model: str
 ) -> tuple[Calibration | None, Any]:
-    """The statistics of a request's layers, and the measure of models if its ranks are to be measured."""
+    """The statistics for a request's layers, and the divergence to measure if the request allocates ranks by it."""
     import lpjax
     from lpjax._tree import leaves_with_paths
     from lpjax.glue.texts import TextSource, hold_out_texts, spaced
@@ -47,7 +47,7 @@ def statistics_and_measure(
         texts = TextSource(text=source).load()
     measure = None
     if request.measured:
-        held, others = hold_out_texts(texts.first)  # also for a plan: its weights come from the others
+        held, others = hold_out_texts(texts.first)  # also for a plan, whose statistics came from the other texts
         texts = texts._replace(first=others)
         measure = lpjax.Divergence(checkpoint, held) if request.plan is None else None
     texts = texts._replace(first=[texts.first[i] for i in spaced(len(texts.first), MOST_TEXTS)])

@@ -17,7 +17,7 @@ _TAKEN = {"model", "out", "weights_only", *_OPTIONS, "force", "as_json"}
 
 
 def compress_weights_only(context: typer.Context, options: dict[str, Any]) -> None:
-    """Factor the matrices of any safetensors checkpoint; `options`: of the solver."""
+    """Factor the matrices of any safetensors checkpoint; `options` are the solver's."""
     from lpjax.checkpoint import check_target, read_shards
     from lpjax.checkpoint.source import find_model
     from lpjax.compression import choose_weights, write_weights

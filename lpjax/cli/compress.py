@@ -43,7 +43,7 @@ def compress(
     ] = None,
     method: Annotated[str | None, opt.name_of("lpjax.solvers:SOLVERS", f"{_SOLVERS}, …", **_how)] = None,
     p: Annotated[float | None, opt.option("X", "Exponent of the norm, such as 1 or inf.", "--p", **_how)] = None,
-    sparse: Annotated[float | None, opt.option("SHARE", "Share of what is kept for single entries.", **_how)] = None,
+    sparse: Annotated[float | None, opt.option("SHARE", "Share of the kept size for single entries.", **_how)] = None,
     weighting: Annotated[
         str | None,
         opt.name_of("lpjax.weighting:WEIGHTINGS", "gauss_newton, fwsvd, drone, asvd, counts, …", **_how),
@@ -91,7 +91,7 @@ def compress(
     with misuse(), progress() as advance:
         request = request.timed(checkpoint.params, advance)
         made = request.plan_before_statistics(checkpoint.params, checkpoint.extra_bytes)
-    # The record of training that an earlier step's pairs had goes with them.
+    # If the model was compressed before, keep the record of its training since then.
     history = training_files(checkpoint.source) if record_of(checkpoint).steps else {}
     statistics, measure = statistics_and_measure(calibrate, request, checkpoint, model)
     with progress() as advance:

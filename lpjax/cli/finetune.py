@@ -61,7 +61,7 @@ def finetune(
     with misuse():
         train = leave_out(train, hold_out)[0] if hold_out else train
         dev = first_rows(dev, eval_rows) if eval_rows is not None else dev
-    history = tuning_history(checkpoint)  # damaged, it is refused before the work
+    history = tuning_history(checkpoint)  # refused before training if it is damaged
     with record.holding(snapshot, start_over=not resume):
         with progress() as advance:
             tuned = run(checkpoint, train, dev, settings, snapshot=snapshot, save_every=save_every, progress=advance)
