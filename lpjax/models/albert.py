@@ -24,7 +24,7 @@ class AlbertConfig(ModelConfig):
     """Config of an ALBERT; fields as in its config.json.
 
     Raises:
-        ValueError: on a size below 1, a hidden size that the heads do not divide, or an unknown activation.
+        ValueError: on a size below 1, a hidden size that the number of heads does not divide, or an unknown activation.
     """
 
     model_type: ClassVar[str] = "albert"
@@ -130,7 +130,7 @@ def forward(params: Mapping[str, Any], config: AlbertConfig, inputs: Inputs) -> 
 
 
 def _layers_in_order(groups: Mapping[str, Any], config: AlbertConfig) -> list[Mapping[str, Any]]:
-    """The weights of each layer; those of one group are used by as many layers as those of another."""
+    """The weights of each layer; all groups are used by the same number of layers."""
     each = config.num_hidden_layers / config.num_hidden_groups
     used = (groups[str(int(i / each))]["albert_layers"] for i in range(config.num_hidden_layers))
     return [group[str(inner)] for group in used for inner in range(config.inner_group_num)]
@@ -139,7 +139,7 @@ def _layers_in_order(groups: Mapping[str, Any], config: AlbertConfig) -> list[Ma
 def classify(
     params: Mapping[str, Any], config: AlbertConfig, hidden: Float[Array, "batch 1 hidden"], dropout: Dropout
 ) -> Float[Array, "batch labels"]:
-    """Logits of the head over the pooled first token, which is all of `hidden`; `params` is the whole tree."""
+    """Logits of the head over the pooled first token, the only one in `hidden`; `params` is the whole tree."""
     pooled = jnp.tanh(linear(hidden, params["albert"]["pooler"]))
     return linear(dropout(pooled, config.classifier_dropout_prob), params["classifier"])[:, 0]
 
@@ -147,7 +147,7 @@ def classify(
 def fill_words(
     params: Mapping[str, Any], config: AlbertConfig, hidden: Float[Array, "batch places hidden"], dropout: Dropout
 ) -> Float[Array, "batch places vocab"]:
-    """Logits of the words, without dropout; `params` is the whole tree."""
+    """Logits of the word head, without dropout; `params` is the whole tree."""
     head = params["predictions"]
     x = ACTIVATIONS[config.hidden_act](linear(hidden, head["dense"]))
     x = layer_norm(x, head["LayerNorm"], config.layer_norm_eps)

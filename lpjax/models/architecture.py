@@ -28,7 +28,7 @@ ARCHITECTURES: dict[str, Architecture] = {
 }
 """The architectures by the `model_type` of a config.json."""
 
-_ENDINGS = "Model$|For[A-Z]|LMHeadModel$|PreTrainedModel$"  # endings of the names of classes in transformers
+_ENDINGS = "Model$|For[A-Z]|LMHeadModel$|PreTrainedModel$"  # endings of class names in transformers
 
 
 def architecture_of(config: Any) -> Architecture:
@@ -57,22 +57,22 @@ def name_table(config: ModelConfig) -> NameTable:
 
 
 class UnknownModel(ValueError):
-    """A config.json of an architecture that lpjax does not run."""
+    """A config.json is of an architecture that lpjax does not support."""
 
 
 def config_from_json(data: Mapping[str, Any]) -> ModelConfig:
-    """The config in the object of a config.json, of the architecture that its `model_type` names.
+    """Read the config from the contents of a config.json, for the architecture that its `model_type` names.
 
     Raises:
-        UnknownModel: for an architecture that lpjax does not know.
-        ValueError: for a fault in the config; names every key.
+        UnknownModel: lpjax does not support the architecture.
+        ValueError: the config has faults; names every key.
     """
     kind = data.get("model_type")
     if kind is None:
-        # The first checkpoints have no model_type, but the name of a class.
+        # The first checkpoints have no model_type, only the name of a class.
         names = data.get("architectures")
         name = str(names[0]) if isinstance(names, list) and names else ""
-        # Its beginning is not enough: XLMRobertaXLModel and RobertaPreLayerNormModel are other models.
+        # A common prefix is not enough: XLMRobertaXLModel and RobertaPreLayerNormModel are other models.
         starts = {kind: net.config.class_name for kind, net in ARCHITECTURES.items()}
         kind = next((kind for kind, start in starts.items() if re.match(f"{start}({_ENDINGS})", name)), None)
     if not isinstance(kind, str) or kind not in ARCHITECTURES:

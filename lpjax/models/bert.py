@@ -1,4 +1,4 @@
-"""BERT (Devlin et al., arXiv 1810.04805): config, names of its weights, forward pass, classification head."""
+"""BERT (Devlin et al., arXiv 1810.04805): config, names of its weights, forward pass, heads."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class BertConfig(ModelConfig):
     """Config of a BERT; fields as in its config.json.
 
     Raises:
-        ValueError: on a size below 1, a hidden size that the heads do not divide, or an unknown activation.
+        ValueError: on a size below 1, a hidden size that the number of heads does not divide, or an unknown activation.
     """
 
     model_type: ClassVar[str] = "bert"
@@ -51,13 +51,13 @@ class BertConfig(ModelConfig):
 
 
 def encoder_weights(config: BertConfig) -> tuple[Weight, ...]:
-    """The weights of the base model, RoBERTa's too."""
+    """The weights of the base model, also of RoBERTa."""
     hidden = config.hidden_size
     return *table_weights(config, hidden), *layer_weights(config), *dense("pooler.dense", hidden, hidden, "pooler")
 
 
 def table_weights(config: BertConfig, width: int) -> list[Weight]:
-    """The weights of the embeddings, each with that many features."""
+    """The weights of the embeddings, with `width` features each."""
     return [
         *embedding("embeddings.word_embeddings", config.vocab_size, width),
         *embedding("embeddings.position_embeddings", config.max_position_embeddings, width),
@@ -136,7 +136,7 @@ def embed_tokens(
 def run_layers(
     params: Mapping[str, Any], config: BertConfig, inputs: Inputs, x: Float[Array, "batch length hidden"]
 ) -> Float[Array, "batch tokens hidden"]:
-    """Hidden states of the last layer, from what enters the first; `params` is the base model's tree."""
+    """Hidden states of the last layer, from the input x of the first; `params` is the base model's tree."""
     eps, activation, rate = config.layer_norm_eps, ACTIVATIONS[config.hidden_act], config.hidden_dropout_prob
     dropout = inputs.dropout
     for i in range(config.num_hidden_layers):
@@ -157,20 +157,20 @@ def run_layers(
 def classify(
     params: Mapping[str, Any], config: BertConfig, hidden: Float[Array, "batch 1 hidden"], dropout: Dropout
 ) -> Float[Array, "batch labels"]:
-    """Logits of the head over the pooled first token, which is all of `hidden`; `params` is the whole tree."""
+    """Logits of the head over the pooled first token, the only one in `hidden`; `params` is the whole tree."""
     pooled = jnp.tanh(linear(hidden, params["bert"]["pooler"]["dense"]))
     return linear(dropout(pooled, classifier_dropout(config)), params["classifier"])[:, 0]
 
 
 def classifier_dropout(config: BertConfig) -> float:
-    """`classifier_dropout`, which defaults to that of the hidden states."""
+    """Dropout rate of the classifier; by default that of the hidden states."""
     return config.hidden_dropout_prob if config.classifier_dropout is None else config.classifier_dropout
 
 
 def fill_words(
     params: Mapping[str, Any], config: BertConfig, hidden: Float[Array, "batch places hidden"], dropout: Dropout
 ) -> Float[Array, "batch places vocab"]:
-    """Logits of the words, without dropout; `params` is the whole tree."""
+    """Logits of the word head, without dropout; `params` is the whole tree."""
     head = params["cls"]["predictions"]
     x = ACTIVATIONS[config.hidden_act](linear(hidden, head["transform"]["dense"]))
     x = layer_norm(x, head["transform"]["LayerNorm"], config.layer_norm_eps)

@@ -1,4 +1,4 @@
-"""The config of a model, read from config.json with all faults reported, and `Architecture`, which runs the model."""
+"""The config of a model, read from config.json with all faults reported, and `Architecture`, a table entry for it."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from lpjax.models.layers import ACTIVATIONS
 from lpjax.models.names import HEADS, NameTable, head_named
 
 OWN_CODE = "modeling_lpjax"
-"""Module of a compressed folder whose classes `auto_map` of config.json names, for PyTorch. lpjax does not run it."""
+"""Module in a compressed folder whose classes `auto_map` of config.json names, for PyTorch. lpjax does not run it."""
 
 
 class Rule(NamedTuple):
     """The values that a key of config.json may have.
 
     Attributes:
-        expected: these values in words.
-        fits: whether a value is allowed.
+        expected: description of these values.
+        fits: predicate that is true for an allowed value.
     """
 
     expected: str
@@ -30,7 +30,7 @@ class Rule(NamedTuple):
 
 
 def whole(least: int, most: int = MOST) -> Rule:
-    """An integer in a range, no bool; sizes and ids are int32."""
+    """An integer in a range, not a bool; sizes and ids are int32."""
     return Rule(f"a whole number from {least} to {most}", lambda value: type(value) is int and least <= value <= most)
 
 
@@ -40,7 +40,7 @@ def one_of(names: Iterable[str]) -> Rule:
 
 
 Size = Annotated[int, whole(1)]
-Layers = Annotated[int, whole(1, 1000)]  # more are a typing error, or an attack on memory
+Layers = Annotated[int, whole(1, 1000)]  # more is a typo, or an attack on memory
 Flag = Annotated[bool, Rule("true or false", lambda value: type(value) is bool)]
 Activation = Annotated[str, one_of(ACTIVATIONS)]
 Share = Annotated[float, Rule("a number from 0, below 1", lambda value: type(value) in (int, float) and 0 <= value < 1)]
@@ -56,37 +56,38 @@ _UNSUPPORTED = {
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """The fields of config.json that the names and the forward pass of a model need, and its traits.
+    """The fields of config.json that a model's name table and forward pass need, and the model's traits.
 
     Hashable, so static under jit.
 
     The config of a model is a frozen dataclass that derives from this one. Its fields are keys of config.json,
-    annotated with what they may hold (`Size`, `Share`, …), and its class attributes and properties are the traits of
-    the model: code that pads, masks or selects reads these and never asks for the class.
+    annotated with their allowed values (`Size`, `Share`, …). Its class attributes and properties are traits of the
+    model: code that pads, masks or selects reads these and never checks the class.
 
     Attributes:
         model_type: `model_type` of config.json.
-        class_name: the beginning of the names of its classes in transformers.
-        padding_side: where texts are padded.
-        wants_token_types: whether single texts need token types, too.
-        no_decay: last keys of the paths of weights without weight decay.
-        groups: group of `select` -> a regular expression for more paths of the group, in this model.
-        unsupported: for keys other than fields, key of config.json -> (supported values, reason).
-        heads_divide: the fields of the hidden size and of the number of heads, which must divide it.
+        class_name: prefix of the model's class names in transformers.
+        padding_side: side on which texts are padded.
+        wants_token_types: whether the model needs token types even for single texts.
+        has_flax_class: whether transformers 4 has a Flax class of the model.
+        no_decay: last path keys of weights without weight decay.
+        groups: group of `select` -> regular expression for more paths of the group, in this model.
+        unsupported: key of config.json that is not a field -> (supported values, reason).
+        heads_divide: names of the fields of the hidden size and of the number of heads, which must divide it.
         vocab_size: number of token ids.
-        tie_word_embeddings: whether a word head repeats the word embeddings.
-        head: which head `lpjax.classify` runs, one of `lpjax.models.names.HEADS`. Not a key of config.json: the class
-            in its `architectures` says it.
+        tie_word_embeddings: whether the decoder of a word head is the table of word embeddings.
+        head: head that `lpjax.classify` runs, one of `lpjax.models.names.HEADS`. It is not a key of config.json: it
+            follows from the class in `architectures`.
 
     Raises:
-        ValueError: listing every field of a wrong type or value.
+        ValueError: fields have a wrong type or value; lists all of them.
     """
 
     model_type: ClassVar[str]
     class_name: ClassVar[str]
     padding_side: ClassVar[Literal["left", "right"]] = "right"
     wants_token_types: ClassVar[bool] = False
-    has_flax_class: ClassVar[bool] = True  # in transformers 4
+    has_flax_class: ClassVar[bool] = True
     no_decay: ClassVar[frozenset[str]] = frozenset({"bias", "scale"})
     groups: ClassVar[Mapping[str, str]] = {}
     unsupported: ClassVar[Mapping[str, tuple[tuple[Any, ...], str]]] = {}
@@ -101,7 +102,7 @@ class ModelConfig:
 
     @classmethod
     def _faults(cls, data: Mapping[str, Any]) -> Iterator[str]:
-        """The faults of the object of a config.json: missing fields, wrong values, conflicts."""
+        """The faults in the contents of a config.json: missing fields, wrong values, conflicts."""
         values: dict[str, Any] = {}
         missing, faults = [], []
         for name, (rule, optional, default) in _rules(cls).items():
@@ -119,18 +120,18 @@ class ModelConfig:
 
     @classmethod
     def conflicts(cls, values: Mapping[str, Any], data: Mapping[str, Any]) -> Iterator[str]:
-        """Faults in how fields go together; `values` holds the fields that are valid on their own."""
+        """Conflicts between fields; `values` holds the fields that are valid on their own."""
         size, heads = cls.heads_divide
         if size in values and heads in values and values[size] % values[heads]:
             yield f"`{size}` is {values[size]}, expected a multiple of `{heads}`, {values[heads]}"
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
-        """The config in the object of a config.json; keys that do not change what is computed are not read.
+        """Read the config from the contents of a config.json; keys that do not affect the computation are ignored.
 
         Raises:
-            ValueError: listing every key that is missing, has a wrong type or value, or asks for what lpjax does not
-                compute (a decoder, relative positions in BERT, pruned heads, quantization).
+            ValueError: keys are missing, have a wrong type or value, or need something that lpjax does not support (a
+                decoder, relative positions in BERT, pruned heads, quantization); lists all of them.
         """
         data = {key: value for key, value in data.items() if key != "head"}
         faults = [*cls._faults(data)]
@@ -147,14 +148,14 @@ class ModelConfig:
         return cls(**fields, head=head_named(data.get("architectures")) or "sequence")
 
     def to_json(self) -> dict[str, Any]:
-        """The object of a config.json that `from_json` reads this config from."""
+        """The contents of a config.json from which `from_json` reads this config."""
         data = dataclasses.asdict(self)
         head = data.pop("head")
         classes = {} if head == "sequence" else {"architectures": [self.class_for(head)]}
         return {**classes, "model_type": self.model_type, **data}
 
     def class_for(self, head: str) -> str:
-        """The name of transformers' class of this model with a head."""
+        """The name of transformers' class for this model with a head, one of `HEADS`."""
         return self.class_name + HEADS[head][0]
 
     @property
@@ -169,12 +170,12 @@ class ModelConfig:
 
     @property
     def padding_id(self) -> int | None:
-        """The id that padding must have, if positions are counted by it; None if any will do."""
+        """The id that padding must have, if the model counts positions by it; None if any id will do."""
         return None
 
     @property
     def batch_multiple(self) -> int:
-        """The number of rows of every batch is a multiple of this; batches of more than 1 cannot be cut."""
+        """A divisor of the number of rows of every batch; if it is above 1, batches cannot be split."""
         return 1
 
 
@@ -186,10 +187,10 @@ class Architecture:
         config: its `ModelConfig`, with its traits.
         name_table: config -> `NameTable`.
         forward: (base params, config, `Inputs`) -> hidden states of the last layer.
-        head_slice: config -> slice of the tokens that the head for texts reads.
+        head_slice: config -> slice of the tokens that the head for sequences reads.
         heads: head, one of `HEADS` -> (params, config, hidden states of the tokens that it reads, dropout) -> logits.
-        pool: (config, hidden states in `head_slice`, which of them are not padding) -> what the head for texts reads;
-            by default these hidden states.
+        pool: (config, hidden states in `head_slice`, mask of those that are not padding) -> input of the head for
+            sequences; by default these hidden states.
     """
 
     config: type[ModelConfig]

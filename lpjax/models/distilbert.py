@@ -1,4 +1,4 @@
-"""DistilBERT (Sanh et al., arXiv 1910.01108): config, names of its weights, forward pass, classification head."""
+"""DistilBERT (Sanh et al., arXiv 1910.01108): config, names of its weights, forward pass, heads."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lpjax.models.config import Activation, Architecture, Layers, ModelConfig, S
 from lpjax.models.layers import ACTIVATIONS, Dropout, Inputs, attention, embed, layer_norm, linear, per_token, unembed
 from lpjax.models.names import NameTable, Weight, decoder, dense, embedding, norm
 
-_EPS = 1e-12  # of every layer normalization; no key of config.json
+_EPS = 1e-12  # of every layer normalization; not in config.json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,7 +22,7 @@ class DistilBertConfig(ModelConfig):
     """Config of a DistilBERT; fields as in its config.json.
 
     Raises:
-        ValueError: on a size below 1, a hidden size that the heads do not divide, or an unknown activation.
+        ValueError: on a size below 1, a hidden size that the number of heads does not divide, or an unknown activation.
     """
 
     model_type: ClassVar[str] = "distilbert"
@@ -115,7 +115,7 @@ def forward(params: Mapping[str, Any], config: DistilBertConfig, inputs: Inputs)
 def classify(
     params: Mapping[str, Any], config: DistilBertConfig, hidden: Float[Array, "batch 1 hidden"], dropout: Dropout
 ) -> Float[Array, "batch labels"]:
-    """Logits of the head over the first token, which is all of `hidden`; `params` is the whole tree."""
+    """Logits of the head over the first token, the only one in `hidden`; `params` is the whole tree."""
     x = jax.nn.relu(linear(hidden, params["pre_classifier"]))
     return linear(dropout(x, config.seq_classif_dropout), params["classifier"])[:, 0]
 
@@ -123,7 +123,7 @@ def classify(
 def fill_words(
     params: Mapping[str, Any], config: DistilBertConfig, hidden: Float[Array, "batch places hidden"], dropout: Dropout
 ) -> Float[Array, "batch places vocab"]:
-    """Logits of the words, without dropout; `params` is the whole tree."""
+    """Logits of the word head, without dropout; `params` is the whole tree."""
     x = ACTIVATIONS[config.activation](linear(hidden, params["vocab_transform"]))
     x, decoder = layer_norm(x, params["vocab_layer_norm"], _EPS), params["vocab_projector"]
     return unembed(x, params["distilbert"]["embeddings"]["word_embeddings"], decoder, decoder["bias"])

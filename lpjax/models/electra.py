@@ -1,6 +1,6 @@
-"""ELECTRA (Clark et al., arXiv 2003.10555): BERT's encoder on embeddings of a size of their own, with heads of its own.
+"""ELECTRA (Clark et al., arXiv 2003.10555): BERT's encoder with embeddings of another width, and other heads.
 
-Discriminators and generators are the same encoder. The head that tells replaced tokens is kept in files and not run.
+Discriminators and generators are the same encoder. The head that detects replaced tokens is kept in files but not run.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class ElectraConfig(BertConfig):
     model_type: ClassVar[str] = "electra"
     class_name: ClassVar[str] = "Electra"
     groups: ClassVar[Mapping[str, str]] = {
-        # All tokens go through it, as through a feed-forward layer.
+        # It is applied to every token, like a feed-forward layer.
         "feed_forward": rf"(^|/)embeddings_project/kernel$|{BertConfig.groups['feed_forward']}"
     }
 
@@ -79,14 +79,14 @@ def forward(params: Mapping[str, Any], config: ElectraConfig, inputs: Inputs) ->
 def classify(
     params: Mapping[str, Any], config: ElectraConfig, hidden: Float[Array, "batch 1 hidden"], dropout: Dropout
 ) -> Float[Array, "batch labels"]:
-    """Logits of the head over the first token, which is all of `hidden`; `params` is the whole tree."""
+    """Logits of the head over the first token, the only one in `hidden`; `params` is the whole tree."""
     return two_layer_logits(params["classifier"], hidden, dropout, classifier_dropout(config), ACTIVATIONS["gelu"])
 
 
 def fill_words(
     params: Mapping[str, Any], config: ElectraConfig, hidden: Float[Array, "batch places hidden"], dropout: Dropout
 ) -> Float[Array, "batch places vocab"]:
-    """Logits of the generator's words, without dropout, from gelu whatever the encoder's activation."""
+    """Logits of the generator's word head, always with gelu, without dropout; `params` is the whole tree."""
     head, last = params["generator_predictions"], params["generator_lm_head"]
     x = layer_norm(ACTIVATIONS["gelu"](linear(hidden, head["dense"])), head["LayerNorm"], config.layer_norm_eps)
     return unembed(x, params["electra"]["embeddings"]["word_embeddings"], last, last["bias"])

@@ -23,7 +23,7 @@ from lpjax.weights.dispatch import cast, densify, is_weight
 from lpjax.weights.low_rank import LowRank
 from lpjax.weights.quantized import Quantized, expanded
 
-_TOKENS = 1024  # at a time, on one CPU
+_TOKENS = 1024  # tokens computed at a time on one CPU, about
 _LARGE_TABLE = 2**20  # entries
 _INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
@@ -46,7 +46,7 @@ def encode(
         config: its config.
         batch: `input_ids` (batch, length), and optionally `attention_mask` (1 for a token, 0 for padding;
             default all ones) and `token_type_ids` (default all zeros) of the same shape. Hidden states of
-            padding are computed and mean nothing; those of tokens do not depend on it. RoBERTa and MPNet count
+            padding are computed but meaningless; those of tokens do not depend on padding. RoBERTa and MPNet count
             positions from ids that are not `config.padding_id`, so pad with that.
         dtype: float32, bfloat16, float16, or float64 under x64. Layer normalization and softmax are computed
             in float32 at least. float32 means float32 on an accelerator too, unless
@@ -58,8 +58,8 @@ def encode(
 
     Raises:
         ValueError: on a wrong shape, dtype or key in `batch`, a length above `config.max_length`, ids outside
-            their table (checked for numpy arrays; jax arrays are not read back), or params that do not fit the
-            config, with every path that does not.
+            their table (checked for NumPy arrays; JAX arrays are not read back), or params that do not fit the
+            config; names every such path.
     """
     return _run(params, config, batch, dtype, dropout_key, None)
 
@@ -72,13 +72,13 @@ def classify(
     dtype: DTypeLike = jnp.float32,
     dropout_key: Array | None = None,
 ) -> Array:
-    """Logits of the model's head: of texts, of their tokens, or of where an answer begins and ends.
+    """Logits of the model's head: for texts, for their tokens, or for the first and last token of an answer.
 
-    `config.head` says which head it is, since weights do not tell: in BERT and DistilBERT, heads for sequences, tokens
-    and multiple choice have the same names. `load_checkpoint` and `config_from_json` read it from the class in
-    `architectures`. A head for sequences, the default, reads BERT's and ALBERT's pooler, XLNet's
-    `config.summary_type`, ModernBERT's `config.classifier_pooling`, and the first token of all others; for a regression
-    it gives the value.
+    `config.head` selects the head, because weights do not identify it: in BERT and DistilBERT, heads for sequences,
+    tokens and multiple choice have the same names. `load_checkpoint` and `config_from_json` read it from the class in
+    `architectures`. A head for sequences, the default, reads the output of BERT's and ALBERT's pooler, of XLNet's
+    `config.summary_type` or ModernBERT's `config.classifier_pooling`, or else the first token; for a regression, its
+    output is the value.
 
     Args:
         params: tree of a model with a classification head.
@@ -88,11 +88,11 @@ def classify(
     Returns:
         float32, or float64 if `dtype` is: (batch, labels); for `head="tokens"` (batch, length, labels); for
         `head="spans"` (batch, length, 2), logits of each token as the first and the last of the answer. Logits of
-        padding mean nothing.
+        padding are meaningless.
 
     Raises:
-        ValueError: as `encode`; params without the head, naming what is missing; and for XLNet a mask (numpy) that
-            hides a text's last token while that is its summary.
+        ValueError: as `encode`; params without the head (names what is missing); and for an XLNet whose summary is the
+            last token, a NumPy mask that hides the last token of a text.
     """
     head = getattr(config, "head", "sequence")
     return _run(params, config, batch, dtype, dropout_key, "sequence" if head == "words" else head)
@@ -111,15 +111,15 @@ def fill_mask(
     A decoder that is tied to the word embedding uses it, dense or factored.
 
     Args:
-        params: tree of a model with a head for words; of an ELECTRA, that is a generator.
+        params: tree of a model with a word head; an ELECTRA must be a generator.
         config, batch, dtype, dropout_key: as for `encode`.
 
     Returns:
-        (batch, length, vocab), float32, or float64 if `dtype` is: 4 bytes for each word of the vocabulary and each
-        token. Logits of padding mean nothing.
+        (batch, length, vocab), float32, or float64 if `dtype` is: 4 or 8 bytes per token and vocabulary entry. Logits
+        of padding are meaningless.
 
     Raises:
-        ValueError: as `encode`; params without the head, naming what is missing; an XLNet, whose word head predicts
+        ValueError: as `encode`; params without the head (names what is missing); an XLNet, whose word head predicts
             permuted words.
     """
     if "words" not in architecture_of(config).heads:
@@ -151,12 +151,12 @@ def _run(
 
 
 def device_params(params: Mapping[str, Any], dtype: DTypeLike | None = None, *, expand: bool = False) -> dict[str, Any]:
-    """`params` as jax arrays on the default device, floating leaves cast to `dtype` if it is given.
+    """`params` as JAX arrays on the default device, with floating-point leaves cast to `dtype` if it is given.
 
-    `load_checkpoint` gives views of the file, which every call of a compiled function would copy to the
-    device again. With `expand`, what saves memory but no time is undone once, instead of in every forward pass: codes
-    are expanded, and a kernel with single entries is made dense. The codes of a large table stay packed, for a pass
-    looks up few of its rows.
+    `load_checkpoint` gives views of the file, which every call of a compiled function would copy to the device again.
+    With `expand`, formats that save memory but not time are expanded once instead of in every forward pass: codes
+    become arrays, and kernels with single entries dense. The codes of a large table stay packed, because a forward pass
+    looks up only few rows.
     """
     if expand:
         slow = {path: leaf for path, leaf in walk(params) if _is_slow(path, leaf)}
@@ -177,7 +177,7 @@ def _is_slow(path: str, leaf: Any) -> bool:
 
 @jax.jit
 def _expand(leaves: Mapping[str, Any]) -> dict[str, Any]:
-    """Dense kernels and pairs of dense factors, in the dtypes of the leaves."""
+    """Expand leaves to dense kernels and dense factors, in the leaves' dtypes."""
     return {path: _expand_leaf(leaf, is_table(path)) for path, leaf in leaves.items()}
 
 
@@ -203,7 +203,7 @@ def _dtype(dtype: DTypeLike) -> np.dtype:
 
 
 def _checked(batch: Mapping[str, Any], config: ModelConfig) -> dict[str, Any]:
-    """The arrays of `batch`, with a mask; other values are made arrays of NumPy."""
+    """The arrays of `batch`, with a mask; values that are not arrays become NumPy's."""
     if not isinstance(batch, Mapping) or "input_ids" not in batch:
         got = f"keys {sorted(batch)}" if isinstance(batch, Mapping) else type(batch).__name__
         raise ValueError(f"`batch` is {got}, expected a dict with `input_ids` of shape (batch, length)")
@@ -313,16 +313,16 @@ def hidden_states(
     Args:
         base: the base model's tree, whose weights may be `TappedWeight`s.
         config: its config.
-        inputs: as `collate` makes them; other keys are left out.
+        inputs: model inputs, as from `collate`; other keys are ignored.
         tokens: slice of the tokens that are computed in the last layer.
-        in_pieces: on one CPU, run a few texts at a time, which takes half the time; not for gradients.
+        in_pieces: whether to run a few texts at a time on one CPU, which takes half the time; not for gradients.
     """
     net, read = architecture_of(config), _inputs(inputs, np.dtype("float32"), NO_DROPOUT, tokens)
     return _in_pieces(net, base, config, read) if in_pieces else net.forward(base, config, read)
 
 
 def _inputs(batch: Mapping[str, Array], dtype: np.dtype, dropout: Dropout, tokens: slice) -> Inputs:
-    """What a forward pass reads of a batch; other keys are left out."""
+    """The `Inputs` of a batch; other keys are ignored."""
     arrays = {name: jnp.asarray(batch[name]) for name in _INPUTS if name in batch}
     mask, types = arrays["attention_mask"].astype(bool), arrays.get("token_type_ids")
     return Inputs(arrays["input_ids"], mask, types, dtype, dropout, tokens)
@@ -348,12 +348,12 @@ def _in_pieces(net: Architecture, base: Mapping[str, Any], config: ModelConfig, 
     pieces = jax.lax.map(piece, np.minimum(np.arange(count) * height, rows - height))
     if rows % height == 0:
         return pieces.reshape(rows, *pieces.shape[2:])
-    # The last piece begins with texts of the piece before it.
+    # The last piece overlaps the one before it.
     return jnp.concatenate([*pieces[:-1], pieces[-1, count * height - rows :]])
 
 
 def _precision(dtype: np.dtype) -> contextlib.AbstractContextManager[Any]:
-    """Full precision for float32, unless the caller has set another one."""
+    """Full matmul precision for float32, unless the caller has set another one."""
     unset = jax.config.jax_default_matmul_precision is None  # pyright: ignore[reportAttributeAccessIssue]
     full = unset and dtype == np.float32
     return jax.default_matmul_precision("highest") if full else contextlib.nullcontext()

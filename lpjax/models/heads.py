@@ -1,4 +1,4 @@
-"""A fresh classification head for a model."""
+"""The heads of a model: their outputs, and a fresh one for classification."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ SCALE = 0.02
 
 
 def output_path(config: ModelConfig) -> str:
-    """Path of the kernel whose columns are the outputs of a head for sequence classification."""
+    """Path of the last kernel of a head for sequence classification, whose columns are its outputs."""
     return next(path for weight, path in name_table(config).weights_of("sequence") if "labels" in weight.shape)
 
 
 def num_outputs(params: Mapping[str, Any], config: ModelConfig, head: str = "sequence") -> int | None:
-    """Outputs of a head, one of `HEADS`: labels, 2 of spans, or words; None if there is none, or a part is missing.
+    """Number of outputs of a head, one of `HEADS`: labels, 2 for spans, or words; None if it is absent or incomplete.
 
-    Heads for sequences and for tokens have the same name for their outputs; that for tokens lacks the pooler of BERT or
-    the inner layer of DistilBERT.
+    Heads for sequences and for tokens share the name of their last layer; a head for tokens lacks BERT's pooler or
+    DistilBERT's inner layer.
     """
     leaves = dict(walk(params))
     weights = [(weight, path) for weight, path in name_table(config).weights_of(head) if weight.tied_to is None]
@@ -44,14 +44,14 @@ def with_head(
 ) -> tuple[dict[str, Any], list[str]]:
     """`params` with a head for sequence classification of `num_outputs` outputs, and the paths of fresh weights.
 
-    A head with that many outputs is kept. If it has another number, only its other layers (a pooler, say) are kept.
+    A head with that many outputs is kept; of a head with another number, only the other layers (such as a pooler) are.
     Other heads (for words, spans) are left out. Fresh kernels are normal with standard deviation 0.02, scales of
     layer normalizations 1, biases 0.
 
     Args:
         params: a base model's tree, or one with heads; leaves may be `LowRank`.
         config: the model's config.
-        num_outputs: labels, or 1 for a regression.
+        num_outputs: number of labels, or 1 for a regression.
         seed: random seed of the fresh kernels.
 
     Returns:

@@ -51,11 +51,11 @@ NO_DROPOUT = Dropout()
 
 @dataclasses.dataclass(frozen=True)
 class Inputs:
-    """What a forward pass reads, and how it is computed.
+    """The inputs and settings of a forward pass.
 
     Attributes:
         ids: token ids.
-        mask: whether a token is there; the others are padding.
+        mask: true for tokens, false for padding.
         token_types: the segment of each token; None if all are in segment 0.
         dtype: dtype of the activations.
         dropout: dropout in this pass.
@@ -92,9 +92,9 @@ def embed(ids: Int[Array, "batch length"], params: Mapping[str, Any], dtype: Any
 def unembed(
     x: Float[Array, "batch length d"], table: Mapping[str, Any], decoder: Mapping[str, Any], bias: Any
 ) -> Float[Array, "batch length vocab"]:
-    """Logits of words: x times the kernel of the decoder, or the transpose of the table if it has none, plus a bias.
+    """Logits of words: x times the decoder's kernel, or the transpose of the table if it has none, plus a bias.
 
-    The bias of the decoder, if it has one, takes the place of `bias`; None adds no bias.
+    If the decoder has a bias, it replaces `bias`; None adds no bias.
     """
     if "kernel" in decoder:
         product = linear(x, {"kernel": decoder["kernel"]})
@@ -190,7 +190,7 @@ def weighted_mean(
     dropout: Dropout,
     rate: float,
 ) -> Float[Array, "batch heads queries size"]:
-    """softmax of the scores that are `visible`, its dropout, times the values."""
+    """softmax over the `visible` scores, with dropout, times the values."""
     if not (dropout.acts and rate):
         return attended(scores, visible, value)
     return _attended(scores, visible, value, lambda weights: dropout(weights, rate))
@@ -207,7 +207,7 @@ def attended(
 
 
 def _attended(scores: Array, visible: Array, value: Array, drop: Callable[[Array], Array]) -> Array:
-    """The division by the sum of the weights comes last, since the result has fewer entries than the weights."""
+    """Divides by the sum of the weights last, because the result has fewer entries than the weights."""
     scores = jnp.where(visible, scores, jnp.finfo(scores.dtype).min)
     weights = jnp.exp(scores - lax.stop_gradient(scores.max(-1, keepdims=True)))
     weights, total = drop(weights).astype(value.dtype), weights.sum(-1, keepdims=True)
@@ -224,7 +224,7 @@ def gelu(x: Array) -> Array:
 
 @jax.jit
 def gelu_tanh(x: Array) -> Array:
-    """`gelu` by the approximation with tanh, ibid."""
+    """`gelu`, approximated with tanh, ibid."""
     return 0.5 * x * (1 + jnp.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x)))
 
 

@@ -2,7 +2,7 @@
 
 Layers are normalized before attention and before the feed-forward part, whose inner activations are gated (GeGLU,
 Shazeer, arXiv 2002.05202). Positions are rotary (Su et al., arXiv 2104.09864). Every n-th layer attends to all tokens,
-the others to the near ones.
+the others to nearby ones.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ class ModernBertConfig(ModelConfig):
     """Config of a ModernBERT; fields as in its config.json of transformers 4.
 
     transformers 5 writes `layer_types` in place of `global_attn_every_n_layers`, and `rope_parameters` in place of the
-    two thetas. They are read if they say the same, and written, too.
+    two thetas. These are read if the old keys can express them, and written, too.
 
     Raises:
-        ValueError: on a size below 1, heads that do not divide the hidden size or are of an odd size, an unknown
-            activation or pooling.
+        ValueError: on a size below 1, a hidden size that the number of heads does not divide into even sizes, or an
+            unknown activation or pooling.
     """
 
     model_type: ClassVar[str] = "modernbert"
@@ -124,13 +124,13 @@ def _layer_types(layers: int, every: int) -> list[str]:
 
 
 def _is_plain(kind: Any, rope: Any) -> bool:
-    """Whether an entry of `rope_parameters` is for rotary positions without scaling."""
+    """Whether an entry of `rope_parameters` means rotary positions without scaling."""
     known = isinstance(rope, Mapping) and rope.keys() <= {"rope_type", "rope_theta"}
     return kind in _THETAS and (rope is None or (known and rope.get("rope_type", "default") == "default"))
 
 
 def _in_old_keys(data: Mapping[str, Any]) -> dict[str, Any]:
-    """What `layer_types` and `rope_parameters` say, in the keys of transformers 4, where they can say it."""
+    """`layer_types` and `rope_parameters` in the keys of transformers 4, as far as these can express them."""
     translated: dict[str, Any] = {}
     ropes, types = data.get("rope_parameters"), data.get("layer_types")
     for kind, key in _THETAS.items():
@@ -248,7 +248,7 @@ def head_slice(config: ModernBertConfig) -> slice:
 def pool(
     config: ModernBertConfig, hidden: Float[Array, "batch tokens hidden"], mask: Bool[Array, "batch tokens"]
 ) -> Float[Array, "batch 1 hidden"]:
-    """The first token, which is then all of `hidden`, or the mean of those that are not padding."""
+    """The first token, then the only one in `hidden`, or the mean of the tokens that are not padding."""
     if config.classifier_pooling == "cls":
         return hidden
     wide = jnp.where(mask[..., None], hidden.astype(at_least_float32(hidden.dtype)), 0)
@@ -259,7 +259,7 @@ def pool(
 def _transformed(
     params: Mapping[str, Any], config: ModernBertConfig, hidden: Float[Array, "batch places hidden"]
 ) -> Float[Array, "batch places hidden"]:
-    """What every head computes first."""
+    """The first layers of every head."""
     head = params["head"]
     x = ACTIVATIONS[config.classifier_activation](linear(hidden, head["dense"]))
     return layer_norm(x, head["norm"], config.norm_eps)
@@ -283,7 +283,7 @@ def classify(
 def fill_words(
     params: Mapping[str, Any], config: ModernBertConfig, hidden: Float[Array, "batch places hidden"], dropout: Dropout
 ) -> Float[Array, "batch places vocab"]:
-    """Logits of the words, without dropout; `params` is the whole tree."""
+    """Logits of the word head, without dropout; `params` is the whole tree."""
     x = _transformed(params, config, hidden)
     return unembed(x, params["model"]["embeddings"]["tok_embeddings"], params.get("decoder", {}), None)
 

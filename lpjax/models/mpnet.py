@@ -1,4 +1,4 @@
-"""MPNet (Song et al., arXiv 2004.09297), one stream: config, names of its weights, forward pass, classification head.
+"""MPNet (Song et al., arXiv 2004.09297), content stream only: config, names of its weights, forward pass, heads.
 
 Attention scores have a bias for the bucket of the relative position, as in T5 (Raffel et al., arXiv 1910.10683, §2.1);
 all layers share the biases. Positions skip padding, as in RoBERTa.
@@ -39,7 +39,8 @@ from lpjax.models.roberta import (
 
 _PADDING = 1  # id and position of padding, whatever `pad_token_id` of config.json says
 _STARTS = np.array([1, 2, 3, 4, 5, 6, 7, 8, 12, 16, 23, 32, 46, 64, 91])
-"""The least distances of the buckets 1 to 15; from bucket 8 on they grow by √2, rounded up, as if to 128."""
+"""Smallest distances of buckets 1 to 15. From bucket 8 on they grow by a factor √2, rounded up; bucket 16 would begin
+at 128."""
 _BUCKETS = 1 + len(_STARTS)  # in each direction
 
 
@@ -48,8 +49,8 @@ class MPNetConfig(ModelConfig):
     """Config of an MPNet; fields as in its config.json.
 
     Raises:
-        ValueError: on a size below 1, a hidden size that the heads do not divide, an unknown activation, or if padding
-            leaves no position for a token.
+        ValueError: on a size below 1, a hidden size that the number of heads does not divide, an unknown activation, or
+            if padding leaves no position for a token.
     """
 
     model_type: ClassVar[str] = "mpnet"
@@ -142,7 +143,7 @@ def forward(params: Mapping[str, Any], config: MPNetConfig, inputs: Inputs) -> F
 
 
 def _position_bias(params: Mapping[str, Any], length: int, dtype: Any) -> Float[Array, "1 heads length length"]:
-    """What is added to the score of query q and key k, for the bucket of k − q."""
+    """The bias of the score of query q and key k, from the bucket of k − q."""
     distance = jnp.arange(2 * length) - length  # not NumPy's: the length may be a symbol (`lpjax.export`)
     bucket = jnp.sum(jnp.abs(distance)[:, None] >= jnp.asarray(_STARTS, distance.dtype)[None], axis=1)
     bucket = jnp.where(distance > 0, bucket + _BUCKETS, bucket)
@@ -153,14 +154,14 @@ def _position_bias(params: Mapping[str, Any], length: int, dtype: Any) -> Float[
 def classify(
     params: Mapping[str, Any], config: MPNetConfig, hidden: Float[Array, "batch 1 hidden"], dropout: Dropout
 ) -> Float[Array, "batch labels"]:
-    """Logits of the head over the first token, which is all of `hidden`; `params` is the whole tree."""
+    """Logits of the head over the first token, the only one in `hidden`; `params` is the whole tree."""
     return two_layer_logits(params["classifier"], hidden, dropout, config.hidden_dropout_prob, jnp.tanh)
 
 
 def fill_words(
     params: Mapping[str, Any], config: MPNetConfig, hidden: Float[Array, "batch places hidden"], dropout: Dropout
 ) -> Float[Array, "batch places vocab"]:
-    """Logits of the words, without dropout, from gelu whatever the encoder's activation; `params` is the whole tree."""
+    """Logits of the word head, always with gelu, without dropout; `params` is the whole tree."""
     return word_logits(params["lm_head"], params["mpnet"]["embeddings"], hidden, config.layer_norm_eps)
 
 

@@ -1,7 +1,8 @@
 """The name table of a model: names of tensors in Hugging Face's files <-> paths of the parameter tree.
 
-The module of a model lists its weights once, made by `dense`, `embedding` and `norm`. `NameTable` reads the tensors of
-a file into a tree and lists the tensors of a tree for a file. In both directions it reports all that does not fit.
+The module of a model lists its weights once, by `dense`, `embedding` and `norm`. `NameTable` reads the tensors of a
+file into a tree, and lists the tensors of a tree for a file. In both directions it reports everything that does not
+fit.
 """
 
 from __future__ import annotations
@@ -36,10 +37,11 @@ class Weight:
         shape: shape of the leaf in the tree. A string stands for a size that the config does not fix, and is
             the same size wherever it occurs in one table.
         transposed: whether the file holds the transpose (PyTorch's `Linear` is (out, in), kernels (in, out)).
-        group: weights of one group are all there or all absent; the empty group must be there.
+        group: group of the weight; the weights of a group are all present or all absent, and the empty group is
+            required.
         tied_to: name of the weight that this one repeats, if the config ties the two. Then it is not required, and
             not kept if both are equal.
-        optional: not required even if its group is there.
+        optional: whether it may be absent even if its group is present.
         file_shape: shape of the file's tensor, if that has more axes than the leaf; it is reshaped to the shape of
             the leaf, or of its transpose.
     """
@@ -54,13 +56,13 @@ class Weight:
     file_shape: tuple[int, ...] | None = None
 
     def from_file(self, tensor: Any) -> Any:
-        """The leaf that a file's tensor is, a view."""
+        """The leaf of a file's tensor, as a view."""
         if self.file_shape is not None:
             tensor = tensor.reshape(self.shape[::-1] if self.transposed else self.shape)
         return tensor.T if self.transposed else tensor
 
     def to_file(self, leaf: Any) -> Any:
-        """The file's tensor of a leaf, a view; the leaf itself if it is not an array or has another number of axes."""
+        """A leaf's tensor in a file, as a view; the leaf itself if it is not an array or has another number of axes."""
         if not hasattr(leaf, "shape") or len(leaf.shape) != len(self.shape):
             return leaf
         tensor = leaf.T if self.transposed else leaf
@@ -93,14 +95,14 @@ def norm(name: str, features: int | str, group: str = "", *, bias: bool = True) 
 def decoder(
     name: str, features: int, vocab: int, group: str, table: str, bias: str | None = None, *, tied: bool = True
 ) -> tuple[Weight, Weight]:
-    """Kernel (features, vocab) and bias (vocab,) of a word head; files repeat tied ones or leave them out.
+    """Kernel (features, vocab) and bias (vocab,) of a word head; files repeat or omit tied ones.
 
     Args:
         name, features, vocab, group: as in `dense`.
         table: name of the embedding that the kernel is tied to.
-        bias: the other name of the bias, if there are two.
-        tied: `tie_word_embeddings` of the config. If it is false, the kernel must be there, and what is there is kept,
-            equal or not. The second bias need not be: transformers 4 never writes it, and ties the two in any case.
+        bias: second name of the bias, if it has one.
+        tied: `tie_word_embeddings` of the config. If it is false, the kernel is required, and kept even if it equals
+            the table. The second bias stays optional: transformers 4 never writes it, and always ties the two.
     """
     kernel, own = dense(name, features, vocab, group)
     if not tied:
@@ -110,7 +112,7 @@ def decoder(
 
 @dataclasses.dataclass
 class Misfits:
-    """What does not fit a table, by the kind of the fault; false if everything fits."""
+    """Names and shapes that do not fit a table, by kind of fault; false if everything fits."""
 
     missing: list[str] = dataclasses.field(default_factory=list)
     unknown: list[str] = dataclasses.field(default_factory=list)
@@ -129,10 +131,10 @@ class Misfits:
         )
 
     def refuse(self) -> None:
-        """Raise if there are any, for the params and the config that a caller passed.
+        """Raise if there are any, for a caller's `params` and `config`.
 
         Raises:
-            ValueError: listing them.
+            ValueError: there are misfits; lists them.
         """
         if self:
             raise ValueError(f"`params` does not fit `config`:\n{self}")
@@ -144,7 +146,7 @@ class Misfits:
 
 
 class _Stored(NamedTuple):
-    """The arrays of a weight, as a file or a tree has them; `label` is what messages call it."""
+    """The arrays of a weight in a file or a tree; `label` is its name in messages."""
 
     label: str
     kind: Kind
@@ -159,9 +161,9 @@ class NameTable:
         prefix: key of the base model in the tree of a model with a head, and its prefix in a file ("bert").
         base: weights of the base model.
         heads: weights outside it, named and laid out from the root.
-        renames: pairs of pattern and replacement that bring old names to the present ones, by `re.sub`.
+        renames: pairs of pattern and replacement that turn old names into current ones, by `re.sub`.
         ignored: pattern of names that hold no weight (index buffers of old files).
-        head_groups: the groups of weights that make up each of `HEADS`, but for heads that the model cannot run.
+        head_groups: head, one of `HEADS` -> groups of its weights; heads that the model cannot run are missing.
     """
 
     prefix: str
@@ -186,12 +188,12 @@ class NameTable:
         return base + [(weight, weight.name, weight.path) for weight in self.heads]
 
     def weights_of(self, head: str) -> list[tuple[Weight, str]]:
-        """(weight, path) of every weight of one of `HEADS`; its base model is under the prefix."""
+        """(weight, path) of every weight of a head, one of `HEADS`; the base model is under its prefix."""
         groups = self.head_groups.get(head, ())
         return [(weight, path) for weight, _, path in self.located(nested=True) if weight.group in groups]
 
     def read(self, tensors: Mapping[str, Any], groups: Iterable[str] = ()) -> tuple[dict, Misfits]:
-        """The parameter tree of `tensors`, which are by their names in a file, and what does not fit.
+        """The parameter tree of `tensors`, by their names in a file, and the misfits.
 
         The groups in `groups` are required besides the base. Base weights are accepted with and without the prefix.
         The tree holds the base model under `prefix` if the file has the prefix or a head, else at the root. A weight
@@ -220,7 +222,7 @@ class NameTable:
     def write(
         self, params: Mapping[str, Any], groups: Iterable[str] = (), *, look_inside: bool = True
     ) -> tuple[list[tuple[str, Any]], Misfits]:
-        """The (name, tensor) pairs of a file for `params`, in the order of the table, and what does not fit.
+        """The (name, tensor) pairs of a file for `params`, in the order of the table, and the misfits.
 
         The groups in `groups` are required besides the base. Tensors are oriented as in a file: views of the leaves, or
         jax arrays. The misfits name paths. If `look_inside` is false, leaves may be traced: only shapes and dtypes are
@@ -243,11 +245,11 @@ class NameTable:
         return pairs, misfits
 
     def stem(self, name: str) -> str:
-        """The present name of the weight that a name in a file stands for, or that it is a part of."""
+        """The current name of the weight that a name in a file, old or of a part, belongs to."""
         return self._parsed(name)[0]
 
     def _parsed(self, name: str) -> tuple[str, str]:
-        """The present name of a weight, and the part."""
+        """The current name of a weight, and the part."""
         for pattern, replacement in self.renames:
             name = re.sub(pattern, replacement, name)
         return split_name(name)
@@ -277,7 +279,7 @@ class NameTable:
     def _stored(
         self, parts_by_weight: Mapping[str, Mapping[str, tuple[str, Any]]], misfits: Misfits
     ) -> tuple[dict[str, _Stored], set[str]]:
-        """The weights whose arrays are all there, and the names of those that are among the misfits."""
+        """The weights whose arrays are all present, and the names of those that are among the misfits."""
         stored: dict[str, _Stored] = {}
         reported: set[str] = set()
         for weight in (*self.base, *self.heads):
@@ -311,10 +313,10 @@ class NameTable:
         by_path: bool = False,
         look_inside: bool = True,
     ) -> None:
-        """Add to `misfits` what is missing from `stored`, and what has a wrong shape or dtype.
+        """Add to `misfits` the weights that `stored` lacks, or that have a wrong shape or dtype.
 
-        Weights in `reported` are among the misfits already. The arrays are as in the tree; messages show shapes as in a
-        file, or as in the tree if `by_path` is true.
+        Weights in `reported` are among the misfits already. Arrays are oriented as in the tree; messages show shapes as
+        in a file, or as in the tree if `by_path` is true.
         """
         groups = {weight.group for weight in (*self.base, *self.heads) if weight.name in stored} | {"", *required}
         sizes: dict[int | str, int] = {}
@@ -344,7 +346,7 @@ class NameTable:
 
 
 def listed(names: Sequence[str], most: int = 10) -> str:
-    """The first `most` names, and how many more there are."""
+    """The first `most` names, and the number of the rest."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
 

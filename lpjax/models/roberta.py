@@ -1,4 +1,4 @@
-"""RoBERTa (Liu et al., arXiv 1907.11692): BERT's encoder with positions that skip padding, and a head of its own.
+"""RoBERTa (Liu et al., arXiv 1907.11692): BERT's encoder with positions that skip padding, and other heads.
 
 XLM-RoBERTa (Conneau et al., arXiv 1911.02116) and CamemBERT (Martin et al., arXiv 1911.03894) are the same model with
 other vocabularies; transformers gives them model types and classes of their own.
@@ -87,7 +87,7 @@ def name_table(config: RobertaConfig) -> NameTable:
 
 
 def head_weights(hidden: int, vocab: int, tied: bool) -> tuple[Weight, ...]:
-    """The weights of the heads, MPNet's too; `tied` if the decoder of the words is their table."""
+    """The weights of the heads, also of MPNet; `tied`: whether the word decoder is the word table."""
     return (
         Weight("lm_head.bias", "lm_head/bias", (vocab,), group="lm_head"),
         *dense("lm_head.dense", hidden, hidden, group="lm_head"),
@@ -106,7 +106,7 @@ def forward(params: Mapping[str, Any], config: RobertaConfig, inputs: Inputs) ->
 
 
 def too_few_positions(positions: int, padding: int) -> Iterator[str]:
-    """A fault if no position is left behind that of padding."""
+    """A fault if no position follows that of padding."""
     if positions < padding + 2:
         yield (
             f"`max_position_embeddings` is {positions}, expected at least {padding + 2}: "
@@ -115,8 +115,8 @@ def too_few_positions(positions: int, padding: int) -> Iterator[str]:
 
 
 def positions_after(ids: Int[Array, "batch length"], padding: int) -> Int[Array, "batch length"]:
-    """Positions that begin after the id of padding, which has that position itself."""
-    # From the ids, not from the mask: a token that is masked takes up a position all the same.
+    """Positions of tokens, counted from `padding` + 1; padding has position `padding`."""
+    # From the ids, not from the mask: a masked token still takes up a position.
     counted = (ids != padding).astype(jnp.int32)
     return jnp.cumsum(counted, axis=1) * counted + padding
 
@@ -124,14 +124,14 @@ def positions_after(ids: Int[Array, "batch length"], padding: int) -> Int[Array,
 def classify(
     params: Mapping[str, Any], config: RobertaConfig, hidden: Float[Array, "batch 1 hidden"], dropout: Dropout
 ) -> Float[Array, "batch labels"]:
-    """Logits of the head over the first token, which is all of `hidden`; `params` is the whole tree."""
+    """Logits of the head over the first token, the only one in `hidden`; `params` is the whole tree."""
     return two_layer_logits(params["classifier"], hidden, dropout, classifier_dropout(config), jnp.tanh)
 
 
 def fill_words(
     params: Mapping[str, Any], config: RobertaConfig, hidden: Float[Array, "batch places hidden"], dropout: Dropout
 ) -> Float[Array, "batch places vocab"]:
-    """Logits of the words, without dropout, from gelu whatever the encoder's activation; `params` is the whole tree."""
+    """Logits of the word head, always with gelu, without dropout; `params` is the whole tree."""
     return word_logits(params["lm_head"], params["roberta"]["embeddings"], hidden, config.layer_norm_eps)
 
 
@@ -150,7 +150,7 @@ def two_layer_logits(
 def word_logits(
     head: Mapping[str, Any], tables: Mapping[str, Any], hidden: Float[Array, "batch places hidden"], eps: float
 ) -> Float[Array, "batch places vocab"]:
-    """Logits of the words by an `lm_head`, whose decoder is the word table among `tables` if it has none of its own."""
+    """Logits of the words from an `lm_head`; its decoder is the word table in `tables` if it has none of its own."""
     x = layer_norm(ACTIVATIONS["gelu"](linear(hidden, head["dense"])), head["layer_norm"], eps)
     return unembed(x, tables["word_embeddings"], head.get("decoder", {}), head["bias"])
 

@@ -1,9 +1,9 @@
-"""Statistics taps: a weight that reports, through gradients, what went into it and what came back out of it.
+"""Statistics taps: a weight that reports, through gradients, statistics of its inputs and of its outputs' gradients.
 
 A moment of activations is not an output of a model, and threading it through every layer would put calibration into the
-models. Instead, a `TappedWeight` takes the place of a weight and computes the same. Its `Taps` are zeros that change
-nothing, and the gradient with respect to a tap is defined as the sum to report. So one `jax.grad` yields the sums of
-all layers, under jit and over devices. If only sums of inputs are asked for, XLA leaves the backward pass out.
+models. Instead, a `TappedWeight` replaces a weight and computes the same. Its `Taps` are zeros that change nothing, and
+the gradient with respect to a tap is defined as the sum to report. So one `jax.grad` yields the sums of all layers,
+under jit and over devices. If only sums of inputs are requested, XLA drops the backward pass.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from lpjax.weights.dispatch import Weight, cast, is_weight, matmul, matmul_trans
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
 class Taps:
-    """Zeros with the shapes of the sums over tokens that are to be reported; None for the others.
+    """Zeros with the shapes of the requested sums over tokens; None for the others.
 
     The gradients with respect to the taps are these sums. x is the input of a kernel, g the gradient with respect to
     the output of a kernel or a table.
@@ -112,8 +112,8 @@ class TappedWeight:
         return _report_backward(product, taps.decoded_gradients, _squares_of_words, weights)
 
     def _counted(self, x: Array) -> Float[Array, "batch length"]:
-        """The weight of each token of x. If x has one token per text, that is the weight of the text; rows that belong
-        to no text, such as relative positions, have weight 1."""
+        """The weight of each token of x: that of the text if x has one token per text, and 1 for rows that belong to no
+        text, such as relative positions."""
         if x.shape[:2] == self.tokens.shape:
             return self.tokens
         if self.places is not None and x.shape[:2] == self.places.shape:

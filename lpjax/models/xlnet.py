@@ -1,4 +1,4 @@
-"""XLNet (Yang et al., arXiv 1906.08237), one stream: config, names of its weights, forward pass, classification head.
+"""XLNet (Yang et al., arXiv 1906.08237), content stream only: config, names of its weights, forward pass, heads.
 
 Attention scores are those of Transformer-XL (Dai et al., arXiv 1901.02860, §3.3) plus a term for whether two tokens are
 in one segment.
@@ -45,7 +45,8 @@ class XLNetConfig(ModelConfig):
     change bidirectional attention.
 
     Raises:
-        ValueError: on a size below 1, a hidden size that the heads do not divide, or an unknown activation or summary.
+        ValueError: on a size below 1, a hidden size that the number of heads does not divide, or an unknown activation
+            or summary.
     """
 
     model_type: ClassVar[str] = "xlnet"
