@@ -92,14 +92,14 @@ class Examples(NamedTuple):
 
 
 class _Table(NamedTuple):
-    """Unchecked rows: number in the file, and texts and label. `unit` is what the numbers count."""
+    """Unchecked rows: (number in the file, texts and label). `unit` is the unit of these numbers."""
 
     rows: list[tuple[int, Sequence[Any]]]
     unit: str
 
 
 def load_examples(task: str | Task, split: str = "validation", folder: str | Path | None = None) -> Examples:
-    """A split of a GLUE task.
+    """Load a split of a GLUE task.
 
     In the folder, a split is `<title>/<split>.tsv`, `.jsonl` or `.parquet`; if there are several, the first of these is
     read. "dev" in a file's name means "validation". Files and columns may be named as in GLUE's own download
@@ -108,7 +108,7 @@ def load_examples(task: str | Task, split: str = "validation", folder: str | Pat
     quoted, and only "\\n" and "\\r\\n" end a line.
 
     Args:
-        task: name, title or task.
+        task: task, or its name or title.
         split: "train", "validation" (for MNLI "validation_matched" or "validation_mismatched"; "validation" means the
             first), or any other split with a file in the folder. The test split has no labels.
         folder: GLUE folder; by default the environment variable LPJAX_GLUE_DIR names it. Without either the split comes
@@ -162,8 +162,8 @@ def available_splits(task: str | Task, folder: str | Path | None = None) -> list
     """The labelled splits for which a folder has a file, the official ones first.
 
     Args:
-        task: name, title or task.
-        folder: GLUE folder; by default that of LPJAX_GLUE_DIR. Without either, the splits on the hub.
+        task: task, or its name or title.
+        folder: GLUE folder; by default that of LPJAX_GLUE_DIR. Without either, the splits on the hub are listed.
 
     Raises:
         ValueError: an unknown task.
@@ -177,7 +177,7 @@ def available_splits(task: str | Task, folder: str | Path | None = None) -> list
 
 
 def load_stsb(folder: str | Path | None = None, split: str = "validation") -> Pairs:
-    """The Semantic Textual Similarity Benchmark of GLUE.
+    """Load GLUE's Semantic Textual Similarity Benchmark, STS-B.
 
     Args:
         folder: GLUE folder, as for `load_examples`.
@@ -210,7 +210,7 @@ def _files(task: Task, folder: Path) -> dict[str, Path]:
         paths = [path for path in (folder / task.title).iterdir() if path.suffix in _SUFFIXES and path.is_file()]
     except OSError:
         return {}
-    # If there are a "dev" and a "validation" file of one format, the latter, the hub's name, comes first.
+    # If there are both a "dev" and a "validation" file of one format, the latter, named as on the hub, comes first.
     paths.sort(key=lambda path: (_SUFFIXES.index(path.suffix), path.stem.startswith("dev"), path.stem))
     files: dict[str, Path] = {}
     for path in paths:
@@ -232,7 +232,7 @@ def _missing(task: Task, split: str, folder: Path) -> DataError:
 def _choose(task: Task, names: Sequence[str], where: str) -> list[str]:
     """The names of the columns of texts and label.
 
-    A further column of text means that the file is of another task, whose labels can be 0 and 1 as well.
+    An extra text column means that the file is of another task; labels would not show it, since many are 0 and 1.
     """
     labels = [name for name in (_LABELS.get(task.name), "label") if name]
     label = next((name for name in labels if name in names), labels[0])
@@ -279,8 +279,8 @@ def _read_tsv(path: Path, task: Task, split: str) -> _Table:
     kept: list[tuple[int, Sequence[Any]]] = []
     for number, row in rows:
         if len(row) != len(header):
-            # In GLUE's QQP a few questions contain line breaks, which split their rows. The hub leaves these rows out;
-            # whether it is the same ones is checked by the number of rows.
+            # In GLUE's QQP a few questions contain line breaks, which split their rows. The hub leaves these rows out,
+            # too; the number of rows is checked later.
             if task.name == "qqp" and split in task.splits and len(row) < len(header):
                 continue
             raise DataError(f"{path}, line {number}: {len(row)} columns; expected {len(header)}, separated by tabs")
@@ -358,7 +358,7 @@ def _from_hub(task: Task, split: str) -> _Table:
 
 
 def _label_reader(task: Task) -> tuple[Callable[[Any], int | float | None], str, str]:
-    """A function from a cell to its label, None if it holds none; what it holds; and what is expected there."""
+    """(function from a cell to its label, or None if it holds none; kind of the label; description of valid cells)."""
     if task.is_regression:
         return _score, "score", "a number from 0 to 5"
     known: dict[Any, int] = {}
@@ -382,7 +382,7 @@ def _score(cell: Any) -> float | None:
 
 
 def load_sentences(path: str | Path | None = None) -> list[str]:
-    """Sentences for a comparison without labels.
+    """Load sentences for a comparison without labels.
 
     Args:
         path: UTF-8 text, one sentence per line; blank lines are skipped. By default the prose of Python's language

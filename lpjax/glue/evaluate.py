@@ -34,7 +34,7 @@ from lpjax.pipeline.outputs import Classes, Regression, outputs_of
 Progress = Callable[[int, int], None]
 
 MAX_LENGTH = 128
-"""Largest number of tokens of a text or pair of GLUE, as chosen by BERT's authors."""
+"""Default for the largest number of tokens of a text or pair of GLUE, as chosen by BERT's authors."""
 
 
 class Logits(NamedTuple):
@@ -43,7 +43,7 @@ class Logits(NamedTuple):
     Attributes:
         values: shape (n, outputs), float32, in the order of the texts, on the host.
         tokens: number of encoded tokens, without padding.
-        seconds: from the first batch to the last logit on the host, including compilation for new shapes.
+        seconds: time from the first batch to the last logit on the host, including compilation for new shapes.
     """
 
     values: Float[np.ndarray, "n outputs"]
@@ -75,12 +75,12 @@ class TaskResult:
         metrics: GLUE's metrics by name.
         tokens_per_second: tokens without padding, divided by `seconds`.
         seconds: time of encoding, including compilation for new shapes.
-        labels: the label assigned to each output; empty for a regression.
-        labels_assumed: whether the model's config.json does not name its outputs, so that the hub's order was assumed.
+        labels: label assigned to each output; empty for a regression.
+        labels_assumed: whether the hub's order was assumed, because the model's config.json does not name its outputs.
         likelier_labels: the labels in an order that fits the examples far better, if there is one (see
-            `likelier_order`): the metrics are then probably those of wrong labels.
+            `likelier_order`); then the order in `labels` is probably wrong, and so are the metrics.
         truncated: number of examples that were cut off at `max_length` tokens.
-        max_length: that limit.
+        max_length: largest number of tokens of an example.
         notes: further reasons to doubt the scores, a sentence each.
     """
 
@@ -99,7 +99,7 @@ class TaskResult:
     notes: tuple[str, ...] = ()
 
     def warnings(self) -> list[str]:
-        """What to know about the scores, a sentence each."""
+        """Reasons to doubt the scores, a sentence each."""
         warnings, names = [], ", ".join(self.labels)
         if self.likelier_labels is not None:
             why = "assumed, for config.json names no labels" if self.labels_assumed else "as config.json says"
@@ -123,7 +123,7 @@ def prepare(
         checkpoint: the model.
         examples: from `load_examples`.
         tokenizer: a tokenizer of transformers; by default the one in `checkpoint.source`.
-        max_length: largest number of tokens, the rest is cut off; by default 128, or the model's number of positions if
+        max_length: largest number of tokens; the rest is cut off. By default 128, or the model's number of positions if
             that is smaller.
 
     Raises:
@@ -138,10 +138,10 @@ def prepare(
 
 
 def target_values(checkpoint: Checkpoint, examples: Examples) -> np.ndarray:
-    """What the model's outputs should be for the examples, as `lpjax.calibrate` takes `labels`.
+    """The examples' labels in the order of the model's outputs, for the argument `labels` of `lpjax.calibrate`.
 
     Raises:
-        ValueError: the model has no head for classes or a regression, or one of other labels.
+        ValueError: the model has no head for classes or a regression, or a head with other labels.
     """
     kind = outputs_of(checkpoint)
     if not isinstance(kind, Classes | Regression):
@@ -174,7 +174,7 @@ def predict(
         progress: called with (texts done, texts in all) after each batch.
 
     Raises:
-        ValueError: a batch size below 1, tokens that the model does not have, or what `classify` refuses.
+        ValueError: a batch size below 1, token ids that the model does not have, or as `classify`.
     """
     check_whole("`batch_size`", batch_size, 1)
     check_known(config, tokens.ids, tokens.types)
@@ -200,15 +200,15 @@ def _logits(
 
 
 def to_predictions(logits: np.ndarray, examples: Examples, config_json: Mapping[str, Any] | None) -> np.ndarray:
-    """Predictions as the task has them: its label indices, by the names of the model's outputs, or its scores.
+    """Predictions for a task: indices of its labels, matched by the names of the model's outputs, or scores.
 
     Args:
-        logits: shape (n, outputs).
-        examples: tells the task.
-        config_json: object of the model's config.json, whose `id2label` names the outputs.
+        logits: logits, shape (n, outputs).
+        examples: examples of the task.
+        config_json: contents of the model's config.json, whose `id2label` names the outputs.
 
     Raises:
-        ValueError: a model with other outputs than the task has labels, see `label_order`; logits that are not finite.
+        ValueError: the outputs do not match the task's labels, see `label_order`; logits that are not finite.
     """
     if not np.all(np.isfinite(logits)):
         raise ValueError("the model's logits are NaN or infinite; try dtype float32, or look at its weights")
@@ -219,10 +219,10 @@ def to_predictions(logits: np.ndarray, examples: Examples, config_json: Mapping[
 
 
 def check_head(checkpoint: Checkpoint, task: Task) -> None:
-    """Refuse a model that cannot be scored on a task, before its examples are looked for.
+    """Refuse a model that cannot be scored on a task, before its examples are loaded.
 
     Raises:
-        ValueError: it has no head, or another number of outputs, or labels of another task.
+        ValueError: it has no head, another number of outputs, or labels of another task.
     """
     config_json = checkpoint.config_json or {}
     purpose = {"tokens": "classifies tokens", "spans": "finds answers"}.get(checkpoint.config.head)
@@ -261,22 +261,23 @@ def notes_of(checkpoint: Checkpoint, task: Task) -> tuple[str, ...]:
 def evaluate_task(checkpoint: Checkpoint, examples: Examples | Prepared, **options: Any) -> TaskResult:
     """Score a model with a classification head on a split of a GLUE task, by GLUE's own metrics.
 
-    A model that does not fit the task is refused before anything is run.
+    A model that does not fit the task is refused before any computation.
 
     Args:
-        checkpoint: the model; `config_json` gives the order of its labels.
+        checkpoint: the model; its `config_json` gives the order of its labels.
         examples: from `load_examples`, or from `prepare` if many models with one tokenizer are scored on them.
         **options: tokenizer and max_length of `prepare`; batch_size, dtype, mesh and progress of `predict`.
 
     Raises:
-        ValueError: a model without a head or with other labels, logits that are not finite, or as the two functions.
+        ValueError: a model without a head or with other labels, logits that are not finite, or as `prepare` and
+            `predict`.
     """
     from lpjax.glue.metrics import score
 
     known = {key: options.pop(key) for key in ("tokenizer", "max_length") if key in options}
     split = examples.examples if isinstance(examples, Prepared) else examples
     check_head(checkpoint, split.task)
-    score(split.task, split.labels, split.labels)  # refuses labels that nothing can be scored by
+    score(split.task, split.labels, split.labels)  # refuses labels that cannot be scored
     prepared = examples if isinstance(examples, Prepared) else prepare(checkpoint, examples, **known)
     logits = predict(checkpoint.params, checkpoint.config, prepared.tokens, **options)
     predictions = to_predictions(logits.values, split, checkpoint.config_json)

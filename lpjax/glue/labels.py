@@ -1,4 +1,4 @@
-"""Which output of a model's head is which label of a task, by the names in config.json."""
+"""The match between the outputs of a model's head and the labels of a task, by the names in config.json."""
 
 from __future__ import annotations
 
@@ -29,22 +29,22 @@ _ALIASES = {
 
 
 def label_order(task: Task, config_json: Mapping[str, Any] | None, num_outputs: int) -> np.ndarray:
-    """The number of the task's label that each output of a head stands for.
+    """The index of the task's label for each output of a head.
 
     Args:
         task: the task.
-        config_json: the model's. Its `id2label` (or, without one, `label2id`) names the outputs. Case, hyphens,
-            underscores and spaces are ignored, and abbreviations such as "pos" are understood. LABEL_0, LABEL_1, … and
-            0, 1, … are numbers in the order of the hub, which is also assumed for a model without names.
+        config_json: contents of the model's config.json. `id2label` (or, without it, `label2id`) names the outputs.
+            Case, hyphens, underscores and spaces are ignored, and abbreviations such as "pos" are understood. LABEL_0,
+            LABEL_1, … and 0, 1, … are numbers in the order of the hub, which is also assumed for a model without names.
         num_outputs: number of outputs of the head.
 
     Returns:
         order, shape (num_outputs,), int32, a permutation: output i is label `task.labels[order[i]]`. For a regression
-        array([0]), whatever the name of the output.
+        it is array([0]), whatever the name of the output.
 
     Raises:
-        ValueError: the head has another number of outputs than the task, or the names are not the task's labels, each
-            once.
+        ValueError: the head has another number of outputs than the task, or the names are not a permutation of the
+            task's labels.
     """
     if num_outputs != task.num_outputs:
         raise ValueError(
@@ -68,9 +68,9 @@ def label_order(task: Task, config_json: Mapping[str, Any] | None, num_outputs: 
 
 
 def is_assumed(task: Task, config_json: Mapping[str, Any] | None) -> bool:
-    """Whether a model's config.json does not name its outputs, so that they are assumed to be in the order of the hub.
+    """Whether a model's config.json does not name its outputs, so the order of the hub is assumed.
 
-    Names such as LABEL_0 and 0 are numbers of outputs, not names of labels.
+    LABEL_0 and 0 count as numbers of outputs, not as names.
     """
     if task.is_regression:
         return False
@@ -79,7 +79,7 @@ def is_assumed(task: Task, config_json: Mapping[str, Any] | None) -> bool:
 
 
 def assumption(labels: Sequence[str]) -> str:
-    """The note on a model whose order of outputs is assumed."""
+    """The warning that the order of a model's outputs is assumed."""
     return f"config.json names no labels; the outputs are assumed to be {', '.join(labels)}, in this order"
 
 
@@ -109,7 +109,7 @@ def label_config(task: Task) -> dict[str, Any]:
 
 
 def own_task(config_json: Mapping[str, Any] | None) -> Task | None:
-    """The GLUE task that a model with a head was fine-tuned on, by its config.json; None if it names none."""
+    """The GLUE task that a model with a head was fine-tuned on, from its config.json; None if it names none."""
     data = config_json or {}
     task = data.get("finetuning_task")
     if not names_classifier(data.get("architectures")):

@@ -22,7 +22,7 @@ Args:
 
 
 class Glue(evaluate.Metric):
-    """What `evaluate.load("glue", name)` returns, from this package instead of the hub.
+    """The metric that `evaluate.load("glue", name)` returns, from this package instead of the hub.
 
     `config_name` is a task's name or title, "mnli_matched" or "mnli_mismatched". The correlation with constant
     predictions, which is undefined, is 0.

@@ -24,7 +24,7 @@ def glue_metric(task: str | Task) -> Glue:
     """The `evaluate` module of a task: call `add_batch` repeatedly, then `compute`. It writes no file.
 
     Args:
-        task: name, title or task; also "mnli_matched" and "mnli_mismatched".
+        task: task, or its name or title; also "mnli_matched" and "mnli_mismatched".
 
     Raises:
         ValueError: an unknown task.
@@ -40,9 +40,9 @@ def score(task: str | Task, predictions: Sequence[Any] | Any, references: Sequen
     """GLUE's metrics of a task, over all examples.
 
     Args:
-        task: name, title or task; also "mnli_matched" and "mnli_mismatched".
-        predictions: shape (n,), indices into `task.labels`, or for STS-B scores of any scale.
-        references: shape (n,), the gold labels or scores.
+        task: task, or its name or title; also "mnli_matched" and "mnli_mismatched".
+        predictions: indices into `task.labels`, or for STS-B scores of any scale, shape (n,).
+        references: gold labels or scores, shape (n,).
 
     Returns:
         `task.metrics` -> value. Matthews, Pearson and Spearman correlation of constant predictions are 0, and so is
@@ -57,7 +57,7 @@ def score(task: str | Task, predictions: Sequence[Any] | Any, references: Sequen
 
 
 def compute(task: Task, predictions: Any, references: Any) -> dict[str, float]:
-    """As `score`, given a `Task`."""
+    """`score` for a `Task`."""
     predictions, references = _checked(task, predictions, references)
     if task.is_regression:
         return _correlations(predictions, references)
@@ -79,11 +79,11 @@ def glue_average(scores: Mapping[str, Mapping[str, float]]) -> float:
     """GLUE's overall score in the units of `scores`: the mean over tasks of the mean of each task's metrics.
 
     Args:
-        scores: task -> what `score` returned. "mnli_matched" and "mnli_mismatched" are averaged into one MNLI first;
-            "mnli" stands for both. Keys other than the task's metrics are ignored.
+        scores: task -> result of `score`. "mnli_matched" and "mnli_mismatched" are averaged into one MNLI first; "mnli"
+            stands for both. Keys other than the task's metrics are ignored.
 
     Raises:
-        ValueError: no task, an unknown one, or one twice; a metric that is missing or not a finite number.
+        ValueError: no task, an unknown task, or one that occurs twice; a metric that is missing or not finite.
     """
     tasks: dict[str, dict[str, float]] = {}
     for name, values in scores.items():
@@ -116,7 +116,7 @@ def _checked(task: Task, predictions: Any, references: Any) -> tuple[np.ndarray,
         if array.ndim != 1 or array.dtype.kind not in "biuf":
             raise ValueError(f"`{name}` has shape {array.shape}, {array.dtype}; expected a list of numbers")
         with np.errstate(over="ignore"):
-            # Correlations are computed from float32, as in GLUE's script, where doubles can become equal or infinite.
+            # Correlations are computed from float32, as in GLUE's script; doubles can become equal or infinite there.
             kept = array.astype(np.float32 if task.is_regression else np.float64)
         check_all_finite(f"`{name}`", np.isfinite(kept).all())
         if not task.is_regression and not np.isin(kept, np.arange(task.num_outputs)).all():
@@ -125,7 +125,7 @@ def _checked(task: Task, predictions: Any, references: Any) -> tuple[np.ndarray,
         arrays[name] = kept if task.is_regression else kept.astype(np.int64)
     predicted, gold = arrays["predictions"], arrays["references"]
     if len(predicted) != len(gold):
-        raise ValueError(f"`predictions` has {len(predicted)} rows and `references` {len(gold)}; expected as many")
+        raise ValueError(f"`predictions` has {len(predicted)} rows and `references` {len(gold)}; expected the same")
     least = 2 if task.is_regression else 1
     if len(gold) < least:
         raise ValueError(f"`references` has {len(gold)} rows; expected at least {least}")

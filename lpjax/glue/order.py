@@ -1,4 +1,4 @@
-"""Whether another order of a head's outputs fits the labels of a task far better than the one that is assumed."""
+"""A test whether another order of a head's outputs fits a task's labels far better than the assumed one."""
 
 from __future__ import annotations
 

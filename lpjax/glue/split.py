@@ -9,7 +9,7 @@ from lpjax.glue.data import Examples
 
 
 def hold_out(examples: Examples, rows: int, seed: int = 0) -> tuple[Examples, Examples]:
-    """Split off `rows` random examples, on which to make choices without looking at dev.
+    """Split off `rows` random examples, to make choices on them without looking at dev.
 
     Both parts keep the order of the split. They are not `complete`, and their splits are called
     "train, but 500 held out" and "held out of train".

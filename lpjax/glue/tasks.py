@@ -74,7 +74,7 @@ TASKS: dict[str, Task] = {
 
 
 def find_task(name: str | Task) -> Task:
-    """The task with a name or title, in any case: "sst2", "SST-2". A `Task` is returned as it is.
+    """The task with a name or title, such as "sst2" or "SST-2"; case does not matter. A `Task` is returned unchanged.
 
     Raises:
         ValueError: there is no such task; names the nearest.

@@ -17,7 +17,7 @@ class Texts(NamedTuple):
     """Texts, or pairs of them.
 
     Attributes:
-        source: their name.
+        source: name of the source.
         first, second: the texts; `second` is None unless they are pairs.
         examples: the examples of the task, with labels; None without a task.
     """
