@@ -27,24 +27,24 @@ from lpjax.weights.dispatch import with_scales
 
 @dataclasses.dataclass(frozen=True)
 class Settings(CommonSettings):
-    """How to fine-tune.
+    """Settings of fine-tuning.
 
     Attributes:
         epochs: passes over the training examples.
         batch_size: examples of an update, over all devices and parts.
-        learning_rate: peak, reached after the warm-up; then it falls linearly to 0.
+        learning_rate: peak learning rate, reached after the warm-up; then it falls linearly to 0.
         warmup: share of all updates in which the learning rate rises.
         weight_decay: weight decay of AdamW, for all weights but biases and normalization.
         clip: largest norm of a gradient.
         max_length: largest number of tokens of a text or pair, or the model's number of positions if that is smaller.
         seed: random seed of the new head, the order of the examples, and dropout.
-        accumulate: parts that a batch is taken in, one after another, to save memory; the update is the same.
-        dtype: "float32" or "bfloat16", of the computation; weights and moments are float32.
+        accumulate: number of parts of a batch, computed one after another to save memory; the update is the same.
+        dtype: dtype of the computation, "float32" or "bfloat16"; weights and moments are float32.
         eval_every: updates between evaluations; by default once an epoch.
         patience: number of evaluations without a better score after which training stops; by default it never does.
 
     Raises:
-        ValueError: naming a value out of range.
+        ValueError: a value is out of range; names it.
     """
 
     epochs: int = 3
@@ -78,13 +78,13 @@ class Finetuned:
     Attributes:
         checkpoint: the model at its best evaluation, with its head, ready for `save_checkpoint`. All weights are
             float32 arrays on the host, whatever they were in the file.
-        best: that evaluation, an entry of `curve`.
+        best: the best evaluation, an entry of `curve`.
         curve: one entry per evaluation: step, epoch, loss (mean over the updates since the last one), learning_rate,
             and the metrics on the evaluation split.
         steps: number of updates.
-        fresh: paths of weights that were initialized here.
+        fresh: paths of newly initialized weights.
         stopped_early: whether patience ran out.
-        seconds: total over all runs.
+        seconds: training time over all runs, including interrupted ones.
     """
 
     checkpoint: Checkpoint
@@ -125,22 +125,22 @@ def finetune(
         dev: examples of the same task that choose the evaluation to keep.
         settings: by default `Settings()`.
         tokenizer: a tokenizer of transformers; by default the one in `checkpoint.source`.
-        snapshot: file in which the state is saved from time to time, and from which training resumes if it exists. Of
-            several processes the first writes it, and all read it. If it cannot be written, training goes on with a
+        snapshot: file in which the state is saved from time to time, and from which training resumes if it exists. With
+            several processes, the first writes it and all read it. If it cannot be written, training goes on with a
             warning.
         save_every: seconds between snapshots; there is one at every evaluation anyway.
         mesh: devices, along an axis "data"; by default all. A batch is spread over them.
         progress: called with (updates done, updates in all, what) after each update.
 
     Raises:
-        ValueError: examples of different tasks or that have no score, a snapshot of another run (naming what differs),
-            a loss or logits that are not finite, or what `prepare` refuses.
-        OSError: another run that is alive writes to `snapshot`, or there is too little space beside it.
+        ValueError: examples of different tasks or whose labels cannot be scored, a snapshot of another run (names the
+            differences), a loss or logits that are not finite, or as `prepare`.
+        OSError: another running process writes to `snapshot`, or there is too little disk space for it.
     """
     settings, task = settings or Settings(), train.task
     if dev.task.name != task.name:
         raise ValueError(f"`train` is of {task.name} and `dev` of {dev.task.name}; expected the same task")
-    score(task, dev.labels, dev.labels)  # refuses labels that nothing can be scored by
+    score(task, dev.labels, dev.labels)  # refuses labels that cannot be scored
     mesh = data_mesh() if mesh is None else mesh
     checkpoint = for_texts(checkpoint)
     params, config_json, new_paths = starting_weights(checkpoint, task, settings.seed)

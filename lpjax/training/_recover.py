@@ -1,4 +1,4 @@
-"""Recovery without labels: a compressed model is trained to give the outputs of the dense one."""
+"""Recovery without labels: a compressed model is trained to reproduce the outputs of the dense one."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _MOST_HELD_OUT = 256
 
 @dataclasses.dataclass(frozen=True)
 class Recovery(CommonSettings):
-    """How to train a compressed model.
+    """Settings of recovery.
 
     Attributes:
         epochs: passes over the texts.
@@ -42,13 +42,14 @@ class Recovery(CommonSettings):
         clip: largest norm of a gradient.
         max_length: largest number of tokens of a text.
         seed: random seed of the order of the texts, and of the choice of held-out ones.
-        hidden: weight in the loss of the relative squared error of the last hidden states, beside the divergence.
+        hidden: weight of the relative squared error of the last hidden states, which is added to the divergence in the
+            loss.
         checks: number of checks per epoch on the held-out texts. If the divergence is no smaller than at the best
             check so far, training restarts from that one at a third of the learning rate: steps of AdamW do not get
             smaller near the dense model, so a rate that was right at the start can be too large there.
 
     Raises:
-        ValueError: naming a value out of range.
+        ValueError: a value is out of range; names it.
     """
 
     hidden: float = 1.0
@@ -64,8 +65,8 @@ class Recovered:
     """The result of recovery.
 
     Attributes:
-        checkpoint: the model with the least divergence on the held-out texts, perhaps that of the start; its weights
-            are arrays on the host, in their original dtypes.
+        checkpoint: the model with the least divergence on the held-out texts, possibly the initial one; its weights are
+            arrays on the host, in their original dtypes.
         curve: one entry per check, the first at the start: step, epoch, divergence of the outputs on the held-out
             texts, measured in the original dtypes, and from the second on loss, the mean over the updates since the
             last check, and learning_rate, of the last update. Values that are not finite, at a learning rate far too
@@ -107,7 +108,7 @@ def recover(
     tenth of the texts, at most 256, is held out; several times per epoch the divergence is measured on them: see
     `Recovery.checks`. There is no dropout: the models should agree, not generalize from few labels. Two runs with the
     same settings and texts, on the same machine and number of devices, give the same weights, even if one was
-    interrupted and went on from its snapshot.
+    interrupted and resumed from its snapshot.
 
     Args:
         smaller: the model to train.
@@ -124,9 +125,9 @@ def recover(
 
     Raises:
         ValueError: the models have different configs or heads, embed a text differently, or have outputs that are not
-            finite; there are fewer than two texts; the snapshot is of another run (naming what differs); or what
-            `tokenize` refuses.
-        OSError: another run that is alive writes to `snapshot`, or there is too little space beside it.
+            finite; there are fewer than two texts; the snapshot is of another run (names the differences); or as
+            `tokenize`.
+        OSError: another running process writes to `snapshot`, or there is too little disk space for it.
     """
     settings = settings or Recovery()
     kind = _common_outputs(smaller, dense)
@@ -185,10 +186,10 @@ def _take(
 
 
 def _common_outputs(smaller: Checkpoint, dense: Checkpoint) -> Outputs:
-    """The outputs that both models have.
+    """The kind of outputs that both models have.
 
     Raises:
-        ValueError: they differ.
+        ValueError: the kinds differ.
     """
     kind = outputs_of(dense)
     # A model without a folder does not say how it embeds a text.
@@ -205,11 +206,11 @@ def _as_stored(params: Any, before: Any) -> Any:
     """`params` in the dtypes of `before`: a half-precision model is trained in float32 and saved in half precision."""
     pairs = zip(jax.tree.leaves(params), jax.tree.leaves(before), strict=True)
     leaves = [x if x.dtype == old.dtype else x.astype(old.dtype) for x, old in pairs]
-    return jax.tree.unflatten(jax.tree.structure(before), leaves)  # with its dtypes of quantized matrices
+    return jax.tree.unflatten(jax.tree.structure(before), leaves)  # holds dtypes of quantized matrices
 
 
 class _Teacher(NamedTuple):
-    """The dense model as the source of targets: its hidden states and outputs for each batch."""
+    """The dense model, whose hidden states and outputs for each batch are the targets."""
 
     params: Any
     config: ModelConfig

@@ -13,7 +13,7 @@ from lpjax.models.heads import output_path, with_head
 
 
 def for_texts(checkpoint: Checkpoint) -> Checkpoint:
-    """The checkpoint configured for a classifier of texts; a head of tokens, which has the same names, is dropped."""
+    """The checkpoint, configured as a classifier of texts; a head for tokens, which has the same names, is dropped."""
     config, params = checkpoint.config, checkpoint.params
     if config.head == "sequence":
         return checkpoint
@@ -32,7 +32,7 @@ def starting_weights(checkpoint: Checkpoint, task: Task, seed: int) -> tuple[dic
         try:
             label_order(task, data, task.num_outputs)
         except ValueError:
-            # As many labels, but those of another task.
+            # The same number of labels, but those of another task.
             kept, prefix = False, name_table(config).prefix
             started, new_paths = with_head({prefix: params[prefix]}, config, task.num_outputs, seed=seed)
     labels = label_config(task)
@@ -47,7 +47,7 @@ def starting_weights(checkpoint: Checkpoint, task: Task, seed: int) -> tuple[dic
 
 
 def moved_compression(checkpoint: Checkpoint) -> dict[str, Any] | None:
-    """The record of compression, with the paths of a base model's leaves changed to those in a model with a head."""
+    """The record of compression, with a base model's paths changed to those in a model with a head."""
     compression, prefix = checkpoint.compression, name_table(checkpoint.config).prefix
     if compression is None or prefix in checkpoint.params:
         return compression

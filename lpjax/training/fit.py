@@ -1,4 +1,4 @@
-"""The loop of training: updates, checks on held-out examples, and snapshots from which an interrupted run goes on."""
+"""The training loop: updates, checks on held-out examples, and snapshots from which an interrupted run resumes."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class SnapshotWarning(RuntimeWarning):
 
 @dataclasses.dataclass(frozen=True)
 class CommonSettings:
-    """Settings that every kind of training has: `Settings` and `Recovery` say what they mean."""
+    """Settings that all training shares; `Settings` and `Recovery` document them."""
 
     epochs: int = 1
     batch_size: int = 32
@@ -54,23 +54,23 @@ class CommonSettings:
 
 
 class Problem(NamedTuple):
-    """What is minimised, and which number measures the result.
+    """A training problem: the loss to minimise, and the metric that measures the result.
 
     Attributes:
         config: the model's config.
         tokens: the training texts.
         parts: (batch, updates made) -> inputs, targets and weights of `train_step`.
-        measure: params -> numbers by name, on held-out examples.
-        leading: the number that chooses the best check.
-        sign: 1 if a larger one is better, −1 if a smaller one is.
-        every: updates between checks.
+        measure: params -> metrics by name, on held-out examples.
+        leading: name of the metric that chooses the best check.
+        sign: 1 if a larger metric is better, −1 if a smaller one is.
+        every: number of updates between checks.
         span: number of updates after which the count for `every` restarts; each span ends with a check.
-        about: what must be the same for a run to go on from a snapshot, besides config and settings.
-        start: the same numbers before training. If it is given, the start may be the best, and after a check that is
-            no better than the best so far, training restarts from the best state at a third of the learning rate;
-            values that are not finite become infinite. Otherwise a loss that is not finite ends the run.
-        patience: number of checks without a better one after which training stops.
-        loss: sum over the rows, with the arguments of `loss_sum`.
+        about: values that must be equal for a run to resume from a snapshot, besides config and settings.
+        start: function that gives the metrics before training. If it is given, the start may be the best, and after a
+            check that is no better than the best so far, training restarts from the best state at a third of the
+            learning rate; losses that are not finite become infinite. Otherwise a loss that is not finite ends the run.
+        patience: number of checks without improvement after which training stops; None for no limit.
+        loss: loss summed over the rows, with the arguments of `loss_sum`.
         dtype: dtype of the computation; weights and moments are float32.
         title: title of the run, for `progress`.
     """
@@ -91,7 +91,7 @@ class Problem(NamedTuple):
     title: str = ""
 
     def is_due(self, step: int) -> bool:
-        """Whether there is a check after `step` updates."""
+        """Whether a check is due after `step` updates."""
         at = (step - 1) % self.span + 1
         return at % self.every == 0 or at == self.span
 
@@ -107,7 +107,7 @@ class Run:
     Attributes:
         state: weights and moments, on the devices.
         best: weights of the best check, on the host; if training restarts from it, the whole `TrainState`.
-        log: what the run has done so far.
+        log: progress of the run.
     """
 
     state: TrainState
@@ -116,14 +116,14 @@ class Run:
 
 
 def fingerprint(params: Any) -> list[Any]:
-    """Number of leaves, number of entries, and their sum: these tell the weights of two models apart."""
+    """Number of leaves, number of entries, and their sum, to distinguish the weights of two models."""
     leaves = jax.tree.leaves(params)
     sums = (np.sum(np.asarray(leaf), dtype=np.float64) for leaf in leaves)
     return [len(leaves), sum(leaf.size for leaf in leaves), float(sum(sums))]
 
 
 def updates_per_epoch(tokens: Tokens, settings: CommonSettings) -> int:
-    """Number of batches that hold all texts once."""
+    """Number of batches in one pass over the texts."""
     return -(-len(tokens) // settings.batch_size)
 
 
@@ -139,28 +139,28 @@ def fit(
 ) -> Run:
     """Train until all epochs are done or patience runs out.
 
-    There is a snapshot at every check and each `save_every` seconds. If one cannot be written, the last one stays,
-    and a `SnapshotWarning` says so.
+    A snapshot is written at every check and each `save_every` seconds. If that fails, the last snapshot stays, and
+    there is a `SnapshotWarning`.
 
     Args:
-        problem: what to minimise.
+        problem: the training problem.
         params: the initial weights.
-        settings: how to train.
+        settings: settings of the training.
         mesh: devices, along an axis "data".
-        snapshot: file to save the state in, and to go on from if it exists.
-        save_every: seconds.
+        snapshot: file to save the state in, and to resume from if it exists; None for no snapshots.
+        save_every: seconds between snapshots.
         progress: called with (updates made, updates in all, what) after each update.
 
     Raises:
         ValueError: the snapshot is of another run, or a loss is not finite.
-        OSError: there is too little space for snapshots, or another run that is alive writes them.
+        OSError: there is too little disk space for snapshots, or another running process writes them.
     """
     restarts, per_epoch = problem.start is not None, updates_per_epoch(problem.tokens, settings)
     total = settings.epochs * per_epoch
     schedule = Schedule(settings.learning_rate, min(round(settings.warmup * total), total - 1), total)
     optimizer = make_optimizer(settings.weight_decay, settings.clip, problem.config.no_decay)
     state = begin(with_scales(device_params(params, jnp.float32), jnp.float32), optimizer)
-    # The best is kept on the host: there is no room for a second copy on the devices.
+    # The best weights are kept on the host, since the devices may have no room for a second copy.
     about = problem.about | {"net": problem.config.to_json(), "settings": dataclasses.asdict(settings)}
     run = Run(state, jax.device_get(state if restarts else state.params), Log(about))
     began = time.perf_counter()
@@ -193,7 +193,7 @@ def fit(
             )
             log.losses.append(loss)
             log.step += 1
-            # Wait for the update before this one: the device stays busy, and no inputs pile up there.
+            # Wait for the previous update only: the device stays busy, and no inputs pile up there.
             jax.block_until_ready(log.losses[-2:-1])
             if progress is not None:
                 progress(log.step, total, f"{problem.title}epoch {epoch + 1}")
@@ -209,7 +209,7 @@ def fit(
 
 
 def _check(run: Run, problem: Problem, *, epoch: float, rate: float, mesh: Mesh) -> None:
-    """Measure the model; keep it if it is the best, otherwise restart if the problem says so."""
+    """Measure the model; keep it if it is the best, else go back to the best if the problem restarts."""
     log, restarts = run.log, problem.start is not None
     entry = {"step": log.step, "epoch": epoch, "loss": _mean_loss(log, restarts), "learning_rate": rate}
     log.curve.append({**entry, **problem.measure(run.state.params)})
@@ -226,7 +226,7 @@ def _lost_patience(problem: Problem, log: Log) -> bool:
 
 
 def _rate_factor(problem: Problem, curve: Sequence[Mapping[str, float]]) -> float:
-    """Factor of the learning rate after the restarts in the curve."""
+    """Factor of the learning rate, from the restarts in the curve."""
     factor, best = 1.0, None
     for entry in curve if problem.start is not None else ():
         if best is None or problem.is_better(entry, best):
@@ -247,7 +247,7 @@ def _mean_loss(log: Log, restarts: bool) -> float:
 
 
 def _is_sound(run: Run, restarts: bool) -> bool:
-    """Whether a run can go on from its present state.
+    """Whether a run can continue from its current state.
 
     Raises:
         ValueError: a loss is not finite, and there is no restart.
@@ -259,7 +259,7 @@ def _is_sound(run: Run, restarts: bool) -> bool:
 
 @contextlib.contextmanager
 def _snapshots(run: Run, path: Path | None) -> Iterator[Callable[[], None] | None]:
-    """A function that writes a snapshot of the run; None without a file, and in all processes but the first."""
+    """Yield a function that writes a snapshot of the run; None without a file, and in all processes but the first."""
     if path is None or jax.process_index() != 0:
         yield None
         return
@@ -273,6 +273,6 @@ def _snapshots(run: Run, path: Path | None) -> Iterator[Callable[[], None] | Non
 
     with claimed(path):
         size = sum(leaf.nbytes for leaf in jax.tree.leaves((run.state, run.best)))
-        # The next snapshot is written beside the last one before it takes its place.
+        # A new snapshot is written beside the last one before it replaces that.
         check_space(path, size if path.exists() else 2 * size)
         yield save

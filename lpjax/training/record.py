@@ -1,4 +1,4 @@
-"""Records of training, written beside a checkpoint, and the snapshots of a run until they are written."""
+"""Records of training, which are written beside a checkpoint, and the snapshots of an unfinished run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from lpjax.training.fit import SnapshotWarning
 
 
 def tuning_record(tuned: Finetuned, settings: Settings, model: str, train: Examples, dev: Examples) -> dict[str, Any]:
-    """The content of finetune.json, for a run on a task's examples with the model called `model`."""
+    """The contents of finetune.json, for a run that fine-tuned the model called `model`."""
     splits = {
         name: {"split": examples.split, "rows": len(examples.labels), "complete": examples.complete}
         for name, examples in (("train", train), ("dev", dev))
@@ -43,12 +43,12 @@ def tuning_record(tuned: Finetuned, settings: Settings, model: str, train: Examp
 def recovery_record(
     recovered: Recovered, settings: Recovery, model: str, baseline: str, source: str, earlier: Any
 ) -> dict[str, Any]:
-    """The content of recover.json.
+    """The contents of recover.json.
 
     Args:
-        recovered, settings: the run.
+        recovered, settings: result and settings of the run.
         model, baseline, source: names of the compressed model, the dense model and the texts.
-        earlier: the content of the file after the run before; None without one.
+        earlier: contents of recover.json of the previous run; None without one.
     """
     record = {
         "model": model,
@@ -66,7 +66,7 @@ def recovery_record(
 
 
 def find_snapshot(target: Path, command: str, *, resume: bool, force: bool) -> Path:
-    """The snapshot of a command that writes the folder `target`: a file beside it.
+    """The snapshot's path for a command that writes the folder `target`: a file beside it.
 
     Raises:
         FileExistsError: it exists, and neither `resume` nor `force` is given.
@@ -82,7 +82,7 @@ def holding(snapshot: Path, *, start_over: bool) -> Iterator[None]:
     """Lock a run's snapshot against other runs, and remove it once the result is written inside.
 
     Raises:
-        OSError: another run that is alive holds it; or what is raised inside, with the place of the trained weights.
+        OSError: another running process holds it; or an OSError from inside, which then also names the snapshot.
     """
     with claimed(snapshot), warnings.catch_warnings():
         warnings.simplefilter("always", SnapshotWarning)

@@ -1,4 +1,4 @@
-"""The state of a run of training on disk: one file, whole or not there."""
+"""The state of a training run on disk, in one file that is written whole or not at all."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from lpjax.training.step import TrainState
 
 @dataclasses.dataclass
 class Log:
-    """What a run has done so far, besides its weights.
+    """The progress of a run, besides its weights.
 
     Attributes:
-        about: what makes the run what it is: the model, task, splits, settings; compared when it goes on.
-        step: updates made.
+        about: identity of the run (model, task, splits, settings), compared when it resumes.
+        step: number of updates made.
         losses: losses of the updates since the last evaluation.
-        curve: one entry per evaluation.
-        best: index of the best of them.
+        curve: entries by evaluation.
+        best: index of the best entry; None before the first evaluation.
         stopped: whether patience ran out.
-        seconds: spent.
+        seconds: training time so far.
     """
 
     about: dict[str, Any]
@@ -42,7 +42,7 @@ class Log:
 
 
 def save_state(path: Path, state: TrainState, best: Any, log: Log) -> None:
-    """Write all of it as a safetensors file, whole or not at all."""
+    """Write state, best weights and log as one safetensors file, whole or not at all."""
     log.losses = [float(loss) for loss in jax.device_get(log.losses)]
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as staging:
@@ -52,16 +52,16 @@ def save_state(path: Path, state: TrainState, best: Any, log: Log) -> None:
 def load_state(
     path: Path, state: TrainState, best: Any, log: Log, *, from_start: bool = False
 ) -> tuple[TrainState, Any, Log]:
-    """What `save_state` wrote, for the run that `state`, `best` and `log` begin.
+    """Read what `save_state` wrote.
 
     Args:
         path: the file.
-        state, best, log: what the run begins with.
-        from_start: the run is one of `recover`: its curve begins before the first update, its losses may be
-            infinite, and it may have gone back to an earlier state, with the moments of that.
+        state, best, log: initial values of the run to resume, which the file must match.
+        from_start: whether the run is one of `recover`: its curve begins before the first update, its losses may be
+            infinite, and it may have returned to an earlier state and that state's moments.
 
     Raises:
-        ValueError: the file is none of these, or of another run; says what differs.
+        ValueError: the file is not a snapshot, or of another run; names the differences.
     """
     try:
         tensors, metadata = read_tensors(path)
@@ -94,7 +94,7 @@ class _StoredLog(msgspec.Struct):
 
 
 def _read_log(metadata: dict[str, str] | None, from_start: bool) -> Log:
-    """What a snapshot says of its run, checked as far as that can be without the run."""
+    """The log in a snapshot, checked as far as possible without the run."""
     try:
         stored = as_type(parse_object((metadata or {}).get("log", ""), "log"), _StoredLog, "log")
         return _log(stored, from_start)
@@ -106,10 +106,10 @@ _NUMBERS = ("epoch", "loss", "learning_rate")
 
 
 def _log(stored: _StoredLog, from_start: bool) -> Log:
-    """The log; null is read as infinity if a run of `recover` may have it there.
+    """The log; null is read as infinity where a run of `recover` may have one.
 
     Raises:
-        ValueError: a part that does not fit the others.
+        ValueError: the parts do not fit together.
     """
     curve: list[dict[str, Any]] = []
     last = 0
@@ -141,7 +141,7 @@ def _with_infinities(entry: dict[str, Any], names: tuple[str, ...]) -> dict[str,
 
 
 def _check_values(name: str, array: np.ndarray, step: int, from_start: bool) -> None:
-    """Refuse numbers that training never has."""
+    """Refuse numbers that training never produces."""
     if array.dtype.kind in "iu":  # Adam's count of updates, or places of single entries, which are checked elsewhere
         fits = (array >= 0) & (array <= step) if from_start else array == step
         if name.endswith("/count") and not np.all(fits):

@@ -1,4 +1,4 @@
-"""One step of fine-tuning: loss, gradient, optimizer."""
+"""One training step: loss, gradient, optimizer."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def begin(params: Params, optimizer: optax.GradientTransformation) -> TrainState
 
 
 def _as_dicts(tree: Any) -> Any:
-    """`tree` with {"left", "right", …} for each weight: optimizers replace leaves by what is not an array."""
+    """`tree` with a dict {"left", "right", …} for each weight, since optimizers put non-arrays in place of leaves."""
 
     def plain(leaf: Any) -> Any:
         return {name: part for name, part in parts_of(leaf).items() if part is not None} if is_weight(leaf) else leaf
@@ -56,14 +56,14 @@ def _as_dicts(tree: Any) -> Any:
 
 
 _SCALES = ("scales", "steps")  # fields of `Quantized`, and last parts of keys of `_as_dicts`
-_PACE = 32  # 1/32 is about the size of a weight
+_PACE = 32  # 1/32 is about the magnitude of a weight
 
 
 def _units(floats: Any) -> Any:
-    """The change of each leaf in a unit step of the optimizer: 1, or in proportion to a scale or step.
+    """The change of each leaf in a unit step of the optimizer: 1, or proportional to its size for scales and steps.
 
-    A scale is far smaller than the weights that it scales, and moves all of them, so it must not move as far as a
-    weight does. Scales and steps move relative to their own size, as fast as weights do on average.
+    A scale is far smaller than a weight, and changes all weights that it scales, so it must not move as far as a
+    weight. Scales and steps move relative to their own size, as fast as weights do on average.
     """
 
     def unit(path: Any, leaf: Any) -> Any:
@@ -73,7 +73,7 @@ def _units(floats: Any) -> Any:
 
 
 def decays(params: Mapping[str, Any], no_decay: frozenset[str]) -> Any:
-    """Which leaves decay: all but those whose last key is in `no_decay`, and scales and steps of codes."""
+    """Mask of the leaves that decay: all but scales and steps of codes, and those whose last key is in `no_decay`."""
 
     def decays(path: Any, _: Any) -> bool:
         key = path[-1].key
@@ -128,20 +128,20 @@ def train_step(
     dtype: np.dtype,
     loss: Callable[..., Array] = loss_sum,
 ) -> tuple[TrainState, Array]:
-    """One update by the mean loss of a batch, and that loss.
+    """One update from the mean loss of a batch; returns the new state and that loss.
 
-    The batch comes in parts, whose gradients are accumulated: the update is that of the whole batch, in the memory of
-    one part.
+    The batch comes in parts, whose gradients are accumulated: the update is that of the whole batch, with memory for
+    one part only.
 
     Args:
         state: from `begin` or the step before; its buffers are reused.
         inputs: inputs of `classify`, each (parts, rows, length).
         labels: label indices or scores, or other targets of `loss`, (parts, rows, …).
         weights: 1 for an example, 0 for padding.
-        key: key of dropout.
-        rate: the learning rate.
-        config, optimizer, dtype: static.
-        loss: sum over the rows, with the arguments of `loss_sum`; static.
+        key: PRNG key for dropout.
+        rate: learning rate.
+        config, optimizer, dtype: config, optimizer and dtype of the computation; static.
+        loss: loss summed over the rows, with the arguments of `loss_sum`; static.
     """
 
     floats = floats_of(state.params)
