@@ -1,4 +1,4 @@
-"""From a text to its vector, as sentence-transformers computes it: reading text, and the stages after the model."""
+"""Text embedding as in sentence-transformers: how texts are read, and the stages after the model."""
 
 from lpjax.pipeline._read import read_pipeline as read_pipeline
 from lpjax.pipeline._stages import ACTIVATIONS as ACTIVATIONS

@@ -1,4 +1,4 @@
-"""Read how a folder of sentence-transformers embeds a text; refuse, by name, what lpjax does not compute."""
+"""Read how a folder of sentence-transformers embeds a text; stages that lpjax does not support are refused by name."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _MAIN_CONFIG = "config_sentence_transformers.json"
 _PICKLE = "pytorch_model.bin"
 _ELSE = "lpjax can compress, save and export the model, but cannot embed text with it"
 
-# Keys of a pooling's config before pooling_mode, in the order in which their vectors are put side by side.
+# Keys of older pooling configs, without pooling_mode, in the order in which their vectors are concatenated.
 _FLAGS = {
     "pooling_mode_cls_token": "cls",
     "pooling_mode_max_tokens": "max",
@@ -44,7 +44,7 @@ _FLAGS = {
     "pooling_mode_weightedmean_tokens": "weightedmean",
     "pooling_mode_lasttoken": "lasttoken",
 }
-# Arguments for transformers that a folder may hold: these change no number; others are refused.
+# Arguments for transformers that do not affect results; a folder with any others is refused.
 _TRUST = ("trust_remote_code",)
 _IDLE_CONFIG = {"use_cache", "output_hidden_states", "output_attentions", "attn_implementation", *_TRUST}
 _IDLE_TOKENIZER = {"use_fast", "padding_side", "cache_dir", "token", "revision", "local_files_only", *_TRUST}
@@ -52,13 +52,13 @@ _IDLE_CALL = {"padding", "pad_to_multiple_of", "return_tensors", "return_attenti
 
 
 def read_pipeline(checkpoint: Checkpoint) -> SentencePipeline:
-    """How the folder that a checkpoint came from makes a vector of a text.
+    """Read how a checkpoint's folder embeds a text.
 
-    A model without a folder, or whose folder has no modules.json, averages the hidden states of all tokens, which is
-    also what sentence-transformers does then.
+    Without a folder, or without modules.json in it, the hidden states of all tokens are averaged, as in
+    sentence-transformers.
 
     Raises:
-        CheckpointError: the folder's files are damaged, or ask for what lpjax does not compute, by name.
+        CheckpointError: the folder's files are damaged, or need something that lpjax does not support; names it.
         FileNotFoundError: the folder no longer exists.
     """
     folder = checkpoint.source
@@ -90,7 +90,7 @@ T = TypeVar("T")
 
 
 class _Main(msgspec.Struct):
-    """What is read of config_sentence_transformers.json."""
+    """The keys that are read from config_sentence_transformers.json."""
 
     model_type: Text | None = None
     truncate_dim: Positive | None = None
@@ -99,14 +99,14 @@ class _Main(msgspec.Struct):
 
 
 class _PoolingConfig(msgspec.Struct):
-    """What is read of a pooling's config.json, beside its flags."""
+    """The keys that are read from a pooling's config.json, besides its flags."""
 
     pooling_mode: Text | list[Text] | None = None
     include_prompt: bool | None = None
 
 
 class _Feature(msgspec.Struct):
-    """Which feature a stage changes."""
+    """The feature that a stage changes."""
 
     module_input_name: Text | None = None
     module_output_name: Text | None = None
@@ -115,7 +115,7 @@ class _Feature(msgspec.Struct):
         """The feature's name.
 
         Raises:
-            CheckpointError: the stage makes another one of it, or no stage before it makes it.
+            CheckpointError: the stage's input and output differ, or no earlier stage makes the feature.
         """
         source = self.module_input_name or VECTOR
         target = self.module_output_name or source
@@ -126,7 +126,7 @@ class _Feature(msgspec.Struct):
 
 
 class _DenseConfig(_Feature, kw_only=True):
-    """What is read of a dense layer's config.json."""
+    """The keys that are read from a dense layer's config.json."""
 
     in_features: Positive
     out_features: Positive
@@ -136,14 +136,14 @@ class _DenseConfig(_Feature, kw_only=True):
 
 
 class _Processing(msgspec.Struct):
-    """Arguments of calls of the tokenizer."""
+    """Arguments for calls of the tokenizer."""
 
     text: dict[str, Any] = {}
     common: dict[str, Any] = {}
 
 
 class _TextConfig(msgspec.Struct):
-    """What is read of the file that says how the first stage reads text, one of `SENTENCE_CONFIGS`."""
+    """The keys that are read from the config of the first stage, one of `SENTENCE_CONFIGS`."""
 
     max_seq_length: Annotated[int, msgspec.Meta(ge=3)] | None = None
     do_lower_case: bool | None = None
@@ -159,10 +159,12 @@ class _TextConfig(msgspec.Struct):
 
 
 def _read_config(path: Path, kind: type[T], says: str = "") -> T:
-    """The object in a file; all defaults if there is no file, unless it `says` what a stage needs.
+    """Read the object in a file as `kind`.
+
+    A missing file means all defaults, unless the stage needs it; then `says` describes what it specifies.
 
     Raises:
-        CheckpointError: it is not there, or does not fit; names the file and the key.
+        CheckpointError: a needed file is missing, or a file does not fit; names the file and the key.
     """
     if says and not path.exists():
         raise CheckpointError(f"{path.parent} holds no {path.name}, which says {says}")
@@ -171,7 +173,7 @@ def _read_config(path: Path, kind: type[T], says: str = "") -> T:
 
 
 def _read_stage(folder: Path, entry: Entry, sizes: dict[str, int]) -> list[Stage]:
-    """A stage, none for dropout; `sizes` of the features are those before it, and after it then."""
+    """Read a stage, none for dropout, and update the features' `sizes`."""
     name = entry.type.rpartition(".")[2]
     place = folder / entry.path
     if name not in _READERS or not entry.type.startswith(OWN_TYPES) or not entry.path:
@@ -254,7 +256,7 @@ def _size(sizes: Mapping[str, int], name: str, where: Path) -> int:
 
 
 def _read_weights(place: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
-    """The weights of a stage, float32."""
+    """Read the weights of a stage, as float32."""
     path = place / WEIGHTS
     if not path.exists() and (place / _PICKLE).exists():
         raise CheckpointError(
@@ -273,7 +275,7 @@ def _read_weights(place: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[st
 
 
 def _read_rules(folder: Path, main: _Main) -> TextRules:
-    """What the model's folder and the main config say of text."""
+    """Read the rules for text from the model's folder and the main config."""
     prompts = {"query": "", "document": ""}
     for name, text in main.prompts.items():
         if not isinstance(text, str | None):
@@ -301,7 +303,7 @@ def _read_rules(folder: Path, main: _Main) -> TextRules:
     if options or strange:
         raise CheckpointError(f"{where}: {[*options, *strange][0]} is not supported; {_ELSE}")
     if length is not None and (type(length) is not int or length < 3):
-        raise CheckpointError(f"{where}: the most tokens are {length!r}; expected a whole number, 3 or more")
+        raise CheckpointError(f"{where}: the token limit is {length!r}; expected a whole number, 3 or more")
     further: list[tuple[str, bool | str]] = []
     if isinstance(case, bool):
         further.append(("do_lower_case", case))
@@ -315,7 +317,7 @@ _TEXT = {"method": "forward", "method_output_name": "last_hidden_state"}
 
 
 def _check_transformer(config: _TextConfig, where: Path) -> None:
-    """Refuse a first stage that gives something else than the last hidden states of the model in config.json."""
+    """Refuse a first stage that does not compute the last hidden states of the model in config.json."""
     if config.transformer_task not in (None, "", "feature-extraction"):
         raise CheckpointError(f"{where}: transformer_task is {config.transformer_task}; {_ELSE}")
     if config.tokenizer_name_or_path is not None:
@@ -328,5 +330,5 @@ def _check_transformer(config: _TextConfig, where: Path) -> None:
 
 
 def _arguments(older: dict[str, Any] | None, newer: dict[str, Any], idle: set[str]) -> dict[str, Any]:
-    """Arguments of transformers that matter, under the older name of the key or the newer one."""
+    """Arguments for transformers that affect results, from the older key if it exists, else from the newer one."""
     return {key: value for key, value in (newer if older is None else older).items() if key not in idle}

@@ -9,12 +9,12 @@ from lpjax._check import check_name
 
 @dataclasses.dataclass(frozen=True)
 class TextRules:
-    """How a folder's text is read before the model.
+    """How texts are prepared for the model.
 
     Attributes:
-        max_length: the largest number of tokens of a text, or None to ask the tokenizer.
-        lower_case: whether the tokenizer is set to lower the case of texts.
-        prompts: (name, text) pairs; a prompt is put before a text.
+        max_length: largest number of tokens of a text, or None for the tokenizer's limit.
+        lower_case: whether the tokenizer converts texts to lower case.
+        prompts: (name, text) pairs; a prompt is put before each text.
         default_prompt: name of the prompt that is used by default, or None.
         tokenizer: (name, value) pairs, further arguments of `AutoTokenizer.from_pretrained`.
     """
@@ -26,7 +26,7 @@ class TextRules:
     tokenizer: tuple[tuple[str, bool | str], ...] = ()
 
     def prompt(self, prompt: str | None, name: str | None) -> str:
-        """The text to put before texts: `prompt`, or the prompt called `name`, or the default one, or "".
+        """The prompt to put before texts: `prompt`, or the one called `name`, or the default one, or "".
 
         Raises:
             ValueError: both are given, or no prompt has this name.

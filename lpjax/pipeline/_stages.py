@@ -1,6 +1,6 @@
 """The stages after the model: pooling, dense layers, norms. Each takes features by name and adds or replaces one.
 
-Stages are frozen and compared by value, weights included, so they are static under jit: one compilation a pipeline.
+Stages are frozen and compared by value, weights included, so they are static under jit: one compilation per pipeline.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from jaxtyping import Array, Bool, Float
 from lpjax.pipeline._rules import TextRules
 
 TOKENS, VECTOR = "token_embeddings", "sentence_embedding"
-"""Names of sentence-transformers: the hidden states (batch, length, d), and the vector of a text (batch, d)."""
+"""sentence-transformers' names of hidden states (batch, length, d) and of text vectors (batch, d)."""
 
 Features: TypeAlias = dict[str, Array]
 Tokens: TypeAlias = Float[Array, "batch length d"]
 Vectors: TypeAlias = Float[Array, "batch d"]
 Mask: TypeAlias = Bool[Array, "batch length"]
 
-_LEAST = 1e-9  # that a mean divides by, as in sentence-transformers
+_LEAST = 1e-9  # smallest divisor of a mean, as in sentence-transformers
 _EPSILON = 1e-12  # of Normalize: torch.nn.functional.normalize's
 _LAYER_NORM_EPSILON = 1e-5  # torch.nn.LayerNorm's
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Constant:
-    """A weight of a stage in float32, compared and hashed by its numbers."""
+    """A weight of a stage in float32, compared and hashed by value."""
 
     values: np.ndarray
 
@@ -51,11 +51,11 @@ class Constant:
 
 @dataclasses.dataclass(frozen=True)
 class Pooling:
-    """One vector from the hidden states of the tokens of a text, or several side by side.
+    """One vector from the hidden states of a text's tokens, or several that are concatenated.
 
     Attributes:
-        modes: names of `POOLINGS`, in order.
-        skipped: number of tokens at the start that do not count: those of the prompt, unless it is pooled.
+        modes: names from `POOLINGS`, in order.
+        skipped: number of leading tokens that do not count: those of the prompt, unless it is pooled.
         include_prompt: whether the prompt is pooled.
     """
 
@@ -75,7 +75,7 @@ def _cls(tokens: Tokens, counted: Mask, places: Array) -> Vectors:
 
 
 def _max(tokens: Tokens, counted: Mask, places: Array) -> Vectors:
-    # 0 if there is no token, not sentence-transformers' −∞, which a norm would turn into NaN.
+    # 0 without tokens; sentence-transformers gives −∞, which a norm would turn into NaN.
     there = jnp.any(counted, axis=1)[:, None, None] & ~counted[..., None]
     return jnp.max(jnp.where(there, -jnp.inf, jnp.where(counted[..., None], tokens, 0)), axis=1)
 
@@ -106,7 +106,7 @@ POOLINGS: dict[str, Callable[[Tokens, Mask, Array], Vectors]] = {
     "weightedmean": _weighted_mean,
     "lasttoken": _last,
 }
-"""Poolings by the names of sentence-transformers, in its order: functions of tokens, those that count, and places."""
+"""sentence-transformers' name -> (hidden states, mask of counted tokens, token positions) -> vectors, in its order."""
 
 
 def _take(tokens: Tokens, index: Array) -> Vectors:
@@ -123,14 +123,14 @@ def _at_least(count: Array) -> Array:
 
 @dataclasses.dataclass(frozen=True)
 class Dense:
-    """activation(x kernel + bias), and x or x residual added to it.
+    """activation(x @ kernel + bias), plus x or x @ residual if there is a residual.
 
     Attributes:
-        kernel: (in, out).
-        bias: (out,), or None.
-        activation: a name of `ACTIVATIONS`.
-        residual: whether x is added; a matrix (in, out) if it is multiplied by that.
-        feature: what it changes, `VECTOR` or `TOKENS`.
+        kernel: matrix (in, out).
+        bias: vector (out,), or None.
+        activation: name of the activation, from `ACTIVATIONS`.
+        residual: whether to add x; a matrix (in, out) to add x @ residual.
+        feature: feature that the layer changes, `VECTOR` or `TOKENS`.
     """
 
     kernel: Constant
@@ -152,13 +152,13 @@ class Dense:
 
 @dataclasses.dataclass(frozen=True)
 class Normalize:
-    """x at length 1."""
+    """x scaled to length 1."""
 
     feature: str = VECTOR
 
     def __call__(self, features: Features, mask: Mask) -> Features:
         x = features[self.feature]
-        # The maximum is inside the root, whose derivative at 0 is infinite.
+        # Bound below before taking the root, whose derivative at 0 is infinite.
         square = jnp.maximum(jnp.sum(x**2, axis=-1, keepdims=True), _EPSILON**2)
         return features | {self.feature: x / jnp.sqrt(square)}
 
@@ -204,11 +204,11 @@ MEAN: tuple[Stage, ...] = (Pooling(),)
 
 @dataclasses.dataclass(frozen=True)
 class SentencePipeline:
-    """How a folder makes a vector of a text.
+    """How a folder embeds a text.
 
     Attributes:
-        stages: after the model.
-        text: before it.
+        stages: stages after the model.
+        text: rules for reading texts.
     """
 
     stages: tuple[Stage, ...] = MEAN
@@ -218,12 +218,12 @@ class SentencePipeline:
 def sentence_vectors(
     stages: Sequence[Stage], hidden: Float[Array, "batch length d"], mask: Bool[Array, "batch length"]
 ) -> Float[Array, "batch size"]:
-    """The vectors that `stages` make of last hidden states; 0 for a row without any token.
+    """Apply `stages` to last hidden states; returns the vectors, 0 for a row without tokens.
 
     Args:
         stages: stages of `read_pipeline`, or `MEAN`.
         hidden: last hidden states, float32.
-        mask: whether a token is there; padding may be on either side.
+        mask: true for tokens, false for padding, which may be on either side.
     """
     features: Features = {TOKENS: hidden}
     for stage in stages:

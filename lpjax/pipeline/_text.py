@@ -1,4 +1,4 @@
-"""Tokenizing sentences as a folder of sentence-transformers says."""
+"""Tokenize sentences as a folder of sentence-transformers specifies."""
 
 from __future__ import annotations
 
@@ -47,10 +47,10 @@ def tokenize_sentences(
         first: n texts, or the first of n pairs.
         second: the second texts.
         tokenizer: a tokenizer of transformers, used unchanged; by default `sentence_tokenizer`.
-        max_length: the largest number of tokens of a text. By default what the folder says, but at most the number of
+        max_length: largest number of tokens of a text; by default the folder's limit, but at most the number of
             positions of the model.
-        most: a further limit on that default.
-        prompt: to put before texts instead of the default one; "" for none.
+        most: further limit on that default.
+        prompt: text to put before each text instead of the default prompt; "" for none.
         prompt_name: name of a prompt of the folder.
 
     Returns:
@@ -66,7 +66,7 @@ def tokenize_sentences(
         rule = pipeline.text.max_length
         rule = getattr(tokenizer, "model_max_length", None) if rule is None else rule
         limits = (rule, most, checkpoint.config.max_length)
-        # A tokenizer without a limit says 10³⁰.
+        # A tokenizer without a limit has 10³⁰.
         max_length = min((int(limit) for limit in limits if limit is not None and limit < 10**9), default=None)
     if prompt and not isinstance(first, str) and all(isinstance(text, str) for text in first):
         first = [prompt + text for text in first]
@@ -84,13 +84,13 @@ def tokenize_sentences(
 
 
 def _prompt_tokens(tokenizer: Any, prompt: str, max_length: int) -> int:
-    """Tokens of the prompt alone, without a special token at its end, as sentence-transformers counts them."""
+    """Number of tokens of the prompt, without a special token at its end, as sentence-transformers counts them."""
     ids = tokenizer([prompt], truncation=True, max_length=max_length)["input_ids"][0]
     return len(ids) - (ids[-1] in getattr(tokenizer, "all_special_ids", ()))
 
 
 def _lower(tokenizer: Any) -> None:
-    """Lower the case of all text before anything else, as sentence-transformers does."""
+    """Make a tokenizer convert texts to lower case first, as in sentence-transformers."""
     fast = getattr(tokenizer, "backend_tokenizer", None)
     if fast is None:  # a slow tokenizer, of transformers 4
         try:

@@ -2,7 +2,7 @@
 
 A kind defines how outputs are computed from hidden states, along which random directions u their gradients are taken
 for the Fisher information, and how far apart the outputs of two models are. Kinds are hashable, hence static under jit.
-A new one is a class here and a line of `outputs_of`.
+A new kind is a class here and a line in `outputs_of`.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ class Outputs:
     """A kind of output.
 
     Attributes:
-        kind: its name.
-        target: the name of its gradients in `Calibration.target`.
-        hidden: the default weight, beside the outputs, of the relative squared error of the hidden states when two
-            models are compared. On few texts, the few outputs of a head say little about a model: models with very
-            different hidden states can agree in them by chance.
+        kind: name of the kind.
+        target: name of its gradients in `Calibration.target`.
+        hidden: default weight of the relative squared error of the hidden states, which is added to the divergence of
+            the outputs when two models are compared. A head's few outputs on few texts say little about a model: models
+            with very different hidden states can agree in them by chance.
         wide: whether outputs are so large that hidden states are kept instead.
     """
 
@@ -50,7 +50,7 @@ class Outputs:
     hidden: ClassVar[float] = 1.0
 
     def prepare(self, inputs: dict[str, np.ndarray], tokens: Tokens, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        """The inputs of a batch for this kind, on the host; further keys are for its other methods."""
+        """The inputs of a batch for this kind, on the host; extra keys are for its other methods."""
         return inputs
 
     def tokenize(
@@ -62,13 +62,13 @@ class Outputs:
         tokenizer: Any = None,
         max_length: int | None = None,
     ) -> tuple[Tokens, Outputs]:
-        """Texts, or pairs, as the model reads them for these outputs, and the kind for such texts.
+        """Tokenize texts, or pairs, for these outputs; returns the tokens, and the kind for these texts.
 
         Args:
             checkpoint: the model.
             first, second: as in `tokenize`.
             tokenizer: a tokenizer of transformers; by default the one in `checkpoint.source`.
-            max_length: the largest number of tokens of a text; at most the number of positions of the model.
+            max_length: largest number of tokens of a text; at most the number of positions of the model.
         """
         config = checkpoint.config
         tokenizer = tokenizer_of(checkpoint) if tokenizer is None else tokenizer
@@ -80,46 +80,46 @@ class Outputs:
         return slice(None)
 
     def pick(self, hidden: Float[Array, "batch length d"], inputs: Inputs) -> States:
-        """The hidden states from which the outputs are computed, among those of the tokens that this kind reads."""
+        """Select, from the hidden states of `reads`, those from which the outputs are computed."""
         return hidden
 
     def counted(self, states: States, inputs: Inputs) -> Float[Array, "batch places"]:
-        """1 for each of these hidden states that counts, 0 for padding."""
+        """1 for each hidden state from `pick` that counts, 0 for padding."""
         mask = inputs["attention_mask"].astype(states.dtype)
         return mask if states.shape[1] == mask.shape[1] else jnp.max(mask, axis=1, keepdims=True)
 
     def places(self, inputs: Inputs) -> Float[Array, "batch places"] | None:
-        """1 for places that count, if outputs are computed at some tokens only, which differ by text; else None."""
+        """1 for each place that counts, 0 for padding, if `pick` selects tokens that differ by text; else None."""
         return None
 
     def outputs(self, params: Any, config: ModelConfig, states: States, inputs: Inputs) -> Array:
-        """The outputs, text by text."""
+        """Compute the outputs, text by text."""
         raise NotImplementedError
 
     def direction(self, outputs: Array, inputs: Inputs, key: Array, labels: Array | None) -> Array:
-        """u, of the shape of the outputs: Σ (uᵀ ∂outputs)² estimates the Fisher information.
+        """u, of the outputs' shape: Σ (uᵀ ∂outputs)² estimates the Fisher information.
 
-        It is the gradient of the log-likelihood with respect to the outputs, for `labels` or, without these, for labels
-        drawn from the predictions of the model.
+        It is the gradient of the loss with respect to the outputs, for `labels` or, without these, for labels drawn
+        from the model's predictions.
         """
         raise NotImplementedError
 
     def divergence(self, outputs: Array, reference: Array, inputs: Inputs) -> Float[Array, " batch"]:
-        """How far the outputs of one model are from those of another, text by text."""
+        """Divergence of one model's outputs from another's, text by text."""
         raise NotImplementedError
 
     def agreement(self, outputs: Array, reference: Array, inputs: Inputs) -> Float[Array, " batch"] | None:
-        """Share of the predictions for a text that are equal; None if outputs are not classes."""
+        """Share of equal predictions, text by text; None if outputs are not classes."""
         return None
 
     def check_labels(self, labels: Any, texts: int) -> np.ndarray:
-        """`labels` as `direction` takes them, one row per text.
+        """Check and convert `labels` for `direction`, one row per text.
 
         Raises:
-            ValueError: they are not labels for such outputs.
+            ValueError: they are not labels for these outputs.
         """
         raise ValueError(
-            f"`labels` are given, but the model has no head for classification of texts, its outputs are {self.kind}; "
+            f"`labels` are given, but the model has no head for classification of texts: its outputs are {self.kind}; "
             "leave them out"
         )
 
@@ -129,8 +129,8 @@ class Embedding(Outputs):
     """The vector of a text, scaled to length 1, for a model without a head.
 
     Attributes:
-        stages: how it is computed from the last hidden states, as a folder of sentence-transformers says; by default
-            their mean over the tokens.
+        stages: stages from the last hidden states to the vector, as read from a folder of sentence-transformers; by
+            default the mean over the tokens.
     """
 
     kind: ClassVar[str] = "embeddings"
@@ -141,7 +141,7 @@ class Embedding(Outputs):
     def tokenize(
         self, checkpoint: Checkpoint, first: Sequence[str], second: Sequence[str] | None = None, **options: Any
     ) -> tuple[Tokens, Outputs]:
-        """As `embed_sentences` reads texts, with the folder's default prompt."""
+        """Tokenize as `embed_sentences` does, with the folder's default prompt."""
         pipeline, most = read_pipeline(checkpoint), options.pop("max_length", None)
         tokens, stages = tokenize_sentences(checkpoint, pipeline, first, second, most=most, **options)
         return tokens, Embedding(stages)
@@ -159,17 +159,17 @@ class Embedding(Outputs):
 
 
 def at_length_1(vectors: Float[Array, "batch d"]) -> Float[Array, "batch d"]:
-    """Vectors at length 1; 0 stays 0, with a derivative of 0."""
+    """Vectors scaled to length 1; 0 stays 0, with derivative 0."""
     square = jnp.sum(vectors**2, axis=1, keepdims=True)
     return vectors * jnp.where(square > 0, jax.lax.rsqrt(jnp.where(square > 0, square, 1)), 0)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Categorical(Outputs):
-    """Logits of classes that exclude each other, along the last axis; once for a text, or at several places of it.
+    """Logits of mutually exclusive classes, along the last axis, for a text or for several places in it.
 
     Attributes:
-        weights: key of the inputs with 1 for each place that counts, else 0; None if all count.
+        weights: key of the inputs that holds 1 for each place that counts, else 0; None if all count.
     """
 
     weights: ClassVar[str | None] = None
@@ -180,13 +180,13 @@ class _Categorical(Outputs):
         return gradient if self.weights is None else gradient * inputs[self.weights][..., None]
 
     def divergence(self, outputs: Array, reference: Array, inputs: Inputs) -> Float[Array, " batch"]:
-        """KL(reference ‖ outputs) in nats, the mean over the places: the loss of distillation (Hinton et al., arXiv
+        """KL(reference ‖ outputs) in nats, averaged over the places: the loss of distillation (Hinton et al., arXiv
         1503.02531) at temperature 1."""
         divergence = kl(outputs, reference)
         return divergence if self.weights is None else _mean(divergence, inputs[self.weights])
 
     def agreement(self, outputs: Array, reference: Array, inputs: Inputs) -> Float[Array, " batch"]:
-        """Share of the places; 1 for a text without any."""
+        """Share of places with equal predictions; 1 for a text without places."""
         same = same_argmax(outputs, reference)
         return same if self.weights is None else 1 - _mean(1 - same, inputs[self.weights])
 
@@ -196,7 +196,7 @@ class _OfHead(Outputs):
     """Outputs of a head for sequence classification.
 
     Attributes:
-        count: how many.
+        count: number of outputs.
     """
 
     count: int
@@ -210,12 +210,12 @@ class _OfHead(Outputs):
 
 @dataclasses.dataclass(frozen=True)
 class Classes(_OfHead, _Categorical):
-    """Logits of classes that exclude each other."""
+    """Logits of mutually exclusive classes."""
 
     kind: ClassVar[str] = "classes"
 
     def check_labels(self, labels: Any, texts: int) -> np.ndarray:
-        values = _floats(labels, (texts,), "one a text")
+        values = _floats(labels, (texts,), "one per text")
         return _known(values, np.isin(values, np.arange(self.count)), f"whole numbers from 0 to {self.count - 1}")
 
 
@@ -237,13 +237,13 @@ class Regression(_OfHead):
 
     def check_labels(self, labels: Any, texts: int) -> np.ndarray:
         shape = (texts,) if self.count == 1 else (texts, self.count)
-        values = _floats(labels, shape, "one a text" if self.count == 1 else "a row a text, a column a value")
+        values = _floats(labels, shape, "one per text" if self.count == 1 else "a row per text, a column per value")
         return _known(values, np.isfinite(values), "finite numbers")
 
 
 @dataclasses.dataclass(frozen=True)
 class Labels(_OfHead):
-    """Logits of labels that do not exclude each other: independent Bernoulli outputs."""
+    """Logits of labels that are not exclusive: independent Bernoulli outputs."""
 
     kind: ClassVar[str] = "labels"
 
@@ -259,17 +259,17 @@ class Labels(_OfHead):
         return jnp.sum(share * yes + (1 - share) * no, axis=1)
 
     def agreement(self, outputs: Array, reference: Array, inputs: Inputs) -> Float[Array, " batch"]:
-        """Share of the labels on which both models agree at the threshold ½."""
+        """Share of labels on which both models agree, at the threshold ½."""
         return jnp.mean(((outputs > 0) == (reference > 0)).astype(outputs.dtype), axis=1)
 
     def check_labels(self, labels: Any, texts: int) -> np.ndarray:
-        values = _floats(labels, (texts, self.count), "a row a text, a column a label")
+        values = _floats(labels, (texts, self.count), "a row per text, a column per label")
         return _known(values, np.isin(values, (0, 1)), "0 and 1")
 
 
 @dataclasses.dataclass(frozen=True)
 class TokenClasses(_Categorical):
-    """Logits of classes for each token; those of padding and of special tokens, such as [CLS], do not count.
+    """Logits of classes for each token; padding and special tokens, such as [CLS], do not count.
 
     Attributes:
         count: number of classes.
@@ -281,7 +281,7 @@ class TokenClasses(_Categorical):
     count: int
 
     def prepare(self, inputs: dict[str, np.ndarray], tokens: Tokens, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        """With `labelled`: 1 for a token of the text itself."""
+        """Add `labelled`: 1 for a token of the text itself, else 0."""
         return inputs | {"labelled": _ordinary(inputs, tokens).astype(np.float32)}
 
     def outputs(self, params: Any, config: ModelConfig, states: States, inputs: Inputs) -> Array:
@@ -295,7 +295,7 @@ class Spans(_Categorical):
     kind: ClassVar[str] = "spans"
 
     def outputs(self, params: Any, config: ModelConfig, states: States, inputs: Inputs) -> Array:
-        """Shape (batch, 2, length); logits of padding are so low that it is never drawn."""
+        """Logits (batch, 2, length); those of padding are so low that it is never drawn."""
         logits = jnp.swapaxes(logits_of(params, config, states, inputs["attention_mask"], NO_DROPOUT, "spans"), 1, 2)
         return jnp.where(inputs["attention_mask"].astype(bool)[:, None], logits, -1e30)
 
@@ -304,7 +304,7 @@ class Spans(_Categorical):
         return jnp.sum(kl(outputs, reference), axis=1)
 
     def agreement(self, outputs: Array, reference: Array, inputs: Inputs) -> Float[Array, " batch"]:
-        """1 if both the likeliest first and the likeliest last token are the same."""
+        """1 if both models have the same likeliest first and last token, else 0."""
         return jnp.prod(same_argmax(outputs, reference), axis=1)
 
 
@@ -320,7 +320,7 @@ class Words(_Categorical):
     wide: ClassVar[bool] = True
 
     def prepare(self, inputs: dict[str, np.ndarray], tokens: Tokens, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        """With masks in `input_ids`, their `places`, and `masked`: 1 for each place, 0 for filling.
+        """Mask tokens in `input_ids`; add their `places`, and `masked`: 1 for a place, 0 for padding.
 
         Raises:
             ValueError: the tokenizer has no mask token.
@@ -357,17 +357,17 @@ _MOST_LOGITS = 1 << 26
 
 
 def _ordinary(inputs: dict[str, np.ndarray], tokens: Tokens) -> Bool[np.ndarray, "batch length"]:
-    """Which tokens are neither padding nor special."""
+    """Mask of the tokens that are neither padding nor special."""
     return (inputs["attention_mask"] != 0) & ~np.isin(inputs["input_ids"], list(tokens.special))
 
 
 def _mean(x: Float[Array, "batch places"], counted: Float[Array, "batch places"]) -> Float[Array, " batch"]:
-    """The mean over what counts, 0 if nothing does."""
+    """The mean over the places that count, 0 if none does."""
     return jnp.sum(x * counted, axis=1) / jnp.maximum(jnp.sum(counted, axis=1), 1)
 
 
 def against_drawn(logits: Float[Array, "*batch n"], drawn: Array) -> Float[Array, "*batch n"]:
-    """The gradient with respect to the logits of the cross-entropy of the classes `drawn`."""
+    """The gradient of the cross-entropy of the classes `drawn` with respect to the logits."""
     return jax.nn.softmax(logits) - jax.nn.one_hot(drawn, logits.shape[-1], dtype=logits.dtype)
 
 
@@ -378,7 +378,7 @@ def kl(outputs: Float[Array, "*batch n"], reference: Float[Array, "*batch n"]) -
 
 
 def same_argmax(outputs: Float[Array, "*batch n"], reference: Float[Array, "*batch n"]) -> Float[Array, "*batch"]:
-    """1 if the largest of both rows of logits stands in the same place, else 0."""
+    """1 if both rows of logits have their maximum at the same index, else 0."""
     return (jnp.argmax(outputs, axis=-1) == jnp.argmax(reference, axis=-1)).astype(outputs.dtype)
 
 
@@ -401,16 +401,16 @@ def _known(values: np.ndarray, known: np.ndarray, expected: str) -> np.ndarray:
 
 
 def outputs_of(checkpoint: Checkpoint) -> Outputs:
-    """The kind of the outputs of a model, from its weights and config; the embedding if it has no head that is run.
+    """The kind of a model's outputs, from its weights and config; `Embedding` if it has no supported head.
 
     Raises:
-        ValueError: the model has a head for spans that does not have two outputs.
+        ValueError: the model's head for spans does not have two outputs.
         CheckpointError, FileNotFoundError: as `read_pipeline`, for an embedding.
     """
     params, config, data = checkpoint.params, checkpoint.config, checkpoint.config_json or {}
     count = num_outputs(params, config, config.head)
     if config.head != "sequence":
-        # A sentence encoder often keeps the head that it was trained with before; its folder says what it is for.
+        # A sentence encoder often keeps the word head of its pre-training; modules.json shows that it is an encoder.
         encoder = config.head == "words" and checkpoint.source is not None and bool(read_stages(checkpoint.source))
         if count is None or encoder:
             return Embedding(read_pipeline(checkpoint).stages)
@@ -419,7 +419,7 @@ def outputs_of(checkpoint: Checkpoint) -> Outputs:
         return {"tokens": TokenClasses(count), "spans": Spans(), "words": Words()}[config.head]
     names = names_of(data.get("architectures"))
     if count is None or (any("For" in name for name in names) and not names_classifier(names)):
-        # A head for multiple choice, say: its output for a single text means nothing.
+        # For example a head for multiple choice, whose output for a single text is meaningless.
         return Embedding(read_pipeline(checkpoint).stages)
     problem = data.get("problem_type")
     if problem == "multi_label_classification":

@@ -286,7 +286,7 @@ def test_a_sentence_encoder_with_a_word_head_is_one_all_the_same(tmp_path):
 
 def test_labels_and_heads_without_their_weights():
     net = net_of("bert_tokens")
-    with pytest.raises(ValueError, match="no head for classification of texts, its outputs are classes of tokens"):
+    with pytest.raises(ValueError, match="no head for classification of texts: its outputs are classes of tokens"):
         lpjax.calibrate(net, TEXTS, labels=[0] * len(TEXTS), **options_of(net))
     words = net_of("roberta_words")
     base = dataclasses.replace(words, params={"roberta": words.params["roberta"]})

@@ -187,7 +187,7 @@ def test_several_values_of_a_regression():
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        (np.zeros(len(TEXTS)), r"`labels` has shape \(9,\); expected \(9, 3\), a row a text, a column a label"),
+        (np.zeros(len(TEXTS)), r"`labels` has shape \(9,\); expected \(9, 3\), a row per text, a column per label"),
         (np.full((len(TEXTS), 3), 2), "`labels` holds 2; expected 0 and 1"),
         ([["yes"] * 3] * len(TEXTS), "`labels` holds a value that is not a number"),
     ],
