@@ -1,1 +1,1 @@
-"""Reading files from elsewhere within limits, and writing files whole or not at all."""
+"""Reading untrusted files within limits, and writing files whole or not at all."""

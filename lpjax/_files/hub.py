@@ -1,4 +1,4 @@
-"""Whether the Hugging Face Hub answers: asked once, with a short timeout, before anything is fetched from it."""
+"""A probe whether the Hugging Face Hub answers, once and with a short timeout, before anything is fetched from it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager, suppress
 
 TIMEOUT = "LPJAX_HUB_TIMEOUT"
 _SECONDS = 5.0
-_REMEMBERED = 60.0  # seconds for which an answer, or its absence, is remembered
+_REMEMBERED = 60.0  # seconds for which the outcome of a probe is remembered
 
 _OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE")
 _TRUE = {"1", "ON", "YES", "TRUE"}
@@ -26,7 +26,7 @@ def hub_or_cache() -> Iterator[str | None]:
     no time limit.
 
     Yields:
-        Why the hub cannot be reached, in a few words; None if it answers.
+        The reason why the hub cannot be reached, in a few words; None if it answers.
     """
     reason = out_of_reach()
     with ExitStack() as stack:
@@ -40,7 +40,7 @@ def hub_or_cache() -> Iterator[str | None]:
 
 
 def out_of_reach() -> str | None:
-    """Why the hub cannot be reached: an environment variable says so, or it gave no answer; None if it did."""
+    """The reason why the hub cannot be reached: an environment variable, or no answer; None if it answers."""
     for name in _OFFLINE:
         if os.environ.get(name, "").upper() in _TRUE:
             return f"{name} is set"
@@ -65,7 +65,7 @@ def _probed() -> str | None:
 
 
 def _probe() -> str | None:
-    """Request the head of the hub's front page once, in a thread, because resolving its name can block, too."""
+    """Request the headers of the hub's front page once, in a thread, because resolving its name can block, too."""
     from huggingface_hub import constants
     from huggingface_hub.utils import get_session
 

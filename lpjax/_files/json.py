@@ -1,4 +1,4 @@
-"""JSON: from elsewhere, read within limits and as types, with errors that name the file and the key; and our own."""
+"""JSON: read untrusted files within limits and as types, with errors that name file and key; and write our own."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from lpjax._files.reading import check_length, decode, read_bytes
 from lpjax._files.replacing import write_text
 
 JSON_LIMIT = 1 << 22
-"""Bytes of JSON that are parsed by default: enough for 30 000 tensors, and some 200 MB in memory at worst."""
+"""Default for the largest JSON text, in bytes: enough for 30 000 tensors, and at most some 200 MB in memory."""
 RECORD_LIMIT = 1 << 25
-"""Bytes of a record or a file of results that are read at most."""
+"""Largest record or file of results, in bytes."""
 
-_MOST_DEPTH = 200  # of objects and lists in each other; writing and walking them stays far from Python's own limit
+_MOST_DEPTH = 200  # of nested objects and lists; far below Python's own limit for writing and walking them
 _TOO_DEEP = f"it is nested more than {_MOST_DEPTH} deep"
-_MOST_PARTS = 2_000_000  # objects and lists of a file: an empty one takes some 60 bytes in memory
-_MOST_DIGITS = 308  # of a whole number, so that it is a float, too: most operations make an OverflowError of more
+_MOST_PARTS = 2_000_000  # objects and lists of a file; an empty one takes some 60 bytes in memory
+_MOST_DIGITS = 308  # of a whole number, so that it fits a float; most operations raise OverflowError for more
 _MOST_LETTERS = 10_000  # of a string that is read as a field
 _MOST = 2**63 - 1
-_LARGEST = 1e300  # of a floating-point number; larger ones are taken as infinite
+_LARGEST = 1e300  # largest floating-point number; larger ones count as infinite
 
 T = TypeVar("T")
 
@@ -40,18 +40,18 @@ Exponent = float | Literal["inf"]
 
 
 class RecordError(ValueError):
-    """A record, a plan or another file beside the weights does not fit its schema; the message names the key."""
+    """A record, a plan or a similar file does not fit its schema; the message names the key."""
 
 
 def parse_json(text: bytes | str, *, limit: int = JSON_LIMIT, unique: bool = False, lenient: bool = False) -> Any:
-    """The value that a JSON text holds.
+    """Parse a JSON text.
 
     Args:
-        text: UTF-8, with or without a byte order mark.
-        limit: bytes at most.
-        unique: refuse an object that repeats a key; otherwise the last one counts.
-        lenient: read NaN, Infinity and numbers beyond float64 (1e999) instead of refusing them, for readers that look
-            at every number, or apply `finite`.
+        text: UTF-8 text, with or without a byte order mark.
+        limit: largest length in bytes.
+        unique: whether to refuse an object that repeats a key; otherwise the last value counts.
+        lenient: whether to read NaN, Infinity and numbers beyond float64 (1e999) instead of refusing them, for readers
+            that check every number, or apply `finite`.
 
     Raises:
         ValueError: it is not JSON, longer than `limit`, nested too deeply, or has numbers of too many digits.
@@ -88,10 +88,10 @@ def parse_json(text: bytes | str, *, limit: int = JSON_LIMIT, unique: bool = Fal
 
 
 def read_json(path: Path, *, limit: int = JSON_LIMIT, unique: bool = False, lenient: bool = False) -> Any:
-    """The value that a JSON file holds.
+    """Read a JSON file.
 
     Raises:
-        OSError, ValueError: as `read_bytes` and `parse_json`; the file is not named.
+        OSError, ValueError: as `read_bytes` and `parse_json`; the message does not name the file.
     """
     return parse_json(read_bytes(path, limit), limit=limit, unique=unique, lenient=lenient)
 
@@ -99,18 +99,18 @@ def read_json(path: Path, *, limit: int = JSON_LIMIT, unique: bool = False, leni
 def parse_object(
     text: bytes | str, where: str, *, schema: str = "", error: type[ValueError] = RecordError
 ) -> dict[str, Any]:
-    """The JSON object in `text`.
+    """Parse the JSON object in `text`.
 
     NaN, infinities and numbers beyond 1e300, which JSON does not have but many programs write, become null.
 
     Args:
-        text: UTF-8, with or without a byte order mark.
+        text: UTF-8 text, with or without a byte order mark.
         where: name of the file, for messages.
-        schema: what the object's "schema" must be, if anything.
-        error: the class of the error.
+        schema: required value of the key "schema"; "" for none.
+        error: class of the error.
 
     Raises:
-        RecordError: the text is not a JSON object, repeats a key, or has another schema; or `error`.
+        RecordError, or `error`: the text is not a JSON object, repeats a key, or has another schema.
     """
     try:
         data = finite(parse_json(text, limit=RECORD_LIMIT, unique=True, lenient=True))
@@ -125,10 +125,10 @@ def parse_object(
 
 
 def read_text(path: Path, error: type[ValueError] = RecordError) -> str:
-    """The text of a record's file.
+    """Read the text of a record's file.
 
     Raises:
-        RecordError: it is not a regular file, not UTF-8 text, or too large; or `error`.
+        RecordError, or `error`: it is not a regular file, not UTF-8 text, or too large.
     """
     try:
         return decode(read_bytes(path, RECORD_LIMIT))
@@ -137,25 +137,25 @@ def read_text(path: Path, error: type[ValueError] = RecordError) -> str:
 
 
 def read_object(path: Path, *, schema: str = "", error: type[ValueError] = RecordError) -> dict[str, Any]:
-    """The JSON object in a file.
+    """Read the JSON object in a file.
 
     Raises:
-        RecordError: as `read_text` and `parse_object`; or `error`.
+        RecordError, or `error`: as `read_text` and `parse_object`.
     """
     return parse_object(read_text(path, error), str(path), schema=schema, error=error)
 
 
 def as_type(data: Any, kind: type[T], where: str, error: type[ValueError] = RecordError) -> T:
-    """`data` as a value of a type that msgspec knows, with its constraints.
+    """Convert `data` to a type that msgspec supports, and check its constraints.
 
     Args:
-        data: what JSON holds.
-        kind: such as a dataclass.
+        data: parsed JSON.
+        kind: type to convert to, such as a dataclass.
         where: name of the file.
-        error: the class of the error.
+        error: class of the error.
 
     Raises:
-        RecordError: it does not fit; names the file, the key, what is there and what is expected; or `error`.
+        RecordError, or `error`: the data does not fit; names the file, the key, the value and the expectation.
     """
     try:
         return msgspec.convert(data, kind)
@@ -190,12 +190,12 @@ def _fault(text: str, data: Any) -> str:
 
 
 def exponent_text(p: float | None) -> Exponent | None:
-    """An exponent as JSON can say it."""
+    """An exponent for JSON, with "inf" for infinity."""
     return "inf" if p == math.inf else p
 
 
 def exponent_of(value: Any) -> float | None:
-    """The exponent that JSON says, a number above 0 or "inf"; None if it is neither."""
+    """The exponent from JSON, a number above 0 or "inf"; None if it is neither."""
     if value == "inf":
         return math.inf
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= _LARGEST:
@@ -213,22 +213,22 @@ def finite(value: Any) -> Any:
 
 
 def without_nulls(data: Any) -> Any:
-    """`data` without the keys whose values are null, so that a schema's defaults stand for them."""
+    """`data` without keys whose values are null, so that a schema's defaults apply."""
     if isinstance(data, dict):
         return {key: without_nulls(value) for key, value in data.items() if value is not None}
     return [without_nulls(value) for value in data] if isinstance(data, list) else data
 
 
 def json_line(content: Any, *, ascii: bool = True) -> str:
-    """`content` as one line of JSON, without its end.
+    """`content` as one line of JSON, without a line end.
 
     Args:
-        content: what JSON can say.
-        ascii: whether other characters are escaped.
+        content: value of JSON's types.
+        ascii: whether to escape characters outside of ASCII.
 
     Raises:
         ValueError: a number is NaN or infinite, which JSON does not have; see `finite`.
-        TypeError: `content` holds anything else that JSON cannot say.
+        TypeError: `content` holds values of other types.
     """
     return json.dumps(content, ensure_ascii=ascii, allow_nan=False)
 

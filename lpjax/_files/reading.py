@@ -1,4 +1,4 @@
-"""Files from elsewhere, as bytes and as text: regular files of a limited size, text in UTF-8."""
+"""Untrusted files as bytes and as text: only regular files of a limited size, and text in UTF-8."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 TEXT_LIMIT = 1 << 30
 """Largest text file that is read, in bytes."""
 LINE_LIMIT = 1_000_000
-"""Longest line that is read, in characters; a file with a longer one does not hold a text per line."""
+"""Longest line that is read, in characters; a file with a longer line does not hold one text per line."""
 
 _OTHER_ENCODINGS = (
     (b"\xff\xfe\0\0", "UTF-32"),
@@ -34,23 +34,23 @@ def read_bytes(path: Path, limit: int) -> bytes:
 
 
 def check_length(length: int, limit: int) -> None:
-    """Refuse what is longer than `limit` bytes.
+    """Refuse a length above `limit` bytes.
 
     Raises:
-        ValueError: naming the limit.
+        ValueError: `length` is above it; names the limit.
     """
     if length > limit:
         raise ValueError(f"it is longer than {limit} bytes")
 
 
 def map_file(path: Path, *, copy: bool = False) -> mmap.mmap | bytes:
-    """The file's bytes, read-only: mapped, or with `copy` read into memory.
+    """The file's bytes, read-only: memory-mapped, or with `copy` read into memory.
 
-    Mapped bytes are the file's own: they change if another process writes into it, and if the file gets shorter,
-    reading beyond its end kills the process (SIGBUS). A copy is safe from both.
+    Mapped bytes change if another process writes to the file; if the file is truncated, reading beyond its end kills
+    the process (SIGBUS). A copy is safe from both.
 
     Raises:
-        OSError, ValueError: it cannot be read, has no bytes, or changes while it is copied.
+        OSError, ValueError: it cannot be read, is empty, or changes while it is copied.
     """
     _require_regular(path)
     with path.open("rb") as file:
@@ -72,10 +72,10 @@ def _require_regular(path: Path) -> None:
 
 
 def decode(data: bytes) -> str:
-    """UTF-8 text, with or without a byte order mark.
+    """Decode UTF-8 text, with or without a byte order mark.
 
     Raises:
-        ValueError: it is another encoding, or binary; UTF-16 and UTF-32 are named.
+        ValueError: the data is binary or in another encoding; the message names UTF-16 and UTF-32.
     """
     for mark, name in _OTHER_ENCODINGS:
         if data.startswith(mark):
@@ -86,7 +86,7 @@ def decode(data: bytes) -> str:
 
 
 class TextError(ValueError):
-    """A file is not text; `line` is the first line that is not, from 1."""
+    """A file is not text; `line` is the number of the first line that is not, from 1."""
 
     def __init__(self, line: int, message: str) -> None:
         super().__init__(message)
@@ -94,12 +94,12 @@ class TextError(ValueError):
 
 
 def read_lines(path: Path) -> list[str]:
-    r"""The lines of a text file, without their ends, which are "\n" or "\r\n" alone; empty lines are kept.
+    r"""The lines of a text file, without their ends; only "\n" and "\r\n" end a line, and empty lines are kept.
 
-    Not `str.splitlines`: texts hold other line separators of Unicode.
+    Unlike `str.splitlines`, it does not split at Unicode's other line separators, which occur in texts.
 
     Raises:
-        TextError: it is not UTF-8, holds a NUL byte, which text does not have, or a line of more than `LINE_LIMIT`.
+        TextError: it is not UTF-8, holds a NUL byte, or a line longer than `LINE_LIMIT`.
         ValueError, OSError: as `read_bytes`.
     """
     data = read_bytes(path, TEXT_LIMIT)

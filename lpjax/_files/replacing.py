@@ -1,9 +1,8 @@
 """Files and folders that are written whole or not at all.
 
-The new OUT is made in a folder beside it, `.OUT.<hex>.new`, and takes its place in one step. The folder is
-locked while the process that made it lives; the kernel releases the lock however the process ends. So the
-next run on the same OUT can distinguish the folder of a killed run, which it removes, from that of a run that is still
-writing.
+A new OUT is made in a folder beside it, `.OUT.<hex>.new` (its workshop), and replaces OUT in one step. The workshop is
+locked while its process lives; the kernel releases the lock however the process ends. So the next run on the same OUT
+can distinguish the workshop of a killed run, which it removes, from that of a run that is still writing.
 """
 
 from __future__ import annotations
@@ -21,12 +20,12 @@ from pathlib import Path
 
 try:
     import fcntl
-except ImportError:  # Windows has no such locks: leftovers cannot be recognised there, and are kept
+except ImportError:  # Windows has no such locks: leftovers of dead runs cannot be recognised there, and stay
     fcntl = None
 
 _LOCK, _NEW, _OLD, _TRASH = "lock", "new", "old", "trash"
 _TRIES = 5
-_own: dict[Path, Path] = {}  # what `claimed` holds in this process, and its folder
+_own: dict[Path, Path] = {}  # targets that `claimed` holds in this process -> their workshops
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = _RENAME_SWAP = 2  # of Linux's renameat2 and macOS's renamex_np
@@ -34,9 +33,9 @@ _RENAME_EXCHANGE = _RENAME_SWAP = 2  # of Linux's renameat2 and macOS's renamex_
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A name to write a file under, which takes the place of `path` at the end; interrupted, what was there stays.
+    """Yield a temporary path; at the end, the file written there replaces `path`. If interrupted, the old one stays.
 
-    If `path` is a link, the file that it leads to is replaced.
+    If `path` is a link, its target is replaced.
 
     Raises:
         FileExistsError: `path` is a folder, a device or a pipe.
@@ -53,7 +52,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write a UTF-8 file, whole or not at all, and the folders that it stands in.
+    """Write a UTF-8 file, whole or not at all, and make its parent folders.
 
     Characters that UTF-8 cannot encode, such as half of a surrogate pair, become question marks.
 
@@ -68,17 +67,17 @@ def write_text(path: str | Path, text: str) -> None:
 
 @contextmanager
 def replacing_folder(target: Path, overwrite: bool) -> Iterator[Path]:
-    """An empty folder that takes the place of `target` at the end; interrupted, what was there stays.
+    """Yield an empty folder that replaces `target` at the end. If interrupted, the old one stays.
 
-    If the system can, the two are exchanged, so that there is a whole `target` at every moment. If it cannot, a run
-    that is killed between two renames leaves none, and `put_back` restores the old one.
+    If the system can exchange the two in one step, there is a whole `target` at every moment. Otherwise a run that is
+    killed between two renames leaves none, and `put_back` restores the old one.
 
     Args:
-        target: in full, as `Path.resolve` gives it.
-        overwrite: replace a folder that is not empty.
+        target: resolved path, as from `Path.resolve`.
+        overwrite: whether to replace a folder that is not empty.
 
     Raises:
-        OSError: it cannot be written, or there is a folder that is not empty and may not be replaced.
+        OSError: it cannot be written, or `target` is a folder that is not empty and may not be replaced.
     """
     with _workshop(target) as (folder, _):
         staging = folder / _NEW
@@ -92,7 +91,7 @@ def replacing_folder(target: Path, overwrite: bool) -> Iterator[Path]:
 
 @contextmanager
 def claimed(target: Path) -> Iterator[None]:
-    """Hold `target` for this process, for a run that writes it again and again.
+    """Reserve `target` for this process, for a run that writes it repeatedly.
 
     Raises:
         FileExistsError: another running process writes it.
@@ -114,14 +113,14 @@ def claimed(target: Path) -> Iterator[None]:
 
 
 def put_back(target: Path) -> None:
-    """Restore `target` if a run died after it had renamed the old one, and before the new one took its place."""
+    """Restore `target` if a run died between renaming the old one away and the new one into place."""
     target = Path(os.path.realpath(target))
     if target.exists():
         return
     for folder in _workshops(target):
         old = folder if folder.suffix == ".old" else folder / _OLD
         if old.is_dir():
-            with _taken(folder) as taken, contextlib.suppress(OSError):  # unless another command did so first
+            with _taken(folder) as taken, contextlib.suppress(OSError):  # another command may be faster
                 if taken:
                     old.rename(target)
                     if old == folder:
@@ -142,7 +141,7 @@ def check_parent(target: Path) -> None:
     """Refuse, before any work, a target whose folder cannot be written to or made.
 
     Raises:
-        NotADirectoryError, PermissionError: naming that folder.
+        NotADirectoryError, PermissionError: it cannot; names the folder.
     """
     parent = _nearest(target)
     if not parent.is_dir():
@@ -152,8 +151,10 @@ def check_parent(target: Path) -> None:
 
 
 def overlap(first: Path, second: Path) -> bool:
-    """Whether two folders are the same or one lies in the other. For folders that exist, the file system decides about
-    links and the case of letters."""
+    """Whether two folders are the same or one lies in the other.
+
+    For folders that exist, the file system compares them, so links and case-insensitive names count.
+    """
 
     def within(path: Path, folder: Path) -> bool:
         return any(_same(parent, folder) for parent in (path, *path.parents))
@@ -173,7 +174,7 @@ def check_space(target: Path, size: int) -> None:
     """Refuse, before any work, a target beside which there is less than `size` bytes of free space.
 
     Raises:
-        OSError: naming both sizes.
+        OSError: there is less; names both sizes.
     """
     parent = _nearest(target)
     free = shutil.disk_usage(parent).free
@@ -191,7 +192,7 @@ def _nearest(target: Path) -> Path:
 
 @contextmanager
 def _workshop(target: Path) -> Iterator[tuple[Path, bool]]:
-    """A folder beside `target`, and whether it is locked; it is removed at the end, and what dead runs left before."""
+    """Yield a new folder beside `target`, and whether it is locked. It is removed at the end; leftovers, before."""
     _clear(target)
     folder, lock = None, None
     try:
@@ -201,7 +202,7 @@ def _workshop(target: Path) -> Iterator[tuple[Path, bool]]:
             lock = _locked(folder)
             if lock is not None or fcntl is None or attempt == _TRIES:
                 break
-            # Another run took the lock while it cleared up; or this file system has no locks.
+            # Another run took the lock to clear the folder away, or this file system has no locks.
             shutil.rmtree(folder, ignore_errors=True)
         assert folder is not None
         yield folder, lock is not None
@@ -213,7 +214,7 @@ def _workshop(target: Path) -> Iterator[tuple[Path, bool]]:
 
 
 def _clear(target: Path) -> None:
-    """Remove what dead runs left beside `target`, and put it back first if they left nothing else of it."""
+    """Remove leftovers of dead runs beside `target`; if the only copy of `target` is among them, restore it first."""
     put_back(target)
     for folder in _workshops(target):
         with _taken(folder) as taken:
@@ -222,7 +223,7 @@ def _clear(target: Path) -> None:
 
 
 def _workshops(target: Path) -> list[Path]:
-    """Folders of runs that write or wrote `target`, also those of earlier versions of lpjax."""
+    """Workshops of runs that write or wrote `target`, also of earlier versions of lpjax."""
     name = re.compile(rf"\.{re.escape(target.name)}\.[0-9a-f]+\.(new|old)")
     try:
         with os.scandir(target.parent) as entries:
@@ -240,7 +241,7 @@ def _is_mine(entry: os.DirEntry[str]) -> bool:
 
 
 def _locked(folder: Path) -> int | None:
-    """A descriptor that holds the lock of a folder; None if another process holds it, or if there are no locks here."""
+    """Lock a folder; returns the descriptor, or None if another process holds the lock or there are no locks here."""
     if fcntl is None:
         return None
     path = folder / _LOCK if folder.is_dir() else folder
@@ -262,7 +263,7 @@ def _locked(folder: Path) -> int | None:
 
 @contextmanager
 def _taken(folder: Path) -> Iterator[bool]:
-    """Hold the lock of a folder, unless another process does."""
+    """Hold the lock of a folder inside; yields whether that worked."""
     lock = _locked(folder)
     try:
         yield lock is not None
@@ -277,11 +278,11 @@ def _is_locked(folder: Path) -> bool:
 
 
 def _remove_workshop(folder: Path, target: Path) -> None:
-    """Remove a folder of a run, but never the only whole copy of what `target` was."""
+    """Remove a workshop, unless it holds the only whole copy of the old `target`."""
     try:
         _remove(folder, target)
     except BaseException:
-        # A signal; a second one ends the process.
+        # Interrupted by a signal: finish. A second signal ends the process.
         _remove(folder, target)
         raise
 
@@ -293,15 +294,15 @@ def _remove(folder: Path, target: Path) -> None:
     if (folder / _OLD).is_dir():
         if not os.path.lexists(target):
             return
-        # If this is interrupted, a part of it must not be mistaken for the whole.
+        # Renamed first, so that a half removed folder is not mistaken for a whole one.
         (folder / _OLD).replace(folder / f"{_TRASH}{secrets.token_hex(4)}")
     shutil.rmtree(folder, ignore_errors=True)
 
 
 def _swap_in(staging: Path, target: Path, overwrite: bool) -> None:
-    """Replace `target` by `staging`; the old folder stays in the folder of `staging`."""
+    """Replace `target` by `staging`; the old folder moves into the workshop."""
     if not (overwrite and target.exists()):
-        # If a folder was made there in the meantime, rename replaces an empty one and fails for any other.
+        # If a folder appeared at `target` in the meantime, rename replaces it if it is empty, and fails otherwise.
         staging.rename(target)
         return
     if _exchange(staging, target):
@@ -330,7 +331,7 @@ def _exchange(path: Path, other: Path) -> bool:
 
 
 def _sync(path: Path) -> None:
-    """Write a file's bytes to the disk before its name: a power cut must not leave an empty file."""
+    """Write a file's bytes to the disk before it is renamed: a power cut must not leave an empty file."""
     descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
     try:
         os.fsync(descriptor)

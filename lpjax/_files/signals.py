@@ -1,4 +1,4 @@
-"""SIGTERM and SIGHUP end a process as Ctrl-C does: by an exception, so that files are cleaned up."""
+"""SIGTERM and SIGHUP end a process like Ctrl-C: by an exception, so that files are cleaned up."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
-_STOPPING = ("SIGTERM", "SIGHUP")  # of `docker stop`, systemd and Slurm; of a terminal that goes away
+_STOPPING = ("SIGTERM", "SIGHUP")  # from `docker stop`, systemd and Slurm; from a terminal that closes
 _AGAIN = 0.1  # seconds
 
 
@@ -26,9 +26,9 @@ class Stopped(BaseException):
 def stopped_by_signals() -> Iterator[list[int]]:
     """Raise `Stopped` in the main thread at SIGTERM and SIGHUP; a second such signal ends the process at once.
 
-    Python runs handlers between two of its own instructions: during a long computation in compiled code, the exception
-    comes at its end. Signals that are ignored (nohup) or already handled stay as they are, and nothing changes
-    outside the main thread. The handlers are restored at the end.
+    Python runs handlers between two of its own instructions, so the exception comes only after a long computation in
+    compiled code. Signals that are ignored (nohup) or already handled stay so, and nothing changes outside the main
+    thread. The handlers are restored at the end.
 
     Yields:
         The signals received so far.
@@ -43,7 +43,7 @@ def stopped_by_signals() -> Iterator[list[int]]:
         raise Stopped(number)
 
     def swallowed(unraisable: Any) -> None:  # sys.UnraisableHookArgs exists for type checkers only
-        # Raised in a destructor or a garbage-collector callback, from which no exception propagates.
+        # Raised in a destructor or a garbage-collector callback, from which no exception propagates: send it again.
         if isinstance(unraisable.exc_value, Stopped):
             received.clear()
             threading.Timer(_AGAIN, os.kill, (os.getpid(), unraisable.exc_value.number)).start()

@@ -33,7 +33,7 @@ class _Lasting:
             self._drop(error)
 
     def _drop(self, error: OSError) -> None:
-        # What is still in the buffers is discarded, also at exit; any other error is raised.
+        # Discard what is still in the buffers, also at exit. Errors other than a closed reader are raised.
         nowhere = os.open(os.devnull, os.O_WRONLY)
         try:
             os.dup2(nowhere, self._stream.fileno())
@@ -48,7 +48,7 @@ def lasting_streams() -> Iterator[None]:
     """Replace characters that stdout or stderr cannot encode by question marks, and ignore closed readers.
 
     Raises:
-        OSError: what was printed cannot be written, because a disk is full, say.
+        OSError: output cannot be written, for example to a full disk.
     """
     before = sys.stdout, sys.stderr
     for stream in before:

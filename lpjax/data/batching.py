@@ -15,7 +15,7 @@ from jaxtyping import Array
 from lpjax.models import ModelConfig
 
 LENGTHS = (*range(8, 65, 8), *range(80, 129, 16), *range(160, 257, 32), *range(320, 513, 64))
-"""Lengths that batches are padded to, densest at common lengths: at most one compilation each, 20 in all."""
+"""Lengths that batches are padded to, denser for short texts: at most one compilation each, 20 in all."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,11 +23,11 @@ class Tokens:
     """Tokenized texts, or pairs of them.
 
     Attributes:
-        ids: an int32 array of ids for each text.
-        types: the segment of each token, or None if the model has only one.
+        ids: token ids of each text, int32.
+        types: segment of each token, int32, or None if the model has only one.
         padding: id of the padding token.
         left: whether padding goes to the left.
-        max_length: the largest number of tokens of a text.
+        max_length: largest number of tokens of a text.
         special: ids of the tokens that the tokenizer adds to texts, such as [CLS].
         mask: id of the mask token; None without one.
         vocab_size: number of token ids of the model.
@@ -68,7 +68,7 @@ def tokenize(
     *,
     max_length: int | None = None,
 ) -> Tokens:
-    """Tokenize n texts, or n pairs, as the model reads them.
+    """Tokenize n texts, or n pairs, for a model.
 
     Args:
         tokenizer: a tokenizer of transformers. Its special tokens are added; a pair that is too long loses the end of
@@ -76,8 +76,8 @@ def tokenize(
         config: the model's config, for its positions, segments and padding.
         first: n strings, at least one.
         second: n strings, the other parts of pairs.
-        max_length: the largest number of tokens of a text or pair. By default the number of positions of the model, or
-            512 if it has no limit.
+        max_length: largest number of tokens of a text or pair; by default the number of positions of the model, or 512
+            if it has no limit.
 
     Raises:
         ValueError: there are no texts, a text is not a string, the two lists differ in length, `max_length` is out of
@@ -100,7 +100,7 @@ def tokenize(
         encoded = tokenizer(*map(list, texts), truncation=True, max_length=max_length, **options)
     except (ValueError, OSError):
         raise
-    except Exception as error:  # tokenizers raises a bare Exception for a vocabulary without its own [UNK], say
+    except Exception as error:  # tokenizers raises a bare Exception, for example for a vocabulary without [UNK]
         raise ValueError(
             f"`tokenizer` fails on the texts: {error}; its files are damaged, or belong to another model"
         ) from error
@@ -130,7 +130,7 @@ def tokenize(
 
 
 def _truncated(tokenizer: Any, texts: list[Any], ids: list[np.ndarray], max_length: int) -> int:
-    """The number of texts of more than `max_length` tokens: full ones are tokenized again without a limit."""
+    """Number of texts with more than `max_length` tokens; those at the limit are tokenized again without one."""
     full = [i for i, row in enumerate(ids) if len(row) == max_length]
     if not full:
         return 0
@@ -139,7 +139,7 @@ def _truncated(tokenizer: Any, texts: list[Any], ids: list[np.ndarray], max_leng
 
 
 def check_known(config: ModelConfig, ids: Sequence[np.ndarray], types: Sequence[np.ndarray] | None) -> None:
-    """Refuse tokens that the model does not have: a device would silently read others in their place.
+    """Refuse token ids that the model does not have: a device would silently read other rows.
 
     Raises:
         ValueError: the model lacks an id or a segment.
@@ -161,7 +161,7 @@ def padded_length(longest: int, max_length: int) -> int:
 def by_length(tokens: Tokens, batch_size: int) -> Iterator[Batch]:
     """Batches of all texts, shortest first; only the first may have fewer than `batch_size` texts.
 
-    Missing rows are padded and computed anyway, which costs least for the shortest texts.
+    Missing rows are computed as padding, which costs least for the shortest texts.
     """
     lengths = tokens.lengths
     order = np.argsort(lengths, kind="stable")
@@ -178,12 +178,12 @@ def run_by_length(
     run: Callable[[dict[str, np.ndarray]], Array],
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[list[Array], np.ndarray]:
-    """What `run` returns for each batch of `by_length`, and the row of each text in the concatenation of these arrays.
+    """Call `run` for each batch of `by_length`; returns the results, and each text's row in their concatenation.
 
     Args:
         tokens: n texts.
         batch_size: rows of a batch.
-        run: inputs, as from `collate` -> an array with a row for each row of the batch, on the devices.
+        run: inputs as from `collate` -> array on the devices, with a row for each row of the batch.
         progress: called with (texts done, texts in all) after each batch.
     """
     parts, row_of, done = [], np.zeros(len(tokens), np.int32), 0
@@ -200,7 +200,7 @@ def run_by_length(
 
 
 def shuffled(tokens: Tokens, batch_size: int, rng: np.random.Generator, span: int = 50) -> list[Batch]:
-    """Batches of all texts in random order, each of texts of similar length; one batch may have fewer texts.
+    """Batches of all texts in random order, each with texts of similar length; one batch may have fewer texts.
 
     Texts are shuffled, sorted by length within spans of `span` batches, and cut into batches, which are shuffled again.
     That is random enough to train on, and needs little padding.
@@ -237,6 +237,6 @@ def collate(tokens: Tokens, batch: Batch, batch_size: int) -> dict[str, np.ndarr
 
 
 def round_up(batch_size: int, mesh: Mesh, config: ModelConfig) -> int:
-    """The least number of rows, `batch_size` or more, that divides evenly over the devices and suits the model."""
+    """The smallest number of rows, `batch_size` or more, that divides evenly over the devices and fits the model."""
     unit = math.lcm(mesh.size, config.batch_multiple)
     return -(-batch_size // unit) * unit

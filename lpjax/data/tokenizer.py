@@ -13,11 +13,11 @@ _SENTENCEPIECE = ("sentencepiece.bpe.model", "spiece.model", "tokenizer.model")
 """Vocabularies that the package sentencepiece reads."""
 
 _COMPLETE = (("tokenizer.json",), ("vocab.txt",), ("vocab.json", "merges.txt"), *((name,) for name in _SENTENCEPIECE))
-"""Sets of files, each of which is a whole vocabulary."""
+"""Sets of files that form a whole vocabulary."""
 
 
 def load_tokenizer(folder: str | Path, **options: Any) -> Any:
-    """The transformers tokenizer of a checkpoint's folder; local files only, no code of the folder is run.
+    """Load the transformers tokenizer of a checkpoint's folder, from local files only and without running its code.
 
     A folder without tokenizer.json whose vocabulary is a SentencePiece model (sentencepiece.bpe.model, spiece.model,
     tokenizer.model) needs the packages sentencepiece and protobuf.
@@ -27,7 +27,7 @@ def load_tokenizer(folder: str | Path, **options: Any) -> Any:
         **options: options of `AutoTokenizer.from_pretrained`.
 
     Raises:
-        FileNotFoundError: no such folder, or no vocabulary in it.
+        FileNotFoundError: there is no such folder, or no vocabulary in it.
         CheckpointError: the tokenizer's files are damaged, its class does not read them, or a package that it needs is
             not installed.
     """
