@@ -1,8 +1,8 @@
 """Linen: run a module on params with `LowRank` and `Quantized` leaves, and find which axes of its kernels are inputs.
 
-A module is not changed: while `factored` is on, the calls of `nn.Dense`, `nn.DenseGeneral` and `nn.Embed` whose own
-parameter is one of these are computed here. (flax compares a parameter's shape with its
-initializer's before the layer sees it, so an argument of the layer, such as `dot_general`, is not enough.)
+Modules are not changed: within `factored`, calls of `nn.Dense`, `nn.DenseGeneral` and `nn.Embed` whose parameter is
+such a leaf are computed here. (flax compares a parameter's shape with its initializer's before the layer sees it, so an
+argument of the layer, such as `dot_general`, is not enough.)
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from lpjax.weights.quantized import Quantized
 
 
 def factored() -> AbstractContextManager[None]:
-    """Within this context linen modules run with `LowRank` and `Quantized` leaves in place of dense weights.
+    """A context in which linen modules run with `LowRank` and `Quantized` leaves in place of dense weights.
 
-    For code that applies a module itself. Modules with dense weights compute what they always do.
+    For code that applies a module itself. Modules with dense weights are not affected.
     """
     return nn.intercept_methods(_intercept)
 
@@ -44,8 +44,8 @@ def apply(module: nn.Module, variables: Mapping[str, Any], *args: Any, **kwargs:
 
     They may be weights of `nn.Dense`, `nn.DenseGeneral` and `nn.Embed`, alone or within other modules, under `nn.scan`,
     `nn.vmap` (stacked along axis 0) and `nn.remat`. The dense weight of a `LowRank` is never formed. A quantized kernel
-    is expanded where it is used; of a quantized table, only the rows that are looked up are expanded. A custom
-    `dot_general` is called twice, once for each factor.
+    is expanded when it is used, and of a quantized table only the rows that are looked up. A custom `dot_general` is
+    called twice, once for each factor.
 
     Raises:
         ValueError: such a weight is a parameter of another kind of module, is passed to a module that cannot use it, or
@@ -109,7 +109,7 @@ def input_axes(
 
 @dataclasses.dataclass(frozen=True)
 class _Weight:
-    """A layer's parameter as the layer sees it; `axes` are the axes of its leaf that are left, if that was boxed."""
+    """A layer's parameter as the layer sees it; `axes` are the remaining axes of its leaf, if that was boxed."""
 
     path: str
     shape: tuple[int, ...]
@@ -147,14 +147,14 @@ def _weight(module: nn.Module, function: Callable[..., Any]) -> list[_Weight]:
     path = "/".join((*module.path, name, *([inner] if inner else [])))
     general = isinstance(module, nn.DenseGeneral)
     batch = len(module.batch_dims) if general else 0
-    inputs = np.size(module.axis) if general and not is_weight(value) else 1  # these have one already
+    inputs = np.size(module.axis) if general and not is_weight(value) else 1  # others have one axis
     return [_Weight(path, tuple(value.shape), batch, inputs, axes)]
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class _Probe(meta.AxisMetadata[Any]):
-    """A box that records which axes of the leaf are left."""
+    """A box that records which axes of the leaf remain."""
 
     value: Any
     axes: tuple[int, ...] = dataclasses.field(metadata={"static": True})
@@ -189,7 +189,7 @@ class _Misplaced(ValueError):
 
 
 def _function(context: InterceptorContext) -> Callable[..., Any]:
-    """The function that is about to run, which need not be the one that a subclass has under that name."""
+    """The function about to run, which may be a base class's version of an overridden method."""
     method = context.orig_method
     return inspect.unwrap(getattr(method, "func", method))
 
@@ -233,7 +233,7 @@ def _own(module: nn.Module) -> tuple[str, Any]:
 
 
 def _weight_in(value: Any) -> LowRank | Quantized | None:
-    """The weight that `value` is or boxes. Unboxed, since flax's boxes would shard all its arrays in the same way."""
+    """The weight in `value`, without its box, since flax's boxes would shard all its arrays in the same way."""
     if isinstance(value, meta.AxisMetadata):
         leaves = jax.tree.leaves(value, is_leaf=is_weight)
         value = leaves[0] if len(leaves) == 1 else None

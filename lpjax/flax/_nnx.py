@@ -37,7 +37,7 @@ class QuantizedMatrix(nnx.Module):
         self.runs, self.axis, self.group, self.dtype = matrix.runs, matrix.axis, matrix.group, matrix.dtype
 
     def __getitem__(self, index: Any) -> Quantized:
-        """The matrix; `…` reads it, as for a variable."""
+        """The matrix, read by `[...]` like a variable."""
         del index
         return Quantized(
             codes=tuple(run[...] for run in self.codes),
@@ -93,8 +93,8 @@ class FactoredLinear(_Linear):
     """An `nnx.Linear` or `nnx.LinearGeneral` whose kernel is `left @ right`, with its other attributes unchanged.
 
     Attributes:
-        left: shape (∏ in_features, rank), behind any batch axes; a parameter or a `QuantizedMatrix`.
-        right: shape (rank, ∏ out_features), behind any batch axes, as `left`.
+        left: left factor, shape (*batch, ∏ in_features, rank); a parameter or a `QuantizedMatrix`.
+        right: right factor, shape (*batch, rank, ∏ out_features); as `left`.
     """
 
     def __init__(self, dense: nnx.Linear | nnx.LinearGeneral, left: Factor, right: Factor):
@@ -111,7 +111,7 @@ class QuantizedLinear(_Linear):
     """An `nnx.Linear` or `nnx.LinearGeneral` whose kernel is quantized, with its other attributes unchanged.
 
     Attributes:
-        matrix: shape (∏ in_features, ∏ out_features), behind any batch axes.
+        matrix: kernel, shape (*batch, ∏ in_features, ∏ out_features).
     """
 
     def __init__(self, dense: nnx.Linear | nnx.LinearGeneral, matrix: QuantizedMatrix):
@@ -137,7 +137,7 @@ class _Embed(nnx.Module):
         raise NotImplementedError
 
     def __call__(self, inputs: Array, out_sharding: Any = None) -> Array:
-        """Rows of the table; NaN for ids outside, as in `nnx.Embed`."""
+        """Rows of the table; NaN for ids out of range, as in `nnx.Embed`."""
         return lookup(_promote(self), self.embedding, inputs, self.num_embeddings, out_sharding=out_sharding)
 
     def attend(self, query: Array, out_sharding: Any = None) -> Array:
@@ -149,8 +149,8 @@ class FactoredEmbed(_Embed):
     """An `nnx.Embed` whose table is `left @ right`, with its other attributes unchanged.
 
     Attributes:
-        left: shape (num_embeddings, rank); a parameter or a `QuantizedMatrix`.
-        right: shape (rank, features), as `left`.
+        left: left factor, shape (num_embeddings, rank); a parameter or a `QuantizedMatrix`.
+        right: right factor, shape (rank, features); as `left`.
     """
 
     def __init__(self, dense: nnx.Embed, left: Factor, right: Factor):
@@ -167,7 +167,7 @@ class QuantizedEmbed(_Embed):
     """An `nnx.Embed` whose table is quantized, with its other attributes unchanged.
 
     Attributes:
-        matrix: shape (num_embeddings, features).
+        matrix: table, shape (num_embeddings, features).
     """
 
     def __init__(self, dense: nnx.Embed, matrix: QuantizedMatrix):
@@ -200,17 +200,16 @@ def compress_nnx(
     times in the model stays one layer, and layers that share a kernel share its factors. The parameters of the new
     layers are `left` and `right`, of the kernel's type (`nnx.Param`), without its metadata: a sharding of the dense
     kernel does not fit two thin ones. A layer that is already factored is chosen by the path that its dense weight had,
-    and gets smaller factors, as by `compress`. Axes in front of those that follow from a layer's features, as
-    `nnx.vmap` makes them, are taken for a stack of layers.
+    and gets smaller factors, as by `compress`. Extra leading axes, as from `nnx.vmap`, are taken for a stack of layers.
 
     The new structure depends only on the shapes, `select`, and `keep` or `rank`. So to restore a saved state, compress
     a fresh model in the same way and call `nnx.update`.
 
     Args:
-        model: changed in place, after everything is solved.
+        model: model to compress in place; it changes only after all layers are solved.
         select, keep, rank, solver, p: as for `compress`, with its defaults.
         **options: `statistics`, `weighting`, `row_weights`, `rows`, `batch_size`, `progress`, and the solver's, as
-            `compress` takes them. There are no single entries.
+            for `compress`. Single entries are not supported.
 
     Returns:
         A record of each selected parameter.
@@ -259,14 +258,14 @@ def compress_nnx(
 
 
 def put_weights_nnx(model: nnx.Module, weights: Mapping[str, LowRank | Quantized]) -> None:
-    """Replace layers of an NNX model, in place, by layers of the given weights.
+    """Replace layers of an NNX model, in place, by layers with the given weights.
 
     They become `FactoredLinear`, `FactoredEmbed`, `QuantizedLinear` and `QuantizedEmbed`. The scales and steps of a
     quantized matrix are parameters, of the dense weight's type; its codes are `Codes`.
 
     Args:
-        model: changed in place.
-        weights: path of a dense parameter -> what replaces it, of shape (inputs, outputs) behind any stack of layers.
+        model: model to change in place.
+        weights: path of a dense parameter -> its replacement, of shape (*stack of layers, inputs, outputs).
 
     Raises:
         ValueError: as `compress_nnx` for parameters that cannot be replaced; a path that is not a parameter, or a
@@ -290,7 +289,7 @@ def put_weights_nnx(model: nnx.Module, weights: Mapping[str, LowRank | Quantized
 
 
 def _layers_of(uses: list[_Use], weight: LowRank | Quantized) -> dict[int, nnx.Module]:
-    """What replaces each layer that uses a parameter, by its id; they share their parameters."""
+    """Id of each layer that uses a parameter -> the layer that replaces it; all share their parameters."""
     kind = type(uses[0].param)
 
     def held(matrix: Any) -> Any:
@@ -333,7 +332,7 @@ def _find(model: nnx.Module) -> dict[str, list[_Use]]:
             fixed.add(id(node))
         if isinstance(node, nnx.Variable) or id(node) in seen:
             return
-        if not isinstance(node, tuple):  # whose children may be replaceable through one holder and not through another
+        if not isinstance(node, tuple):  # children of a tuple may be replaceable through one holder but not another
             seen.add(id(node))
         inner = replaceable if isinstance(node, tuple) else isinstance(node, _MUTABLE)
         for key, child in _children(node):

@@ -1,4 +1,4 @@
-"""What linen's and NNX's layers compute with a `LowRank`, by two thin products, or with a `Quantized`."""
+"""The computations of linen's and NNX's layers on a `LowRank`, by two thin products, and on a `Quantized`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Promote = Callable[..., Any]
 
 
 def normalize(axes: int | Sequence[int], ndim: int) -> tuple[int, ...]:
-    """Axes as flax's general layers take them: nonnegative and sorted."""
+    """Axes, nonnegative and sorted, as in flax's general layers."""
     return tuple(sorted(axis % ndim for axis in sizes_of(axes)))
 
 
@@ -49,14 +49,14 @@ def dense(
     features: tuple[int, ...],
     **last: Any,
 ) -> Array:
-    """What `DenseGeneral` computes, for a kernel of shape (*batch, ∏ x.shape[axes], ∏ features).
+    """The output of a `DenseGeneral` with a kernel of shape (*batch, ∏ x.shape[axes], ∏ features).
 
     Args:
-        layer: its `precision` and `dot_general` (or `dot_general_cls`) are used, once for each factor.
-        promote: called with (input, kernel, bias); the kernel is each factor in turn, expanded if it is quantized.
-        x, weight, bias: what the layer multiplies and adds; the bias may be None.
+        layer: layer whose `precision` and `dot_general` (or `dot_general_cls`) are used, once for each factor.
+        promote: function of (input, kernel, bias), called with each factor as the kernel, expanded if it is quantized.
+        x, weight, bias: input, kernel and bias of the layer; the bias may be None.
         axes, batch_axes: axes of x, normalized: the contracted ones, and those shared with the kernel's leading axes.
-        features: sizes of the output.
+        features: sizes of the output axes.
         **last: further keywords of the last product.
 
     Returns:
@@ -92,16 +92,16 @@ def dense(
 
 
 def lookup(promote: Promote, weight: LowRank | Quantized, ids: Array, num_embeddings: int, **last: Any) -> Array:
-    """Rows of a table; NaN for ids outside, as in `Embed`.
+    """Rows of a table; NaN for ids out of range, as in `Embed`.
 
-    For a `LowRank`, rows of `left`, times `right`, plus single entries.
+    For a `LowRank`, they are rows of `left`, times `right`, plus single entries.
 
     Raises:
         ValueError: ids are not integers.
     """
     if not jnp.issubdtype(ids.dtype, jnp.integer):
         raise ValueError(f"`inputs` of Embed have dtype {ids.dtype}; expected integers")
-    if num_embeddings == 1:  # as in flax: then every id means the one row
+    if num_embeddings == 1:  # as in flax, every id then means the one row
         ids = jnp.zeros_like(ids)
     left, *right = _factors(weight)
     rows = promote(_rows(left, ids), inexact=False)[0]
@@ -113,7 +113,7 @@ def lookup(promote: Promote, weight: LowRank | Quantized, ids: Array, num_embedd
 
 
 def _rows(table: Array | Quantized, ids: Array) -> Array:
-    """Rows of an array or a quantized matrix, as `jnp.take` has them: NaN outside, negative ids count from the end."""
+    """Rows of an array or a quantized matrix, as by `jnp.take`: NaN out of range, negative ids count from the end."""
     if not isinstance(table, Quantized):
         return jnp.take(table, ids, axis=0)
     wide, count = ids.astype(jnp.int32), table.shape[0]

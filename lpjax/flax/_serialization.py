@@ -1,4 +1,4 @@
-"""How `flax.serialization` saves `LowRank`, `Sparse` and `Quantized`, and how to rebuild pairs without a target."""
+"""Saving `LowRank`, `Sparse` and `Quantized` by `flax.serialization`, and rebuilding pairs without a target."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _QUANTIZED = ("codes", "scales", "steps", "order")
 
 
 def register() -> None:
-    """Tell flax how to save them. Called once, when `lpjax.flax` is imported."""
+    """Register the conversions with flax. Called once, when `lpjax.flax` is imported."""
     serialization.register_serialization_state(LowRank, _state_of_pair, _pair_of_state, override=True)
     serialization.register_serialization_state(Sparse, _state_of_sparse, _sparse_of_state, override=True)
     serialization.register_serialization_state(Quantized, _state_of_quantized, _quantized_of_state, override=True)
@@ -31,7 +31,7 @@ def with_pairs(tree: Any) -> Any:
 
     For trees that were read without a factored target: by `flax.serialization.msgpack_restore`, or by `from_bytes`
     into dense params, which flax silently replaces by such dicts. A dict counts as a pair if its keys are `left` and
-    `right`, with or without `sparse`, and both are arrays whose shapes fit.
+    `right`, and perhaps `sparse`, and the factors' shapes fit.
 
     Args:
         tree: nested dicts, as flax's state dicts are.
@@ -40,7 +40,7 @@ def with_pairs(tree: Any) -> Any:
         A new tree; arrays are the same objects.
 
     Raises:
-        ValueError: single entries that do not fit their pair.
+        ValueError: single entries do not fit their pair.
     """
     if not isinstance(tree, Mapping):
         return tree
@@ -112,7 +112,7 @@ def _state_of_quantized(matrix: Quantized) -> dict[str, Any]:
 
 
 def _quantized_of_state(target: Quantized, state: Any) -> Quantized:
-    """The arrays of the file; how they are read, such as the bits of each run, is the target's."""
+    """The target with the arrays of the file; static fields, such as the bits of each run, stay."""
     if not isinstance(state, Mapping) or set(state) != set(_QUANTIZED):
         raise ValueError(
             f"the target has a quantized matrix at {serialization.current_path()}, the file {_keys(state)}; expected "

@@ -1,4 +1,4 @@
-"""Keras on the JAX backend: BERT, DistilBERT and RoBERTa of keras-hub, in and out, and factored layers in place.
+"""Keras on the JAX backend: keras-hub's BERT, DistilBERT and RoBERTa from and to checkpoints, and factored layers.
 
 Imported on use only. `keras.saving.load_model` reads a model with factored layers once this is imported.
 """

@@ -1,4 +1,4 @@
-"""Whether Keras is there, and runs on JAX."""
+"""A check that Keras is installed and runs on JAX."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def check_backend() -> None:
 
     Raises:
         MissingExtra: Keras is not installed.
-        ImportError: Keras runs on another backend, or wants one that is not installed.
+        ImportError: Keras is set to another backend, installed or not.
     """
     require("keras", "`lpjax.keras`")
     try:

@@ -39,26 +39,26 @@ def compress_keras(
     """Replace chosen layers of a built Keras model, in place, by factored ones.
 
     A weight is chosen by the path of its layer and "kernel" or "embedding", such as
-    "transformer_layer_0/self_attention_layer/query/kernel". A layer keeps its identity, so that whatever holds it runs
-    on the factors; only its class and its variables change. The variables are `left` and `right`. A layer that is
-    already factored is chosen by the same path, and gets smaller factors, as by `compress`.
+    "transformer_layer_0/self_attention_layer/query/kernel". A layer stays the same object, so everything that refers to
+    it runs on the factors; only its class and its variables change. The variables are `left` and `right`. A layer that
+    is already factored is chosen by the same path, and gets smaller factors, as by `compress`.
 
     `model.save` and `keras.saving.load_model` work, the latter once `lpjax.keras` is imported. Compile the model after
     it is compressed: an optimizer holds the variables that it was compiled with.
 
     Args:
-        model: a built `keras.Model`; changed after everything is solved.
+        model: a built `keras.Model`; it changes only after all layers are solved.
         select, keep, rank, solver, p: as for `compress`, with its defaults.
         **options: `statistics`, `weighting`, `row_weights`, `rows`, `batch_size`, `progress`, and the solver's, as
-            `compress` takes them. There are no single entries.
+            for `compress`. Single entries are not supported.
 
     Returns:
         A record of each selected weight. The axes of an `EinsumDense` kernel are in the order inputs, outputs.
 
     Raises:
-        ValueError: as `compress`; or `model` is not a built Keras model, or a selected weight is not that of a `Dense`,
-            `EinsumDense`, `Embedding` or tied `ReversibleEmbedding`, or is that of one with LoRA, a regularizer or
-            the like. The model is then unchanged.
+        ValueError: as `compress`; or `model` is not a built Keras model, or a selected weight does not belong to a
+            `Dense`, `EinsumDense`, `Embedding` or tied `ReversibleEmbedding`, or belongs to one with LoRA, a
+            regularizer or the like. The model is then unchanged.
     """
     check_in_place(options, "Keras")
     options["sparse_share"] = 0.0  # tables would have some by default with a calibration
@@ -99,7 +99,7 @@ def _fault(layers: list[Any]) -> str:
 
 
 def _weight(layer: Any) -> tuple[Any, int | None]:
-    """The weight of a layer, the axes of its inputs first, and how many there are, if it has more than two."""
+    """The weight of a layer with the input axes first, and their number if the weight has more than two axes."""
     if is_factored(layer):
         return LowRank(*factors_of(layer)), None
     weight, view = ops.convert_to_numpy(weight_of(layer)), view_of(layer)

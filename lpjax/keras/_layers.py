@@ -1,4 +1,4 @@
-"""Keras layers whose weight is a product of two factors, and how a layer becomes one in place."""
+"""Keras layers whose weight is a product of two factors, and the conversion of dense layers in place."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ _PACKAGE = "lpjax"
 
 
 class View(NamedTuple):
-    """How the weight of a layer is a matrix (inputs, outputs).
+    """The view of a layer's weight as a matrix (inputs, outputs).
 
     Attributes:
-        axes: the axes of the weight, those of the inputs first.
-        inputs: how many of them are inputs.
+        axes: axes of the weight, those of the inputs first.
+        inputs: number of input axes.
     """
 
     axes: tuple[int, ...]
@@ -30,7 +30,7 @@ class View(NamedTuple):
         return turned.reshape(math.prod(turned.shape[: self.inputs]), -1)
 
     def weight(self, matrix: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-        """The weight of that shape that `matrix` is a view of."""
+        """The inverse of `matrix`: the weight of this shape."""
         turned = matrix.reshape([shape[axis] for axis in self.axes])
         return turned.transpose(np.argsort(self.axes))
 
@@ -58,7 +58,7 @@ class _Equation(NamedTuple):
         return "".join(letter for letter in self.kernel if letter not in self.inputs and letter in self.outputs)
 
     def view(self) -> View | None:
-        """None if the kernel is not one matrix: it has a letter that inputs and outputs share, or that neither has."""
+        """The kernel's view as a matrix; None if one of its letters is in both inputs and outputs, or in neither."""
         letters = self.contracted + self.added
         if sorted(letters) != sorted(self.kernel) or not self.contracted or not self.added:
             return None
@@ -80,9 +80,9 @@ class _Equation(NamedTuple):
 
 
 class _Factored:
-    """What the factored layers share, in front of the dense layer among their bases.
+    """Mixin of the factored layers, which precedes the dense layer among their bases.
 
-    They are built as the dense layer is, and then exchange its weight for `left` and `right`.
+    A factored layer is built like the dense one, and then its weight is exchanged for `left` and `right`.
     """
 
     rank: int
@@ -96,7 +96,7 @@ class _Factored:
             self._exchange()
 
     def _exchange(self) -> None:
-        """Put new factors of rank `rank` in the place of the dense weight, or of the factors that are there."""
+        """Replace the dense weight, or existing factors, by new factors of rank `rank`."""
         if hasattr(self, "left"):
             inputs, outputs = self.left.shape[:-1], self.right.shape[1:]
             trainable = self.left.trainable
@@ -127,7 +127,7 @@ class _Factored:
         """Read what `save_own_variables` wrote.
 
         Raises:
-            ValueError: the file has other variables, or of other shapes.
+            ValueError: the file has other variables, or other shapes.
         """
         variables = self._variables()
         if set(store.keys()) != set(variables):
@@ -153,8 +153,8 @@ class FactoredDense(_Factored, keras.layers.Dense):
     """A `keras.layers.Dense` whose kernel is `left @ right`.
 
     Attributes:
-        left: shape (inputs, rank).
-        right: shape (rank, units).
+        left: left factor, shape (inputs, rank).
+        right: right factor, shape (rank, units).
     """
 
     def __init__(self, units: int, rank: int, **options: Any):
@@ -179,8 +179,8 @@ class FactoredEinsumDense(_Factored, keras.layers.EinsumDense):
     """A `keras.layers.EinsumDense` whose kernel is a product of two factors.
 
     Attributes:
-        left: shape (*inputs, rank); the inputs are the axes of the kernel that are summed over.
-        right: shape (rank, *outputs).
+        left: left factor, shape (*inputs, rank); the inputs are the axes of the kernel that are summed over.
+        right: right factor, shape (rank, *outputs).
     """
 
     def __init__(self, equation: str, output_shape: Any, rank: int, **options: Any):
@@ -202,7 +202,7 @@ class FactoredEinsumDense(_Factored, keras.layers.EinsumDense):
 
 
 class _FactoredTable(_Factored):
-    """What the two factored embeddings share."""
+    """Mixin of the two factored embeddings."""
 
     def __init__(self, input_dim: int, output_dim: int, rank: int, **options: Any):
         super().__init__(input_dim, output_dim, **options)
@@ -224,8 +224,8 @@ class FactoredEmbedding(_FactoredTable, keras.layers.Embedding):
     """A `keras.layers.Embedding` whose table is `left @ right`.
 
     Attributes:
-        left: shape (input_dim, rank).
-        right: shape (rank, output_dim).
+        left: left factor, shape (input_dim, rank).
+        right: right factor, shape (rank, output_dim).
     """
 
     def call(self, inputs: Any) -> Any:
@@ -238,8 +238,8 @@ class FactoredReversibleEmbedding(_FactoredTable, keras.layers.ReversibleEmbeddi
     """A tied `keras.layers.ReversibleEmbedding` whose table is `left @ right`.
 
     Attributes:
-        left: shape (input_dim, rank).
-        right: shape (rank, output_dim).
+        left: left factor, shape (input_dim, rank).
+        right: right factor, shape (rank, output_dim).
     """
 
     def call(self, inputs: Any, reverse: bool = False) -> Any:
@@ -263,7 +263,7 @@ FACTORED: dict[type, type] = {
     keras.layers.Embedding: FactoredEmbedding,
     keras.layers.ReversibleEmbedding: FactoredReversibleEmbedding,
 }
-"""Layers that can be factored, and what they become. Subclasses compute something else, and are refused."""
+"""Class of a dense layer -> its factored class. Subclasses may compute something else, and are refused."""
 
 
 def is_factored(layer: Any) -> bool:
@@ -277,7 +277,7 @@ def is_embedding(layer: Any) -> bool:
 
 
 def view_of(layer: Any) -> View | None:
-    """How the weight of a layer is a matrix; None if it is not."""
+    """The view of a layer's weight as a matrix; None if it is not one."""
     if isinstance(layer, keras.layers.EinsumDense):
         return _Equation.parse(layer.equation).view()
     return View((0, 1), 1)
@@ -318,12 +318,12 @@ def factors_of(layer: Any) -> tuple[np.ndarray, np.ndarray]:
 def put_factors(layer: Any, left: np.ndarray, right: np.ndarray) -> None:
     """Make `layer` the factored layer of its kind, in place, with these matrices as its factors.
 
-    Operations of functional models hold the layer itself, so its class changes and not the object, and its variables
-    are exchanged as by Keras's own `enable_lora` and `quantize`. Nothing is checked: see `fault_of`.
+    Operations of functional models refer to the layer object, so its class changes instead, and its variables are
+    exchanged as in Keras's own `enable_lora` and `quantize`. Nothing is checked: see `fault_of`.
 
     Args:
-        layer: built; dense or factored.
-        left, right: (∏ inputs, rank) and (rank, ∏ outputs).
+        layer: a built layer, dense or factored.
+        left, right: factors (∏ inputs, rank) and (rank, ∏ outputs).
     """
     if not is_factored(layer):
         object.__setattr__(layer, "__class__", FACTORED[type(layer)])

@@ -10,7 +10,7 @@ import keras
 from lpjax.models import ARCHITECTURES, ModelConfig
 
 PAD = 1
-"""RoBERTa's id of padding, for a model without a preprocessor; positions of tokens begin after it in lpjax."""
+"""RoBERTa's padding id, for a model without a preprocessor; in lpjax, positions of tokens begin after it."""
 
 _ENCODER = {
     "self_attention_layer.query_dense": "attention/self/query",
@@ -43,13 +43,13 @@ class Net(NamedTuple):
     """One of keras-hub's models.
 
     Attributes:
-        model_types: those of lpjax that are the same model; the first is the one that is read.
-        tables: path in the tree -> attribute of the backbone, of what stands before and after the layers.
-        layer: path of a layer in the tree, with its number to be filled in.
+        model_types: lpjax's model types of the same model; `from_keras` gives the first.
+        tables: path in the tree -> attribute of the backbone, for the modules before and after the layers.
+        layer: path of a layer in the tree, with a placeholder for its number.
         names: attribute of a layer, without its leading underscore -> path below that of the layer.
         head: path in the tree -> attribute of the classifier; a dot leads into the backbone.
         activations: attribute of the classifier -> the activation that lpjax computes there.
-        epsilon: epsilon of layer normalizations, if lpjax's config does not say it.
+        epsilon: epsilon of layer normalizations, if it is not in lpjax's config.
     """
 
     model_types: tuple[str, ...]
@@ -100,12 +100,12 @@ _NETS = {
 
 
 class Parts(NamedTuple):
-    """A keras-hub model, taken apart.
+    """The parts of a keras-hub model.
 
     Attributes:
-        net: which it is.
+        net: description of the model.
         config: config of lpjax's model that computes the same.
-        base, head: path in the tree of the base model, or from its root -> Keras layer.
+        base, head: path in the base model's tree, or in the whole tree for the head -> Keras layer.
     """
 
     net: Net
@@ -118,7 +118,7 @@ def taken_apart(model: Any) -> Parts:
     """The parts of a backbone or a text classifier.
 
     Raises:
-        ValueError: it is another model, or computes what lpjax does not; naming it.
+        ValueError: it is another model, or computes something that lpjax does not; names it.
     """
     backbone, net = _backbone(model)
     base = {path: _attribute(backbone, name) for path, name in net.tables.items()}
@@ -137,7 +137,7 @@ def taken_apart(model: Any) -> Parts:
 
 
 def _backbone(model: Any) -> tuple[Any, Net]:
-    """The backbone of a model, and its net."""
+    """The backbone of a model, and its description."""
     known = f"expected one of {', '.join(_NETS)} of keras-hub, or a TextClassifier of one"
     kinds = _hub_classes(model)
     if not kinds:
@@ -152,7 +152,7 @@ def _backbone(model: Any) -> tuple[Any, Net]:
 
 
 def _hub_classes(model: Any) -> list[str]:
-    """Names of keras-hub's classes of a model, the narrowest first. keras-hub need not be imported to ask."""
+    """Names of the model's classes that are keras-hub's, most derived first; does not import keras-hub."""
     return [kind.__name__ for kind in type(model).__mro__ if _is_hubs(kind)]
 
 
@@ -167,7 +167,7 @@ def _attribute(owner: Any, path: str) -> Any:
 
 
 def _faults(backbone: Any, net: Net, base: Mapping[str, Any]) -> Iterator[str]:
-    """What a backbone computes and lpjax does not."""
+    """Descriptions of what a backbone computes differently from lpjax."""
     blocks = backbone.transformer_layers
     if any(block.normalize_first for block in blocks):
         yield "its layers normalize first"
@@ -194,7 +194,7 @@ def _name(activation: Any) -> str:
 
 
 def _is(activation: Any, name: str) -> bool:
-    """Whether an activation is Keras's own of that name."""
+    """Whether an activation is Keras's own function of this name."""
     return activation is keras.activations.get(name)
 
 

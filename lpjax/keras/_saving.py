@@ -1,4 +1,4 @@
-"""The layers of a model by path, and models with factored layers that `model.save` and `load_model` handle."""
+"""The layers of a model by path, and saving of models with factored layers by `model.save` and `load_model`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _PACKAGE, _NAME = "lpjax", "FactoredModel"
 
 
 def layers_of(model: Any) -> dict[str, list[Any]]:
-    """Path of a layer -> the layers of that path, for all dense, einsum and embedding layers that are built, in order.
+    """Path -> layers with this path, for all dense, einsum and embedding layers that are built, in order.
 
     Raises:
         ValueError: `model` is not a Keras model, or is not built.
@@ -31,7 +31,7 @@ def layers_of(model: Any) -> dict[str, list[Any]]:
         if weight is not None
     }
     layers_by_path: dict[str, list[Any]] = {}
-    for variable in model.variables:  # in the order of the data flow, in which layers do not come
+    for variable in model.variables:  # in the order of the data flow, unlike the layers
         if id(variable) in weights:
             layer, path = weights[id(variable)]
             layers_by_path.setdefault(path, []).append(layer)
@@ -40,11 +40,11 @@ def layers_of(model: Any) -> dict[str, list[Any]]:
 
 @keras.saving.register_keras_serializable(_PACKAGE, _NAME)
 class FactoredModel(keras.Model):
-    """What `compress_keras` adds to the class of a model, so that its file says which layers have factors.
+    """Base class that `compress_keras` adds to a model's class, so that its file records which layers have factors.
 
-    Composite layers and keras-hub's models build their layers from a config that has no ranks. So the config of a
-    factored model holds that of the dense one and the rank of every factored layer by its path. A model stays an
-    instance of its own class.
+    Composite layers and keras-hub's models build their layers from a config without ranks. So the config of a factored
+    model holds that of the dense one and the rank of every factored layer, by path. A model stays an instance of its
+    own class.
     """
 
     def get_config(self) -> dict[str, Any]:
@@ -64,12 +64,12 @@ class FactoredModel(keras.Model):
         """A model with factored layers, whose factors are zeros.
 
         Raises:
-            ValueError: the model that the config makes has no such layers.
+            ValueError: the model from the config lacks one of these layers.
         """
         model = keras.saving.deserialize_keras_object(config["dense"], custom_objects=custom_objects)
         ranks, layers_by_path = config["ranks"], layers_of(model)
         for path, layers in layers_by_path.items():
-            # Layers that the model's config lists have factors already, and may have another path than before.
+            # Layers that the model's own config lists already have factors, and perhaps another path than before.
             for layer in layers:
                 if path in ranks and not fault_of(layer) and not is_factored(layer):
                     inputs, outputs = _sizes(layer)
@@ -88,7 +88,7 @@ def make_saveable(model: Any) -> None:
     if not isinstance(model, FactoredModel) and any(map(is_factored, model._flatten_layers())):
         own = type(_NAME, (FactoredModel, type(model)), {"__module__": FactoredModel.__module__})
         keras.saving.register_keras_serializable(_PACKAGE, _NAME)(own)
-        # The name stands for the class that reads all of them; keras-hub looks for classes of a preset among these.
+        # Afterwards the name means the class that reads all such models; keras-hub looks up a preset's classes by name.
         keras.saving.register_keras_serializable(_PACKAGE, _NAME)(FactoredModel)
         object.__setattr__(model, "__class__", own)
     for part in (model, *model._flatten_layers()):
@@ -97,7 +97,7 @@ def make_saveable(model: Any) -> None:
 
 
 def _sizes(layer: Any) -> tuple[int, int]:
-    """Numbers of inputs and outputs of the weight of a dense layer."""
+    """The numbers of inputs and outputs of a dense layer's weight."""
     view, shape = view_of(layer), tuple(weight_of(layer).shape)
     sizes = [shape[axis] for axis in view.axes]
     return int(np.prod(sizes[: view.inputs])), int(np.prod(sizes[view.inputs :]))

@@ -25,11 +25,11 @@ _TYPES = "embeddings/token_type_embeddings/embedding"
 
 
 def from_keras(model: Any) -> Checkpoint:
-    """The checkpoint of a keras-hub model in memory, which computes the same as the model.
+    """Make a checkpoint from a keras-hub model in memory; it computes the same as the model.
 
-    RoBERTa's table of positions gets zeros for the positions up to that of padding, which Keras does not have, and a
-    table of one token type, of zeros. If Keras counts positions from the first token, lpjax skips tokens that are
-    padding by their id; both agree if padding is on the right. A layer that `compress_keras` factored is a `LowRank`.
+    For RoBERTa, the table of positions gets zero rows for the positions up to that of padding, which Keras does not
+    have, and the one token type is a zero vector. Keras counts positions from the first token, while lpjax skips
+    padding ids; both agree if padding is on the right. Layers that `compress_keras` factored become `LowRank`.
 
     Args:
         model: a `BertBackbone`, `DistilBertBackbone`, `RobertaBackbone` or `XLMRobertaBackbone`, or a `TextClassifier`
@@ -37,10 +37,11 @@ def from_keras(model: Any) -> Checkpoint:
 
     Returns:
         A `Checkpoint`, for `encode`, `classify`, `calibrate`, `compress` and `save_checkpoint`, without a tokenizer.
-        Its config tells Keras's gelu by tanh ("gelu_new", which BERT has) from the exact one.
+        Its activation is "gelu_new" for Keras's tanh approximation of gelu, as in BERT, and "gelu" for the exact one.
 
     Raises:
-        ValueError: `model` is another model, or computes what lpjax does not, such as an activation of the logits.
+        ValueError: `model` is another model, or computes something that lpjax does not, such as an activation of the
+            logits.
     """
     parts = taken_apart(model)
     prefix = f"{name_table(parts.config).prefix}/" if parts.head else ""
@@ -60,21 +61,21 @@ def from_keras(model: Any) -> Checkpoint:
 def to_keras(checkpoint: Checkpoint, model: Any, *, factored: bool = False, approximate_gelu: bool = False) -> None:
     """Set the weights of a keras-hub model, in place, to those of a checkpoint.
 
-    Factored and quantized weights are multiplied out. A RoBERTa's vector of its one token type, which Keras does not
+    Factored and quantized weights are multiplied out. RoBERTa's vector of its one token type, which Keras does not
     have, is added to the table of positions. Weights that Keras's model does not have are left out: RoBERTa's pooler,
     word heads, and the head of a classifier if `model` is a backbone.
 
     Args:
-        checkpoint: one of the same architecture and sizes.
-        model: as for `from_keras`; changed after everything is checked.
-        factored: make a layer whose weight in the checkpoint is factored, without single entries, a factored layer in
-            place, as `compress_keras` does. Quantized factors are expanded.
-        approximate_gelu: allow that one of checkpoint and model has the exact gelu and the other that by tanh, as
-            keras-hub's BERT does for every checkpoint. Outputs then differ by about 1e-3.
+        checkpoint: checkpoint of the same architecture and sizes.
+        model: as for `from_keras`; it changes only after everything is checked.
+        factored: whether layers whose weight in the checkpoint is factored, without single entries, become factored
+            layers, as by `compress_keras`. Quantized factors are expanded.
+        approximate_gelu: whether checkpoint and model may differ in that one has the exact gelu and the other its tanh
+            approximation, which keras-hub's BERT has for every checkpoint. Outputs then differ by about 1e-3.
 
     Raises:
-        ValueError: `model` is refused as by `from_keras`, is of another architecture, has other sizes, or has factors
-            or LoRA weights; or the checkpoint lacks a weight of the model, or has token types that it cannot hold.
+        ValueError: as `from_keras`; the model is of another architecture, has other sizes, or has factors or LoRA
+            weights; or the checkpoint lacks a weight of the model, or has several token types that Keras cannot hold.
     """
     parts = taken_apart(model)
     _check_configs(checkpoint, parts, approximate_gelu)
@@ -116,7 +117,7 @@ def _leaves(layers: Mapping[str, Any]) -> dict[str, Any]:
         for name, variable in _variables(layer).items():
             if variable is None:
                 leaves[f"{path}/{name}"] = LowRank(*factors_of(layer))
-            elif name == "kernel":  # the product's: with LoRA, if it has some
+            elif name == "kernel":  # `kernel` includes the product of LoRA weights
                 view = view_of(layer)
                 assert view is not None
                 leaves[f"{path}/{name}"] = view.matrix(ops.convert_to_numpy(layer.kernel))
@@ -157,7 +158,7 @@ def _value(layer: Any, name: str, leaf: np.ndarray, variable: Any) -> np.ndarray
 
 
 def _fault(layer: Any) -> str:
-    """Why a layer takes no dense weight; empty if it does."""
+    """Why a layer cannot take a dense weight; empty if it can."""
     if is_factored(layer):
         return "its layer is factored; expected that of a dense model"
     return "its layer has LoRA weights" if getattr(layer, "lora_enabled", False) else ""
@@ -168,10 +169,10 @@ def _expanded(factor: Any) -> np.ndarray:
 
 
 def _positions(config: Any, positions: Any, types: Any) -> np.ndarray:
-    """Keras's table of positions of a RoBERTa: without those of padding, and with the vector of the token type.
+    """RoBERTa's table of positions for Keras: without that of padding, and plus the token type's vector.
 
     Raises:
-        ValueError: there are several token types, which differ.
+        ValueError: there are token types that differ.
     """
     table, rows = np.asarray(positions), np.asarray(types)
     if np.any(rows != rows[:1]):
@@ -181,14 +182,14 @@ def _positions(config: Any, positions: Any, types: Any) -> np.ndarray:
 
 
 _FREE = {"tie_word_embeddings", "head", "pad_token_id"}
-"""Fields of a config that may differ; all rates of dropout may, too."""
+"""Fields of a config that may differ, besides dropout rates."""
 
 
 def _check_configs(checkpoint: Checkpoint, parts: Parts, approximate_gelu: bool) -> None:
-    """Refuse a checkpoint of another architecture, of other sizes, or with another head than the model.
+    """Refuse a checkpoint whose architecture, sizes or head are not the model's.
 
     Raises:
-        ValueError: naming what differs.
+        ValueError: they differ; names what does.
     """
     ours, theirs = checkpoint.config, parts.config
     if ours.model_type not in parts.net.model_types:
