@@ -19,11 +19,11 @@ _LARGEST = 1_900_000_000  # bytes of weights inside model.onnx, which is a proto
 
 
 def write_onnx(program: Program, folder: Path) -> int:
-    """Write model.onnx, with weights beyond 1.9 GB in model.onnx_data, and return their size in bytes.
+    """Write model.onnx, with the weights in model.onnx_data if they exceed 1.9 GB, and return the size in bytes.
 
     Raises:
         MissingExtra: onnx is not installed.
-        NotImplementedError: the program uses what lpjax cannot say in ONNX, by name.
+        NotImplementedError: lpjax cannot express a part of the program in ONNX; names it.
     """
     require("onnx", "an export to ONNX")
     import onnx
@@ -38,7 +38,7 @@ def write_onnx(program: Program, folder: Path) -> int:
 
 @contextlib.contextmanager
 def _without_tracebacks() -> Iterator[None]:
-    """Programs that are traced inside do not hold files and lines of their source, which differ by machine."""
+    """Trace programs without the files and lines of their source, which differ between machines."""
     before = jax.config.jax_traceback_in_locations_limit  # pyright: ignore[reportAttributeAccessIssue]
     jax.config.update("jax_traceback_in_locations_limit", 0)
     try:
@@ -48,8 +48,8 @@ def _without_tracebacks() -> Iterator[None]:
 
 
 def write_stablehlo(program: Program, folder: Path) -> int:
-    """Write program.bin, as `jax.export` serializes it for `PLATFORMS`, and weights.safetensors, and return their size
-    in bytes."""
+    """Write program.bin, serialized by `jax.export` for `PLATFORMS`, and weights.safetensors; return the size in
+    bytes."""
     weights = {name: jax.ShapeDtypeStruct(array.shape, array.dtype) for name, array in program.weights.items()}
     with exporting(), _without_tracebacks():
         exported = jax.export.export(jax.jit(program.function), platforms=PLATFORMS)(weights, program.shapes())

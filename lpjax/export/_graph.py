@@ -19,8 +19,8 @@ class Value(NamedTuple):
 
     Attributes:
         name: name of the tensor.
-        shape: its shape. If an array of the traced program was broadcast, it may still have the size 1, or no
-            dimension at all: ONNX's operators broadcast by themselves.
+        shape: shape of the tensor. Axes that the traced program broadcasts may still have size 1, or all be missing,
+            because ONNX's operators broadcast themselves.
     """
 
     name: str
@@ -28,10 +28,10 @@ class Value(NamedTuple):
 
 
 class Graph:
-    """Nodes and initializers; equal nodes are made once.
+    """Nodes and initializers; equal nodes are created once.
 
     Attributes:
-        sizes: symbol -> name of a tensor of one int64.
+        sizes: symbol -> name of an int64 tensor (1,).
     """
 
     def __init__(self) -> None:
@@ -41,7 +41,7 @@ class Graph:
         self._made: dict[Any, str] = {}
 
     def node(self, op: str, *inputs: str, **attributes: Any) -> str:
-        """The output of a node, by name."""
+        """Add a node; returns the name of its output."""
         key = (op, inputs, tuple(sorted((name, str(value)) for name, value in attributes.items())))
         if key not in self._made:
             name = f"{op}_{len(self._nodes)}"
@@ -50,7 +50,7 @@ class Graph:
         return self._made[key]
 
     def constant(self, array: Any, name: str | None = None) -> str:
-        """An initializer; a small one without a name is made once."""
+        """Add an initializer and return its name; equal small ones without a given name are created once."""
         array = np.asarray(array)
         key = (array.dtype.str, array.shape, array.tobytes()) if name is None and array.size <= 64 else object()
         if key not in self._made:
@@ -59,7 +59,7 @@ class Graph:
         return self._made[key]
 
     def output(self, name: str, output_name: str) -> str:
-        """The tensor under a given name."""
+        """Add an output: a tensor under a given name."""
         self._nodes.append(helper.make_node("Identity", [name], [output_name], name=output_name))
         return output_name
 
@@ -68,14 +68,14 @@ class Graph:
         return self.node("Cast", name, to=element_type(dtype))
 
     def shape(self, dims: Sequence[Dim]) -> str:
-        """Sizes as a vector of int64, (rank,)."""
+        """Sizes as an int64 tensor (rank,)."""
         if all(isinstance(dim, int) for dim in dims):
             return self.constant(np.array(dims, np.int64))
         pieces = [self.size(dim) for dim in dims]
         return pieces[0] if len(pieces) == 1 else self.node("Concat", *pieces, axis=0)
 
     def size(self, dim: Dim) -> str:
-        """One size as a vector of int64, (1,)."""
+        """One size as an int64 tensor (1,)."""
         if isinstance(dim, int):
             return self.constant(np.array([dim], np.int64))
         return self._computed(ast.parse(str(dim).replace("^", "**"), mode="eval").body)
@@ -92,7 +92,7 @@ class Graph:
             case ast.BinOp(left, kind, right) if type(kind) in _ARITHMETIC:
                 return self.node(_ARITHMETIC[type(kind)], self._computed(left), self._computed(right))
             case ast.Call(ast.Name("floordiv" | "mod" | "max" | "min" as function), arguments):
-                # No size is negative, so that division truncates as it floors.
+                # Sizes are not negative, so truncating division equals floor division.
                 return self.node(_FUNCTIONS[function], *map(self._computed, arguments))
         raise NotImplementedError(f"sizes such as {ast.unparse(expression)} are not exported")
 
@@ -101,7 +101,7 @@ class Graph:
         return value.name if value.shape == tuple(shape) else self.node("Expand", value.name, self.shape(shape))
 
     def model(self, inputs: Sequence[Any], outputs: Sequence[Any], opset: int) -> onnx.ModelProto:
-        """The model, of the nodes and initializers that its outputs need."""
+        """The ONNX model with the nodes and initializers that its outputs need."""
         needed, nodes = {info.name for info in outputs}, []
         for node in reversed(self._nodes):
             if needed & set(node.output):
@@ -113,7 +113,7 @@ class Graph:
         return helper.make_model(graph, opset_imports=opsets, ir_version=_IR_VERSION, producer_name="lpjax")
 
 
-_IR_VERSION = 10  # of opset 21; runtimes refuse versions that are newer than they are
+_IR_VERSION = 10  # of opset 21; runtimes refuse newer versions than they know
 _ARITHMETIC = {ast.Add: "Add", ast.Sub: "Sub", ast.Mult: "Mul", ast.Pow: "Pow"}
 _FUNCTIONS = {"floordiv": "Div", "mod": "Mod", "max": "Max", "min": "Min"}
 

@@ -1,4 +1,4 @@
-"""A traced program of JAX as an ONNX model."""
+"""Conversion of a traced JAX program to an ONNX model."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ OPSET = 21
 
 
 def onnx_model(program: Program) -> onnx.ModelProto:
-    """The model, its weights inside; inputs are int64, as runtimes' tokenizers give them.
+    """The ONNX model of a program, with its weights; inputs are int64, as from tokenizers.
 
     Raises:
-        NotImplementedError: the program uses what has no rule, by name.
+        NotImplementedError: a primitive of the program has no rule; names it.
     """
     shapes, traced, graph = program.shapes(), program.traced(), Graph()
     values = [Value(graph.constant(array, name), array.shape) for name, array in sorted(program.weights.items())]
@@ -45,7 +45,7 @@ def _info(name: str, dtype: Any, shape: Sequence[Any]) -> onnx.ValueInfoProto:
 
 
 def _run(graph: Graph, jaxpr: Any, consts: Sequence[Any], inputs: Sequence[Value]) -> list[Value]:
-    """The nodes of a program, or of a function that it calls; returns its results."""
+    """Add the nodes of a program, or of a function that it calls; returns its results."""
     known: dict[Any, Value] = {}
 
     def read(variable: Any) -> Value:

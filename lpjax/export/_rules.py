@@ -1,7 +1,7 @@
-"""ONNX for the primitives of JAX that forward passes consist of, one rule each.
+"""Rules that express JAX's primitives in ONNX, for the primitives of forward passes.
 
-A rule takes the graph, the equation of the traced program, and the tensors of its operands. A program that uses another
-primitive is refused by its name, and needs a rule here.
+A rule takes the graph, the equation of the traced program, and the tensors of its operands. A program with any other
+primitive is refused by the primitive's name; to support it, add a rule here.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from lpjax.export._graph import Dim, Graph, Value
 Rule = Callable[..., Value | Sequence[Value]]
 
 RULES: dict[str, Rule] = {}
-"""By the name of the primitive."""
+"""Rules by the name of the primitive."""
 
 CALLS: dict[str, Rule] = {}
-"""By the name of a function that the program calls, such as `normalized`."""
+"""Rules by the name of a function that the program calls, such as `normalized`."""
 
 
 def _rule(*names: str, table: dict[str, Rule] = RULES) -> Callable[[Rule], Rule]:
@@ -48,7 +48,7 @@ def _full(graph: Graph, eqn: Any, *values: Value) -> list[str]:
 
 
 def _joint(*values: Value) -> tuple[Dim, ...]:
-    """The shape of an operator's result that broadcasts its operands."""
+    """The shape of an operator's result after broadcasting its operands."""
     rank = max(len(value.shape) for value in values)
     shapes = [(1,) * (rank - len(value.shape)) + value.shape for value in values]
     return tuple(next((dim for dim in dims if not _is_one(dim)), 1) for dims in zip(*shapes, strict=True))
@@ -58,7 +58,7 @@ def _is_one(dim: Dim) -> bool:
     return isinstance(dim, int) and dim == 1
 
 
-# Entry by entry ---------------------------------------------------------------------------------------------------
+# Elementwise ------------------------------------------------------------------------------------------------------
 
 _ELEMENTWISE = {
     "add": "Add", "add_any": "Add", "sub": "Sub", "mul": "Mul", "div": "Div", "max": "Max", "min": "Min", "pow": "Pow",
@@ -188,7 +188,7 @@ def _reshape(graph: Graph, eqn: Any, x: Value, *_: Value) -> Value:
         return x
     if [dim for dim in before if not _is_one(dim)] != [dim for dim in after if not _is_one(dim)]:
         x = Value(graph.expanded(x, before), before)
-    elif x.shape != before:  # only ones come or go: what is yet to be broadcast may stay so
+    elif x.shape != before:  # only axes of size 1 change, so axes that are not broadcast yet may stay so
         kept = iter(own for own, dim in zip(x.shape, before, strict=True) if not _is_one(dim))
         after = tuple(1 if _is_one(dim) else next(kept) for dim in after)
     return _reshaped(graph, x, after)
@@ -355,7 +355,7 @@ def _gather(graph: Graph, eqn: Any, x: Value, indices: Value) -> Value:
         taken = graph.node("Gather", data.name, flat, axis=0)
     else:
         taken = graph.node("GatherND", data.name, graph.cast(at.name, np.int64), batch_dims=len(batch))
-    # Its dimensions are those of the indices and then the rest; bring them to where JAX has them.
+    # ONNX puts the axes of the indices first, and then the rest; transpose them to JAX's order.
     offsets = list(numbers.offset_dims)
     outer = [axis for axis in range(len(_result(eqn))) if axis not in offsets]
     stand = [outer[axis] for axis in (*batch, *loose)] + offsets
@@ -366,7 +366,7 @@ def _gather(graph: Graph, eqn: Any, x: Value, indices: Value) -> Value:
 def _window(
     graph: Graph, name: str, start: str, axes: Sequence[int], sizes: Sequence[Dim], shape: tuple[Dim, ...]
 ) -> Value:
-    """A slice that begins at computed places."""
+    """A slice that begins at computed indices."""
     begin = graph.cast(start, np.int64)
     end = graph.node("Add", begin, graph.shape([sizes[axis] for axis in axes]))
     return Value(graph.node("Slice", name, begin, end, graph.constant(np.array(axes, np.int64))), shape)
@@ -391,7 +391,7 @@ def _scatter(graph: Graph, eqn: Any, x: Value, indices: Value, updates: Value) -
         or list(numbers.update_window_dims) != window
     ):
         raise NotImplementedError(f"a scatter with {numbers} is not exported")
-    # Entries outside are dropped: they go to a further row and column, which are cut off.
+    # Updates out of range are dropped: they go to an extra row and column, which are cut off.
     sizes, rank = [shape[axis] for axis in indexed], len(shape)
     ends = graph.cast(graph.shape(sizes), dtype)
     negative = graph.node("Less", places, graph.constant(np.zeros((), dtype)))

@@ -1,4 +1,4 @@
-"""What is exported: the forward pass of a checkpoint as one function of its weights and of a batch of any size."""
+"""The program to export: a checkpoint's forward pass as one function of its weights and of a batch of any size."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ class Program(NamedTuple):
     """A forward pass.
 
     Attributes:
-        function: (weights, {name: whole numbers (batch, length)}) -> an array for each name of `outputs`; to be traced
+        function: (weights, {name: integers (batch, length)}) -> an array for each name in `outputs`; to be traced
             inside `exporting`.
-        weights: the arrays that it reads, by name: "bert/pooler/dense/kernel", or of factors "….left" and "….right".
-        inputs: names of inputs, as transformers and optimum have them.
-        outputs: names of outputs: "last_hidden_state"; of a head "logits", or "start_logits" and "end_logits"; and
-            "sentence_embedding" if it is asked for.
-        max_length: the largest length of the inputs; None if there is none.
+        weights: arrays that it reads, by name: "bert/pooler/dense/kernel", or for factors "….left" and "….right".
+        inputs: names of inputs, as in transformers and optimum.
+        outputs: names of outputs: "last_hidden_state", or for a head "logits", or "start_logits" and "end_logits"; and
+            "sentence_embedding" if it is requested.
+        max_length: largest length of the inputs; None without a limit.
     """
 
     function: Callable[[Mapping[str, Array], Mapping[str, Array]], tuple[Array, ...]]
@@ -45,13 +45,13 @@ class Program(NamedTuple):
     max_length: int | None = None
 
     def shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """The inputs as arrays of int32, of any batch size, and any length that the model has positions for."""
+        """The inputs as int32 arrays of any batch size, and of any length up to `max_length`."""
         limits = [] if self.max_length is None else [f"length <= {self.max_length}"]
         shape = symbolic_shape("batch, length", constraints=limits)
         return {name: jax.ShapeDtypeStruct(shape, jnp.int32) for name in self.inputs}
 
     def traced(self) -> ClosedJaxpr:
-        """The program as JAX traces it; weights and then inputs, each sorted by name, are its variables."""
+        """The traced program; its variables are the weights and then the inputs, each sorted by name."""
         with exporting():
             return jax.make_jaxpr(self.function)(self.weights, self.shapes())
 
@@ -60,12 +60,11 @@ def program_of(checkpoint: Checkpoint, *, pooled: bool = False) -> Program:
     """The forward pass of a checkpoint, in float32.
 
     Args:
-        checkpoint: dense or compressed.
-        pooled: whether the vector of each text is an output, too, as the folder's stages of sentence-transformers make
-            it of the hidden states.
+        checkpoint: the checkpoint, dense or compressed.
+        pooled: whether the vector of each text, from the folder's sentence-transformers stages, is an output, too.
 
     Raises:
-        ValueError: `pooled` of a model with a head, or of a folder whose pooling leaves out prompts; an XLNet that
+        ValueError: `pooled` for a model with a head, or for a folder whose pooling leaves out prompts; an XLNet that
             reads half of each batch backwards.
         CheckpointError: as `read_pipeline`, if `pooled`.
     """
@@ -84,7 +83,7 @@ def program_of(checkpoint: Checkpoint, *, pooled: bool = False) -> Program:
     structure = jax.tree.structure(checkpoint.params)
 
     def function(weights: Mapping[str, Array], inputs: Mapping[str, Array]) -> tuple[Array, ...]:
-        # Weights that it does not read are absent, and never touched.
+        # Weights that the function does not read are absent, and never touched.
         params = jax.tree.unflatten(structure, [weights.get(name) for name in named])
         with jax.default_matmul_precision("highest"):
             hidden = hidden_states(params.get(prefix, params), config, inputs, tokens_of(config, head))
@@ -102,16 +101,16 @@ def program_of(checkpoint: Checkpoint, *, pooled: bool = False) -> Program:
     traced = whole.traced().jaxpr
     read = {variable for eqn in traced.eqns for variable in eqn.invars if not isinstance(variable, Literal)}
     names_read = {name for name, variable in zip(sorted(named), traced.invars, strict=False) if variable in read}
-    # A weight has all of its arrays or none, though codes of 0 bits, say, are never read.
+    # Keep all arrays of a weight or none, although some, such as codes of 0 bits, are never read.
     used = {name: array for arrays in weights if names_read & arrays.keys() for name, array in arrays.items()}
     return whole._replace(weights=used)
 
 
 def _stages(checkpoint: Checkpoint) -> tuple[Stage, ...]:
-    """What makes a vector of hidden states.
+    """The stages from hidden states to vectors.
 
     Raises:
-        ValueError: it leaves out the tokens of prompts, whose number a program cannot know.
+        ValueError: pooling leaves out the tokens of prompts, whose number a program cannot know.
     """
     pipeline = read_pipeline(checkpoint)
     prompts = any(text for _, text in pipeline.text.prompts)
@@ -121,10 +120,10 @@ def _stages(checkpoint: Checkpoint) -> tuple[Stage, ...]:
 
 
 def _named(params: Any) -> list[dict[str, np.ndarray]]:
-    """For each weight its arrays by name, all in the order in which JAX flattens the tree."""
+    """The arrays of each weight by name, in the order in which JAX flattens the tree."""
     weights = []
     for path, leaf in leaves_with_paths(params):
-        # By number, since two parts of a weight may be one array.
+        # By number, since two parts of a weight may be the same array.
         numbers = jax.tree.unflatten(jax.tree.structure(leaf), range(len(jax.tree.leaves(leaf))))
         names = {number: part_name(path, part) for part, number in parts_of(numbers).items()}
         weights.append({names[number]: np.asarray(array) for number, array in enumerate(jax.tree.leaves(leaf))})

@@ -1,6 +1,6 @@
-"""The table of runtimes that a checkpoint is exported for.
+"""The table of runtimes for which a checkpoint can be exported.
 
-A new one is a function, a line here, and the name of its file in `lpjax.checkpoint.formats.PROGRAM_FILES`.
+A new runtime is a function, a line here, and the name of its file in `lpjax.checkpoint.formats.PROGRAM_FILES`.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from lpjax.export._files import write_onnx, write_stablehlo
 from lpjax.export.program import Program, program_of
 
 RUNTIMES: dict[str, Callable[[Program, Path], int]] = {"onnx": write_onnx, "stablehlo": write_stablehlo}
-"""(program, new folder) -> size of the files that were written there, by the runtime's name, which is the folder's."""
+"""Runtime, also the folder's name -> function (program, folder) that writes its files and returns the size in bytes."""
 DENSE = {entry.target or name: name for name, entry in FORMATS.items()}
-"""The format of a dense file, by the name that `lpjax export --to` has for it."""
+"""Name for `lpjax export --to` -> format of the dense file."""
 TARGETS = (*DENSE, *RUNTIMES)
-"""All that `lpjax export --to` takes."""
+"""All values of `lpjax export --to`."""
 
 
 def export_program(
@@ -37,12 +37,12 @@ def export_program(
     once, when a runtime loads the program; those of tables when rows are looked up. Single entries stay sparse. Codes
     are not entropy coded, so the file of a checkpoint made by `plan_for_size` is larger than the checkpoint.
 
-    Batch size and length are free. Inputs are `input_ids`, `attention_mask` and, if the model tells segments apart,
-    `token_type_ids`; outputs are `last_hidden_state`, or of a head `logits`, or `start_logits` and `end_logits`.
+    Batch size and length are free. Inputs are `input_ids`, `attention_mask` and, if the model distinguishes segments,
+    `token_type_ids`; outputs are `last_hidden_state`, or for a head `logits`, or `start_logits` and `end_logits`.
 
     Args:
-        checkpoint: what to export; weights that the forward pass does not use are left out.
-        folder: the folder to write. It holds config.json, the tokenizer's files, and a folder for the runtime.
+        checkpoint: the checkpoint to export; weights that the forward pass does not use are left out.
+        folder: the folder to write, with config.json, the tokenizer's files, and a subfolder for the runtime.
         runtime: "onnx": onnx/model.onnx of opset 21, with inputs of int64, as optimum and sentence-transformers
             (`backend="onnx"`) read it. "stablehlo": stablehlo/program.bin for `jax.export.deserialize`, on CPU, CUDA
             and TPU, and stablehlo/weights.safetensors; its inputs are int32.
@@ -53,8 +53,8 @@ def export_program(
         Size of the runtime's files in bytes.
 
     Raises:
-        ValueError: `runtime` is unknown, `pooled` of a model with a head, or an XLNet whose `bi_data` is on; also as
-            `save_checkpoint`.
+        ValueError: `runtime` is unknown, `pooled` is set for a model with a head, or the model is an XLNet with
+            `bi_data`; also as `save_checkpoint`.
         MissingExtra: a package of the runtime is not installed.
         FileExistsError, FileNotFoundError: as `save_checkpoint`.
     """
