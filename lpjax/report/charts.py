@@ -1,4 +1,4 @@
-"""Charts, each drawn on one axis. They hold only numbers; names stand around them."""
+"""Charts, each drawn on one axis. They contain only numbers; the page puts names around them."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import numpy as np
 
 from lpjax.report.figure import SERIES, series_style
 
-_SHIFT = 0.35  # between methods, in percent
+_SHIFT = 0.35  # horizontal distance between methods, in percent
 _MOST_TICKS = 8  # compressions that are marked one by one
 _MOST_POINTS = 200  # of a line: a screen shows no more
 _LINE = {"linewidth": 1.3, "markersize": 4.5}
 
 
 def draw_scores(axis: Any, points: Sequence[tuple[float, float, int]], dense: float | None) -> None:
-    """A score against stored parameters, a marker for each run and a dashed line for the dense model.
+    """Draw a score against stored parameters, with a marker for each run and a dashed line for the dense model.
 
     Args:
         axis: an axis of matplotlib.
@@ -36,7 +36,7 @@ def draw_scores(axis: Any, points: Sequence[tuple[float, float, int]], dense: fl
 
 
 def draw_curves(axis: Any, curves: Mapping[int, Sequence[tuple[float, float]]], dense: float | None) -> None:
-    """A score against compression, a line for each method.
+    """Draw a score against compression, with a line for each method.
 
     Args:
         axis: an axis of matplotlib.
@@ -46,7 +46,7 @@ def draw_curves(axis: Any, curves: Mapping[int, Sequence[tuple[float, float]]], 
     if dense is not None:
         _draw_dense(axis, dense)
     for i, (number, curve) in enumerate(curves.items()):
-        # The methods lie close together: a small sideways step keeps every marker in sight.
+        # The methods lie close together: a small horizontal shift keeps every marker visible.
         shift = min(_SHIFT, 4 / len(curves)) * (i - (len(curves) - 1) / 2)
         axis.plot([100 * share + shift for share, _ in curve], [y for _, y in curve], **series_style(number), **_LINE)
     shares = sorted({round(100 * share, 1) for curve in curves.values() for share, _ in curve})
@@ -61,12 +61,12 @@ def draw_curves(axis: Any, curves: Mapping[int, Sequence[tuple[float, float]]], 
 
 
 def draw_sizes(axis: Any, curves: Sequence[Sequence[tuple[float, float]]], dense: tuple[float, float]) -> None:
-    """A score against megabytes on a logarithmic axis, a line for each method; the dense model is a dashed line.
+    """Draw a score against megabytes on a log axis, with a line for each method and a dashed one for the dense model.
 
     Args:
         axis: an axis of matplotlib.
         curves: (megabytes, score) of each method, ascending.
-        dense: those of the dense model.
+        dense: (megabytes, score) of the dense model.
     """
     _draw_dense(axis, dense[1])
     for number, curve in enumerate(curves):
@@ -83,7 +83,7 @@ def draw_sizes(axis: Any, curves: Sequence[Sequence[tuple[float, float]]], dense
 
 
 def draw_spectra(axis: Any, spectra: Sequence[np.ndarray], ranks: Sequence[int]) -> None:
-    """Singular values over the largest, a line for each layer, and the ranks that cut them."""
+    """Draw singular values over the largest, with a line for each layer, and the ranks that cut them off."""
     lowest = 1.0
     for values in spectra:
         shares = relative_spectrum(values)
@@ -99,7 +99,7 @@ def draw_spectra(axis: Any, spectra: Sequence[np.ndarray], ranks: Sequence[int])
 
 
 def draw_errors(axis: Any, lines: Mapping[int, Sequence[tuple[int, float]]]) -> None:
-    """A relative error against the number of the layer, a line for each kind of matrix."""
+    """Draw a relative error against the layer number, with a line for each kind of matrix."""
     for number, line in lines.items():
         axis.plot(*zip(*line, strict=True), **series_style(number), **_LINE)
     layers = sorted({layer for line in lines.values() for layer, _ in line})
@@ -109,13 +109,13 @@ def draw_errors(axis: Any, lines: Mapping[int, Sequence[tuple[int, float]]]) -> 
 
 
 def relative_spectrum(values: np.ndarray) -> np.ndarray:
-    """Singular values over the largest; NaN, a gap in the line, for what is only rounding."""
+    """Singular values over the largest; NaN, a gap in the line, for those that are only rounding errors."""
     shares = values / values[..., :1]
     return np.where(shares > 1e-7, shares, np.nan)
 
 
 def set_spectrum_axes(axis: Any, lowest: float, end: float, top: float = 1.6) -> None:
-    """A logarithmic axis for σᵢ/σ₁ down to `lowest`, with numbers at its ticks."""
+    """Set up a log axis for σᵢ/σ₁ down to `lowest`."""
     axis.set_yscale("log")
     axis.set_ylim(max(lowest / 2, 1e-6), top)
     axis.set_xlim(0, end)
@@ -124,7 +124,7 @@ def set_spectrum_axes(axis: Any, lowest: float, end: float, top: float = 1.6) ->
 
 
 def plain_logarithms(axis: Any) -> None:
-    """Numbers at the ticks of a logarithmic axis."""
+    """Label the ticks of a log axis with plain numbers."""
     from matplotlib.ticker import FuncFormatter, NullFormatter
 
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
@@ -137,7 +137,7 @@ def _draw_dense(axis: Any, dense: float) -> None:
 
 
 def set_range(axis: Any, values: Sequence[float], dense: float | None = None) -> None:
-    """Limits around values that may all be equal."""
+    """Set the limits of the y axis around values, even if all are equal."""
     values = [*values] if dense is None else [*values, dense]
     low, high = min(values), max(values)
     margin = max(0.15 * (high - low), 0.002 * max(abs(low), abs(high)), 1e-6)
@@ -145,7 +145,7 @@ def set_range(axis: Any, values: Sequence[float], dense: float | None = None) ->
 
 
 def _few_ticks(axis: Any) -> None:
-    """Round numbers with space between them."""
+    """Put ticks at a few round numbers."""
     from matplotlib.ticker import MaxNLocator
 
     axis.set_major_locator(MaxNLocator(nbins=5, steps=(1, 2, 5, 10)))

@@ -1,4 +1,4 @@
-"""matplotlib's figures in lpjax's style: as a PNG file, or as an SVG element of a page."""
+"""matplotlib figures in lpjax's style, as a PNG file or as an SVG element of a page."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lpjax._files.replacing import replacing
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# The palette of Okabe & Ito, which colour-blind readers can tell apart, and a marker for each colour.
+# The palette of Okabe & Ito, which colour-blind readers can distinguish, and a marker for each colour.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 SERIES = COLOURS[:-1]  # yellow, the last, is too faint for a thin line
@@ -39,7 +39,7 @@ def series_style(i: int) -> dict[str, Any]:
 
 @contextmanager
 def style(ink: str, frame: str, grid: str, **changes: Any) -> Iterator[None]:
-    """matplotlib's defaults and lpjax's style, whatever the caller's own settings are."""
+    """A context with matplotlib's defaults and lpjax's style, independent of the caller's settings."""
     require("report", "a figure", "matplotlib")
     import matplotlib as mpl
 
@@ -89,16 +89,16 @@ def save_png(figure: Figure, path: str | Path) -> None:
 
 
 def svg_of(draw: Callable[..., None], *arguments: Any, number: int, title: str) -> str:
-    """A chart as an SVG element of a page: no names but the program's, no links, colours from the page's style sheet.
+    """A chart as an SVG element of a page, without links and with colours from the page's style sheet.
 
     Args:
-        draw: draws on an axis, its first argument.
-        *arguments: its further arguments.
-        number: number of the figure on its page, which keeps its ids apart from those of the others.
-        title: describes the chart to those who do not see it; without `"`, `<` or `&`.
+        draw: function that draws on an axis, its first argument; it must not draw text from files.
+        *arguments: further arguments of `draw`.
+        number: number of the figure on its page, which makes its ids unique.
+        title: description of the chart for screen readers; without `"`, `<` or `&`.
     """
     with style(*_SVG, **{"svg.fonttype": "none", "svg.hashsalt": "lpjax", "font.size": 8}):
-        figure = new_figure(3.5, 2.5)  # as wide as a phone, where letters keep their size
+        figure = new_figure(3.5, 2.5)  # as wide as a phone, so letters keep their size there
         axis = figure.subplots()
         draw(axis, *arguments)
         figure.patch.set_visible(False)

@@ -1,4 +1,4 @@
-"""The page: one HTML file with everything in it."""
+"""The report page: one self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Baseline(NamedTuple):
 
     Attributes:
         checkpoint: the model.
-        name: what the page calls it.
+        name: name of the model on the page.
     """
 
     checkpoint: Checkpoint
@@ -55,7 +55,7 @@ class Baseline(NamedTuple):
 
 
 class Missing(NamedTuple):
-    """What a page lacks, and why, or how to add it."""
+    """A measurement that a page lacks, and why, or how to add it."""
 
     what: str
     how: str
@@ -74,7 +74,7 @@ class Chart(NamedTuple):
 
 
 class Charts(NamedTuple):
-    """Charts that share a legend: (number of the series, its name); `dense` adds the dense model to it."""
+    """Charts that share a legend of (number of the series, its name); `dense` adds the dense model to it."""
 
     charts: list[Chart]
     keys: tuple[tuple[int, str], ...] = ()
@@ -97,28 +97,28 @@ def write_report(
     The page contains its style and charts and loads nothing. It is written under a temporary name and renamed.
 
     Args:
-        out: the file.
+        out: HTML file to write.
         runs: folders that `lpjax compress` wrote, and files of experiments: `results.json` of the demo, or JSON
             lines (see `read_results`).
-        baseline: the dense model that all folders were made of. If it is given, these are measured: errors of each
-            layer in three norms, spectra, fidelity, latency, and the task that the model was fine-tuned on, or else
-            STS-B by embeddings, if its data is found. Otherwise the page shows what folders and records hold, and says
-            what it lacks.
+        baseline: the dense model of all folders. If it is given, these are measured: errors of each layer in three
+            norms, spectra, fidelity, latency, and the task that the model was fine-tuned on, or else STS-B by
+            embeddings, if its data is found. Otherwise the page shows the contents of folders and records, and lists
+            the missing measurements.
         scorers: further functions from a checkpoint to scores by name; each is called with the dense model and with
             every folder's.
         glue: GLUE folder; by default as for `load_examples`.
         latency: whether to time the models.
-        overwrite: replace `out` if it exists.
+        overwrite: whether to replace `out` if it exists.
         progress: called with (steps done, steps in all, next step).
 
     Returns:
-        What was not measured, and how to get it.
+        The missing measurements, and how to get them.
 
     Raises:
         FileExistsError: `out` exists and may not be replaced.
         FileNotFoundError: a run is neither a folder nor a file.
-        ValueError: no run; a damaged folder or record, with file and key; a baseline that is another model or factored;
-            or `glue` is given and has no STS-B.
+        ValueError: no run; a damaged folder or record (names file and key); a baseline that is another model or
+            compressed; or `glue` is given and lacks the data.
         ModuleNotFoundError: `lpjax[report]` is not installed.
     """
     out = Path(out)
@@ -142,7 +142,7 @@ def write_own_page(out: Path, before: Checkpoint, model: str, progress: Progress
     """Write the page of the checkpoint in `out` into that folder, compared with `before` if that is dense.
 
     Raises:
-        ValueError: the page can't be written; the checkpoint is there.
+        ValueError: the page can't be written; the checkpoint in `out` stays.
     """
     compressed = any(is_weight(leaf) for _, leaf in walk(before.params))
     dense = None if compressed else Baseline(before, model)
@@ -153,7 +153,7 @@ def write_own_page(out: Path, before: Checkpoint, model: str, progress: Progress
 
 
 def check_runs(runs: Sequence[Path], baseline: str | None) -> None:
-    """Refuse what cannot be a run, before any file is read.
+    """Refuse paths that cannot be runs, before any file is read.
 
     Raises:
         ModuleNotFoundError: `lpjax[report]` is not installed.
@@ -178,13 +178,13 @@ def check_runs(runs: Sequence[Path], baseline: str | None) -> None:
 
 @dataclasses.dataclass
 class _Page:
-    """What stands on a page.
+    """The contents of a page.
 
     Attributes:
         runs, results: compressed checkpoints, and files of experiments.
-        baseline: name of the dense model, None without one.
-        dense: its scores.
-        missing: what was not measured.
+        baseline: name of the dense model; None without one.
+        dense: scores of the dense model.
+        missing: missing measurements.
     """
 
     runs: list[Run]
@@ -227,7 +227,7 @@ class _Page:
         advance("drawing")
 
     def _own_scorers(self, net: Checkpoint, glue: str | Path | None) -> Iterator[Scorer]:
-        """The task that the model was fine-tuned on, or else STS-B, if its data is found; and fidelity."""
+        """Scorers for the task that the model was fine-tuned on, or else STS-B, if its data is found; and fidelity."""
         task = own_task(net.config_json)
         for what, make in (
             ("STS-B", functools.partial(stsb_scorer, net, glue))
@@ -294,7 +294,7 @@ def _without_baseline(runs: Sequence[Run]) -> Missing:
 
 
 def _score_charts(chart: Callable[..., Chart], runs: Sequence[Run], dense: Scores) -> Charts:
-    """Every score against compression, a point for each run."""
+    """Charts of every score against compression, with a point for each run."""
     charts = []
     for name in dict.fromkeys(name for run in runs for name in run.scores):
         values = [(run.share, run.scores.get(name), i) for i, run in enumerate(runs)]
@@ -304,7 +304,7 @@ def _score_charts(chart: Callable[..., Chart], runs: Sequence[Run], dense: Score
 
 
 def _spectra(chart: Callable[..., Chart], run: Run) -> Charts:
-    """Spectra of the dense matrices, a chart for each kind."""
+    """Charts of the dense matrices' spectra, one for each kind."""
     charts = []
     for kind in run.kinds:
         layers = [
@@ -322,7 +322,7 @@ def _spectra(chart: Callable[..., Chart], run: Run) -> Charts:
 
 
 def _error_charts(chart: Callable[..., Chart], run: Run) -> Charts:
-    """Errors against the layers' numbers, a chart for each norm; none if there are too few layers for lines."""
+    """Charts of errors against layer numbers, one for each norm; none if there are too few layers for lines."""
     kinds = [kind for kind in run.kinds if len(kind.layers) > 1]
     charts = []
     for norm, title in _NORMS.items():
@@ -338,7 +338,7 @@ def _error_charts(chart: Callable[..., Chart], run: Run) -> Charts:
 
 
 def _result_charts(chart: Callable[..., Chart], results: Results) -> Charts:
-    """A score against compression: a chart for each model, task, layers and score, a line for each method."""
+    """Charts of scores against compression, one for each model, task, layers and score, with a line for each method."""
     labels = list(dict.fromkeys(cell.label for cell in results.cells))
     charts = []
     for panel in results.panels:

@@ -32,7 +32,7 @@ _RATIO_TICKS = {  # by the ratio of the ends of the axis
     20: (0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3, 5, 7),
     math.inf: (0.001, 0.01, 0.1, 0.2, 0.5, 1, 2, 5, 10, 100, 1000),
 }
-_LEAST_VALUES = 4  # two or three, as of a table of token types, make no spectrum
+_LEAST_VALUES = 4  # fewer singular values, as of a table of token types, make no spectrum
 
 
 def plot_results(path: str | Path, rows: Sequence[Mapping[str, Any]], *, score: str, dense: float) -> None:
@@ -65,7 +65,7 @@ def plot_results(path: str | Path, rows: Sequence[Mapping[str, Any]], *, score: 
 
 
 def plot_sizes(path: str | Path, rows: Sequence[Mapping[str, Any]], *, score: str, dense: tuple[float, float]) -> None:
-    """Plot score against bytes of the weights' file, a line for each method.
+    """Plot score against bytes of the weight file, a line for each method.
 
     Args:
         path: PNG to write, under a temporary name first.
@@ -91,23 +91,23 @@ def plot_matrix(
     """Plot a matrix A and its factorizations: spectrum, row norms, error by row, and objective by step.
 
     The four panels are: σᵢ/σ₁, with a line at each rank; the share of rows whose norm is at least x times the median
-    row norm; the same of the errors ‖aᵢ − lᵢR‖₂, over the same median, a line for each factorization; and for
-    each sequence of solutions the objective over its least value, against the number of iterations.
+    row norm; the same for the errors ‖aᵢ − lᵢR‖₂, relative to the same median, with a line for each factorization; and
+    for each sequence of solutions the objective over its least value, against the number of iterations.
 
         steps = [lpjax.irls_rows(matrix, 8, num_iters=t) for t in (1, 2, 4, 8)]
         lpjax.report.plot_matrix(matrix, {"svd": lpjax.svd(matrix, 8), "irls_rows": steps})
 
     Args:
-        matrix: shape (n, d), not all 0.
-        solutions: name -> what a solver returned, a `LowRank`, or a sequence of solutions after more and more
-            iterations, which gives the line of the fourth panel; its last one gives the errors.
+        matrix: matrix, shape (n, d), not all 0.
+        solutions: name -> `Solution`, `LowRank`, or a sequence of solutions with increasing numbers of iterations,
+            which gives the line of the fourth panel; its last one gives the errors.
         title: the figure's title.
 
     Returns:
         A matplotlib figure that belongs to no backend: a notebook shows it, `savefig` writes it.
 
     Raises:
-        ValueError: a matrix that is not of two axes, finite and nonzero, or a factorization of another shape.
+        ValueError: the matrix does not have two axes, is not finite or is all 0, or a factorization has another shape.
         ModuleNotFoundError: `lpjax[report]` is not installed.
     """
     matrix = np.asarray(matrix)
@@ -149,7 +149,7 @@ def plot_matrix(
 
 
 def _draw_tail(axis: Any, values: np.ndarray, **line: Any) -> None:
-    """The share of values that are at least x, against x; zeros are left out."""
+    """Draw the share of values that are at least x, against x; zeros are left out."""
     ordered = np.sort(values)
     shares = 1 - np.arange(ordered.size) / ordered.size
     axis.plot(ordered[ordered > 0], shares[ordered > 0], **line)
@@ -161,7 +161,7 @@ def plot_inspection(path: str | Path, inspection: Inspection, *, title: str = ""
     """Plot spectra and row norms of the matrices, a line and a bar for each kind of leaf.
 
     Left, σ_i/σ_1 against (i − ½)/min(n, d): the median over a kind's layers, shaded from the least to the largest.
-    Right, row norms over the median of their leaf, of all layers of a kind: a bar from the first to the third
+    Right, row norms of all layers of a kind, relative to their leaf's median: a bar from the first to the third
     quartile, a line from the 1st to the 99th percentile, and a dot for every row beyond.
 
     Args:
@@ -210,7 +210,7 @@ def _drawable(leaf: LeafRecord) -> bool:
 
 
 def _draw_spectra(axis: Any, kind: Kind, line: Mapping[str, Any]) -> float:
-    """Draw the spectra of a kind; returns the least value that should be in view, before the plunge at the end."""
+    """Draw the spectra of a kind; returns the least value to show, which leaves out the drop at the end."""
     values = np.stack([leaf.singular_values for leaf in kind.leaves if _drawable(leaf)])  # pyright: ignore
     shares = relative_spectrum(values)
     known = ~np.all(np.isnan(shares), axis=0)
@@ -241,7 +241,7 @@ def _draw_norms(axis: Any, kind: Kind, height: float, colour: str, dashes: Any) 
 
 
 def _two_lines(name: str) -> str:
-    """A long path broken at the slash nearest to its middle."""
+    """A long path, broken at the slash nearest to its middle."""
     slashes = [i for i, letter in enumerate(name) if letter == "/"]
     if len(name) <= 32 or not slashes:
         return name

@@ -20,7 +20,7 @@ _MOST_CELLS = 20_000
 
 
 class _Source(msgspec.Struct, kw_only=True):
-    """Provenance of a row, or of all rows of a file."""
+    """The provenance of a row, or of all rows of a file."""
 
     seed: Count | None = None
     versions: dict[str, Plain | None] | None = None
@@ -28,23 +28,24 @@ class _Source(msgspec.Struct, kw_only=True):
 
     @property
     def provenance(self) -> Provenance:
-        """Versions and machine, without what is not known."""
+        """Versions and machine, without unknown values."""
         known = [{k: v for k, v in (part or {}).items() if v is not None} for part in (self.versions, self.machine)]
         return known[0], known[1]
 
 
 class Cell(_Source, kw_only=True):
-    """A model compressed in one way and scored: a row of a file.
+    """A compressed model with its scores: a row of a file.
 
     Attributes:
-        model, task, layers: what was compressed and scored; None if the file does not say.
+        net, task, layers: names of the model, the task and the compressed layers; None if not known.
         compression: share of the layers' parameters that was removed; in a file, 1 or more is percent.
-        method, p: the solver and its exponent, None for a solver without one.
-        parameters: parameters of the whole model; None if not known.
+        method, p: the solver and its exponent; p is None for a solver without one.
+        parameters: number of parameters of the whole model; None if not known.
         seconds: solve time; None if not known.
         complete: False if only a subset of the split was scored.
-        scores: by name; None for a score that is not finite. In a file `scores`, `metrics` or, a number, `score`.
-        dense: those of the dense model, if the row has them.
+        scores: scores by name; None for a score that is not finite. In a file, the key is `scores` or `metrics`, or
+            `score` for a single number.
+        dense: scores of the dense model, if the row has them.
     """
 
     method: Text
@@ -76,11 +77,11 @@ class Cell(_Source, kw_only=True):
 
     @property
     def key(self) -> tuple[str, str, str]:
-        """Net, task and layers; "" for what the file does not say."""
+        """Net, task and layers; "" for those that are not known."""
         return self.net or "", self.task or "", self.layers or ""
 
     def value(self, score: str) -> float | None:
-        """The score of that name; None if there is none, or it is not finite."""
+        """The score of this name; None if there is none, or it is not finite."""
         return _by_name(self.scores).get(score)
 
     @property
@@ -90,13 +91,13 @@ class Cell(_Source, kw_only=True):
 
 
 def _by_name(numbers: Any) -> dict[str, float | None]:
-    """Scores by name, a number alone as "score"."""
+    """Scores by name; a single number is called "score"."""
     return numbers if isinstance(numbers, dict) else {"score": numbers}
 
 
 @dataclasses.dataclass(frozen=True)
 class Panel:
-    """Cells of one model, task and choice of layers, and one score.
+    """Cells of one model, task and choice of layers, for one score.
 
     Attributes:
         cells: the cells that have this score.
@@ -117,11 +118,11 @@ class Results:
 
     Attributes:
         name: name of the file, as given.
-        cells: in the order of the file, without the dense model.
-        dense: (model, task, layers) -> scores of the dense model; layers "" if they hold for all.
-        notes: what a reader should know.
-        seeds: the different seeds.
-        provenance: the different (versions, machine).
+        cells: cells in the order of the file, without the dense model.
+        dense: (net, task, layers) -> scores of the dense model; layers "" if they hold for all.
+        notes: notes for the reader.
+        seeds: distinct seeds.
+        provenance: distinct pairs (versions, machine).
     """
 
     name: str
@@ -151,7 +152,7 @@ class Results:
 
 
 class _Demo(_Source, kw_only=True):
-    """What is read of the demo's results.json; its scores are numbers alone."""
+    """The keys that are read from the demo's results.json; its scores are single numbers."""
 
     rows: tuple[Cell, ...]
     score: Text
@@ -162,9 +163,10 @@ def read_results(name: str | Path) -> Results:
     """Read a file of experiments.
 
     `results.json` is one object, as the demo writes it. In JSON lines every line is an object with `method`,
-    `compression`, and `score` (a number) or `scores` or `metrics` (an object of numbers). Optional are model, task,
-    layers, p, `dense` (a number, or an object of numbers), parameters, seconds, seed, versions and machine. A
-    `compression` of 1 or more is in percent, less is a share. The line of the dense model has the method "dense".
+    `compression`, and `score` (a number) or `scores` or `metrics` (an object of numbers). Optional are `net` (the
+    model), task, layers, p, `dense` (a number, or an object of numbers), parameters, seconds, seed, versions and
+    machine. A `compression` of 1 or more is in percent, less is a share. The line of the dense model has the method
+    "dense".
 
     Raises:
         RecordError: it is neither; names the file, the line and the key.
@@ -192,7 +194,7 @@ def read_results(name: str | Path) -> Results:
 
 
 def _results(name: str, rows: Sequence[Cell], sources: Sequence[_Source]) -> Results:
-    """Results from the rows of a file; `sources` are what holds seeds, versions and machines."""
+    """Results from the rows of a file; `sources` hold seeds, versions and machines."""
     cells = tuple(row for row in rows if row.method != "dense")
     if not cells:
         raise RecordError(f"{name} has no cell of a compressed model; expected one or more")

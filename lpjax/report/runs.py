@@ -1,4 +1,4 @@
-"""A compressed checkpoint on the page: what its folder holds, and what a comparison with the dense model adds."""
+"""A compressed checkpoint on the page: the contents of its folder, and the comparison with the dense model."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Layer:
     Attributes:
         record: record of the step that factored it.
         step: number of that step, from 0.
-        errors, spectrum: None if not measured.
+        errors, spectrum: errors of the leaf and spectrum of the dense one; None if not measured.
     """
 
     record: LayerRecord
@@ -52,16 +52,16 @@ class Run:
 
     Attributes:
         name: the folder, as given.
-        label: a short name.
+        label: short name.
         checkpoint: the model.
-        record: how it was made.
-        layers: the selected leaves, in the order of the model.
-        parameters, dense_parameters: number of parameters of the whole model.
-        weight_bytes: size of the weight files; folder_bytes: of all files but reports.
-        dense_bytes: size of the dense model's weight files; None if not known.
-        scores: by name.
-        latency: for each shape of batch; empty if not measured.
-        notes: what a reader should know.
+        record: record of its compression.
+        layers: selected leaves, in the order of the model.
+        parameters, dense_parameters: numbers of parameters of the whole model, now and dense.
+        weight_bytes, folder_bytes: sizes of the weight files, and of all files except reports, in bytes.
+        dense_bytes: size of the dense model's weight files, in bytes; None if not known.
+        scores: scores by name.
+        latency: latencies for each batch shape; empty if not measured.
+        notes: notes for the reader.
     """
 
     name: str
@@ -96,7 +96,7 @@ class Run:
 
     @property
     def kinds(self) -> list[Kind[Layer]]:
-        """Factored layers of one shape and rank whose paths differ only in the layer's number."""
+        """Compressed layers, grouped by shape, rank, and path without the layer number."""
         return kinds_of(self.factored, lambda layer: (layer.record.shape, layer.record.rank))
 
 
@@ -104,8 +104,8 @@ def read_run(name: str | Path) -> Run:
     """Read the folder of a compressed checkpoint.
 
     Raises:
-        CheckpointError, RecordError: a damaged file.
-        ValueError: a folder without a factored weight, or whose weights are not those of its record.
+        CheckpointError, RecordError: a file is damaged.
+        ValueError: no weight is compressed, or the weights are not those of the record.
     """
     folder = Path(name)
     checkpoint = load_checkpoint(folder)
@@ -158,12 +158,12 @@ def compare(run: Run, dense: Checkpoint, name: str, spectra: dict[str, np.ndarra
     """Fill in the errors and spectra of a run's layers.
 
     Args:
-        run: to be filled in.
+        run: run to fill in.
         dense: the dense model, called `name`.
         spectra: singular values of dense leaves by path; missing ones are added.
 
     Raises:
-        ValueError: `dense` is factored itself, or is another model.
+        ValueError: `dense` is itself compressed, or is another model.
     """
     leaves, whole = dict(walk(run.checkpoint.params)), dict(walk(dense.params))
     check_dense(dense, name)
@@ -171,7 +171,7 @@ def compare(run: Run, dense: Checkpoint, name: str, spectra: dict[str, np.ndarra
         if path not in whole or tuple(whole[path].shape) != tuple(leaf.shape):
             there = f"it has {list(whole[path].shape)} there" if path in whole else "it has no such leaf"
             raise ValueError(
-                f"{name} is not the model that {run.name} was made of, which has {path} {list(leaf.shape)}: {there}"
+                f"{name} is not the source of {run.name}, which has {path} of shape {list(leaf.shape)}: {there}"
             )
     for layer in run.factored:
         path, transpose = layer.path, not is_table(layer.path)
@@ -181,9 +181,9 @@ def compare(run: Run, dense: Checkpoint, name: str, spectra: dict[str, np.ndarra
         rank = layer.record.rank
         layer.spectrum = cut_spectrum(spectra[path], min(layer.record.shape) if rank is None else rank)
         if layer.record.nnz or rank is None:
-            layer.spectrum = layer.spectrum._replace(least=None)  # single entries can go below it; no rank has none
+            layer.spectrum = layer.spectrum._replace(least=None)  # no bound with single entries, or without a rank
     kept = {path: leaf for path, leaf in leaves.items() if not is_weight(leaf)}
-    # A plan may store them in half precision.
+    # A plan may store dense weights in half precision.
     changed = [path for path, leaf in kept.items() if not np.array_equal(leaf, np.asarray(whole[path], leaf.dtype))]
     if changed:
         run.notes.append(
@@ -193,7 +193,7 @@ def compare(run: Run, dense: Checkpoint, name: str, spectra: dict[str, np.ndarra
 
 
 def distinguish(runs: Sequence[Run]) -> None:
-    """Replace equal labels by the whole names."""
+    """Replace equal labels by the full names."""
     labels = [run.label for run in runs]
     for run in runs:
         if labels.count(run.label) > 1:

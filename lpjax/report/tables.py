@@ -1,4 +1,4 @@
-"""Tables of what commands measure and make, for a terminal or a notebook."""
+"""Tables of the commands' results, for a terminal or a notebook."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _KEEPS = (0.75, 0.5, 0.25)
 def make_table(
     headings: Sequence[str], rows: Iterable[Sequence[str]], *, caption: str = "", bold: int | None = None
 ) -> Table:
-    """A table of text in the first column and numbers in the others; row `bold` stands out."""
+    """A table with text in the first column and numbers in the others; row `bold` is bold."""
     table = Table(caption=escape(caption), caption_justify="left")
     for i, heading in enumerate(headings):
         table.add_column(escape(heading), justify="right" if i else "left", overflow="fold")
@@ -45,7 +45,7 @@ def layers_table(records: Sequence[LayerRecord]) -> Table:
     timed = any(record.time_ratio is not None for record in records)
     sparse = any(record.nnz for record in records)
     rounded = any(record.rounded for record in records)
-    certified = any(record.gap for record in records)  # 0 of an exact solver needs no column
+    certified = any(record.gap for record in records)  # an exact solver's 0 needs no column
     rows = []
     for record in records:
         row = {
@@ -92,7 +92,7 @@ def kinds_table(made: CompressedWeights) -> Table:
 
 
 def break_even_tables(timings: BreakEven) -> list[RenderableType]:
-    """How long shapes take, factored and dense."""
+    """Times of layer shapes, factored and dense."""
     ratios = [f"{keep:g}" for keep in _KEEPS]
     title = f"{timings.tokens} tokens: time / dense at keep {', '.join(ratios)}, and the largest rank that is no slower"
     rows = []
@@ -112,10 +112,10 @@ def break_even_tables(timings: BreakEven) -> list[RenderableType]:
 
 
 def curve_table(curve: Sequence[Mapping[str, Any]], best: Mapping[str, Any], columns: Mapping[str, str]) -> Table:
-    """A curve of training, its best entry in bold.
+    """A training curve, with the best entry in bold.
 
     Args:
-        curve, best: entries by name; one that an entry lacks stays empty.
+        curve, best: entries, with numbers by name; a missing number leaves its cell empty.
         columns: name of a number -> its heading and format, such as "loss|.4f".
     """
     headings, formats = zip(*(text.split("|") for text in columns.values()), strict=True)
@@ -141,7 +141,7 @@ def task_tables(result: Mapping[str, Any], task: Task) -> Iterator[RenderableTyp
 
 
 def outputs_tables(result: Mapping[str, Any]) -> Iterator[RenderableType]:
-    """Scores of embeddings, and how near they are to the dense model's, for `lpjax evaluate`."""
+    """Scores of embeddings, and their closeness to the dense model's, for `lpjax evaluate`."""
     rows: list[list[str]] = []
     if "stsb" in result:
         nets = [result[key] for key in ("stsb", "baseline_stsb") if key in result]

@@ -1,4 +1,4 @@
-"""Numbers and names as a person reads them: filters of the page's templates, and a table for the terminal."""
+"""Numbers and names in readable form: filters for the page's templates, and a table for the terminal."""
 
 from __future__ import annotations
 
@@ -55,15 +55,15 @@ def seconds(value: float) -> str:
 
 
 def mean(items: Iterable[Any], attribute: str) -> float | None:
-    """Mean of an attribute over the items that have it; None if none has."""
+    """Mean of an attribute over the items for which it is not None; None if there are none."""
     get = operator.attrgetter(attribute)
     values = [value for item in items if (value := get(item)) is not None]
     return sum(values) / len(values) if values else None
 
 
 def filters() -> dict[str, Callable[..., Any]]:
-    """The filters of the templates: a number is exact in the element's `value` and rounded in its text, and a dash if
-    it is unknown."""
+    """The filters of the templates. A number is exact in the element's `value` and rounded in its text; an unknown one
+    is a dash."""
     from markupsafe import Markup, escape
 
     def element(render: Callable[..., str]) -> Callable[..., Markup]:
@@ -89,7 +89,7 @@ def filters() -> dict[str, Callable[..., Any]]:
 
 
 def results_table(rows: Sequence[Mapping[str, Any]], *, score: str, dense: float, title: str = "") -> Table:
-    """A rich table of demo or experiment rows, a line each in 80 columns.
+    """A rich table of rows of the demo or of experiments, with one line per row in 80 columns.
 
     Args:
         rows: mappings with keys layers, method, p (None for dense), compression (share), parameters, score,
