@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import keras
 import numpy as np
 from keras import ops
@@ -82,6 +83,7 @@ def to_keras(checkpoint: Checkpoint, model: Any, *, factored: bool = False, appr
     table = name_table(checkpoint.config)
     base = checkpoint.params.get(table.prefix, checkpoint.params)
     leaves = {**{f"{table.prefix}/{path}": leaf for path, leaf in walk(base)}, **dict(walk(checkpoint.params))}
+    leaves = {path: _wide(leaf) for path, leaf in leaves.items()}
     layers = {**{f"{table.prefix}/{path}": layer for path, layer in parts.base.items()}, **parts.head}
     dense = dict(walk(densified(leaves)))
     if hasattr(checkpoint.config, "pad_token_id"):
@@ -178,7 +180,14 @@ def _positions(config: Any, positions: Any, types: Any) -> np.ndarray:
     if np.any(rows != rows[:1]):
         raise ValueError(f"`checkpoint` has {len(rows)} token types, which differ; Keras's RoBERTa has one")
     wide = table[config.pad_token_id + 1 :].astype(np.float64) + rows[:1].astype(np.float64)
-    return wide.astype(table.dtype)
+    return wide.astype(np.promote_types(table.dtype, np.float32))  # of two vectors in half precision: not rounded to it
+
+
+def _wide(leaf: Any) -> Any:
+    """A leaf whose factors, if they are of half precision, are in float32, so that their product is not rounded."""
+    if not isinstance(leaf, LowRank) or any(isinstance(factor, Quantized) for factor in (leaf.left, leaf.right)):
+        return leaf
+    return jax.tree.map(lambda part: np.asarray(part, np.promote_types(part.dtype, np.float32)), leaf)
 
 
 _FREE = {"tie_word_embeddings", "head", "pad_token_id"}

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import jax
+import ml_dtypes  # noqa: F401  (NumPy's bfloat16)
 import numpy as np
 import pytest
 
@@ -71,6 +73,24 @@ def test_compressed_weights_go_out(name):
     near(lpjax.classify(again.params, again.config, ours), expected)
     with pytest.raises(ValueError, match="word_embeddings/embedding: its layer is factored"):
         to_keras(checkpoint, model)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("factored", [False, True])
+def test_half_precision_is_not_rounded_again(dtype: str, factored: bool):
+    """Sums with the vector of a token type and products of factors stay in float32, as lpjax computes them."""
+    theirs, ours = batch("Roberta")
+    checkpoint, model = from_keras(classifier("Roberta")), classifier("Roberta")
+    rng = np.random.default_rng(0)
+    types = {"embedding": rng.normal(size=(1, SIZES["hidden_dim"])).astype(np.float32)}
+    base = checkpoint.params["roberta"]
+    tables = base["embeddings"] | {"token_type_embeddings": types}
+    params = checkpoint.params | {"roberta": base | {"embeddings": tables}}
+    params = jax.tree.map(lambda leaf: np.asarray(leaf).astype(dtype), params)
+    params = lpjax.compress(params, select="position_embeddings|dense/kernel", keep=0.7, solver="svd").params
+    small = dataclasses.replace(checkpoint, params=params)
+    to_keras(small, model, factored=factored)
+    near(model(theirs), lpjax.classify(params, small.config, ours))
 
 
 def test_quantized_weights_go_out():
