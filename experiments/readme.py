@@ -102,6 +102,18 @@ def parity_table(record: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def targets_table(record: dict[str, Any]) -> str:
+    """Largest errors in every runtime, and size of the files over the checkpoint's."""
+    runtimes = ["onnx", "torch", "stablehlo", "keras"]
+    lines = [f"| model | weights | checkpoint, MB | {' | '.join(runtimes)} |", "|---" * (len(runtimes) + 3) + "|"]
+    for row in record["rows"]:
+        cells = [row["net"], row["kind"], f"{row['bytes'] / 1e6:.1f}"]
+        for found in (row.get(runtime) for runtime in runtimes):
+            cells.append(f"{found['error']:.1e}, {found['bytes'] / row['bytes']:.2f}" if found else "")
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def full_size_table(record: dict[str, Any]) -> str:
     """Ranks, seconds and memory of full-size nets."""
     lines = [
@@ -505,6 +517,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "matrices": matrices_table,
     "traffic": _from("benchmarks/results/traffic.json", traffic_table),
     "parity": _from("experiments/results/parity.json", parity_table),
+    "targets": _from("experiments/results/targets.json", targets_table),
     "full size": _from("experiments/results/full_size.json", full_size_table),
     "full size, sizes": _from("experiments/results/full_size_sizes.json", sizes_table),
     "finetune": glue_results.finetune_table,
