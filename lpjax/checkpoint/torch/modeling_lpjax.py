@@ -1,8 +1,7 @@
 """Load this folder, which lpjax compressed, in PyTorch without lpjax. Weights stay compressed in memory.
 
 `AutoModel.from_pretrained(folder, trust_remote_code=True)` and `SentenceTransformer(folder, trust_remote_code=True)`
-use this file through `auto_map` in config.json; `load_factored(folder)` can also be called directly. The file needs
-lpjax_weights.py and lpjax_codes.py beside it.
+use this file through `auto_map`; or call `load_factored(folder)`. It needs lpjax_weights.py and lpjax_codes.py.
 
 The model is that of transformers, with a `Weight` in place of each factored or quantized parameter.
 """
