@@ -48,6 +48,15 @@ def test_it_says_what_text_would_bring(command, roomy, tmp_path):
     assert "with --calibrate TEXT a file of this size scores better" in " ".join(output.split())
 
 
+def test_it_says_why_a_file_is_much_smaller(command, roomy, tmp_path):
+    status, output, errors = command("compress", roomy, tmp_path / "out", "--size", "95%")
+    assert status == 0, errors
+    assert "because rounding has reached its finest step" in " ".join(output.split())
+    status, output, errors = command("compress", roomy, tmp_path / "small", "--size", "20%")
+    assert status == 0, errors
+    assert "finest step" not in output
+
+
 def test_fast_and_small(command, roomy, tmp_path):
     options = ["--size", "25%", "--budget", 0.6, "--budget-of", "multiply_adds", "--layers", "encoder"]
     status, output, errors = command("compress", roomy, tmp_path / "out", *options, "--json")
