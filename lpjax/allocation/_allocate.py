@@ -312,8 +312,9 @@ def _within(
     if least > allowed or not leaves:
         share = (least + others) / (dense or 1)
         slow = "" if break_even is None else " (none slower than dense)"
+        what = "`budget` of time" if of == "time" else "`budget`"
         raise ValueError(
-            f"`budget` is {budget:g}, but even with the smallest pairs of the selected layers{slow} the model keeps "
+            f"{what} is {budget:g}, but even with the smallest pairs of the selected layers{slow} the model keeps "
             f"{share:.3f} of its {of.replace('_', '-')}; select more layers, or raise the budget"
         )
     return leaves, allowed

@@ -130,6 +130,6 @@ def compress(
     if limit is not None and after > limit:
         notes.append(f"the file has {after} bytes, more than the {limit:.0f} of --size; ask for less")
     elif limit is not None and after < 0.9 * limit:
-        notes.append(f"the file is smaller than --size, {limit / 1e6:.1f} MB, because rounding has reached its finest step")
+        notes.append(f"the file is smaller than --size, {limit / 1e6:.1f} MB: rounding has reached its finest step")
     lines = [saved, *notes, *(f"{name}: {path}" for name, path in files.items())]
     show(as_json, result, outcome.title, layers_table(compressed.records), *lines)

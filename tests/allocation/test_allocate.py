@@ -412,6 +412,11 @@ def test_a_pair_keeps_its_time():
     assert small["words"]["embedding"].rank <= 4
 
 
+def test_a_budget_of_time_that_no_pairs_reach():
+    with pytest.raises(ValueError, match="`budget` of time is 0.1, but even with the smallest pairs"):
+        lpjax.allocate(params(), budget=0.1, budget_of="time", break_even=timings())
+
+
 @pytest.mark.parametrize("table", [None, BreakEven(64, timings().timings[1:])])
 def test_a_budget_of_time_needs_all_timings(table):
     with pytest.raises(ValueError, match="no timing of layer/attention/query/kernel, 12 × 12; a budget of time needs"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import jax
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 import lpjax
-from lpjax.compression import record_of
+from lpjax.compression import break_even_document, record_of
 
 TEXT = "\n".join(f"{a} {b} {c}" for a in "abcdefg" for b in "abcd" for c in "hij")
 
@@ -51,7 +52,7 @@ def test_it_says_what_text_would_bring(command, roomy, tmp_path):
 def test_it_says_why_a_file_is_much_smaller(command, roomy, tmp_path):
     status, output, errors = command("compress", roomy, tmp_path / "out", "--size", "95%")
     assert status == 0, errors
-    assert "because rounding has reached its finest step" in " ".join(output.split())
+    assert "rounding has reached its finest step" in " ".join(output.split())
     status, output, errors = command("compress", roomy, tmp_path / "small", "--size", "20%")
     assert status == 0, errors
     assert "finest step" not in output
@@ -66,20 +67,44 @@ def test_fast_and_small(command, roomy, tmp_path):
     assert all(layer["step"] for layer in layers)
 
 
-def test_time_and_size(command, roomy, tmp_path):
-    """The timings are made on the spot, or come from a file; the plan names the budget."""
+@pytest.fixture
+def timings(roomy) -> lpjax.BreakEven:
+    """Every shape of the encoder, its pairs at a time in proportion to their ranks."""
+    shapes = lpjax.measure_break_even(lpjax.load_checkpoint(roomy).params, select="encoder", tokens=2)
+    return dataclasses.replace(
+        shapes,
+        timings=tuple(
+            dataclasses.replace(
+                timing, dense_seconds=1e-3, ratios=tuple(0.9 * k / timing.ranks[-1] for k in timing.ranks)
+            )
+            for timing in shapes.timings
+        ),
+    )
+
+
+def test_time_and_size(command, roomy, tmp_path, timings, monkeypatch):
+    """Timings are made on the spot if there is no file of them."""
+    calls = []
+    monkeypatch.setattr(
+        "lpjax.allocation.request.measure_break_even", lambda *args, **options: calls.append(options) or timings
+    )
     options = ["--size", "25%", "--time", 0.6, "--layers", "encoder"]
     status, output, errors = command("compress", roomy, tmp_path / "out", *options, "--json")
     assert status == 0, errors
     result = json.loads(output)
-    assert result["time_share"] <= 0.6 + 1e-6
+    assert [call["select"] for call in calls] == [["encoder"]]
+    assert 0.5 < result["time_share"] <= 0.6
     assert all(layer["step"] for layer in result["layers"])
-    assert command("bench", roomy, "--layers", "encoder", "--out", tmp_path / "times.json")[0] == 0
+
+
+def test_time_by_a_file(command, roomy, tmp_path, timings):
+    """The plan names the budget."""
+    (tmp_path / "times.json").write_text(json.dumps(break_even_document("net", timings, 0)))
     options = ["--time", 0.6, "--layers", "encoder", "--break-even", tmp_path / "times.json"]
     options += ["--plan-out", tmp_path / "plan.json"]
     status, output, errors = command("compress", roomy, tmp_path / "fast", *options)
     assert status == 0, errors
-    assert "of the dense layers' time, by" in " ".join(output.split())
+    assert "these layers take 0." in " ".join(output.split())
     plan = lpjax.load_plan(tmp_path / "plan.json")
     assert (plan.budget, plan.budget_of) == (0.6, "time")
 
