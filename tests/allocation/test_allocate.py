@@ -413,7 +413,7 @@ def test_a_pair_keeps_its_time():
 
 
 def test_a_budget_of_time_that_no_pairs_reach():
-    with pytest.raises(ValueError, match="`budget` of time is 0.1, but even with the smallest pairs"):
+    with pytest.raises(ValueError, match=r"`budget` of time is 0\.1, but even with the smallest pairs"):
         lpjax.allocate(params(), budget=0.1, budget_of="time", break_even=timings())
 
 
