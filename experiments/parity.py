@@ -73,19 +73,19 @@ def padded_batch(net: str, config: Any, rows: int = 3, length: int = 48) -> dict
 
 
 def run_torch(model: Any, batch: dict[str, np.ndarray]) -> np.ndarray:
-    """Logits, or the last hidden states of a base model."""
+    """Logits, or the last hidden states of a base model, in float32."""
     import torch
 
     with torch.no_grad():
         outputs = model(**{key: torch.from_numpy(value).long() for key, value in batch.items()})
-    return (outputs.logits if "logits" in outputs else outputs.last_hidden_state).numpy()
+    return (outputs.logits if "logits" in outputs else outputs.last_hidden_state).float().numpy()
 
 
-def load_torch(kind: str, folder: Path) -> Any:
-    """`transformers.<kind>` of a folder, which must load without missing or unknown keys."""
+def load_torch(kind: str, folder: Path, **options: Any) -> Any:
+    """`transformers.<kind>` of a folder, which must load without missing or unknown keys; options of transformers."""
     import transformers
 
-    model, loading_info = getattr(transformers, kind).from_pretrained(folder, output_loading_info=True)
+    model, loading_info = getattr(transformers, kind).from_pretrained(folder, output_loading_info=True, **options)
     faults = {key: value for key, value in loading_info.items() if value}
     if faults:
         raise ValueError(f"{folder} does not load whole: {faults}")

@@ -34,12 +34,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-import lpjax
-from experiments.parity import NETS, SEED, error, padded_batch, torch_model
+from experiments.parity import NETS, SEED, error, load_torch, padded_batch, run_torch, torch_model
 from experiments.readme import targets_table
 from lpjax import Checkpoint, classify, compress, load_checkpoint, plan_for_size, save_checkpoint
 from lpjax._files.json import write_json
 from lpjax._provenance import run_record
+from lpjax._tree import walk
 from lpjax.checkpoint.safetensors import read_tensors
 from lpjax.export import export_program
 
@@ -61,9 +61,7 @@ _OWN: dict[str, dict[str, Any]] = {
 
 def sizes_of(net: str) -> dict[str, Any]:
     """The sizes, by the names that the net's config has for them."""
-    found = dict(zip(_NAMES.get(net, _SIZES), _SIZES.values(), strict=True))
-    found["vocab_size"] = 8192
-    return found | _OWN.get(net, {})
+    return dict(zip(_NAMES.get(net, _SIZES), _SIZES.values(), strict=True), vocab_size=8192) | _OWN.get(net, {})
 
 
 def kinds_of(dense: Checkpoint) -> dict[str, Checkpoint]:
@@ -81,14 +79,9 @@ def kinds_of(dense: Checkpoint) -> dict[str, Checkpoint]:
 
 def in_torch(net: Checkpoint, folder: Path, batch: Batch, place: Path) -> tuple[np.ndarray, int]:
     """Logits in PyTorch, and bytes of the file; `folder` is the checkpoint's, `place` is for files."""
-    import torch
-    import transformers
-
     trust = (folder / "lpjax.safetensors").exists()
-    model = transformers.AutoModelForSequenceClassification.from_pretrained(folder, trust_remote_code=trust).eval()
-    with torch.no_grad():
-        logits = model(**{name: torch.from_numpy(ids).long() for name, ids in batch.items()}).logits
-    return logits.float().numpy(), bytes_in(folder, "*.safetensors")
+    model = load_torch("AutoModelForSequenceClassification", folder, trust_remote_code=trust)
+    return run_torch(model, batch), bytes_in(folder, "*.safetensors")
 
 
 def in_onnxruntime(net: Checkpoint, folder: Path, batch: Batch, place: Path) -> tuple[np.ndarray, int]:
@@ -131,7 +124,7 @@ def in_keras(net: Checkpoint, folder: Path, batch: Batch, place: Path) -> tuple[
     name = _KERAS[config.model_type]
     backbone = getattr(keras_hub.models, f"{name}Backbone")(**sizes)
     model = getattr(keras_hub.models, f"{name}TextClassifier")(backbone, num_classes=3)
-    factored = any(isinstance(leaf, lpjax.LowRank) for leaf in jax.tree.leaves(net.params, is_leaf=_is_weight))
+    factored = any(isinstance(leaf, lpjax.LowRank) for _, leaf in walk(net.params))
     lpjax.keras.to_keras(net, model, factored=factored)
     place.mkdir()
     model.save(place / "model.keras")
@@ -139,10 +132,6 @@ def in_keras(net: Checkpoint, folder: Path, batch: Batch, place: Path) -> tuple[
     inputs = {"token_ids": batch["input_ids"], "padding_mask": batch["attention_mask"]}
     inputs |= {"segment_ids": batch["token_type_ids"]} if "token_type_ids" in batch else {}
     return np.asarray(again(inputs)), bytes_in(place, "*.keras")
-
-
-def _is_weight(leaf: Any) -> bool:
-    return isinstance(leaf, lpjax.LowRank | lpjax.Quantized)
 
 
 RUNTIMES: dict[str, Callable[..., tuple[np.ndarray, int]]] = {
