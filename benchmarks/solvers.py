@@ -71,7 +71,7 @@ class Known:
 
     def __init__(self, matrix: jax.Array, rank: int) -> None:
         self.matrix, self.rank = matrix, rank
-        self._found: dict[tuple[str, float], float] = {}
+        self._lowest: dict[tuple[str, float], float] = {}
 
     def how(self, solver: str) -> dict[str, Any]:
         """Options of the long runs; half of the steps of admm_entries if the matrix is large."""
@@ -82,12 +82,12 @@ class Known:
 
     def best(self, solver: str, p: float) -> float:
         """The lowest objective."""
-        if (solver, p) not in self._found:
+        if (solver, p) not in self._lowest:
             options = self.how(solver)
             starts = options.pop("init")
             run = functools.partial(lpjax.SOLVERS[solver], self.matrix, self.rank, p=p, **options)
-            self._found[solver, p] = min(float(run(init=init).objective) for init in starts)
-        return self._found[solver, p]
+            self._lowest[solver, p] = min(float(run(init=init).objective) for init in starts)
+        return self._lowest[solver, p]
 
     def iterations_within(self, solver: str, p: float, share: float) -> int:
         """Fewest iterations that come within `share` of it, by bisection: more come nearer."""

@@ -109,8 +109,8 @@ def targets_table(record: dict[str, Any]) -> str:
     lines = [f"| model | weights | checkpoint, MB | {' | '.join(runtimes)} |", "|---" * (len(runtimes) + 3) + "|"]
     for row in record["rows"]:
         cells = [row["net"], row["kind"], f"{row['bytes'] / 1e6:.1f}"]
-        for found in (row.get(runtime) for runtime in runtimes):
-            cells.append(f"{found['error']:.1e}, {found['bytes'] / row['bytes']:.2f}" if found else "")
+        for cell in (row.get(runtime) for runtime in runtimes):
+            cells.append(f"{cell['error']:.1e}, {cell['bytes'] / row['bytes']:.2f}" if cell else "")
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 

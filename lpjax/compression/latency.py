@@ -107,9 +107,12 @@ class BreakEven:
 
     def share(self, records: Sequence[LayerRecord]) -> float | None:
         """Time of all layers whose shapes were timed, as a share of the dense layers' time; None if there are none."""
-        dense = [timing and timing.dense_seconds for timing in (self.timing(r.path, r.shape) for r in records)]
-        seconds = [(part, record.time_ratio or 1.0) for part, record in zip(dense, records, strict=True) if part]
-        return sum(part * ratio for part, ratio in seconds) / sum(part for part, _ in seconds) if seconds else None
+        dense = compressed = 0.0
+        for record in records:
+            if (timing := self.timing(record.path, record.shape)) is not None:
+                dense += timing.dense_seconds
+                compressed += timing.dense_seconds * (record.time_ratio or 1.0)
+        return compressed / dense if dense else None
 
     def notes(self, records: Sequence[LayerRecord], source: str) -> list[str]:
         """A line about layers slower than dense by these timings, named `source`; empty if there are none."""

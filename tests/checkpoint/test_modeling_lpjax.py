@@ -220,10 +220,10 @@ def test_rotary_positions_stay_in_float32(dtype: str, in_file: bool, tmp_path: P
     lpjax.export_checkpoint(small, tmp_path / "dense")
     ids = np.random.default_rng(0).integers(5, 50, (2, 300))
     batch = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
-    found = ask(model, batch)
+    ours = ask(model, batch)
     theirs = ask(transformers.AutoModel.from_pretrained(tmp_path / "dense", dtype=half), batch)
     expected = np.asarray(lpjax.encode(small.params, small.config, batch)).astype(np.float32)
-    assert np.abs(found - expected).max() <= 1.5 * np.abs(theirs - expected).max()
+    assert np.abs(ours - expected).max() <= 1.5 * np.abs(theirs - expected).max()
 
 
 def test_the_state_of_one_model_loads_into_another(tmp_path: Path):

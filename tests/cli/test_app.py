@@ -87,9 +87,9 @@ def test_names_in_help_are_those_of_the_tables(monkeypatch: pytest.MonkeyPatch):
 
 def test_an_unknown_name_is_refused_by_its_option(command: Command):
     status, _, errors = command("compress", "net", "out", "--method", "lewi")
-    said = " ".join(errors.replace("│", " ").split())
-    assert (status, "`" in said) == (2, False)
-    assert "--method is 'lewi'; expected one of svd, lewis," in said
+    message = " ".join(errors.replace("│", " ").split())
+    assert (status, "`" in message) == (2, False)
+    assert "--method is 'lewi'; expected one of svd, lewis," in message
 
 
 def test_completion_knows_commands_and_options():
