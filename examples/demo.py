@@ -185,7 +185,7 @@ def _scorer(
         if glue is not None:
             raise
         baseline = embed_sentences(checkpoint, sentences, tokenizer=tokenizer)
-        reason = f"{len(sentences)} sentences of Python's documentation, for GLUE was not found ({error})"
+        reason = f"{len(sentences)} sentences of Python's documentation, because GLUE was not found ({error})"
 
         def by_fidelity(other: Checkpoint) -> float:
             return fidelity(other, baseline, sentences, tokenizer=tokenizer, seed=_SEED).spearman
