@@ -163,7 +163,7 @@ def _symbols(codes: np.ndarray) -> UInt8[np.ndarray, "lines length"]:
 
 def _pack_raw(codes: np.ndarray, symbols: np.ndarray) -> np.ndarray:
     """Signs and low bits of the nonzero codes, as 16-bit words."""
-    parts = [np.zeros(0, np.uint8)]
+    words, left = [np.zeros(0, "<u2")], np.zeros(0, np.uint8)  # whole words at a time: a bit takes a byte until packed
     for block in blocks_of(len(codes), 1):
         at = np.flatnonzero(symbols[block])
         low = low_bits(symbols[block][at])
@@ -174,9 +174,15 @@ def _pack_raw(codes: np.ndarray, symbols: np.ndarray) -> np.ndarray:
         for place in range(int(low.max(initial=0)) + 1):
             here = low >= place
             bits[starts[here] + place] = values[here] >> place & 1
-        parts.append(bits)
-    parts.append(np.zeros(-sum(map(len, parts)) % 16, np.uint8))
-    return np.packbits(np.concatenate(parts), bitorder="little").view("<u2")
+        bits = np.concatenate([left, bits])
+        whole = len(bits) // 16 * 16
+        words.append(_words(bits[:whole]))
+        left = bits[whole:]
+    return np.concatenate([*words, _words(np.pad(left, (0, -len(left) % 16)))])
+
+
+def _words(bits: np.ndarray) -> np.ndarray:
+    return np.packbits(bits, bitorder="little").view("<u2")
 
 
 # The coder
