@@ -9,7 +9,7 @@ config's, misspelt names.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from lpjax._tree import nested
@@ -181,37 +181,64 @@ class _OwnNames:
         return None
 
 
-def _unwrapped(
-    own: _OwnNames, tensor_names: Iterable[str]
-) -> tuple[dict[str, str], str, tuple[str, ...], tuple[str, ...]]:
-    """(names without the prefix -> names in the file, the prefix, heads that lack it, hints if it is ambiguous)."""
-    names = list(tensor_names)
-    cleared = {own.separator.join(p for p in n.split(own.separator) if p not in _INNER): n for n in names}
-    inside = len(cleared) == len(names) and list(cleared) != names
-    cleared = cleared if inside else {name: name for name in names}
-    under: dict[str, set[str]] = {}
-    for name in cleared:
+class _Unwrapped(NamedTuple):
+    """Tensor names of a file without the prefix of a wrapper.
+
+    Attributes:
+        names: names without the prefix -> names in the file.
+        wrapper: the prefix, or "".
+        outside: names of head weights that lack the prefix.
+        hints: why no prefix was found, a sentence each.
+    """
+
+    names: dict[str, str]
+    wrapper: str = ""
+    outside: tuple[str, ...] = ()
+    hints: tuple[str, ...] = ()
+
+
+def _unwrapped(own: _OwnNames, tensor_names: Iterable[str]) -> _Unwrapped:
+    """The names without what wrappers put before the whole model, or into the path of its layers."""
+    original = list(tensor_names)
+    names = _without_inner(own, original)
+    wrapper, hint = _prefix(own, names)
+    if hint:
+        return _Unwrapped(names, hints=(hint,))
+    bare = {name.removeprefix(wrapper): in_file for name, in_file in names.items()}
+    if len(bare) < len(names):
+        return _Unwrapped(names, hints=(f"some names are there with and without `{wrapper}`",))
+    outside = tuple(name for name in names if not name.startswith(wrapper) and own.is_head(name))
+    if list(names) != original:
+        # Report the prefix as it is in the file: of "_orig_mod.module.", the first part was removed above.
+        parts = next(parts for name in original if not _INNER.isdisjoint(parts := name.split(own.separator)))
+        inner = next(part for part in parts if part in _INNER) + own.separator
+        wrapper = inner + wrapper if wrapper and parts[0] in _INNER else wrapper or inner
+    return _Unwrapped(bare, wrapper, outside)
+
+
+def _without_inner(own: _OwnNames, names: Sequence[str]) -> dict[str, str]:
+    """Names without the parts of `_INNER` -> names in the file; all as they are if two would become one."""
+    cleared = {own.separator.join(part for part in n.split(own.separator) if part not in _INNER): n for n in names}
+    return cleared if len(cleared) == len(names) else {name: name for name in names}
+
+
+def _prefix(own: _OwnNames, names: Iterable[str]) -> tuple[str, str]:
+    """(what precedes the names of the model's weights, ""); or ("", why that cannot be told)."""
+    weights_after: dict[str, set[str]] = {}
+    for name in names:
         if (split := own.before(name)) is not None:
-            under.setdefault(split[0], set()).add(split[1])
-    if not under:
-        return cleared, "", (), ("no tensor name in the file belongs to this kind of model",)
-    most = max(map(len, under.values()))
-    whole = [before for before, weights in under.items() if own.required <= weights]
-    best = whole or [before for before, weights in under.items() if len(weights) == most]
-    if len(best) > 1 and "" not in best:
-        nets = ", ".join(f"`{before}`" for before in best[:5])
-        return cleared, "", (), (f"the file holds several models, under {nets}; expected one",)
-    wrapper = "" if "" in best else best[0]
-    bare = {name.removeprefix(wrapper): original for name, original in cleared.items()}
-    if len(bare) < len(cleared):
-        return cleared, "", (), (f"some names are there with and without `{wrapper}`",)
-    outside = tuple(name for name in cleared if not name.startswith(wrapper) and own.is_head(name))
-    if not inside:
-        return bare, wrapper, outside, ()
-    # Report the prefix as it is in the file: of "_orig_mod.module.", the first part was removed above.
-    parts = next(parts for name in names if not _INNER.isdisjoint(parts := name.split(own.separator)))
-    inner = next(part for part in parts if part in _INNER) + own.separator
-    return bare, inner + wrapper if wrapper and parts[0] in _INNER else wrapper or inner, outside, ()
+            weights_after.setdefault(split[0], set()).add(split[1])
+    if not weights_after:
+        return "", "no tensor name in the file belongs to this kind of model"
+    most = max(map(len, weights_after.values()))
+    whole = [prefix for prefix, weights in weights_after.items() if own.required <= weights]
+    best = whole or [prefix for prefix, weights in weights_after.items() if len(weights) == most]
+    if "" in best:
+        return "", ""
+    if len(best) > 1:
+        prefixes = ", ".join(f"`{prefix}`" for prefix in best[:5])
+        return "", f"the file holds several models, under {prefixes}; expected one"
+    return best[0], ""
 
 
 def _read(

@@ -360,39 +360,52 @@ def _config_data(checkpoint: Checkpoint, int8: bool = False) -> dict[str, Any]:
     """The config.json to write: that of the source, as far as it still holds, and the `lpjax` block."""
     from lpjax import __version__  # Late: the package imports this module.
 
+    config, params = checkpoint.config, checkpoint.params
     data = dict(checkpoint.config_json or {})
     data.pop(BLOCK, None)
     code = others_code(data.pop(AUTO_MAP, None))
-    if not data or config_from_json(data) != checkpoint.config:
-        data |= checkpoint.config.to_json()
-    head = checkpoint.config.head
-    if (head_named(data.get("architectures")) or "sequence") != head:
-        data["architectures"] = [checkpoint.config.class_for(head)]
-    data["model_type"] = checkpoint.config.model_type  # transformers needs it; the first checkpoints lack it
-    table = name_table(checkpoint.config)
-    if table.write(checkpoint.params, table.groups_of(data.get("architectures")))[1]:
-        # The base model of a classifier: with the classifier's class name, loading would fail for lack of the head.
-        data["architectures"] = [f"{str(data['architectures'][0]).split('For')[0]}Model"]
-    labels = _num_labels(table, checkpoint.params)
+    if not data or config_from_json(data) != config:
+        data |= config.to_json()
+    data["model_type"] = config.model_type  # transformers needs it; the first checkpoints lack it
+    if (classes := _architectures(checkpoint, data.get("architectures"))) is not None:
+        data["architectures"] = classes
+    labels = _num_labels(name_table(config), params)
     if labels is not None and labels != _declared_labels(data):
         # Otherwise transformers would make a head of another size.
         data.pop("num_labels", None)
         data["id2label"] = {str(i): f"LABEL_{i}" for i in range(labels)}
         data["label2id"] = {name: int(i) for i, name in data["id2label"].items()}
-    compressed = _has_parts(checkpoint.params)
+    compressed = _has_parts(params)
     if compressed:
-        groups = table.head_groups.get(head)
         # No entries of others: their files are not copied, and who trusts this folder should trust lpjax's files only.
-        code = auto_map(head if groups and not table.write(checkpoint.params, groups)[1] else None)
+        code = auto_map(config.head if _has_head(checkpoint) else None)
     data |= {AUTO_MAP: code} if code else {}
     if checkpoint.compression is not None or compressed:
         derived_keys = (FACTORS, WEIGHTS_KEY, RANKS, QUANTIZED)
         known = {key: value for key, value in (checkpoint.compression or {}).items() if key not in derived_keys}
         known |= {FACTORS: INT8} if int8 else {}
         known |= {WEIGHTS_KEY: FACTORED_WEIGHTS} if compressed else {}
-        known |= {QUANTIZED: groups} if (groups := quantized_groups(checkpoint.params)) else {}
-        data[BLOCK] = {"version": __version__, **known, RANKS: lowrank_ranks(checkpoint.params)}
+        known |= {QUANTIZED: groups} if (groups := quantized_groups(params)) else {}
+        data[BLOCK] = {"version": __version__, **known, RANKS: lowrank_ranks(params)}
     return data
+
+
+def _architectures(checkpoint: Checkpoint, named: Any) -> list[str] | None:
+    """The class names for config.json: those of the source, unless they name another head than the weights have."""
+    config, table = checkpoint.config, name_table(checkpoint.config)
+    if (head_named(named) or "sequence") != config.head:
+        named = [config.class_for(config.head)]
+    if table.write(checkpoint.params, table.groups_of(named))[1]:
+        # The base model of a classifier: with the classifier's class name, loading would fail for lack of the head.
+        named = [f"{str(named[0]).split('For')[0]}Model"]
+    return named
+
+
+def _has_head(checkpoint: Checkpoint) -> bool:
+    """Whether the weights of the config's head are there."""
+    table = name_table(checkpoint.config)
+    groups = table.head_groups.get(checkpoint.config.head)
+    return bool(groups) and not table.write(checkpoint.params, groups)[1]
 
 
 def _has_parts(params: Mapping[str, Any]) -> bool:

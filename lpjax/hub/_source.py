@@ -32,6 +32,12 @@ class Source(NamedTuple):
     pipeline_tag: str | None
     kept: dict[str, Any]
 
+    @property
+    def name(self) -> str | None:
+        """Name of the base model, the first of several."""
+        names = self.base_model
+        return names if isinstance(names, str) else next(iter(names or ()), None)
+
 
 def read_source(folder: Path | None) -> Source:
     """Read the source of a checkpoint from its folder; nothing is known for None."""

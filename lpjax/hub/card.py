@@ -25,7 +25,7 @@ from lpjax.compression.history import EXPORTED, RECOVERED, TUNED, training_score
 from lpjax.compression.record import RECORD, Record, read_record, record_of
 from lpjax.compression.weights_only import CompressedWeights
 from lpjax.hub._loading import loading, runtime_of
-from lpjax.hub._source import read_source
+from lpjax.hub._source import Source, read_source
 from lpjax.models import name_table
 from lpjax.models.names import head_named
 from lpjax.weights.low_rank import LowRank
@@ -62,57 +62,109 @@ def card_text(folder: Path, checkpoint: Checkpoint, size: int, stored: Mapping[s
         size: size of the weights or the program, in bytes.
         stored: size of each weight there, in bytes, by path; None if all are dense.
     """
-    from huggingface_hub import ModelCardData  # late: it is slow
-
-    config, source, runtime = read_object(folder / CONFIG), read_source(checkpoint.source), runtime_of(folder)
-    head, model_type = head_named(config.get("architectures")), checkpoint.config.model_type
-    record = _record(folder, checkpoint)
-    matrices = [*_matrices(checkpoint, config, stored, {} if training_scores(folder) else record.layers)]
+    config, source = read_object(folder / CONFIG), read_source(checkpoint.source)
+    record, scores = _record(folder, checkpoint), training_scores(folder)
+    matrices = [*_matrices(checkpoint, config, stored, {} if scores else record.layers)]
     forms = {matrix.form for matrix in matrices} - {""}
     old = {name for name in (RECOVERED, TUNED) if _is_old(folder / name, checkpoint.source)}
-    tuned = (folder / TUNED).exists() and TUNED not in old
-    relation = "finetune" if tuned else source.relation or ("quantized" if forms else None)
-    sentences = head is None and (folder / "modules.json").exists()
-    pipeline = _PIPELINES[head] if head else "sentence-similarity" if sentences else "feature-extraction"
-    library = "sentence-transformers" if sentences else "transformers"
-    tags = {
-        "low-rank": any(form.startswith("factors") for form in forms),
-        "quantized": any("codes" in form or "8 bits" in form for form in forms),
-        "custom_code": bool(forms) and stored is not None and runtime is None,
-    }
-    data = ModelCardData(
-        **source.kept,
-        base_model=source.base_model,
-        base_model_relation=relation if source.base_model else None,
-        library_name={"onnx": "onnx", "stablehlo": "jax"}.get(runtime or "", library),
-        pipeline_tag=pipeline if tuned else source.pipeline_tag or pipeline,
-        tags=["lpjax", *(tag for tag, holds in tags.items() if holds)],
+    facts = _Facts(
+        source=source,
+        runtime=runtime_of(folder),
+        head=head_named(config.get("architectures")),
+        model_type=checkpoint.config.model_type,
+        tuned=(folder / TUNED).exists() and TUNED not in old,
+        forms=frozenset(forms),
+        expanded=stored is None,
     )
-    bases = [source.base_model] if isinstance(source.base_model, str) else source.base_model or []
-    model = f"{'a fine-tuned ' if relation == 'finetune' else ''}`{bases[0]}`" if bases else f"a `{model_type}` model"
-    title = [bases[0].rpartition("/")[2] if bases else f"A {model_type} model"]
-    title += ["fine-tuned"] if relation == "finetune" else []
-    title += ["compressed"] if forms else []
-    title += [{"onnx": "for ONNX", "stablehlo": "as StableHLO"}[runtime]] if runtime else []
     known = record.steps[0].bytes_before if record.steps else None
     before = known or sum(matrix.before for matrix in matrices) + checkpoint.extra_bytes
-    lead = f"This is {model}, {'compressed' if forms else 'saved'} by lpjax. Its weights take {_mb(size)} MB"
-    lead += f"; dense they take {_mb(before)} MB." if forms and stored is not None else "."
-    lead += (
-        " They are expanded, so that other libraries read them, and no longer smaller."
-        if forms and stored is None
-        else ""
-    )
-    parts = [f"# {', '.join(title)}", lead]
+    sentences = facts.head is None and (folder / "modules.json").exists()
+    parts = [f"# {_title(facts)}", _lead(facts, size, before)]
     if forms:
         parts += ["## What was done", _table(matrices, stored is not None), *_notes(folder, record, matrices)]
-    if scores := training_scores(folder):
+    if scores:
         late = ["Steps after the training are not in these numbers."] if old else []
         parts += ["## Measured", *scores.values(), *late]
-    parts += ["## Load", *loading(folder, head, model_type)]
-    if (folder / SOURCE_CARD).exists():
-        parts += _SOURCE
-    return f"---\n{data.to_yaml()}\n---\n\n{MARKER}\n\n" + "\n\n".join(parts) + "\n"
+    parts += ["## Load", *loading(folder, facts.head, facts.model_type)]
+    return _with_metadata(folder, _metadata(facts, sentences), parts)
+
+
+class _Facts(NamedTuple):
+    """What a card says of a folder in more than one place.
+
+    Attributes:
+        source: what is known of the model that this one was made from.
+        runtime: "onnx" or "stablehlo" for an exported program, else None.
+        head: the model's head, or None.
+        model_type: the kind of model, as in config.json.
+        tuned: whether the last step was fine-tuning.
+        forms: how the weights that are not dense are stored; for an exported program, how they were.
+        expanded: whether all weights are dense in the folder.
+    """
+
+    source: Source
+    runtime: str | None
+    head: str | None
+    model_type: str
+    tuned: bool
+    forms: frozenset[str]
+    expanded: bool
+
+    @property
+    def relation(self) -> str | None:
+        """How this model relates to its base, in the hub's words."""
+        return "finetune" if self.tuned else self.source.relation or ("quantized" if self.forms else None)
+
+
+def _metadata(facts: _Facts, sentences: bool) -> dict[str, Any]:
+    """The metadata that the hub reads; `sentences`: sentence-transformers loads the folder."""
+    source = facts.source
+    pipeline = _PIPELINES.get(facts.head or "", "sentence-similarity" if sentences else "feature-extraction")
+    library = "sentence-transformers" if sentences else "transformers"
+    tags = {
+        "low-rank": any(form.startswith("factors") for form in facts.forms),
+        "quantized": any("codes" in form or "8 bits" in form for form in facts.forms),
+        "custom_code": bool(facts.forms) and not facts.expanded and facts.runtime is None,
+    }
+    return source.kept | {
+        "base_model": source.base_model,
+        "base_model_relation": facts.relation if source.base_model else None,
+        "library_name": {"onnx": "onnx", "stablehlo": "jax"}.get(facts.runtime or "", library),
+        "pipeline_tag": pipeline if facts.tuned else source.pipeline_tag or pipeline,
+        "tags": ["lpjax", *(tag for tag, holds in tags.items() if holds)],
+    }
+
+
+def _title(facts: _Facts) -> str:
+    return ", ".join(
+        [
+            facts.source.name.rpartition("/")[2] if facts.source.name else f"A {facts.model_type} model",
+            *(["fine-tuned"] if facts.relation == "finetune" else []),
+            *(["compressed"] if facts.forms else []),
+            *([{"onnx": "for ONNX", "stablehlo": "as StableHLO"}[facts.runtime]] if facts.runtime else []),
+        ]
+    )
+
+
+def _lead(facts: _Facts, size: int, before: int) -> str:
+    """The first paragraph: the model, and its size in bytes now and before."""
+    tuned = "a fine-tuned " if facts.relation == "finetune" else ""
+    model = f"{tuned}`{facts.source.name}`" if facts.source.name else f"a `{facts.model_type}` model"
+    lead = f"This is {model}, {'compressed' if facts.forms else 'saved'} by lpjax. Its weights take {_mb(size)} MB"
+    if not facts.forms:
+        return f"{lead}."
+    if facts.expanded:
+        return f"{lead}. They are expanded, so that other libraries read them, and no longer smaller."
+    return f"{lead}; dense they take {_mb(before)} MB."
+
+
+def _with_metadata(folder: Path, metadata: Mapping[str, Any], parts: Iterable[str]) -> str:
+    """The text of a card, which ends with a link to the source's card if the folder has that."""
+    from huggingface_hub import ModelCardData  # late: it is slow
+
+    source = _SOURCE if (folder / SOURCE_CARD).exists() else ()
+    body = "\n\n".join([MARKER, *parts, *source])
+    return f"---\n{ModelCardData(**metadata).to_yaml()}\n---\n\n{body}\n"
 
 
 def _code(name: str) -> str:
@@ -128,17 +180,13 @@ def weights_card(folder: Path, source: Path, made: CompressedWeights) -> str:
         source: folder of the source model.
         made: the result of the compression.
     """
-    from huggingface_hub import ModelCardData
-
     known = read_source(source)
-    data = ModelCardData(
-        **known.kept,
-        base_model=known.base_model,
-        base_model_relation=(known.relation or "quantized") if known.base_model else None,
-        pipeline_tag=known.pipeline_tag,
-        tags=["lpjax", "low-rank"],
-    )
-    bases = [known.base_model] if isinstance(known.base_model, str) else known.base_model or []
+    metadata = known.kept | {
+        "base_model": known.base_model,
+        "base_model_relation": (known.relation or "quantized") if known.base_model else None,
+        "pipeline_tag": known.pipeline_tag,
+        "tags": ["lpjax", "low-rank"],
+    }
     method = method_label(made.method, made.p)
     rows = [
         [_code(kind.name), str(kind.count), "×".join(map(str, kind.shape)), str(kind.rank),
@@ -147,18 +195,17 @@ def weights_card(folder: Path, source: Path, made: CompressedWeights) -> str:
         for kind in made.kinds if kind.rank is not None
     ]  # fmt: skip
     parts = [
-        f"# {bases[0].rpartition('/')[2] if bases else 'A model'}, compressed",
-        f"This is {f'`{bases[0]}`' if bases else 'a model'}, its matrices factored by lpjax ({method}), by the weights "
-        f"alone. Its weights take {_mb(made.bytes_after)} MB as factors; dense they take {_mb(made.bytes_before)} MB.",
+        f"# {known.name.rpartition('/')[2] if known.name else 'A model'}, compressed",
+        f"This is {f'`{known.name}`' if known.name else 'a model'}, its matrices factored by lpjax ({method}), by the "
+        f"weights alone. Its weights take {_mb(made.bytes_after)} MB as factors; dense they take "
+        f"{_mb(made.bytes_before)} MB.",
         "The files in the root are the factors multiplied out: other libraries load them as they load the source, and "
         "they are no smaller. Those in `factors` hold `N.left` and `N.right` in the place of a matrix N, whose product "
         "it is. What the model has lost was not measured.",
         "## What was done",
         _markdown(["matrix", "count", "shape", "rank", "MB before", "MB after", "error"], rows),
     ]
-    if (folder / SOURCE_CARD).exists():
-        parts += _SOURCE
-    return f"---\n{data.to_yaml()}\n---\n\n{MARKER}\n\n" + "\n\n".join(parts) + "\n"
+    return _with_metadata(folder, metadata, parts)
 
 
 def _is_old(path: Path, source: Path | None) -> bool:
