@@ -101,49 +101,51 @@ def normalize(problem: Problem) -> tuple[Scaled, Scaling]:
 
     Σ ω_i ‖a_i − l_i R‖_C^p is Σ ω_i ‖b_i − l_i S‖^p with b = a C^{1/2} and S = R C^{1/2}, so algorithms need no C.
     """
-    matrix, weights, metric = problem.matrix, problem.row_weights, problem.metric
-    rows = Rows(matrix, axes=problem.axes)
-    dtype = rows.dtype
+    rows = Rows(problem.matrix, axes=problem.axes)
     bits = rows.largest_bits()
-    finite = finite_bits(bits, dtype)
     # At most the second largest exponent, whose inverse is a normal number: one product scales an entry.
-    exponent = jnp.minimum(exponent_of(bits, dtype), jnp.finfo(dtype).maxexp - 2)
-    none = jnp.zeros((), jnp.int32)
-    weight_exponent = metric_exponent = none
-    if weights is not None:
-        heaviest = over_devices(jax.lax.pmax, largest_bits(weights), problem.axes)
-        finite &= finite_bits(heaviest, dtype)
-        if problem.high:
-            weights = at_exponent(weights, problem.p)
-            heaviest = over_devices(jax.lax.pmax, largest_bits(weights), problem.axes)
-        weight_exponent = exponent_of(heaviest, dtype)
-        weights = jnp.where(finite, jnp.maximum(scaled(weights, -weight_exponent), 0), 1)
-    half = inverse_half = slack = None
-    error = jnp.zeros((), dtype)
-    if metric is not None:
-        finite &= jnp.all(jnp.isfinite(metric))
-        metric_exponent = largest_exponent(metric) // 2
-        half, inverse_half, error = _square_roots(jnp.where(finite, scaled(metric, -2 * metric_exponent), 0))
+    exponent = jnp.minimum(exponent_of(bits, rows.dtype), jnp.finfo(rows.dtype).maxexp - 2)
+    weights, weight_exponent, finite = _scaled_weights(problem, finite_bits(bits, rows.dtype))
+    if problem.metric is not None:
+        finite &= jnp.all(jnp.isfinite(problem.metric))
     rows = dataclasses.replace(rows, exponent=-exponent, finite=finite)
-    init = problem.init
+    init, metric_exponent, inverse_half, slack = problem.init, jnp.zeros((), jnp.int32), None, None
     if init is not None:
         # Either factor of a pair may hold its scale.
         inner = largest_exponent(init[1])
         init = scaled(init[0], inner - exponent), scaled(init[1], -inner)
-    if half is not None:
+    if problem.metric is not None:
+        metric_exponent = largest_exponent(problem.metric) // 2
+        metric = jnp.where(finite, scaled(problem.metric, -2 * metric_exponent), 0)
+        half, inverse_half, error = _square_roots(metric)
         # Minkowski's inequality, for rows that change by a fraction `error` of their lengths. XLA drops it if unused.
         lengths = jax.lax.stop_gradient(map_rows(lambda piece: jnp.sqrt(jnp.sum(piece**2, axis=1)), rows))
         slack = jax.lax.stop_gradient(error) * _root_of_powers(lengths, weights, problem.p, problem.axes)
-        if isinstance(matrix, Mapped):
+        if isinstance(problem.matrix, Mapped):
             rows = dataclasses.replace(rows, turn=half)
         else:  # once, not in every pass
             rows = Rows(rows.read() @ half, axes=problem.axes)
-        if init is not None:
-            init = (init[0], init[1] @ half)
+        init = None if init is None else (init[0], init[1] @ half)
     settings = problem.tol, problem.num_iters, init, problem.rank, problem.start, bool(problem.high)
     return Scaled(rows, problem.p, weights, *settings), Scaling(
         exponent, weight_exponent, metric_exponent, inverse_half, finite, problem.axes, slack
     )
+
+
+def _scaled_weights(
+    problem: Problem, finite: Bool[Array, ""]
+) -> tuple[Float[Array, " n"] | None, Int[Array, ""], Bool[Array, ""]]:
+    """The row weights scaled to order one, the exponent of their scale, and whether they are `finite`, too."""
+    weights = problem.row_weights
+    if weights is None:
+        return None, jnp.zeros((), jnp.int32), finite
+    heaviest = over_devices(jax.lax.pmax, largest_bits(weights), problem.axes)
+    finite &= finite_bits(heaviest, weights.dtype)
+    if problem.high:
+        weights = at_exponent(weights, problem.p)
+        heaviest = over_devices(jax.lax.pmax, largest_bits(weights), problem.axes)
+    exponent = exponent_of(heaviest, weights.dtype)
+    return jnp.where(finite, jnp.maximum(scaled(weights, -exponent), 0), 1), exponent, finite
 
 
 def _square_roots(metric: Float[Array, "d d"]) -> tuple[Float[Array, "d d"], Float[Array, "d d"], Scalar]:
@@ -250,35 +252,40 @@ def finish(solution: Solution, scaling: Scaling, p: Scalar) -> Solution:
 
     The scale of A goes to left, unless left would overflow or be subnormal: then both factors share it.
     """
-    left, right, ellipsoid, dtype = solution.left, solution.right, solution.ellipsoid, solution.left.dtype
-    if scaling.metric_inverse_half is not None:
-        right = right @ scaling.metric_inverse_half
-    a, b = scaling.matrix + scaling.metric, -scaling.metric
-    largest = over_devices(jax.lax.pmax, largest_bits(left), scaling.axes)
-    sizes = exponent_of(largest, dtype), largest_exponent(right)
-    info = jnp.finfo(dtype)
-    inside = [(i + e < info.maxexp) & (i + e > info.minexp + info.nmant) for i, e in zip(sizes, (a, b), strict=True)]
-    alone = (inside[0] & inside[1]) | (largest == 0)
-    shared = (scaling.matrix + sizes[1] - sizes[0]) // 2
-    a, b = jnp.where(alone, a, shared), jnp.where(alone, b, scaling.matrix - shared)
+    ellipsoid, lower_bound, dtype = solution.ellipsoid, solution.lower_bound, solution.left.dtype
+    left, right = _rescaled(solution, scaling)
     # The p-th root of the weights' scale, as a power of two times a factor.
     root = scaling.row_weights.astype(dtype) / p
     whole = jnp.floor(root)
     factor, exponent = jnp.exp2(root - whole), scaling.matrix + scaling.metric + whole.astype(jnp.int32)
     if ellipsoid is not None:
         ellipsoid = ellipsoid._replace(values=ldexp(ellipsoid.values * factor, exponent))
-    finite, lower_bound = scaling.finite, solution.lower_bound
     if lower_bound is not None:
-        # A bound above the dtype's largest number may be lowered to it.
         if scaling.slack is not None:
             lower_bound = jnp.maximum(lower_bound - scaling.slack, 0)
-        lower_bound = jnp.minimum(ldexp(lower_bound * factor, exponent), info.max)
-        lower_bound = jnp.where(finite, lower_bound, 0)
+        # A bound above the dtype's largest number may be lowered to it.
+        lower_bound = jnp.minimum(ldexp(lower_bound * factor, exponent), jnp.finfo(dtype).max)
+        lower_bound = jnp.where(scaling.finite, lower_bound, 0)
     return solution._replace(
-        left=jnp.where(finite, scaled(left, a), 0),
-        right=jnp.where(finite, scaled(right, b), 0),
-        objective=jnp.where(finite, ldexp(solution.objective * factor, exponent), jnp.inf),
-        converged=solution.converged & finite,
+        left=left,
+        right=right,
+        objective=jnp.where(scaling.finite, ldexp(solution.objective * factor, exponent), jnp.inf),
+        converged=solution.converged & scaling.finite,
         ellipsoid=ellipsoid,
         lower_bound=lower_bound,
     )
+
+
+def _rescaled(solution: Solution, scaling: Scaling) -> tuple[Float[Array, "n k"], Float[Array, "k d"]]:
+    """The factors with the scales of A and of the metric; zeros for a problem that is not finite."""
+    left, right, info = solution.left, solution.right, jnp.finfo(solution.left.dtype)
+    if scaling.metric_inverse_half is not None:
+        right = right @ scaling.metric_inverse_half
+    a, b = scaling.matrix + scaling.metric, -scaling.metric
+    largest = over_devices(jax.lax.pmax, largest_bits(left), scaling.axes)
+    sizes = exponent_of(largest, left.dtype), largest_exponent(right)
+    inside = [(i + e < info.maxexp) & (i + e > info.minexp + info.nmant) for i, e in zip(sizes, (a, b), strict=True)]
+    alone = (inside[0] & inside[1]) | (largest == 0)
+    shared = (scaling.matrix + sizes[1] - sizes[0]) // 2
+    a, b = jnp.where(alone, a, shared), jnp.where(alone, b, scaling.matrix - shared)
+    return jnp.where(scaling.finite, scaled(left, a), 0), jnp.where(scaling.finite, scaled(right, b), 0)
