@@ -8,7 +8,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Scalar
+from jaxtyping import Array, Float, Int, Scalar
 from numpy.typing import ArrayLike
 
 from lpjax._exponents import magnitude_bits
@@ -51,6 +51,13 @@ def at_exponent(weights: Float[Array, " n"], p: Scalar) -> Float[Array, " n"]:
 def roots(weights: Float[Array, " n"], p: Scalar) -> Float[Array, " n"]:
     """ω^{1/p}, the factor on a row's norm; 0 for ω = 0."""
     return jnp.where(weights > 0, jnp.where(weights > 0, weights, 1) ** (1 / p), 0)
+
+
+def root_of_scale(exponent: Int[Array, ""], p: Scalar) -> tuple[Scalar, Int[Array, ""]]:
+    """The p-th root of a scale 2^exponent, as a factor in [1, 2) and an exponent, so that it cannot overflow."""
+    root = exponent.astype(p.dtype) / p
+    whole = jnp.floor(root)
+    return jnp.exp2(root - whole), whole.astype(jnp.int32)
 
 
 def by_exponent(p: Scalar, low: Callable[[Scalar], Array], high: Callable[[Scalar], Array]) -> Array:

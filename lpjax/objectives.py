@@ -24,7 +24,7 @@ from jaxtyping import Array, Float, Scalar
 from lpjax._check import check_name, check_whole
 from lpjax._exponents import largest_exponent, ldexp, scaled
 from lpjax._numbers import check_fit, numbers, require_representable
-from lpjax._powers import at_exponent, by_exponent, roots, size
+from lpjax._powers import at_exponent, by_exponent, root_of_scale, roots, size
 
 Over = Literal["entries", "rows"]
 
@@ -153,10 +153,8 @@ def _norm(residual: Array, p: Scalar, over: Over, row_weights: Array | None, met
         sizes = row_sizes(residual, p, over, metric)
         return size(sizes if row_weights is None else roots(row_weights, p) * sizes, p)
 
-    root = weight.astype(p.dtype) / p
-    whole = jnp.floor(root)
-    norm = by_exponent(p, by_sums, by_sizes)
-    return ldexp(norm * jnp.exp2(root - whole), exponent + metric_exponent + whole.astype(jnp.int32))
+    factor, root = root_of_scale(weight, p)
+    return ldexp(by_exponent(p, by_sums, by_sizes) * factor, exponent + metric_exponent + root)
 
 
 def tail(singular_values: Any, rank: int) -> Scalar:

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Scalar
 
 from lpjax._exponents import ldexp
 from lpjax._lapack import qr
+from lpjax._powers import root_of_scale
 from lpjax._repr import short_repr
 from lpjax.objectives import blocked_sum, power_sums
 from lpjax.solvers._core.certificate import factors_of
@@ -104,12 +105,9 @@ def _partial_gaps(problem: Problem) -> PartialGaps:
     by_row = _least_norms(residual, right, p, scaled.num_iters)
     by_column = _least_norms((root * residual).T, (root * left).T, p, scaled.num_iters)
     sums = (omega * power_sums(residual, p), omega * by_row**p, by_column**p)
-    # As in `finish`.
-    whole = jnp.floor(scaling.row_weights.astype(p.dtype) / p)
-    factor = jnp.exp2(scaling.row_weights.astype(p.dtype) / p - whole)
-    exponent = scaling.matrix + whole.astype(jnp.int32)
+    factor, exponent = root_of_scale(scaling.row_weights, p)
     safe = 1 - 16 * jnp.finfo(p.dtype).eps
-    value, *bounds = (ldexp(factor * blocked_sum(part) ** (1 / p), exponent) for part in sums)
+    value, *bounds = (ldexp(factor * blocked_sum(part) ** (1 / p), scaling.matrix + exponent) for part in sums)
     bounds = [jnp.where(scaling.finite, safe * bound, 0) for bound in bounds]
     return PartialGaps(jnp.where(scaling.finite, value, jnp.inf), *bounds)
 

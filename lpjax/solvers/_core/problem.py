@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, Int, Scalar
 
 from lpjax._exponents import exponent_of, finite_bits, largest_bits, largest_exponent, ldexp, scaled
 from lpjax._lapack import eigh, qr, with_pseudo_inverse
-from lpjax._powers import at_exponent, over_largest, roots, unit_power
+from lpjax._powers import at_exponent, over_largest, root_of_scale, roots, unit_power
 from lpjax.objectives import Over, blocked_sum, power_sums, row_sizes
 from lpjax.solvers._core.mapped import Mapped
 from lpjax.solvers._core.rows import Rows, map_rows, over_devices
@@ -254,10 +254,8 @@ def finish(solution: Solution, scaling: Scaling, p: Scalar) -> Solution:
     """
     ellipsoid, lower_bound, dtype = solution.ellipsoid, solution.lower_bound, solution.left.dtype
     left, right = _rescaled(solution, scaling)
-    # The p-th root of the weights' scale, as a power of two times a factor.
-    root = scaling.row_weights.astype(dtype) / p
-    whole = jnp.floor(root)
-    factor, exponent = jnp.exp2(root - whole), scaling.matrix + scaling.metric + whole.astype(jnp.int32)
+    factor, root = root_of_scale(scaling.row_weights, p)
+    exponent = scaling.matrix + scaling.metric + root
     if ellipsoid is not None:
         ellipsoid = ellipsoid._replace(values=ldexp(ellipsoid.values * factor, exponent))
     if lower_bound is not None:
