@@ -1,10 +1,11 @@
 """Exported programs in onnxruntime, beside lpjax and PyTorch: `python -m experiments.programs [--runs DIR]`.
 
-all-MiniLM-L6-v2, dense, its encoder at half of its parameters, and at 9.2 MB; each by lpjax and by onnxruntime, in
-float32 and rounded by onnxruntime's dynamic int8, one scale a channel. The dense net also by PyTorch, in float32 and
-bfloat16, if it is installed, and by lpjax in bfloat16. Spearman of cosines on the development pairs of STS-B; bytes of
-the file that each one loads; and the time of a batch, of 32 texts and of one, short and long: all in turn, the median
-and the 95th percentile of 15 rounds after a warm-up, on two threads.
+all-MiniLM-L6-v2, dense, its encoder at half of its parameters, and at 9.2 MB; each by lpjax, in float32 and bfloat16,
+and by onnxruntime, in float32 and rounded by its dynamic int8, one scale a channel. The dense net also by PyTorch, in
+float32 and bfloat16, if it is installed. Spearman of cosines on the development pairs of STS-B; bytes of the file that
+each one loads; and the time of a batch, of 32 texts and of one, short and long: all in turn, the median and the 95th
+percentile of 15 rounds after a warm-up, on two threads. Then where the time of onnxruntime's programs goes, by its own
+profiler: in products with weights, in attention, in all others.
 
 Writes experiments/results/programs.json. `python -m experiments.readme` makes the table.
 """
@@ -12,6 +13,7 @@ Writes experiments/results/programs.json. `python -m experiments.readme` makes t
 from __future__ import annotations
 
 import dataclasses
+import json
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -105,6 +107,7 @@ def main() -> None:
     }
     rows: list[dict[str, Any]] = []
     runs: list[Callable[[Batch], Any]] = []
+    files: dict[tuple[str, str], Path] = {}
     with tempfile.TemporaryDirectory() as out:
         for name, params in nets.items():
             net = dataclasses.replace(dense, params=params)
@@ -113,10 +116,9 @@ def main() -> None:
                 size = lpjax.save_checkpoint(net, Path(out) / f"{name} saved")
             rows.append({"net": name, "runtime": "lpjax", "bytes": size, "spearman": stsb(net, pairs).spearman})
             runs.append(_by_lpjax(net))
-            if name == "dense":
-                score = stsb(net, pairs, dtype=jnp.bfloat16).spearman
-                rows.append({"net": name, "runtime": "lpjax, bfloat16", "bytes": size, "spearman": score})
-                runs.append(_by_lpjax(net, jnp.bfloat16))
+            score = stsb(net, pairs, dtype=jnp.bfloat16).spearman
+            rows.append({"net": name, "runtime": "lpjax, bfloat16", "bytes": size, "spearman": score})
+            runs.append(_by_lpjax(net, jnp.bfloat16))
             lpjax.export_program(net, Path(out) / name, "onnx", pooled=True)
             path = Path(out) / name / "onnx" / "model.onnx"
             paths = {"onnxruntime": path}
@@ -125,6 +127,7 @@ def main() -> None:
             for runtime, file in paths.items():
                 session = Session(dense, file)
                 row = {"net": name, "runtime": runtime, "bytes": file.stat().st_size}
+                files[name, runtime] = file
                 rows.append(row | {"spearman": session.spearman(pairs)})
                 runs.append(session)
                 console.print(rows[-1])
@@ -133,16 +136,59 @@ def main() -> None:
                 rows.append({"net": "dense", "runtime": runtime, "bytes": weight_bytes(folder), "spearman": None})
                 runs.append(run)
         rng = np.random.default_rng(SEED)
+        batches = {}
         for shape in SHAPES:
             ids = rng.integers(1000, 30000, shape)
             batch = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
+            batches[shape] = batch
             for row, seconds in zip(rows, _timed(runs, batch), strict=True):
                 row[f"ms {shape[0]} x {shape[1]}"] = 1e3 * float(np.median(seconds))
                 row[f"p95 {shape[0]} x {shape[1]}"] = 1e3 * float(np.percentile(seconds, 95))
-    for row in rows:
+        parts = [
+            {"net": net, "runtime": runtime, **profile(file, batches[SHAPES[0]], Path(out))}
+            for (net, runtime), file in files.items()
+        ]
+    for row in (*rows, *parts):
         console.print(row)
     run = run_record(SEED, "onnx", "onnxruntime", "torch")
-    write_json(RESULTS, {"model": "all-MiniLM-L6-v2", "rounds": ROUNDS, **run, "rows": rows})
+    write_json(RESULTS, {"model": "all-MiniLM-L6-v2", "rounds": ROUNDS, **run, "rows": rows, "parts": parts})
+
+
+def profile(path: Path, batch: Batch, folder: Path) -> dict[str, Any]:
+    """Milliseconds of the parts of a program, and the numbers of its products with weights, by onnxruntime's profiler.
+
+    The median of the rounds for each node, added up. The profiler's own work is in them.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.enable_profiling = THREADS, True
+    options.profile_file_prefix = str(folder / "profile")
+    session = onnxruntime.InferenceSession(str(path), options)
+    inputs = {info.name: batch[info.name] for info in session.get_inputs()}
+    for _ in range(ROUNDS + 2):
+        session.run(["sentence_embedding"], inputs)
+    micros: dict[tuple[str, str], list[float]] = {}
+    for event in json.loads(Path(session.end_profiling()).read_text()):
+        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
+            rank = max(
+                (len(shape) for entry in event["args"]["output_type_shape"] for shape in entry.values()), default=0
+            )
+            kind = _part(event["args"]["op_name"], rank)
+            micros.setdefault((kind, event["name"]), []).append(event["dur"])
+    parts: dict[str, float] = dict.fromkeys(("products", "attention", "others"), 0.0)
+    for (kind, _), times in micros.items():
+        parts[kind] += float(np.median(times[2:])) / 1e3
+    return {"ms": parts, "products": sum(kind == "products" for kind, _ in micros)}
+
+
+def _part(op: str, rank: int) -> str:
+    """The part of the program that an operator belongs to; attention alone has arrays with an axis for heads."""
+    if op in ("DynamicQuantizeLinear", "DynamicQuantizeMatMul", "MatMulInteger", "MatMulIntegerToFloat"):
+        return "products"
+    if op == "MatMul" and rank <= 3:
+        return "products"
+    return "attention" if rank == 4 else "others"
 
 
 def _timed(runs: Sequence[Callable[[Batch], Any]], batch: Batch) -> list[list[float]]:

@@ -340,6 +340,18 @@ def programs_table(record: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def program_parts_table(record: dict[str, Any]) -> str:
+    """Where the time of onnxruntime's programs goes: milliseconds of a batch."""
+    lines = [
+        "| net | runtime | products with weights | their time, ms | attention, ms | others, ms |",
+        "|---" * 6 + "|",
+    ]
+    for row in record["parts"]:
+        cells = [row["net"], row["runtime"], str(row["products"]), *(f"{ms:.0f}" for ms in row["ms"].values())]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def budget_table(record: dict[str, Any]) -> str:
     """The whole net within one budget: by each allocation, and after recovery."""
     lines = ["| weighting | ranks | recovered | parameters | Spearman × 100 | divergence |", "|---" * 6 + "|"]
@@ -524,6 +536,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "frontier e5": _from("experiments/results/frontier_e5.json", frontier_table),
     "languages": _from("experiments/results/languages.json", languages_table),
     "programs": _from("experiments/results/programs.json", programs_table),
+    "program parts": _from("experiments/results/programs.json", program_parts_table),
     "demo": _from("experiments/results/demo.json", demo_table),
     "solvers": _from(f"{SOLVERS}/embedding.json", solvers_table),
     "matrices": matrices_table,

@@ -1,6 +1,6 @@
 """The layers that encoders share, as pure functions; a weight may be of any kind, or a `TappedWeight`.
 
-Each function computes in the dtype of its input and casts the weights to it; layer normalization and softmax
+Each function computes in the dtype of its input and casts the weights to it; layer normalization, softmax and GELU
 are computed in float32 at least. Shapes are written (batch, length, hidden).
 """
 
@@ -21,7 +21,7 @@ from lpjax.weights.dispatch import cast, is_weight, matmul, matmul_transposed, t
 
 
 def at_least_float32(dtype: Any) -> Any:
-    """The dtype that layer normalization and softmax are computed in."""
+    """The dtype that layer normalization, softmax and GELU are computed in."""
     return jnp.float64 if dtype == jnp.float64 else jnp.float32
 
 
@@ -219,13 +219,16 @@ def _attended(scores: Array, visible: Array, value: Array, drop: Callable[[Array
 def gelu(x: Array) -> Array:
     """x Φ(x), where Φ is the normal distribution (Hendrycks and Gimpel, arXiv 1606.08415)."""
     # erf, not jax.nn.gelu's erfc: half the time on a CPU, and what PyTorch computes.
-    return 0.5 * x * (1 + lax.erf(x * math.sqrt(0.5)))
+    wide = x.astype(at_least_float32(x.dtype))
+    return (0.5 * wide * (1 + lax.erf(wide * math.sqrt(0.5)))).astype(x.dtype)
 
 
 @jax.jit
 def gelu_tanh(x: Array) -> Array:
     """`gelu`, approximated with tanh, ibid."""
-    return 0.5 * x * (1 + jnp.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x)))
+    wide = x.astype(at_least_float32(x.dtype))
+    inner = math.sqrt(2 / math.pi) * (wide + 0.044715 * wide * wide * wide)
+    return (0.5 * wide * (1 + jnp.tanh(inner))).astype(x.dtype)
 
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {

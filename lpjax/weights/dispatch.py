@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Integer
 
 from lpjax.weights.exporting import rows_of
 from lpjax.weights.low_rank import LowRank
+from lpjax.weights.product import product
 from lpjax.weights.quantized import Quantized, expanded
 
 Weight = Array | np.ndarray | Quantized | LowRank
@@ -38,14 +39,14 @@ def matmul(x: Float[Array, "*batch n"], weight: Weight) -> Float[Array, "*batch 
     `Quantized` matrix is expanded for the product; if it is large and its lines are outputs, a block of lines at a
     time.
     """
-    return x @ weight
+    return product(x, weight)
 
 
 def matmul_transposed(x: Float[Array, "*batch d"], weight: Weight) -> Float[Array, "*batch n"]:
     """`x @ weight.T`, also under jit and with single entries; for a word head tied to an embedding."""
     if isinstance(weight, LowRank) and weight.sparse is not None:
-        return x @ weight.multiplied().T  # single entries can't be transposed under jit
-    return x @ weight.T
+        return product(x, weight.multiplied().T)  # single entries can't be transposed under jit
+    return product(x, weight.T)
 
 
 def take_rows(weight: Weight, ids: Integer[Array | np.ndarray, "*batch"]) -> Float[Array, "*batch d"]:
@@ -64,7 +65,7 @@ def take_rows(weight: Weight, ids: Integer[Array | np.ndarray, "*batch"]) -> Flo
         return weight.take(ids)
     if not isinstance(weight, LowRank):
         return rows_of(weight, ids)
-    rows = take_rows(weight.left, ids) @ weight.right
+    rows = product(take_rows(weight.left, ids), weight.right)
     return rows if weight.sparse is None else rows + weight.sparse.take(ids, weight.shape[-1])
 
 

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 
 from lpjax._repr import short_repr
 from lpjax.weights.exporting import is_exporting
+from lpjax.weights.product import product
 from lpjax.weights.quantized import Quantized, expanded
 from lpjax.weights.sparse import Sparse
 
@@ -55,11 +56,11 @@ class LowRank:
         """`x @ self`, so that a model with a tied head, `x @ embedding.T`, need not change."""
         x = jnp.asarray(x)
         if self.sparse is None:
-            return (x @ self.left) @ self.right
+            return product(product(x, self.left), self.right)
         n, d = self.shape
         if is_exporting() or math.prod(x.shape[:-1]) * (n + d) > n * d:  # exported programs have no number of rows
-            return x @ self.multiplied()
-        return (x @ self.left) @ self.right + x @ self.sparse.dense(d)
+            return product(x, self.multiplied())
+        return product(product(x, self.left), self.right) + product(x, self.sparse.dense(d))
 
     def multiplied(self, precision: Any = None) -> Array:
         """The dense matrix (..., in, out), at a precision of `jax.numpy.matmul`."""

@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, Integer, UInt8
 from lpjax._repr import short_repr
 from lpjax.weights.decoding import BITS, pack_codes
 from lpjax.weights.exporting import is_exporting, rows_of
+from lpjax.weights.product import product
 
 if TYPE_CHECKING:
     Codes = tuple[UInt8[Array | np.ndarray, "*batch lines bytes"], ...]
@@ -115,8 +116,8 @@ class Quantized:
         """`x @ self`. A large matrix whose lines are outputs is expanded a block of lines at a time."""
         x = jnp.asarray(x)
         if self.axis == 1 or not self._large:
-            return x @ self.dense()
-        return jnp.moveaxis(self._map_lines(lambda line: x @ line), 0, -1)
+            return product(x, self.dense())
+        return jnp.moveaxis(self._map_lines(lambda line: product(x, line)), 0, -1)
 
     @property
     def T(self) -> Quantized:
