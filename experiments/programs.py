@@ -155,7 +155,7 @@ def main() -> None:
 
 
 def profile(path: Path, batch: Batch, folder: Path) -> dict[str, Any]:
-    """Milliseconds of the parts of a program, and the numbers of its products with weights, by onnxruntime's profiler.
+    """Milliseconds of the parts of a program, and the number of its products with weights and of roundings for them, by onnxruntime's profiler.
 
     The median of the rounds for each node, added up. The profiler's own work is in them.
     """

@@ -343,7 +343,7 @@ def programs_table(record: dict[str, Any]) -> str:
 def program_parts_table(record: dict[str, Any]) -> str:
     """Where the time of onnxruntime's programs goes: milliseconds of a batch."""
     lines = [
-        "| net | runtime | products with weights | their time, ms | attention, ms | others, ms |",
+        "| net | runtime | products with weights, roundings | their time, ms | attention, ms | others, ms |",
         "|---" * 6 + "|",
     ]
     for row in record["parts"]:

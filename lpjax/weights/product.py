@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 
-def product(x: Float[Array, "*batch n"], y: Any) -> Float[Array, "*batch d"]:
-    """`x @ y` for a matrix, or stack of matrices, of any kind.
+def product(x: Float[Array, "*batch n"], y: Any) -> Float[Array, "..."]:
+    """`x @ y` for a vector, a matrix or a stack of matrices, of any kind.
 
     On a CPU, products of bfloat16 are summed in float32 and then rounded, as other devices do by themselves: XLA's
     kernels for bfloat16 there (AMX, AVX-512 BF16) return float32. For a result in bfloat16, XLA would convert the
