@@ -155,9 +155,9 @@ def main() -> None:
 
 
 def profile(path: Path, batch: Batch, folder: Path) -> dict[str, Any]:
-    """Milliseconds of the parts of a program, and the number of its products with weights and of roundings for them, by onnxruntime's profiler.
+    """Milliseconds of the parts of a program, by onnxruntime's profiler: the median of each node, added up.
 
-    The median of the rounds for each node, added up. The profiler's own work is in them.
+    Also the number of products with weights, and of roundings for them. The profiler's own work is in the times.
     """
     import onnxruntime
 

@@ -6,7 +6,7 @@ import dataclasses
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import numpy as np
@@ -118,6 +118,22 @@ def plan_for_size(
     )
 
 
+class Sketched(NamedTuple):
+    """What a model takes in a file.
+
+    Attributes:
+        rest: dtype for unrounded arrays; None for their own.
+        fixed: bytes that do not depend on the step.
+        layers: choices of matrices that have no step.
+        sizes: bytes of all others as functions of the step.
+    """
+
+    rest: Literal["float16"] | None
+    fixed: float
+    layers: dict[str, Choice]
+    sizes: Sizes
+
+
 def sketched(
     tree: dict[str, Any],
     paths: Sequence[str],
@@ -126,8 +142,8 @@ def sketched(
     other_bytes: int,
     kinds: list[list[str]],
     tell: Callable[[str], None],
-) -> tuple[Literal["float16"] | None, float, dict[str, Choice], Sizes]:
-    """The dtype of unrounded arrays, bytes independent of the step, choices of matrices without one, and `Sizes`.
+) -> Sketched:
+    """Look at every matrix and array of a model once.
 
     Raises:
         ValueError: a leaf is not finite, or `statistics` are of another model or of none of the matrices.
@@ -162,7 +178,7 @@ def sketched(
             layers[path] = _BITS[is_table(path)]
         else:
             sketches[path] = sketch
-    return rest, fixed, layers, Sizes({path: sketches[path] for path in paths if path in sketches}, kinds)
+    return Sketched(rest, fixed, layers, Sizes({path: sketches[path] for path in paths if path in sketches}, kinds))
 
 
 def _with_progress(paths: Iterable[str], what: str, tell: Callable[[str], None]) -> Iterator[str]:

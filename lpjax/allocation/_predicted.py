@@ -64,10 +64,10 @@ def predict_sizes(
             progress(done, len(paths), what)
         done += 1
 
-    _, fixed, _, known = sketched(tree, paths, statistics, weighting, other_bytes, kinds_of(tree, paths), tell)
-    scale = 1 / len(known.paths) if statistics is None else statistics.tokens / statistics.texts
+    known = sketched(tree, paths, statistics, weighting, other_bytes, kinds_of(tree, paths), tell)
+    scale = 1 / len(known.sizes.paths) if statistics is None else statistics.tokens / statistics.texts
     predictions = []
     for _, limit in checked:
-        step = known.step_of(MARGIN * limit - fixed, limit, fixed)
-        predictions.append(PredictedSize(limit, step, scale * known.error(step, relative=statistics is None)))
+        step = known.sizes.step_of(MARGIN * limit - known.fixed, limit, known.fixed)
+        predictions.append(PredictedSize(limit, step, scale * known.sizes.error(step, relative=statistics is None)))
     return predictions

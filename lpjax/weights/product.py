@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 
-def product(x: Float[Array, "*batch n"], y: Any) -> Float[Array, "..."]:
+def product(x: Float[Array, "*batch n"], y: Any) -> Array:
     """`x @ y` for a vector, a matrix or a stack of matrices, of any kind.
 
     On a CPU, products of bfloat16 are summed in float32 and then rounded, as other devices do by themselves: XLA's
