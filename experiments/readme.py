@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+import statistics
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -424,6 +425,36 @@ def stability_table(record: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def rounding_ways_table(record: dict[str, Any]) -> str:
+    """The error of each way to round, relative to lpjax's at equal bytes; the geometric mean over kernels."""
+    rates = sorted({row["rate"] for row in record["rows"]})
+    ratios: dict[tuple[str, str], dict[float, list[float]]] = {}
+    for row in record["rows"]:
+        kind = "kernels" if row["matrix"].endswith("kernel") else "embedding"
+        of_way = ratios.setdefault((kind, row["way"]), {})
+        if row["ours"] is not None:
+            of_way.setdefault(row["rate"], []).append(row["error"] / row["ours"])
+    lines = ["| matrices | way | " + " | ".join(f"{rate:g} bits" for rate in rates) + " |"]
+    lines.append("|---" * (2 + len(rates)) + "|")
+    for names, by_rate in ratios.items():
+        cells = [f"{statistics.geometric_mean(by_rate[rate]):.2f}" if rate in by_rate else "" for rate in rates]
+        lines.append(f"| {' | '.join((*names, *cells))} |")
+    return "\n".join(lines)
+
+
+def coders_table(record: dict[str, Any]) -> str:
+    """Size of lpjax's codes by general compressors and by its own coder, and the time of decoding."""
+    names = list(record["coders"][0]["bytes"])
+    lines = ["| matrix | " + " | ".join(f"{name}, kB" for name in names)]
+    lines[0] += " | " + " | ".join(f"{name}, ms" for name in names[1:]) + " |"
+    lines.append("|---" * (2 * len(names)) + "|")
+    for row in record["coders"]:
+        cells = [row["matrix"], *(f"{row['bytes'][name] / 1e3:.0f}" for name in names)]
+        cells += [f"{1e3 * row['seconds'][name]:.0f}" for name in names[1:]]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def kernels_table(record: dict[str, Any]) -> str:
     """Times of whole encoders beside LAPACK's."""
     lines = ["| solver | seconds | / 72 gesdd | first call, s more | programs compiled |", "|---" * 5 + "|"]
@@ -568,6 +599,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "large p": _from("experiments/results/large_p.json", large_p_table),
     "large p languages": _from("experiments/results/large_p.json", large_p_languages_table),
     "beyond": _from("experiments/results/beyond.json", beyond_table),
+    "rounding ways": _from("experiments/results/rounding_ways.json", rounding_ways_table),
+    "coders": _from("experiments/results/rounding_ways.json", coders_table),
     "data aware GLUE": data_aware_results.compressed_table,
     "ablation": data_aware_results.ablation_table,
     "recovery": data_aware_results.recovery_table,

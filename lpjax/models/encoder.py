@@ -48,7 +48,7 @@ def encode(
             default all ones) and `token_type_ids` (default all zeros) of the same shape. Hidden states of
             padding are computed but meaningless; those of tokens do not depend on padding. RoBERTa and MPNet count
             positions from ids that are not `config.padding_id`, so pad with that.
-        dtype: float32, bfloat16, float16, or float64 under x64. Layer normalization and softmax are computed
+        dtype: float32, bfloat16, float16, or float64 under x64. Layer normalization, softmax and GELU are computed
             in float32 at least. float32 means float32 on an accelerator too, unless
             `jax.default_matmul_precision` says otherwise.
         dropout_key: a PRNG key, for dropout at the rates of `config`; without it there is no dropout.
