@@ -50,19 +50,23 @@ def as_done(function: Callable[[T], U], items: Iterable[T]) -> Iterator[U]:
 
     Rounding is sequential and one matrix keeps one core busy; with one matrix per core it takes two thirds of the time
     on two cores. An item is taken as soon as a core is free. Running items are finished even after an interruption.
+
+    The workers share the cores for BLAS, too. Its threads wait by spinning: if there are more of them than free cores,
+    because each worker has its own or another program runs beside, a Cholesky factorization takes minutes.
     """
     workers = min(cores(), _MOST)
     running: set[Future[U]] = set()
     pool, function = ThreadPoolExecutor(workers), as_here(function)
     try:
-        for item in items:
-            running.add(pool.submit(function, item))
-            if len(running) >= workers:
+        with threadpool_limits(cores() // workers, "blas"):
+            for item in items:
+                running.add(pool.submit(function, item))
+                if len(running) >= workers:
+                    done, running = wait(running, return_when=FIRST_COMPLETED)
+                    yield from (future.result() for future in done)
+            while running:
                 done, running = wait(running, return_when=FIRST_COMPLETED)
                 yield from (future.result() for future in done)
-        while running:
-            done, running = wait(running, return_when=FIRST_COMPLETED)
-            yield from (future.result() for future in done)
     finally:
         pool.shutdown(cancel_futures=True)
 
