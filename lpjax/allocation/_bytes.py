@@ -17,7 +17,7 @@ from lpjax.allocation._sizes import MARGIN, Sizes, Sketch, sketch_of
 from lpjax.checkpoint.safetensors import ENTRY
 from lpjax.compression import compress, require_finite
 from lpjax.compression.plan import Choice, Plan
-from lpjax.compression.rounding import Moments, moments_of, narrows, round_layer
+from lpjax.compression.rounding import Moments, damped_moments_of, narrows, round_layer
 from lpjax.compression.threads import as_done
 from lpjax.select import Select
 from lpjax.weighting.statistics import Calibration
@@ -97,7 +97,7 @@ def plan_for_size(
         to_round = [path for path in sizes.paths if number == 0 or sizes.stands_for_others(path)]
 
         def rounded_size(path: str, step: float = step) -> tuple[str, float]:
-            moments = moments_of(statistics, path, weighting)
+            moments = damped_moments_of(statistics, path, weighting)
             return path, _rounded_bytes(path, tree[path], sizes.step_for(path, step), moments)
 
         for path, size in as_done(rounded_size, _with_progress(to_round, "rounding", tell)):
@@ -161,7 +161,7 @@ def sketched(
 
     def look(path: str) -> tuple[str, Sketch | None, int]:
         """The sketch of a matrix, if it has a step, and its bytes that do not depend on the step."""
-        leaf, moments = tree[path], moments_of(statistics, path, weighting)
+        leaf, moments = tree[path], damped_moments_of(statistics, path, weighting)
         if statistics is not None and moments.columns is None:
             rounded = round_layer(path, leaf, _BITS[is_table(path)], moments)
             return path, None, stored_bytes(rounded) + _arrays(rounded) * _header(path)

@@ -19,7 +19,7 @@ from lpjax.compression.latency import BreakEven
 from lpjax.compression.plan import Choice, Plan, SolverLike, check_only_plan, check_units, uniform_plan
 from lpjax.compression.program import program_key, rehearse, solve_group
 from lpjax.compression.record import LayerRecord
-from lpjax.compression.rounding import moments_of, round_layer, round_rest, rounded_record
+from lpjax.compression.rounding import damped_moments_of, moments_of, round_layer, round_rest, rounded_record
 from lpjax.compression.tasks import MatrixTask, leaf_of_results, require_finite, tasks_of_leaf, unchanged_record
 from lpjax.compression.threads import as_done
 from lpjax.select import InputAxes, Select, matrix_views
@@ -155,9 +155,9 @@ def compress(
         path, choice = record.path, plan.layers[record.path]
         if not choice.rounds:
             return item
-        moments = moments_of(statistics, path, plan.weighting)
-        leaf = round_layer(path, dense[path] if pair is None else pair, choice, moments)
-        return rounded_record(record, choice, dense[path], leaf, moments), leaf
+        known = statistics, path, plan.weighting
+        leaf = round_layer(path, dense[path] if pair is None else pair, choice, damped_moments_of(*known))
+        return rounded_record(record, choice, dense[path], leaf, moments_of(*known)), leaf
 
     each = as_done if any(choice.rounds for choice in plan.layers.values()) else map
     for record, leaf in each(rounded, itertools.chain(((record, None) for record in unchanged), solved)):

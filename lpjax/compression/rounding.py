@@ -17,7 +17,7 @@ from lpjax._tree import is_table, leaves_with_paths, replace_leaves
 from lpjax.compression.plan import Choice
 from lpjax.compression.record import LayerRecord
 from lpjax.compression.tasks import require_finite
-from lpjax.rounding import round_groups, round_kernel, round_pair, round_pair_groups, under_metric
+from lpjax.rounding import DAMPING, round_groups, round_kernel, round_pair, round_pair_groups, under_metric
 from lpjax.weighting.statistics import Calibration
 from lpjax.weighting.weightings import DEFAULT, Weighting, weighting_named
 from lpjax.weights.coded import stored_bytes
@@ -26,6 +26,7 @@ from lpjax.weights.low_rank import LowRank, row_blocks
 from lpjax.weights.quantized import check_range
 
 _BLOCK = 4096  # number of rows whose errors are computed at a time
+_DAMPING_OF_SAMPLES = 3.0  # damping by d/n of moments (d, d) of n tokens
 
 
 class Moments(NamedTuple):
@@ -61,7 +62,7 @@ def moments_of(statistics: Calibration | None, path: str, weighting: str | Weigh
     table = is_table(path)
     into = known.counts if table else known.inputs
     assert into is not None
-    into = np.asarray(into, np.float64)
+    into, outputs = np.asarray(into, np.float64), np.asarray(known.outputs, np.float64)
     if table:
         smooth = into + weighting_named(weighting or DEFAULT).smoothing
         if not smooth.any():
@@ -71,7 +72,26 @@ def moments_of(statistics: Calibration | None, path: str, weighting: str | Weigh
     else:
         rows = into * (known.tokens / statistics.tokens)
     # Statistics say nothing about a matrix without inputs, or on which no output depends.
-    return Moments(rows, np.asarray(known.outputs, np.float64)) if rows.any() and np.any(known.outputs) else Moments()
+    return Moments(rows, outputs) if rows.any() and outputs.any() else Moments()
+
+
+def damped_moments_of(statistics: Calibration | None, path: str, weighting: str | Weighting | None = None) -> Moments:
+    """`moments_of` to round under: second moments of few tokens have a multiple of their mean eigenvalue added.
+
+    Directions that a sample hardly sees get large rounding errors, and other texts see them: the small eigenvalues of
+    second moments (d, d) of n tokens are too small by about d/n times the mean. So the damping for rounding (`DAMPING`)
+    becomes 3 d/n where that is more. It is largest in the last layer of a classifier, which reads one token per text.
+    """
+    moments = moments_of(statistics, path, weighting)
+    if statistics is None or moments.columns is None:
+        return moments
+
+    def damped(metric: Any) -> Any:
+        size = len(metric)
+        more = max(_DAMPING_OF_SAMPLES * size / statistics.statistics[path].tokens - DAMPING, 0)
+        return metric if metric.ndim == 1 else metric + more * np.trace(metric) / size * np.eye(size)
+
+    return Moments(*map(damped, moments))
 
 
 def round_layer(path: str, leaf: Any, choice: Choice, moments: Moments) -> Any:

@@ -12,6 +12,7 @@ from lpjax.rounding.pairs import factors_of as factors_of
 from lpjax.rounding.pairs import rotation as rotation
 from lpjax.rounding.pairs import round_pair as round_pair
 from lpjax.rounding.pairs import round_pair_groups as round_pair_groups
+from lpjax.rounding.triangle import DAMPING as DAMPING
 from lpjax.rounding.triangle import Triangle as Triangle
 from lpjax.rounding.triangle import triangle_of as triangle_of
 from lpjax.rounding.triangle import under_metric as under_metric
