@@ -13,7 +13,8 @@ from lpjax._files.json import RecordError
 from lpjax._tree import leaves_with_paths
 from lpjax.allocation.request import Request
 from lpjax.compression import Choice, Plan, compress, outcome_of, record_of
-from lpjax.compression.rounding import Moments, moments_of
+from lpjax.compression.rounding import Moments, damped_moments_of, moments_of
+from lpjax.rounding import round_kernel
 from lpjax.weighting import WEIGHTINGS, Calibration, Statistics
 from lpjax.weights.coded import stored_bytes
 from lpjax.weights.low_rank import row_blocks
@@ -114,6 +115,57 @@ def test_steps_are_in_units_of_the_loss_per_token():
         np.testing.assert_allclose(np.asarray(other.rows), np.asarray(moments.rows), rtol=0.03)
     assert np.sum(np.asarray(moments_of(known, TABLE).rows)) == pytest.approx(1)
     assert moments_of(known, "elsewhere/kernel").columns is None
+
+
+def with_tokens(known: Calibration, tokens: int) -> Calibration:
+    layers = {path: dataclasses.replace(layer, tokens=tokens) for path, layer in known.statistics.items()}
+    return dataclasses.replace(known, statistics=layers, tokens=tokens)
+
+
+@pytest.mark.parametrize("tokens", [10, 100])
+def test_moments_of_few_tokens_are_damped_by_their_number(tokens):
+    known = with_tokens(statistics(), tokens)
+    for path, sides in ((KERNEL, ("rows", "columns")), (TABLE, ("columns",))):
+        moments, damped = moments_of(known, path), damped_moments_of(known, path)
+        for side in sides:
+            before, after = (np.linalg.eigvalsh(getattr(of, side)) for of in (moments, damped))
+            expected = 3 * len(before) / tokens - 0.05
+            np.testing.assert_allclose(after - before, expected * before.mean(), rtol=1e-6)
+    np.testing.assert_array_equal(damped_moments_of(known, TABLE).rows, moments_of(known, TABLE).rows)
+
+
+def test_moments_of_many_tokens_are_as_they_are():
+    known = with_tokens(statistics(), 3 * 16 * 20)
+    for path in (TABLE, KERNEL):
+        for damped, moments in zip(damped_moments_of(known, path), moments_of(known, path), strict=True):
+            np.testing.assert_array_equal(damped, moments)
+    assert damped_moments_of(known, "elsewhere/kernel") == damped_moments_of(None, KERNEL) == Moments()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_damping_lowers_the_error_on_inputs_that_the_sample_lacks(seed):
+    """At equal bytes, the error under the second moments that inputs and gradients are drawn from: eigenvalues 1/j."""
+    rng = np.random.default_rng(seed)
+    size, tokens = 48, 48
+    turns = [np.linalg.qr(rng.normal(size=(size, size)))[0] for _ in range(2)]
+    roots = [turn / np.sqrt(np.arange(1, size + 1)) for turn in turns]
+    drawn = [root @ rng.normal(size=(size, tokens)) for root in roots]
+    inputs, outputs = ((sample @ sample.T / tokens).astype(np.float32) for sample in drawn)
+    known = Calibration({KERNEL: Statistics(tokens, inputs=inputs, outputs=outputs)}, "predictions", tokens, tokens, 0)
+    matrix = rng.normal(size=(size, size))
+
+    def true_error(moments: Moments) -> float:
+        """The error at 3 bits a weight, interpolated."""
+        points = []
+        for step in 2.0 ** np.arange(-6, 4, 0.5):
+            rounded = round_kernel(matrix, step, *moments)
+            _, codes = np.unique(rounded.host_codes(), return_counts=True)
+            bits = -np.sum(codes / matrix.size * np.log2(codes / matrix.size))
+            error = matrix - np.concatenate([rows for _, rows in row_blocks(rounded, size)])
+            points.append((-bits, np.log(weighted_error(error, roots[0] @ roots[0].T, roots[1] @ roots[1].T))))
+        return float(np.exp(np.interp(-3, *np.array(points).T)))
+
+    assert true_error(damped_moments_of(known, KERNEL)) < 0.8 * true_error(moments_of(known, KERNEL))
 
 
 def test_finer_steps_have_smaller_errors_and_more_bytes():
