@@ -27,7 +27,6 @@ from lpjax._tree import is_table, leaves_with_paths
 from lpjax.compression.rounding import Moments, moments_of
 from lpjax.rounding import round_groups, round_kernel, round_pair, triangle_of
 from lpjax.weights.coded import Coded, stored_bytes
-from lpjax.weights.entropy import encode_codes
 from lpjax.weights.low_rank import row_blocks
 
 RESULTS = Path(__file__).parent / "results" / "rounding_ways.json"
@@ -141,28 +140,6 @@ def grouped(matrix: Matrix, bits: float) -> Result:
     )  # fmt: skip
 
 
-def codebook(matrix: Matrix, bits: float) -> Result:
-    """A codebook for the matrix, of weighted entries by Lloyd's algorithm, with feedback along the inputs."""
-    rows = triangle_of(matrix.moments.rows, len(matrix.weight))
-    columns = triangle_of(_diagonal(matrix.moments.columns), matrix.weight.shape[1])
-    sides = np.sqrt(rows.pivots)[:, None] * np.sqrt(columns.pivots)
-    scaled = matrix.weight * sides
-    levels = np.quantile(scaled, (np.arange(2**bits) + 0.5) / 2**bits)
-    for _ in range(30):
-        nearest = np.digitize(scaled, (levels[1:] + levels[:-1]) / 2)
-        levels = np.sort(
-            [scaled[nearest == i].mean() if np.any(nearest == i) else levels[i] for i in range(len(levels))]
-        )
-    codes, errors = np.empty(scaled.shape, np.int32), np.zeros(scaled.shape)
-    assert rows.upper is not None
-    for i in range(len(scaled))[::-1]:
-        target = matrix.weight[i] + rows.upper[i, i + 1 :] @ errors[i + 1 :]
-        codes[i] = np.digitize(target * sides[i], (levels[1:] + levels[:-1]) / 2)
-        errors[i] = matrix.weight[i] - levels[codes[i]] / sides[i]
-    size = encode_codes((codes - len(levels) // 2).T).nbytes + 2 * sum(scaled.shape) + 4 * len(levels)
-    return size, matrix.weight - errors
-
-
 KERNEL_WAYS: dict[str, Callable[[Matrix, float], Result]] = {
     "without feedback": without_feedback,
     "feedback of inputs alone": feedback_of_inputs,
@@ -170,7 +147,6 @@ KERNEL_WAYS: dict[str, Callable[[Matrix, float], Result]] = {
     "half of the ranks, rounded": rounded_pair,
     "and a pair of rank 16": with_pair,
     "groups of 32, feedback": grouped,
-    "a codebook, feedback of inputs": codebook,
 }
 TABLE_WAYS: dict[str, Callable[[Matrix, float], Result]] = {
     "its own basis, feedback": unrotated_table,
@@ -178,7 +154,6 @@ TABLE_WAYS: dict[str, Callable[[Matrix, float], Result]] = {
     "half of the ranks, rounded": rounded_pair,
     "groups of 32, feedback": grouped,
 }
-BY_BITS = (grouped, codebook)
 
 
 def _diagonal(metric: Any) -> np.ndarray:
@@ -214,7 +189,7 @@ def rows_of(matrix: Matrix) -> Iterator[dict[str, Any]]:
     ways = TABLE_WAYS if is_table(matrix.path) else KERNEL_WAYS
     for name, way in ways.items():
         for rate in RATES:
-            knob = rate if way in BY_BITS else math.exp(np.interp(-rate, -bits, np.log(steps)))
+            knob = rate if way is grouped else math.exp(np.interp(-rate, -bits, np.log(steps)))
             size, rounded = way(matrix, knob)
             own = 8 * size / matrix.weight.size
             expected = math.exp(np.interp(-own, -bits, np.log(errors)))
