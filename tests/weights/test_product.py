@@ -62,7 +62,8 @@ def test_gradients_are_those_of_float32():
     wide = jax.grad(loss, (0, 1))(x.astype(jnp.float32), y.astype(jnp.float32), jnp.matmul)
     for own, other in zip(narrow, wide, strict=True):
         assert own.dtype == jnp.bfloat16
-        np.testing.assert_allclose(*exact(own, other), atol=0.1)
+        actual, expected = exact(own, other)
+        np.testing.assert_allclose(actual, expected, atol=0.1)
 
 
 @pytest.mark.parametrize(("platform", "result"), [("cpu", "f32"), ("cuda", "bf16"), ("tpu", "bf16")])
