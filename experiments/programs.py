@@ -47,11 +47,13 @@ Batch = dict[str, np.ndarray]
 class Session:
     """A program in onnxruntime: vectors of sentences, by the model.onnx that `lpjax export --pooled` writes."""
 
-    def __init__(self, checkpoint: lpjax.Checkpoint, path: Path) -> None:
+    def __init__(self, checkpoint: lpjax.Checkpoint, path: Path, profile: Path | None = None) -> None:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = THREADS
+        if profile is not None:
+            options.enable_profiling, options.profile_file_prefix = True, str(profile)
         self._session = onnxruntime.InferenceSession(str(path), options)
         self._names = [info.name for info in self._session.get_inputs()]
         self._tokenizer = tokenizer_of(checkpoint)
@@ -61,6 +63,10 @@ class Session:
         zeros = np.zeros_like(batch["input_ids"])
         inputs = {name: batch.get(name, zeros) for name in self._names}
         return np.asarray(self._session.run(["sentence_embedding"], inputs)[0])
+
+    def events(self) -> list[dict[str, Any]]:
+        """What the profiler saw, if there is one; ends the profile."""
+        return json.loads(Path(self._session.end_profiling()).read_text())
 
     def vectors(self, sentences: Sequence[str]) -> np.ndarray:
         """Vectors of sentences at length 1, as sentence-transformers reads them; the longest are run first."""
@@ -145,7 +151,7 @@ def main() -> None:
                 row[f"ms {shape[0]} x {shape[1]}"] = 1e3 * float(np.median(seconds))
                 row[f"p95 {shape[0]} x {shape[1]}"] = 1e3 * float(np.percentile(seconds, 95))
         parts = [
-            {"net": net, "runtime": runtime, **profile(file, batches[SHAPES[0]], Path(out))}
+            {"net": net, "runtime": runtime, **profile(Session(dense, file, Path(out) / "profile"), batches[SHAPES[0]])}
             for (net, runtime), file in files.items()
         ]
     for row in (*rows, *parts):
@@ -154,22 +160,15 @@ def main() -> None:
     write_json(RESULTS, {"model": "all-MiniLM-L6-v2", "rounds": ROUNDS, **run, "rows": rows, "parts": parts})
 
 
-def profile(path: Path, batch: Batch, folder: Path) -> dict[str, Any]:
+def profile(session: Session, batch: Batch) -> dict[str, Any]:
     """Milliseconds of the parts of a program, by onnxruntime's profiler: the median of each node, added up.
 
     Also the number of products with weights, and of roundings for them. The profiler's own work is in the times.
     """
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.enable_profiling = THREADS, True
-    options.profile_file_prefix = str(folder / "profile")
-    session = onnxruntime.InferenceSession(str(path), options)
-    inputs = {info.name: batch[info.name] for info in session.get_inputs()}
     for _ in range(ROUNDS + 2):
-        session.run(["sentence_embedding"], inputs)
+        session(batch)
     micros: dict[tuple[str, str], list[float]] = {}
-    for event in json.loads(Path(session.end_profiling()).read_text()):
+    for event in session.events():
         if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
             rank = max(
                 (len(shape) for entry in event["args"]["output_type_shape"] for shape in entry.values()), default=0

@@ -13,7 +13,7 @@ import lzma
 import math
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,7 +25,7 @@ from lpjax._files.json import write_json
 from lpjax._provenance import run_record
 from lpjax._tree import is_table, leaves_with_paths
 from lpjax.compression.rounding import Moments, moments_of
-from lpjax.rounding import round_groups, round_kernel, round_pair, triangle_of
+from lpjax.rounding import round_groups, round_kernel, round_pair, triangle_of, under_metric
 from lpjax.weights.coded import Coded, stored_bytes
 from lpjax.weights.low_rank import row_blocks
 
@@ -60,8 +60,7 @@ class Matrix(NamedTuple):
         """‖H^{1/2} A G^{1/2}‖."""
         rows, columns = self.moments
         assert rows is not None
-        heavy = rows[:, None] * matrix if rows.ndim == 1 else rows @ matrix
-        return math.sqrt(np.sum(heavy * (matrix @ columns)))
+        return math.sqrt(np.sum(under_metric(rows, matrix, slice(None)) * (matrix @ columns)))
 
 
 def stored(*weights: Any) -> Result:
@@ -183,9 +182,9 @@ def curve_of(matrix: Matrix) -> Iterator[tuple[float, float, float]]:
         yield step * 2 ** (number / 2), 8 * bytes_ / matrix.weight.size, matrix.error(rounded)
 
 
-def rows_of(matrix: Matrix) -> Iterator[dict[str, Any]]:
-    """A row for each way and setting."""
-    steps, bits, errors = map(np.array, zip(*curve_of(matrix), strict=True))
+def rows_of(matrix: Matrix, curve: Sequence[tuple[float, float, float]]) -> Iterator[dict[str, Any]]:
+    """A row for each way and setting, beside lpjax's curve."""
+    steps, bits, errors = map(np.array, zip(*curve, strict=True))
     ways = TABLE_WAYS if is_table(matrix.path) else KERNEL_WAYS
     for name, way in ways.items():
         for rate in RATES:
@@ -201,9 +200,9 @@ def rows_of(matrix: Matrix) -> Iterator[dict[str, Any]]:
             }  # fmt: skip
 
 
-def coders(matrix: Matrix) -> dict[str, Any]:
+def coders(matrix: Matrix, curve: Sequence[tuple[float, float, float]]) -> dict[str, Any]:
     """Bytes of lpjax's codes at three bits a weight, as packed, by general compressors and by its own coder."""
-    step = next(step for step, bits, _ in curve_of(matrix) if bits < 3)
+    step = next(step for step, bits, _ in curve if bits < 3)
     rounded = round_pair(matrix.weight, None, step, *matrix.moments).left if is_table(matrix.path) else round_kernel(
         matrix.weight, step, *matrix.moments)  # fmt: skip
     packed = b"".join(np.asarray(run).tobytes() for run in rounded.codes)  # pyright: ignore[reportAttributeAccessIssue]
@@ -228,10 +227,11 @@ def main() -> None:
     record: dict[str, Any] = {"model": "all-MiniLM-L6-v2", **run_record(SEED), "rows": [], "coders": []}
     for path in PATHS:
         matrix = Matrix(path, np.asarray(leaves[path], np.float64), moments_of(calibration, path))
-        for row in rows_of(matrix):
+        curve = [*curve_of(matrix)]
+        for row in rows_of(matrix, curve):
             console.print(row)
             record["rows"].append(row)
-        record["coders"].append(coders(matrix))
+        record["coders"].append(coders(matrix, curve))
         console.print(record["coders"][-1])
         write_json(RESULTS, record)
 

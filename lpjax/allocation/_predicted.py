@@ -43,7 +43,8 @@ def predict_sizes(
     """Predict the error at each size from the entropy and the rounding of some rows of each matrix.
 
     Nothing is compressed. Steps are within a few percent of those of `plan_for_size`. Errors are those of the matrices
-    in `statistics`, on the calibration texts; on other texts errors are larger, the more so the fewer texts these were.
+    in `statistics`, on the calibration texts and with the damping of rounding; on other texts they are larger, the more
+    so the fewer texts these were.
 
     Args:
         params, statistics, weighting, select, other_bytes, progress: as for `plan_for_size`.
